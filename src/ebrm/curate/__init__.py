@@ -1,0 +1,1 @@
+"""Which pairs to trust: pure functions over rewards and labels."""

@@ -1,0 +1,170 @@
+"""RewardDensity: p(r | e) with its units and support, and the refined reward read off it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ebrm.energy.ascent import ascend, starting_reward
+from ebrm.energy.grid import Posterior, grid_nodes, posterior
+from ebrm.energy.network import EnergyNetwork
+from ebrm.energy.settings import FitSettings, InferenceSettings, NetworkSettings
+from ebrm.energy.standardize import Standardizer
+
+#: Floats of one joint layer held at a time in inference (rows · rewards · width): 64 MiB.
+_ACTIVATIONS = 2**24
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """What the density says of n rows, float32, in the base RM's units (log_density per such unit).
+
+    Attributes:
+        reward: the refined reward [n].
+        std: standard deviation of r given e [n].
+        interval: central interval of the settings' coverage [n, 2].
+        log_density: log p(reward | e) [n].
+        mean, mode: of the density [n].
+    """
+
+    reward: Tensor
+    std: Tensor
+    interval: Tensor
+    log_density: Tensor
+    mean: Tensor
+    mode: Tensor
+
+
+class RewardDensity(nn.Module):
+    """p(r | e) = exp f(e, r) / Z(e) on a support fitted to the training rewards.
+
+    Internally rewards are standardised (see :class:`Standardizer`); every public method takes and returns the base
+    RM's units. Outside the support, which is the range of the training rewards widened by three noise widths, the
+    density is zero: a tanh network does not decay, so without a support Z would be infinite.
+    """
+
+    support: Tensor  # [2], internal units
+    trusted: Tensor  # [2], internal units: the range of the training rewards
+
+    def __init__(
+        self, embedding_size: int, settings: NetworkSettings, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__()
+        self.network = EnergyNetwork(embedding_size, settings, generator)
+        self.standardizer = Standardizer(embedding_size)
+        self.register_buffer("support", torch.tensor([-1.0, 1.0]))
+        self.register_buffer("trusted", torch.tensor([-1.0, 1.0]))
+
+    def fit_units(self, reward: Tensor, embeddings: Iterable[Tensor], settings: FitSettings, centre: bool) -> None:
+        """Fit units and support on the training rows: `reward` [n], `embeddings` in batches [k, d]."""
+        self.standardizer.fit_reward(reward, settings.reward_scale)
+        if centre:
+            self.standardizer.fit_embedding(embeddings)
+        internal = self.standardizer.to_internal(reward)
+        low, high = float(internal.min()), float(internal.max())
+        margin = 3 * max(settings.noise_scales) * settings.reward_scale
+        self.trusted.copy_(torch.tensor([low, high]))
+        self.support.copy_(torch.tensor([low - margin, high + margin]))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.support.device
+
+    def support_bounds(self) -> tuple[float, float]:
+        """Lowest and highest reward of the density, internal units."""
+        return float(self.support[0]), float(self.support[1])
+
+    def _chunks(self, embedding: Tensor, rewards: int) -> Iterator[tuple[slice, Tensor]]:
+        """Slices of rows, with their part of the first layer, that fit the activation budget."""
+        rows = max(1, _ACTIVATIONS // (self.network.width * max(rewards, 1)))
+        for first in range(0, len(embedding), rows):
+            part = slice(first, first + rows)
+            yield part, self.network.embed(self.standardizer.embed(embedding[part].to(self.device)))
+
+    @torch.no_grad()
+    def energy(self, embedding: Tensor, reward: Tensor) -> Tensor:  # [n, d], [n] or [n, m] -> same
+        """f(e, r), higher = more compatible; rewards in base units."""
+        internal = self.standardizer.to_internal(reward.to(self.device))
+        columns = reward.shape[1] if reward.dim() == 2 else 1
+        parts = [
+            self.network.join(e.unsqueeze(1), self.network.reward_part(internal[part].reshape(len(e), columns)))
+            for part, e in self._chunks(embedding, columns)
+        ]
+        values = torch.cat(parts) if parts else internal.new_zeros(0, columns)
+        return values.reshape(reward.shape)
+
+    @torch.no_grad()
+    def internal_posterior(self, embedding: Tensor, nodes: int) -> Posterior:
+        """The posterior of `embedding` [n, d] on `nodes` nodes over the support, internal units."""
+        grid = grid_nodes(*self.support_bounds(), nodes)
+        floats = grid.float().to(self.device)
+        values = [self.network.on_nodes(e, floats) for _, e in self._chunks(embedding, nodes)]
+        stacked = torch.cat(values) if values else floats.new_zeros(0, nodes)
+        return posterior(grid.to(self.device), stacked)
+
+    def density(self, embedding: Tensor, nodes: int = 257) -> tuple[Tensor, Tensor]:
+        """(rewards [g], p(r | e) [n, g]) over the support, float32, base units and per base unit."""
+        at = self.internal_posterior(embedding, nodes)
+        density = at.density / self.standardizer.unit
+        return self.standardizer.to_base(at.nodes).cpu(), density.float().cpu()
+
+    def prefer(self, embedding_a: Tensor, embedding_b: Tensor, nodes: int = 257) -> Tensor:  # [n, d] x2 -> [n]
+        """P(r_a > r_b) under the two rows' densities, taken as independent, [n] float32."""
+        both = self.internal_posterior(torch.cat([embedding_a, embedding_b]), nodes)
+        n = len(embedding_a)
+        a = Posterior(both.nodes, both.log_density[:n], both.log_z[:n])
+        b = Posterior(both.nodes, both.log_density[n:], both.log_z[n:])
+        return a.prefer(b).float().cpu()
+
+    @torch.no_grad()
+    def refine(
+        self,
+        embedding: Tensor,  # [n, d]
+        base_reward: Tensor,  # [n]
+        settings: InferenceSettings,
+        generator: torch.Generator | None = None,
+    ) -> Refinement:
+        """Refined rewards with their uncertainty, for any number of rows including none.
+
+        Deterministic unless `settings.start` is "paper" or "random"; then draws come from `generator`, or from
+        `settings.seed`. Works under `torch.inference_mode()`: nothing here needs a graph.
+        """
+        at = self.internal_posterior(embedding, settings.nodes)
+        mean, mode = at.mean(), at.mode()
+        if settings.estimate == "ascent":
+            base = self.standardizer.to_internal(base_reward.to(self.device))
+            bounds = self.support_bounds()
+            start = starting_reward(base, settings, (float(self.trusted[0]), float(self.trusted[1])), generator)
+            internal = self._ascend(embedding, start.clamp(*bounds), settings, bounds)
+        else:
+            internal = mean if settings.estimate == "mean" else mode
+        unit = self.standardizer.unit
+        tail = (1 - settings.coverage) / 2
+        interval = torch.stack([at.quantile(tail), at.quantile(1 - tail)], dim=-1)
+        base_units = self.standardizer.to_base
+        log_unit = float(torch.tensor(unit, dtype=torch.float64).log())
+        return Refinement(
+            reward=base_units(internal).cpu(),
+            std=(at.std() * unit).float().cpu(),
+            interval=base_units(interval).cpu(),
+            log_density=(at.log_density_at(internal) - log_unit).float().cpu(),
+            mean=base_units(mean).cpu(),
+            mode=base_units(mode).cpu(),
+        )
+
+    def _ascend(
+        self, embedding: Tensor, start: Tensor, settings: InferenceSettings, bounds: tuple[float, float]
+    ) -> Tensor:
+        """The ascent in chunks of rows, internal units, float32 [n]."""
+        ends = []
+        for part, embedded in self._chunks(embedding, 1):
+            climbed = ascend(
+                lambda rows, r, e=embedded: self.network.with_derivative(e[rows], r),  # type: ignore[misc]
+                start[part], settings, bounds,
+            )  # fmt: skip
+            ends.append(climbed.reward)
+        return torch.cat(ends) if ends else start

@@ -1,0 +1,126 @@
+"""The energy network f(e, r), evaluated without ever expanding the embedding over rewards.
+
+f is the *negative* energy: higher means more compatible, p(r | e) ∝ exp f(e, r).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from ebrm.energy.settings import NetworkSettings
+
+
+def _linear(inputs: int, outputs: int, generator: torch.Generator | None) -> nn.Linear:
+    """A linear layer with PyTorch's default initial distribution, drawn from `generator` and from nothing global."""
+    layer = nn.utils.skip_init(nn.Linear, inputs, outputs)
+    bound = 1.0 / math.sqrt(inputs)
+    with torch.no_grad():
+        layer.weight.uniform_(-bound, bound, generator=generator)
+        layer.bias.uniform_(-bound, bound, generator=generator)
+    return layer
+
+
+def _weight(layer: nn.Module) -> Tensor:
+    """The matrix of a linear layer held in a ModuleList, which types its members as plain modules."""
+    assert isinstance(layer, nn.Linear)
+    return layer.weight
+
+
+class EnergyNetwork(nn.Module):
+    """f(e, r): a tanh branch over the scalar reward, joined with the embedding, then tanh layers to one number.
+
+    Architecture of EBRM (arXiv 2504.13134). The first joint layer is linear in its two inputs, so it is kept as
+    two maps: W_e e + b is computed once a row, W_r g(r) once a reward. Dropout (training only) acts after each
+    joint layer with one mask a row, shared by all rewards of that row, so that a row's positive and negatives are
+    scored by the same network. (The paper also drops units of the reward branch, separately for each sample.)
+    """
+
+    def __init__(
+        self, embedding_size: int, settings: NetworkSettings, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__()
+        reward_widths, joint_widths = settings.widths
+        self.dropout = settings.dropout
+        sizes = (1, *reward_widths)
+        self.reward_layers = nn.ModuleList(_linear(a, b, generator) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+        joined = embedding_size + reward_widths[-1]
+        first = _linear(joined, joint_widths[0], generator)
+        self.from_embedding = nn.utils.skip_init(nn.Linear, embedding_size, joint_widths[0])
+        self.from_reward = nn.utils.skip_init(nn.Linear, reward_widths[-1], joint_widths[0], bias=False)
+        with torch.no_grad():
+            self.from_embedding.weight.copy_(first.weight[:, :embedding_size])
+            self.from_embedding.bias.copy_(first.bias)
+            self.from_reward.weight.copy_(first.weight[:, embedding_size:])
+        self.joint_layers = nn.ModuleList(
+            _linear(a, b, generator) for a, b in zip(joint_widths[:-1], joint_widths[1:], strict=True)
+        )
+        self.output = _linear(joint_widths[-1], 1, generator)
+
+    @property
+    def width(self) -> int:
+        """Widest joint layer: what one (row, reward) pair costs in memory, in floats."""
+        return max(layer.out_features for layer in (self.from_embedding, *self.joint_layers))
+
+    def embed(self, embedding: Tensor) -> Tensor:  # [n, d] -> [n, w]
+        """The embedding's part of the first joint layer, W_e e + b: once a row."""
+        return self.from_embedding(embedding)
+
+    def reward_part(self, reward: Tensor) -> Tensor:  # [...] -> [..., w]
+        """The reward's part of the first joint layer, W_r g(r): once a reward."""
+        x = reward.unsqueeze(-1)
+        for layer in self.reward_layers:
+            x = torch.tanh(layer(x))
+        return self.from_reward(x)
+
+    def join(self, embedded: Tensor, rewarded: Tensor, masks: Sequence[Tensor] = ()) -> Tensor:
+        """Join both parts into f: [n, 1, w] + ([n, m, w] or [1, m, w]) → [n, m]; `masks` are dropout's."""
+        x = torch.tanh(embedded + rewarded)
+        for i, layer in enumerate(self.joint_layers):
+            x = torch.tanh(layer(x * masks[i] if masks else x))
+        return self.output(x * masks[-1] if masks else x).squeeze(-1)
+
+    def dropout_masks(self, rows: int, generator: torch.Generator) -> list[Tensor]:
+        """Dropout masks [rows, 1, width], scaled by 1 / (1 - p), one a joint layer; empty without dropout."""
+        if self.dropout == 0.0:
+            return []
+        keep = 1.0 - self.dropout
+        device = self.output.weight.device
+        masks = []
+        for layer in (self.from_embedding, *self.joint_layers):
+            # Drawn where the generator lives, so that a CPU seed gives the same masks on every device.
+            mask = torch.rand(rows, 1, layer.out_features, generator=generator, device=generator.device) < keep
+            masks.append(mask.to(device).float() / keep)
+        return masks
+
+    def forward(self, embedding: Tensor, reward: Tensor) -> Tensor:
+        """f(e, r) for `embedding` [n, d] and `reward` [n] or [n, m], in internal units → the shape of `reward`."""
+        rewards = reward if reward.dim() == 2 else reward.unsqueeze(1)
+        values = self.join(self.embed(embedding).unsqueeze(1), self.reward_part(rewards))
+        return values if reward.dim() == 2 else values.squeeze(1)
+
+    def on_nodes(self, embedded: Tensor, nodes: Tensor) -> Tensor:  # [n, w], [g] -> [n, g]
+        """Evaluate f on nodes shared by all rows: the reward branch runs once a node, not once a row and node."""
+        return self.join(embedded.unsqueeze(1), self.reward_part(nodes).unsqueeze(0))
+
+    def with_derivative(self, embedded: Tensor, reward: Tensor) -> tuple[Tensor, Tensor]:
+        """(f, ∂f/∂r) for `embedded` [n, w] = embed(e) and one `reward` [n] a row, each [n].
+
+        The derivative is carried forward with the value (r is one number), in one pass, so that it needs no graph and
+        works under `torch.inference_mode()`.
+        """
+        x = reward.unsqueeze(-1)
+        dx = torch.ones_like(x)
+        for layer in self.reward_layers:
+            x = torch.tanh(layer(x))
+            dx = (1.0 - x * x) * F.linear(dx, _weight(layer))
+        x = torch.tanh(embedded + self.from_reward(x))
+        dx = (1.0 - x * x) * self.from_reward(dx)
+        for layer in self.joint_layers:
+            x = torch.tanh(layer(x))
+            dx = (1.0 - x * x) * F.linear(dx, _weight(layer))
+        return self.output(x).squeeze(-1), F.linear(dx, self.output.weight).squeeze(-1)

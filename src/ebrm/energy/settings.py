@@ -1,0 +1,207 @@
+"""Settings of the energy model, one dataclass a stage: network, training, inference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ebrm.errors import SettingsError
+
+#: Widths of (reward branch, joint layers) of the paper's networks.
+SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "small": ((16, 32, 64), (1024, 512)),
+    "large": ((64, 128, 256), (8192, 4096, 2048)),
+}
+
+
+def _require(condition: bool, name: str, value: object, expected: str) -> None:
+    if not condition:
+        raise SettingsError(f"The setting {name} is {value!r}; it must be {expected}.")
+
+
+@dataclass(frozen=True)
+class NetworkSettings:
+    """The energy network f(e, r) (arXiv 2504.13134, appendix; sizes as published)."""
+
+    size: Literal["small", "large"] = field(
+        default="small",
+        metadata={
+            "help": "Published widths: small (reward branch 16-32-64, joint 1024-512) for RMs up to about 1.3B; "
+            "large (64-128-256, 8192-4096-2048) for 8B.",
+            "choices": ("small", "large"),
+        },
+    )
+    reward_widths: tuple[int, ...] | None = field(
+        default=None, metadata={"help": "Widths of the reward branch, instead of those of `size`."}
+    )
+    joint_widths: tuple[int, ...] | None = field(
+        default=None, metadata={"help": "Widths of the joint layers, instead of those of `size`."}
+    )
+    dropout: float = field(
+        default=0.5,
+        metadata={
+            "help": "Dropout probability after each joint layer in training. One mask a row, shared by the positive "
+            "and all its negatives."
+        },
+    )
+    standardize_embedding: bool = field(
+        default=True,
+        metadata={"help": "Centre embeddings and divide them by their root mean square, fitted on the training rows."},
+    )
+
+    def __post_init__(self) -> None:
+        _require(self.size in SIZES, "size", self.size, "small or large")
+        _require(0.0 <= self.dropout < 1.0, "dropout", self.dropout, "at least 0 and below 1")
+        for name, widths in (("reward_widths", self.reward_widths), ("joint_widths", self.joint_widths)):
+            if widths is not None:
+                _require(
+                    len(widths) > 0 and all(w > 0 for w in widths),
+                    name,
+                    widths,
+                    "one or more positive whole numbers",
+                )
+
+    @property
+    def widths(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """(reward branch, joint) widths after the overrides."""
+        reward, joint = SIZES[self.size]
+        return tuple(self.reward_widths or reward), tuple(self.joint_widths or joint)
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How the energy is fitted. Noise widths are relative to the standard deviation of the training rewards."""
+
+    objective: Literal["likelihood", "nce"] = field(
+        default="likelihood",
+        metadata={
+            "help": "likelihood: exact, log Z by quadrature on shared nodes; nce: NCE+ with sampled noise.",
+            "choices": ("likelihood", "nce"),
+        },
+    )
+    filter_conflicts: bool = field(
+        default=True, metadata={"help": "Keep only the training pairs whose label the base RM agrees with."}
+    )
+    noise_scales: tuple[float, ...] = field(
+        default=(0.875,),
+        metadata={
+            "help": "Standard deviations of the noise mixture, in standard deviations of the reward (paper: 3.5 / 4)."
+        },
+    )
+    beta: float = field(
+        default=0.1,
+        metadata={"help": "Label noise: the positive is moved by noise of beta times those widths."},
+    )
+    negatives: int = field(default=768, metadata={"help": "Noise samples a row (M); objective nce only."})
+    nodes: int = field(
+        default=96,
+        metadata={"help": "Quadrature nodes, shifted at random each step; objective likelihood only."},
+    )
+    reward_scale: float = field(
+        default=1.0,
+        metadata={"help": "Standard deviation of the rewards inside the model (paper: 4 for large RMs)."},
+    )
+    regularization: float = field(default=0.05, metadata={"help": "Weight of the mean squared energy (lambda)."})
+    learning_rate: float = field(default=9e-5, metadata={"help": "AdamW learning rate."})
+    weight_decay: float = field(default=1e-2, metadata={"help": "AdamW weight decay."})
+    batch_rows: int = field(default=256, metadata={"help": "Rows (responses) a step."})
+    epochs: int = field(default=5, metadata={"help": "Passes over the training rows, at most."})
+    patience: int = field(
+        default=3,
+        metadata={"help": "Stop after this many epochs without a better validation accuracy; 0: never."},
+    )
+    clip_norm: float = field(default=1.0, metadata={"help": "Largest norm of the gradient; larger ones are scaled."})
+    validation_fraction: float = field(
+        default=0.1,
+        metadata={"help": "Share of the prompts held out to choose the epoch, where the data name no such split."},
+    )
+    test_fraction: float = field(
+        default=0.2,
+        metadata={"help": "Share of the prompts held out to measure the result, where the data name no such split."},
+    )
+    seed: int = field(default=0, metadata={"help": "Seed of initial weights, shuffling, noise and dropout."})
+
+    def __post_init__(self) -> None:
+        _require(self.objective in ("likelihood", "nce"), "objective", self.objective, "likelihood or nce")
+        _require(
+            len(self.noise_scales) > 0 and all(s > 0 for s in self.noise_scales),
+            "noise_scales", self.noise_scales, "one or more positive numbers",
+        )  # fmt: skip
+        for name in ("reward_scale", "learning_rate", "clip_norm"):
+            _require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
+        for name in ("beta", "regularization", "weight_decay", "patience", "seed"):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        for name in ("negatives", "batch_rows", "epochs"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
+        _require(self.nodes >= 8, "nodes", self.nodes, "8 or more")
+        for name in ("validation_fraction", "test_fraction"):
+            _require(0.0 < getattr(self, name) < 0.5, name, getattr(self, name), "between 0 and 0.5")
+
+
+@dataclass(frozen=True)
+class InferenceSettings:
+    """How a refined reward is read off p(r | e). Steps and windows are in the model's internal reward units."""
+
+    estimate: Literal["ascent", "mode", "mean"] = field(
+        default="ascent",
+        metadata={
+            "help": "ascent: gradient ascent from the start (the paper); mode: highest point of the density; "
+            "mean: its mean.",
+            "choices": ("ascent", "mode", "mean"),
+        },
+    )
+    start: Literal["base", "paper", "zero", "random"] = field(
+        default="base",
+        metadata={
+            "help": "Where the ascent starts. base: the base reward, clamped to the range seen in training; paper: the "
+            "base reward inside `window`, a random draw outside; zero; random.",
+            "choices": ("base", "paper", "zero", "random"),
+        },
+    )
+    window: tuple[float, float] = field(
+        default=(-2.0, 2.0), metadata={"help": "start paper: base rewards inside it are kept."}
+    )
+    fallback: tuple[float, float] = field(
+        default=(-4.0, 4.0), metadata={"help": "start paper and random: range of the uniform draw."}
+    )
+    steps: int = field(default=50, metadata={"help": "Ascent steps, at most (T)."})
+    step_size: float = field(default=0.5, metadata={"help": "First step size."})
+    step_decay: float = field(default=0.1, metadata={"help": "Factor on the step size after a rejected step."})
+    step_stop: float = field(default=1e-6, metadata={"help": "A row stops when its step size falls below this."})
+    nodes: int = field(default=257, metadata={"help": "Quadrature nodes for mean, std, quantiles and log Z."})
+    coverage: float = field(default=0.9, metadata={"help": "Probability inside the reported interval."})
+    seed: int = field(default=0, metadata={"help": "Seed of random starts."})
+
+    def __post_init__(self) -> None:
+        _require(self.estimate in ("ascent", "mode", "mean"), "estimate", self.estimate, "ascent, mode or mean")
+        _require(
+            self.start in ("base", "paper", "zero", "random"),
+            "start",
+            self.start,
+            "base, paper, zero or random",
+        )
+        for name in ("window", "fallback"):
+            low, high = getattr(self, name)
+            _require(low < high, name, (low, high), "two numbers, the lower first")
+        _require(self.steps >= 0, "steps", self.steps, "0 or more")
+        _require(self.step_size > 0, "step_size", self.step_size, "above 0")
+        _require(0.0 < self.step_decay < 1.0, "step_decay", self.step_decay, "between 0 and 1")
+        _require(self.step_stop > 0, "step_stop", self.step_stop, "above 0")
+        _require(self.nodes >= 9, "nodes", self.nodes, "9 or more")
+        _require(0.0 < self.coverage < 1.0, "coverage", self.coverage, "between 0 and 1")
+
+
+def paper_settings(
+    size: Literal["small", "large"] = "small",
+) -> tuple[NetworkSettings, FitSettings, InferenceSettings]:
+    """The paper's settings (arXiv 2504.13134): network, training and hybrid-start inference.
+
+    The 8B network sees rewards scaled to standard deviation 4, the small one unscaled rewards; here rewards are always
+    standardised first, so that the same settings mean the same for every RM.
+    """
+    scale = 4.0 if size == "large" else 1.0
+    return (
+        NetworkSettings(size=size, standardize_embedding=False),
+        FitSettings(objective="nce", reward_scale=scale, patience=0),
+        InferenceSettings(start="paper"),
+    )

@@ -1,0 +1,81 @@
+"""Units: rewards and embeddings as the network sees them, and the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from ebrm.errors import ModelError
+
+
+class Standardizer(nn.Module):
+    """Affine maps fitted on the training rows and saved with the model.
+
+    Internal reward y = (r - mean) / std * scale; internal embedding (e - centre) / rms. Both are buffers, float32
+    (the reward's in float64, so that rewards of any magnitude keep their digits).
+    """
+
+    reward_mean: Tensor
+    reward_std: Tensor
+    reward_scale: Tensor
+    embedding_centre: Tensor  # [d]
+    embedding_rms: Tensor
+
+    def __init__(self, embedding_size: int) -> None:
+        super().__init__()
+        self.register_buffer("reward_mean", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("reward_std", torch.ones((), dtype=torch.float64))
+        self.register_buffer("reward_scale", torch.ones((), dtype=torch.float64))
+        self.register_buffer("embedding_centre", torch.zeros(embedding_size))
+        self.register_buffer("embedding_rms", torch.ones(()))
+
+    def fit_reward(self, reward: Tensor, scale: float) -> None:  # reward [n]
+        """Fit mean and standard deviation (divisor n) on `reward` [n]; `scale` is the std of internal rewards.
+
+        Raises:
+            ModelError: fewer than two distinct rewards, so that there is no scale.
+        """
+        values = reward.double()
+        # The extremes, not the std: rounding of the mean leaves equal rewards a std a little above zero.
+        if len(values) == 0 or not bool(values.max() > values.min()):
+            raise ModelError(
+                f"The {len(values)} training rewards are all equal, so they have no scale and no density can be "
+                "fitted. Check that the reward model's head is the trained one, or give more pairs."
+            )
+        self.reward_mean.copy_(values.mean())
+        self.reward_std.copy_(values.std(correction=0))
+        self.reward_scale.fill_(scale)
+
+    def fit_embedding(self, batches: Iterable[Tensor]) -> None:  # each [k, d]
+        """Fit the centre [d] and the root mean square over all coordinates, streaming over `batches`."""
+        count, total, square = 0, torch.zeros_like(self.embedding_centre, dtype=torch.float64), 0.0
+        for batch in batches:
+            values = batch.to(total)
+            count += len(values)
+            total += values.sum(0)
+            square += float(values.square().sum())
+        centre = total / max(count, 1)
+        mean_square = square / max(count, 1) / len(centre)
+        variance = mean_square - float(centre.square().mean())
+        self.embedding_centre.copy_(centre)
+        # Below this, what is left after centring is rounding: rows that are all equal stay as they are.
+        self.embedding_rms.fill_(variance**0.5 if variance > 1e-12 * mean_square else 1.0)
+
+    def to_internal(self, reward: Tensor) -> Tensor:
+        """Base units → internal units, float32, any shape."""
+        return ((reward.double() - self.reward_mean) * (self.reward_scale / self.reward_std)).float()
+
+    def to_base(self, internal: Tensor) -> Tensor:
+        """Internal units → base units, float32, any shape."""
+        return (internal.double() * (self.reward_std / self.reward_scale) + self.reward_mean).float()
+
+    @property
+    def unit(self) -> float:
+        """Base units in one internal unit; lengths scale by it, densities by its inverse."""
+        return float(self.reward_std / self.reward_scale)
+
+    def embed(self, embedding: Tensor) -> Tensor:  # [n, d] -> [n, d]
+        """Embeddings as the network sees them, float32."""
+        return (embedding.float() - self.embedding_centre) / self.embedding_rms
