@@ -1,0 +1,365 @@
+"""From a prompt and a response to token ids: the one place where text and token rules live.
+
+Fitting, scoring, evaluating and serving all go through :func:`tokenize`. What it does is fixed by a :class:`TextRule`,
+whose identity is stored with features and models: the same text must never reach the reward model in two shapes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Any
+
+from jinja2 import TemplateError
+
+from ebrm.errors import SettingsError, TextError
+from ebrm.files import sha256_json
+from ebrm.preferences.settings import TextSettings
+
+logger = logging.getLogger(__name__)
+
+PLAIN = "plain"
+_PLAIN_ROLES = {"system": "System", "user": "User", "assistant": "Assistant"}
+# Arguments of apply_chat_template that this module decides itself.
+_RESERVED_KWARGS = {"conversation", "messages", "tokenize", "chat_template", "add_generation_prompt", "return_dict"}
+# tokenizers without a limit carry int(1e30); anything this large is no limit of a model.
+_SANE_LENGTH = 1_000_000
+
+
+@dataclass(frozen=True)
+class TextRule:
+    """How text becomes token ids, settled for one tokenizer; its identity travels with features and models.
+
+    Attributes:
+        template: "plain", or the source of the chat template.
+        template_kwargs: arguments passed to the chat template (for example `{"enable_thinking": False}`).
+        bos: "auto", "keep" or "strip" (see `TextSettings`).
+        eos: "auto", "append" or "keep".
+        truncation: "error", "prompt_left" or "drop".
+        max_length: longest text, in tokens, special tokens counted.
+    """
+
+    template: str
+    template_kwargs: dict[str, Any]
+    bos: str
+    eos: str
+    truncation: str
+    max_length: int
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides the token ids, as JSON-ready values, with the template's SHA-256."""
+        return {**asdict(self), "template_sha256": sha256_json(self.template)}
+
+    @classmethod
+    def from_identity(cls, identity: Mapping[str, Any]) -> TextRule:
+        """Rebuild the rule from `identity()`'s result.
+
+        Raises:
+            TextError: a field is missing, or the template does not have the SHA-256 stored beside it.
+        """
+        try:
+            rule = cls(**{name: identity[name] for name in cls.__dataclass_fields__})
+        except KeyError as error:
+            raise TextError(
+                f"The stored text rule has no field {error.args[0]!r} (it has {', '.join(sorted(identity))}). It was "
+                "written by another version or damaged; make the features or the model again."
+            ) from error
+        if identity.get("template_sha256") != sha256_json(rule.template):
+            raise TextError(
+                "The stored text rule's template does not match the SHA-256 stored beside it: the file was edited or "
+                "damaged. Restore it, or make the features or the model again."
+            )
+        return rule
+
+    def mismatch(self, other: TextRule, *, ours: str = "here", theirs: str = "there") -> str | None:
+        """Say where two rules differ, naming both sides; None when they make the same token ids."""
+        a, b = self.identity(), other.identity()
+        parts = [
+            f"{name} is {a[name]!r} {ours} and {b[name]!r} {theirs}"
+            for name in ("template_sha256", "template_kwargs", "bos", "eos", "truncation", "max_length")
+            if a[name] != b[name]
+        ]
+        return "the text rule differs: " + "; ".join(parts) if parts else None
+
+
+@dataclass(frozen=True)
+class TokenizedText:
+    """Token ids of one prompt with its response.
+
+    Attributes:
+        ids: token ids, special tokens included, at most `max_length` of them.
+        truncated: how many tokens were cut from the prompt's beginning (0 = none).
+    """
+
+    ids: list[int]
+    truncated: int
+
+
+def make_text_rule(tokenizer: Any, settings: TextSettings, model_limit: int | None) -> TextRule:
+    """Settle the text rule for a tokenizer and a model.
+
+    Args:
+        tokenizer: a transformers tokenizer.
+        settings: the user's choices.
+        model_limit: longest text the model takes, in tokens; None when it does not say.
+
+    Raises:
+        SettingsError: `max_length` above the model's limit, no limit known and none given, a template argument
+            that this library decides itself, `eos="append"` with a tokenizer that has no end-of-text token, or a
+            template name the tokenizer does not have.
+    """
+    reserved = sorted(_RESERVED_KWARGS & set(settings.template_kwargs))
+    if reserved:
+        raise SettingsError(
+            f"template_kwargs sets {', '.join(reserved)}, which ebrm decides itself (the text is the whole "
+            "conversation, without a generation prompt). Remove it; template_kwargs is for the template's own "
+            "variables."
+        )
+    if settings.eos == "append" and tokenizer.eos_token_id is None:
+        raise SettingsError(
+            "eos is 'append', but this tokenizer has no end-of-text token. Use eos='auto', or set eos_token in the "
+            "model's tokenizer_config.json."
+        )
+    template = _choose_template(tokenizer, settings)
+    if template == PLAIN and settings.template_kwargs:
+        raise SettingsError(
+            f"template_kwargs ({', '.join(sorted(settings.template_kwargs))}) would have no effect: the text goes in "
+            "the plain format, which takes no arguments. Remove them, or give a chat template."
+        )
+    return TextRule(
+        template=template,
+        template_kwargs=dict(settings.template_kwargs),
+        bos=settings.bos,
+        eos=settings.eos,
+        truncation=settings.truncation,
+        max_length=_choose_length(tokenizer, settings.max_length, model_limit),
+    )
+
+
+def render(rule: TextRule, tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> str:
+    r"""Write a conversation as the text the model reads, before tokenisation.
+
+    Plain format: `"\n\n".join(f"{Role}: {content}")` with the roles System, User and Assistant.
+
+    Raises:
+        TextError: no messages, a role the plain format does not know, a role or content that is not a string, or a
+            conversation the chat template refuses.
+    """
+    if not messages:
+        raise TextError("There are no messages to write. A prompt needs at least one turn.")
+    clean = [_clean_message(message, place) for place, message in enumerate(messages)]
+    if rule.template == PLAIN:
+        return "\n\n".join(f"{_plain_role(message['role'])}: {message['content']}" for message in clean)
+    try:
+        text = tokenizer.apply_chat_template(
+            clean, chat_template=rule.template, tokenize=False, add_generation_prompt=False, **rule.template_kwargs
+        )
+    except TemplateError as error:
+        roles = " → ".join(message["role"] for message in clean)
+        raise TextError(
+            f"The chat template refuses this conversation (turns: {roles}): {error}. Change the turns, or choose "
+            "another template (template='plain' takes any order of system, user and assistant)."
+        ) from error
+    return str(text)
+
+
+def tokenize(
+    rule: TextRule, tokenizer: Any, prompt: Sequence[Mapping[str, str]] | str, response: str, where: str = ""
+) -> TokenizedText | None:
+    """Turn a prompt and a response into the token ids the reward model reads.
+
+    Args:
+        rule: from :func:`make_text_rule`.
+        tokenizer: the tokenizer the rule was made for.
+        prompt: messages, or a string, which means one user turn.
+        response: the assistant's turn; may be empty.
+        where: the row's place (`file.jsonl:12`), for error messages.
+
+    Returns:
+        The token ids, or None when the text is too long and `truncation` is "drop".
+
+    Raises:
+        TextError: a text that cannot be written or is too long; the message names `where`, the lengths and the options.
+    """
+    at = f"{where}: " if where else ""
+    if not isinstance(response, str):
+        raise TextError(f"{at}The response is a {type(response).__name__}, not a string. Give the response as text.")
+    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+    try:
+        text = render(rule, tokenizer, [*turns, {"role": "assistant", "content": response}])
+    except TextError as error:
+        raise TextError(f"{at}{error}") from error
+    ids = _token_ids(rule, tokenizer, text)
+    surplus = len(ids) - rule.max_length
+    if surplus <= 0:
+        return TokenizedText(ids, 0)
+    if rule.truncation == "drop":
+        return None
+    if rule.truncation == "error":
+        raise TextError(
+            f"{at}The text has {len(ids)} tokens, and the limit is {rule.max_length}. Choose one: raise max_length (if "
+            "the model takes longer texts), truncation='prompt_left' to cut the prompt's beginning, or "
+            "truncation='drop' to leave such rows out and count them."
+        )
+    leading = 1 if ids[0] in (tokenizer.bos_token_id, tokenizer.cls_token_id) else 0
+    tail = _response_tokens(rule, tokenizer, turns, text)
+    room = rule.max_length - leading
+    if tail > room:
+        raise TextError(
+            f"{at}The response alone has {tail} tokens (those that close the turn included), and the limit is "
+            f"{rule.max_length}. ebrm never cuts a response: raise max_length, use truncation='drop' to leave such "
+            "rows out and count them, or shorten it."
+        )
+    return TokenizedText(ids[:leading] + ids[len(ids) - room :], surplus)
+
+
+def _choose_template(tokenizer: Any, settings: TextSettings) -> str:
+    own = getattr(tokenizer, "chat_template", None)
+    named = own if isinstance(own, dict) else {}
+    if settings.template is None:
+        if not own:
+            return PLAIN
+        if not named:
+            return str(own)
+        if "default" not in named:
+            raise SettingsError(
+                f"The tokenizer has several chat templates ({', '.join(sorted(named))}) and none is called default. "
+                "Choose one by name: template=…"
+            )
+        return str(named["default"])
+    if settings.template == PLAIN:
+        return PLAIN
+    if settings.template in named:
+        return str(named[settings.template])
+    if "{" not in settings.template:
+        choices = ["auto", PLAIN, *sorted(named)]
+        raise SettingsError(
+            f"template is {settings.template!r}, which is neither a template this model has nor a Jinja template (it "
+            f"has no braces). Use one of {', '.join(choices)}, or give the template's source."
+        )
+    return settings.template
+
+
+def _choose_length(tokenizer: Any, wanted: int | None, model_limit: int | None) -> int:
+    stated = getattr(tokenizer, "model_max_length", None)
+    limits = [n for n in (model_limit, stated) if n is not None and 0 < n < _SANE_LENGTH]
+    if wanted is not None:
+        if model_limit is not None and wanted > model_limit:
+            raise SettingsError(
+                f"max_length is {wanted} tokens, but the model takes at most {model_limit}. Lower max_length, or leave "
+                "it unset to use the model's limit."
+            )
+        return wanted
+    if not limits:
+        raise SettingsError(
+            "Neither the model nor its tokenizer says how long a text may be. Set max_length (in tokens) to the length "
+            "the reward model was trained with."
+        )
+    return int(min(limits))
+
+
+def _plain_role(role: str) -> str:
+    if role not in _PLAIN_ROLES:
+        raise TextError(
+            f"A message has the role {role!r}; the plain format knows system, user and assistant. Rename the role, or "
+            "give a chat template that has it."
+        )
+    return _PLAIN_ROLES[role]
+
+
+def _clean_message(message: Mapping[str, str], place: int) -> dict[str, str]:
+    clean = {}
+    for name in ("role", "content"):
+        value = message.get(name) if isinstance(message, Mapping) else None
+        if not isinstance(value, str):
+            raise TextError(
+                f"Message {place + 1} has {name} = {value!r}, which is not a string. Each message needs a role and a "
+                "content, both text."
+            )
+        clean[name] = _without_surrogates(value)
+    return clean
+
+
+def _without_surrogates(text: str) -> str:
+    """Join surrogate pairs and replace lone surrogates by U+FFFD: they have no UTF-8 form, tokenizers crash on them."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        _warn_once("Some texts hold lone surrogates (broken emoji, usually); each is replaced by U+FFFD.")
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
+def _token_ids(rule: TextRule, tokenizer: Any, text: str) -> list[int]:
+    ids = tokenizer(_final_text(rule, tokenizer, text), add_special_tokens=rule.template == PLAIN, verbose=False)
+    return _open(rule, tokenizer, _close(rule, tokenizer, list(ids["input_ids"])))
+
+
+def _final_text(rule: TextRule, tokenizer: Any, text: str) -> str:
+    if rule.eos != "append" or rule.template == PLAIN:
+        return text
+    # Templates often write a newline after the closing token; a model trained on texts that end with the token must
+    # not see it twice with a newline between.
+    bare = text.rstrip("\n")
+    return bare if bare.endswith(tokenizer.eos_token) else text + tokenizer.eos_token
+
+
+def _close(rule: TextRule, tokenizer: Any, ids: list[int]) -> list[int]:
+    """Apply the rule for the end-of-text token."""
+    if rule.eos != "append":
+        return ids
+    end = len(ids)
+    while end and ids[end - 1] == tokenizer.eos_token_id:
+        end -= 1
+    return [*ids[:end], tokenizer.eos_token_id]
+
+
+def _open(rule: TextRule, tokenizer: Any, ids: list[int]) -> list[int]:
+    """Apply the rule for the start-of-text token."""
+    bos = tokenizer.bos_token_id
+    if bos is None or rule.bos == "keep":
+        return ids
+    given = 0
+    while given < len(ids) and ids[given] == bos:
+        given += 1
+    if rule.bos == "strip":
+        # Where the start token is also the token that is pooled (RoBERTa's <s>), one has to stay.
+        return ids[given - 1 if given and bos == tokenizer.cls_token_id else given :]
+    if given > 1:
+        _warn_once(f"Texts start with {given} start-of-text tokens ({tokenizer.bos_token!r}); all but one are removed.")
+        return ids[given - 1 :]
+    if given == 0 and rule.template != PLAIN and _adds_bos(tokenizer):
+        return [bos, *ids]
+    return ids
+
+
+def _adds_bos(tokenizer: Any) -> bool:
+    ids = tokenizer("a", verbose=False)["input_ids"]
+    return bool(ids) and ids[0] == tokenizer.bos_token_id
+
+
+def _response_tokens(rule: TextRule, tokenizer: Any, turns: Sequence[Mapping[str, str]], text: str) -> int:
+    """How many tokens at the end belong to the response and to what closes its turn."""
+    # The response starts where the texts of two different responses part: no assumption about the template, which may
+    # trim the response or leave parts of it out.
+    other = render(rule, tokenizer, [*turns, {"role": "assistant", "content": "\ue000"}])
+    start = next((i for i, (a, b) in enumerate(zip(text, other, strict=False)) if a != b), min(len(text), len(other)))
+    final, plain = _final_text(rule, tokenizer, text), rule.template == PLAIN
+    if not tokenizer.is_fast:
+        # No character offsets: the response tokenised alone, which may count a token more than in place.
+        return len(_close(rule, tokenizer, list(tokenizer(final[start:], add_special_tokens=plain)["input_ids"])))
+    encoded = tokenizer(final, add_special_tokens=plain, return_offsets_mapping=True, verbose=False)
+    ids, ends = list(encoded["input_ids"]), [end for _, end in encoded["offset_mapping"]]
+    first = next((i for i, end in enumerate(ends) if end > start), None)
+    if first is None:  # an empty response that nothing follows but added special tokens, whose offsets are (0, 0)
+        first = len(ends)
+        while first and ends[first - 1] == 0:
+            first -= 1
+    return len(_close(rule, tokenizer, ids)) - first
+
+
+@cache
+def _warn_once(message: str) -> None:
+    logger.warning(message)
