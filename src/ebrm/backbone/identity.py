@@ -1,0 +1,94 @@
+"""Which reward model made a number: name, revision, fingerprint of its weights, and how it was run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from ebrm.errors import BackboneError
+from ebrm.files import sha256_file, sha256_json
+
+
+@dataclass(frozen=True)
+class BackboneIdentity:
+    """Everything that decides what a reward model says about given token ids.
+
+    Attributes:
+        name: the Hub name or folder it was loaded by.
+        revision: the Hub commit, None for a folder.
+        weights_fingerprint: SHA-256 over its weight files (see :func:`fingerprint`).
+        architecture: class of the model.
+        head_module: name of the reward head, as in the checkpoint.
+        dtype: precision it ran in ("bfloat16", …).
+        attention: attention implementation ("sdpa", …).
+    """
+
+    name: str
+    revision: str | None
+    weights_fingerprint: str
+    architecture: str
+    head_module: str
+    dtype: str
+    attention: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """The identity as JSON-ready values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> BackboneIdentity:
+        """Rebuild an identity from `to_dict()`'s result.
+
+        Raises:
+            BackboneError: a field is missing.
+        """
+        missing = [f.name for f in fields(cls) if f.name not in values]
+        if missing:
+            raise BackboneError(
+                f"The stored identity of the reward model lacks {', '.join(missing)} (it has "
+                f"{', '.join(sorted(values))}). It was written by another version or damaged; make the features or the "
+                "model again."
+            )
+        return cls(**{f.name: values[f.name] for f in fields(cls)})
+
+    def mismatch(
+        self, other: BackboneIdentity, *, ours: str = "here", theirs: str = "there", exact: bool = False
+    ) -> str | None:
+        """Say where two reward models differ, naming both sides; None when they are the same model.
+
+        The names do not count: the same weights under another name are the same model.
+
+        Args:
+            other: the other side.
+            ours: what to call this side ("loaded now").
+            theirs: what to call the other side ("in the features").
+            exact: also compare dtype and attention implementation, which move rewards by rounding only.
+        """
+        names = ["weights_fingerprint", "head_module", "architecture", *(["dtype", "attention"] if exact else [])]
+        parts = [
+            f"{name} is {_short(getattr(self, name))} {ours} and {_short(getattr(other, name))} {theirs}"
+            for name in names
+            if getattr(self, name) != getattr(other, name)
+        ]
+        if not parts:
+            return None
+        return f"the reward model differs: {self._call()} {ours}, {other._call()} {theirs}; " + "; ".join(parts)
+
+    def _call(self) -> str:
+        return self.name + (f"@{self.revision[:12]}" if self.revision else "")
+
+
+def fingerprint(files: Iterable[tuple[str, Path]]) -> str:
+    """SHA-256 over weight files: of the sorted list of (name, SHA-256 of the bytes), read as streams.
+
+    Args:
+        files: (name, path) of each weight file; an adapter's files carry the prefix `adapter/`.
+    """
+    return sha256_json(sorted([name, sha256_file(path)] for name, path in files))
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text[:12] if len(text) == 64 else text

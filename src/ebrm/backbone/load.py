@@ -1,0 +1,286 @@
+"""Load a frozen reward model from a folder or the Hub, or say in one sentence why it cannot be used."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+
+from ebrm.backbone.check import refuse_missing, refuse_unsupported, require_head, require_linear
+from ebrm.backbone.checkpoint import Checkpoint, open_checkpoint
+from ebrm.backbone.families import Loaded, ValueHeadModel, attach_value_head, find_family, head_names, stored_head
+from ebrm.backbone.identity import BackboneIdentity, fingerprint
+from ebrm.backbone.lora import merge_adapter, open_base
+from ebrm.backbone.read import Backbone, Reading
+from ebrm.backbone.settings import BackboneSettings
+from ebrm.errors import BackboneError
+from ebrm.preferences.settings import TextSettings
+from ebrm.preferences.text import make_text_rule
+
+__all__ = ["Backbone", "Reading", "load_backbone", "load_model"]
+
+logger = logging.getLogger(__name__)
+
+# Model types of single repositories that are a known type with a head of another name: ours → transformers'.
+_ALIASES = {"gpt_neox_reward_model": "gpt_neox"}
+
+
+def load_backbone(settings: BackboneSettings, text: TextSettings | None = None) -> Backbone:
+    """Load a reward model, find its head and settle its text rule.
+
+    Args:
+        settings: which model, and how to run it; the name "demo" is the small model that comes with the package.
+        text: how text becomes token ids; unset: the defaults.
+
+    Raises:
+        BackboneError: the model is not there, or is not a reward model with one trained scalar head; says which, and
+            what to do.
+        SettingsError: a device that is not there, or text settings that do not fit the model.
+    """
+    if settings.backbone == "demo":
+        from ebrm.backbone.demo import load_demo
+
+        return load_demo(settings, text or TextSettings())
+    checkpoint = open_checkpoint(settings.backbone, settings.revision, settings.trust_remote_code)
+    load = find_family(checkpoint.config)
+    if load is not None:
+        with quiet():
+            return assemble(load(checkpoint, settings), [checkpoint], settings, text or TextSettings())
+    sources = [checkpoint]
+    if checkpoint.adapter is not None:
+        sources.append(open_base(checkpoint, settings.trust_remote_code))
+    return assemble(load_model(sources, settings), sources, settings, text or TextSettings())
+
+
+def load_model(sources: Sequence[Checkpoint], settings: BackboneSettings, model_class: Any = None) -> Loaded:
+    """Load a model with its head from its checkpoint, or from an adapter and its base.
+
+    Args:
+        sources: [model], or [adapter, base].
+        settings: head, dtype, attention and trust_remote_code are used.
+        model_class: class to load instead of transformers' own choice.
+
+    Raises:
+        BackboneError: not a reward model with one trained scalar head, or its weights are incomplete.
+    """
+    base = sources[-1]
+    adapter = sources[0] if len(sources) > 1 else None
+    for source in sources:
+        refuse_unsupported(source)
+    names = head_names(base.config, settings.head)
+    owner, head = next(
+        ((source, found) for source in sources if (found := stored_head(source, names)) is not None), (sources[0], None)
+    )
+    if head is None and adapter is None:
+        owner = base
+    stored = require_head(owner, head, names)
+    with quiet():
+        model, missing = _load_transformers(base, settings, model_class)
+        if adapter is not None:
+            model = merge_adapter(model, adapter)
+            brought = {
+                name.removeprefix("base_model.model.").replace(".modules_to_save.", ".") for name in adapter.tensors
+            }
+            missing -= brought
+    module = dict(model.named_modules()).get(stored.name)
+    if module is not None and stored.name + ".weight" not in missing:
+        refuse_missing(base.name, missing)
+        return Loaded(model, require_linear(base.name, stored.name, module), stored.name)
+    # transformers' class has no head of that name: keep its base model, put the stored head on it.
+    prefix = getattr(model, "base_model_prefix", "")
+    inner = getattr(model, prefix, model) if prefix else model
+    whole = inner is model
+    refuse_missing(base.name, {name for name in missing if whole or name.startswith(prefix + ".")})
+    return attach_value_head(inner, owner, stored)
+
+
+def assemble(
+    loaded: Loaded,
+    sources: Sequence[Checkpoint],
+    settings: BackboneSettings,
+    text: TextSettings,
+    name: str | None = None,
+) -> Backbone:
+    """Put a loaded model, its tokenizer, its text rule and its identity together.
+
+    Args:
+        loaded: the model with its head.
+        sources: [model], or [adapter, base]; the tokenizer is taken from the first that has one.
+        settings: device and token budget are used.
+        text: how text becomes token ids.
+        name: the name in the identity; unset: the first source's (folders by their full path).
+    """
+    device = choose_device(settings.device)
+    tokenizer = _load_tokenizer(sources, settings.trust_remote_code)
+    limit = model_limit(loaded.model)
+    first = sources[0]
+    config = getattr(loaded.model, "config", None)
+    inner = loaded.model.base if isinstance(loaded.model, ValueHeadModel) else loaded.model
+    files = [
+        ("adapter/" if len(sources) > 1 and source is first else "") + file.name
+        for source in sources
+        for file in source.weights
+    ]
+    paths = [file for source in sources for file in source.weights]
+    identity = BackboneIdentity(
+        name=name or (first.name if first.revision else str(first.folder.resolve())),
+        revision=first.revision,
+        weights_fingerprint=fingerprint(zip(files, paths, strict=True)),
+        architecture=type(inner).__name__,
+        head_module=loaded.head_module,
+        dtype=str(next(inner.parameters()).dtype).removeprefix("torch."),
+        attention=str(getattr(config, "_attn_implementation", None) or "own"),
+    )
+    warn_of_attention(identity, str(getattr(config, "model_type", "")))
+    rule = make_text_rule(tokenizer, text, limit)
+    return Backbone(loaded, tokenizer, rule, identity, device=device, token_budget=settings.token_budget, limit=limit)
+
+
+def warn_of_attention(identity: BackboneIdentity, model_type: str) -> None:
+    """Warn where an attention implementation is known to change the scores of a kind of model."""
+    if model_type == "gemma2" and identity.attention not in ("eager", "flash_attention_2"):
+        logger.warning(
+            "%s is a Gemma-2 model, whose scores need attention soft-capping; %s attention leaves it out. Use "
+            "attention='eager' or 'flash_attention_2'.",
+            identity.name,
+            identity.attention,
+        )
+
+
+def choose_device(wanted: str) -> torch.device:
+    """The device to run on: "auto" is this process's GPU if there is one, else the CPU.
+
+    Raises:
+        BackboneError: not a device, or not there.
+    """
+    if wanted == "auto":
+        # Under `accelerate launch` each process has its own GPU.
+        gpu = int(os.environ.get("LOCAL_RANK", "0"))
+        return torch.device("cuda", gpu) if torch.cuda.is_available() else torch.device("cpu")
+    try:
+        device = torch.device(wanted)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise BackboneError(
+            f"The device {wanted!r} cannot be used here ({str(error).splitlines()[0]}). Use auto, cpu, or a GPU that "
+            "this machine has (cuda, cuda:1)."
+        ) from error
+    return device
+
+
+def model_limit(model: nn.Module) -> int | None:
+    """The most tokens a model takes, None when its configuration does not say."""
+    config: Any = getattr(model, "config", None)
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    length = getattr(config, "max_position_embeddings", None)
+    if not isinstance(length, int) or length <= 0:
+        return None
+    for path, module in model.named_modules():
+        if path.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            # RoBERTa and its kin count positions from the padding token's id on.
+            return min(length, module.num_embeddings) - module.padding_idx - 1
+    return length
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Hold back transformers' log lines and bars while it loads: what they would say is checked here."""
+    log = transformers.utils.logging
+    level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(level)
+        if bars:
+            log.enable_progress_bar()
+
+
+def _load_transformers(
+    checkpoint: Checkpoint, settings: BackboneSettings, model_class: Any
+) -> tuple[nn.Module, set[str]]:
+    """Load through transformers; also give the names of weights that were not in the checkpoint."""
+    trust = settings.trust_remote_code
+    config = _load_config(checkpoint, trust)
+    options: dict[str, Any] = {
+        "config": config,
+        "dtype": settings.dtype if settings.dtype == "auto" else getattr(torch, settings.dtype),
+        "output_loading_info": True,
+        "use_safetensors": True,
+    }
+    if settings.attention is not None:
+        options["attn_implementation"] = settings.attention
+    if model_class is None:
+        options["trust_remote_code"] = trust
+        model_class = _choose_class(checkpoint, config, trust)
+    try:
+        model, info = model_class.from_pretrained(str(checkpoint.folder), **options)
+    except (OSError, ValueError, RuntimeError, ImportError, KeyError, AttributeError, TypeError) as error:
+        raise BackboneError(
+            f"transformers {transformers.__version__} cannot load {checkpoint.name}: "
+            f"{' '.join(str(error).split())[:400]}. If the files are complete, use a transformers version that knows "
+            "this model, or teach ebrm with ebrm.backbone.families.register_family."
+        ) from error
+    return model, set(info["missing_keys"])
+
+
+def _choose_class(checkpoint: Checkpoint, config: Any, trust: bool) -> Any:
+    own = checkpoint.config.get("auto_map") or {} if trust else {}
+    if "AutoModelForSequenceClassification" in own:
+        return AutoModelForSequenceClassification
+    if "AutoModel" in own:
+        return AutoModel
+    known = type(config) in AutoModelForSequenceClassification._model_mapping
+    return AutoModelForSequenceClassification if known else AutoModel
+
+
+def _load_config(checkpoint: Checkpoint, trust: bool) -> Any:
+    kind = checkpoint.config.get("model_type")
+    if kind in _ALIASES:
+        if checkpoint.config.get("pooling", "last") != "last":
+            raise BackboneError(
+                f"{checkpoint.name} pools its embedding by {checkpoint.config['pooling']!r}; for its kind ({kind}) "
+                "ebrm knows only the last token. Teach ebrm this model with ebrm.backbone.families.register_family."
+            )
+        values = {key: value for key, value in checkpoint.config.items() if key != "model_type"}
+        return AutoConfig.for_model(_ALIASES[kind], **{**values, "num_labels": 1})
+    try:
+        return AutoConfig.from_pretrained(str(checkpoint.folder), num_labels=1, trust_remote_code=trust)
+    except (ValueError, KeyError, OSError, ImportError, AttributeError) as error:
+        needs_code = bool(checkpoint.config.get("auto_map")) and not trust
+        advice = (
+            "It brings its own code: read it, then allow it with trust_remote_code=True."
+            if needs_code
+            else "Use a transformers version that knows it, or teach ebrm with ebrm.backbone.families.register_family."
+        )
+        raise BackboneError(
+            f"transformers {transformers.__version__} cannot read the configuration of {checkpoint.name} (model_type "
+            f"{kind!r}). {advice}"
+        ) from error
+
+
+def _load_tokenizer(sources: Sequence[Checkpoint], trust: bool) -> Any:
+    folders: list[Path] = [source.folder for source in sources]
+    has = [
+        folder
+        for folder in folders
+        if (folder / "tokenizer_config.json").is_file() or (folder / "tokenizer.json").is_file()
+    ]
+    folder = (has or folders[-1:])[0]
+    try:
+        with quiet():
+            return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trust)
+    except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError) as error:
+        raise BackboneError(
+            f"The tokenizer of {sources[0].name} cannot be loaded ({' '.join(str(error).split())[:300]}). Put the "
+            "tokenizer's files (tokenizer.json, tokenizer_config.json) beside the model."
+        ) from error

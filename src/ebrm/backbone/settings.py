@@ -1,0 +1,70 @@
+"""What a user can choose about the frozen reward model (no heavy imports)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from ebrm.errors import SettingsError
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True)
+class BackboneSettings:
+    """Which reward model is read, and how.
+
+    Raises:
+        SettingsError: a value outside its range.
+    """
+
+    backbone: str = field(
+        metadata={
+            "help": "The reward model: a Hub name (owner/name), a folder, or `demo` for the small one that comes with "
+            "the package (extra `demo`)."
+        }
+    )
+    revision: str | None = field(
+        default=None,
+        metadata={"help": "Hub revision: branch, tag or commit. Unset: the default branch. Ignored for folders."},
+    )
+    head: str | None = field(
+        default=None,
+        metadata={
+            "help": "Where the reward head is, as a dotted path (`score`, `v_head.summary`). Unset: found by name."
+        },
+    )
+    dtype: Dtype = field(
+        default="auto",
+        metadata={"help": "Precision of the reward model: `auto` keeps the checkpoint's. The head is always float32."},
+    )
+    device: str = field(
+        default="auto",
+        metadata={"help": "Where it runs: `auto` takes a GPU if there is one; else a torch device (cpu, cuda:1)."},
+    )
+    attention: str | None = field(
+        default=None,
+        metadata={
+            "help": "Attention implementation (eager, sdpa, flash_attention_2). Unset: transformers' own choice. "
+            "Gemma-2 needs eager or flash_attention_2."
+        },
+    )
+    trust_remote_code: bool = field(
+        default=False,
+        metadata={"help": "Run Python code from the model's repository. Only for repositories you have read."},
+    )
+    token_budget: int = field(
+        default=16384,
+        metadata={"help": "Most tokens in one batch, padding counted. Halved by itself when memory runs out."},
+    )
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.backbone, str) or not self.backbone.strip():
+            raise SettingsError(
+                f"backbone is {self.backbone!r}; give a Hub name (owner/name), a folder, or `demo` for the packaged "
+                "model."
+            )
+        if self.dtype not in get_args(Dtype):
+            raise SettingsError(f"dtype is {self.dtype!r}; it must be one of {', '.join(get_args(Dtype))}.")
+        if self.token_budget < 1:
+            raise SettingsError(f"token_budget is {self.token_budget} tokens; it must be at least 1.")

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import json
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from tests.tiny import save_rm
+from torch import nn
+from transformers import BertForSequenceClassification
+
+from ebrm.backbone import demo
+from ebrm.backbone.load import load_backbone
+from ebrm.backbone.settings import BackboneSettings
+from ebrm.errors import BackboneError
+from ebrm.files import sha256_file
+
+DEMO = BackboneSettings("demo", device="cpu")
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A tiny encoder in a package of the right name, with an adapter trained elsewhere, in place of the real ones."""
+    package = tmp_path / "site" / demo.ENCODER_PACKAGE
+    save_rm(package / "model", "bert", "base")
+    (package / "__init__.py").write_text("raise RuntimeError('this package is to be found, not imported')\n")
+    model = BertForSequenceClassification.from_pretrained(package / "model", num_labels=1)
+    lora = LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"], modules_to_save=["classifier", "pooler"])
+    adapted = get_peft_model(model, lora)
+    torch.manual_seed(0)
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            nn.init.normal_(parameter, std=0.3)
+    adapted.save_pretrained(tmp_path / "rm")
+    config = json.loads((tmp_path / "rm" / "adapter_config.json").read_text())
+    config["base_model_name_or_path"] = "/where/it/was/trained"
+    (tmp_path / "rm" / "adapter_config.json").write_text(json.dumps(config))
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    monkeypatch.setattr(demo, "adapter_folder", lambda: tmp_path / "rm")
+    monkeypatch.setattr(demo, "ENCODER_SHA256", sha256_file(package / "model" / "model.safetensors"))
+    return package
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
+class TestStandIn:
+    def test_is_read_without_importing_its_package(self, stand_in: Path) -> None:
+        backbone = load_backbone(DEMO)
+        assert demo.ENCODER_PACKAGE not in sys.modules
+        assert backbone.identity.name == "demo" and backbone.identity.revision is None
+        assert backbone.identity.head_module == "classifier" and backbone.text_rule.template == "plain"
+        found = [backbone.tokenize("Hello", response) for response in ("the", "no")]
+        reward = backbone.read([text.ids for text in found if text is not None]).reward
+        assert reward.isfinite().all() and float((reward[0] - reward[1]).abs()) > 1e-4
+
+    def test_other_weights_are_refused(self, stand_in: Path) -> None:
+        path = stand_in / "model" / "model.safetensors"
+        path.write_bytes(path.read_bytes()[:-1] + b"\0\0")
+        with pytest.raises(BackboneError, match="are not the expected ones .*force-reinstall"):
+            load_backbone(DEMO)
+        path.unlink()
+        with pytest.raises(BackboneError, match=r"are not the expected ones \(SHA-256 no file"):
+            load_backbone(DEMO)
+
+
+def test_without_the_encoders_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "find_spec", lambda name: None)
+    with pytest.raises(BackboneError, match=r'not installed: pip install "ebrm\[demo\]"'):
+        load_backbone(DEMO)
+
+
+@pytest.mark.skipif(
+    find_spec(demo.ENCODER_PACKAGE) is None or not demo.adapter_folder().is_dir(),
+    reason="the demonstration reward model is not installed (extra demo)",
+)
+def test_the_real_one_reads_the_same_in_any_batch() -> None:
+    backbone = load_backbone(DEMO)
+    assert backbone.embedding_size == 384 and backbone.limit == 512
+    responses = ["Use kill with its process id.", "I would rather not say.", "No. " * 60]
+    found = [backbone.tokenize("How do I stop a Python process?", response) for response in responses]
+    assert backbone.batch_drift([text.ids for text in found if text is not None]) <= 1e-5

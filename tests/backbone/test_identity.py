@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ebrm.backbone.identity import BackboneIdentity, fingerprint
+from ebrm.errors import BackboneError
+
+SKYWORK = BackboneIdentity(
+    "Sky/RM", "c0ffee" * 7, "a" * 64, "Qwen3ForSequenceClassification", "score", "bfloat16", "sdpa"
+)
+
+
+def test_round_trip() -> None:
+    assert BackboneIdentity.from_dict(SKYWORK.to_dict()) == SKYWORK
+    with pytest.raises(BackboneError, match="lacks head_module, dtype"):
+        BackboneIdentity.from_dict({k: v for k, v in SKYWORK.to_dict().items() if k not in ("dtype", "head_module")})
+
+
+def test_the_same_weights_under_another_name_are_the_same_model() -> None:
+    assert SKYWORK.mismatch(replace(SKYWORK, name="/models/copy", revision=None)) is None
+
+
+@pytest.mark.parametrize("field", ["weights_fingerprint", "head_module", "architecture"])
+def test_a_mismatch_names_both_sides(field: str) -> None:
+    other = replace(SKYWORK, name="Other/RM", **{field: "b" * 64})
+    said = SKYWORK.mismatch(other, ours="loaded now", theirs="in the features")
+    assert said is not None and "Sky/RM@c0ffeec0ffee loaded now, Other/RM@c0ffeec0ffee in the features" in said
+    assert f"{field} is {getattr(SKYWORK, field)[:12]}" in said and "and bbbbbbbbbbbb in the features" in said
+
+
+def test_precision_counts_only_where_it_must_be_exact() -> None:
+    other = replace(SKYWORK, dtype="float32", attention="eager")
+    assert SKYWORK.mismatch(other) is None
+    said = SKYWORK.mismatch(other, exact=True)
+    assert (
+        said is not None and "dtype is bfloat16 here and float32 there; attention is sdpa here and eager there" in said
+    )
+
+
+def test_fingerprint_sees_bytes_and_names_and_no_order(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.write_bytes(b"1" * 100_000)
+    two.write_bytes(b"2")
+    base = fingerprint([("one", one), ("two", two)])
+    assert base == fingerprint([("two", two), ("one", one)]) and len(base) == 64
+    assert base != fingerprint([("one", two), ("two", one)])
+    assert base != fingerprint([("one", one)])
+    assert base != fingerprint([("one", one), ("adapter/two", two)])
+    one.write_bytes(b"1" * 99_999 + b"2")
+    assert base != fingerprint([("one", one), ("two", two)])

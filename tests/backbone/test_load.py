@@ -1,0 +1,273 @@
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from tests.tiny import CHAT_TEMPLATE, build_model, byte_tokenizer, edit_config, save_rm
+
+from ebrm.backbone.checkpoint import open_checkpoint
+from ebrm.backbone.identity import fingerprint
+from ebrm.backbone.load import choose_device, load_backbone, model_limit, warn_of_attention
+from ebrm.backbone.read import Backbone
+from ebrm.backbone.settings import BackboneSettings
+from ebrm.errors import BackboneError, SettingsError
+from ebrm.preferences.settings import TextSettings
+
+
+def load(folder: Path | str, text: TextSettings | None = None, **settings: Any) -> Backbone:
+    return load_backbone(BackboneSettings(str(folder), device="cpu", **settings), text)
+
+
+def edit_weights(folder: Path, **changes: torch.Tensor | None) -> None:
+    path = folder / "model.safetensors"
+    tensors = {**load_file(path), **{name.replace("__", "."): value for name, value in changes.items()}}
+    save_file({k: v for k, v in tensors.items() if v is not None}, path, metadata={"format": "pt"})
+
+
+class TestLoaded:
+    def test_says_which_model_it_is(self, tmp_path: Path) -> None:
+        backbone = load(save_rm(tmp_path / "rm"))
+        weights = tmp_path / "rm" / "model.safetensors"
+        assert backbone.identity.to_dict() == {
+            "name": str((tmp_path / "rm").resolve()),
+            "revision": None,
+            "weights_fingerprint": fingerprint([("model.safetensors", weights)]),
+            "architecture": "LlamaForSequenceClassification",
+            "head_module": "score",
+            "dtype": "float32",
+            "attention": "sdpa",
+        }
+        assert backbone.embedding_size == 32 and backbone.limit == backbone.text_rule.max_length == 128
+        assert backbone.text_rule.template == CHAT_TEMPLATE and backbone.token_budget == 16384
+
+    def test_other_weights_have_another_fingerprint(self, tmp_path: Path) -> None:
+        one, two = load(save_rm(tmp_path / "one")), load(save_rm(tmp_path / "two", seed=1))
+        again = load(save_rm(tmp_path / "three"))
+        assert one.identity.mismatch(again.identity) is None
+        assert "weights_fingerprint" in (one.identity.mismatch(two.identity) or "")
+
+    def test_keeps_the_checkpoints_precision_unless_told(self, tmp_path: Path) -> None:
+        build_model("llama").bfloat16().save_pretrained(tmp_path)
+        byte_tokenizer().save_pretrained(tmp_path)
+        assert load(tmp_path).identity.dtype == "bfloat16"
+        assert load(tmp_path, dtype="float32").identity.dtype == "float32"
+
+    def test_attention_is_the_users_choice(self, tmp_path: Path) -> None:
+        save_rm(tmp_path)
+        assert load(tmp_path, attention="eager").identity.attention == "eager"
+
+    def test_text_settings_reach_the_rule(self, tmp_path: Path) -> None:
+        save_rm(tmp_path)
+        rule = load(tmp_path, TextSettings(template="plain", max_length=50, truncation="drop")).text_rule
+        assert (rule.template, rule.max_length, rule.truncation) == ("plain", 50, "drop")
+        with pytest.raises(SettingsError, match="max_length is 129 tokens, but the model takes at most 128"):
+            load(tmp_path, TextSettings(max_length=129))
+
+    def test_transformers_verbosity_is_as_before(self, tmp_path: Path) -> None:
+        before = transformers.utils.logging.get_verbosity()
+        load(save_rm(tmp_path))
+        assert transformers.utils.logging.get_verbosity() == before
+
+    def test_gemma_2_without_soft_capping_is_warned_of(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        identity = load(save_rm(tmp_path, "gemma2"), attention="eager").identity
+        with caplog.at_level(logging.WARNING):
+            warn_of_attention(identity, "gemma2")
+            warn_of_attention(replace(identity, attention="flash_attention_2"), "gemma2")
+            warn_of_attention(replace(identity, attention="sdpa"), "gemma3")
+            assert not caplog.records
+            warn_of_attention(replace(identity, attention="sdpa"), "gemma2")
+        assert "scores need attention soft-capping; sdpa attention leaves it out" in caplog.text
+
+
+class TestRefused:
+    def test_unknown_name(self) -> None:
+        with pytest.raises(BackboneError, match="There is no reward model nobody/no-such-model: no folder") as caught:
+            load("nobody/no-such-model")
+        assert "\n" not in str(caught.value)
+
+    def test_head_missing(self, tmp_path: Path) -> None:
+        save_rm(tmp_path)
+        edit_weights(tmp_path, score__weight=None)
+        with pytest.raises(
+            BackboneError, match=r"has no reward head in its weights \(looked for score, classifier.*random numbers"
+        ):
+            load(tmp_path)
+
+    def test_head_bias_missing(self, tmp_path: Path) -> None:
+        save_rm(tmp_path, "bert")
+        edit_weights(tmp_path, classifier__bias=None)
+        with pytest.raises(BackboneError, match="lacks weights that the model needs: classifier.bias"):
+            load(tmp_path)
+
+    def test_other_weights_missing(self, tmp_path: Path) -> None:
+        save_rm(tmp_path, "bert")
+        edit_weights(tmp_path, bert__pooler__dense__weight=None)
+        with pytest.raises(BackboneError, match="lacks weights that the model needs: bert.pooler.dense.weight"):
+            load(tmp_path)
+
+    def test_base_weights_missing_under_an_attached_head(self, tmp_path: Path) -> None:
+        save_rm(tmp_path)
+        weights = {"score.weight": None, "v_head.weight": torch.ones(1, 32), "model.norm.weight": None}
+        edit_weights(tmp_path, **{name.replace(".", "__"): value for name, value in weights.items()})
+        with pytest.raises(BackboneError, match="lacks weights that the model needs: model.norm.weight"):
+            load(tmp_path)
+
+    @pytest.mark.parametrize(
+        ("labels", "said"), [(2, "a two-label classifier: its head score gives 2"), (5, "with 5 outputs")]
+    )
+    def test_several_labels(self, tmp_path: Path, labels: int, said: str) -> None:
+        save_rm(tmp_path, num_labels=labels)
+        with pytest.raises(BackboneError, match=said):
+            load(tmp_path)
+
+    def test_two_label_encoder(self, tmp_path: Path) -> None:
+        save_rm(tmp_path, "roberta", num_labels=2)
+        with pytest.raises(BackboneError, match="a two-label classifier: its head classifier.out_proj gives 2 numbers"):
+            load(tmp_path)
+
+    def test_causal_language_model(self, tmp_path: Path) -> None:
+        save_rm(tmp_path, kind="causal")
+        with pytest.raises(
+            BackboneError, match=r"is a causal language model \(LlamaForCausalLM\) without a reward head"
+        ):
+            load(tmp_path)
+
+    @pytest.mark.parametrize("name", ["PairRM", "DebertaV2PairRM"])
+    def test_pairwise(self, tmp_path: Path, name: str) -> None:
+        save_rm(tmp_path, "deberta-v2")
+        edit_config(tmp_path, architectures=[name])
+        with pytest.raises(BackboneError, match=rf"is a pairwise model \({name}\): it compares two responses"):
+            load(tmp_path)
+
+    def test_several_objectives(self, tmp_path: Path) -> None:
+        save_rm(tmp_path)
+        edit_weights(tmp_path, regression_layer__weight=torch.ones(19, 32), gating__weight=torch.ones(19, 32))
+        with pytest.raises(BackboneError, match=r"scores several objectives and mixes them \(gating.weight"):
+            load(tmp_path)
+
+    @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.float8_e4m3fn])
+    def test_quantised_head(self, tmp_path: Path, dtype: torch.dtype) -> None:
+        save_rm(tmp_path)
+        edit_weights(tmp_path, score__weight=torch.ones(1, 32).to(dtype))
+        with pytest.raises(BackboneError, match="The head score of .* is quantised"):
+            load(tmp_path)
+
+    def test_a_model_type_nobody_knows(self, tmp_path: Path) -> None:
+        save_rm(tmp_path)
+        edit_config(tmp_path, model_type="llama99")
+        with pytest.raises(
+            BackboneError, match=r"cannot read the configuration of .* \(model_type 'llama99'\).*register_family"
+        ):
+            load(tmp_path)
+        edit_config(
+            tmp_path, auto_map={"AutoConfig": "code.Config", "AutoModelForSequenceClassification": "code.Model"}
+        )
+        with pytest.raises(
+            BackboneError, match="brings its own code: read it, then allow it with trust_remote_code=True"
+        ):
+            load(tmp_path)
+
+    def test_weights_that_do_not_fit_the_configuration(self, tmp_path: Path) -> None:
+        save_rm(tmp_path)
+        edit_config(tmp_path, intermediate_size=64)
+        with pytest.raises(BackboneError, match="cannot load"):
+            load(tmp_path)
+
+    def test_no_tokenizer(self, tmp_path: Path) -> None:
+        build_model("llama").save_pretrained(tmp_path)
+        with pytest.raises(BackboneError, match="The tokenizer of .* cannot be loaded"):
+            load(tmp_path)
+
+    def test_a_device_that_is_not_there(self) -> None:
+        for device in ("cuda:7", "nonsense"):
+            with pytest.raises(BackboneError, match=f"The device '{device}' cannot be used here"):
+                choose_device(device)
+
+
+class TestRemoteCode:
+    CODE = """
+import torch
+from transformers import LlamaConfig, LlamaModel, PreTrainedModel
+class Config(LlamaConfig):
+    model_type = "llama99"
+class Model(PreTrainedModel):
+    config_class = Config
+    base_model_prefix = "body"
+    def __init__(self, config):
+        super().__init__(config)
+        self.body = LlamaModel(config)
+        self.v_head = torch.nn.Linear(config.hidden_size, 1, bias=False)
+        self.post_init()
+    def forward(self, input_ids, attention_mask):
+        return {wrap}(self.v_head(self.body(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state))
+"""
+
+    def save(self, folder: Path, auto: str, wrap: str = "") -> Path:
+        save_rm(folder)
+        tensors = load_file(folder / "model.safetensors")
+        renamed = {("body" + k[5:] if k.startswith("model.") else "v_head.weight"): v for k, v in tensors.items()}
+        save_file(renamed, folder / "model.safetensors", metadata={"format": "pt"})
+        (folder / "own_code.py").write_text(self.CODE.replace("{wrap}", wrap))
+        edit_config(folder, model_type="llama99", auto_map={"AutoConfig": "own_code.Config", auto: "own_code.Model"})
+        return folder
+
+    @pytest.mark.parametrize("auto", ["AutoModel", "AutoModelForSequenceClassification"])
+    def test_runs_when_allowed_and_scores_alike(self, tmp_path: Path, auto: str) -> None:
+        ids = [[9, 8, 7], [5, 6]]
+        own = load(self.save(tmp_path / "own", auto), trust_remote_code=True)
+        assert own.identity.architecture == "Model" and own.identity.head_module == "v_head"
+        plain = load(save_rm(tmp_path / "plain"))
+        torch.testing.assert_close(own.read(ids).reward, plain.read(ids).reward, atol=1e-5, rtol=1e-5)
+
+    def test_its_post_processing_is_seen(self, tmp_path: Path) -> None:
+        backbone = load(self.save(tmp_path, "AutoModel", "torch.sigmoid"), trust_remote_code=True)
+        with pytest.raises(BackboneError, match="the model applies a sigmoid after its head"):
+            backbone.read([[9, 8, 7], [5, 6]])
+
+
+@pytest.mark.parametrize(("family", "limit"), [("llama", 128), ("bert", 128), ("roberta", 126), ("deberta-v2", 128)])
+def test_the_limit_leaves_out_positions_no_token_gets(family: str, limit: int) -> None:
+    model = build_model(family)
+    assert model_limit(model) == limit
+    # Known answer: the model runs at its limit. Past it, tables of positions have no row.
+    last = torch.full((1, limit), 7)
+    model(input_ids=last)
+    if family in ("bert", "roberta"):
+        with pytest.raises((IndexError, RuntimeError)):
+            model(input_ids=torch.full((1, limit + 1), 7))
+
+
+def test_a_model_that_states_no_limit() -> None:
+    model = build_model("llama")
+    model.config.max_position_embeddings = -1
+    assert model_limit(model) is None
+
+
+def test_the_tokenizers_limit_counts_too(tmp_path: Path) -> None:
+    save_rm(tmp_path)
+    path = tmp_path / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "model_max_length": 77}))
+    backbone = load(tmp_path)
+    assert backbone.text_rule.max_length == 77 and backbone.limit == 128
+
+
+def test_each_process_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert choose_device("auto") == torch.device("cuda", 3)
+
+
+def test_a_hub_snapshot_is_named_by_its_hub_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_rm(tmp_path)
+    found = replace(open_checkpoint(str(tmp_path)), name="owner/rm", revision="c0ffee")
+    monkeypatch.setattr("ebrm.backbone.load.open_checkpoint", lambda *_: found)
+    identity = load("owner/rm").identity
+    assert identity.name == "owner/rm" and identity.revision == "c0ffee"

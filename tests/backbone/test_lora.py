@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+from tests.tiny import build_model, save_rm
+from torch import nn
+from transformers import AutoModelForSequenceClassification
+
+from ebrm.backbone.checkpoint import open_checkpoint
+from ebrm.backbone.load import load_backbone
+from ebrm.backbone.lora import attach_adapter
+from ebrm.backbone.read import Backbone
+from ebrm.backbone.settings import BackboneSettings
+from ebrm.errors import BackboneError
+
+IDS = [[9, 8, 7, 6], [5, 150], [100, 101, 102, 103, 104, 2]]
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*gradient_checkpointing.*:FutureWarning"
+)  # peft asks transformers by an old name
+
+
+def load(folder: Path, **settings: Any) -> Backbone:
+    return load_backbone(BackboneSettings(str(folder), device="cpu", **settings))
+
+
+def save_adapter(folder: Path, base: Path, family: str = "llama", kind: str = "SEQ_CLS", **config: Any) -> Path:
+    """Save an adapter with random, non-zero weights on the saved base model."""
+    torch.manual_seed(1)
+    maker = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1)
+    targets = ["query", "value"] if family == "bert" else ["q_proj", "v_proj"]
+    modules = config.pop("modules_to_save", ["classifier", "pooler"] if family == "bert" else ["score"])
+    model = get_peft_model(
+        maker, LoraConfig(task_type=kind, r=4, lora_alpha=8, target_modules=targets, modules_to_save=modules, **config)
+    )
+    for name, parameter in model.named_parameters():
+        if "lora_" in name or "modules_to_save" in name:
+            nn.init.normal_(parameter, std=0.3)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(("family", "head"), [("llama", "score"), ("bert", "classifier")])
+def test_merged_scores_as_base_with_adapter_does(tmp_path: Path, family: str, head: str) -> None:
+    base = save_rm(tmp_path / "base", family, "base")  # no head: the adapter brings it
+    adapter = save_adapter(tmp_path / "adapter", base, family)
+    backbone = load(adapter)
+    assert backbone.identity.head_module == head
+    own = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1)
+    unmerged = attach_adapter(own, adapter).eval()
+    with torch.no_grad():
+        expected = torch.cat([unmerged(input_ids=torch.tensor([ids])).logits[:, 0] for ids in IDS])
+        without = torch.cat([own.base_model(input_ids=torch.tensor([ids])).last_hidden_state[:, -1] for ids in IDS])
+    reading = backbone.read(IDS)
+    torch.testing.assert_close(reading.reward, expected, atol=1e-4, rtol=1e-4)
+    assert without.shape == reading.embedding.shape
+
+
+def test_the_adapter_counts(tmp_path: Path) -> None:
+    base = save_rm(tmp_path / "base")
+    adapter = save_adapter(tmp_path / "adapter", base)
+    with_it, without = load(adapter), load(base)
+    assert float((with_it.read(IDS).reward - without.read(IDS).reward).abs().max()) > 0.01
+    assert with_it.identity.mismatch(without.identity) is not None
+    before = with_it.identity.weights_fingerprint
+    path = adapter / "adapter_model.safetensors"
+    tensors = load_file(path)
+    save_file({name: value * 2 for name, value in tensors.items()}, path)
+    assert load(adapter).identity.weights_fingerprint != before
+
+
+def test_the_tokenizer_is_the_bases_unless_the_adapter_has_one(tmp_path: Path) -> None:
+    base = save_rm(tmp_path / "base")
+    backbone = load(save_adapter(tmp_path / "adapter", base))
+    assert backbone.text_rule.template != "plain"  # the base model's tokenizer has a chat template
+
+
+def test_a_base_that_is_a_whole_reward_model_keeps_its_head(tmp_path: Path) -> None:
+    base = save_rm(tmp_path / "base")
+    adapter = save_adapter(tmp_path / "adapter", base, kind="FEATURE_EXTRACTION", modules_to_save=None)
+    backbone = load(adapter)
+    torch.testing.assert_close(backbone.head.weight, build_model("llama").score.weight)
+
+
+def test_a_head_that_a_trainer_saved_beside_the_adapter(tmp_path: Path) -> None:
+    base = save_rm(tmp_path / "base", kind="causal")
+    adapter = save_adapter(tmp_path / "adapter", base, kind="FEATURE_EXTRACTION", modules_to_save=None)
+    edit = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps({**edit, "task_type": "CAUSAL_LM"}))
+    weight = torch.randn(1, 32, generator=torch.Generator().manual_seed(0))
+    save_file(
+        {"v_head.summary.weight": weight, "v_head.summary.bias": torch.ones(1)}, adapter / "value_head.safetensors"
+    )
+    backbone = load(adapter)
+    assert backbone.identity.head_module == "v_head.summary"
+    own = attach_adapter(AutoModelForSequenceClassification.from_pretrained(base, num_labels=1), adapter).eval()
+    with torch.no_grad():
+        hidden = torch.cat(
+            [own.base_model.model.model(input_ids=torch.tensor([ids])).last_hidden_state[:, -1] for ids in IDS]
+        )
+    torch.testing.assert_close(backbone.read(IDS).reward, (hidden @ weight.T)[:, 0] + 1, atol=1e-4, rtol=1e-4)
+
+
+class TestRefused:
+    def test_no_head_anywhere(self, tmp_path: Path) -> None:
+        base = save_rm(tmp_path / "base", kind="base")
+        adapter = save_adapter(tmp_path / "adapter", base, kind="FEATURE_EXTRACTION", modules_to_save=None)
+        with pytest.raises(
+            BackboneError, match=r"holds no reward head \(modules_to_save is None\), and its base model has none"
+        ):
+            load(adapter)
+
+    def test_a_pooler_that_nobody_trained(self, tmp_path: Path) -> None:
+        base = save_rm(tmp_path / "base", "bert", "base")
+        tensors = {k: v for k, v in load_file(base / "model.safetensors").items() if not k.startswith("pooler.")}
+        save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+        adapter = save_adapter(tmp_path / "adapter", base, "bert", modules_to_save=["classifier"])
+        with pytest.raises(BackboneError, match="lacks weights that the model needs: bert.pooler.dense.bias"):
+            load(adapter)
+
+    def test_tensors_missing_from_the_adapter(self, tmp_path: Path) -> None:
+        adapter = save_adapter(tmp_path / "adapter", save_rm(tmp_path / "base"))
+        path = adapter / "adapter_model.safetensors"
+        tensors = load_file(path)
+        lost = next(name for name in tensors if "lora_A" in name)
+        save_file({name: value for name, value in tensors.items() if name != lost}, path)
+        with pytest.raises(BackboneError, match="does not fit its base model .*missing adapter keys"):
+            load(adapter)
+
+    def test_another_base_model(self, tmp_path: Path) -> None:
+        adapter = save_adapter(tmp_path / "adapter", save_rm(tmp_path / "base"))
+        save_rm(tmp_path / "base", hidden_size=64)
+        with pytest.raises(BackboneError, match="The adapter .* does not fit its base model"):
+            load(adapter)
+
+    def test_a_base_model_that_is_gone(self, tmp_path: Path) -> None:
+        adapter = save_adapter(tmp_path / "adapter", save_rm(tmp_path / "base"))
+        (tmp_path / "base").rename(tmp_path / "moved")
+        with pytest.raises(
+            BackboneError, match=r"adapter is an adapter on .*base, which could not be opened. There is no"
+        ):
+            load(adapter)
+        config = json.loads((adapter / "adapter_config.json").read_text())
+        (adapter / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "../moved"}))
+        load(adapter)  # a relative folder counts from the adapter
+        (adapter / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": None}))
+        with pytest.raises(BackboneError, match="does not name its base model"):
+            load(adapter)
+
+    def test_without_peft(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        adapter = save_adapter(tmp_path / "adapter", save_rm(tmp_path / "base"))
+        monkeypatch.setitem(sys.modules, "peft", None)
+        with pytest.raises(BackboneError, match="needs peft, which is not installed: pip install peft"):
+            load(adapter)
+
+    def test_two_labels(self, tmp_path: Path) -> None:
+        adapter = save_adapter(tmp_path / "adapter", save_rm(tmp_path / "base"))
+        path = adapter / "adapter_model.safetensors"
+        tensors = load_file(path)
+        save_file({n: v if "score" not in n else torch.ones(2, 32) for n, v in tensors.items()}, path)
+        with pytest.raises(BackboneError, match="two-label classifier"):
+            load(adapter)
+
+
+def test_an_adapter_is_a_checkpoint_without_its_own_configuration(tmp_path: Path) -> None:
+    found = open_checkpoint(str(save_adapter(tmp_path / "adapter", save_rm(tmp_path / "base"))))
+    assert found.adapter is not None and found.config == {}

@@ -1,0 +1,295 @@
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.tiny import DECODERS, FAMILIES, byte_tokenizer, edit_config, save_rm
+from torch import Tensor
+
+from ebrm.backbone import families, read
+from ebrm.backbone.load import load_backbone
+from ebrm.backbone.read import Backbone, pooled
+from ebrm.backbone.settings import BackboneSettings
+from ebrm.errors import BackboneError
+
+SAVED: dict[str, Path] = {}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    if not SAVED:
+        SAVED.update({family: save_rm(tmp_path_factory.mktemp(family), family) for family in FAMILIES})
+    return SAVED
+
+
+def load(folder: Path, **settings: Any) -> Backbone:
+    return load_backbone(BackboneSettings(str(folder), device="cpu", **settings))
+
+
+@pytest.fixture(scope="module")
+def llama(folders: dict[str, Path]) -> Backbone:
+    return load(folders["llama"])
+
+
+def texts(count: int, longest: int = 40, seed: int = 0) -> list[list[int]]:
+    draw = random.Random(seed)
+    return [[draw.randrange(5, 190) for _ in range(draw.randint(1, longest))] for _ in range(count)]
+
+
+def alone(backbone: Backbone, ids: list[int]) -> tuple[Tensor, float]:
+    """The embedding and reward of one text by transformers' own means: no padding, last hidden state, own logit."""
+    with torch.no_grad():
+        output = backbone.model(input_ids=torch.tensor([ids]), output_hidden_states=True)
+    return output.hidden_states[-1][0], float(output.logits[0, 0])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rewards_are_the_models_own(folders: dict[str, Path], family: str) -> None:
+    backbone = load(folders[family])
+    ids = texts(9)
+    reading = backbone.read(ids)
+    own = torch.tensor([alone(backbone, row)[1] for row in ids])
+    torch.testing.assert_close(reading.reward, own, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(backbone.head(reading.embedding), reading.reward)
+    assert reading.embedding.shape == (9, backbone.embedding_size) and reading.embedding.dtype == torch.float32
+    assert float(reading.reward.std()) > 0.01  # the texts do differ
+
+
+@pytest.mark.parametrize("family", DECODERS)
+def test_embeddings_are_the_last_hidden_state_at_the_last_token(folders: dict[str, Path], family: str) -> None:
+    backbone = load(folders[family])
+    ids = [row for row in texts(6) if len(row) > 1]
+    reading = backbone.read(ids)
+    for row, embedding in zip(ids, reading.embedding, strict=True):
+        hidden = alone(backbone, row)[0]
+        torch.testing.assert_close(embedding, hidden[-1], atol=1e-4, rtol=1e-4)
+        assert (
+            float((embedding - hidden[-2]).norm() / hidden[-1].norm()) > 0.05
+        )  # the token before is another embedding
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("budget", [1, 37, 100, 16384])
+def test_rewards_do_not_depend_on_the_batch(folders: dict[str, Path], family: str, budget: int) -> None:
+    backbone = load(folders[family], token_budget=budget)
+    ids = texts(12, seed=budget)
+    reading = backbone.read(ids)
+    shuffled = list(range(12))
+    random.Random(1).shuffle(shuffled)
+    again = backbone.read([ids[row] for row in shuffled])
+    assert float((reading.reward[shuffled] - again.reward).abs().max()) <= 1e-5
+    assert backbone.batch_drift(ids) <= 1e-5
+
+
+@given(order=st.permutations(range(8)), budget=st.integers(1, 200))
+def test_rows_come_back_in_the_order_given(llama: Backbone, order: list[int], budget: int) -> None:
+    ids = texts(8)
+    llama.token_budget = budget
+    expected = llama.read(ids)
+    found = llama.read([ids[row] for row in order])
+    torch.testing.assert_close(found.embedding, expected.embedding[order], atol=1e-5, rtol=1e-5)
+
+
+def test_no_text_and_one_text(llama: Backbone) -> None:
+    nothing = llama.read([])
+    assert nothing.embedding.shape == (0, 32) and nothing.reward.shape == (0,)
+    assert llama.batch_drift([]) == 0.0
+    one = llama.read([[5, 6, 7]])
+    assert one.embedding.shape == (1, 32) and one.reward.shape == (1,)
+
+
+def test_works_and_stays_usable_under_inference_mode(llama: Backbone) -> None:
+    with torch.inference_mode():
+        inside = llama.read([[5, 6, 7], [8]])
+    torch.testing.assert_close(inside.reward, llama.read([[5, 6, 7], [8]]).reward)
+    weight = torch.zeros(32, requires_grad=True)
+    (llama.read([[5, 6, 7]]).embedding @ weight).sum().backward()  # what is read outside can be trained on
+    assert weight.grad is not None
+
+
+class TestPadding:
+    """The padding token never decides where a text ends."""
+
+    def test_texts_that_end_in_the_padding_token(self, folders: dict[str, Path]) -> None:
+        backbone = load(folders["llama"])
+        pad = backbone.tokenizer.pad_token_id
+        ids = [[9, 8, 7, pad], [9, 8, 7], [9, pad, pad], [pad]]
+        reading = backbone.read(ids)
+        with torch.no_grad():
+            hidden = [backbone.model.model(input_ids=torch.tensor([row])).last_hidden_state[0, -1] for row in ids]
+        torch.testing.assert_close(reading.embedding, torch.stack(hidden), atol=1e-4, rtol=1e-4)
+        assert abs(float(reading.reward[0] - reading.reward[1])) > 1e-3
+
+    @pytest.mark.parametrize("pad", ["</s>", None])
+    def test_padding_with_the_end_token_or_none(self, tmp_path: Path, pad: str | None) -> None:
+        save_rm(tmp_path)
+        tokenizer = byte_tokenizer(pad=pad)
+        tokenizer.save_pretrained(tmp_path)
+        end = tokenizer.eos_token_id
+        edit_config(tmp_path, pad_token_id=end if pad else None)
+        backbone = load(tmp_path)
+        ids = [[9, 8, 7, end], [9, 8, 7], [9, end]]
+        size = backbone.model.get_input_embeddings().weight.shape
+        together, single = backbone.read(ids), [load(tmp_path).read([row]) for row in ids]
+        torch.testing.assert_close(
+            together.reward, torch.cat([reading.reward for reading in single]), atol=1e-5, rtol=0
+        )
+        assert abs(float(together.reward[0] - together.reward[1])) > 1e-3
+        assert backbone.model.get_input_embeddings().weight.shape == size
+
+    @pytest.mark.parametrize("shift", [-1, 1])
+    def test_a_shifted_position_is_refused(
+        self, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, shift: int
+    ) -> None:
+        backbone = load(folders["llama"])
+        monkeypatch.setattr(read, "last_position", lambda mask: (families.last_position(mask) + shift) % mask.shape[1])
+        with pytest.raises(BackboneError, match="the head applied to the embedding gives .* but the model reports"):
+            backbone.read(texts(6))
+
+    def test_last_position_for_padding_on_either_side(self) -> None:
+        mask = torch.tensor([[1, 1, 0, 0], [0, 0, 1, 1], [1, 1, 1, 1], [1, 0, 0, 0], [0, 1, 1, 0]])
+        assert families.last_position(mask).tolist() == [1, 3, 3, 0, 2]
+
+
+class TestBatches:
+    @staticmethod
+    def batches(
+        backbone: Backbone, monkeypatch: pytest.MonkeyPatch, limit: int | None = None, error: Any = None
+    ) -> list[Any]:
+        seen: list[Any] = []
+        real = backbone.model.forward
+
+        def forward(input_ids: Tensor, attention_mask: Tensor, **rest: Any) -> Any:
+            if limit is not None and input_ids.numel() > limit:
+                raise error
+            seen.append(tuple(input_ids.shape))
+            return real(input_ids=input_ids, attention_mask=attention_mask, **rest)
+
+        monkeypatch.setattr(backbone.model, "forward", forward)
+        return seen
+
+    def test_stay_within_the_budget_and_are_sorted(
+        self, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        backbone = load(folders["llama"], token_budget=100)
+        backbone.read([[5]])  # the first read makes one more forward, for its check
+        seen = self.batches(backbone, monkeypatch)
+        backbone.read(texts(30))
+        assert sum(rows for rows, _ in seen) == 30
+        assert all(rows * length <= 100 for rows, length in seen)
+        lengths = [length for _, length in seen]
+        assert lengths == sorted(lengths, reverse=True)
+
+    def test_a_text_above_the_budget_runs_alone(
+        self, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        backbone = load(folders["llama"], token_budget=10)
+        backbone.read([[5]])
+        seen = self.batches(backbone, monkeypatch)
+        backbone.read([[5] * 30, [6] * 5, [7] * 5, [8] * 5])
+        assert seen == [(1, 30), (2, 5), (1, 5)]
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+            RuntimeError(
+                "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes."
+            ),
+            RuntimeError(
+                "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 "
+                "bytes."
+            ),
+        ],
+    )
+    def test_are_halved_when_memory_runs_out(
+        self, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, error: Exception
+    ) -> None:
+        backbone = load(folders["llama"])
+        ids = texts(20)
+        expected = backbone.read(ids)
+        seen = self.batches(backbone, monkeypatch, limit=150, error=error)
+        found = backbone.read(ids)
+        torch.testing.assert_close(found.reward, expected.reward, atol=1e-5, rtol=0)
+        assert sum(rows for rows, _ in seen) == 20 and max(rows * length for rows, length in seen) <= 150
+
+    def test_that_cannot_be_halved_name_the_row(
+        self, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        backbone = load(folders["llama"])
+        backbone.read([[5]])
+        self.batches(backbone, monkeypatch, limit=10, error=torch.OutOfMemoryError("CUDA out of memory"))
+        with pytest.raises(BackboneError, match="too small for a single text: row 1 has 11 tokens"):
+            backbone.read([[5] * 3, [6] * 11])
+
+    def test_other_errors_are_not_taken_for_it(self, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+        backbone = load(folders["llama"])
+        self.batches(backbone, monkeypatch, limit=0, error=RuntimeError("shapes do not match"))
+        with pytest.raises(RuntimeError, match="shapes do not match"):
+            backbone.read([[5]])
+
+
+class TestRefused:
+    def test_numbers_that_are_not_finite_name_the_row(self, folders: dict[str, Path]) -> None:
+        for value in (float("nan"), float("inf")):
+            backbone = load(folders["llama"])
+            with torch.no_grad():
+                backbone.model.get_input_embeddings().weight[77] = value
+            backbone.read([[5, 6], [7]])
+            with pytest.raises(
+                BackboneError, match=r"1 of 3 texts an embedding or reward .* not a finite number, first row 1 \(2 tok"
+            ):
+                backbone.read([[5, 6], [77, 5], [7]])
+
+    @pytest.mark.parametrize(
+        ("ids", "said"),
+        [
+            ([[5], []], "Row 1 has no tokens"),
+            ([[5], [6] * 129], "Row 1 has 129 tokens, and .* takes at most 128"),
+            ([[5, 100_000]], "Row 0 holds the token id 100000, but .* knows ids 0 to"),
+            ([[5, -1]], "Row 0 holds the token id -1"),
+        ],
+    )
+    def test_token_ids_the_model_cannot_take(self, llama: Backbone, ids: list[list[int]], said: str) -> None:
+        with pytest.raises(BackboneError, match=said):
+            llama.read(ids)
+
+    def test_shapes_it_does_not_know(self) -> None:
+        mask = torch.ones(2, 3, dtype=torch.int64)
+        for shape in ((3, 4), (2, 4, 5), (6, 4), (1, 3, 4)):
+            with pytest.raises(BackboneError, match="The head got a tensor of shape"):
+                pooled(torch.zeros(shape), mask)
+        assert pooled(torch.zeros(2, 1, 4), mask).shape == (2, 4)
+        assert pooled(torch.zeros(2, 4), mask).shape == (2, 4)
+
+    def test_a_head_that_does_not_run_once(self, folders: dict[str, Path]) -> None:
+        backbone = load(folders["llama"])
+        backbone._head = torch.nn.Linear(32, 1)
+        with pytest.raises(BackboneError, match="ran its head score 0 times"):
+            backbone.read([[5]])
+
+
+def test_half_precision_is_read_and_its_head_computes_in_float32(folders: dict[str, Path]) -> None:
+    backbone = load(folders["llama"], dtype="bfloat16")
+    assert backbone.model.get_input_embeddings().weight.dtype == torch.bfloat16
+    assert backbone.head.weight.dtype == torch.float32 and backbone.identity.dtype == "bfloat16"
+    reading = backbone.read(texts(8))
+    assert reading.reward.dtype == torch.float32
+    assert not torch.equal(reading.reward, reading.reward.bfloat16().float())  # not rounded on the way
+    exact = load(folders["llama"]).read(texts(8))
+    torch.testing.assert_close(reading.reward, exact.reward, atol=0.2, rtol=0.1)
+
+
+def test_the_model_is_frozen(llama: Backbone) -> None:
+    assert not llama.model.training and not any(p.requires_grad for p in llama.model.parameters())
+
+
+def test_tokenize_uses_the_text_rule(llama: Backbone) -> None:
+    found = llama.tokenize("Hi", "Yes")
+    assert found is not None
+    assert llama.tokenizer.decode(found.ids).startswith("<s><|start|>user\nHi<|end|>")
