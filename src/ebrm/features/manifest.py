@@ -1,0 +1,223 @@
+"""The manifest of a features folder: what made it, what it must be resumed with, and whether its files are whole."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from ebrm.errors import FeaturesError
+from ebrm.features.shards import shard_name
+from ebrm.files import read_json, sha256_file
+
+MANIFEST = "manifest.json"
+TABLES = ("items.parquet", "pairs.parquet")
+FORMAT = "ebrm-features"
+FORMAT_VERSION = 1
+MISSING = "is missing"
+
+# A field that is not compared where both sides state the other one, which decides it.
+_STANDS_FOR = {"name": "weights_fingerprint", "revision": "weights_fingerprint", "template": "template_sha256"}
+
+# What must be equal for a run to continue, or to return, what is in a folder.
+_IDENTITY = ("origin", "backbone", "text", "data", "embedding_dtype", "shard_rows")
+
+
+def describe(
+    *,
+    origin: str,
+    backbone: dict[str, Any] | None,
+    text: dict[str, Any] | None,
+    data: dict[str, Any] | None,
+    embedding_dtype: str,
+    embedding_size: int,
+    shard_rows: int,
+    items: int,
+    pairs: int,
+    **more: Any,
+) -> dict[str, Any]:
+    """The manifest of a run that is about to start.
+
+    Args:
+        origin: "extracted", "imported" or "memory".
+        backbone: Identity of the reward model.
+        text: Identity of the text rule; None when no text was involved.
+        data: Fingerprint of the preferences, or of the imported files.
+        embedding_dtype: Number type of stored embeddings.
+        embedding_size: Length d of an embedding.
+        shard_rows: Items a shard.
+        items: Number of items n.
+        pairs: Number of pairs p.
+        more: Further entries, or other values for these: `tokens` of all items, `truncated` (items whose prompt was
+            cut), `dropped` (pairs left out because a side was too long), `dropped_texts`, `content` (what came of the
+            data under the text rule, as SHA-256), `pairing` (how imported rows became pairs), `preferences`.
+    """
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "complete": False,
+        "origin": origin,
+        "backbone": backbone,
+        "text": text,
+        "data": data,
+        "embedding_dtype": embedding_dtype,
+        "embedding_size": embedding_size,
+        "shard_rows": shard_rows,
+        "items": items,
+        "pairs": pairs,
+        "tokens": None,
+        "truncated": 0,
+        "dropped": 0,
+        "dropped_texts": 0,
+        "content": None,
+        "batch_drift": None,
+        "files": {},
+        **more,
+    }
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Read and check the manifest of the folder `path`.
+
+    Raises:
+        FeaturesError: No folder, no manifest, not ours, or of a newer format.
+    """
+    if not path.is_dir():
+        raise FeaturesError(f"There is no folder {path}. Make features with `ebrm features`, or correct the path.")
+    try:
+        manifest = read_json(path / MANIFEST)
+    except FileNotFoundError:
+        raise FeaturesError(
+            f"{path} holds no features: there is no {MANIFEST} in it. Make features with `ebrm features`."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise FeaturesError(
+            f"{path / MANIFEST} cannot be read: {error}. Without it nobody knows what made these features: "
+            "copy the folder again, or delete it and make them anew."
+        ) from None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise FeaturesError(f"{path / MANIFEST} is not the manifest of an ebrm features folder.")
+    if manifest.get("format_version") != FORMAT_VERSION:
+        raise FeaturesError(
+            f"The features in {path} have format version {manifest.get('format_version')}; this ebrm reads version "
+            f"{FORMAT_VERSION}. Use the version of ebrm that made them, or make them anew."
+        )
+    wanted = describe(
+        origin="", backbone=None, text=None, data=None, embedding_dtype="float32", embedding_size=0, shard_rows=1,
+        items=0, pairs=0,
+    )  # fmt: skip
+    missing = sorted(set(wanted) - set(manifest))
+    counts = [manifest.get(name) for name in ("embedding_size", "shard_rows", "items", "pairs")]
+    if missing or not all(type(count) is int and count >= 0 for count in counts) or manifest["shard_rows"] < 1:
+        raise FeaturesError(
+            f"{path / MANIFEST} is damaged: {'it lacks ' + ', '.join(missing) if missing else f'counts {counts}'}. "
+            "Copy the folder again, or delete it and make the features anew."
+        )
+    return manifest
+
+
+def shard_count(manifest: dict[str, Any]) -> int:
+    """Number of shards."""
+    return -(-manifest["items"] // manifest["shard_rows"])
+
+
+def rows_of_shard(manifest: dict[str, Any], number: int) -> int:
+    """Number of items in shard `number`."""
+    return min(manifest["shard_rows"], manifest["items"] - number * manifest["shard_rows"])
+
+
+def file_names(manifest: dict[str, Any]) -> list[str]:
+    """Every file the manifest vouches for."""
+    return [*TABLES, *(shard_name(number) for number in range(shard_count(manifest)))]
+
+
+def find_faults(path: Path, manifest: dict[str, Any], verify: bool) -> dict[str, str]:
+    """What is wrong with the files of a complete folder: file name -> "is missing" or "is damaged: …"."""
+    faults = {}
+    for name in file_names(manifest):
+        try:
+            size, digest = manifest["files"][name]["bytes"], manifest["files"][name]["sha256"]
+        except (KeyError, TypeError):
+            faults[name] = f"is not listed in {MANIFEST}"
+            continue
+        file = path / name
+        if not file.is_file():
+            faults[name] = MISSING
+        elif file.stat().st_size != size:
+            faults[name] = f"is damaged: it has {file.stat().st_size} bytes, expected {size}"
+        elif verify and sha256_file(file) != digest:
+            faults[name] = "is damaged: its SHA-256 is not the one in the manifest"
+    return faults
+
+
+def fault_message(path: Path, manifest: dict[str, Any], faults: dict[str, str]) -> str:
+    """One paragraph that names up to five faulty files and says how to mend them."""
+    named = [f"{name} {what}" for name, what in list(faults.items())[:5]]
+    if len(faults) > 5:
+        named.append(f"and {len(faults) - 5} more files likewise")
+    damaged = [name for name, what in faults.items() if what != MISSING]
+    return f"The features in {path} cannot be used: {'; '.join(named)}. {remedy(manifest, 'mend', bool(damaged))}"
+
+
+def remedy(manifest: dict[str, Any], what: str, delete: bool = False) -> str:
+    """What to do about an unfinished (`finish`) or faulty (`mend`) folder."""
+    command = {
+        "extracted": "run `ebrm features` again with the same options",
+        "imported": "import again with the same options",
+    }.get(manifest["origin"], "write them again, or copy the folder again")
+    if what == "finish":
+        return f"To finish, {command}: finished shards are not redone."
+    first = "Delete the damaged files named here and " if delete else ""
+    return f"{first}{command if first else command[0].upper() + command[1:]}: only what is missing is made anew."
+
+
+def identity(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The part of a manifest that must be equal for a run to continue or to return what is there."""
+    return {name: manifest[name] for name in _IDENTITY}
+
+
+def difference(
+    ours: Any, theirs: Any, here: str, there: str, common: bool = False, ignore: Collection[str] = ()
+) -> str | None:
+    """The first fields in which two identities differ, naming both sides; None if there are none.
+
+    A reward model's name and revision are not compared when both sides state the fingerprint of its weights, nor a
+    template's source when both state its SHA-256.
+
+    Args:
+        ours: One identity, possibly nested.
+        theirs: The other.
+        here: What to call the first in the message.
+        there: What to call the second.
+        common: Compare only what both sides state.
+        ignore: Fields that need not be equal.
+    """
+    left, right = _flatten(ours), _flatten(theirs)
+    unlike = []
+    for name in sorted(set(left) | set(right)):
+        if common and (left.get(name) is None or right.get(name) is None):
+            continue
+        prefix, _, last = name.rpartition(".")
+        digest = f"{prefix}.{_STANDS_FOR.get(last)}".removeprefix(".")
+        if last in ignore or (left.get(digest) is not None and right.get(digest) is not None):
+            continue
+        if left.get(name) != right.get(name):
+            unlike.append(f"{name} is {_short(left.get(name))} for {here} and {_short(right.get(name))} for {there}")
+    return "; ".join(unlike[:4]) or None
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: value} if prefix else {}
+    flat: dict[str, Any] = {}
+    for key, entry in value.items():
+        flat.update(_flatten(entry, f"{prefix}.{key}" if prefix else str(key)))
+    return flat
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "not stated"
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 100 else text[:97] + "…"

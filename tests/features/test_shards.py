@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from ebrm.features import shards
+from ebrm.features.shards import DTYPES, EmbeddingRows, MappedShard, shard_bytes, shard_name, shard_size
+
+
+def make(folder: Path, sizes: list[int], width: int = 3, dtype: str = "float32") -> tuple[EmbeddingRows, torch.Tensor]:
+    """Shards of the given sizes on disk as one matrix, and that matrix in memory."""
+    generator = torch.Generator().manual_seed(0)
+    whole = torch.randn(sum(sizes), width, generator=generator).to(DTYPES[dtype])
+    mapped, start = [], 0
+    for number, size in enumerate(sizes):
+        path = folder / shard_name(number)
+        path.write_bytes(shard_bytes(whole[start : start + size], torch.arange(start, start + size).float()))
+        mapped.append(MappedShard(path, size, width, dtype))
+        start += size
+    return EmbeddingRows(mapped, width), whole.float()
+
+
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory):
+    return make(tmp_path_factory.mktemp("uneven"), [4, 4, 1, 4, 2])
+
+
+@pytest.mark.parametrize("dtype", sorted(DTYPES))
+def test_a_shard_reads_back_what_was_written_and_other_tools_can_read_it(tmp_path, dtype):
+    embedding, reward = torch.randn(7, 4).to(DTYPES[dtype]), torch.randn(7)
+    path = tmp_path / "s.safetensors"
+    path.write_bytes(shard_bytes(embedding, reward))
+    shard = MappedShard(path, 7, 4, dtype)
+    assert torch.equal(shard.embedding, embedding) and torch.equal(shard.reward, reward)
+    assert torch.equal(load_file(path)["embedding"], embedding)
+    assert 0 < path.stat().st_size - shard_size(7, 4, dtype) < 400
+
+
+@given(st.lists(st.integers(-15, 14), max_size=40))
+def test_rows_come_in_the_order_of_the_index(uneven, index):
+    rows, whole = uneven
+    index = torch.tensor(index, dtype=torch.int64)
+    assert torch.equal(rows[index], whole[index])
+
+
+@given(st.slices(15))
+def test_slices_mean_what_they_mean_for_a_list(uneven, cut):
+    rows, whole = uneven
+    assert torch.equal(rows[cut], whole[list(range(15))[cut]])
+
+
+def test_shape_length_and_types(tmp_path):
+    rows, whole = make(tmp_path, [3, 2], dtype="bfloat16")
+    assert (len(rows), rows.shape, rows.dtype, rows.stored_dtype) == (5, (5, 3), torch.float32, torch.bfloat16)
+    got = rows[torch.tensor([4, 0])]
+    assert got.dtype == torch.float32 and torch.equal(got, whole[[4, 0]])
+
+
+def test_what_is_given_is_a_copy(uneven):
+    rows, whole = uneven
+    rows[0:3].zero_()
+    rows[torch.tensor([1])].zero_()
+    assert torch.equal(rows[:], whole)
+
+
+@pytest.mark.parametrize("index", [[15], [-16], [0, 99]])
+def test_an_index_out_of_range_is_refused(uneven, index):
+    with pytest.raises(IndexError, match="15 rows"):
+        uneven[0][torch.tensor(index)]
+
+
+@pytest.mark.parametrize("index", [torch.tensor([True] * 15), torch.tensor([0.5]), torch.tensor([[0]]), torch.tensor(1)])
+def test_other_kinds_of_index_are_refused(uneven, index):
+    with pytest.raises(TypeError, match="LongTensor"):
+        uneven[0][index]
+
+
+def test_rows_can_be_read_in_inference_mode(uneven):
+    rows, whole = uneven
+    with torch.inference_mode():
+        assert torch.equal(rows[torch.tensor([14, 3])], whole[[14, 3]])
+
+
+def resident() -> int:
+    """Bytes of this process's memory that are its own, and that are pages of files."""
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return sum(int(lines[name].split()[0]) * 1024 for name in ("RssAnon", "RssFile", "RssShmem"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is measured through /proc")
+@pytest.mark.parametrize("order", ["sequential", "random"])
+def test_memory_stays_flat_while_everything_is_read(tmp_path, monkeypatch, order):
+    monkeypatch.setattr(shards, "RESIDENT_BYTES", 4 * 2**20)
+    rows, _ = make(tmp_path, [1024] * 12, width=1024)  # 48 MiB
+    positions = torch.arange(len(rows))
+    if order == "random":
+        positions = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
+    rows[positions[:64]]
+    before, most = resident(), 0
+    for chunk in positions.split(64):
+        rows[chunk] if order == "random" else rows[int(chunk[0]) : int(chunk[-1]) + 1]
+        most = max(most, resident() - before)
+    assert most < 16 * 2**20
+
+
+def header(text: bytes, data: bytes = b"") -> bytes:
+    return struct.pack("<Q", len(text)) + text + data
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\0" * 7,
+        b"\xff" * 64,
+        header(b"not json"),
+        header(b"[]"),
+        header(b"{}"),
+        header(b'{"embedding": 3, "reward": 4}'),
+        struct.pack("<Q", 10**12) + b"{}",
+        header(
+            b'{"embedding":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},'
+            b'"reward":{"dtype":"F32","shape":[2],"data_offsets":[24,99]}}',
+            b"\0" * 99,
+        ),
+    ],
+)
+def test_what_is_no_shard_is_refused(tmp_path, content):
+    path = tmp_path / "s"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="safetensors|does not fit|bytes"):
+        MappedShard(path, 2, 3, "float32")
+
+
+def test_a_shard_cut_short_or_with_other_shapes_is_refused(tmp_path):
+    path = tmp_path / "s"
+    whole = shard_bytes(torch.zeros(4, 3), torch.zeros(4))
+    path.write_bytes(whole[:-1])
+    with pytest.raises(ValueError, match="bytes"):
+        MappedShard(path, 4, 3, "float32")
+    path.write_bytes(whole + b"\0")
+    with pytest.raises(ValueError, match="expected"):
+        MappedShard(path, 4, 3, "float32")
+    path.write_bytes(whole)
+    for rows, width, dtype in ((3, 3, "float32"), (4, 2, "float32"), (4, 3, "bfloat16")):
+        with pytest.raises(ValueError, match="its `embedding` is"):
+            MappedShard(path, rows, width, dtype)
+    save_file({"embedding": torch.zeros(4, 3), "reward": torch.zeros(4, 1)}, path)
+    with pytest.raises(ValueError, match="its `reward` is"):
+        MappedShard(path, 4, 3, "float32")

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ebrm.errors import FeaturesError
+from ebrm.features.tables import ITEM_SCHEMA, PAIR_SCHEMA, read_items, read_pairs, table_bytes
+
+PAIRS = {
+    "chosen": np.array([0, 2]),
+    "rejected": np.array([1, 3]),
+    "prompt_id": ["a", "b\0🙂"],
+    "source": np.array(["s", None], dtype=object),
+    "category": [None, None],
+    "strength": np.array([np.nan, 0.25], dtype=np.float32),
+    "split": ["train", "test"],
+    "where": [None, "x:1"],
+    "rm_training": np.array([True, False]),
+}
+
+
+def test_pairs_come_back_as_they_were(tmp_path):
+    path = tmp_path / "key=value" / "pairs.parquet"  # a folder name that looks like a partition
+    path.parent.mkdir()
+    path.write_bytes(table_bytes(PAIRS, PAIR_SCHEMA))
+    back = read_pairs(path)
+    assert back["chosen"].dtype == np.int64
+    assert {name: list(values) for name, values in back.items()} == {
+        **{name: list(values) for name, values in PAIRS.items()},
+        "strength": [None, 0.25],
+    }
+
+
+def test_items_come_back_as_they_were(tmp_path):
+    items = {"prompt_id": ["a", None], "tokens": np.array([3, 4]), "truncated": [None, 0]}
+    (tmp_path / "i").write_bytes(table_bytes(items, ITEM_SCHEMA))
+    assert read_items(tmp_path / "i") == {"prompt_id": ["a", None], "tokens": [3, 4], "truncated": [None, 0]}
+
+
+def test_equal_tables_are_equal_bytes():
+    assert table_bytes(PAIRS, PAIR_SCHEMA) == table_bytes(dict(reversed(PAIRS.items())), PAIR_SCHEMA)
+
+
+def test_what_cannot_be_stored_is_named():
+    with pytest.raises(FeaturesError, match="Column source"):
+        table_bytes(PAIRS | {"source": ["\ud83d", None]}, PAIR_SCHEMA)
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1 and then nothing", None])
+def test_a_file_that_is_not_the_table_is_refused(tmp_path, content):
+    path = tmp_path / "pairs.parquet"
+    if content is None:
+        pq.write_table(pa.table({"chosen": [1]}), path)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(FeaturesError, match="pairs.parquet cannot be read"):
+        read_pairs(path)
