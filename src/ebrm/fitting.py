@@ -1,0 +1,253 @@
+"""The main job in order: preferences → features → splits → filter → density → model."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ebrm.backbone.load import Backbone, load_backbone
+from ebrm.backbone.settings import BackboneSettings
+from ebrm.curate.conflict import ConflictReport, filter_conflicts
+from ebrm.energy.fit import Epoch, PairRows, fit_density
+from ebrm.energy.settings import FitSettings, InferenceSettings, NetworkSettings
+from ebrm.errors import DataError, ModelError
+from ebrm.features.extract import extract_features
+from ebrm.features.settings import FeatureSettings
+from ebrm.features.shards import EmbeddingRows
+from ebrm.features.store import Features, Pairs, open_features
+from ebrm.model import EnergyRewardModel, ModelRecord
+from ebrm.preferences.load import load_preferences
+from ebrm.preferences.schema import Preferences
+from ebrm.preferences.settings import PreferenceSettings, TextSettings
+from ebrm.preferences.split import split_by_prompt
+
+logger = logging.getLogger(__name__)
+
+#: Names that data sets give to their held-out parts.
+_SPLIT_NAMES = {
+    "train": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "dev": "validation",
+    "test": "test",
+}
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Rows of the pair table (ascending int64 indices) in each prompt-disjoint part, and how they were chosen."""
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+    how: str
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A fitted model with what it was fitted on, for the report.
+
+    Attributes:
+        model: the energy reward model.
+        features: embeddings and rewards of every pair.
+        splits: which pairs were used for what; the test pairs were used for nothing.
+        conflicts: the filter's report on the training pairs, also where the filter is off.
+        history: one entry an epoch.
+        preferences: the texts, where there are any.
+        seconds: wall time of the stages.
+    """
+
+    model: EnergyRewardModel
+    features: Features
+    splits: Splits
+    conflicts: ConflictReport
+    history: tuple[Epoch, ...]
+    preferences: Preferences | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def fit(
+    backbone: str | Backbone | None = None,
+    preferences: Any = None,
+    *,
+    features: Features | str | Path | None = None,
+    work: str | Path | None = None,
+    backbone_settings: BackboneSettings | None = None,
+    data: PreferenceSettings = PreferenceSettings(),  # noqa: B008 - frozen
+    text: TextSettings = TextSettings(),  # noqa: B008 - frozen
+    feature_settings: FeatureSettings = FeatureSettings(),  # noqa: B008 - frozen
+    network: NetworkSettings = NetworkSettings(),  # noqa: B008 - frozen
+    training: FitSettings = FitSettings(),  # noqa: B008 - frozen
+    inference: InferenceSettings = InferenceSettings(),  # noqa: B008 - frozen
+    device: str = "auto",
+    on_epoch: Callable[[Epoch], None] | None = None,
+) -> Fitted:
+    """Refine a frozen reward model with preference pairs (EBRM, arXiv 2504.13134).
+
+    Args:
+        backbone: name or folder of a reward model, "demo", or one already loaded. Not needed with `features`.
+        preferences: a source that :func:`ebrm.load_preferences` reads, or its result. Not needed with `features`.
+        features: features read before (`ebrm features`, :func:`ebrm.import_features`), instead of the two above.
+        work: folder for features and checkpoint, so that a stopped run goes on; a temporary one if not given.
+        backbone_settings, data, text, feature_settings: how to load, read, tokenise and store.
+        network, training, inference: the energy, its training and how rewards are read off it.
+        device: where to fit: "auto" (a GPU if there is one), "cpu", "cuda", …
+        on_epoch: called after every epoch.
+
+    Raises:
+        EbrmError: anything about the inputs that the user can mend.
+    """
+    if (features is None) == (backbone is None or preferences is None):
+        raise DataError("Give either a backbone and preferences, or features; this call has both or neither.")
+    with tempfile.TemporaryDirectory(prefix="ebrm-") as scratch:
+        folder = Path(work) if work is not None else Path(scratch)
+        seconds: dict[str, float] = {}
+        loaded: Backbone | None = None
+        prefs: Preferences | None = None
+        if features is None:
+            assert backbone is not None
+            prefs = preferences if isinstance(preferences, Preferences) else load_preferences(preferences, data)
+            logger.info(prefs.report.summary())
+            if isinstance(backbone, Backbone):
+                loaded = backbone
+            else:
+                settings = backbone_settings or BackboneSettings(backbone=backbone)
+                loaded = load_backbone(replace(settings, backbone=backbone), text)
+            started = time.monotonic()
+            read = extract_features(loaded, prefs, folder / "features", feature_settings)
+            seconds["features"] = time.monotonic() - started
+            if work is None:
+                everything = EmbeddingRows([read.embedding(slice(None))], read.embedding_size)
+                read = replace(read, path=None, embeddings=everything)
+        else:
+            read = features if isinstance(features, Features) else open_features(features)
+        return _fit_features(
+            read, network, training, inference, device,
+            checkpoint=folder / "checkpoint.safetensors", on_epoch=on_epoch, backbone=loaded, preferences=prefs,
+            seconds=seconds,
+        )  # fmt: skip
+
+
+def _fit_features(
+    features: Features,
+    network: NetworkSettings,
+    training: FitSettings,
+    inference: InferenceSettings,
+    device: str,
+    *,
+    checkpoint: Path,
+    on_epoch: Callable[[Epoch], None] | None,
+    backbone: Backbone | None,
+    preferences: Preferences | None,
+    seconds: dict[str, float],
+) -> Fitted:
+    pairs = features.pairs
+    splits = choose_splits(pairs, training)
+    logger.info(
+        "Pairs: %d to train on, %d to choose the epoch, %d to measure (%s).",
+        len(splits.train), len(splits.validation), len(splits.test), splits.how,
+    )  # fmt: skip
+    started = time.monotonic()
+    train = pairs.take(splits.train)
+    reward = features.reward
+    chosen, rejected = (reward[torch.from_numpy(side)] for side in (train.chosen, train.rejected))
+    conflicts = filter_conflicts(chosen, rejected, train.source.tolist(), train.category.tolist())
+    logger.info(conflicts.summary())
+    if training.filter_conflicts:
+        train = train.take(np.flatnonzero(conflicts.keep.numpy()))
+    seconds["filter"] = time.monotonic() - started
+    if len(train) == 0:
+        raise ModelError(
+            f"Nothing is left to fit on: of {len(conflicts.keep)} training pairs the conflict filter kept none "
+            f"({conflicts.overall.dropped} contradict the base RM, {conflicts.overall.tied} are ties). Check that "
+            "chosen and rejected are not swapped and that the reward model is the right one; --no-filter-conflicts "
+            "fits on all pairs anyway."
+        )
+    started = time.monotonic()
+    fitted = fit_density(
+        features.embeddings, reward, _rows(train), _rows(pairs.take(splits.validation)),
+        network=network, training=training, inference=inference, device=_device(device),
+        checkpoint=checkpoint, on_epoch=on_epoch,
+    )  # fmt: skip
+    seconds["fit"] = time.monotonic() - started
+    record = ModelRecord(
+        network=network,
+        training=training,
+        inference=inference,
+        backbone=features.manifest["backbone"],
+        text_rule=features.manifest["text"],
+        data={
+            "origin": features.manifest["data"],
+            "pairs": len(pairs),
+            "train": len(splits.train),
+            "validation": len(splits.validation),
+            "test": len(splits.test),
+            "split": splits.how,
+            "sources": _counts(pairs.source),
+        },
+        filter=conflicts.to_dict() | {"used": training.filter_conflicts},
+        history=tuple(epoch.to_dict() for epoch in fitted.history),
+        best_epoch=fitted.best_epoch,
+    )
+    model = EnergyRewardModel(fitted.density, record, backbone)
+    return Fitted(model, features, splits, conflicts, fitted.history, preferences, seconds)
+
+
+def choose_splits(pairs: Pairs, training: FitSettings) -> Splits:
+    """Divide pairs into train / validation / test, never with a prompt in two of them.
+
+    Where the data's `split` column names at least two of train, validation and test, it is followed: pairs whose
+    prompt also stands in a held-out part are left out of the part that would learn from it, and a missing part is cut
+    from the training prompts. Otherwise all three are cut by a hash of the prompt, with the settings' fractions.
+
+    Raises:
+        DataError: no training pairs are left.
+    """
+    named = np.array([_SPLIT_NAMES.get(str(name).lower(), "") for name in pairs.split], dtype=object)
+    present = {name for name in named if name}
+    wanted = {"validation": training.validation_fraction, "test": training.test_fraction}
+    if len(present) >= 2 and "train" in present:
+        rest = np.flatnonzero((named == "train") | (named == ""))
+        parts = {name: np.flatnonzero(named == name) for name in wanted if name in present}
+        how = "the data's own splits"
+    else:
+        rest, parts, how = np.arange(len(pairs)), {}, f"by prompt, seed {training.seed}"
+    missing = {name: share for name, share in wanted.items() if name not in parts}
+    cut = split_by_prompt(pairs.prompt_id[rest].tolist(), missing | {"train": 1 - sum(missing.values())}, training.seed)
+    for name in missing:
+        parts[name] = rest[cut[name]]
+    if missing and len(parts) > len(missing):
+        how += f", {' and '.join(missing)} cut by prompt"
+    train, held = rest[cut["train"]], set(pairs.prompt_id[parts["test"]].tolist())
+    validation = parts["validation"][[p not in held for p in pairs.prompt_id[parts["validation"]]]]
+    held |= set(pairs.prompt_id[validation].tolist())
+    clean = train[[p not in held for p in pairs.prompt_id[train]]]
+    if len(clean) < len(train):
+        how += f"; {len(train) - len(clean)} training pairs left out because a held-out part has their prompt"
+    if len(clean) == 0:
+        raise DataError(
+            f"Of {len(pairs)} pairs with {len(set(pairs.prompt_id.tolist()))} different prompts, none is left to train "
+            "on after holding out prompts to choose the epoch and to measure the result. Give more pairs."
+        )
+    return Splits(np.sort(clean), np.sort(validation), np.sort(parts["test"]), how)
+
+
+def _rows(pairs: Pairs) -> PairRows:
+    return PairRows(torch.from_numpy(pairs.chosen), torch.from_numpy(pairs.rejected))
+
+
+def _counts(names: Sequence[str | None] | np.ndarray) -> dict[str, int]:
+    values, counts = np.unique([str(name or "-") for name in names], return_counts=True)
+    return dict(zip(values.tolist(), counts.tolist(), strict=True))
+
+
+def _device(device: str) -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device)

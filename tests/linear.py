@@ -1,0 +1,35 @@
+"""Features made in code: rewards linear in the embedding, and pairs labelled by a noisy reading of them."""
+
+from __future__ import annotations
+
+import torch
+
+from ebrm.energy.settings import FitSettings, NetworkSettings
+from ebrm.features.store import Features, Pairs
+
+TINY = NetworkSettings(joint_widths=(24, 12), dropout=0.0)
+QUICK = FitSettings(epochs=6, learning_rate=5e-3, batch_rows=64, nodes=32, patience=0)
+IDENTITY = {
+    "name": "made-in-code",
+    "revision": None,
+    "weights_fingerprint": "0" * 64,
+    "architecture": "Made",
+    "head_module": "score",
+    "dtype": "float32",
+    "attention": "own",
+}
+
+
+def linear_features(
+    pairs: int = 300, size: int = 8, noise: float = 0.5, swapped: bool = False, seed: int = 0
+) -> Features:
+    """`pairs` pairs, one prompt each, over twice as many items; labels follow reward + noise (or its opposite)."""
+    generator = torch.Generator().manual_seed(seed)
+    embedding = torch.randn(2 * pairs, size, generator=generator)
+    reward = 3 + 2 * embedding @ torch.randn(size, generator=generator) / size**0.5
+    judged = reward + noise * torch.randn(2 * pairs, generator=generator)
+    first = torch.arange(0, 2 * pairs, 2)
+    better = (judged[first] > judged[first + 1]) != swapped
+    chosen, rejected = torch.where(better, first, first + 1), torch.where(better, first + 1, first)
+    table = Pairs.build(chosen.numpy(), rejected.numpy(), category=["a", "b"] * (pairs // 2))
+    return Features.from_tensors(embedding, reward, table, backbone=IDENTITY)

@@ -1,0 +1,55 @@
+"""The model card says what the record says."""
+
+from __future__ import annotations
+
+from ebrm.energy.settings import FitSettings, InferenceSettings, NetworkSettings
+from ebrm.model import ModelRecord
+from ebrm.model_card import model_card
+
+METRICS = {
+    "base": {"accuracy": 0.512, "low": 0.5, "high": 0.53},
+    "refined": {"accuracy": 0.634, "low": 0.6, "high": 0.66},
+    "difference": {"value": 0.122, "low": 0.1, "high": 0.15},
+    "pairs": 1234,
+}
+
+
+def card(**changes: object) -> str:
+    values = {
+        "backbone": {"name": "owner/rm", "revision": "abc"},
+        "data": {"origin": "pairs|of.jsonl", "pairs": 10, "sources": {"x": 7, "y": 3}},
+        "filter": {"kept": 7, "dropped": 2, "tied": 1, "used": True},
+        "history": ({"epoch": 1}, {"epoch": 2}),
+        "best_epoch": 2,
+        "metrics": METRICS,
+    }
+    record = ModelRecord(NetworkSettings(), FitSettings(), InferenceSettings(), **{**values, **changes})  # type: ignore[arg-type]
+    return model_card(record.to_dict())
+
+
+def test_measured_numbers_stand_in_percent_with_intervals() -> None:
+    text = card()
+    assert "| base | 51.2 | 50.0 to 53.0 |" in text
+    assert "| refined | 63.4 | 60.0 to 66.0 |" in text
+    assert "| difference | 12.2 | 10.0 to 15.0 |" in text
+    assert "1,234 held-out pairs" in text
+
+
+def test_without_a_measurement_it_says_so() -> None:
+    assert "Nothing was measured" in card(metrics={})
+    assert "Nothing was measured" in card(metrics={"pairs": 0, "base": None, "refined": None, "difference": None})
+
+
+def test_data_filter_and_settings_stand_there() -> None:
+    text = card()
+    assert "kept 7 of 10 training pairs" in text and "| x | 7 |" in text
+    assert "| training.learning_rate | 9e-05 |" in text
+    assert "Epochs run: 2; kept: 2." in text
+
+
+def test_a_bar_in_a_name_does_not_break_the_table() -> None:
+    assert "pairs\\|of.jsonl" in card()
+
+
+def test_it_begins_with_hub_metadata() -> None:
+    assert card().startswith("---\nlibrary_name: ebrm\n")

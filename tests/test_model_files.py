@@ -1,0 +1,74 @@
+"""A model's folder: complete, checked, never half-written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.linear import QUICK, TINY, linear_features
+
+from ebrm.errors import ModelError
+from ebrm.fitting import fit
+from ebrm.model import EnergyRewardModel
+from ebrm.model_files import download_model, read_model
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    fit(features=linear_features(60), network=TINY, training=QUICK).model.save_pretrained(tmp_path / "m")
+    return tmp_path / "m"
+
+
+def test_only_safetensors_json_and_the_card_are_written(folder: Path) -> None:
+    assert sorted(p.name for p in folder.iterdir()) == ["README.md", "config.json", "energy.safetensors"]
+
+
+@pytest.mark.parametrize("name", ["config.json", "energy.safetensors"])
+def test_a_missing_file_is_named(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    with pytest.raises(ModelError, match=f"holds no {name}"):
+        EnergyRewardModel.from_pretrained(folder)
+
+
+def test_one_altered_byte_of_the_weights_is_noticed(folder: Path) -> None:
+    path = folder / "energy.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(ModelError, match="energy.safetensors is damaged.*SHA-256"):
+        read_model(folder)
+
+
+def test_a_config_that_is_not_json_is_named(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+    with pytest.raises(ModelError, match="not readable JSON"):
+        read_model(folder)
+
+
+def test_a_plain_reward_model_s_folder_is_recognised_as_such(folder: Path) -> None:
+    (folder / "config.json").write_text('{"architectures": ["LlamaForSequenceClassification"]}')
+    with pytest.raises(ModelError, match="perhaps a plain reward model"):
+        read_model(folder)
+
+
+def test_an_unknown_setting_in_the_config_is_an_error_not_ignored(folder: Path) -> None:
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    config["network"]["colour"] = "red"
+    path.write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="cannot be put together.*colour"):
+        EnergyRewardModel.from_pretrained(folder)
+
+
+def test_neither_folder_nor_hub_name() -> None:
+    with pytest.raises(ModelError, match="no-such/model is neither a folder here nor"):
+        download_model("no-such/model", None, None, None, True)
+
+
+def test_saving_over_a_model_replaces_it(folder: Path) -> None:
+    before = (folder / "energy.safetensors").read_bytes()
+    fit(features=linear_features(60, seed=5), network=TINY, training=QUICK).model.save_pretrained(folder)
+    assert (folder / "energy.safetensors").read_bytes() != before
+    EnergyRewardModel.from_pretrained(folder)
+    assert not list(folder.glob(".*"))
