@@ -28,10 +28,11 @@ def main(venv: Path, unusable: bool) -> None:
             venv.mkdir()
             setting_up.write_text(os.getcwd())
             run(lock, sys.executable, "-m", "venv", str(venv))
+            print("Installing the versions in constraints.txt: a few minutes, 2 GB or more on disk.", flush=True)
         else:
+            print(f"Bringing {venv} up to date.", flush=True)
             os.replace(ready, setting_up)
             os.utime(setting_up)
-        print("Installing the versions in constraints.txt: a few minutes, about 2 GB on disk.", flush=True)
         pip = (str(venv / "bin" / "python"), "-m", "pip", "install", "-qq", "-c", "constraints.txt")
         run(lock, *pip, "hatchling", "editables")
         run(lock, *pip, "--no-build-isolation", "-e", ".[demo,dev]")
@@ -82,4 +83,7 @@ def run(lock, *command: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), unusable=len(sys.argv) > 2)
+    try:
+        main(Path(sys.argv[1]), unusable=len(sys.argv) > 2)
+    except KeyboardInterrupt:
+        sys.exit("Stopped. The next make starts the set-up afresh.")

@@ -150,6 +150,7 @@ def fit_density(
             if on_epoch is not None:
                 on_epoch(epoch)
     density.load_state_dict(best)
+    density.zero_grad(set_to_none=True)  # the last step's gradients are as large as the weights
     return Fit(density.eval(), tuple(history), _best_epoch(history))
 
 

@@ -1,0 +1,67 @@
+"""Accuracy of the demonstration RM, as its card states it.
+
+    python recipes/demo_rm/evaluate.py --data DATA
+
+Held-out prompts only, except for the row that says so. AlpacaEval pairs (CC BY-NC data: measured on, never trained on)
+are a sample by prompt of the test part.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import ebrm
+from ebrm.backbone.load import load_backbone
+from ebrm.backbone.settings import BackboneSettings
+from ebrm.evaluate.accuracy import paired_accuracy
+from ebrm.features.extract import extract_features
+from ebrm.features.store import Features, Pairs, open_features
+from ebrm.preferences.load import load_preferences
+from ebrm.preferences.settings import PreferenceSettings, TextSettings
+
+
+def line(name: str, features: Features, pairs: Pairs, origin: str) -> str:
+    """One row of the table: accuracy with its interval over prompts."""
+    chosen = features.reward[torch.from_numpy(pairs.chosen)].numpy()
+    rejected = features.reward[torch.from_numpy(pairs.rejected)].numpy()
+    found = paired_accuracy(chosen, rejected, chosen, rejected, pairs.prompt_id).base
+    interval = f"{100 * found.low:.1f} to {100 * found.high:.1f}"
+    return f"| {name} | {origin} | {len(pairs):,} | {100 * found.value:.1f} | {interval} |"
+
+
+def main() -> None:
+    """Print the table in Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--alpaca-pairs", type=int, default=600)
+    args = parser.parse_args()
+    shipped = open_features(Path(ebrm.__path__[0]) / "demo" / "features")
+    rows = []
+    train = np.flatnonzero(shipped.pairs.split == "train")
+    rows.append(line("its own training pairs (those shipped)", shipped, shipped.pairs.take(train), "people"))
+    held = shipped.pairs.take(np.flatnonzero(shipped.pairs.split != "train"))
+    for category in sorted(set(held.category.tolist())):
+        part = held.take(np.flatnonzero(held.category == category))
+        rows.append(line(f"{category}, held out", shipped, part, "people"))
+    backbone = load_backbone(BackboneSettings(backbone="demo"), TextSettings(truncation="drop"))
+    settings = PreferenceSettings(split="test", limit=args.alpaca_pairs)
+    for name, file, origin in (
+        ("AlpacaEval, test part", "alpaca_eval_pairs", "GPT-4"),
+        ("mixture of its training sources, test part", "train_mix", "mixed"),
+    ):
+        preferences = load_preferences(str(args.data / f"{file}.parquet"), settings)
+        with tempfile.TemporaryDirectory() as folder:
+            features = extract_features(backbone, preferences, Path(folder) / "f")
+            rows.append(line(name, features, features.pairs, origin))
+            print(f"{name}: dropped {features.manifest.get('dropped')}")
+    print("| pairs | labels by | n | accuracy | 95% interval |\n| --- | --- | --- | --- | --- |")
+    print("\n".join(rows))
+
+
+if __name__ == "__main__":
+    main()

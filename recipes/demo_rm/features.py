@@ -1,0 +1,46 @@
+"""Read the demonstration RM's features of the demo's pairs, as shipped in the package.
+
+python recipes/demo_rm/features.py --data DATA --out src/ebrm/demo/features
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rows import demo_rows
+
+from ebrm.backbone.load import load_backbone
+from ebrm.backbone.settings import BackboneSettings
+from ebrm.features.extract import extract_features
+from ebrm.features.settings import FeatureSettings
+from ebrm.preferences.load import load_preferences
+from ebrm.preferences.settings import TextSettings
+
+
+def main() -> None:
+    """Write the features folder."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    rows = demo_rows(args.data)
+    columns = ("prompt", "chosen", "rejected", "source", "category", "part", "rm_training")
+    records = [dict(zip(columns, values, strict=True)) for values in zip(*(rows[c] for c in columns), strict=True)]
+    for record in records:
+        record["split"] = record.pop("part")
+    trained = [bool(record.pop("rm_training")) for record in records]
+    preferences = load_preferences(records)
+    backbone = load_backbone(BackboneSettings(backbone="demo"), TextSettings(truncation="drop"))
+    features = extract_features(
+        backbone,
+        preferences,
+        args.out,
+        FeatureSettings(embedding_dtype="float16", shard_rows=8192),
+        rm_training=trained,
+    )
+    print(f"{len(features)} responses, {len(features.pairs)} pairs, dropped {features.manifest.get('dropped')}")
+
+
+if __name__ == "__main__":
+    main()

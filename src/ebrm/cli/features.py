@@ -1,0 +1,110 @@
+"""`ebrm features --backbone RM --data DATA --out DIR`: read every text once and keep what the reward model says."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from ebrm.backbone.settings import BackboneSettings
+from ebrm.cli.options import Chosen, command
+from ebrm.cli.screen import Screen
+from ebrm.features.settings import FeatureSettings
+from ebrm.preferences.settings import PreferenceSettings, TextSettings
+
+logger = logging.getLogger(__name__)
+
+DATA_HELP = (
+    "Preference pairs: a file, folder or pattern (.jsonl, .json, .csv, .tsv, .parquet), or a Hub data set "
+    "(owner/name[:config][@revision])."
+)
+
+
+@dataclass(frozen=True)
+class FeaturesJob:
+    """What is read and where it goes."""
+
+    data: str = field(metadata={"help": DATA_HELP})
+    out: str = field(metadata={"help": "Folder to write. An unfinished one of the same data and model is continued."})
+
+
+_STAGES = {
+    "job": FeaturesJob,
+    "reward_model": BackboneSettings,
+    "data": PreferenceSettings,
+    "text": TextSettings,
+    "storage": FeatureSettings,
+}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+
+    @command(app, "features", _STAGES)
+    def features(screen: Screen, chosen: Chosen) -> None:
+        """Read preference pairs with a reward model and keep embeddings and rewards on disk.
+
+        Fits and scores can then be made from the folder, without texts and without the reward model. A run that is
+        stopped goes on when the same command is given again. Several GPUs: accelerate launch -m ebrm.cli.main features …
+        """
+        job = chosen.of(FeaturesJob)
+        settings = chosen.of(BackboneSettings)
+        data, text, storage = chosen.of(PreferenceSettings), chosen.of(TextSettings), chosen.of(FeatureSettings)
+        if Path(job.out).is_file():
+            from ebrm.errors import FeaturesError
+
+            raise FeaturesError(f"--out {job.out} is a file. Name a folder.")
+        from ebrm.preferences.load import load_preferences
+
+        preferences = load_preferences(job.data, data)  # logs its report
+        from ebrm.backbone.load import load_backbone
+        from ebrm.features.extract import extract_features
+
+        screen.kept = "Finished shards are kept; run the same command again to go on."
+        made = extract_features(load_backbone(settings, text), preferences, job.out, storage)
+        manifest = made.manifest
+        report = preferences.report
+        screen.facts(
+            [
+                ("data", report.summary()),
+                ("texts", f"{manifest['items']:,} different, {manifest['pairs']:,} pairs{_left_out(manifest)}"),
+                ("embedding", f"{manifest['embedding_size']} numbers, {manifest['embedding_dtype']}"),
+                ("batch drift", _drift(manifest)),
+                ("written", job.out),
+            ]
+        )
+        screen.result(
+            {
+                "out": job.out,
+                "data": report.to_dict(),
+                **{
+                    name: manifest.get(name)
+                    for name in (
+                        "items",
+                        "pairs",
+                        "embedding_size",
+                        "embedding_dtype",
+                        "truncated",
+                        "dropped",
+                        "batch_drift",
+                    )
+                },
+            }
+        )
+
+
+def _left_out(manifest: dict[str, Any]) -> str:
+    parts = []
+    if manifest.get("dropped"):
+        parts.append(f"{manifest['dropped']:,} pairs dropped because a text is too long")
+    if manifest.get("truncated"):
+        parts.append(f"{manifest['truncated']:,} texts with their prompt cut from the left")
+    return "".join(f"; {part}" for part in parts)
+
+
+def _drift(manifest: dict[str, Any]) -> str:
+    drift = manifest.get("batch_drift")
+    return "not measured" if drift is None else f"{drift:.2g} (largest change of a reward between two batchings)"

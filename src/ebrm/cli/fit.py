@@ -1,0 +1,190 @@
+"""`ebrm fit`: from a reward model and preference pairs to a saved model, its report and its numbers."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from ebrm.backbone.settings import BackboneSettings
+from ebrm.cli.features import DATA_HELP
+from ebrm.cli.options import Chosen, command
+from ebrm.cli.screen import Screen
+from ebrm.energy.settings import FitSettings, InferenceSettings, NetworkSettings
+from ebrm.errors import DataError, SettingsError
+from ebrm.features.settings import FeatureSettings
+from ebrm.files import read_json, sha256_json, write_json
+from ebrm.preferences.settings import PreferenceSettings, TextSettings
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FitJob:
+    """What is fitted on what, and where the model goes."""
+
+    out: str = field(
+        metadata={"help": "Folder to write: the model, metrics.json and report.html. An interrupted fit is continued."}
+    )
+    data: str | None = field(default=None, metadata={"help": DATA_HELP})
+    features: str | None = field(
+        default=None,
+        metadata={"help": "Features folder that `ebrm features` wrote, instead of --backbone and --data."},
+    )
+    keep_features: bool = field(
+        default=False, metadata={"help": "Keep the features read in this run in OUT/features, for other fits."}
+    )
+    overwrite: bool = field(default=False, metadata={"help": "Replace a model that is there already."})
+
+
+_STAGES = {
+    "job": FitJob,
+    "reward_model": BackboneSettings,
+    "data": PreferenceSettings,
+    "text": TextSettings,
+    "network": NetworkSettings,
+    "training": FitSettings,
+    "inference": InferenceSettings,
+    "storage": FeatureSettings,
+}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+
+    @command(app, "fit", _STAGES)
+    def fit(screen: Screen, chosen: Chosen) -> None:
+        """Refine a reward model with preference pairs: read, filter, fit, measure, save, report.
+
+        Give --backbone and --data, or --features. Pairs are divided by prompt into those fitted on, those that choose
+        the epoch, and those that measure the result. A fit that is stopped goes on when the same command is given again.
+        """
+        _fit(screen, chosen)
+
+
+def _fit(screen: Screen, chosen: Chosen) -> None:
+    job = chosen.of(FitJob)
+    from_text = job.features is None
+    if from_text and job.data is None:
+        raise SettingsError("Nothing to fit on: give --backbone and --data, or --features.")
+    if not from_text and (job.data is not None or "backbone" in chosen.given(BackboneSettings)):
+        raise SettingsError(
+            "--features was given together with --data or --backbone. Features hold what the reward model said of the "
+            "data: give either the one or the others."
+        )
+    reward_model = chosen.of(BackboneSettings) if from_text else None
+    stages: dict[type, Any] = {
+        kind: chosen.of(kind) for kind in _STAGES.values() if kind not in (FitJob, BackboneSettings)
+    }
+    out = Path(job.out)
+    work = _claim(out, job, [asdict(value) for value in (reward_model, *stages.values()) if value is not None])
+    screen.kept = "What is finished is kept; run the same command again to go on."
+    from ebrm.fitting import fit
+
+    fitted = fit(
+        reward_model.backbone if reward_model is not None else None,
+        job.data,
+        features=job.features,
+        work=work,
+        backbone_settings=reward_model,
+        data=stages[PreferenceSettings],
+        text=stages[TextSettings],
+        feature_settings=stages[FeatureSettings],
+        network=stages[NetworkSettings],
+        training=stages[FitSettings],
+        inference=stages[InferenceSettings],
+        device=str(chosen.given(BackboneSettings).get("device", "auto")),
+    )
+    from ebrm.cli.outcome import write_outcome
+
+    made = work / "model"
+    shutil.rmtree(made, ignore_errors=True)
+    metrics = write_outcome(fitted, made)
+    if job.keep_features and from_text:
+        (work / "features").rename(made / "features")
+    _put_in_place(made, out, work)
+    _show(screen, metrics, out)
+    screen.result({"out": str(out), "metrics": metrics})
+
+
+def _claim(out: Path, job: FitJob, settings: list[dict[str, Any]]) -> Path:
+    """The folder beside `out` where the fit works until it is complete.
+
+    Raises:
+        DataError: something is at `out`, or another fit is unfinished there, without --overwrite.
+    """
+    if not job.overwrite:
+        if out.is_dir() and any(out.iterdir()):
+            raise DataError(
+                f"--out {out} exists already and is not empty; it was left as it is. Choose another name, or --overwrite "
+                "to replace it."
+            )
+        if out.exists() and not out.is_dir():
+            raise DataError(f"--out {out} is a file; it was left as it is. Name a folder that does not exist yet.")
+    elif out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / "config.json").is_file()):
+        raise DataError(f"--out {out} does not hold a model, so --overwrite does not replace it. Choose another name.")
+    work = out.with_name(f".{out.name}.work")
+    mark = {"job": sha256_json([job.data, job.features, settings])}
+    stored: Any = None
+    if (work / "job.json").is_file():
+        try:
+            stored = read_json(work / "job.json")
+        except ValueError:
+            stored = "unreadable"
+    if stored is not None and stored != mark:
+        if not job.overwrite:
+            raise DataError(
+                f"{work} holds an unfinished fit with other data or settings. Give the command that began it to finish "
+                "it, or --overwrite to discard it and start anew."
+            )
+        shutil.rmtree(work)
+    work.mkdir(parents=True, exist_ok=True)
+    write_json(work / "job.json", mark)
+    return work
+
+
+def _put_in_place(made: Path, out: Path, work: Path) -> None:
+    """Move the complete model to `out`; what was there goes only then."""
+    if out.exists():
+        old = work / "old"
+        shutil.rmtree(old, ignore_errors=True)
+        out.rename(old)
+    made.rename(out)
+    shutil.rmtree(work)
+
+
+def _show(screen: Screen, metrics: dict[str, Any], out: Path) -> None:
+    show_accuracy(screen, metrics)
+    facts = [
+        ("pairs kept", f"{metrics['kept_fraction']:.1%} of the training pairs by the conflict filter"),
+        ("model", str(out)),
+        ("numbers", str(out / "metrics.json")),
+    ]
+    if metrics["pairs"]:
+        facts.append(("report", str(out / "report.html")))
+    screen.facts(facts)
+
+
+def show_accuracy(screen: Screen, metrics: dict[str, Any]) -> None:
+    """The table of base and refined accuracy on the held-out pairs; nothing where there are none."""
+    if not metrics["pairs"]:
+        return
+    base, refined, difference = (metrics[name] for name in ("base", "refined", "difference"))
+    rows = [
+        ("base RM", f"{base['accuracy']:.1%}", _range(base)),
+        ("refined", f"{refined['accuracy']:.1%}", _range(refined)),
+        ("difference", f"{100 * difference['value']:+.1f} points", _range(difference, sign=True)),
+    ]
+    title = f"Held-out pairs ranked rightly ({metrics['pairs']:,} pairs, {metrics['prompts']:,} prompts)"
+    screen.table(("", "accuracy", "95% interval"), rows, title)
+
+
+def _range(estimate: dict[str, Any], sign: bool = False) -> str:
+    if estimate["low"] is None:
+        return "-"
+    plus = "+" if sign else ""
+    return f"{100 * estimate['low']:{plus}.1f} to {100 * estimate['high']:{plus}.1f}"

@@ -1,0 +1,189 @@
+"""`ebrm info PATH`: what a saved model or a features folder is, from its JSON alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ebrm.cli.options import Chosen, command
+from ebrm.cli.screen import Screen
+from ebrm.errors import DataError, EbrmError, FeaturesError, ModelError
+from ebrm.files import read_json, sha256_file
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+
+    @command(app, "info", {})
+    def info(
+        screen: Screen,
+        chosen: Chosen,
+        path: Annotated[
+            str,
+            typer.Argument(
+                metavar="PATH", help="A model that `ebrm fit` wrote (or its Hub name), or a features folder."
+            ),
+        ],
+    ) -> None:
+        """Say what a model or a features folder is: its reward model, data, settings and measured numbers."""
+        kind, values, faults = read(path)
+        if faults:
+            error = FeaturesError if kind == "features" else ModelError
+            raise error(f"{path} is not whole: {'; '.join(faults)}. Copy or make it again.")
+        show_features(screen, path, values) if kind == "features" else show_model(screen, path, values)
+        screen.result({"path": path, "kind": kind, kind: values})
+
+
+def read(path: str) -> tuple[str, dict[str, Any], list[str]]:
+    """("model" or "features", its JSON, what is wrong with its files).
+
+    Raises:
+        DataError, ModelError, FeaturesError: neither of the two, or unreadable.
+    """
+    folder = Path(path)
+    if (folder / "manifest.json").is_file():
+        manifest = _json(folder / "manifest.json", FeaturesError)
+        if manifest.get("format") != "ebrm-features":
+            raise FeaturesError(f"{folder / 'manifest.json'} is not the manifest of an ebrm features folder.")
+        return "features", manifest, _feature_faults(folder, manifest)
+    if (folder / "config.json").is_file():
+        config = _json(folder / "config.json", ModelError)
+        if not str(config.get("format", "")).startswith("ebrm-model"):
+            raise ModelError(
+                f"{folder / 'config.json'} is not of an ebrm model. A plain reward model is what `ebrm fit --backbone` takes."
+            )
+        return "model", config, _model_faults(folder, config)
+    if folder.exists():
+        raise DataError(
+            f"{path} is neither a model nor a features folder: it holds no config.json or manifest.json. Give the folder "
+            "that `ebrm fit --out` or `ebrm features --out` wrote."
+        )
+    return "model", _from_hub(path), []
+
+
+def _from_hub(name: str) -> dict[str, Any]:
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return _json(Path(hf_hub_download(name, "config.json")), ModelError)
+    except EbrmError:
+        raise
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(
+            f"There is no folder {name}, and it could not be had from the Hub either ({reason}). Check the name."
+        ) from None
+
+
+def _json(path: Path, kind: type[EbrmError]) -> dict[str, Any]:
+    try:
+        value = read_json(path)
+    except (ValueError, OSError) as error:
+        raise kind(f"{path} cannot be read ({error}). Copy the folder again.") from None
+    if not isinstance(value, dict):
+        raise kind(f"{path} does not hold a JSON object. Copy the folder again.")
+    return value
+
+
+def _model_faults(folder: Path, config: dict[str, Any]) -> list[str]:
+    weights = folder / "energy.safetensors"
+    if not weights.is_file():
+        return ["energy.safetensors is missing"]
+    return [] if sha256_file(weights) == config.get("weights_sha256") else ["energy.safetensors is damaged"]
+
+
+def _feature_faults(folder: Path, manifest: dict[str, Any]) -> list[str]:
+    """By size only: the bytes are checked when the features are used."""
+    if not manifest.get("complete"):
+        return ["the features are unfinished"]
+    faults = []
+    for name, entry in sorted(manifest.get("files", {}).items()):
+        if not (folder / name).is_file():
+            faults.append(f"{name} is missing")
+        elif (folder / name).stat().st_size != entry.get("bytes"):
+            faults.append(f"{name} is damaged")
+    return faults
+
+
+def show_model(screen: Screen, path: str, config: dict[str, Any]) -> None:
+    """The facts of a model for people."""
+    facts = [("model", path), ("reward model", _backbone(config.get("backbone")))]
+    if config.get("text_rule"):
+        facts.append(("text", _text(config["text_rule"])))
+    data, conflicts = config.get("data") or {}, config.get("filter") or {}
+    if data:
+        parts = " / ".join(f"{data.get(name, 0):,}" for name in ("train", "validation", "test"))
+        if isinstance(data.get("origin"), str):
+            facts.append(("data", data["origin"]))
+        facts.append(("pairs", f"{parts} (train / validation / test)"))
+    if "kept" in conflicts:
+        total = sum(conflicts.get(name, 0) for name in ("kept", "dropped", "tied"))
+        used = "" if conflicts.get("used", True) else ", not applied"
+        facts.append(("conflict filter", f"kept {conflicts['kept']:,} of {total:,} training pairs{used}"))
+    for stage in ("network", "training", "inference"):
+        if config.get(stage):
+            facts.append((stage, _settings(config[stage])))
+    if config.get("history"):
+        facts.append(("epochs", f"{len(config['history'])}, the best was {config.get('best_epoch')}"))
+    facts += [(name, _number(value)) for name, value in _flat(config.get("metrics") or {})]
+    screen.facts([*facts, ("written by", f"ebrm {config.get('ebrm_version', '?')}")])
+
+
+def show_features(screen: Screen, path: str, manifest: dict[str, Any]) -> None:
+    """The facts of a features folder for people."""
+    facts = [("features", path), ("reward model", _backbone(manifest.get("backbone")))]
+    if manifest.get("text"):
+        facts.append(("text", _text(manifest["text"])))
+    facts += [
+        ("made", str(manifest.get("origin"))),
+        ("texts", f"{manifest.get('items', 0):,} different, in {manifest.get('pairs', 0):,} pairs"),
+        ("embedding", f"{manifest.get('embedding_size')} numbers, {manifest.get('embedding_dtype')}"),
+    ]
+    for name in ("truncated", "dropped", "batch_drift"):
+        if manifest.get(name):
+            facts.append((name.replace("_", " "), _number(manifest[name])))
+    screen.facts([*facts, ("bytes", f"{sum(entry.get('bytes', 0) for entry in manifest.get('files', {}).values()):,}")])
+
+
+def _backbone(identity: dict[str, Any] | None) -> str:
+    if not identity:
+        return "not known (features made elsewhere)"
+    words = [str(identity.get("name"))]
+    if identity.get("revision"):
+        words.append(f"revision {identity['revision']}")
+    words += [str(identity[key]) for key in ("architecture", "dtype") if identity.get(key)]
+    if identity.get("weights_fingerprint"):
+        words.append(f"weights {str(identity['weights_fingerprint'])[:12]}")
+    return ", ".join(words)
+
+
+def _text(rule: dict[str, Any]) -> str:
+    template = "plain format" if rule.get("template") == "plain" else "chat template"
+    limit, truncation = rule.get("max_length"), rule.get("truncation")
+    return f"{template}, at most {limit:,} tokens, longer: {truncation}" if isinstance(limit, int) else template
+
+
+def _settings(values: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {_number(value)}" for name, value in values.items() if value is not None)
+
+
+def _flat(values: dict[str, Any], before: str = "") -> list[tuple[str, Any]]:
+    rows: list[tuple[str, Any]] = []
+    for name, value in values.items():
+        if isinstance(value, dict):
+            rows += _flat(value, f"{before}{name}.")
+        elif isinstance(value, int | float | str):
+            rows.append((f"{before}{name}", value))
+    return rows
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list):
+        return "-".join(map(_number, value))
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,0 +1,179 @@
+"""Files of rows, in and out: JSONL, CSV and Parquet, a chunk at a time.
+
+Parquet columns keep their types from file to file; CSV holds text only; JSONL keeps whatever JSON can say.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from ebrm.errors import DataError, SettingsError
+from ebrm.files import atomic_path
+from ebrm.preferences.sources import read_rows
+
+Row = dict[str, Any]
+
+_KINDS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet"}
+_LINE_ENDS = {ord(char): f"\\u{ord(char):04x}" for char in "\x85\u2028\u2029"}
+_ROW_GROUP = 32768  # rows a group in joined Parquet files
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some consecutive rows: the first one's number (from 0), where each stands, and their Arrow form if any."""
+
+    first: int
+    rows: list[Row]
+    where: list[str]  # "answers.jsonl:12", one a row
+    table: Any = None  # pyarrow.Table, for Parquet
+
+
+def kind_of(path: Path) -> str:
+    """ "jsonl", "csv" or "parquet" by the name's ending; SettingsError for any other."""
+    kind = _KINDS.get(path.suffix.lower())
+    if kind is None:
+        raise SettingsError(
+            f"--out {path}: scored rows are written as .jsonl, .csv or .parquet, and this name ends in "
+            f"{path.suffix or 'none of them'}."
+        )
+    return kind
+
+
+def read_chunks(path: Path, size: int) -> Iterator[Chunk]:
+    """Yield the rows of a file, `size` at a time (the last chunk may be shorter); DataError where it is damaged."""
+    if not path.exists():
+        raise DataError(f"{path}: there is no such file.")
+    if path.is_dir():
+        raise DataError(f"{path} is a folder; expected a .jsonl, .csv or .parquet file, or a features folder.")
+    if path.suffix.lower() == ".parquet":
+        yield from _parquet_chunks(path, size)
+        return
+    rows = read_rows(path)
+    first = 0
+    while block := list(islice(rows, size)):
+        yield Chunk(first, [row for _, row in block], [where for where, _ in block])
+        first += len(block)
+
+
+def write_part(path: Path, kind: str, chunk: Chunk, added: Sequence[Row], columns: Sequence[str]) -> None:
+    """Write a chunk's rows with the columns of `added` after their own, atomically.
+
+    `columns` are the input's columns in order; in CSV and Parquet every row has all of them.
+    """
+    with atomic_path(path) as partial:
+        if kind == "parquet":
+            import pyarrow.parquet as pq
+
+            pq.write_table(_table(chunk, added, columns), partial)
+        elif kind == "csv":
+            names = [*columns, *added[0]]
+            with open(partial, "w", encoding="utf-8", newline="", errors="surrogatepass") as handle:
+                writer = csv.writer(handle, lineterminator="\n")
+                for row, more in zip(chunk.rows, added, strict=True):
+                    writer.writerow([_csv_cell({**row, **more}.get(name)) for name in names])
+        else:
+            with open(partial, "wb") as handle:
+                for row, more in zip(chunk.rows, added, strict=True):
+                    handle.write(_json_line({**row, **more}))
+
+
+def join_parts(parts: Sequence[Path], out: Path, kind: str, header: Sequence[str]) -> None:
+    """Put parts together as `out`, atomically: bytes after bytes, and row groups for Parquet."""
+    with atomic_path(out) as partial:
+        if kind == "parquet":
+            _join_parquet(parts, partial)
+            return
+        with open(partial, "wb") as handle:
+            if kind == "csv":
+                handle.write((",".join(map(_quoted, header)) + "\n").encode())
+            for part in parts:
+                with open(part, "rb") as piece:
+                    while block := piece.read(1 << 20):
+                        handle.write(block)
+
+
+def _parquet_chunks(path: Path, size: int) -> Iterator[Chunk]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    first = 0
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=size):
+                table = pa.Table.from_batches([batch])
+                where = [f"{path.name}:{first + k + 1}" for k in range(table.num_rows)]
+                yield Chunk(first, table.to_pylist(), where, table)
+                first += table.num_rows
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise DataError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}.") from None
+    except OSError as error:
+        if error.errno:
+            raise
+        raise DataError(f"{path} is damaged: {str(error).splitlines()[0]}.") from None
+
+
+def _table(chunk: Chunk, added: Sequence[Row], columns: Sequence[str]) -> Any:
+    import pyarrow as pa
+
+    table = chunk.table
+    if table is None:
+        arrays = {}
+        for name in columns:
+            try:
+                arrays[name] = pa.array([row.get(name) for row in chunk.rows])
+            except (pa.ArrowInvalid, pa.ArrowTypeError, UnicodeEncodeError) as error:
+                raise DataError(
+                    f"The column {name!r} cannot be written as Parquet ({str(error).splitlines()[0]}, rows from "
+                    f"{chunk.where[0]}): a column has one type there. Give --out a name ending in .jsonl."
+                ) from None
+        table = pa.table(arrays)
+    for name, sample in added[0].items():
+        kind = pa.string() if name.endswith("error") else pa.int64() if isinstance(sample, int) else pa.float32()
+        table = table.append_column(name, pa.array([row[name] for row in added], kind))
+    return table
+
+
+def _join_parquet(parts: Sequence[Path], out: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schemas = [pq.read_schema(part) for part in parts]
+    try:
+        schema = pa.unify_schemas(schemas, promote_options="permissive")
+        with pq.ParquetWriter(out, schema) as writer:
+            held: list[Any] = []
+            for k, part in enumerate(parts):
+                held.append(pq.read_table(part).cast(schema))
+                if sum(table.num_rows for table in held) >= _ROW_GROUP or k == len(parts) - 1:
+                    writer.write_table(pa.concat_tables(held), row_group_size=_ROW_GROUP)
+                    held = []
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+        raise DataError(
+            f"The scored rows cannot be joined in one Parquet file ({str(error).splitlines()[0]}): a column has one "
+            "type there, and these rows differ. Give --out a name ending in .jsonl."
+        ) from None
+
+
+def _json_line(row: Row) -> bytes:
+    # Some readers of lines break at these characters too; in JSON they can only stand inside strings.
+    text = json.dumps(row, ensure_ascii=False, default=str).translate(_LINE_ENDS) + "\n"
+    try:
+        return text.encode()
+    except UnicodeEncodeError:  # a lone surrogate, which only an escape can carry
+        return (json.dumps(row, default=str) + "\n").encode()
+
+
+def _csv_cell(value: Any) -> Any:
+    if isinstance(value, dict | list):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    return value
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"' if any(c in name for c in ',"\r\n') else name

@@ -1,0 +1,129 @@
+"""`ebrm score MODEL IN --out OUT`: refined rewards for every row of a file."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ebrm.backbone.settings import BackboneSettings
+from ebrm.cli.options import Chosen, command
+from ebrm.cli.scoring import ScoreSettings
+from ebrm.cli.screen import Screen
+from ebrm.energy.settings import InferenceSettings
+
+if TYPE_CHECKING:
+    from ebrm.model import EnergyRewardModel
+
+_STAGES = {"scoring": ScoreSettings, "inference": InferenceSettings, "reward_model": BackboneSettings}
+# What a stored model leaves open: where and how fast its reward model runs, and where to find it.
+_ONLY = {"reward_model": ("backbone", "revision", "device", "dtype", "attention", "trust_remote_code", "token_budget")}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+
+    @command(app, "score", _STAGES, _ONLY, saved=("inference", "reward_model"))
+    def score(
+        screen: Screen,
+        chosen: Chosen,
+        model: Annotated[str, typer.Argument(help="Folder that `ebrm fit` wrote, or a Hub name.")],
+        source: Annotated[
+            str,
+            typer.Argument(
+                metavar="IN",
+                help="Rows to score (.jsonl, .json, .csv, .tsv, .parquet): prompt and response, or messages that end in the "
+                "assistant's, or preference pairs. Or a features folder, which needs no reward model.",
+            ),
+        ],
+    ) -> None:
+        """Score a file: every row comes out with its refined reward, base reward and uncertainty.
+
+        The rows keep their columns and order. A run that is stopped, by Ctrl-C or by force, goes on where it was when
+        the same command is given again, and ends with the same bytes. Settings of inference and of the reward model
+        that are not given are those the model was saved with.
+        """
+        _score(screen, chosen, model, source)
+
+
+def _score(screen: Screen, chosen: Chosen, model_name: str, source_name: str) -> None:
+    from ebrm.cli.rows import kind_of
+
+    settings = chosen.of(ScoreSettings)
+    kind_of(Path(settings.out))
+    from ebrm.cli import scoring
+    from ebrm.features.manifest import MANIFEST
+    from ebrm.model import EnergyRewardModel
+
+    model = EnergyRewardModel.from_pretrained(model_name).with_inference(**chosen.given(InferenceSettings))
+    changes = chosen.given(BackboneSettings)
+    path = Path(source_name)
+    if (path / MANIFEST).is_file():
+        opened = scoring.open_feature_pairs(path, settings, model)
+    else:
+        # The rows first: a mistake in them should not wait for a reward model to load.
+        opened = scoring.open_texts(path, settings)
+    screen.note(f"{opened.name}: {opened.count:,} rows, {opened.said}.")
+    job = _job(model, opened, settings, changes)
+    summary = scoring.run(opened, settings, job, screen, lambda: _with_backbone(model, model_name, changes))
+    if summary["errors"]:
+        screen.note(
+            f"{summary['errors']:,} of {summary['rows']:,} rows could not be scored; the reason stands in their column "
+            f"{settings.prefix}error."
+        )
+    _show(screen, settings.out, summary)
+    screen.result({"out": settings.out, **summary})
+
+
+def _with_backbone(model: EnergyRewardModel, name: str, changes: dict[str, Any]) -> EnergyRewardModel:
+    """The model with its reward model loaded by the settings given, checked to be the one fitted on."""
+    if not changes or model.record.text_rule is None:
+        return model
+    from ebrm.backbone.identity import BackboneIdentity
+    from ebrm.backbone.load import load_backbone
+    from ebrm.preferences.settings import TextSettings
+    from ebrm.preferences.text import TextRule
+
+    identity = BackboneIdentity.from_dict(model.record.backbone)
+    saved = {"backbone": identity.name, "revision": identity.revision, "dtype": identity.dtype}
+    rule = TextRule.from_identity(model.record.text_rule)
+    text = TextSettings(**{field.name: getattr(rule, field.name) for field in dataclasses.fields(TextSettings)})
+    loaded = load_backbone(BackboneSettings(**saved | changes), text)
+    checked = type(model).from_pretrained(name, backbone=loaded)
+    return type(model)(checked.density_model, model.record, loaded)
+
+
+def _job(model: EnergyRewardModel, opened: Any, settings: ScoreSettings, changes: dict[str, Any]) -> dict[str, Any]:
+    """What decides the bytes of the output. Not `bad_rows`: rows scored under stop are the same under mark."""
+    import hashlib
+
+    from ebrm import __version__
+    from ebrm.cli.scoring import CHUNK_ROWS
+    from ebrm.files import sha256_json
+
+    weights = hashlib.sha256()
+    for name, tensor in sorted(model.density_model.state_dict().items()):
+        weights.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    stored = model.record.to_dict()
+    return {
+        "input": opened.fingerprint,
+        "model": sha256_json([weights.hexdigest(), stored["network"], stored["text_rule"], stored["backbone"]]),
+        "settings": sha256_json([stored["inference"], changes]),
+        "columns": [list(opened.columns), dict(sorted(settings.columns.items())), settings.prefix],
+        "chunk_rows": CHUNK_ROWS,
+        "version": __version__,
+    }
+
+
+def _show(screen: Screen, out: str, summary: dict[str, Any]) -> None:
+    facts = [
+        ("rows", f"{summary['rows']:,}, {summary['scored']:,} scored"),
+        ("mean reward", f"{summary['mean_reward']:.4g} (base {summary['mean_base_reward']:.4g})"),
+        ("mean std", f"{summary['mean_std']:.4g}"),
+        ("mean change", f"{summary['mean_abs_moved']:.4g} up or down"),
+    ]
+    if "accuracy" in summary:
+        facts.append(("chosen first", f"{summary['accuracy']:.1%} (base {summary['base_accuracy']:.1%})"))
+    screen.facts([*facts, ("written", out)])

@@ -1,0 +1,73 @@
+"""The main job on packaged data, offline: filter, fit, refine, evaluate, score live texts, save, report."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ebrm.backbone.load import load_backbone
+from ebrm.backbone.settings import BackboneSettings
+from ebrm.demo.settings import DEMO_TRAINING
+from ebrm.evaluate.fitted import measure
+from ebrm.evaluate.report import write_report
+from ebrm.evaluate.report_data import LiveScore
+from ebrm.features.store import open_features
+from ebrm.files import read_json, write_json
+from ebrm.fitting import fit
+from ebrm.model import EnergyRewardModel
+from ebrm.preferences.settings import TextSettings
+
+_HERE = Path(__file__).parent
+TITLE = "Energy-based refinement of the demonstration reward model"
+NOTES = (
+    "HH harmless: anthropics/hh-rlhf, harmless-base test split, labels by people (MIT License).",
+    "XSTest: paul-rottger/exaggerated-safety, full compliance against full refusal by human label (CC BY 4.0).",
+    "HHH: Anthropic's HHH alignment questions as packaged in prometheus-eval (Apache License 2.0).",
+    "LLMBar: princeton-nlp/LLMBar, labels by its authors (MIT License).",
+    "Other human labels, training only: LAION-AI/Open-Assistant, WeOpenML/PandaLM, allenai/open-instruct (Apache "
+    "License 2.0), ernie-research/Tool-Augmented-Reward-Model (MIT License).",
+    "The package holds numbers computed from these texts, not the texts.",
+)
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """What the demonstration made: its metrics, the live scores, the model, and where they were written."""
+
+    metrics: dict[str, Any]
+    live: tuple[LiveScore, ...]
+    model: EnergyRewardModel
+    out: Path
+
+
+def run(out: str | Path) -> Demonstration:
+    """Run the demonstration and write `metrics.json`, `model/` and `report.html` into `out`, replacing earlier ones.
+
+    Raises:
+        BackboneError: the extra `demo` is not installed.
+    """
+    out = Path(out)
+    # First, so that a missing extra is said before the work, not after it.
+    backbone = load_backbone(BackboneSettings(backbone="demo"), TextSettings(truncation="drop"))
+    fitted = fit(features=open_features(_HERE / "features"), training=DEMO_TRAINING)
+    model = EnergyRewardModel(fitted.model.density_model, fitted.model.record, backbone)
+    started = time.monotonic()
+    live = tuple(score_live(model, entry["prompt"], entry["responses"]) for entry in read_json(_HERE / "live.json"))
+    seconds = time.monotonic() - started
+    measured = measure(fitted, title=TITLE, live=live, notes=NOTES)
+    assert measured.report is not None  # the packaged features hold test pairs
+    metrics = measured.metrics
+    metrics["seconds"]["live"] = seconds
+    model.record.metrics.update(metrics)
+    model.save_pretrained(out / "model")
+    write_report(out / "report.html", measured.report)
+    write_json(out / "metrics.json", metrics)
+    return Demonstration(metrics, live, model, out)
+
+
+def score_live(model: EnergyRewardModel, prompt: str, responses: list[str]) -> LiveScore:
+    """Score the responses to one prompt through the reward model."""
+    scored = model.score([prompt] * len(responses), responses)
+    return LiveScore(prompt, responses, scored.base_reward.tolist(), scored.reward.tolist(), scored.std.tolist())

@@ -1,0 +1,1 @@
+"""How good are the rewards, how sure can one be of it, and the page that says so."""

@@ -1,0 +1,142 @@
+"""Intervals by resampling prompts: the rows of one prompt are not independent, so they are drawn together.
+
+The percentile bootstrap over clusters (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 8
+and 13). Statistics are functions of column sums, so that a resample is one row of multinomial weights times the
+clusters' sums, and 2,000 of them are a few matrix products. Every statistic of one table of sums sees the same
+resamples: two models compared on it are compared *paired*.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ebrm.errors import DataError
+
+Floats = NDArray[np.float64]
+
+RESAMPLES = 2000
+LEVEL = 0.95
+
+# Drawing multinomial weights costs one binomial a category; counting drawn indices costs one step a cluster.
+_FEW_KINDS = 0.1
+_CHUNK_CELLS = 2_000_000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A measured value and its bootstrap interval, in the value's own unit.
+
+    The interval is NaN to NaN where it cannot be computed (fewer than two prompts).
+    """
+
+    value: float
+    low: float
+    high: float
+
+    def excludes(self, value: float) -> bool:
+        """Whether `value` lies outside the interval; False where there is no interval."""
+        return bool(value < self.low or value > self.high)
+
+
+def cluster_sums(columns: Sequence[ArrayLike], cluster: ArrayLike) -> Floats:
+    """Sum each column within each cluster.
+
+    Args:
+        columns: k arrays of n numbers.
+        cluster: n labels of any sortable type; rows with equal labels are one cluster.
+
+    Returns:
+        Sums [clusters, k] in the sorted order of the labels.
+    """
+    _, index = np.unique(np.asarray(cluster), return_inverse=True)
+    weights = [np.asarray(column, dtype=np.float64) for column in columns]
+    return np.stack([np.bincount(index, weights=weight) for weight in weights], axis=1)
+
+
+def resample_sums(sums: Floats, resamples: int, generator: np.random.Generator) -> Floats:
+    """Total the columns over `resamples` draws of the clusters with replacement.
+
+    Args:
+        sums: each cluster's sums [clusters, k].
+        resamples: how many draws; each has as many clusters as there are.
+        generator: source of the draws.
+
+    Returns:
+        Totals [resamples, k]. They do not depend on the order of the clusters.
+    """
+    clusters = len(sums)
+    # Clusters with equal sums are interchangeable: drawing how often each *kind* comes up is the same experiment.
+    kinds, kind_of, count = np.unique(sums, axis=0, return_inverse=True, return_counts=True)
+    if len(kinds) <= max(1, _FEW_KINDS * clusters):
+        weights = generator.multinomial(clusters, count / clusters, size=resamples)
+        return weights.astype(np.float64) @ kinds
+    kind_of = np.sort(kind_of.ravel())
+    chunk = max(1, _CHUNK_CELLS // clusters)
+    totals = np.empty((resamples, sums.shape[1]))
+    for start in range(0, resamples, chunk):
+        size = min(chunk, resamples - start)
+        drawn = kind_of[generator.integers(0, clusters, size=(size, clusters))]
+        drawn += np.arange(size)[:, None] * len(kinds)
+        weights = np.bincount(drawn.ravel(), minlength=size * len(kinds)).reshape(size, len(kinds))
+        totals[start : start + size] = weights.astype(np.float64) @ kinds
+    return totals
+
+
+def percentile_estimate(value: float, draws: Floats, level: float = LEVEL) -> Estimate:
+    """Put the central `level` share of the resampled values around `value`; draws that are NaN are left out."""
+    draws = draws[np.isfinite(draws)]
+    if not len(draws):
+        return Estimate(float(value), float("nan"), float("nan"))
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    return Estimate(float(value), float(low), float(high))
+
+
+def clustered_mean(
+    value: ArrayLike, cluster: ArrayLike, resamples: int = RESAMPLES, seed: int = 0, level: float = LEVEL
+) -> Estimate:
+    """Mean over rows with its interval over clusters (clusters with more rows weigh more, as in the plain mean).
+
+    Args:
+        value: n numbers.
+        cluster: n labels, usually prompt ids.
+        resamples: how many bootstrap resamples.
+        seed: seed of the resampling.
+        level: share of the resampled values inside the interval.
+    """
+    sums = cluster_sums([np.ones(len(np.asarray(value))), value], cluster)
+    total, weighted = sums.sum(axis=0)
+    if len(sums) < 2:
+        return Estimate(float(weighted / total), float("nan"), float("nan"))
+    draws = resample_sums(sums, resamples, np.random.default_rng(seed))
+    return percentile_estimate(weighted / total, draws[:, 1] / draws[:, 0], level)
+
+
+def finite_array(value: ArrayLike, name: str, length: int | None = None) -> Floats:
+    """Take `value` as a one-dimensional float64 array.
+
+    Args:
+        value: numbers.
+        name: what they are, for the error.
+        length: how many there must be; None accepts any number from one up.
+
+    Raises:
+        DataError: if there are none, or one is NaN or infinite (with the count and the first row).
+        ValueError: if the shape is not [length].
+    """
+    array = np.asarray(value, dtype=np.float64)
+    if array.ndim != 1 or (length is not None and len(array) != length):
+        raise ValueError(f"{name} has shape {array.shape}, expected {(length if length is not None else 'n',)}")
+    if not len(array):
+        raise DataError(f"There are no rows to evaluate: {name} is empty. At least one pair is needed.")
+    bad = np.flatnonzero(~np.isfinite(array))
+    if len(bad):
+        raise DataError(
+            f"{name} holds {len(bad)} of {len(array)} values that are not finite numbers, the first "
+            f"({array[bad[0]]}) in row {bad[0]}. An average over them would say nothing; find out why those rows "
+            "have no number, or leave them out."
+        )
+    return array

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.terminal import child_environment, ebrm, refused
+
+
+def test_a_model(model: Path, rm: Path) -> None:
+    ran = ebrm("info", model)
+    assert ran.code == 0, ran.err
+    for said in (
+        str(rm),
+        "LlamaForSequenceClassification",
+        "chat template, at most 128 tokens",
+        "conflict filter",
+        "epochs",
+    ):
+        assert said in ran.out, said
+    found = ebrm("info", model, "--json").value
+    assert found["kind"] == "model"
+    assert found["model"]["best_epoch"] >= 1
+
+
+def test_features(features: Path) -> None:
+    ran = ebrm("info", features)
+    assert ran.code == 0, ran.err
+    assert "60 pairs" in ran.out.replace("\n", " ")
+    assert ebrm("info", features, "--json").value["features"]["pairs"] == 60
+
+
+def test_neither_needs_torch(model: Path, features: Path) -> None:
+    script = (
+        "import sys\nfrom ebrm.cli.main import main\n"
+        "assert main(['info', sys.argv[1], '-q']) == 0 and main(['info', sys.argv[2], '-q']) == 0\n"
+        "print([name for name in ('torch', 'transformers', 'numpy', 'pyarrow') if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, model, features],
+        capture_output=True, text=True, timeout=60, env=child_environment(), check=True,
+    )  # fmt: skip
+    assert done.stderr.strip() == "[]"
+
+
+def test_what_is_not_whole(model: Path, features: Path, rm: Path, tmp_path: Path) -> None:
+    broken = shutil.copytree(model, tmp_path / "m")
+    data = bytearray((broken / "energy.safetensors").read_bytes())
+    data[-1] ^= 1
+    (broken / "energy.safetensors").write_bytes(data)
+    refused(ebrm("info", broken), "energy.safetensors is damaged")
+    (broken / "energy.safetensors").unlink()
+    refused(ebrm("info", broken), "energy.safetensors is missing")
+    (broken / "config.json").write_text("{")
+    refused(ebrm("info", broken), "config.json", "cannot be read")
+    half = shutil.copytree(features, tmp_path / "f")
+    (half / "shard-00001.safetensors").unlink()
+    (half / "pairs.parquet").write_bytes(b"PAR1")
+    refused(ebrm("info", half), "shard-00001.safetensors is missing", "pairs.parquet is damaged")
+    refused(ebrm("info", rm), "not of an ebrm model", "--backbone")
+    refused(ebrm("info", tmp_path), "neither a model nor a features folder")
+    refused(ebrm("info", "no/model"), "no/model")
+    manifest = json.loads((half / "manifest.json").read_text())
+    (half / "manifest.json").write_text(json.dumps({**manifest, "complete": False}))
+    refused(ebrm("info", half), "unfinished")
+
+
+def test_what_is_wrong_is_said_to_machines_too(model: Path, tmp_path: Path) -> None:
+    broken = shutil.copytree(model, tmp_path / "m")
+    (broken / "energy.safetensors").unlink()
+    ran = ebrm("info", broken, "--json")
+    assert ran.code == 2
+    assert "missing" in json.loads(ran.out)["error"]["message"]

@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import errno
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.terminal import child_environment, ebrm, ebrm_process, refused
+
+from ebrm import __version__
+from ebrm.cli import info
+from ebrm.cli.main import explain, main
+from ebrm.errors import DataError
+
+HEAVY = ("torch", "transformers", "datasets", "numpy", "pyarrow", "pandas", "scipy", "matplotlib", "yaml")
+
+
+def test_help_loads_nothing_heavy() -> None:
+    script = (
+        "import sys\nfrom ebrm.cli.main import main\n"
+        "assert main(['--help']) == 0 and main(['fit', '--help']) == 0\n"
+        f"print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, env=child_environment(), check=True
+    )
+    assert done.stderr.strip() == "[]"
+
+
+def test_help_lists_the_commands_in_the_order_of_the_work() -> None:
+    ran = ebrm("--help")
+    assert ran.code == 0
+    places = [ran.out.index(f"  {name} ") for name in ("fit", "score", "features", "info", "demo")]
+    assert places == sorted(places)
+    assert ebrm().out == ran.out
+
+
+@pytest.mark.parametrize("columns", ["40", "80"])
+@pytest.mark.parametrize("name", [(), ("fit",), ("score",), ("features",), ("info",), ("demo",)])
+def test_help_fits_the_width(monkeypatch: pytest.MonkeyPatch, columns: str, name: tuple[str, ...]) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    ran = ebrm(*name, "--help")
+    assert ran.code == 0
+    # Option names, examples and unbreakable words are never cut; everything that can wrap does.
+    long = [line for line in ran.out.splitlines() if len(line) > int(columns) and len(line.split()) > 4]
+    assert [line for line in long if not line.startswith("  ebrm ")] == []
+
+
+def test_version() -> None:
+    assert ebrm("--version").out == f"ebrm {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("nothing",), ("No such command 'nothing'", "ebrm --help")),
+        (("inf",), ("No such command 'inf'",)),
+        (("info",), ("PATH", "ebrm info --help")),
+        (("info", "a", "b"), ("unexpected",)),
+        (("info", "x", "--jsn"), ("--jsn", "--json")),
+        (("score", "m", "in.jsonl"), ("--out is needed",)),
+        (("score", "m", "in.jsonl", "--out", "o.txt"), (".jsonl, .csv or .parquet",)),
+        (("fit", "--out", "m"), ("--backbone and --data, or --features",)),
+        (("fit", "--out", "m", "--data", "d"), ("--backbone is needed",)),
+        (("fit", "--out", "m", "--data", "d", "--features", "f"), ("either",)),
+        (("fit", "--out", "m", "--size", "huge"), ("small, large",)),
+        (("fit", "--out", "m", "--features", "f", "--dropout", "1.5"), ("dropout", "below 1")),
+        (("fit", "--config", "no.yaml"), ("no.yaml", "no such file")),
+        (("fit", "--features", "nowhere", "--out", "m"), ("nowhere",)),
+    ],
+)
+def test_mistakes_in_typing(
+    arguments: tuple[str, ...], words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused(ebrm(*arguments), *words)
+
+
+def test_an_error_for_machines() -> None:
+    ran = ebrm("info", "/no/such/place", "--json")
+    assert ran.code == 2
+    error = ran.value["error"]
+    assert error["kind"] == "ModelError"
+    assert error["message"] in ran.err.replace("\n", " ")
+
+
+def test_flags_before_the_command_count_too(tmp_path: Path) -> None:
+    assert "error" in ebrm("--json", "info", tmp_path).value
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.ENOSPC, "No space left"), (errno.EACCES, "Permission denied"), (errno.EFBIG, "File too large"),
+        (errno.EEXIST, "--overwrite"), (errno.EDQUOT, "quota"), (errno.EROFS, "can be written"),
+    ],
+)  # fmt: skip
+def test_the_system_refuses(monkeypatch: pytest.MonkeyPatch, number: int, words: str) -> None:
+    def fail(path: str) -> None:
+        raise OSError(number, "…", "/some/file")
+
+    monkeypatch.setattr(info, "read", fail)
+    refused(ebrm("info", "x"), words, "/some/file")
+
+
+def test_safetensors_reports_the_system_in_its_own_way() -> None:
+    class SafetensorError(Exception):
+        pass
+
+    for said in (
+        "Error while serializing: I/O error: No space left on device (os error 28)",
+        'Error while serializing: IoError(Os { code: 28, kind: StorageFull, message: "No space left on device" })',
+    ):
+        assert "No space left" in str(explain(SafetensorError(said)))
+    assert explain(SafetensorError("header too small")) is None
+
+
+@pytest.mark.parametrize("defect", [ValueError("ours"), OSError("without a number"), KeyError("x"), AssertionError()])
+def test_a_defect_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, defect: Exception) -> None:
+    def fail(path: str) -> None:
+        raise defect
+
+    monkeypatch.setattr(info, "read", fail)
+    with pytest.raises(type(defect)):
+        main(["info", "x"])
+    before = "import ebrm.cli.info as info\ndef fail(path): raise ValueError('ours')\ninfo.read = fail"
+    if isinstance(defect, ValueError):
+        ran = ebrm_process("info", "x", before=before)
+        assert ran.code == 1
+        assert "Traceback" in ran.err
+
+
+def test_an_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(info, "read", fail)
+    ran = ebrm("info", "x")
+    assert ran.code == 130
+    assert ran.err == "ebrm: Interrupted. Nothing was written.\n"
+
+
+def test_a_reader_that_has_gone() -> None:
+    before = (
+        "import os, ebrm.cli.info as info\nread_end, write_end = os.pipe()\nos.close(read_end)\nos.dup2(write_end, 1)\n"
+        "info.read = lambda path: ('model', {}, [])"
+    )
+    ran = ebrm_process("info", "x", before=before)
+    assert ran.code == 1
+    assert ran.err == ""
+
+
+def test_an_error_with_odd_characters_stays_one_paragraph(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: str) -> None:
+        raise DataError("a\x1b[2Jb \x00 ü 🙂:\n  first\n\n\n  second \r\n")
+
+    monkeypatch.setattr(info, "read", fail)
+    ran = ebrm("info", "x")
+    refused(ran, "a\\x1b[2Jb \\x00 ü 🙂", "\n  first\n  second\n")
+
+
+def test_environment_and_log_levels_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    import logging
+    import os
+
+    monkeypatch.delenv("TRANSFORMERS_VERBOSITY", raising=False)
+    level, handlers = logging.getLogger("ebrm").level, list(logging.getLogger().handlers)
+    ebrm("--help")
+    assert "TRANSFORMERS_VERBOSITY" not in os.environ
+    assert (logging.getLogger("ebrm").level, logging.getLogger().handlers) == (level, handlers)
+
+
+def test_json_is_valid_even_for_odd_text() -> None:
+    assert json.loads(ebrm("info", "/no/\u2028 ü", "--json").out)["error"]
