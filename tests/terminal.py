@@ -1,4 +1,4 @@
-"""Running `ebrm` in tests: in this process where that is enough, in one of its own where a signal or a limit is tested."""
+"""Running `ebrm` in tests: in this process, or in one of its own where a signal or a limit is tested."""
 
 from __future__ import annotations
 
@@ -71,7 +71,8 @@ def ebrm_forked(*arguments: object, before: Callable[[], None]) -> Ran:
             try:
                 os.dup2(out.fileno(), 1)
                 os.dup2(err.fileno(), 2)
-                sys.stdout, sys.stderr = open(1, "w", encoding="utf-8"), open(2, "w", encoding="utf-8")
+                sys.stdout = open(1, "w", encoding="utf-8")  # noqa: SIM115
+                sys.stderr = open(2, "w", encoding="utf-8")  # noqa: SIM115
                 before()
                 code = main([str(argument) for argument in arguments])
             except BaseException:

@@ -24,6 +24,19 @@ CHAT_TEMPLATE = (
 DECODERS = ("llama", "qwen2", "qwen3", "mistral", "gemma", "gpt_neox")
 ENCODERS = ("bert", "roberta", "deberta-v2", "electra")
 FAMILIES = (*DECODERS, *ENCODERS)
+MORE_FAMILIES = (
+    "gpt2",
+    "opt",
+    "bloom",
+    "phi3",
+    "mixtral",
+    "gemma3_text",
+    "modernbert",
+    "distilbert",
+    "bart",
+    "t5",
+    "xlnet",
+)
 
 _SIZES: dict[str, Any] = {
     "hidden_size": 32,
@@ -43,6 +56,21 @@ _MORE: dict[str, dict[str, Any]] = {
     "gemma2": {"num_key_value_heads": 1, "head_dim": 16},
     "roberta": {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "type_vocab_size": 1},
     "electra": {"embedding_size": 32},
+    "gpt2": {"n_embd": 32, "n_head": 2, "n_layer": 2, "n_positions": 128},
+    "opt": {"ffn_dim": 48, "word_embed_proj_dim": 32},
+    "bloom": {"n_head": 2, "n_layer": 2},
+    "mixtral": {"num_key_value_heads": 1, "num_local_experts": 4},
+    "gemma3_text": {"num_key_value_heads": 1, "head_dim": 16, "initializer_range": 0.1},
+    "modernbert": {"pad_token_id": 0, "cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3},
+    "distilbert": {"dim": 32, "n_heads": 2, "n_layers": 2, "hidden_dim": 48},
+    "bart": {
+        "d_model": 32,
+        **{f"{part}_layers": 2 for part in ("encoder", "decoder")},
+        **{f"{part}_attention_heads": 2 for part in ("encoder", "decoder")},
+        **{f"{part}_ffn_dim": 48 for part in ("encoder", "decoder")},
+    },
+    "t5": {"d_model": 32, "d_kv": 16, "d_ff": 48, "num_layers": 2, "num_heads": 2, "decoder_start_token_id": 1},
+    "xlnet": {"d_model": 32, "n_head": 2, "n_layer": 2, "d_inner": 48},
     "deberta-v2": {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "norm_rel_ebd": "layer_norm"},
 }
 
@@ -120,7 +148,8 @@ def model_config(family: str, **changes: Any) -> Any:
     """A tiny configuration of a transformers model type, with one label."""
     vocabulary = len(tokenizer_for(family))
     ids = {} if family in ENCODERS else {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
-    values = {**_SIZES, "vocab_size": vocabulary, "num_labels": 1, **ids, **_MORE.get(family, {}), **changes}
+    sizes = {} if family == "xlnet" else _SIZES  # XLNet refuses a limit of positions
+    values = {**sizes, "vocab_size": vocabulary, "num_labels": 1, **ids, **_MORE.get(family, {}), **changes}
     return AutoConfig.for_model(family, **values)
 
 

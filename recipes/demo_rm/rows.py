@@ -19,7 +19,7 @@ UNLICENSED = (
 #: Answers to be read in passages longer than the encoder's 512 tokens.
 TOO_LONG = ("allenai/FineGrainedRLHF",)
 #: Most pairs a prompt (the others would repeat a few prompts many times).
-PER_PROMPT = {"lmarena/arena-hard-auto": 2}
+PER_PROMPT = {"lmarena/arena-hard-auto": 4}
 #: Training pairs of the shipped features that come from the human-labelled part of train_mix (kept under 6 MB).
 OTHER_TRAIN_PAIRS = 150
 #: Shares of the prompts of a set whose rows the RM may see.

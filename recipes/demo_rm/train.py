@@ -3,7 +3,7 @@
     python recipes/demo_rm/train.py --data DATA --out src/ebrm/demo/rm
 
 DATA holds train_mix, hh_harmless_test, xstest_pairs, hhh_alignment and rm_bench as .parquet files.
-One thread, bfloat16 autocast: about 80 minutes on one core of a two-core machine. See README.md beside this file.
+One thread, bfloat16 autocast: about half an hour on one core of a two-core machine. See README.md beside this file.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--epochs", type=float, default=1.5)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -100,7 +100,7 @@ def main() -> None:
     config = LoraConfig(task_type="SEQ_CLS", target_modules=TARGETS, modules_to_save=["classifier"], **LORA)
     model = get_peft_model(base, config)
     pairs = read_pairs(args.data, args.seed)
-    steps = len(batches(pairs, random.Random(1))) * args.epochs
+    steps = int(len(batches(pairs, random.Random(1))) * args.epochs)
     head = [p for n, p in model.named_parameters() if p.requires_grad and "classifier" in n]
     lora = [p for n, p in model.named_parameters() if p.requires_grad and "classifier" not in n]
     optimizer = torch.optim.AdamW(

@@ -115,7 +115,6 @@ def fit(
         if features is None:
             assert backbone is not None
             prefs = preferences if isinstance(preferences, Preferences) else load_preferences(preferences, data)
-            logger.info(prefs.report.summary())
             if isinstance(backbone, Backbone):
                 loaded = backbone
             else:
@@ -185,7 +184,8 @@ def _fit_features(
         backbone=features.manifest["backbone"],
         text_rule=features.manifest["text"],
         data={
-            "origin": features.manifest["data"],
+            "origin": preferences.report.origin if preferences is not None else _origin(features),
+            "fingerprint": (features.manifest["data"] or {}).get("fingerprint"),
             "pairs": len(pairs),
             "train": len(splits.train),
             "validation": len(splits.validation),
@@ -238,6 +238,11 @@ def choose_splits(pairs: Pairs, training: FitSettings) -> Splits:
             "on after holding out prompts to choose the epoch and to measure the result. Give more pairs."
         )
     return Splits(np.sort(clean), np.sort(validation), np.sort(parts["test"]), how)
+
+
+def _origin(features: Features) -> str:
+    """What to call the data of features whose texts are not at hand: their folder's name."""
+    return f"features {features.path.name}" if features.path is not None else "features in memory"
 
 
 def _rows(pairs: Pairs) -> PairRows:

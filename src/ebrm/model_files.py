@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ebrm import __version__
 from ebrm.errors import ModelError
 from ebrm.files import atomic_path, read_json, sha256_file, write_json, write_text
 from ebrm.model_card import model_card
@@ -28,7 +28,7 @@ def write_model(folder: Path, record: dict[str, Any], tensors: dict[str, Tensor]
     with atomic_path(folder / _WEIGHTS) as partial:
         save_file(weights, partial, metadata={"format": FORMAT})
     write_text(folder / _CARD, model_card(record))
-    header = {"format": FORMAT, "ebrm_version": version("ebrm"), "weights_sha256": sha256_file(folder / _WEIGHTS)}
+    header = {"format": FORMAT, "ebrm_version": __version__, "weights_sha256": sha256_file(folder / _WEIGHTS)}
     write_json(folder / _CONFIG, header | record)
 
 

@@ -102,6 +102,12 @@ class TestHeadsThatTransformersDoesNotKnow:
         save_file({"v_head.summary.weight": torch.ones(1, 32)}, path)
         assert load(tmp_path).identity.weights_fingerprint != before
 
+    def test_a_head_in_a_file_of_its_own_under_the_name_transformers_uses(self, tmp_path: Path) -> None:
+        save_rm(tmp_path, kind="causal")
+        weight = torch.arange(32.0)[None] / 32
+        save_file({"score.weight": weight}, tmp_path / "value_head.safetensors")
+        torch.testing.assert_close(load(tmp_path).head.weight, weight)
+
     @pytest.mark.parametrize("name", ["score", "v_head.summary"])
     def test_several_maps_with_relu_between_are_read_before_the_last(self, tmp_path: Path, name: str) -> None:
         head = nn.Sequential(random_linear(24, 32, 1), nn.ReLU(), random_linear(1, 24, 2))

@@ -185,10 +185,10 @@ class TestRefused:
         with pytest.raises(BackboneError, match="The tokenizer of .* cannot be loaded"):
             load(tmp_path)
 
-    def test_a_device_that_is_not_there(self) -> None:
-        for device in ("cuda:7", "nonsense"):
-            with pytest.raises(BackboneError, match=f"The device '{device}' cannot be used here"):
-                choose_device(device)
+    @pytest.mark.parametrize("device", ["cuda:7", "nonsense"])
+    def test_a_device_that_is_not_there_before_anything_is_loaded(self, device: str) -> None:
+        with pytest.raises(BackboneError, match=f"The device '{device}' cannot be used here"):
+            load_backbone(BackboneSettings("nobody/no-such-model", device=device))
 
 
 class TestRemoteCode:

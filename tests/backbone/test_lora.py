@@ -88,17 +88,16 @@ def test_a_base_that_is_a_whole_reward_model_keeps_its_head(tmp_path: Path) -> N
     torch.testing.assert_close(backbone.head.weight, build_model("llama").score.weight)
 
 
-def test_a_head_that_a_trainer_saved_beside_the_adapter(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["v_head.summary", "score"])
+def test_a_head_that_a_trainer_saved_beside_the_adapter(tmp_path: Path, name: str) -> None:
     base = save_rm(tmp_path / "base", kind="causal")
     adapter = save_adapter(tmp_path / "adapter", base, kind="FEATURE_EXTRACTION", modules_to_save=None)
     edit = json.loads((adapter / "adapter_config.json").read_text())
     (adapter / "adapter_config.json").write_text(json.dumps({**edit, "task_type": "CAUSAL_LM"}))
     weight = torch.randn(1, 32, generator=torch.Generator().manual_seed(0))
-    save_file(
-        {"v_head.summary.weight": weight, "v_head.summary.bias": torch.ones(1)}, adapter / "value_head.safetensors"
-    )
+    save_file({f"{name}.weight": weight, f"{name}.bias": torch.ones(1)}, adapter / "value_head.safetensors")
     backbone = load(adapter)
-    assert backbone.identity.head_module == "v_head.summary"
+    assert backbone.identity.head_module == name
     own = attach_adapter(AutoModelForSequenceClassification.from_pretrained(base, num_labels=1), adapter).eval()
     with torch.no_grad():
         hidden = torch.cat(

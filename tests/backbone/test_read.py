@@ -8,14 +8,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.tiny import DECODERS, FAMILIES, byte_tokenizer, edit_config, save_rm
+from tests.tiny import DECODERS, FAMILIES, MORE_FAMILIES, byte_tokenizer, edit_config, save_rm
 from torch import Tensor
 
 from ebrm.backbone import families, read
 from ebrm.backbone.load import load_backbone
-from ebrm.backbone.read import Backbone, pooled
+from ebrm.backbone.read import Backbone, Reading, pooled
 from ebrm.backbone.settings import BackboneSettings
 from ebrm.errors import BackboneError
+from ebrm.preferences.settings import TextSettings
 
 SAVED: dict[str, Path] = {}
 
@@ -57,7 +58,28 @@ def test_rewards_are_the_models_own(folders: dict[str, Path], family: str) -> No
     torch.testing.assert_close(reading.reward, own, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(backbone.head(reading.embedding), reading.reward)
     assert reading.embedding.shape == (9, backbone.embedding_size) and reading.embedding.dtype == torch.float32
-    assert float(reading.reward.std()) > 0.01  # the texts do differ
+    assert float(reading.reward.std()) > 1e-3  # the texts do differ
+
+
+@pytest.mark.parametrize("family", [family for family in MORE_FAMILIES if family != "xlnet"])
+def test_rewards_of_more_families_are_the_models_own(tmp_path: Path, family: str) -> None:
+    backbone = load(save_rm(tmp_path, family))
+    ids = [[*row, backbone.model.config.eos_token_id] for row in texts(9)]  # BART and T5 read their reward there
+    reading = backbone.read(ids)
+    with torch.no_grad():
+        own = torch.cat([backbone.model(input_ids=torch.tensor([row])).logits[:, 0] for row in ids])
+    torch.testing.assert_close(reading.reward, own, atol=1e-5, rtol=1e-5)
+    assert float(reading.reward.std()) > 1e-3
+
+
+def test_a_model_that_reads_its_reward_at_the_padding_is_refused(tmp_path: Path) -> None:
+    backbone = load_backbone(
+        BackboneSettings(str(save_rm(tmp_path, "xlnet")), device="cpu"), TextSettings(max_length=100)
+    )
+    with pytest.raises(BackboneError, match="another embedding when it is padded .* Use token_budget=1"):
+        backbone.read([[5] * 9, [6, 7]])
+    backbone.token_budget = 1
+    assert backbone.read([[5] * 9, [6, 7]]).reward.isfinite().all()
 
 
 @pytest.mark.parametrize("family", DECODERS)
@@ -246,6 +268,19 @@ class TestRefused:
             ):
                 backbone.read([[5, 6], [77, 5], [7]])
 
+    def test_one_number_of_an_embedding_is_enough(self, folders: dict[str, Path]) -> None:
+        backbone = load(folders["llama"])
+        backbone.read([[5]])
+
+        def poison(_: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
+            hidden = inputs[0].clone()
+            hidden[0, :, 3] = float("inf")  # the first of a batch is its longest text
+            return (hidden,)
+
+        backbone._head.register_forward_pre_hook(poison)
+        with pytest.raises(BackboneError, match=r"1 of 3 texts .* first row 2 \(4 tokens\)"):
+            backbone.read([[5, 6], [7], [8, 9, 10, 11]])
+
     @pytest.mark.parametrize(
         ("ids", "said"),
         [
@@ -285,8 +320,17 @@ def test_half_precision_is_read_and_its_head_computes_in_float32(folders: dict[s
     torch.testing.assert_close(reading.reward, exact.reward, atol=0.2, rtol=0.1)
 
 
-def test_the_model_is_frozen(llama: Backbone) -> None:
+def test_batch_drift_is_the_largest_difference(llama: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A reader whose rewards fall by one for every text beside them in the batch.
+    monkeypatch.setattr(
+        llama, "read", lambda ids: Reading(torch.zeros(len(ids), 1), torch.full((len(ids),), -len(ids)))
+    )
+    assert llama.batch_drift([[5], [6], [7]]) == 2.0
+
+
+def test_the_model_is_frozen_and_keeps_no_cache(llama: Backbone) -> None:
     assert not llama.model.training and not any(p.requires_grad for p in llama.model.parameters())
+    assert llama.model(input_ids=torch.tensor([[5, 6]])).past_key_values is None
 
 
 def test_tokenize_uses_the_text_rule(llama: Backbone) -> None:

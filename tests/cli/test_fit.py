@@ -108,7 +108,7 @@ def test_overwrite_replaces_a_model_only_when_the_new_one_is_complete(
     assert ebrm("fit", "--features", features, "--out", out, *QUICK).code == 0
     before = snapshot(out)
 
-    def interrupted(*_: Any) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
@@ -123,7 +123,7 @@ def test_overwrite_replaces_a_model_only_when_the_new_one_is_complete(
 def test_an_unfinished_fit_is_not_mixed_with_another(
     features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*_: Any) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     out = tmp_path / "m"

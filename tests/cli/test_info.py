@@ -18,6 +18,8 @@ def test_a_model(model: Path, rm: Path) -> None:
         "chat template, at most 128 tokens",
         "conflict filter",
         "epochs",
+        "held-out pairs",
+        "base RM",
     ):
         assert said in ran.out, said
     found = ebrm("info", model, "--json").value
@@ -36,7 +38,8 @@ def test_neither_needs_torch(model: Path, features: Path) -> None:
     script = (
         "import sys\nfrom ebrm.cli.main import main\n"
         "assert main(['info', sys.argv[1], '-q']) == 0 and main(['info', sys.argv[2], '-q']) == 0\n"
-        "print([name for name in ('torch', 'transformers', 'numpy', 'pyarrow') if name in sys.modules], file=sys.stderr)"
+        "heavy = ('torch', 'transformers', 'numpy', 'pyarrow')\n"
+        "print([name for name in heavy if name in sys.modules], file=sys.stderr)"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, model, features],

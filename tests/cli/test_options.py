@@ -78,7 +78,11 @@ def test_defaults_are_the_dataclass_ones() -> None:
 
 def test_every_option_reaches_its_field() -> None:
     first, second = typed(
-        ["--name", "n", "--seed", "3", "--rate", "1e-3", "--quick", "--no-careful", "--column", "prompt=q", "--column", "a=b", "--mode", "b", "--widths", "4,5", "--second-seed", "4", "--kind", "y", "--kwarg", "think=false"]
+        [
+            *("--name", "n", "--seed", "3", "--rate", "1e-3", "--quick", "--no-careful", "--column", "prompt=q"),
+            *("--column", "a=b", "--mode", "b", "--widths", "4,5", "--second-seed", "4", "--kind", "y"),
+            *("--kwarg", "think=false"),
+        ]
     )
     assert first == First("n", 3, 1e-3, True, False, {"prompt": "q", "a": "b"}, "b", (4, 5))
     assert second == Second(4, "y", {"think": False})

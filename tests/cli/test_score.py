@@ -15,10 +15,8 @@ from ebrm.cli import scoring
 from ebrm.model import EnergyRewardModel
 
 MEASURES = list(scoring.MEASURES)
-# An ascent on a barely fitted, almost flat density turns on differences below float32's resolution, so a reward refined from
-# an embedding that another batch rounded otherwise can differ by this much (of a spread of 2); base rewards and densities
-# do not.
-REWARD = 0.05
+# An ascent carries the rounding of the embedding, which depends on the batch a text is read in, a little further.
+REWARD = 1e-4
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Bad input through the command line: a clear error or a counted skip, exit code 2, and nothing that is there harmed."""
+"""Bad input through the command line: a clear error or a counted skip, exit code 2, nothing there harmed."""
 
 from __future__ import annotations
 
@@ -61,9 +61,9 @@ BAD_DATA: list[tuple[str, str, tuple[str, ...]]] = [
     ("cut off in line 2", f"{LINE}\n{LINE[:40]}", ("bad.jsonl:2", "JSON")),
     ("a list in a line", f"{LINE}\n[1, 2]\n", ("bad.jsonl:2",)),
     ("wrong columns", '{"question": "a", "good": "b", "bad": "c"}\n', ("question, good, bad", "--column")),
-    ("empty strings", f'{LINE}\n{{"prompt": "a", "chosen": "", "rejected": "b"}}\n', ("bad.jsonl:2", "chosen", "empty")),
-    ("an empty prompt", f'{LINE}\n{{"prompt": " ", "chosen": "a", "rejected": "b"}}\n', ("bad.jsonl:2", "prompt", "empty")),
-    ("chosen = rejected", f'{LINE}\n{{"prompt": "a", "chosen": "b", "rejected": "b"}}\n', ("bad.jsonl:2", "equal sides")),
+    ("empty strings", f'{LINE}\n{{"prompt": "a", "chosen": "", "rejected": "b"}}\n', ("bad.jsonl:2", "empty")),
+    ("an empty prompt", f'{LINE}\n{{"prompt": " ", "chosen": "a", "rejected": "b"}}\n', ("bad.jsonl:2", "empty")),
+    ("chosen = rejected", f'{LINE}\n{{"prompt": "a", "chosen": "b", "rejected": "b"}}\n', ("bad.jsonl:2", "equal")),
     ("not text", f'{LINE}\n{{"prompt": "a", "chosen": 4, "rejected": "b"}}\n', ("bad.jsonl:2", "chosen", "4")),
     ("not UTF-8", LINE + "\n{\"prompt\": \"\udcff\"}\n", ("bad.jsonl:2", "UTF-8")),
 ]  # fmt: skip

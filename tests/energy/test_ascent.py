@@ -6,12 +6,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.energy.toys import plain_energy, small_network
 from torch import Tensor
 
 from ebrm.energy.ascent import ascend, starting_reward
 from ebrm.energy.network import EnergyNetwork
 from ebrm.energy.settings import InferenceSettings
-from tests.energy.toys import plain_energy, small_network
 
 
 def energy_of(network: EnergyNetwork, embedding: Tensor):

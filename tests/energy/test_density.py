@@ -9,12 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, stats
+from tests.energy.toys import plain_energy, small_network
 from torch import Tensor
 
 import ebrm.energy.density as density_module
 from ebrm.energy.density import Refinement, RewardDensity
 from ebrm.energy.settings import FitSettings, InferenceSettings, NetworkSettings
-from tests.energy.toys import plain_energy, small_network
 
 WIDTHS = NetworkSettings(reward_widths=(12,), joint_widths=(10,), dropout=0.5)
 STARTS = ["base", "paper", "zero", "random"]

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, stats
+from tests.energy.toys import KNOWN, pairs_of
 from torch import Tensor
 
 import ebrm.energy.fit as fit_module
@@ -17,7 +18,6 @@ from ebrm.energy.density import RewardDensity
 from ebrm.energy.fit import Epoch, Fit, PairRows, fit_density, log_density
 from ebrm.energy.settings import FitSettings, InferenceSettings, NetworkSettings
 from ebrm.errors import ModelError
-from tests.energy.toys import KNOWN, pairs_of
 
 TINY = NetworkSettings(reward_widths=(4,), joint_widths=(6, 5), dropout=0.5)
 QUICK = FitSettings(epochs=4, batch_rows=16, nodes=16, negatives=16, learning_rate=1e-2, patience=0)
@@ -41,67 +41,6 @@ def quick_fit(rows: int = 80, held_out: int = 30, **options) -> Fit:
 def same_weights(one: RewardDensity, other: RewardDensity) -> bool:
     a, b = one.state_dict(), other.state_dict()
     return all(torch.equal(a[name], b[name]) for name in a)
-
-
-# What is fitted is the density that the data came from.
-
-
-@pytest.fixture(scope="module", params=[(name, objective) for name in KNOWN for objective in OBJECTIVES], ids="-".join)
-def fitted_to_known(request):
-    name, objective = request.param
-    embedding, reward = KNOWN[name].sample(4000, seed=0)
-    fit = fit_density(
-        embedding,
-        reward,
-        pairs_of(4000),
-        pairs_of(0),
-        network=NetworkSettings(reward_widths=(16,), joint_widths=(32, 16), dropout=0.0),
-        training=FitSettings(
-            objective=objective, noise_scales=(0.3, 1.0), beta=1e-6, regularization=0.0, learning_rate=3e-3,
-            weight_decay=0.0, epochs=12, batch_rows=100, negatives=32, nodes=32, patience=0,
-        ),
-    )  # fmt: skip
-    return KNOWN[name], fit.density
-
-
-def divergence(truth, density: RewardDensity, shift: float = 0.0) -> float:
-    """Mean KL(truth ‖ fitted) over e, in nats."""
-    e = torch.linspace(-0.9, 0.9, 13)
-    nodes, p = density.density(e.unsqueeze(1), nodes=513)
-    log_truth = truth.log_density(e, nodes - shift)
-    log_fitted = p.double().clamp_min(1e-30).log()
-    return torch.trapezoid(log_truth.exp() * (log_truth - log_fitted), nodes.double(), dim=1).mean().item()
-
-
-def probability_integral(truth, density: RewardDensity) -> np.ndarray:
-    """P(r ≤ its held-out draw | e) under the fitted density, for 1000 draws."""
-    embedding, reward = truth.sample(1000, seed=1)
-    nodes, p = (value.double().numpy() for value in density.density(embedding, nodes=513))
-    cumulative = integrate.cumulative_trapezoid(p, nodes, axis=1, initial=0)
-    return np.array([np.interp(reward[i].item(), nodes, cumulative[i]) for i in range(1000)])
-
-
-def test_the_fitted_density_is_the_known_one(fitted_to_known):
-    truth, density = fitted_to_known
-    # 0.009 to 0.035 nats over three seeds.
-    assert divergence(truth, density) < 0.04
-    assert divergence(truth, density, shift=0.2) > 0.05  # the bound can tell
-
-
-def test_held_out_rewards_are_spread_as_the_fitted_density_says(fitted_to_known):
-    truth, density = fitted_to_known
-    u = probability_integral(truth, density)
-    # 1000 draws from the truth itself stay below 0.052 in 99 of 100 samples; the rest is for the fit's own error.
-    assert stats.kstest(u, "uniform").statistic < 0.07
-    assert ((u > 0.05) & (u < 0.95)).mean() == pytest.approx(0.9, abs=0.04)
-
-
-def test_refined_rewards_in_inference_mode_are_those_outside(fitted_to_known):
-    truth, density = fitted_to_known
-    embedding, reward = truth.sample(20, seed=2)
-    outside = density.refine(embedding, reward, InferenceSettings()).reward
-    with torch.inference_mode():
-        assert torch.allclose(density.refine(embedding, reward, InferenceSettings()).reward, outside, atol=1e-3)
 
 
 # Same seed, same bytes.
@@ -190,7 +129,8 @@ def test_a_checkpoint_with_other_settings_or_data_is_refused_naming_them(tmp_pat
 def test_a_response_in_several_pairs_is_one_row_and_the_label_is_not_seen():
     embedding, reward = data(40)
     once = pairs_of(40)
-    often = PairRows(torch.cat([once.rejected, once.chosen, once.chosen]), torch.cat([once.chosen, once.rejected, once.rejected.flip(0)]))  # fmt: skip # noqa: E501
+    chosen, rejected = once.chosen, once.rejected
+    often = PairRows(torch.cat([rejected, chosen, chosen]), torch.cat([chosen, rejected, rejected.flip(0)]))
     one, other = (
         fit_density(embedding, reward, pairs, pairs_of(0), network=TINY, training=QUICK).density
         for pairs in (once, often)
@@ -445,3 +385,64 @@ def test_every_epoch_is_reported(caplog):
     assert all(epoch.seconds > 0 for epoch in seen)
     lines = [record.getMessage() for record in caplog.records if record.getMessage().startswith("Epoch")]
     assert len(lines) == 4 and f"held-out accuracy {seen[0].validation_accuracy:.4f}" in lines[0]
+
+
+# What is fitted is the density that the data came from.
+
+
+@pytest.fixture(scope="module", params=[(name, objective) for name in KNOWN for objective in OBJECTIVES], ids="-".join)
+def fitted_to_known(request):
+    name, objective = request.param
+    embedding, reward = KNOWN[name].sample(4000, seed=0)
+    fit = fit_density(
+        embedding,
+        reward,
+        pairs_of(4000),
+        pairs_of(0),
+        network=NetworkSettings(reward_widths=(16,), joint_widths=(32, 16), dropout=0.0),
+        training=FitSettings(
+            objective=objective, noise_scales=(0.3, 1.0), beta=1e-6, regularization=0.0, learning_rate=3e-3,
+            weight_decay=0.0, epochs=12, batch_rows=100, negatives=32, nodes=32, patience=0,
+        ),
+    )  # fmt: skip
+    return KNOWN[name], fit.density
+
+
+def divergence(truth, density: RewardDensity, shift: float = 0.0) -> float:
+    """Mean KL(truth ‖ fitted) over e, in nats."""
+    e = torch.linspace(-0.9, 0.9, 13)
+    nodes, p = density.density(e.unsqueeze(1), nodes=513)
+    log_truth = truth.log_density(e, nodes - shift)
+    log_fitted = p.double().clamp_min(1e-30).log()
+    return torch.trapezoid(log_truth.exp() * (log_truth - log_fitted), nodes.double(), dim=1).mean().item()
+
+
+def probability_integral(truth, density: RewardDensity) -> np.ndarray:
+    """P(r ≤ its held-out draw | e) under the fitted density, for 1000 draws."""
+    embedding, reward = truth.sample(1000, seed=1)
+    nodes, p = (value.double().numpy() for value in density.density(embedding, nodes=513))
+    cumulative = integrate.cumulative_trapezoid(p, nodes, axis=1, initial=0)
+    return np.array([np.interp(reward[i].item(), nodes, cumulative[i]) for i in range(1000)])
+
+
+def test_the_fitted_density_is_the_known_one(fitted_to_known):
+    truth, density = fitted_to_known
+    # 0.009 to 0.035 nats over three seeds.
+    assert divergence(truth, density) < 0.04
+    assert divergence(truth, density, shift=0.2) > 0.05  # the bound can tell
+
+
+def test_held_out_rewards_are_spread_as_the_fitted_density_says(fitted_to_known):
+    truth, density = fitted_to_known
+    u = probability_integral(truth, density)
+    # 1000 draws from the truth itself stay below 0.052 in 99 of 100 samples; the rest is for the fit's own error.
+    assert stats.kstest(u, "uniform").statistic < 0.07
+    assert ((u > 0.05) & (u < 0.95)).mean() == pytest.approx(0.9, abs=0.04)
+
+
+def test_refined_rewards_in_inference_mode_are_those_outside(fitted_to_known):
+    truth, density = fitted_to_known
+    embedding, reward = truth.sample(20, seed=2)
+    outside = density.refine(embedding, reward, InferenceSettings()).reward
+    with torch.inference_mode():
+        assert torch.allclose(density.refine(embedding, reward, InferenceSettings()).reward, outside, atol=1e-3)

@@ -8,10 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import integrate, stats
+from tests.energy.toys import plain_energy, small_network
 from torch import Tensor
 
 from ebrm.energy.grid import Posterior, grid_nodes, posterior
-from tests.energy.toys import plain_energy, small_network
 
 PEAKED = stats.norm(0.7, 0.6)
 SKEWED = stats.gamma(3.0, loc=-2.0, scale=0.35)

@@ -73,9 +73,12 @@ def test_embedding_units_do_not_depend_on_the_batches(size):
     assert float(embedded.square().mean()) == pytest.approx(1.0, abs=1e-4)
 
 
-@pytest.mark.parametrize("value", [0.0, 0.1, 12345.678, -1e-3])
-def test_equal_embeddings_are_only_centred(value):
-    values = torch.full((37, 3), value)
+# What rounding leaves of the variance is 0, above 0 (1.1, 0.7) and below 0 (0.1).
+@pytest.mark.parametrize(
+    ("value", "rows"), [(0.0, 37), (-1e-3, 37), (12345.678, 37), (1.1, 37), (0.7, 100), (0.1, 100)]
+)
+def test_equal_embeddings_are_only_centred(value, rows):
+    values = torch.full((rows, 3), value)
     standardizer = Standardizer(3)
     standardizer.fit_embedding([values])
     assert float(standardizer.embedding_rms) == 1.0

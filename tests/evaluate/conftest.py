@@ -41,7 +41,7 @@ def make_report(pairs: int = 3000, lift: float = 0.35, seed: int = 0, resamples:
         density = 0.8 * np.exp(-0.5 * ((nodes - centre) / width) ** 2) + 0.2 * np.exp(
             -0.5 * ((nodes - base[row, 0]) / 0.6) ** 2
         )
-        density /= np.trapezoid(density, nodes)
+        density /= density.sum() * (nodes[1] - nodes[0])
         examples.append(
             MovedExample(
                 *text,

@@ -79,6 +79,11 @@ def test_certain_and_wrong_is_finite() -> None:
     assert 30 < calibration([0.0]).log_loss < 40
 
 
+def test_float32_rounding_is_forgiven() -> None:
+    rounded = calibration(np.array([1 + 1e-6, -1e-6]), resamples=2)
+    assert rounded == calibration([1.0, 0.0], resamples=2)
+
+
 def test_does_not_depend_on_the_order_of_rows() -> None:
     generator = np.random.default_rng(4)
     p, prompt = simulate(generator, 999).round(2), np.arange(999) // 3

@@ -6,13 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.features.fakes import FakeBackbone, contents, some_preferences
 
 from ebrm.errors import FeaturesError
 from ebrm.features import manifest as manifests
 from ebrm.features.claim import claim
 from ebrm.features.extract import extract_features
 from ebrm.features.ranks import Ranks
-from tests.features.fakes import FakeBackbone, contents, some_preferences
 
 ROOT = Path(__file__).resolve().parents[2]
 IDENTITY = {name: None for name in ("origin", "backbone", "text", "data", "embedding_dtype", "shard_rows")}
@@ -73,9 +73,8 @@ import sys
 from pathlib import Path
 from ebrm.features.claim import claim
 from ebrm.features.ranks import Ranks
-from tests.features.test_claim import IDENTITY
 
-with claim(Path(sys.argv[1]), IDENTITY, Ranks()):
+with claim(Path(sys.argv[1]), {}, Ranks()):
     print("held", flush=True)
     sys.stdin.read()
 """

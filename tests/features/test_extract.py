@@ -11,14 +11,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from tests.features.fakes import FakeBackbone, contents, preferences, some_preferences
 
 from ebrm.errors import BackboneError, FeaturesError, TextError
-from ebrm.features import extract, write
+from ebrm.features import ranks
 from ebrm.features.extract import extract_features
 from ebrm.features.settings import FeatureSettings
 from ebrm.features.store import open_features
 from ebrm.files import read_json
-from tests.features.fakes import FakeBackbone, contents, preferences, some_preferences
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = FeatureSettings(shard_rows=8)
@@ -59,9 +59,7 @@ def test_every_item_has_the_embedding_and_reward_of_its_own_text(tmp_path):
         for row, item in zip(data, items, strict=True):
             alone = backbone.embed(backbone.tokenize(row.prompt, getattr(row, side)).ids)
             torch.testing.assert_close(made.embedding(torch.tensor([item]))[0], alone, rtol=1e-3, atol=0)
-            torch.testing.assert_close(
-                made.reward[item], alone @ torch.arange(1.0, 6.0), rtol=1e-3, atol=1e-3
-            )
+            torch.testing.assert_close(made.reward[item], alone @ torch.arange(1.0, 6.0), rtol=1e-3, atol=1e-3)
 
 
 def test_the_manifest_says_what_made_the_features(tmp_path):
@@ -157,13 +155,13 @@ def test_a_text_that_is_too_long_stops_before_anything_is_read_or_written(tmp_pa
 
 def test_pairs_with_a_side_that_is_too_long_are_dropped_and_counted(tmp_path):
     long = "x" * 50
-    rows = [("p", "a", long), ("p", "b", "c"), ("p", long, "d"), ("q", long, "a"), ("p", "c", "a")]
+    rows = [("q", "a", long), ("p", "a", long), ("p", "b", "c"), ("p", long, "d"), ("p", "c", "a")]
     backbone = FakeBackbone(max_length=20, truncation="drop")
-    made = extract_features(backbone, preferences(rows), tmp_path / "f", rm_training=[True, True, False, False, False])
-    # Items: (p, a), first seen in a dropped pair but used by the last one; (p, b); (p, c). Not (p, d) and (q, a).
+    made = extract_features(backbone, preferences(rows), tmp_path / "f", rm_training=[False, False, True, False, False])
+    # Items: (p, a), first seen in a dropped pair but used by the last one; (p, b); (p, c). Not (q, a) and (p, d).
     assert len(made) == 3
     assert made.pairs.chosen.tolist() == [1, 2] and made.pairs.rejected.tolist() == [2, 0]
-    assert made.pairs.where.tolist() == ["train.jsonl:2", "train.jsonl:5"]
+    assert made.pairs.where.tolist() == ["train.jsonl:3", "train.jsonl:5"]
     assert made.pairs.rm_training.tolist() == [True, False]
     assert {made.manifest[name] for name in ("dropped",)} == {3}
     assert (made.manifest["dropped_texts"], made.manifest["items"], made.manifest["tokens"]) == (2, 3, 9)
@@ -213,8 +211,7 @@ def test_progress_counts_every_text_and_every_token(tmp_path, monkeypatch):
 
         yield Bar()
 
-    monkeypatch.setattr(extract, "progress", progress)
-    monkeypatch.setattr(write, "progress", progress)
+    monkeypatch.setattr(ranks, "progress", progress)
     made = extract_features(FakeBackbone(), some_preferences(), tmp_path / "f", SMALL)
     assert [(entry["what"], entry["unit"]) for entry in seen] == [("tokenising", "texts"), ("features", "tokens")]
     assert [entry["total"] for entry in seen] == [50, made.manifest["tokens"]] == [entry["done"] for entry in seen]
@@ -260,7 +257,9 @@ def test_an_embedding_too_large_for_its_number_type_is_refused_by_the_place_of_i
             return super().embed(ids) * (1e6 if ids[-1] == ord("!") else 1)
 
     data = preferences([("p", "a", "b"), ("p", "c", "d!")])
-    with pytest.raises(FeaturesError, match=r"train.jsonl:2, rejected reaches \d.*e\+06, more than float16 can hold .65504"):
+    with pytest.raises(
+        FeaturesError, match=r"train.jsonl:2, rejected reaches \d.*e\+06, more than float16 can hold .65504"
+    ):
         extract_features(Large(), data, tmp_path / "f", FeatureSettings("float16"))
     made = extract_features(Large(), data, tmp_path / "g", FeatureSettings("bfloat16"))
     assert float(made.embedding(slice(None)).abs().max()) > 1e5
@@ -402,7 +401,12 @@ def test_an_interrupted_run_leaves_its_finished_shards_and_no_lock(tmp_path):
 @pytest.mark.parametrize(
     ("backbone", "data", "settings", "said"),
     [
-        ({"fingerprint": "b" * 64}, {}, {}, r"backbone.weights_fingerprint is .aaa.* what is there and .bbb.* this run"),
+        (
+            {"fingerprint": "b" * 64},
+            {},
+            {},
+            r"backbone.weights_fingerprint is .aaa.* what is there and .bbb.* this run",
+        ),
         ({"max_length": 300}, {}, {}, "text.max_length is 400 for what is there and 300 for this run"),
         ({"truncation": "drop"}, {}, {}, 'text.truncation is "error" for what is there and "drop" for this run'),
         ({}, {"seed": 1}, {}, "data.fingerprint is .* for what is there and .* for this run"),
@@ -489,9 +493,10 @@ def test_unicode_null_bytes_and_long_texts_go_through(tmp_path):
 
 
 def test_a_real_reward_model(tmp_path):
+    from tests.tiny import save_rm
+
     from ebrm.backbone.load import load_backbone
     from ebrm.backbone.settings import BackboneSettings
-    from tests.tiny import save_rm
 
     backbone = load_backbone(BackboneSettings(str(save_rm(tmp_path / "rm", "llama")), device="cpu", token_budget=256))
     data = preferences([("Hi", "Hello.", "Go away"), ("Why?", "Because of the moon", "No"), ("Hi", "Oh", "Hello.")])

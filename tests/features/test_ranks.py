@@ -5,16 +5,17 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from tests.features.fakes import FakeBackbone, contents, some_preferences
 
 from ebrm.errors import FeaturesError
 from ebrm.features.extract import extract_features
 from ebrm.features.ranks import Ranks
 from ebrm.features.settings import FeatureSettings
-from tests.features.fakes import FakeBackbone, contents, some_preferences
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -40,7 +41,9 @@ class Broken(FakeBackbone):
         return reading
 
 
-for name, backbone in (("together", FakeBackbone()), ("broken", Broken()), ("together", FakeBackbone()), ("broken", FakeBackbone())):
+for name, backbone in (
+    ("together", FakeBackbone()), ("broken", Broken()), ("together", FakeBackbone()), ("broken", FakeBackbone())
+):
     try:
         made = extract_features(backbone, some_preferences(), folder / name, FeatureSettings(shard_rows=4))
         what = {"items": len(made), "complete": made.manifest["complete"]}
@@ -68,6 +71,20 @@ def test_processes_that_cannot_reach_each_other_are_refused(monkeypatch):
     monkeypatch.setattr("accelerate.PartialState", lambda cpu: SimpleNamespace(process_index=0, num_processes=1))
     with pytest.raises(FeaturesError, match="2 processes were launched"):
         Ranks()
+
+
+def test_only_the_main_process_shows_progress(monkeypatch):
+    shown = []
+
+    class Bar:
+        advance = shown.append
+
+    monkeypatch.setattr("ebrm.features.ranks.progress", lambda what, total, unit: nullcontext(Bar))
+    alone = Ranks()
+    for alone.index in (1, 0):
+        with alone.progress("features", 10, "tokens") as advance:
+            advance(10 + alone.index)
+    assert shown == [10]
 
 
 @pytest.fixture(scope="module")

@@ -75,7 +75,9 @@ def test_an_index_out_of_range_is_refused(uneven, index):
         uneven[0][torch.tensor(index)]
 
 
-@pytest.mark.parametrize("index", [torch.tensor([True] * 15), torch.tensor([0.5]), torch.tensor([[0]]), torch.tensor(1)])
+@pytest.mark.parametrize(
+    "index", [torch.tensor([True] * 15), torch.tensor([0.5]), torch.tensor([[0]]), torch.tensor(1)]
+)
 def test_other_kinds_of_index_are_refused(uneven, index):
     with pytest.raises(TypeError, match="LongTensor"):
         uneven[0][index]

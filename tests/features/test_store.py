@@ -90,13 +90,16 @@ def test_check_accepts_the_same_model_and_text_rule_under_any_name():
 @pytest.mark.parametrize(
     ("backbone", "text", "said"),
     [
-        (RM | {"weights_fingerprint": "3" * 64}, TEXT, r"The reward model does not fit: weights_fingerprint is .1{64}. "
-         r"for these features and .3{64}. for what they"),
+        (
+            RM | {"weights_fingerprint": "3" * 64},
+            TEXT,
+            r"The reward model does not fit: weights_fingerprint is .1{64}. for these features and .3{64}. for what",
+        ),
         (RM | {"head_module": "v_head"}, None, 'head_module is "score" for these features and "v_head"'),
-        (None, TEXT | {"max_length": 99}, "The text rule does not fit: max_length is 100 for these features and 99 for"),
+        (None, TEXT | {"max_length": 99}, "The text rule does not fit: max_length is 100 for these features and 99"),
         (RM, TEXT | {"template_sha256": "4" * 64}, "template_sha256 is"),
     ],
-)  # fmt: skip
+)
 def test_check_refuses_others_naming_both_sides(backbone, text, said):
     with pytest.raises(FeaturesError, match=said):
         made(backbone=RM, text=TEXT).check(backbone, text)

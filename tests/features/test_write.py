@@ -8,6 +8,7 @@ import resource
 
 import pytest
 import torch
+from tests.features.fakes import FakeBackbone, contents, some_preferences
 
 from ebrm.errors import FeaturesError
 from ebrm.features import write
@@ -15,7 +16,6 @@ from ebrm.features.extract import extract_features
 from ebrm.features.settings import FeatureSettings
 from ebrm.features.store import Features, Pairs, open_features
 from ebrm.features.write import save_features
-from tests.features.fakes import FakeBackbone, contents, some_preferences
 
 SMALL = FeatureSettings(shard_rows=8)
 
@@ -29,11 +29,15 @@ def test_a_file_size_limit_says_what_is_needed_and_keeps_what_is_made(tmp_path):
 
     backbone = FakeBackbone(embedding_size=2000, token_budget=10_000, on_read=limit)
     try:
-        with pytest.raises(FeaturesError, match=r"File too large.*need about \d+.\d kB, of which 128.1 kB are there") as told:
+        with pytest.raises(
+            FeaturesError, match=r"File too large.*need about \d+.\d kB, of which 128.1 kB are there"
+        ) as told:
             extract_features(backbone, some_preferences(), tmp_path / "f", SMALL)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert "shard-00002.safetensors cannot be written" in str(told.value) and "are kept and not redone" in str(told.value)
+    assert "shard-00002.safetensors cannot be written" in str(told.value) and "are kept and not redone" in str(
+        told.value
+    )
     assert sorted(name for name in contents(tmp_path / "f") if "shard" in name) == [
         "shard-00000.safetensors",
         "shard-00001.safetensors",

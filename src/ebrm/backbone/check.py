@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ebrm.backbone.checkpoint import Checkpoint
-from ebrm.backbone.families import SEVERAL_OBJECTIVES, StoredHead, last_position
+from ebrm.backbone.families import SEVERAL_OBJECTIVES, StoredHead, last_position, plain_name
 from ebrm.errors import BackboneError
 
 _FLOATS = {"F64", "F32", "F16", "BF16"}
@@ -60,7 +60,7 @@ def require_head(checkpoint: Checkpoint, head: StoredHead | None, looked_for: It
             f"{checkpoint.name} is {what}: its head {head.name} gives {head.rows} numbers, and a reward model gives "
             "one (num_labels=1). Choose a model trained with a scalar reward; a classifier's labels are not rewards."
         )
-    info = next(x for name, x in checkpoint.tensors.items() if _same(name, head.name + ".weight"))
+    info = next(x for name, x in checkpoint.tensors.items() if plain_name(name) == head.name + ".weight")
     if info.dtype not in _FLOATS:
         raise BackboneError(
             f"{_upper(where)} is quantised (stored as {info.dtype}), so the reward cannot be read exactly. Use the "
@@ -68,10 +68,6 @@ def require_head(checkpoint: Checkpoint, head: StoredHead | None, looked_for: It
             "modules_to_not_convert)."
         )
     return head
-
-
-def _same(stored: str, plain: str) -> bool:
-    return stored.removeprefix("base_model.model.").replace(".modules_to_save.", ".") == plain
 
 
 def _no_head(checkpoint: Checkpoint, looked_for: tuple[str, ...]) -> str:

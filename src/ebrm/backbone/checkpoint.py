@@ -18,7 +18,7 @@ from ebrm.files import read_json
 _PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 _SINGLE = ("model.safetensors", "adapter_model.safetensors")
 # A reward head that some trainers save beside the model (LLaMA-Factory).
-_BESIDE = "value_head.safetensors"
+HEAD_FILE = "value_head.safetensors"
 
 
 @dataclass(frozen=True)
@@ -142,8 +142,8 @@ def _weight_files(name: str, folder: Path) -> tuple[Path, ...]:
         files = [folder / file for file in sorted(set(index.get("weight_map", {}).values()))]
     else:
         files = [folder / file for file in _SINGLE if (folder / file).is_file()]
-    if (folder / _BESIDE).is_file():
-        files.append(folder / _BESIDE)
+    if (folder / HEAD_FILE).is_file():
+        files.append(folder / HEAD_FILE)
     absent = [file.name for file in files if not file.is_file()]
     if absent:
         raise BackboneError(

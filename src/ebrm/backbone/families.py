@@ -112,7 +112,7 @@ def stored_head(checkpoint: Checkpoint, names: tuple[str, ...]) -> StoredHead | 
 
     A tensor belongs to head `name` if it is `name.weight` or `name.<part>.weight`, also behind peft's prefix.
     """
-    tensors = {_plain_name(full): info for full, info in checkpoint.tensors.items()}
+    tensors = {plain_name(full): info for full, info in checkpoint.tensors.items()}
     for name in names:
         weights = [
             path.removesuffix(".weight")
@@ -135,7 +135,8 @@ def _number(path: str) -> int:
     return int(path.rpartition(".")[2])
 
 
-def _plain_name(tensor: str) -> str:
+def plain_name(tensor: str) -> str:
+    """A tensor's name in the model, without what peft puts around it in an adapter's file."""
     return tensor.removeprefix("base_model.model.").replace(".modules_to_save.", ".")
 
 
@@ -173,7 +174,7 @@ def attach_value_head(base: nn.Module, checkpoint: Checkpoint, head: StoredHead)
     Raises:
         BackboneError: the head does not fit the base model's hidden size, or has parts that its tensors do not tell.
     """
-    stored = {_plain_name(full): full for full in checkpoint.tensors}
+    stored = {plain_name(full): full for full in checkpoint.tensors}
     reference = next(base.parameters())
     _refuse_unknown_parts(checkpoint, head, stored)
     linears = []

@@ -15,8 +15,16 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from ebrm.backbone.check import refuse_missing, refuse_unsupported, require_head, require_linear
-from ebrm.backbone.checkpoint import Checkpoint, open_checkpoint
-from ebrm.backbone.families import Loaded, ValueHeadModel, attach_value_head, find_family, head_names, stored_head
+from ebrm.backbone.checkpoint import HEAD_FILE, Checkpoint, open_checkpoint
+from ebrm.backbone.families import (
+    Loaded,
+    ValueHeadModel,
+    attach_value_head,
+    find_family,
+    head_names,
+    plain_name,
+    stored_head,
+)
 from ebrm.backbone.identity import BackboneIdentity, fingerprint
 from ebrm.backbone.lora import merge_adapter, open_base
 from ebrm.backbone.read import Backbone, Reading
@@ -45,6 +53,7 @@ def load_backbone(settings: BackboneSettings, text: TextSettings | None = None) 
             what to do.
         SettingsError: a device that is not there, or text settings that do not fit the model.
     """
+    choose_device(settings.device)  # a device that is not there is said before minutes of loading, not after
     if settings.backbone == "demo":
         from ebrm.backbone.demo import load_demo
 
@@ -86,10 +95,9 @@ def load_model(sources: Sequence[Checkpoint], settings: BackboneSettings, model_
         model, missing = _load_transformers(base, settings, model_class)
         if adapter is not None:
             model = merge_adapter(model, adapter)
-            brought = {
-                name.removeprefix("base_model.model.").replace(".modules_to_save.", ".") for name in adapter.tensors
-            }
-            missing -= brought
+            # A head saved beside the adapter is not part of it: peft did not load that.
+            brought = [name for name, info in adapter.tensors.items() if info.file.name != HEAD_FILE]
+            missing -= {plain_name(name) for name in brought}
     module = dict(model.named_modules()).get(stored.name)
     if module is not None and stored.name + ".weight" not in missing:
         refuse_missing(base.name, missing)

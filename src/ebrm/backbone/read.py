@@ -78,6 +78,8 @@ class Backbone:
         self.embedding_size = loaded.head.in_features
         self.tokenizer, self.text_rule, self.identity = tokenizer, text_rule, identity
         self.device, self.token_budget, self.limit = device, token_budget, limit
+        for config in _configs(self.model):
+            config.use_cache = False  # keys and values are for generating; here they would only fill memory
         self._pad = _pad_id(tokenizer, self.model)
         self._vocabulary = _vocabulary(self.model)
         self._checked = False

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from ebrm.cli.fit import show_accuracy
+from ebrm.cli.accuracy import show_accuracy
 from ebrm.cli.options import Chosen, command
 from ebrm.cli.screen import Screen
 from ebrm.errors import DataError

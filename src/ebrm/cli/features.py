@@ -48,7 +48,8 @@ def register(app: typer.Typer) -> None:
         """Read preference pairs with a reward model and keep embeddings and rewards on disk.
 
         Fits and scores can then be made from the folder, without texts and without the reward model. A run that is
-        stopped goes on when the same command is given again. Several GPUs: accelerate launch -m ebrm.cli.main features …
+        stopped goes on when the same command is given again. On several GPUs of one machine: `accelerate launch -m
+        ebrm.cli.main features` with the same options.
         """
         job = chosen.of(FeaturesJob)
         settings = chosen.of(BackboneSettings)

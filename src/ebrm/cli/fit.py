@@ -11,6 +11,7 @@ from typing import Any
 import typer
 
 from ebrm.backbone.settings import BackboneSettings
+from ebrm.cli.accuracy import show_accuracy
 from ebrm.cli.features import DATA_HELP
 from ebrm.cli.options import Chosen, command
 from ebrm.cli.screen import Screen
@@ -38,6 +39,12 @@ class FitJob:
     keep_features: bool = field(
         default=False, metadata={"help": "Keep the features read in this run in OUT/features, for other fits."}
     )
+    trackers: tuple[str, ...] = field(
+        default=(),
+        metadata={
+            "help": "Also log the curves with these: tensorboard (to OUT-logs), wandb, trackio (extra `trackers`)."
+        },
+    )
     overwrite: bool = field(default=False, metadata={"help": "Replace a model that is there already."})
 
 
@@ -61,7 +68,8 @@ def register(app: typer.Typer) -> None:
         """Refine a reward model with preference pairs: read, filter, fit, measure, save, report.
 
         Give --backbone and --data, or --features. Pairs are divided by prompt into those fitted on, those that choose
-        the epoch, and those that measure the result. A fit that is stopped goes on when the same command is given again.
+        the epoch, and those that measure the result. A fit that is stopped goes on when the same command is given
+        again.
         """
         _fit(screen, chosen)
 
@@ -84,21 +92,25 @@ def _fit(screen: Screen, chosen: Chosen) -> None:
     work = _claim(out, job, [asdict(value) for value in (reward_model, *stages.values()) if value is not None])
     screen.kept = "What is finished is kept; run the same command again to go on."
     from ebrm.fitting import fit
+    from ebrm.tracking import tracked
 
-    fitted = fit(
-        reward_model.backbone if reward_model is not None else None,
-        job.data,
-        features=job.features,
-        work=work,
-        backbone_settings=reward_model,
-        data=stages[PreferenceSettings],
-        text=stages[TextSettings],
-        feature_settings=stages[FeatureSettings],
-        network=stages[NetworkSettings],
-        training=stages[FitSettings],
-        inference=stages[InferenceSettings],
-        device=str(chosen.given(BackboneSettings).get("device", "auto")),
-    )
+    settings = {name: asdict(stages[kind]) for name, kind in _STAGES.items() if kind in stages}
+    with tracked(job.trackers, out.with_name(out.name + "-logs"), settings) as log:
+        fitted = fit(
+            reward_model.backbone if reward_model is not None else None,
+            job.data,
+            features=job.features,
+            work=work,
+            backbone_settings=reward_model,
+            data=stages[PreferenceSettings],
+            text=stages[TextSettings],
+            feature_settings=stages[FeatureSettings],
+            network=stages[NetworkSettings],
+            training=stages[FitSettings],
+            inference=stages[InferenceSettings],
+            device=str(chosen.given(BackboneSettings).get("device", "auto")),
+            on_epoch=log,
+        )
     from ebrm.cli.outcome import write_outcome
 
     made = work / "model"
@@ -120,8 +132,8 @@ def _claim(out: Path, job: FitJob, settings: list[dict[str, Any]]) -> Path:
     if not job.overwrite:
         if out.is_dir() and any(out.iterdir()):
             raise DataError(
-                f"--out {out} exists already and is not empty; it was left as it is. Choose another name, or --overwrite "
-                "to replace it."
+                f"--out {out} exists already and is not empty; it was left as it is. Choose another name, or "
+                "--overwrite to replace it."
             )
         if out.exists() and not out.is_dir():
             raise DataError(f"--out {out} is a file; it was left as it is. Name a folder that does not exist yet.")
@@ -167,24 +179,3 @@ def _show(screen: Screen, metrics: dict[str, Any], out: Path) -> None:
     if metrics["pairs"]:
         facts.append(("report", str(out / "report.html")))
     screen.facts(facts)
-
-
-def show_accuracy(screen: Screen, metrics: dict[str, Any]) -> None:
-    """The table of base and refined accuracy on the held-out pairs; nothing where there are none."""
-    if not metrics["pairs"]:
-        return
-    base, refined, difference = (metrics[name] for name in ("base", "refined", "difference"))
-    rows = [
-        ("base RM", f"{base['accuracy']:.1%}", _range(base)),
-        ("refined", f"{refined['accuracy']:.1%}", _range(refined)),
-        ("difference", f"{100 * difference['value']:+.1f} points", _range(difference, sign=True)),
-    ]
-    title = f"Held-out pairs ranked rightly ({metrics['pairs']:,} pairs, {metrics['prompts']:,} prompts)"
-    screen.table(("", "accuracy", "95% interval"), rows, title)
-
-
-def _range(estimate: dict[str, Any], sign: bool = False) -> str:
-    if estimate["low"] is None:
-        return "-"
-    plus = "+" if sign else ""
-    return f"{100 * estimate['low']:{plus}.1f} to {100 * estimate['high']:{plus}.1f}"

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ebrm.cli.accuracy import accuracy_rows
 from ebrm.cli.options import Chosen, command
 from ebrm.cli.screen import Screen
 from ebrm.errors import DataError, EbrmError, FeaturesError, ModelError
@@ -52,13 +53,14 @@ def read(path: str) -> tuple[str, dict[str, Any], list[str]]:
         config = _json(folder / "config.json", ModelError)
         if not str(config.get("format", "")).startswith("ebrm-model"):
             raise ModelError(
-                f"{folder / 'config.json'} is not of an ebrm model. A plain reward model is what `ebrm fit --backbone` takes."
+                f"{folder / 'config.json'} is not of an ebrm model. A plain reward model is what "
+                "`ebrm fit --backbone` takes."
             )
         return "model", config, _model_faults(folder, config)
     if folder.exists():
         raise DataError(
-            f"{path} is neither a model nor a features folder: it holds no config.json or manifest.json. Give the folder "
-            "that `ebrm fit --out` or `ebrm features --out` wrote."
+            f"{path} is neither a model nor a features folder: it holds no config.json or manifest.json. Give the "
+            "folder that `ebrm fit --out` or `ebrm features --out` wrote."
         )
     return "model", _from_hub(path), []
 
@@ -127,7 +129,10 @@ def show_model(screen: Screen, path: str, config: dict[str, Any]) -> None:
             facts.append((stage, _settings(config[stage])))
     if config.get("history"):
         facts.append(("epochs", f"{len(config['history'])}, the best was {config.get('best_epoch')}"))
-    facts += [(name, _number(value)) for name, value in _flat(config.get("metrics") or {})]
+    metrics = config.get("metrics") or {}
+    if metrics.get("pairs"):
+        facts.append(("measured on", f"{metrics['pairs']:,} held-out pairs, {metrics['prompts']:,} prompts"))
+        facts += [(what, f"{value} ({interval})") for what, value, interval in accuracy_rows(metrics)]
     screen.facts([*facts, ("written by", f"ebrm {config.get('ebrm_version', '?')}")])
 
 
@@ -169,21 +174,11 @@ def _settings(values: dict[str, Any]) -> str:
     return ", ".join(f"{name} {_number(value)}" for name, value in values.items() if value is not None)
 
 
-def _flat(values: dict[str, Any], before: str = "") -> list[tuple[str, Any]]:
-    rows: list[tuple[str, Any]] = []
-    for name, value in values.items():
-        if isinstance(value, dict):
-            rows += _flat(value, f"{before}{name}.")
-        elif isinstance(value, int | float | str):
-            rows.append((f"{before}{name}", value))
-    return rows
-
-
 def _number(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, list):
-        return "-".join(map(_number, value))
+        return f"[{', '.join(map(_number, value))}]"
     return f"{value:,}" if isinstance(value, int) else str(value)

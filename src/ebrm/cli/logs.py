@@ -9,6 +9,8 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from ebrm.cli.screen import write
+
 _ENVIRONMENT = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
@@ -24,7 +26,7 @@ _ENVIRONMENT = {
 def logging_to_stderr(verbose: bool) -> Iterator[None]:
     """Send `ebrm` logs to stderr while the body runs, and keep other libraries quiet unless `verbose`."""
     root, ours = logging.getLogger(), logging.getLogger("ebrm")
-    handler = _handler()
+    handler = _Stderr()
     levels = root.level, ours.level, ours.propagate
     set_here = {} if verbose else {k: v for k, v in _ENVIRONMENT.items() if k not in os.environ}
     os.environ.update(set_here)
@@ -52,22 +54,18 @@ def set_levels(quiet: bool, verbose: bool) -> None:
             logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def _handler() -> logging.Handler:
-    """A rich handler on a terminal (so that log lines and progress bars do not overwrite each other), else plain lines."""
-    if sys.stderr.isatty():
-        from rich.console import Console
-        from rich.logging import RichHandler
+class _Stderr(logging.Handler):
+    """Log records as paragraphs on whatever stderr is at that moment.
 
-        console = Console(stderr=True, no_color=bool(os.environ.get("NO_COLOR")) or None)
-        return RichHandler(console=console, show_time=False, show_path=False, show_level=False, markup=False)
-    plain = logging.StreamHandler(sys.stderr)
-    plain.setFormatter(_LevelFormatter())
-    return plain
+    While a progress bar is shown that is rich's stand-in, which writes above the bar; a handler with a console of its
+    own would write across it.
+    """
 
-
-class _LevelFormatter(logging.Formatter):
-    """The message alone for INFO; the level in front of anything louder or quieter."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
-        return text if record.levelno == logging.INFO else f"{record.levelname.lower()}: {text}"
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            text = self.format(record)
+            write(sys.stderr, text if record.levelno == logging.INFO else f"{record.levelname.lower()}: {text}")
+        except BrokenPipeError:
+            raise
+        except Exception:
+            self.handleError(record)

@@ -72,11 +72,8 @@ class Setting:
         default = self.default
         if default is MISSING or default is None or default in ({}, (), ""):
             return self.help
-        if self.is_flag:
-            text = self.flag if default else f"--no-{self.flag[2:]}"
-        else:
-            text = show(default)
-        return f"{self.help} (default: {text})".strip()
+        switch = self.flag if default else f"--no-{self.flag[2:]}"
+        return f"{self.help} (default: {switch if self.is_flag else show(default)})".strip()
 
     def read(self, value: Any, where: str) -> Any:
         """Turn a typed or written value into the field's type; raise SettingsError naming `where`."""
@@ -249,8 +246,8 @@ _COMMON: tuple[tuple[str, Any, tuple[str, ...], str], ...] = (
         "config",
         str | None,
         ("--config",),
-        "A YAML file of settings: any option above without its dashes (`token_budget: 8192`), at the top level or under "
-        "the name of its group. What is typed wins over the file.",
+        "A YAML file of settings: any option above without its dashes (`token_budget: 8192`), at the top level or "
+        "under the name of its group. What is typed wins over the file.",
     ),
     ("json", bool, ("--json",), "Print one JSON object on stdout, and nothing else there."),
     ("quiet", bool, ("-q", "--quiet"), "Only results, warnings and errors."),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,5 +33,5 @@ def write_outcome(fitted: Fitted, folder: Path) -> dict[str, Any]:
     if measured.report is None:
         logger.warning("No pairs were held out to measure the result on, so there is no report; see --test-fraction.")
     else:
-        write_report(folder / "report.html", replace(measured.report, filtered=record.training.filter_conflicts))
+        write_report(folder / "report.html", measured.report)
     return measured.metrics

@@ -35,7 +35,7 @@ class Chunk:
 
 
 def kind_of(path: Path) -> str:
-    """ "jsonl", "csv" or "parquet" by the name's ending; SettingsError for any other."""
+    """Tell "jsonl", "csv" and "parquet" by the name's ending; SettingsError for any other."""
     kind = _KINDS.get(path.suffix.lower())
     if kind is None:
         raise SettingsError(

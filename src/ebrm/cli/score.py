@@ -34,8 +34,8 @@ def register(app: typer.Typer) -> None:
             str,
             typer.Argument(
                 metavar="IN",
-                help="Rows to score (.jsonl, .json, .csv, .tsv, .parquet): prompt and response, or messages that end in the "
-                "assistant's, or preference pairs. Or a features folder, which needs no reward model.",
+                help="Rows to score (.jsonl, .json, .csv, .tsv, .parquet): prompt and response, or messages that end "
+                "in the assistant's, or preference pairs. Or a features folder, which needs no reward model.",
             ),
         ],
     ) -> None:

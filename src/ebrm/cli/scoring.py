@@ -341,9 +341,9 @@ def _explain(name: str, count: int, kinds: Counter[str], bad: Iterable[BadRow], 
     listed = "".join(f"\n  {row}" for row in bad)
     kept = f" {scored:,} rows before them are scored and kept." if scored else ""
     return (
-        f"{name}: {sum(kinds.values()):,} of {count:,} rows cannot be scored ({count_kinds(dict(kinds))}). The first (row, "
-        f"field: what is wrong, value):{listed}\nMend them, or give --bad-rows mark to write them out with empty rewards "
-        f"and the reason.{kept}"
+        f"{name}: {sum(kinds.values()):,} of {count:,} rows cannot be scored ({count_kinds(dict(kinds))}). The first "
+        f"(row, field: what is wrong, value):{listed}\nMend them, or give --bad-rows mark to write them out with empty "
+        f"rewards and the reason.{kept}"
     )
 
 

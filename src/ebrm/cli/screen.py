@@ -137,7 +137,9 @@ def _rich_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str
     from rich.text import Text
 
     console = Console(no_color=bool(os.environ.get("NO_COLOR")) or None)
-    table = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False)
+    if title:
+        console.print(Text(title, style="bold"))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for k, name in enumerate(header):
         table.add_column(name, justify="left" if k == 0 else "right", overflow="fold")
     for row in rows:

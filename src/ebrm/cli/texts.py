@@ -132,7 +132,7 @@ def find_shape(seen: Sequence[str], mapping: Mapping[str, str], path: str) -> Sh
     if "messages" in there:
         return Shape("messages", {"messages": there["messages"]})
     raise DataError(
-        f"{path} has the columns {', '.join(map(str, seen)) or '(none)'}, and nothing in them to score. Expected prompt "
-        "and response, or messages that end in the assistant's, or chosen and rejected (with or without prompt). Name "
-        "yours: --column prompt=question --column response=answer."
+        f"{path} has the columns {', '.join(map(str, seen)) or '(none)'}, and nothing in them to score. "
+        "Expected prompt and response, or messages that end in the assistant's, or chosen and rejected "
+        "(with or without prompt). Name yours: --column prompt=question --column response=answer."
     )

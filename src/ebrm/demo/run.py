@@ -9,7 +9,7 @@ from typing import Any
 
 from ebrm.backbone.load import load_backbone
 from ebrm.backbone.settings import BackboneSettings
-from ebrm.demo.settings import DEMO_TRAINING
+from ebrm.demo.settings import DEMO_NETWORK
 from ebrm.evaluate.fitted import measure
 from ebrm.evaluate.report import write_report
 from ebrm.evaluate.report_data import LiveScore
@@ -51,7 +51,7 @@ def run(out: str | Path) -> Demonstration:
     out = Path(out)
     # First, so that a missing extra is said before the work, not after it.
     backbone = load_backbone(BackboneSettings(backbone="demo"), TextSettings(truncation="drop"))
-    fitted = fit(features=open_features(_HERE / "features"), training=DEMO_TRAINING)
+    fitted = fit(features=open_features(_HERE / "features"), network=DEMO_NETWORK)
     model = EnergyRewardModel(fitted.model.density_model, fitted.model.record, backbone)
     started = time.monotonic()
     live = tuple(score_live(model, entry["prompt"], entry["responses"]) for entry in read_json(_HERE / "live.json"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ebrm.energy.settings import FitSettings
+from ebrm.energy.settings import NetworkSettings
 
-#: Under two thousand pairs: more, smaller steps than the defaults, which are made for tens of thousands.
-DEMO_TRAINING = FitSettings()
+#: A network a tenth of the published size: the embedding has 384 coordinates, and the demonstration must be quick.
+DEMO_NETWORK = NetworkSettings(joint_widths=(256, 128))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -159,12 +160,20 @@ class RewardDensity(nn.Module):
     def _ascend(
         self, embedding: Tensor, start: Tensor, settings: InferenceSettings, bounds: tuple[float, float]
     ) -> Tensor:
-        """The ascent in chunks of rows, internal units, float32 [n]."""
+        """The ascent in chunks of rows, internal units, float32 [n].
+
+        In float64: near the top, f changes by less than float32 can tell, and whether a step "rises" would turn on how
+        a row was batched.
+        """
+        network = copy.deepcopy(self.network).double()
         ends = []
         for part, embedded in self._chunks(embedding, 1):
+            wide = embedded.double()
             climbed = ascend(
-                lambda rows, r, e=embedded: self.network.with_derivative(e[rows], r),  # type: ignore[misc]
-                start[part], settings, bounds,
-            )  # fmt: skip
-            ends.append(climbed.reward)
+                lambda rows, r, e=wide: network.with_derivative(e[rows], r),  # type: ignore[misc]
+                start[part].double(),
+                settings,
+                bounds,
+            )
+            ends.append(climbed.reward.float())
         return torch.cat(ends) if ends else start

@@ -122,14 +122,15 @@ def fit_density(
         density.network.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
     )
     run = _run_identity(embeddings, reward, train, validation, network, training, inference)
+    epochs = training.planned_epochs(len(rows))
     history: list[Epoch] = []
     best = copy.deepcopy(density.state_dict())
     if checkpoint is not None and checkpoint.exists():
         history, best = load_checkpoint(checkpoint, run, density, optimizer, generator)
         logger.info("Going on after epoch %d from %s.", len(history), checkpoint)
-    with progress("fit", total=training.epochs * len(rows), unit="rows") as bar:
+    with progress("fit", total=epochs * len(rows), unit="rows") as bar:
         bar.advance(len(history) * len(rows))
-        while len(history) < training.epochs and not _out_of_patience(history, training.patience):
+        while len(history) < epochs and not _out_of_patience(history, training.patience):
             started = time.monotonic()
             loss = 0.0
             for batch in _shuffled(rows, training.batch_rows, generator):

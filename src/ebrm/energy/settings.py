@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -94,20 +95,30 @@ class FitSettings:
     )
     negatives: int = field(default=768, metadata={"help": "Noise samples a row (M); objective nce only."})
     nodes: int = field(
-        default=96,
+        default=64,
         metadata={"help": "Quadrature nodes, shifted at random each step; objective likelihood only."},
     )
     reward_scale: float = field(
         default=1.0,
         metadata={"help": "Standard deviation of the rewards inside the model (paper: 4 for large RMs)."},
     )
-    regularization: float = field(default=0.05, metadata={"help": "Weight of the mean squared energy (lambda)."})
-    learning_rate: float = field(default=9e-5, metadata={"help": "AdamW learning rate."})
+    regularization: float = field(
+        default=1e-3,
+        metadata={
+            "help": "Weight of the mean squared energy (lambda). p(r | e) does not feel a constant added to f; this fixes it."
+        },
+    )
+    learning_rate: float = field(default=1e-3, metadata={"help": "AdamW learning rate."})
     weight_decay: float = field(default=1e-2, metadata={"help": "AdamW weight decay."})
-    batch_rows: int = field(default=256, metadata={"help": "Rows (responses) a step."})
-    epochs: int = field(default=5, metadata={"help": "Passes over the training rows, at most."})
+    batch_rows: int = field(default=64, metadata={"help": "Rows (responses) a step."})
+    epochs: int | None = field(
+        default=None,
+        metadata={
+            "help": "Passes over the training rows. Unset: 5, or as many as make 1,000 optimiser steps on little data."
+        },
+    )
     patience: int = field(
-        default=3,
+        default=5,
         metadata={"help": "Stop after this many epochs without a better validation accuracy; 0: never."},
     )
     clip_norm: float = field(default=1.0, metadata={"help": "Largest norm of the gradient; larger ones are scaled."})
@@ -131,11 +142,18 @@ class FitSettings:
             _require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
         for name in ("beta", "regularization", "weight_decay", "patience", "seed"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
-        for name in ("negatives", "batch_rows", "epochs"):
+        for name in ("negatives", "batch_rows"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
+        _require(self.epochs is None or self.epochs >= 1, "epochs", self.epochs, "1 or more, or unset")
         _require(self.nodes >= 8, "nodes", self.nodes, "8 or more")
         for name in ("validation_fraction", "test_fraction"):
             _require(0.0 < getattr(self, name) < 0.5, name, getattr(self, name), "between 0 and 0.5")
+
+    def planned_epochs(self, rows: int) -> int:
+        """How many passes over `rows` training rows are made, unless patience ends before."""
+        if self.epochs is not None:
+            return self.epochs
+        return max(5, math.ceil(1000 / math.ceil(rows / self.batch_rows)))
 
 
 @dataclass(frozen=True)
@@ -202,6 +220,14 @@ def paper_settings(
     scale = 4.0 if size == "large" else 1.0
     return (
         NetworkSettings(size=size, standardize_embedding=False),
-        FitSettings(objective="nce", reward_scale=scale, patience=0),
+        FitSettings(
+            objective="nce",
+            reward_scale=scale,
+            regularization=0.05,
+            learning_rate=9e-5,
+            batch_rows=256,
+            epochs=5,
+            patience=0,
+        ),
         InferenceSettings(start="paper"),
     )

@@ -38,14 +38,14 @@ class Standardizer(nn.Module):
             ModelError: fewer than two distinct rewards, so that there is no scale.
         """
         values = reward.double()
-        # The extremes, not the std: rounding of the mean leaves equal rewards a std a little above zero.
-        if len(values) == 0 or not bool(values.max() > values.min()):
+        std = values.std(correction=0) if len(values) else torch.zeros(())
+        if not bool(std > 0):
             raise ModelError(
                 f"The {len(values)} training rewards are all equal, so they have no scale and no density can be "
                 "fitted. Check that the reward model's head is the trained one, or give more pairs."
             )
         self.reward_mean.copy_(values.mean())
-        self.reward_std.copy_(values.std(correction=0))
+        self.reward_std.copy_(std)
         self.reward_scale.fill_(scale)
 
     def fit_embedding(self, batches: Iterable[Tensor]) -> None:  # each [k, d]

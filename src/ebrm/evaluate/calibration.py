@@ -19,6 +19,9 @@ from ebrm.evaluate.bootstrap import LEVEL, Estimate, clustered_mean, finite_arra
 
 Floats = NDArray[np.float64]
 
+# A sum of float32 probabilities may miss one by this much.
+_ROUNDING = 1e-5
+
 
 @dataclass(frozen=True)
 class ReliabilityBin:
@@ -79,15 +82,16 @@ def confidence_and_correct(probability: ArrayLike) -> tuple[Floats, Floats]:
         max(p, 1 - p) [p], and 1 where p > 0.5, 0.5 where p = 0.5, 0 where p < 0.5 [p].
 
     Raises:
-        DataError: if a probability is not finite or outside [0, 1].
+        DataError: if a probability is not finite or outside [0, 1] by more than float32 rounding.
     """
     probability = finite_array(probability, "P(chosen > rejected)")
-    outside = np.flatnonzero((probability < 0) | (probability > 1))
+    outside = np.flatnonzero((probability < -_ROUNDING) | (probability > 1 + _ROUNDING))
     if len(outside):
         raise DataError(
             f"P(chosen > rejected) must lie in [0, 1], but {len(outside)} of {len(probability)} values do not, the "
             f"first ({probability[outside[0]]}) in row {outside[0]}. Rewards or margins are not probabilities."
         )
+    probability = probability.clip(0, 1)
     correct = np.where(probability > 0.5, 1.0, np.where(probability == 0.5, 0.5, 0.0))
     return np.maximum(probability, 1 - probability), correct
 
@@ -127,7 +131,7 @@ def calibration(
         gaps += abs(right.sum() - inside.sum())
         # |sum of n centred coin tosses| is about half-normal: its mean is sqrt(2 / pi) standard deviations.
         chance += np.sqrt(2 / np.pi * (inside * (1 - inside)).sum())
-    p = np.asarray(probability, dtype=np.float64)
+    p = np.asarray(probability, dtype=np.float64).clip(0, 1)
     return Calibration(
         bins=tuple(curve),
         ece=float(gaps / len(confidence)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -116,6 +116,7 @@ def measure(
         settings={stage: asdict(getattr(record, stage)) for stage in ("network", "training", "inference")},
         versions=common["versions"],
         notes=notes,
+        filtered=record.training.filter_conflicts,
         interval_level=record.inference.coverage,
     )
     return Measured(metrics, report)
@@ -181,7 +182,7 @@ def _examples(
         low, high = refined.interval[index].tolist()
         examples.append(
             MovedExample(
-                prompt=None if text is None else text.prompt[-1]["content"],
+                prompt=None if text is None else conversation(text.prompt),
                 response=response,
                 label="chosen" if chosen else "rejected",
                 base_reward=float(refined.base_reward[index]),
@@ -198,6 +199,13 @@ def _examples(
 def _ends(estimate: Estimate) -> dict[str, float | None]:
     """The interval's ends; None where there is none (one prompt)."""
     return {name: end if math.isfinite(end) else None for name, end in (("low", estimate.low), ("high", estimate.high))}
+
+
+def conversation(messages: Sequence[Mapping[str, str]]) -> str:
+    """A prompt as people read it: a single user turn as it stands, more turns with their roles."""
+    if len(messages) == 1:
+        return messages[0]["content"]
+    return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
 
 
 def _accuracy(value: PairedAccuracy) -> dict[str, Any]:

@@ -40,6 +40,17 @@ class Column:
         """Entries along the first axis."""
         return sum(len(part) for part in self.parts)
 
+    def require_numbers(self) -> None:
+        """Refuse text, dates and objects.
+
+        Raises:
+            FeaturesError: Naming the file and the type found.
+        """
+        for part, file in zip(self.parts, self.files, strict=True):
+            kind = "f" if isinstance(part, Tensor) else part.dtype.kind
+            if kind not in "fiu":
+                raise FeaturesError(f"{file}: `{self.name}` holds {part.dtype}; expected numbers.")
+
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the whole; parts of different shapes were refused when read."""
@@ -52,9 +63,10 @@ class Column:
             low, high = max(start - begin, 0), min(stop - begin, len(part))
             if low < high:
                 piece = part[low:high]
-                rows.append(
-                    piece.float() if isinstance(piece, Tensor) else torch.from_numpy(np.array(piece, np.float32))
-                )
+                if not isinstance(piece, Tensor):
+                    with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as such
+                        piece = torch.from_numpy(np.array(piece, np.float32))
+                rows.append(piece.to(torch.float32))
             begin += len(part)
         return torch.cat(rows) if rows else torch.empty(0, *self.shape[1:])
 
@@ -129,7 +141,7 @@ def _read_file(file: Path) -> dict[str, Any]:
             table = pq.read_table(handle)
         return {name: _from_arrow(table.column(name), name, file) for name in table.column_names}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, SafetensorError, pa.ArrowException) as error:
-        hint = " Save text as a str array, not as objects." if "pickle" in str(error).lower() else ""
+        hint = " Save text as a str array, not as objects." if "object" in str(error).lower() else ""
         raise FeaturesError(f"{file} cannot be read as {file.suffix[1:]}: {error}.{hint}") from None
 
 
@@ -141,17 +153,16 @@ def _from_arrow(column: pa.ChunkedArray, name: str, file: Path) -> np.ndarray:
         values = np.empty(len(column), dtype=object)
         values[:] = column.to_pylist()
         return values
-    lengths = column.combine_chunks()
-    lengths = lengths.value_lengths().to_numpy(zero_copy_only=False)
-    wrong = np.flatnonzero(lengths != lengths[:1])
-    if column.null_count or len(wrong):
-        row = int(wrong[0]) if len(wrong) else 0
+    joined = column.combine_chunks()
+    lengths = joined.value_lengths().to_numpy(zero_copy_only=False)
+    wrong = np.flatnonzero(lengths != lengths[:1])  # a missing row has the length NaN, which is not equal to itself
+    if len(wrong):
+        found, first = ("nothing" if np.isnan(lengths[row]) else f"{lengths[row]:g} entries" for row in (wrong[0], 0))
         raise FeaturesError(
-            f"{file}, row {row}: `{name}` has {lengths[row]:g} entries, and row 0 has {lengths[0]:g}; expected the "
-            "same "
-            "number in every row."
+            f"{file}, row {wrong[0]}: `{name}` holds {found}, and row 0 holds {first}; expected the same number of "
+            "entries in every row."
         )
-    flat = column.combine_chunks().flatten()
+    flat = joined.flatten()
     if flat.null_count:
         raise FeaturesError(f"{file}: `{name}` has missing entries inside its rows; expected numbers only.")
-    return flat.to_numpy(zero_copy_only=False).reshape(len(column), -1)
+    return flat.to_numpy(zero_copy_only=False).reshape(len(column), int(lengths[0]) if len(column) else 0)

@@ -22,7 +22,6 @@ from ebrm.features.store import Features, Pairs, open_features
 from ebrm.features.write import Plan, write_folder
 from ebrm.files import sha256_json
 from ebrm.preferences.schema import Preferences
-from ebrm.progress import progress
 
 if TYPE_CHECKING:
     from ebrm.backbone.read import Backbone
@@ -125,7 +124,7 @@ def extract_features(
     with claim(out, manifests.identity(manifest), ranks) as found:
         if found is not None and found["complete"] and not missing_files(out, found):
             return open_features(out, verify=False)  # verified while it was claimed
-        texts = tokenize_preferences(backbone, preferences, seen)
+        texts = tokenize_preferences(backbone, preferences, ranks, seen)
         if len(texts.pairs) == 0:
             raise FeaturesError(
                 f"No pair is left: all {texts.dropped_pairs} have a side longer than max_length "
@@ -139,9 +138,7 @@ def extract_features(
             "truncated": int((texts.truncated > 0).sum()),
             "dropped": texts.dropped_pairs,
             "dropped_texts": texts.dropped_texts,
-            "content": hashlib.sha256(
-                texts.ids.astype("<i4").tobytes() + texts.ends.astype("<i8").tobytes()
-            ).hexdigest(),
+            "content": texts.fingerprint(),
         }
         plan = Plan(
             manifest,
@@ -157,7 +154,7 @@ def extract_features(
 
 
 def tokenize_preferences(
-    backbone: Backbone, preferences: Preferences, rm_training: Sequence[bool] | None = None
+    backbone: Backbone, preferences: Preferences, ranks: Ranks, rm_training: Sequence[bool] | None = None
 ) -> Texts:
     """Token ids of every different (prompt, response) that is in a pair with both sides, in order of first appearance.
 
@@ -169,7 +166,7 @@ def tokenize_preferences(
     about: list[tuple[str, str]] = []  # prompt_id and where
     sides: list[tuple[int, int]] = []
     kept: list[int] = []
-    with progress("tokenising", total=2 * len(preferences), unit="texts") as bar:
+    with ranks.progress("tokenising", 2 * len(preferences), "texts") as advance:
         for row, pair in enumerate(preferences):
             prompt_id = pair.prompt_id
             numbers: list[int | None] = []
@@ -189,7 +186,7 @@ def tokenize_preferences(
             if chosen is not None and rejected is not None:
                 sides.append((chosen, rejected))
                 kept.append(row)
-            bar.advance(2)
+            advance(2)
     numbers_of = np.array(sides, dtype=np.int64).reshape(-1, 2)
     # A text whose only partner was dropped is in no pair, and is not read. `unique` sorts; numbers follow appearance.
     used, renumbered = np.unique(numbers_of, return_inverse=True)

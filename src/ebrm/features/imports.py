@@ -69,6 +69,9 @@ def import_features(
             f"`embedding` has shape {list(embedding.shape)} and `reward` {list(reward.shape)}; expected [n, d] and [n] "
             "with the same n."
         )
+    for name in ("embedding", "reward", *_HEAD):
+        if name in found:
+            found[name].require_numbers()
     head = _head(found, head_weight, head_bias, embedding.shape[1])
     for name in ("chosen", "rejected"):
         if name in found and len(found[name].parts) > 1:

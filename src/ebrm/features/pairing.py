@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -83,7 +83,17 @@ def make_pairs(columns: Mapping[str, np.ndarray], items: int) -> tuple[Pairs, st
     for name in ("source", "category", "split", "where"):
         if name in given:
             given[name] = [None if _missing(value) else str(value) for value in given[name]]
+    _check_values("strength", given, lambda value: isinstance(value, (int, float)), "a number")
+    _check_values("rm_training", given, lambda value: value in (0, 1), "true or false (1 or 0)")
+    if "rm_training" in given:
+        given["rm_training"] = [not _missing(value) and bool(value) for value in given["rm_training"]]
     return Pairs.build(chosen, rejected, prompt_id, **given), how
+
+
+def _check_values(name: str, given: Mapping[str, list[Any]], fits: Callable[[Any], bool], expected: str) -> None:
+    for pair, value in enumerate(given.get(name, ())):
+        if not _missing(value) and not fits(value):
+            raise FeaturesError(f"Pair {pair} has {name} = {value!r}; expected {expected}, or nothing.")
 
 
 def _by_pair_id(columns: Mapping[str, np.ndarray], items: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
@@ -92,7 +102,9 @@ def _by_pair_id(columns: Mapping[str, np.ndarray], items: int) -> tuple[np.ndarr
     values = np.array([value is not None and bool(value == 1) for value in flag.tolist()])
     wrong = np.flatnonzero([value not in (0, 1) for value in flag.tolist()])
     if len(wrong):
-        raise FeaturesError(f"Row {wrong[0]} has is_chosen = {flag[wrong[0]]!r}; expected true or false (1 or 0).")
+        raise FeaturesError(
+            f"Row {wrong[0]} has is_chosen = {flag.tolist()[wrong[0]]!r}; expected true or false (1 or 0)."
+        )
     wins, losses = np.bincount(pair[values], minlength=len(names)), np.bincount(pair[~values], minlength=len(names))
     bad = np.flatnonzero((wins != 1) | (losses != 1))
     if len(bad):

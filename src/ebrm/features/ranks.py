@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
 from ebrm.errors import EbrmError, FeaturesError
+from ebrm.progress import progress
 
 
 class Ranks:
@@ -28,14 +31,24 @@ class Ranks:
             self.index, self.count = state.process_index, state.num_processes
             if self.count != launched:
                 raise FeaturesError(
-                    f"The environment says that {launched} processes were launched (WORLD_SIZE), but they cannot reach each "
-                    f"other ({self.count} found). Start them with `accelerate launch`, or unset WORLD_SIZE to run alone."
+                    f"The environment says that {launched} processes were launched (WORLD_SIZE), but they cannot "
+                    f"reach each other ({self.count} found). Start them with `accelerate launch`, or unset "
+                    "WORLD_SIZE to run alone."
                 )
 
     @property
     def main(self) -> bool:
         """Whether this process plans and finishes the folder."""
         return self.index == 0
+
+    @contextmanager
+    def progress(self, what: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+        """Give what to call with every amount done; shown by the main process only."""
+        if not self.main:
+            yield lambda amount: None
+            return
+        with progress(what, total=total, unit=unit) as bar:
+            yield bar.advance
 
     def agree(self, error: EbrmError | None = None) -> None:
         """Wait for all processes; if any of them brings an error, every one of them raises it.

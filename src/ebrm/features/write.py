@@ -31,7 +31,6 @@ from ebrm.features.shards import DTYPES, MappedShard, shard_bytes, shard_name, s
 from ebrm.features.store import Features, Pairs, assemble, check_pairs, open_features
 from ebrm.features.tables import ITEM_SCHEMA, PAIR_SCHEMA, read_items, table_bytes
 from ebrm.files import atomic_path, sha256_file, sha256_json, write_json
-from ebrm.progress import progress
 
 logger = logging.getLogger(__name__)
 
@@ -87,9 +86,9 @@ def write_folder(out: Path, plan: Plan, found: dict[str, Any] | None, ranks: Ran
         mine = todo[ranks.index :: ranks.count]
         size = manifest["shard_rows"]
         total = sum(int(plan.amounts[number * size : (number + 1) * size].sum()) for number in mine)
-        with progress("features", total=total, unit=plan.unit) as bar:
+        with ranks.progress("features", total, plan.unit) as advance:
             for number in mine:
-                _write_shard(out, plan, manifest, number, bar.advance if ranks.main else _nothing)
+                _write_shard(out, plan, manifest, number, advance)
     with _sharing_errors(ranks):
         if ranks.main:
             _finish(out, plan, manifest)
@@ -294,10 +293,6 @@ def _sharing_errors(ranks: Ranks) -> Iterator[None]:
     except EbrmError as caught:
         error = caught
     ranks.agree(error)
-
-
-def _nothing(amount: int) -> None:
-    """Progress of a process that is not the main one is not shown."""
 
 
 def _fingerprint(features: Features) -> str:

@@ -1,0 +1,365 @@
+"""Break the code on purpose, one small mutation at a time, and see whether its tests notice.
+
+    python recipes/mutations.py                  # all
+    python recipes/mutations.py energy/grid off  # those with one of these words in their file or reason
+
+Each mutation is made in a temporary copy of the project, and the tests that mirror its file run there. Prints one line
+a mutation, with the test that killed it, and exits with 1 if any survives or no longer fits the code.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+#: Seconds for one run of one test file. A mutation that makes it hang is noticed too.
+LIMIT = 900
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """Replace the one occurrence of `old` in src/ebrm/`file` by `new`; `why` says what that breaks."""
+
+    file: str
+    old: str
+    new: str
+    why: str
+    tests: str = ""  # where not tests/<room>/test_<module>.py
+
+    @property
+    def test_file(self) -> str:
+        """The test file that has to notice."""
+        path = Path(self.file)
+        return self.tests or f"tests/{path.parent}/test_{path.name}"
+
+
+M = Mutation
+MUTATIONS = [
+    # curate
+    M(
+        "curate/conflict.py",
+        "chosen_reward.double() - rejected_reward.double()",
+        "rejected_reward.double() - chosen_reward.double()",
+        "chosen and rejected swapped",
+    ),
+    M("curate/conflict.py", "ConflictReport(margin > 0,", "ConflictReport(margin >= 0,", "ties kept"),
+    M("curate/conflict.py", "margin[margin < 0]", "margin[margin <= 0]", "ties counted as dropped"),
+    M(
+        "curate/conflict.py",
+        "if labels is not None and len(labels) != len(margin):",
+        "if False:",
+        "labels of another length taken",
+    ),
+    # energy: units
+    M(
+        "energy/standardize.py",
+        "internal.double() * (self.reward_std / self.reward_scale) + self.reward_mean",
+        "(internal.double() + self.reward_mean) * (self.reward_std / self.reward_scale)",
+        "inverse of the standardiser wrong",
+    ),
+    M(
+        "energy/standardize.py",
+        "* (self.reward_scale / self.reward_std)",
+        "* (1.0 / self.reward_std)",
+        "reward_scale forgotten",
+    ),
+    M("energy/standardize.py", "if not bool(std > 0):", "if len(values) == 0:", "equal rewards taken"),
+    M("energy/standardize.py", "self.embedding_centre.copy_(centre)", "pass", "embeddings not centred"),
+    M("energy/standardize.py", "variance > 1e-12 * mean_square", "variance > 0", "rounding taken as spread"),
+    # energy: network
+    M(
+        "energy/network.py",
+        "for layer in self.reward_layers:\n            x = torch.tanh(layer(x))\n            dx = (1.0 - x * x) * ",
+        "for layer in self.reward_layers:\n            x = torch.tanh(layer(x))\n            dx = ",
+        "derivative without tanh' of the reward branch",
+    ),
+    M(
+        "energy/network.py",
+        "dx = (1.0 - x * x) * self.from_reward(dx)",
+        "dx = self.from_reward(dx)",
+        "derivative without tanh' of the first joint layer",
+    ),
+    M(
+        "energy/network.py",
+        "for layer in self.joint_layers:\n            x = torch.tanh(layer(x))\n            dx = (1.0 - x * x) * ",
+        "for layer in self.joint_layers:\n            x = torch.tanh(layer(x))\n            dx = ",
+        "derivative without tanh' of a later joint layer",
+    ),
+    M(
+        "energy/network.py",
+        "return self.output(x * masks[-1] if masks else x).squeeze(-1)",
+        "return self.output(F.dropout(x, self.dropout) if masks else x).squeeze(-1)",
+        "dropout mask drawn for every sample",
+    ),
+    M(
+        "energy/network.py",
+        "torch.rand(rows, 1, layer",
+        "torch.rand(1, 1, layer",
+        "dropout mask shared by all rows",
+    ),
+    M("energy/network.py", ".float() / keep)", ".float())", "dropout mask not rescaled"),
+    M(
+        "energy/network.py",
+        "layer.weight.uniform_(-bound, bound, generator=generator)",
+        "layer.weight.uniform_(-bound, bound)",
+        "initial weights from the global generator",
+    ),
+    M(
+        "energy/network.py",
+        "self.reward_part(nodes).unsqueeze(0)",
+        "self.reward_part(nodes.expand(len(embedded), -1))",
+        "reward branch run for every row",
+    ),
+    # energy: noise
+    M("energy/noise.py", "return beta * sigma", "return beta**2 * sigma", "beta squared (variance for width)"),
+    M("energy/noise.py", " - math.log(len(self.sigmas))", "", "mixture weight 1/K missing"),
+    M("energy/noise.py", "- sigma.log()", "", "width missing from the log-density"),
+    M(
+        "energy/noise.py",
+        "torch.randint(len(self.sigmas), shape,",
+        "torch.randint(len(self.sigmas), shape[:-1] + (1,),",
+        "one component for a whole row",
+    ),
+    # energy: objective
+    M(
+        "energy/objective.py",
+        "return torch.logsumexp(a, 1) - a0",
+        "return a0 - torch.logsumexp(a, 1)",
+        "sign of the NCE+ loss",
+    ),
+    M("energy/objective.py", "negative - negative_log_noise]", "negative]", "log p_N of the negatives missing"),
+    M("energy/objective.py", "a0 = positive - positive_log_noise", "a0 = positive", "log p_N of the positive missing"),
+    M(
+        "energy/objective.py",
+        "a = torch.cat([a0.unsqueeze(1), negative - negative_log_noise], dim=1)",
+        "a = negative - negative_log_noise",
+        "positive left out of the denominator",
+    ),
+    M(
+        "energy/objective.py",
+        "log_noise = noise.log_prob(y, centre)",
+        "log_noise = noise.log_prob(y, centre)\n"
+        "    log_noise[:, :1] = MixtureNoise(tuple(beta * s for s in noise.sigmas)).log_prob(positive, centre)",
+        "density of the positive under the beta-scaled mixture",
+    ),
+    M(
+        "energy/objective.py",
+        "return torch.logsumexp(on_nodes + log_weight, 1) - positive",
+        "return positive - torch.logsumexp(on_nodes + log_weight, 1)",
+        "sign of the likelihood",
+    ),
+    M(
+        "energy/objective.py",
+        "torch.logsumexp(on_nodes + log_weight, 1)",
+        "torch.logsumexp(on_nodes, 1)",
+        "likelihood: cell width missing",
+    ),
+    M("energy/objective.py", "generator.device) + offset) * step", "generator.device)) * step", "nodes not shifted"),
+    M("energy/objective.py", "positive = positive.clamp(*support)", "", "positive outside the support"),
+    M(
+        "energy/objective.py",
+        "yield (loss + regularization * f.square().mean(1)).sum() / n",
+        "yield (loss + regularization * f.square().mean(1)).mean()",
+        "parts of a batch weighed alike",
+    ),
+    M(
+        "energy/objective.py",
+        "regularization * f.square().mean(1)",
+        "regularization * f.mean(1)",
+        "mean energy regularised instead of its square",
+    ),
+    M(
+        "energy/objective.py",
+        "network.reward_part(y[part]), [mask[part] for mask in masks])",
+        "network.reward_part(y[part]), [mask[: len(y[part])] for mask in masks])",
+        "every part takes the first rows' dropout masks",
+    ),
+    # energy: ascent
+    M("energy/ascent.py", "(new_value > value)", "(new_value >= value)", "steps that do not raise f accepted"),
+    M("energy/ascent.py", "r + step * slope", "r - step * slope", "descent"),
+    M("energy/ascent.py", " & (candidate >= low) & (candidate <= high)", "", "steps out of the support accepted"),
+    M("energy/ascent.py", "range(settings.steps)", "range(settings.steps + 1)", "one step too many"),
+    M("energy/ascent.py", "step * settings.step_decay", "step * 0.1", "eta fixed"),
+    M("energy/ascent.py", "moving = step >= settings.step_stop", "moving = step >= 0", "rows never stop"),
+    M("energy/ascent.py", "torch.where(better, new_slope, slope)", "slope", "slope of the start kept"),
+    M("energy/ascent.py", "return base.clamp(*trusted)", "return base.clone()", "start not clamped"),
+    M(
+        "energy/ascent.py",
+        "<= settings.window[1]), base, draw)",
+        "<= settings.window[1]), draw, base)",
+        "paper's start: inside and outside swapped",
+    ),
+    M("energy/ascent.py", "(base >= settings.window[0])", "(base > settings.window[0])", "window open"),
+    M("energy/ascent.py", "low + (high - low) * uniform", "low + high * uniform", "range of the random draw"),
+    # energy: grid
+    M(
+        "energy/grid.py",
+        "    log_weight[0] -= math.log(2)\n    log_weight[-1] -= math.log(2)\n",
+        "",
+        "end nodes at full weight in Z",
+    ),
+    M("energy/grid.py", "        weights[-1] /= 2\n", "", "last node at full weight in the mean"),
+    M("energy/grid.py", "f - log_z.unsqueeze(1), log_z", "f, log_z", "density not normalised"),
+    M("energy/grid.py", "(self.nodes[k] + t * step)", "(self.nodes[k + 1] + t * step)", "quantile off by one cell"),
+    M(
+        "energy/grid.py",
+        "below.gather(1, (k - 1).clamp_min(0))",
+        "below.gather(1, k)",
+        "mass below the cell off by one",
+    ),
+    M("energy/grid.py", "2 * mass / (left + root)", "mass / left", "quantile: cell taken as flat"),
+    M("energy/grid.py", "0.5 * (left - right) / bend", "0.5 * (right - left) / bend", "mode: vertex on the wrong side"),
+    M("energy/grid.py", ".clamp(1, len(self.nodes) - 2)", ".clamp(1, len(self.nodes) // 2)", "mode: half the nodes"),
+    M("energy/grid.py", "(lower + 0.5 * theirs)", "(lower + theirs)", "prefer: shared cell counted whole"),
+    M("energy/grid.py", "torch.cumsum(theirs, 1) - theirs", "1 - torch.cumsum(theirs, 1)", "prefer: sides swapped"),
+    M("energy/grid.py", "value.masked_fill(outside, -torch.inf)", "value", "density outside the support"),
+    M("energy/grid.py", "self._weights * offset**2", "self._weights * self.nodes**2", "std around zero"),
+    # energy: density
+    M("energy/density.py", "at.density / self.standardizer.unit", "at.density", "density in internal units"),
+    M(
+        "energy/density.py",
+        "at.log_density_at(internal) - log_unit",
+        "at.log_density_at(internal)",
+        "log-density per internal unit",
+    ),
+    M("energy/density.py", "(at.std() * unit)", "at.std()", "std in internal units"),
+    M("energy/density.py", " * settings.reward_scale\n", "\n", "support: noise widths in the wrong units"),
+    M("energy/density.py", "tail = (1 - settings.coverage) / 2", "tail = 1 - settings.coverage", "interval one-sided"),
+    M("energy/density.py", "return a.prefer(b)", "return b.prefer(a)", "prefer: a and b swapped"),
+    M(
+        "energy/density.py",
+        "start[part], settings, bounds",
+        "start[: len(embedded)], settings, bounds",
+        "every chunk starts from the first rows",
+    ),
+    M("energy/density.py", "start.clamp(*bounds)", "start", "start outside the support"),
+    M(
+        "energy/density.py",
+        'internal = mean if settings.estimate == "mean" else mode',
+        "internal = mode",
+        "estimate mean is the mode",
+    ),
+    # energy: fit
+    M(
+        "energy/fit.py",
+        "return max(history, key=lambda e: (e.validation_accuracy, -e.validation_nll)).epoch",
+        "return len(history)",
+        "best epoch is the last",
+    ),
+    M("energy/fit.py", "-e.validation_nll)", "e.validation_nll)", "best epoch: the worse -log p"),
+    M("energy/fit.py", "density.load_state_dict(best)", "pass", "last weights returned"),
+    M(
+        "energy/fit.py",
+        "refined[where[: len(pairs)]] - refined[where[len(pairs) :]]",
+        "refined[where[len(pairs) :]] - refined[where[: len(pairs)]]",
+        "validation: chosen and rejected swapped",
+    ),
+    M("energy/fit.py", "(margin > 0).double()", "(margin >= 0).double()", "validation: ties right"),
+    M("energy/fit.py", "inference, draws).reward", "inference, draws).mode", "validation: not the deployed inference"),
+    M("energy/fit.py", "rows[torch.randperm(len(rows), generator=generator)]", "rows", "not shuffled"),
+    M("energy/fit.py", "density.fit_units(reward[rows]", "density.fit_units(reward", "units see the held-out rows"),
+    M("energy/fit.py", "s * training.reward_scale for s", "s for s", "noise widths not in internal units"),
+    M("energy/fit.py", "training.clip_norm)\n", "1e9)\n", "gradient not clipped"),
+    M(
+        "energy/fit.py",
+        "torch.unique(torch.cat([train.chosen, train.rejected]))",
+        "train.chosen",
+        "rejected side unused",
+    ),
+    M("energy/fit.py", '        "rewards": _digest(reward),\n', "", "a checkpoint of other rewards taken"),
+    # energy: checkpoint
+    M("energy/checkpoint.py", 'generator.set_state(tensors["generator"])', "pass", "random state not restored"),
+    M("energy/checkpoint.py", "    optimizer.load_state_dict(state)\n", "", "AdamW's moments not restored"),
+    M(
+        "energy/checkpoint.py",
+        'return history, _part(tensors, "best.")',
+        'return history, _part(tensors, "now.")',
+        "best weights lost",
+    ),
+    M("energy/checkpoint.py", "!= _digest(metadata, tensors):", "is None:", "checksum not looked at"),
+    # energy: settings
+    M("energy/settings.py", "default=(0.875,)", "default=(0.5,)", "the paper's noise width"),
+    M("energy/settings.py", 'start="paper")', 'start="base")', "the paper's start"),
+]
+
+
+def run_tests(project: Path, test_file: str) -> tuple[int, str]:
+    """(pytest's exit code, the first failing test or the last line) of one test file in `project`."""
+    environment = os.environ | {
+        "PYTHONPATH": str(project / "src"),
+        "PYTHONDONTWRITEBYTECODE": "1",  # two mutations within a second would pass for the same file
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=no", "-p", "no:cacheprovider", test_file]
+    try:
+        run = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=LIMIT)
+    except subprocess.TimeoutExpired:
+        return 1, f"no end after {LIMIT} s"
+    failed = re.search(r"^FAILED \S*?::([^\s\[]+)", run.stdout, re.M)
+    lines = (run.stdout + run.stderr).strip().splitlines()
+    return run.returncode, failed[1] if failed else lines[-1] if lines else "no output"
+
+
+def copy_project(to: Path) -> None:
+    """What tests need of the project."""
+    ignored = shutil.ignore_patterns("__pycache__", "*.partial")
+    for folder in ("src", "tests"):
+        shutil.copytree(ROOT / folder, to / folder, ignore=ignored)
+    shutil.copy(ROOT / "pyproject.toml", to)
+
+
+def check_copy(project: Path, test_files: list[str]) -> None:
+    """The untouched copy is what gets imported, and its tests pass; otherwise every mutation would seem killed."""
+    code = "import ebrm; print(ebrm.__file__)"
+    environment = os.environ | {"PYTHONPATH": str(project / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    if not Path(run.stdout.strip()).resolve().is_relative_to(project.resolve()):
+        sys.exit(f"The tests would import {run.stdout.strip()} instead of the copy in {project}.")
+    for test_file in test_files:
+        code_, said = run_tests(project, test_file)
+        if code_:
+            sys.exit(f"{test_file} does not pass on the untouched code ({said}), so it can kill nothing.")
+
+
+def try_mutation(project: Path, mutation: Mutation) -> tuple[str, str]:
+    """("killed" | "SURVIVED" | "STALE" | "BROKEN", details) of one mutation; the copy is put right again."""
+    path = project / "src" / "ebrm" / mutation.file
+    original = path.read_text(encoding="utf-8")
+    found = original.count(mutation.old)
+    if found != 1:
+        return "STALE", f"its text is there {found} times"
+    path.write_text(original.replace(mutation.old, mutation.new), encoding="utf-8")
+    try:
+        code, said = run_tests(project, mutation.test_file)
+    finally:
+        path.write_text(original, encoding="utf-8")
+    return {0: "SURVIVED", 1: "killed"}.get(code, "BROKEN"), said
+
+
+def main(words: list[str]) -> int:
+    """Try the mutations with one of `words` in their file or reason (all without words); 1 if any is not killed."""
+    chosen = [m for m in MUTATIONS if not words or any(word in f"{m.file} {m.why}" for word in words)]
+    started, outcomes = time.monotonic(), []
+    with tempfile.TemporaryDirectory(prefix="mutations-") as folder:
+        project = Path(folder)
+        copy_project(project)
+        check_copy(project, sorted({m.test_file for m in chosen}))
+        for mutation in chosen:
+            outcome, said = try_mutation(project, mutation)
+            outcomes.append(outcome)
+            print(f"{outcome:8}  {mutation.file:22}  {mutation.why:54}  {said}", flush=True)
+    killed = outcomes.count("killed")
+    print(f"{killed} of {len(chosen)} killed in {time.monotonic() - started:.0f} s")
+    return 0 if killed == len(chosen) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,31 @@
+"""Base and refined accuracy on held-out pairs, as commands show it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ebrm.cli.screen import Screen
+
+
+def show_accuracy(screen: Screen, metrics: dict[str, Any]) -> None:
+    """The table of base and refined accuracy; nothing where no pairs were held out."""
+    if metrics["pairs"]:
+        title = f"Held-out pairs ranked rightly ({metrics['pairs']:,} pairs, {metrics['prompts']:,} prompts)"
+        screen.table(("", "accuracy", "95% interval"), accuracy_rows(metrics), title)
+
+
+def accuracy_rows(metrics: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """(what, value, interval) of base, refined and their difference."""
+    base, refined, difference = (metrics[name] for name in ("base", "refined", "difference"))
+    return [
+        ("base RM", f"{base['accuracy']:.1%}", _interval(base)),
+        ("refined", f"{refined['accuracy']:.1%}", _interval(refined)),
+        ("difference", f"{100 * difference['value']:+.1f} points", _interval(difference, sign=True)),
+    ]
+
+
+def _interval(estimate: dict[str, Any], sign: bool = False) -> str:
+    if estimate["low"] is None:  # all pairs share one prompt
+        return "-"
+    plus = "+" if sign else ""
+    return f"{100 * estimate['low']:{plus}.1f} to {100 * estimate['high']:{plus}.1f}"

@@ -1,0 +1,90 @@
+"""Measuring a fit: the right sides, the right items, the numbers of the modules it calls."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from tests.linear import QUICK, TINY, linear_features
+
+from ebrm.evaluate.fitted import conversation, measure
+from ebrm.fitting import Fitted, fit
+
+
+@pytest.fixture(scope="module")
+def fitted() -> Fitted:
+    return fit(features=linear_features(noise=0.7), network=TINY, training=QUICK)
+
+
+def test_accuracy_is_that_of_the_test_pairs_one_by_one(fitted: Fitted) -> None:
+    metrics = measure(fitted, title="t").metrics
+    features = fitted.features
+    refined = fitted.model.refine(features.embedding(slice(None)), features.reward).reward
+    test = features.pairs.take(fitted.splits.test)
+    for name, reward in (("base", features.reward), ("refined", refined)):
+        right = [bool(reward[c] > reward[r]) for c, r in zip(test.chosen, test.rejected, strict=True)]
+        assert metrics[name]["accuracy"] == pytest.approx(np.mean(right))
+    assert metrics["pairs"] == len(test) and metrics["prompts"] == len(set(test.prompt_id))
+    gain = metrics["refined"]["accuracy"] - metrics["base"]["accuracy"]
+    assert metrics["difference"]["value"] == pytest.approx(gain)
+    flips = metrics["flips"]
+    assert (flips["fixed"] - flips["broken"]) / len(test) == pytest.approx(gain)
+
+
+def test_categories_add_up(fitted: Fitted) -> None:
+    metrics = measure(fitted, title="t").metrics
+    parts = metrics["by_category"]
+    assert sum(part["pairs"] for part in parts.values()) == metrics["pairs"]
+    mean = sum(part["pairs"] * part["refined"]["accuracy"] for part in parts.values()) / metrics["pairs"]
+    assert mean == pytest.approx(metrics["refined"]["accuracy"])
+
+
+def test_metrics_are_json_and_have_what_is_promised(fitted: Fitted) -> None:
+    metrics = json.loads(json.dumps(measure(fitted, title="t").metrics, allow_nan=False))
+    assert {"low", "high"} <= metrics["difference"].keys()
+    assert metrics["kept_fraction"] == pytest.approx(fitted.conflicts.overall.kept_fraction)
+    assert {"filter", "fit", "refine", "evaluate"} <= metrics["seconds"].keys()
+    assert {"python", "torch", "transformers", "ebrm"} <= metrics["versions"].keys()
+
+
+def test_the_examples_are_those_that_moved_most_and_carry_their_densities(fitted: Fitted) -> None:
+    report = measure(fitted, title="t").report
+    assert report is not None
+    moved = np.abs(np.asarray(report.refined_reward) - np.asarray(report.base_reward)).ravel()
+    shown = [abs(example.refined_reward - example.base_reward) for example in report.examples]
+    assert shown == pytest.approx(sorted(moved, reverse=True)[: len(shown)], abs=1e-5)
+    for example in report.examples:
+        assert np.trapezoid(example.density, example.density_nodes) == pytest.approx(1, abs=1e-3)
+
+
+def test_probabilities_favour_the_side_with_the_higher_mean(fitted: Fitted) -> None:
+    report = measure(fitted, title="t").report
+    assert report is not None
+    test = fitted.features.pairs.take(fitted.splits.test)
+    mean = fitted.model.with_inference(estimate="mean")
+    sides = [
+        mean.refine(fitted.features.embedding(rows), fitted.features.reward[rows]).reward
+        for rows in (torch.from_numpy(test.chosen), torch.from_numpy(test.rejected))
+    ]
+    agree = (sides[0] > sides[1]).numpy() == (np.asarray(report.probability) > 0.5)
+    assert agree.mean() > 0.9
+
+
+def test_without_test_pairs_nothing_is_claimed(fitted: Fitted) -> None:
+    from dataclasses import replace
+
+    empty = replace(fitted, splits=replace(fitted.splits, test=np.zeros(0, np.int64)))
+    measured = measure(empty, title="t")
+    assert measured.report is None and measured.metrics["pairs"] == 0 and measured.metrics["base"] is None
+
+
+def test_a_conversation_shows_its_roles_only_where_there_are_several_turns() -> None:
+    assert conversation([{"role": "user", "content": "Hi"}]) == "Hi"
+    turns = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Yes?"},
+        {"role": "user", "content": "Go"},
+    ]
+    assert conversation(turns) == "user: Hi\n\nassistant: Yes?\n\nuser: Go"
