@@ -8,10 +8,10 @@ import shlex
 from pathlib import Path
 
 import pytest
-
-from ebrm.cli.main import main
 from tests.conftest import ROOT
 from tests.tiny import save_rm
+
+from ebrm.cli.main import main
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 _BLOCK = re.compile(r"(?P<not_run><!-- not run: [^\n]+ -->\n)?^```(?P<language>\w+)\n(?P<code>.*?)^```", re.M | re.S)
@@ -47,7 +47,9 @@ def run_command(line: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_snippets_run(page: Path, desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_snippets_run(
+    page: Path, desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(desk)
     if not (desk / "my-ebrm").exists():
         run_command("ebrm fit --backbone my-rm --data pairs.jsonl --out my-ebrm")

@@ -35,7 +35,24 @@ HEAVY = [
 ]
 
 # Modules without a test file of the same name, and where they are tested instead.
-TESTED_ELSEWHERE: dict[str, str] = {}
+TESTED_ELSEWHERE: dict[str, str] = {
+    "cli/accuracy.py": "tests/cli/test_fit.py",
+    "cli/demo.py": "tests/demo/test_run.py",
+    "cli/features.py": "tests/end_to_end/test_bad_input.py",
+    "cli/help.py": "tests/cli/test_main.py",
+    "cli/logs.py": "tests/cli/test_main.py",
+    "cli/outcome.py": "tests/cli/test_fit.py",
+    "cli/scoring.py": "tests/cli/test_score.py",
+    "demo/settings.py": "tests/demo/test_run.py",
+    "errors.py": "tests/cli/test_main.py",
+    "evaluate/page.py": "tests/evaluate/test_report.py",
+    "evaluate/report_data.py": "tests/evaluate/test_report.py",
+    "evaluate/report_results.py": "tests/evaluate/test_report.py",
+    "evaluate/report_run.py": "tests/evaluate/test_report.py",
+    "evaluate/svg.py": "tests/evaluate/test_figures.py",
+    "preferences/readers.py": "tests/preferences/test_sources.py",
+    "preferences/settings.py": "tests/preferences/test_load.py",
+}
 
 
 def loaded_by(code: str) -> set[str]:

@@ -30,7 +30,6 @@ MORE_FAMILIES = (
     "bloom",
     "phi3",
     "mixtral",
-    "gemma3_text",
     "modernbert",
     "distilbert",
     "bart",
@@ -60,7 +59,6 @@ _MORE: dict[str, dict[str, Any]] = {
     "opt": {"ffn_dim": 48, "word_embed_proj_dim": 32},
     "bloom": {"n_head": 2, "n_layer": 2},
     "mixtral": {"num_key_value_heads": 1, "num_local_experts": 4},
-    "gemma3_text": {"num_key_value_heads": 1, "head_dim": 16, "initializer_range": 0.1},
     "modernbert": {"pad_token_id": 0, "cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3},
     "distilbert": {"dim": 32, "n_heads": 2, "n_layers": 2, "hidden_dim": 48},
     "bart": {

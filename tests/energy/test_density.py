@@ -195,9 +195,8 @@ def test_any_number_of_rows(n, start):
 
 
 def assert_same(one: Refinement, other: Refinement, order: Tensor | slice = slice(None)) -> None:
-    for name in FIELDS:
-        # Where f is flat to float32, the ascent may end a little elsewhere: 0.01 of a standard deviation of 7.
-        assert torch.allclose(getattr(one, name), getattr(other, name)[order], rtol=0, atol=0.07), name
+    for name in FIELDS:  # rewards have a standard deviation of 7
+        assert torch.allclose(getattr(one, name), getattr(other, name)[order], rtol=0, atol=5e-4), name
 
 
 def test_a_row_does_not_depend_on_its_batch(monkeypatch):

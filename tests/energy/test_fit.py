@@ -324,6 +324,15 @@ def test_noise_widths_are_in_standard_deviations_of_the_internal_reward(monkeypa
     assert set(seen) == {((3.5, 1.0), 16, 0.2, 0.03)}
 
 
+def test_without_a_number_of_epochs_the_planned_ones_are_made(monkeypatch):
+    monkeypatch.setattr(FitSettings, "planned_epochs", lambda _, rows: rows // 10)
+    assert len(quick_fit(epochs=None, rows=60, held_out=30).history) == 3  # 30 training rows
+
+
+def test_no_gradients_are_left_behind():
+    assert all(parameter.grad is None for parameter in quick_fit(epochs=1).density.parameters())
+
+
 def test_gradients_are_clipped():
     embedding, reward = data(16)
     density = RewardDensity(3, TINY, torch.Generator().manual_seed(0))

@@ -95,6 +95,16 @@ def test_widths_are_the_published_ones_unless_overridden():
     assert NetworkSettings(size="large", reward_widths=(3,)).widths == ((3,), (8192, 4096, 2048))
 
 
+def test_little_data_gets_more_epochs_unless_they_are_given():
+    training = FitSettings(batch_rows=64)
+    assert training.epochs is None
+    assert training.planned_epochs(64) == 1000  # one step an epoch
+    assert training.planned_epochs(65) == 500
+    assert training.planned_epochs(64 * 199) == math.ceil(1000 / 199) == 6
+    assert training.planned_epochs(64 * 200) == training.planned_epochs(10**7) == 5
+    assert FitSettings(batch_rows=64, epochs=3).planned_epochs(64) == 3
+
+
 def test_the_paper_settings_are_the_papers():
     network, training, inference = paper_settings("large")
     assert (network.size, network.dropout, network.standardize_embedding) == ("large", 0.5, False)

@@ -105,7 +105,7 @@ class FitSettings:
     regularization: float = field(
         default=1e-3,
         metadata={
-            "help": "Weight of the mean squared energy (lambda). p(r | e) does not feel a constant added to f; this fixes it."
+            "help": "Weight of the mean squared energy (lambda): it fixes the constant that p(r | e) leaves free in f."
         },
     )
     learning_rate: float = field(default=1e-3, metadata={"help": "AdamW learning rate."})
