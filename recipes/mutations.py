@@ -236,9 +236,15 @@ MUTATIONS = [
     M("energy/density.py", "return a.prefer(b)", "return b.prefer(a)", "prefer: a and b swapped"),
     M(
         "energy/density.py",
-        "start[part], settings, bounds",
-        "start[: len(embedded)], settings, bounds",
+        "start[part].double()",
+        "start[: len(wide)].double()",
         "every chunk starts from the first rows",
+    ),
+    M(
+        "energy/density.py",
+        "network.with_derivative(e[rows], r),",
+        "tuple(v.double() for v in self.network.with_derivative(e[rows].float(), r.float())),",
+        "ascent in float32",
     ),
     M("energy/density.py", "start.clamp(*bounds)", "start", "start outside the support"),
     M(
@@ -275,6 +281,7 @@ MUTATIONS = [
         "rejected side unused",
     ),
     M("energy/fit.py", '        "rewards": _digest(reward),\n', "", "a checkpoint of other rewards taken"),
+    M("energy/fit.py", "    density.zero_grad(set_to_none=True)", "    pass", "gradients left behind"),
     # energy: checkpoint
     M("energy/checkpoint.py", 'generator.set_state(tensors["generator"])', "pass", "random state not restored"),
     M("energy/checkpoint.py", "    optimizer.load_state_dict(state)\n", "", "AdamW's moments not restored"),
@@ -286,6 +293,7 @@ MUTATIONS = [
     ),
     M("energy/checkpoint.py", "!= _digest(metadata, tensors):", "is None:", "checksum not looked at"),
     # energy: settings
+    M("energy/settings.py", "return max(5, math.ceil(1000", "return min(5, math.ceil(1000", "epochs planned"),
     M("energy/settings.py", "default=(0.875,)", "default=(0.5,)", "the paper's noise width"),
     M("energy/settings.py", 'start="paper")', 'start="base")', "the paper's start"),
 ]
