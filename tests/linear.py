@@ -8,7 +8,7 @@ from ebrm.energy.settings import FitSettings, NetworkSettings
 from ebrm.features.store import Features, Pairs
 
 TINY = NetworkSettings(joint_widths=(24, 12), dropout=0.0)
-QUICK = FitSettings(epochs=6, learning_rate=5e-3, batch_rows=64, nodes=32, patience=0)
+QUICK = FitSettings(epochs=12, learning_rate=1e-2, batch_rows=32, nodes=32, patience=0)
 IDENTITY = {
     "name": "made-in-code",
     "revision": None,

@@ -43,7 +43,7 @@ def test_without_a_measurement_it_says_so() -> None:
 def test_data_filter_and_settings_stand_there() -> None:
     text = card()
     assert "kept 7 of 10 training pairs" in text and "| x | 7 |" in text
-    assert "| training.learning_rate | 9e-05 |" in text
+    assert "| training.learning_rate | 0.001 |" in text
     assert "Epochs run: 2; kept: 2." in text
 
 

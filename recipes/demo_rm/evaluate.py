@@ -3,13 +3,15 @@
     python recipes/demo_rm/evaluate.py --data DATA
 
 Held-out prompts only, except for the row that says so. AlpacaEval pairs (CC BY-NC data: measured on, never trained on)
-are a sample by prompt of the test part.
+are a sample of a few a prompt from the test part.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,9 @@ from ebrm.evaluate.accuracy import paired_accuracy
 from ebrm.features.extract import extract_features
 from ebrm.features.store import Features, Pairs, open_features
 from ebrm.preferences.load import load_preferences
+from ebrm.preferences.schema import Preferences
 from ebrm.preferences.settings import PreferenceSettings, TextSettings
+from ebrm.preferences.split import hash_position
 
 
 def line(name: str, features: Features, pairs: Pairs, origin: str) -> str:
@@ -34,11 +38,22 @@ def line(name: str, features: Features, pairs: Pairs, origin: str) -> str:
     return f"| {name} | {origin} | {len(pairs):,} | {100 * found.value:.1f} | {interval} |"
 
 
+def few_a_prompt(preferences: Preferences, count: int) -> Preferences:
+    """At most `count` pairs of every prompt, by a fixed hash of their place in the file."""
+    seen: Counter[str] = Counter()
+    kept = []
+    for row in sorted(preferences.rows, key=lambda row: hash_position(row.row)):
+        seen[row.prompt_id] += 1
+        if seen[row.prompt_id] <= count:
+            kept.append(row)
+    return replace(preferences, rows=tuple(kept))
+
+
 def main() -> None:
     """Print the table in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--alpaca-pairs", type=int, default=600)
+    parser.add_argument("--per-prompt", type=int, default=3, help="most pairs a prompt of the last two sets")
     args = parser.parse_args()
     shipped = open_features(Path(ebrm.__path__[0]) / "demo" / "features")
     rows = []
@@ -49,16 +64,16 @@ def main() -> None:
         part = held.take(np.flatnonzero(held.category == category))
         rows.append(line(f"{category}, held out", shipped, part, "people"))
     backbone = load_backbone(BackboneSettings(backbone="demo"), TextSettings(truncation="drop"))
-    settings = PreferenceSettings(split="test", limit=args.alpaca_pairs)
+    settings = PreferenceSettings(split="test")
     for name, file, origin in (
         ("AlpacaEval, test part", "alpaca_eval_pairs", "GPT-4"),
         ("mixture of its training sources, test part", "train_mix", "mixed"),
     ):
-        preferences = load_preferences(str(args.data / f"{file}.parquet"), settings)
+        preferences = few_a_prompt(load_preferences(str(args.data / f"{file}.parquet"), settings), args.per_prompt)
         with tempfile.TemporaryDirectory() as folder:
             features = extract_features(backbone, preferences, Path(folder) / "f")
             rows.append(line(name, features, features.pairs, origin))
-            print(f"{name}: dropped {features.manifest.get('dropped')}")
+            print(f"{name}: {features.manifest['dropped']} of {len(preferences)} pairs are too long for the model")
     print("| pairs | labels by | n | accuracy | 95% interval |\n| --- | --- | --- | --- | --- |")
     print("\n".join(rows))
 

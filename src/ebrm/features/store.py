@@ -62,8 +62,8 @@ class Pairs:
         if prompt_id is None:
             prompt_id = [f"pair-{row:06d}" for row in range(count)]
         values: dict[str, np.ndarray] = {
-            "chosen": np.asarray(chosen, dtype=np.int64),
-            "rejected": np.asarray(rejected, dtype=np.int64),
+            "chosen": np.array(chosen, dtype=np.int64),  # writable, as torch.from_numpy wants it
+            "rejected": np.array(rejected, dtype=np.int64),
             "prompt_id": np.asarray(prompt_id, dtype=np.str_),
         }
         for name in ("source", "category", "split", "where"):

@@ -108,11 +108,12 @@ class TextSettings:
             "ends with exactly one."
         },
     )
-    truncation: Truncation = field(
-        default="error",
+    truncation: Truncation | None = field(
+        default=None,
         metadata={
-            "help": "A text longer than max_length. `error`: stop; `prompt_left`: cut the beginning of the prompt, "
-            "never the response; `drop`: leave the row out and count it."
+            "help": "Texts over max_length: `error` stops and names the text, `prompt_left` cuts the prompt's "
+            "beginning (never the response), `drop` leaves the row out and counts it. Unset: error, but drop for "
+            "the `demo` model, which takes 512 tokens only."
         },
     )
     max_length: int | None = field(
@@ -125,7 +126,8 @@ class TextSettings:
             object.__setattr__(self, "template", None)
         _one_of("bos", self.bos, Bos)
         _one_of("eos", self.eos, Eos)
-        _one_of("truncation", self.truncation, Truncation)
+        if self.truncation is not None:
+            _one_of("truncation", self.truncation, Truncation)
         if self.max_length is not None and self.max_length < 1:
             raise SettingsError(f"max_length is {self.max_length} tokens; it must be at least 1.")
 

@@ -133,7 +133,7 @@ def make_text_rule(tokenizer: Any, settings: TextSettings, model_limit: int | No
         template_kwargs=dict(settings.template_kwargs),
         bos=settings.bos,
         eos=settings.eos,
-        truncation=settings.truncation,
+        truncation=settings.truncation or "error",
         max_length=_choose_length(tokenizer, settings.max_length, model_limit),
     )
 
