@@ -36,7 +36,7 @@ HEAVY = [
 
 # Modules without a test file of the same name, and where they are tested instead.
 TESTED_ELSEWHERE: dict[str, str] = {
-    "cli/accuracy.py": "tests/cli/test_fit.py",
+    "__main__.py": "tests/cli/test_main.py",
     "cli/demo.py": "tests/demo/test_run.py",
     "cli/features.py": "tests/end_to_end/test_bad_input.py",
     "cli/help.py": "tests/cli/test_main.py",

@@ -8,10 +8,11 @@ from ebrm.cli.screen import Screen
 
 
 def show_accuracy(screen: Screen, metrics: dict[str, Any]) -> None:
-    """The table of base and refined accuracy; nothing where no pairs were held out."""
+    """The table of base and refined accuracy and what it says; nothing where no pairs were held out."""
     if metrics["pairs"]:
         title = f"Held-out pairs ranked rightly ({metrics['pairs']:,} pairs, {metrics['prompts']:,} prompts)"
         screen.table(("", "accuracy", "95% interval"), accuracy_rows(metrics), title)
+        screen.say(verdict(metrics["difference"]))
 
 
 def accuracy_rows(metrics: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -22,6 +23,14 @@ def accuracy_rows(metrics: dict[str, Any]) -> list[tuple[str, str, str]]:
         ("refined", f"{refined['accuracy']:.1%}", _interval(refined)),
         ("difference", f"{100 * difference['value']:+.1f} points", _interval(difference, sign=True)),
     ]
+
+
+def verdict(difference: dict[str, Any]) -> str:
+    """What the interval of the difference allows to say."""
+    low, high = difference["low"], difference["high"]
+    if low is None or low <= 0 <= high:
+        return "No clear difference: the interval of the difference contains zero."
+    return f"The refined reward is {'better' if low > 0 else 'worse'}: the interval of the difference excludes zero."
 
 
 def _interval(estimate: dict[str, Any], sign: bool = False) -> str:

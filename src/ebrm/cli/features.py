@@ -49,7 +49,7 @@ def register(app: typer.Typer) -> None:
 
         Fits and scores can then be made from the folder, without texts and without the reward model. A run that is
         stopped goes on when the same command is given again. On several GPUs of one machine: `accelerate launch -m
-        ebrm.cli.main features` with the same options.
+        ebrm features` with the same options.
         """
         job = chosen.of(FeaturesJob)
         settings = chosen.of(BackboneSettings)

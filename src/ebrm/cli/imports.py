@@ -1,0 +1,57 @@
+"""`ebrm import --arrays FILES --out DIR`: features made elsewhere, as a features folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import typer
+
+from ebrm.cli.options import Chosen, command
+from ebrm.cli.screen import Screen
+from ebrm.features.settings import FeatureSettings
+
+
+@dataclass(frozen=True)
+class ImportJob:
+    """What is imported and where it goes."""
+
+    arrays: tuple[str, ...] = field(
+        metadata={
+            "help": "npz, safetensors or Parquet files, npy files named after their array, or a folder of them; "
+            "several are separated by commas. Needed: embedding [n, d] and reward [n]; chosen and rejected say which rows are "
+            "pairs, otherwise rows alternate chosen, rejected."
+        }
+    )
+    out: str = field(metadata={"help": "Folder to write. An unfinished import of the same files is continued."})
+    backbone_name: str | None = field(default=None, metadata={"help": "The reward model that these come from."})
+    columns: dict[str, str] = field(
+        default_factory=dict, metadata={"help": "Where an array has another name: ours = theirs (reward=score)."}
+    )
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+
+    @command(app, "import", {"job": ImportJob, "storage": FeatureSettings})
+    def import_(screen: Screen, chosen: Chosen) -> None:
+        """Import embeddings and rewards made elsewhere, to fit and score without texts and without a reward model."""
+        job = chosen.of(ImportJob)
+        from ebrm.features.imports import import_features
+
+        made = import_features(
+            list(job.arrays),
+            job.out,
+            chosen.of(FeatureSettings),
+            columns=job.columns,
+            backbone_name=job.backbone_name,
+        )
+        manifest = made.manifest
+        screen.facts(
+            [
+                ("rows", f"{manifest['items']:,}, {manifest['pairs']:,} pairs ({manifest['pairing']})"),
+                ("embedding", f"{manifest['embedding_size']} numbers, {manifest['embedding_dtype']}"),
+                ("written", job.out),
+            ]
+        )
+        names = ("items", "pairs", "pairing", "embedding_size", "embedding_dtype")
+        screen.result({"out": job.out, **{name: manifest[name] for name in names}})
