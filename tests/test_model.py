@@ -51,6 +51,16 @@ def test_the_base_reward_is_the_reward_model_s_own(model: EnergyRewardModel, rm_
     assert (scored.interval[:, 0] <= scored.interval[:, 1]).all() and (scored.std > 0).all()
 
 
+def test_pairs_that_are_too_long_are_counted_aloud(rm_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [row | {"prompt": f"{row['prompt']} {i}"} for i, row in enumerate(ROWS)]
+    rows[3]["chosen"] = "long " * 100
+    training = ebrm.FitSettings(epochs=1, filter_conflicts=False)
+    fitted = fit(str(rm_folder), rows, text=TextSettings(truncation="drop"), network=TINY, training=training)
+    assert "1 pairs are left out because a text has more than 128 tokens" in caplog.text
+    assert fitted.model.record.data["pairs_dropped_as_too_long"] == 1
+    assert fitted.model.record.data["pairs"] == len(rows) - 1
+
+
 def test_a_score_does_not_depend_on_what_is_scored_beside_it(model: EnergyRewardModel) -> None:
     texts = ["short", "a much longer answer that goes on for a while", "ü 😀", ""]
     together = model.score(["Tell me"] * 4, texts)

@@ -123,6 +123,7 @@ def fit(
             started = time.monotonic()
             read = extract_features(loaded, prefs, folder / "features", feature_settings)
             seconds["features"] = time.monotonic() - started
+            _say_what_was_too_long(read, loaded)
             if work is None:
                 everything = EmbeddingRows([read.embedding(slice(None))], read.embedding_size)
                 read = replace(read, path=None, embeddings=everything)
@@ -187,6 +188,8 @@ def _fit_features(
             "origin": preferences.report.origin if preferences is not None else _origin(features),
             "fingerprint": (features.manifest["data"] or {}).get("fingerprint"),
             "pairs": len(pairs),
+            "pairs_dropped_as_too_long": features.manifest.get("dropped") or 0,
+            "texts_with_prompt_cut": features.manifest.get("truncated") or 0,
             "train": len(splits.train),
             "validation": len(splits.validation),
             "test": len(splits.test),
@@ -243,6 +246,17 @@ def choose_splits(pairs: Pairs, training: FitSettings) -> Splits:
 def _origin(features: Features) -> str:
     """What to call the data of features whose texts are not at hand: their folder's name."""
     return f"features {features.path.name}" if features.path is not None else "features in memory"
+
+
+def _say_what_was_too_long(features: Features, backbone: Backbone) -> None:
+    """Log how many pairs the text rule dropped and how many prompts it cut, where it did."""
+    limit = backbone.text_rule.max_length
+    if features.manifest.get("dropped"):
+        logger.warning(
+            "%d pairs are left out because a text has more than %d tokens.", features.manifest["dropped"], limit
+        )
+    if features.manifest.get("truncated"):
+        logger.warning("%d texts had their prompt's beginning cut to %d tokens.", features.manifest["truncated"], limit)
 
 
 def _rows(pairs: Pairs) -> PairRows:

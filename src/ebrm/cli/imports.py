@@ -17,9 +17,9 @@ class ImportJob:
 
     arrays: tuple[str, ...] = field(
         metadata={
-            "help": "npz, safetensors or Parquet files, npy files named after their array, or a folder of them; "
-            "several are separated by commas. Needed: embedding [n, d] and reward [n]; chosen and rejected say which rows are "
-            "pairs, otherwise rows alternate chosen, rejected."
+            "help": "npz, safetensors or Parquet files, npy files named by array, or a folder of them; several "
+            "with commas. Needed: embedding [n, d] and reward [n]; chosen and rejected say which rows are pairs, "
+            "otherwise rows alternate chosen, rejected."
         }
     )
     out: str = field(metadata={"help": "Folder to write. An unfinished import of the same files is continued."})
