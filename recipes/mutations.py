@@ -296,6 +296,27 @@ MUTATIONS = [
     M("energy/settings.py", "return max(5, math.ceil(1000", "return min(5, math.ceil(1000", "epochs planned"),
     M("energy/settings.py", "default=(0.875,)", "default=(0.5,)", "the paper's noise width"),
     M("energy/settings.py", 'start="paper")', 'start="base")', "the paper's start"),
+    # backbone and features
+    M(
+        "backbone/read.py",
+        "last_position(attention_mask)]",
+        "last_position(attention_mask) - 1]",
+        "position off by one",
+    ),
+    M("backbone/read.py", "embedding[batch] = found", "embedding[sorted(batch)] = found", "rows in another order"),
+    M("features/extract.py", "sides.append((chosen, rejected))", "sides.append((rejected, chosen))", "pair swapped"),
+    M(
+        "features/manifest.py",
+        "elif verify and sha256_file(file) != digest:",
+        "elif False:",
+        "checksum not looked at",
+        "tests/features/test_store.py",
+    ),
+    # the main job
+    M("fitting.py", "take(np.flatnonzero(conflicts.keep.numpy()))", "take(splits.train)", "filter not applied"),
+    M("model_files.py", "    if expected != found:", "    if False:", "damaged weights taken"),
+    M("evaluate/fitted.py", "sides[2] <= sides[3]", "sides[2] > sides[3]", "error and success swapped"),
+    M("evaluate/accuracy.py", "np.where(chosen > rejected, 1.0", "np.where(chosen < rejected, 1.0", "pair swapped"),
 ]
 
 

@@ -72,6 +72,16 @@ def test_probabilities_favour_the_side_with_the_higher_mean(fitted: Fitted) -> N
     assert agree.mean() > 0.9
 
 
+def test_uncertainty_is_held_against_the_pairs_the_refined_reward_gets_wrong(fitted: Fitted) -> None:
+    measured = measure(fitted, title="t")
+    assert measured.report is not None
+    refined, std = np.asarray(measured.report.refined_reward), np.asarray(measured.report.std)
+    wrong = refined[:, 0] <= refined[:, 1]
+    spread = np.sqrt((std**2).sum(1))
+    above = (spread[wrong][:, None] > spread[~wrong]) + 0.5 * (spread[wrong][:, None] == spread[~wrong])
+    assert measured.metrics["error_auroc"]["std"] == pytest.approx(above.mean())
+
+
 def test_without_test_pairs_nothing_is_claimed(fitted: Fitted) -> None:
     from dataclasses import replace
 
