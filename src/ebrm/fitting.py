@@ -244,8 +244,8 @@ def choose_splits(pairs: Pairs, training: FitSettings) -> Splits:
 
 
 def _origin(features: Features) -> str:
-    """What to call the data of features whose texts are not at hand: their folder's name."""
-    return f"features {features.path.name}" if features.path is not None else "features in memory"
+    """What to call the data of features whose texts are not at hand: the end of their folder's path."""
+    return "/".join(features.path.absolute().parts[-2:]) if features.path is not None else "features in memory"
 
 
 def _say_what_was_too_long(features: Features, backbone: Backbone) -> None:
