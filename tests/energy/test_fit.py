@@ -20,7 +20,7 @@ from ebrm.energy.settings import FitSettings, InferenceSettings, NetworkSettings
 from ebrm.errors import ModelError
 
 TINY = NetworkSettings(reward_widths=(4,), joint_widths=(6, 5), dropout=0.5)
-QUICK = FitSettings(epochs=4, batch_rows=16, nodes=16, negatives=16, learning_rate=1e-2, patience=0)
+QUICK = FitSettings(beta=0.1, epochs=4, batch_rows=16, nodes=16, negatives=16, learning_rate=1e-2, patience=0)
 OBJECTIVES = ["likelihood", "nce"]
 
 

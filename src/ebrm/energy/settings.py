@@ -91,7 +91,10 @@ class FitSettings:
     )
     beta: float = field(
         default=0.1,
-        metadata={"help": "Label noise: the positive is moved by noise of beta times those widths."},
+        metadata={
+            "help": "Label noise: the positive is moved by noise of beta times those widths. Larger values widen the "
+            "densities, so that P(chosen > rejected) is less sure (recipes/label_noise.py)."
+        },
     )
     negatives: int = field(default=768, metadata={"help": "Noise samples a row (M); objective nce only."})
     nodes: int = field(
@@ -222,6 +225,7 @@ def paper_settings(
         NetworkSettings(size=size, standardize_embedding=False),
         FitSettings(
             objective="nce",
+            beta=0.1,
             reward_scale=scale,
             regularization=0.05,
             learning_rate=9e-5,

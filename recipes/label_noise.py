@@ -1,0 +1,60 @@
+"""How wide should the label noise be? What `--beta` does to accuracy and calibration.
+
+    python recipes/label_noise.py
+
+Fits the demonstration's density with several widths, judged on its validation pairs only: accuracy of the refined
+reward, and calibration of P(chosen > rejected). The test pairs are not looked at.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import ebrm
+from ebrm.demo.settings import DEMO_NETWORK
+from ebrm.energy.settings import FitSettings
+from ebrm.evaluate.calibration import Calibration, calibration
+from ebrm.features.store import open_features
+from ebrm.fitting import fit
+
+WIDTHS = (0.1, 0.25, 0.5, 1.0, 2.0)
+SEEDS = (0, 1, 2)
+
+
+def line(name: str, accuracy: float, found: Calibration) -> str:
+    """One row of the table."""
+    return f"| {name} | {100 * accuracy:.1f} | {100 * found.ece:.1f} | {found.log_loss:.3f} | {found.brier:.3f} |"
+
+
+def main() -> None:
+    """Print the table: mean over seeds."""
+    features = open_features(Path(ebrm.__path__[0]) / "demo" / "features")
+    pairs = features.pairs.take(np.flatnonzero(features.pairs.split == "validation"))
+    chosen, rejected = torch.from_numpy(pairs.chosen), torch.from_numpy(pairs.rejected)
+    margin = (features.reward[chosen] - features.reward[rejected]).double()
+    print(f"{len(pairs)} validation pairs, {len(SEEDS)} seeds")
+    print("| beta | accuracy, % | ECE, % | log loss | Brier |\n| --- | --- | --- | --- | --- |")
+    base = calibration(torch.sigmoid(margin).numpy(), pairs.prompt_id)
+    print(line("base RM (sigmoid)", float((margin > 0).double().mean()), base))
+    for beta in WIDTHS:
+        accuracies, found = [], []
+        for seed in SEEDS:
+            model = fit(features=features, network=DEMO_NETWORK, training=FitSettings(beta=beta, seed=seed)).model
+            sides = [
+                model.refine(features.embedding(rows), features.reward[rows]).reward for rows in (chosen, rejected)
+            ]
+            accuracies.append(float((sides[0] > sides[1]).double().mean()))
+            probability = model.density_model.prefer(features.embedding(chosen), features.embedding(rejected))
+            found.append(calibration(probability.double().clamp(0, 1).numpy(), pairs.prompt_id))
+        values = (float(np.mean([getattr(one, name) for one in found])) for name in ("ece", "log_loss", "brier"))
+        ece, log_loss, brier = values
+        print(
+            f"| {beta} | {100 * np.mean(accuracies):.1f} | {100 * ece:.1f} | {log_loss:.3f} | {brier:.3f} |", flush=True
+        )
+
+
+if __name__ == "__main__":
+    main()
