@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -177,3 +178,25 @@ def test_the_density_is_in_base_units(feature_model: EnergyRewardModel) -> None:
 def test_the_record_survives_json(feature_model: EnergyRewardModel) -> None:
     values = json.loads(json.dumps(feature_model.record.to_dict()))
     assert ModelRecord.from_dict(values) == feature_model.record
+
+
+def test_push_to_hub_uploads_the_saved_folder(
+    feature_model: EnergyRewardModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: dict[str, object] = {}
+
+    class Hub:
+        def __init__(self, *args: object, **kwargs: object) -> None: ...
+
+        def create_repo(self, **kwargs: object) -> SimpleNamespace:
+            return SimpleNamespace(repo_id=kwargs["repo_id"])
+
+        def upload_folder(self, **kwargs: object) -> str:
+            folder = Path(str(kwargs["folder_path"]))
+            sent.update(kwargs, files=sorted(path.name for path in folder.iterdir()))
+            return "https://hub/commit"
+
+    monkeypatch.setattr("huggingface_hub.hub_mixin.HfApi", Hub)
+    feature_model.push_to_hub("me/refined")
+    assert sent["repo_id"] == "me/refined"
+    assert sent["files"] == ["README.md", "config.json", "energy.safetensors"]
