@@ -67,7 +67,7 @@ def measure(
         return Measured({"pairs": 0, "base": None, "refined": None, "difference": None, **common}, None)
     started = time.monotonic()
     items, (chosen, rejected) = _items(pairs)
-    refined, density = _refine(fitted, items)
+    refined, most = _refine(fitted, items)
     probability = _probability(fitted, pairs)
     seconds = fitted.seconds | {"refine": time.monotonic() - started}
     started = time.monotonic()
@@ -108,7 +108,7 @@ def measure(
         probability=probability,
         std=std,
         prompt_id=pairs.prompt_id,
-        examples=_examples(fitted, pairs, items, refined, density),
+        examples=_examples(fitted, pairs, items, refined, most),
         filter_report=fitted.conflicts.to_dict(),
         history=[epoch.to_dict() for epoch in fitted.history],
         best_epoch=record.best_epoch,
