@@ -1,0 +1,1 @@
+"""Several rewards of the same texts made one: pure functions over tensors."""
