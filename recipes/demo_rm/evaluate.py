@@ -63,7 +63,7 @@ def main() -> None:
     for category in sorted(set(held.category.tolist())):
         part = held.take(np.flatnonzero(held.category == category))
         rows.append(line(f"{category}, held out", shipped, part, "people"))
-    backbone = load_backbone(BackboneSettings(backbone="demo"), TextSettings(truncation="drop"))
+    backbone = load_backbone(BackboneSettings(backbone="demo", layers=()), TextSettings(truncation="drop"))
     settings = PreferenceSettings(split="test")
     for name, file, origin in (
         ("AlpacaEval, test part", "alpaca_eval_pairs", "GPT-4"),

@@ -31,7 +31,7 @@ def main() -> None:
         record["split"] = record.pop("part")
     trained = [bool(record.pop("rm_training")) for record in records]
     preferences = load_preferences(records)
-    backbone = load_backbone(BackboneSettings(backbone="demo"), TextSettings(truncation="drop"))
+    backbone = load_backbone(BackboneSettings(backbone="demo", layers=()), TextSettings(truncation="drop"))
     features = extract_features(
         backbone,
         preferences,

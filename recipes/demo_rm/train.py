@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, get_peft_model
-from rows import rm_training_rows
+from rows import Row, rm_training_rows
 from torch.nn import functional as F  # noqa: N812
 from transformers import AutoTokenizer
 
@@ -35,12 +35,12 @@ LEARNING_RATE, HEAD_LEARNING_RATE, WEIGHT_DECAY, WARM_UP = 4e-4, 1e-3, 0.01, 0.0
 CENTRE = 0.01
 
 
-def read_pairs(data: Path, seed: int) -> list[tuple[list[int], list[int]]]:
-    """Token ids (chosen, rejected) of every training pair whose responses fit, shuffled."""
+def read_pairs(rows: list[Row], seed: int) -> list[tuple[list[int], list[int]]]:
+    """Token ids (chosen, rejected) of every pair whose responses fit, shuffled."""
     tokenizer = AutoTokenizer.from_pretrained(encoder_folder())
     rule = make_text_rule(tokenizer, TextSettings(template="plain", truncation="prompt_left"), 512)
     pairs, left_out = [], 0
-    for row in rm_training_rows(data):
+    for row in rows:
         sides = (row["chosen"], row["rejected"])
         if any(
             len(tokenizer(side, add_special_tokens=False, verbose=False)["input_ids"]) > RESPONSE_TOKENS
@@ -84,23 +84,17 @@ def pad(texts: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
     return ids, mask
 
 
-def main() -> None:
-    """Train and save."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--epochs", type=float, default=1.5)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+def train(rows: list[Row], out: Path, epochs: float, seed: int) -> None:
+    """Train on pairs and save the adapter and the head."""
     torch.set_num_threads(1)
-    torch.manual_seed(args.seed)
+    torch.manual_seed(seed)
     base = MeanPooledBert.from_pretrained(
         encoder_folder(), num_labels=1, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
     )
     config = LoraConfig(task_type="SEQ_CLS", target_modules=TARGETS, modules_to_save=["classifier"], **LORA)
     model = get_peft_model(base, config)
-    pairs = read_pairs(args.data, args.seed)
-    steps = int(len(batches(pairs, random.Random(1))) * args.epochs)
+    pairs = read_pairs(rows, seed)
+    steps = int(len(batches(pairs, random.Random(1))) * epochs)
     head = [p for n, p in model.named_parameters() if p.requires_grad and "classifier" in n]
     lora = [p for n, p in model.named_parameters() if p.requires_grad and "classifier" not in n]
     optimizer = torch.optim.AdamW(
@@ -109,7 +103,7 @@ def main() -> None:
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda s: min(1.0, (s + 1) / (WARM_UP * steps)) * max(0.02, 1 - s / steps)
     )
-    rng, step, started, recent = random.Random(args.seed), 0, time.monotonic(), []
+    rng, step, started, recent = random.Random(seed), 0, time.monotonic(), []
     model.train()
     while step < steps:
         for batch in batches(pairs, rng):
@@ -129,13 +123,27 @@ def main() -> None:
             recent = [*recent[-99:], float((chosen > rejected).float().mean())]
             if step % 50 == 0:
                 left = (time.monotonic() - started) / step * (steps - step) / 60
-                print(f"step {step} of {steps}, training accuracy {sum(recent) / len(recent):.3f}, {left:.0f} min left")
-    model.save_pretrained(args.out)
-    written = args.out / "adapter_config.json"
+                print(
+                    f"step {step} of {steps}, training accuracy {sum(recent) / len(recent):.3f}, {left:.0f} min left",
+                    flush=True,
+                )
+    model.save_pretrained(out)
+    written = out / "adapter_config.json"
     settings = json.loads(written.read_text())
     settings["base_model_name_or_path"] = "sentence-transformers/all-MiniLM-L6-v2"
     written.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
-    (args.out / "README.md").unlink(missing_ok=True)  # peft's empty template; the card is written by hand
+    (out / "README.md").unlink(missing_ok=True)  # peft's empty template; the card is written by hand
+
+
+def main() -> None:
+    """Train the demonstration RM on its rows."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--epochs", type=float, default=1.5)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    train(rm_training_rows(args.data), args.out, args.epochs, args.seed)
 
 
 if __name__ == "__main__":

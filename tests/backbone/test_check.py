@@ -118,6 +118,8 @@ def test_padding_that_changes_the_embedding() -> None:
     ):
         with pytest.raises(BackboneError, match="RM: the shortest text .* another embedding when it is padded"):
             check_padding("RM", moved, alone, dtype)
+        with pytest.raises(BackboneError, match="another mean of block 3 when it is padded"):
+            check_padding("RM", moved, alone, dtype, "mean of block 3")
 
 
 def test_a_head_that_is_no_plain_linear_map() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,10 +14,15 @@ from torch import nn
 from transformers import BertForSequenceClassification
 
 from ebrm.backbone import demo
+from ebrm.backbone.identity import BackboneIdentity
 from ebrm.backbone.load import load_backbone
 from ebrm.backbone.settings import BackboneSettings
+from ebrm.energy.density import RewardDensity
+from ebrm.energy.settings import FitSettings, InferenceSettings, NetworkSettings
 from ebrm.errors import BackboneError
+from ebrm.features.store import open_features
 from ebrm.files import sha256_file
+from ebrm.model import EnergyRewardModel, ModelRecord
 
 DEMO = BackboneSettings("demo", device="cpu")
 
@@ -55,6 +61,11 @@ class TestStandIn:
         reward = backbone.read([text.ids for text in found if text is not None]).reward
         assert reward.isfinite().all() and float((reward[0] - reward[1]).abs()) > 1e-4
 
+    def test_layers_are_the_users_choice(self, stand_in: Path) -> None:
+        assert load_backbone(DEMO).identity.layers == (1,)
+        assert load_backbone(replace(DEMO, layers=())).embedding_size == 32
+        assert load_backbone(DEMO, blocks=(2,)).identity.layers == (2,)
+
     def test_other_weights_are_refused(self, stand_in: Path) -> None:
         path = stand_in / "model" / "model.safetensors"
         path.write_bytes(path.read_bytes()[:-1] + b"\0\0")
@@ -71,13 +82,29 @@ def test_without_the_encoders_package(monkeypatch: pytest.MonkeyPatch) -> None:
         load_backbone(DEMO)
 
 
-@pytest.mark.skipif(
+real = pytest.mark.skipif(
     find_spec(demo.ENCODER_PACKAGE) is None or not demo.adapter_folder().is_dir(),
     reason="the demonstration reward model is not installed (extra demo)",
 )
+
+
+@real
+def test_a_model_fitted_on_the_packaged_features_reads_texts_as_they_were_read() -> None:
+    packaged = open_features(demo.adapter_folder().parent / "features")
+    record = ModelRecord(
+        NetworkSettings(joint_widths=(4,)), FitSettings(), InferenceSettings(),
+        backbone=packaged.manifest["backbone"], text_rule=packaged.manifest["text"],
+    )  # fmt: skip
+    model = EnergyRewardModel(RewardDensity(packaged.embedding_size, record.network), record, device="cpu")
+    embedding, _ = model.read(["How do I stop a Python process?"], ["Use kill with its process id."])
+    assert embedding.shape == (1, packaged.embedding_size)
+    assert model.backbone.identity.layers == BackboneIdentity.from_dict(packaged.manifest["backbone"]).layers
+
+
+@real
 def test_the_real_one_reads_the_same_in_any_batch() -> None:
     backbone = load_backbone(DEMO)
-    assert backbone.embedding_size == 384 and backbone.limit == 512
+    assert backbone.identity.layers == (2, 4) and backbone.embedding_size == 384 + 2 * 384 and backbone.limit == 512
     responses = ["Use kill with its process id.", "I would rather not say.", "No. " * 60]
     found = [backbone.tokenize("How do I stop a Python process?", response) for response in responses]
     assert backbone.batch_drift([text.ids for text in found if text is not None]) <= 1e-5

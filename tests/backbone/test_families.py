@@ -46,6 +46,13 @@ def last_hidden(model: nn.Module) -> Tensor:
         return torch.stack([model(input_ids=torch.tensor([ids])).last_hidden_state[0, -1] for ids in IDS])
 
 
+def mean_hidden(model: nn.Module) -> Tensor:
+    """Mean over the tokens of the hidden states after the first of two blocks: what is read by default."""
+    with torch.no_grad():
+        states = [model(input_ids=torch.tensor([ids]), output_hidden_states=True).hidden_states for ids in IDS]
+    return torch.stack([state[1][0].mean(0) for state in states])
+
+
 def save_with_head(folder: Path, name: str, head: nn.Module, kind: str = "causal", family: str = "llama") -> nn.Module:
     """Save a causal model whose checkpoint also holds `head` under `name`; give the base model back."""
     save_rm(folder, family, kind)
@@ -64,7 +71,8 @@ class TestHeadsThatTransformersDoesNotKnow:
         backbone = load(tmp_path)
         assert backbone.identity.head_module == name and backbone.identity.architecture == "LlamaModel"
         reading, embedding = backbone.read(IDS), last_hidden(base)
-        torch.testing.assert_close(reading.embedding, embedding, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(reading.embedding[:, :32], embedding, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(reading.embedding[:, 32:], mean_hidden(base), atol=1e-4, rtol=1e-4)
         with torch.no_grad():
             torch.testing.assert_close(reading.reward, head(embedding)[:, 0], atol=1e-4, rtol=1e-4)
 
@@ -113,10 +121,11 @@ class TestHeadsThatTransformersDoesNotKnow:
         head = nn.Sequential(random_linear(24, 32, 1), nn.ReLU(), random_linear(1, 24, 2))
         base = save_with_head(tmp_path, name, head)
         backbone = load(tmp_path)
-        assert backbone.identity.head_module == name + ".2" and backbone.embedding_size == 24
+        assert backbone.identity.head_module == name + ".2" and backbone.embedding_size == 24 + 32
         reading = backbone.read(IDS)
         with torch.no_grad():
-            torch.testing.assert_close(reading.embedding, head[:2](last_hidden(base)), atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(reading.embedding[:, :24], head[:2](last_hidden(base)), atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(reading.embedding[:, 24:], mean_hidden(base), atol=1e-4, rtol=1e-4)
             torch.testing.assert_close(reading.reward, head(last_hidden(base))[:, 0], atol=1e-4, rtol=1e-4)
 
     @pytest.mark.parametrize(
@@ -219,7 +228,15 @@ class TestRegister:
         assert seen[0].folder == folder and backbone.identity.head_module == "judge"
         with torch.no_grad():
             own = Doubled().judge(last_hidden(build_model("llama", "base")))[:, 0]
-        torch.testing.assert_close(backbone.read(IDS).reward, own, atol=1e-4, rtol=1e-4)
+        reading = backbone.read(IDS)
+        torch.testing.assert_close(reading.reward, own, atol=1e-4, rtol=1e-4)
+        # The model has no configuration of its own; its blocks are found by that of the part inside.
+        torch.testing.assert_close(
+            reading.embedding[:, 32:], mean_hidden(build_model("llama", "base")), atol=1e-4, rtol=1e-4
+        )
+        assert backbone.identity.layers == (1,)
+        again = load_backbone(BackboneSettings(str(folder)), TextSettings(max_length=128), blocks=(2,))
+        assert again.identity.layers == (2,)
 
     def test_the_last_registered_is_asked_first_and_a_name_replaces(self) -> None:
         def nothing(checkpoint: Checkpoint, settings: BackboneSettings) -> Loaded:

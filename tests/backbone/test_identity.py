@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,23 @@ def test_round_trip() -> None:
     assert BackboneIdentity.from_dict(SKYWORK.to_dict()) == SKYWORK
     with pytest.raises(BackboneError, match="lacks head_module, dtype"):
         BackboneIdentity.from_dict({k: v for k, v in SKYWORK.to_dict().items() if k not in ("dtype", "head_module")})
+
+
+def test_layers_are_a_list_in_json_and_were_not_stated_where_there_are_none() -> None:
+    read = replace(SKYWORK, layers=(9, 19))
+    stored = json.loads(json.dumps(read.to_dict()))
+    assert stored["layers"] == [9, 19] and BackboneIdentity.from_dict(stored) == read
+    assert "layers" not in SKYWORK.to_dict() and BackboneIdentity.from_dict(SKYWORK.to_dict()).layers == ()
+    assert BackboneIdentity.from_dict(SKYWORK.to_dict() | {"layers": []}) == SKYWORK
+
+
+def test_other_layers_are_another_embedding() -> None:
+    read = replace(SKYWORK, layers=(9, 19))
+    assert read.mismatch(read) is None
+    said = read.mismatch(SKYWORK, ours="loaded now", theirs="in the features")
+    assert said is not None and said.startswith("the embedding differs: Sky/RM@")
+    assert said.endswith("; layers is 9,19 loaded now and none in the features")
+    assert read.mismatch(replace(read, layers=(9,))) is not None
 
 
 def test_the_same_weights_under_another_name_are_the_same_model() -> None:

@@ -43,8 +43,9 @@ class TestLoaded:
             "head_module": "score",
             "dtype": "float32",
             "attention": "sdpa",
+            "layers": [1],
         }
-        assert backbone.embedding_size == 32 and backbone.limit == backbone.text_rule.max_length == 128
+        assert backbone.embedding_size == 64 and backbone.limit == backbone.text_rule.max_length == 128
         assert backbone.text_rule.template == CHAT_TEMPLATE and backbone.token_budget == 16384
 
     def test_other_weights_have_another_fingerprint(self, tmp_path: Path) -> None:

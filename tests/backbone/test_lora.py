@@ -56,10 +56,11 @@ def test_merged_scores_as_base_with_adapter_does(tmp_path: Path, family: str, he
     unmerged = attach_adapter(own, adapter).eval()
     with torch.no_grad():
         expected = torch.cat([unmerged(input_ids=torch.tensor([ids])).logits[:, 0] for ids in IDS])
-        without = torch.cat([own.base_model(input_ids=torch.tensor([ids])).last_hidden_state[:, -1] for ids in IDS])
+        states = [unmerged(input_ids=torch.tensor([ids]), output_hidden_states=True).hidden_states for ids in IDS]
     reading = backbone.read(IDS)
     torch.testing.assert_close(reading.reward, expected, atol=1e-4, rtol=1e-4)
-    assert without.shape == reading.embedding.shape
+    means = torch.stack([state[1][0].mean(0) for state in states])  # after the first of two blocks, adapted
+    torch.testing.assert_close(reading.embedding[:, 32:], means, atol=1e-4, rtol=1e-4)
 
 
 def test_the_adapter_counts(tmp_path: Path) -> None:

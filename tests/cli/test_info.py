@@ -34,6 +34,41 @@ def test_features(features: Path) -> None:
     assert ebrm("info", features, "--json").value["features"]["pairs"] == 60
 
 
+def test_what_an_embedding_holds(model: Path, features: Path, tmp_path: Path) -> None:
+    def embedding(shown: str) -> str:
+        return " ".join(
+            word for line in shown.splitlines() if line.startswith("embedding") for word in line.split()[1:]
+        )
+
+    def with_layers(folder: Path, file: str, layers: list[int] | None) -> str:
+        values = json.loads((folder / file).read_text())
+        values["backbone"] = {name: value for name, value in values["backbone"].items() if name != "layers"}
+        if layers is not None:
+            values["backbone"]["layers"] = layers
+        (folder / file).write_text(json.dumps(values))
+        ran = ebrm("info", folder)
+        assert ran.code == 0, ran.err
+        return embedding(ran.out)
+
+    kept, read = shutil.copytree(model, tmp_path / "m"), shutil.copytree(features, tmp_path / "f")
+    for layers, said in (
+        (None, "pooled position"),
+        ([], "pooled position"),
+        ([2], "pooled position + mean of block 2"),
+        ([2, 4], "pooled position + mean of blocks 2 and 4"),
+        ([1, 3, 12], "pooled position + mean of blocks 1, 3 and 12"),
+    ):
+        assert with_layers(kept, "config.json", layers) == said
+        assert with_layers(read, "manifest.json", layers) == f"{said} (64 numbers, float32)"
+    assert json.loads((features / "manifest.json").read_text())["backbone"]["layers"] == [1]
+
+    for folder, file in ((kept, "config.json"), (read, "manifest.json")):  # features made elsewhere
+        values = json.loads((folder / file).read_text()) | {"backbone": {"name": "imported"}}
+        (folder / file).write_text(json.dumps(values))
+    assert embedding(ebrm("info", kept).out) == ""
+    assert embedding(ebrm("info", read).out) == "64 numbers, float32"
+
+
 def test_neither_needs_torch(model: Path, features: Path) -> None:
     script = (
         "import sys\nfrom ebrm.cli.main import main\n"

@@ -175,6 +175,28 @@ def test_the_settings_of_the_library_are_all_options() -> None:
         assert chosen.of(kind) == expected
 
 
+@pytest.mark.parametrize(
+    ("typed", "written", "expected"),
+    [
+        ("none", None, ()),
+        ("0.25,1", None, (0.25, 1.0)),
+        ("0.5", None, (0.5,)),
+        (None, "layers: none", ()),
+        (None, "reward_model:\n  layers: []", ()),
+        (None, "layers: [0.25, 1]", (0.25, 1.0)),
+        ("none", "layers: [0.25, 1]", ()),
+        (None, None, (1 / 3, 2 / 3)),
+    ],
+)
+def test_layers_are_depths_or_none(
+    tmp_path: Path, typed: str | None, written: str | None, expected: tuple[float, ...]
+) -> None:
+    arguments = ["--backbone", "m", *(["--layers", typed] if typed else [])]
+    arguments += config(tmp_path, written) if written else []
+    chosen, _, _ = run(arguments, {"reward_model": BackboneSettings})
+    assert chosen.of(BackboneSettings).layers == expected
+
+
 def test_choose_needs_a_value_for_every_setting() -> None:
     with pytest.raises(ValueError, match="zip"):
         choose(STAGES, settings_of(STAGES), [None], None)

@@ -32,12 +32,15 @@ class FakeBackbone:
         max_length: int = 400,
         truncation: str = "error",
         fingerprint: str = "a" * 64,
+        layers: tuple[int, ...] = (),
         on_read: Callable[[int], None] | None = None,
         on_tokenize: Callable[[int], None] | None = None,
     ) -> None:
         self.embedding_size = embedding_size
         self.token_budget = token_budget
-        self.identity = BackboneIdentity("fake/rm", "main", fingerprint, "FakeModel", "score", "float32", "eager")
+        self.identity = BackboneIdentity(
+            "fake/rm", "main", fingerprint, "FakeModel", "score", "float32", "eager", layers
+        )
         self.text_rule = TextRule("plain", {}, "auto", "auto", truncation, max_length)
         self.reads: list[list[list[int]]] = []
         self.tokenized = 0

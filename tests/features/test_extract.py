@@ -19,7 +19,7 @@ from ebrm.features.extract import extract_features, extract_texts
 from ebrm.features.settings import FeatureSettings
 from ebrm.features.store import open_features
 from ebrm.features.tokens import Text, text_id
-from ebrm.files import read_json
+from ebrm.files import read_json, write_json
 from ebrm.preferences.schema import prompt_id
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -117,6 +117,19 @@ def test_a_finished_folder_is_returned_without_tokenising_or_reading(tmp_path):
     again = extract_features(backbone, data, tmp_path / "f", SMALL)
     assert (backbone.reads, backbone.tokenized) == ([], 0)
     assert len(again.pairs) == 25 and contents(tmp_path / "f") == before
+
+
+def test_a_folder_read_with_other_layers_is_another_one(tmp_path):
+    extract_features(FakeBackbone(), some_preferences(), tmp_path / "f", SMALL)
+    with pytest.raises(FeaturesError, match=r"backbone.layers is \[\] for what is there and \[2, 4\] for this run"):
+        extract_features(FakeBackbone(layers=(2, 4)), some_preferences(), tmp_path / "f", SMALL)
+    # One that states that there are none is the same as one written before there were layers.
+    manifest = read_json(tmp_path / "f" / "manifest.json")
+    assert "layers" not in manifest["backbone"]
+    write_json(tmp_path / "f" / "manifest.json", manifest | {"backbone": manifest["backbone"] | {"layers": []}})
+    backbone = FakeBackbone()
+    extract_features(backbone, some_preferences(), tmp_path / "f", SMALL)
+    assert not backbone.reads
 
 
 def test_the_same_run_gives_the_same_bytes(tmp_path):
@@ -506,7 +519,8 @@ def test_a_real_reward_model(tmp_path):
     backbone = load_backbone(BackboneSettings(str(save_rm(tmp_path / "rm", "llama")), device="cpu", token_budget=256))
     data = preferences([("Hi", "Hello.", "Go away"), ("Why?", "Because of the moon", "No"), ("Hi", "Oh", "Hello.")])
     made = extract_features(backbone, data, tmp_path / "f", FeatureSettings(shard_rows=2))
-    assert made.embedding_size == 32 and len(made) == 5
+    assert made.embedding_size == 32 + 32 and len(made) == 5  # the head's input, and the mean of one of two blocks
+    assert made.manifest["backbone"]["layers"] == [1]
     for row, chosen, rejected in zip(data, made.pairs.chosen, made.pairs.rejected, strict=True):
         for item, reply in ((chosen, row.chosen), (rejected, row.rejected)):
             alone = backbone.read([backbone.tokenize(row.prompt, reply).ids])

@@ -101,6 +101,20 @@ def test_rewards_of_the_head_pass(tmp_path, where):
         import_features(tmp_path / "x.npz", tmp_path / "f", SMALL, head_weight=WEIGHT, head_bias=0.5)
 
 
+def test_numbers_after_the_heads_input_are_free(tmp_path):
+    longer = np.concatenate([EMBEDDING, GENERATOR.normal(size=(10, 3)).astype(np.float32)], axis=1)
+    source = save_npz(tmp_path / "x.npz", embedding=longer)
+    made = import_features(source, tmp_path / "f", SMALL, head_weight=WEIGHT, head_bias=0.5)
+    assert torch.equal(made.embedding(slice(None)), torch.from_numpy(longer))
+    with pytest.raises(FeaturesError, match=r"The reward of row \d is"):
+        import_features(
+            save_npz(tmp_path / "y.npz", embedding=np.roll(longer, 3, axis=1)), tmp_path / "g", SMALL,
+            head_weight=WEIGHT, head_bias=0.5,
+        )  # fmt: skip
+    with pytest.raises(FeaturesError, match=r"The reward of row \d is"):  # a part of a head is not the head
+        import_features(source, tmp_path / "h", SMALL, head_weight=WEIGHT[:3], head_bias=0.5)
+
+
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
 def test_rounding_of_embedding_and_reward_passes(tmp_path, kind):
     tensors = {"embedding": torch.from_numpy(EMBEDDING).to(kind), "reward": torch.from_numpy(REWARD).bfloat16()}
@@ -144,7 +158,8 @@ def test_a_number_that_is_not_finite_is_named_by_its_row(tmp_path, name):
         ({"reward": REWARD[:9]}, {}, r"`embedding` has shape \[10, 4\] and `reward` \[9\]"),
         ({"embedding": REWARD}, {}, r"`embedding` has shape \[10\]"),
         ({"reward": EMBEDDING}, {}, r"`reward` \[10, 4\]"),
-        ({}, {"head_weight": WEIGHT[:3]}, "`head_weight` has 3 entries"),
+        ({}, {"head_weight": np.ones(5, np.float32)}, "`head_weight` has 5 entries and .*; expected at most 4"),
+        ({}, {"head_weight": WEIGHT[:0]}, "`head_weight` has 0 entries"),
         ({}, {"head_bias": 1.0}, "`head_bias` but no `head_weight`"),
         ({"chosen": np.array([99, 0, 0])}, {}, "Entry 0 of `chosen` is 99"),
     ],

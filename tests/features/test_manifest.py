@@ -55,6 +55,19 @@ def test_a_digest_stands_for_what_it_decides(field, digest, prefix):
     assert field in difference(wrap({field: "x"}), wrap(right), "l", "r", common=True)
 
 
+def test_a_reward_model_that_states_no_layers_was_read_without():
+    """Also where only what both sides state is compared: features written before there were layers have none."""
+    plain, read = {"name": "rm", "weights_fingerprint": "1"}, {"name": "rm", "weights_fingerprint": "1", "layers": [2]}
+    for common in (False, True):
+        assert difference(plain, plain | {"layers": []}, "l", "r", common) is None
+        assert difference(read, dict(read), "l", "r", common) is None
+        assert difference(plain, read, "l", "r", common) == "layers is [] for l and [2] for r"
+        said = difference({"backbone": read}, {"backbone": plain}, "l", "r", common)
+        assert said == "backbone.layers is [2] for l and [] for r"
+    # Of a reward model that something else read, nothing is known.
+    assert difference({"name": "rm"}, read, "l", "r", common=True) is None
+
+
 def test_long_values_are_shortened():
     said = difference({"a": "x" * 5000}, {"a": "y" * 5000}, "l", "r")
     assert len(said) < 300 and "…" in said

@@ -95,6 +95,7 @@ def test_check_accepts_the_same_model_and_text_rule_under_any_name():
             TEXT,
             r"The reward model does not fit: weights_fingerprint is .1{64}. for these features and .3{64}. for what",
         ),
+        (RM | {"layers": [9, 19]}, None, r"layers is \[\] for these features and \[9, 19\] for what they are to be"),
         (RM | {"head_module": "v_head"}, None, 'head_module is "score" for these features and "v_head"'),
         (None, TEXT | {"max_length": 99}, "The text rule does not fit: max_length is 100 for these features and 99"),
         (RM, TEXT | {"template_sha256": "4" * 64}, "template_sha256 is"),

@@ -230,8 +230,16 @@ def _diagnosis(
     return "Wrong head, or something not linear after it."
 
 
-def check_padding(name: str, padded: Tensor, alone: Tensor, dtype: torch.dtype) -> None:
+def check_padding(name: str, padded: Tensor, alone: Tensor, dtype: torch.dtype, part: str = "embedding") -> None:
     """Check that a text's embedding [d] is the same in a padded batch and alone, up to the model's precision.
+
+    Args:
+        name: the model, for messages.
+        padded: read in a padded batch, [d].
+        alone: read without padding, [d].
+        dtype: the precision the model runs in.
+        part: what is compared, for messages. Parts of an embedding that differ in scale are compared one by one, or
+            the largest would hide the others.
 
     Raises:
         BackboneError: it is not (the model reads padding, or a place counted from the end of the batch).
@@ -240,7 +248,7 @@ def check_padding(name: str, padded: Tensor, alone: Tensor, dtype: torch.dtype) 
     limit = _PADDING_TOLERANCE.get(dtype, 0.3)
     if not off <= limit:
         raise BackboneError(
-            f"{name}: the shortest text of the first batch has another embedding when it is padded (it moves by "
+            f"{name}: the shortest text of the first batch has another {part} when it is padded (it moves by "
             f"{off:.1%} of its length; up to {limit:.0%} is rounding). The model reads padding, or reads its reward at "
             "a place counted from the end of the batch. Use token_budget=1 (no padding), or teach ebrm this model "
             "with ebrm.backbone.families.register_family."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -35,10 +36,15 @@ class MeanPooledBert(BertForSequenceClassification):
             return SequenceClassifierOutput(logits=self.classifier(embedding.to(self.classifier.weight.dtype)))
 
 
-def load_demo(settings: BackboneSettings, text: TextSettings) -> Backbone:
+def load_demo(settings: BackboneSettings, text: TextSettings, blocks: Sequence[int] | None = None) -> Backbone:
     """Load the demonstration reward model: all-MiniLM-L6-v2 with ebrm's adapter and reward head.
 
     It shows the whole way offline; it is not a good reward model (see its card beside the adapter).
+
+    Args:
+        settings: how it is run; the name, revision and head are its own.
+        text: how text becomes token ids.
+        blocks: see :func:`ebrm.backbone.load.load_backbone`.
 
     Raises:
         BackboneError: the encoder's package is not installed, or its weights are not the expected ones.
@@ -48,7 +54,7 @@ def load_demo(settings: BackboneSettings, text: TextSettings) -> Backbone:
     loaded = load_model(sources, replace(settings, head=None), model_class=MeanPooledBert)
     # Its 512 tokens are fewer than many people's pairs; those left out are counted and said.
     text = replace(text, truncation=text.truncation or "drop")
-    return assemble(loaded, sources, settings, text, name="demo")
+    return assemble(loaded, sources, settings, text, name="demo", blocks=blocks)
 
 
 def adapter_folder() -> Path:

@@ -42,7 +42,7 @@ class Loaded:
         model: called with `input_ids` and `attention_mask`, both [n, L]; gives the reward (`.logits` [n, 1], or see
             `check.reported_reward`).
         head: the last linear map to the reward, a submodule of `model` that its forward passes through. Its input,
-            [n, L, d] or already pooled [n, d], is the embedding.
+            [n, L, d] or already pooled [n, d], is the beginning of the embedding; means of inner layers follow it.
         head_module: the head's name, as in the checkpoint.
     """
 

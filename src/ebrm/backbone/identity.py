@@ -23,6 +23,7 @@ class BackboneIdentity:
         head_module: name of the reward head, as in the checkpoint.
         dtype: precision it ran in ("bfloat16", …).
         attention: attention implementation ("sdpa", …).
+        layers: the blocks, counted from 1, whose hidden states were averaged into the embedding; () for none.
     """
 
     name: str
@@ -32,18 +33,25 @@ class BackboneIdentity:
     head_module: str
     dtype: str
     attention: str
+    layers: tuple[int, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """The identity as JSON-ready values."""
-        return asdict(self)
+        """The identity as JSON-ready values; `layers` is a list, left out where it is empty.
+
+        So the identity of a model whose embedding is the pooled position alone is the one written before there were
+        layers, and so is all that is derived from it (features, caches, fingerprints of energy models).
+        """
+        values = asdict(self) | {"layers": list(self.layers)}
+        return {name: value for name, value in values.items() if name != "layers" or value}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> BackboneIdentity:
         """Rebuild an identity from `to_dict()`'s result.
 
         Raises:
-            BackboneError: a field is missing.
+            BackboneError: a field other than `layers` is missing; without that one, there were none.
         """
+        values = {"layers": (), **values}
         missing = [f.name for f in fields(cls) if f.name not in values]
         if missing:
             raise BackboneError(
@@ -51,14 +59,16 @@ class BackboneIdentity:
                 f"{', '.join(sorted(values))}). It was written by another version or damaged; make the features or the "
                 "model again."
             )
-        return cls(**{f.name: values[f.name] for f in fields(cls)})
+        found = {f.name: values[f.name] for f in fields(cls)}
+        return cls(**found | {"layers": tuple(found["layers"])})
 
     def mismatch(
         self, other: BackboneIdentity, *, ours: str = "here", theirs: str = "there", exact: bool = False
     ) -> str | None:
         """Say where two reward models differ, naming both sides; None when they are the same model.
 
-        The names do not count: the same weights under another name are the same model.
+        The names do not count: the same weights under another name are the same model. The layers do: with others the
+        embedding is another one.
 
         Args:
             other: the other side.
@@ -66,15 +76,17 @@ class BackboneIdentity:
             theirs: what to call the other side ("in the features").
             exact: also compare dtype and attention implementation, which move rewards by rounding only.
         """
-        names = ["weights_fingerprint", "head_module", "architecture", *(["dtype", "attention"] if exact else [])]
+        names = ["weights_fingerprint", "head_module", "architecture", "layers"]
+        names += ["dtype", "attention"] if exact else []
+        unlike = [name for name in names if getattr(self, name) != getattr(other, name)]
+        if not unlike:
+            return None
         parts = [
             f"{name} is {_short(getattr(self, name))} {ours} and {_short(getattr(other, name))} {theirs}"
-            for name in names
-            if getattr(self, name) != getattr(other, name)
+            for name in unlike
         ]
-        if not parts:
-            return None
-        return f"the reward model differs: {self._call()} {ours}, {other._call()} {theirs}; " + "; ".join(parts)
+        what = "the embedding" if unlike == ["layers"] else "the reward model"
+        return f"{what} differs: {self._call()} {ours}, {other._call()} {theirs}; " + "; ".join(parts)
 
     def _call(self) -> str:
         return self.name + (f"@{self.revision[:12]}" if self.revision else "")
@@ -90,5 +102,7 @@ def fingerprint(files: Iterable[tuple[str, Path]]) -> str:
 
 
 def _short(value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(str, value)) or "none"
     text = str(value)
     return text[:12] if len(text) == 64 else text

@@ -26,6 +26,7 @@ from ebrm.backbone.families import (
     stored_head,
 )
 from ebrm.backbone.identity import BackboneIdentity, fingerprint
+from ebrm.backbone.layers import inner_layers
 from ebrm.backbone.lora import merge_adapter, open_base
 from ebrm.backbone.read import Backbone, Reading
 from ebrm.backbone.settings import BackboneSettings
@@ -41,12 +42,16 @@ logger = logging.getLogger(__name__)
 _ALIASES = {"gpt_neox_reward_model": "gpt_neox"}
 
 
-def load_backbone(settings: BackboneSettings, text: TextSettings | None = None) -> Backbone:
+def load_backbone(
+    settings: BackboneSettings, text: TextSettings | None = None, *, blocks: Sequence[int] | None = None
+) -> Backbone:
     """Load a reward model, find its head and settle its text rule.
 
     Args:
         settings: which model, and how to run it; the name "demo" is the small model that comes with the package.
         text: how text becomes token ids; unset: the defaults.
+        blocks: read the hidden states after these blocks, counted from 1, whatever `settings.layers` says: the `layers`
+            of a `BackboneIdentity`, to read a model again as it was read before.
 
     Raises:
         BackboneError: the model is not there, or is not a reward model with one trained scalar head; says which, and
@@ -57,16 +62,16 @@ def load_backbone(settings: BackboneSettings, text: TextSettings | None = None) 
     if settings.backbone == "demo":
         from ebrm.backbone.demo import load_demo
 
-        return load_demo(settings, text or TextSettings())
+        return load_demo(settings, text or TextSettings(), blocks)
     checkpoint = open_checkpoint(settings.backbone, settings.revision, settings.trust_remote_code)
     load = find_family(checkpoint.config)
     if load is not None:
         with quiet():
-            return assemble(load(checkpoint, settings), [checkpoint], settings, text or TextSettings())
+            return assemble(load(checkpoint, settings), [checkpoint], settings, text or TextSettings(), blocks=blocks)
     sources = [checkpoint]
     if checkpoint.adapter is not None:
         sources.append(open_base(checkpoint, settings.trust_remote_code))
-    return assemble(load_model(sources, settings), sources, settings, text or TextSettings())
+    return assemble(load_model(sources, settings), sources, settings, text or TextSettings(), blocks=blocks)
 
 
 def load_model(sources: Sequence[Checkpoint], settings: BackboneSettings, model_class: Any = None) -> Loaded:
@@ -116,15 +121,20 @@ def assemble(
     settings: BackboneSettings,
     text: TextSettings,
     name: str | None = None,
+    blocks: Sequence[int] | None = None,
 ) -> Backbone:
     """Put a loaded model, its tokenizer, its text rule and its identity together.
 
     Args:
         loaded: the model with its head.
         sources: [model], or [adapter, base]; the tokenizer is taken from the first that has one.
-        settings: device and token budget are used.
+        settings: device, layers and token budget are used.
         text: how text becomes token ids.
         name: the name in the identity; unset: the first source's (folders by their full path).
+        blocks: see :func:`load_backbone`.
+
+    Raises:
+        BackboneError: the model's blocks cannot be found, or those asked for are not there.
     """
     device = choose_device(settings.device)
     tokenizer = _load_tokenizer(sources, settings.trust_remote_code)
@@ -138,18 +148,24 @@ def assemble(
         for file in source.weights
     ]
     paths = [file for source in sources for file in source.weights]
+    called = name or (first.name if first.revision else str(first.folder.resolve()))
+    layers = inner_layers(called, loaded.model, settings.layers, blocks)
     identity = BackboneIdentity(
-        name=name or (first.name if first.revision else str(first.folder.resolve())),
+        name=called,
         revision=first.revision,
         weights_fingerprint=fingerprint(zip(files, paths, strict=True)),
         architecture=type(inner).__name__,
         head_module=loaded.head_module,
         dtype=str(next(inner.parameters()).dtype).removeprefix("torch."),
         attention=str(getattr(config, "_attn_implementation", None) or "own"),
+        layers=layers.indices,
     )
     warn_of_attention(identity, str(getattr(config, "model_type", "")))
     rule = make_text_rule(tokenizer, text, limit)
-    return Backbone(loaded, tokenizer, rule, identity, device=device, token_budget=settings.token_budget, limit=limit)
+    return Backbone(
+        loaded, tokenizer, rule, identity,
+        device=device, token_budget=settings.token_budget, limit=limit, layers=layers,
+    )  # fmt: skip
 
 
 def warn_of_attention(identity: BackboneIdentity, model_type: str) -> None:

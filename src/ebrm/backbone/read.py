@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ebrm.backbone.check import check_padding, check_reading, reported_reward
 from ebrm.backbone.families import Loaded, last_position
 from ebrm.backbone.identity import BackboneIdentity
+from ebrm.backbone.layers import InnerLayers
 from ebrm.errors import BackboneError
 from ebrm.preferences import text
 from ebrm.preferences.text import TextRule, TokenizedText
@@ -25,8 +26,9 @@ class Reading:
     """What a reward model said about n texts, float32 on the CPU.
 
     Attributes:
-        embedding: [n, d], the input of its last linear map.
-        reward: [n], that map applied in float32.
+        embedding: [n, d + k·h]: the input of its last linear map (d numbers), then, for each of k inner layers, the
+            mean of the hidden states (h numbers) over the tokens of the text.
+        reward: [n], that map applied in float32 to the first d numbers.
     """
 
     embedding: Tensor
@@ -35,14 +37,18 @@ class Reading:
 
 @dataclass(frozen=True)
 class Head:
-    """The last linear map of a reward model, float32 on the CPU: weight [1, d], bias [1] or None."""
+    """The last linear map of a reward model, float32 on the CPU: weight [1, d], bias [1] or None.
+
+    Its input are the first d numbers of an embedding; what follows them are means of inner layers.
+    """
 
     weight: Tensor
     bias: Tensor | None
 
     def __call__(self, embedding: Tensor) -> Tensor:
-        """Rewards [n] of embeddings [n, d], in float32."""
-        return nn.functional.linear(embedding.float(), self.weight, self.bias).squeeze(-1)
+        """Rewards [n] of embeddings [n, d] or longer, in float32."""
+        pooled_position = embedding[..., : self.weight.shape[1]]
+        return nn.functional.linear(pooled_position.float(), self.weight, self.bias).squeeze(-1)
 
 
 class Backbone:
@@ -52,7 +58,8 @@ class Backbone:
         model: the model, in evaluation mode, without gradients.
         tokenizer: its tokenizer.
         head: its last linear map, float32 on the CPU.
-        embedding_size: d.
+        layers: which blocks are averaged into the embedding, after what goes into the head.
+        embedding_size: d + k·h, the head's input and the means of k layers.
         text_rule: how text becomes token ids.
         identity: which model this is.
         device: where it runs.
@@ -70,12 +77,14 @@ class Backbone:
         device: torch.device,
         token_budget: int,
         limit: int | None,
+        layers: InnerLayers,
     ) -> None:
         self.model = loaded.model.eval().requires_grad_(False).to(device)
         self._head = loaded.head
         bias = None if loaded.head.bias is None else loaded.head.bias.detach().float().cpu().clone()
         self.head = Head(loaded.head.weight.detach().float().cpu().clone(), bias)
-        self.embedding_size = loaded.head.in_features
+        self.layers = layers
+        self.embedding_size = loaded.head.in_features + layers.size
         self.tokenizer, self.text_rule, self.identity = tokenizer, text_rule, identity
         self.device, self.token_budget, self.limit = device, token_budget, limit
         for config in _configs(self.model):
@@ -99,12 +108,12 @@ class Backbone:
 
         Texts run sorted by length, in batches of at most `token_budget` tokens (padding counted), padded on the right.
         The budget is halved when memory runs out. On the first batch it is checked that the head on the embedding gives
-        the reward the model reports.
+        the reward the model reports, and that padding moves no part of the embedding.
 
         Raises:
             BackboneError: an empty or too long sequence, an unknown token id, an embedding or reward that is not
-                finite, memory too small for a single text (all name the row), or a reading that is not the model's
-                reward.
+                finite, memory too small for a single text (all name the row), a reading that is not the model's
+                reward, or inner layers that give no hidden states of the text.
         """
         n = len(token_ids)
         self._refuse_ids(token_ids)
@@ -163,7 +172,7 @@ class Backbone:
                 )
 
     def _try(self, rows: list[Sequence[int]]) -> Tensor | None:
-        """Embeddings [n, d] of one batch, float32 on the CPU; None when memory ran out."""
+        """Embeddings of one batch, float32 on the CPU; None when memory ran out."""
         try:
             return self._forward(rows)
         except (torch.OutOfMemoryError, RuntimeError) as error:
@@ -176,19 +185,20 @@ class Backbone:
 
     def _forward(self, rows: list[Sequence[int]]) -> Tensor:
         ids, mask = self._pad_rows(rows)
-        captured, output = self._capture(ids, mask)
-        embedding = pooled(captured, mask)
+        captured, means, output = self._capture(ids, mask)
+        parts = [pooled(captured, mask), *means]
         if not self._checked:
-            self._check(rows, ids, mask, captured, embedding, output)
+            check_reading(self.identity.name, self._head, captured, mask, parts[0], reported_reward(output, mask))
+            self._check_padding(rows, ids, mask, parts)
             self._checked = True
-        return embedding.float().cpu()
+        return torch.cat([part.float() for part in parts], dim=1).cpu()
 
-    def _capture(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Any]:
-        """What went into the head, and what the model gave."""
+    def _capture(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, list[Tensor], Any]:
+        """What went into the head, the mean of each inner layer [n, h], and what the model gave."""
         seen: list[Tensor] = []
         handle = self._head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
         try:
-            with torch.no_grad():
+            with torch.no_grad(), self.layers.averaging(mask) as means:
                 output = self.model(input_ids=ids, attention_mask=mask)
         finally:
             handle.remove()
@@ -197,18 +207,19 @@ class Backbone:
                 f"{self.identity.name} ran its head {self.identity.head_module} {len(seen)} times in one forward, and "
                 "once was expected. Name another head with head=…, or teach ebrm this model with register_family."
             )
-        return seen[0], output
+        return seen[0], means, output
 
-    def _check(
-        self, rows: list[Sequence[int]], ids: Tensor, mask: Tensor, captured: Tensor, embedding: Tensor, output: Any
-    ) -> None:
-        check_reading(self.identity.name, self._head, captured, mask, embedding, reported_reward(output, mask))
+    def _check_padding(self, rows: list[Sequence[int]], ids: Tensor, mask: Tensor, parts: list[Tensor]) -> None:
+        """Read the shortest text of the batch without padding, and compare it part by part."""
         shortest = min(range(len(rows)), key=lambda row: len(rows[row]))
         length = len(rows[shortest])
         if length < ids.shape[1]:
-            alone, _ = self._capture(ids[shortest : shortest + 1, :length], mask[shortest : shortest + 1, :length])
-            single = pooled(alone, mask[shortest : shortest + 1, :length])
-            check_padding(self.identity.name, embedding[shortest], single[0], self._head.weight.dtype)
+            text = slice(shortest, shortest + 1), slice(length)
+            captured, means, _ = self._capture(ids[text], mask[text])
+            alone = [pooled(captured, mask[text]), *means]
+            called = ["embedding", *(f"mean of the hidden states after block {index}" for index in self.layers.indices)]
+            for padded, single, part in zip(parts, alone, called, strict=True):
+                check_padding(self.identity.name, padded[shortest], single[0], self._head.weight.dtype, part)
 
     def _pad_rows(self, rows: list[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Token ids and mask [n, L], padded on the right."""

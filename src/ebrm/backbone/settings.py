@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from ebrm.errors import SettingsError
 
@@ -53,6 +53,14 @@ class BackboneSettings:
         default=False,
         metadata={"help": "Run Python code from the model's repository. Only for repositories you have read."},
     )
+    layers: tuple[float, ...] = field(
+        default=(1 / 3, 2 / 3),
+        metadata={
+            "help": "Depths in the model, above 0 up to 1 (all its blocks), whose hidden states, averaged over the "
+            "text's tokens, join the embedding: lower layers know what the last position has forgotten. `none`: the "
+            "input of the reward head only, as in the paper."
+        },
+    )
     token_budget: int = field(
         default=16384,
         metadata={"help": "Most tokens in one batch, padding counted. Halved by itself when memory runs out."},
@@ -66,5 +74,18 @@ class BackboneSettings:
             )
         if self.dtype not in get_args(Dtype):
             raise SettingsError(f"dtype is {self.dtype!r}; it must be one of {', '.join(get_args(Dtype))}.")
+        object.__setattr__(self, "layers", _depths(self.layers))
         if self.token_budget < 1:
             raise SettingsError(f"token_budget is {self.token_budget} tokens; it must be at least 1.")
+
+
+def _depths(layers: Any) -> tuple[float, ...]:
+    """The depths as floats."""
+    given = list(layers) if isinstance(layers, tuple | list) else None
+    numbers = given is not None and all(isinstance(x, int | float) and not isinstance(x, bool) for x in given)
+    if given is None or not numbers or not all(0 < depth <= 1 for depth in given):
+        raise SettingsError(
+            f"layers is {layers!r}; give depths above 0 and up to 1, the share of the model's blocks that have run "
+            "((0.5,) is half-way), or () to read the input of the reward head only."
+        )
+    return tuple(map(float, given))

@@ -13,7 +13,7 @@ import typer
 from ebrm.backbone.settings import BackboneSettings
 from ebrm.cli.accuracy import show_accuracy
 from ebrm.cli.features import DATA_HELP
-from ebrm.cli.options import Chosen, command
+from ebrm.cli.options import Chosen, command, settings_of
 from ebrm.cli.screen import Screen
 from ebrm.energy.settings import FitSettings, InferenceSettings, NetworkSettings
 from ebrm.errors import DataError, SettingsError
@@ -34,7 +34,10 @@ class FitJob:
     data: str | None = field(default=None, metadata={"help": DATA_HELP})
     features: str | None = field(
         default=None,
-        metadata={"help": "Features folder that `ebrm features` wrote, instead of --backbone and --data."},
+        metadata={
+            "help": "Features folder that `ebrm features` wrote, instead of --backbone, --data and the options of "
+            "reading."
+        },
     )
     keep_features: bool = field(
         default=False, metadata={"help": "Keep the features read in this run in OUT/features, for other fits."}
@@ -58,6 +61,8 @@ _STAGES = {
     "inference": InferenceSettings,
     "storage": FeatureSettings,
 }
+#: What decides how features are made, and nothing after that.
+_READING = (BackboneSettings, PreferenceSettings, TextSettings, FeatureSettings)
 
 
 def register(app: typer.Typer) -> None:
@@ -79,11 +84,8 @@ def _fit(screen: Screen, chosen: Chosen) -> None:
     from_text = job.features is None
     if from_text and job.data is None:
         raise SettingsError("Nothing to fit on: give --backbone and --data, or --features.")
-    if not from_text and (job.data is not None or "backbone" in chosen.given(BackboneSettings)):
-        raise SettingsError(
-            "--features was given together with --data or --backbone. Features hold what the reward model said of the "
-            "data: give either the one or the others."
-        )
+    if not from_text:
+        _refuse_unused(job, chosen)
     reward_model = chosen.of(BackboneSettings) if from_text else None
     stages: dict[type, Any] = {
         kind: chosen.of(kind) for kind in _STAGES.values() if kind not in (FitJob, BackboneSettings)
@@ -121,6 +123,22 @@ def _fit(screen: Screen, chosen: Chosen) -> None:
     _put_in_place(made, out, work)
     _show(screen, metrics, out)
     screen.result({"out": str(out), "metrics": metrics})
+
+
+def _refuse_unused(job: FitJob, chosen: Chosen) -> None:
+    """Raise SettingsError if something was given that features leave no room for."""
+    unused = ["--data"] * (job.data is not None) + ["--keep-features"] * job.keep_features
+    for setting in settings_of(_STAGES):
+        kind = _STAGES[setting.stage]
+        # The device is also where the energy is fitted.
+        if kind in _READING and setting.field in chosen.given(kind) and setting.field != "device":
+            unused.append(setting.flag)
+    if unused:
+        raise SettingsError(
+            f"--features was given together with {', '.join(unused)} (typed or in the --config file). Features hold "
+            "what the reward model said of the data, as it was read then: give either --features, or --backbone and "
+            "--data with the options of reading."
+        )
 
 
 def _claim(out: Path, job: FitJob, settings: list[dict[str, Any]]) -> Path:

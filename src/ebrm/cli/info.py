@@ -114,6 +114,8 @@ def show_model(screen: Screen, path: str, config: dict[str, Any]) -> None:
     facts = [("model", path), ("reward model", _backbone(config.get("backbone")))]
     if config.get("text_rule"):
         facts.append(("text", _text(config["text_rule"])))
+    if parts := _embedding(config.get("backbone")):
+        facts.append(("embedding", parts))
     data, conflicts = config.get("data") or {}, config.get("filter") or {}
     if data:
         parts = " / ".join(f"{data.get(name, 0):,}" for name in ("train", "validation", "test"))
@@ -141,10 +143,12 @@ def show_features(screen: Screen, path: str, manifest: dict[str, Any]) -> None:
     facts = [("features", path), ("reward model", _backbone(manifest.get("backbone")))]
     if manifest.get("text"):
         facts.append(("text", _text(manifest["text"])))
+    size = f"{manifest.get('embedding_size')} numbers, {manifest.get('embedding_dtype')}"
+    parts = _embedding(manifest.get("backbone"))
     facts += [
+        ("embedding", f"{parts} ({size})" if parts else size),
         ("made", str(manifest.get("origin"))),
         ("texts", f"{manifest.get('items', 0):,} different, in {manifest.get('pairs', 0):,} pairs"),
-        ("embedding", f"{manifest.get('embedding_size')} numbers, {manifest.get('embedding_dtype')}"),
     ]
     for name in ("truncated", "dropped", "batch_drift"):
         if manifest.get(name):
@@ -162,6 +166,17 @@ def _backbone(identity: dict[str, Any] | None) -> str:
     if identity.get("weights_fingerprint"):
         words.append(f"weights {str(identity['weights_fingerprint'])[:12]}")
     return ", ".join(words)
+
+
+def _embedding(identity: dict[str, Any] | None) -> str | None:
+    """What an embedding holds, None where nobody knows: "pooled position + mean of blocks 2 and 4"."""
+    if not identity or "weights_fingerprint" not in identity:
+        return None
+    blocks = [str(block) for block in identity.get("layers") or ()]
+    if not blocks:
+        return "pooled position"
+    first = f"{', '.join(blocks[:-1])} and " if len(blocks) > 1 else ""
+    return f"pooled position + mean of block{'s' * (len(blocks) > 1)} {first}{blocks[-1]}"
 
 
 def _text(rule: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ from ebrm.errors import SettingsError
 
 MISSING: Any = type("Missing", (), {"__repr__": lambda self: "(needed)"})()
 
+_NONE = ("none", "null")
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
@@ -20,7 +21,7 @@ def parse(value: Any, hint: Any, where: str) -> Any:
     """Turn `value` into the type `hint`, or raise SettingsError that names `where` and what was expected.
 
     Hints: str, int, float, bool, Path, None, Literal, dict[str, X], tuple[X, ...] and unions of these. Text is read
-    as the type asks: ``none`` for None, ``0.5,1`` for tuples, ``1e4`` for an int.
+    as the type asks: ``none`` for None and for a tuple of no values, ``0.5,1`` for tuples, ``1e4`` for an int.
     """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any or hint is object:
@@ -28,7 +29,7 @@ def parse(value: Any, hint: Any, where: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         return _union(value, arguments, where)
     if hint is None or hint is type(None):
-        if value is None or (isinstance(value, str) and value.lower() in ("none", "null")):
+        if value is None or (isinstance(value, str) and value.lower() in _NONE):
             return None
         raise _wrong(value, "none", where)
     if origin is typing.Literal:
@@ -111,7 +112,9 @@ def _literal(value: Any, options: tuple[Any, ...], where: str) -> Any:
 
 
 def _tuple(value: Any, arguments: tuple[Any, ...], where: str) -> tuple[Any, ...]:
-    if isinstance(value, str):
+    if isinstance(value, str) and value.lower() in _NONE:
+        value = []
+    elif isinstance(value, str):
         value = [part.strip() for part in value.split(",") if part.strip()]
     elif not isinstance(value, list | tuple):
         value = [value]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ebrm.backbone.identity import BackboneIdentity
 from ebrm.backbone.load import load_backbone
 from ebrm.backbone.settings import BackboneSettings
 from ebrm.demo.settings import DEMO_NETWORK
@@ -49,9 +50,11 @@ def run(out: str | Path) -> Demonstration:
         BackboneError: the extra `demo` is not installed.
     """
     out = Path(out)
-    # First, so that a missing extra is said before the work, not after it.
-    backbone = load_backbone(BackboneSettings(backbone="demo"), TextSettings(truncation="drop"))
-    fitted = fit(features=open_features(_HERE / "features"), network=DEMO_NETWORK)
+    features = open_features(_HERE / "features")
+    # First, so that a missing extra is said before the work, not after it. Read as the packaged features were.
+    layers = BackboneIdentity.from_dict(features.manifest["backbone"]).layers
+    backbone = load_backbone(BackboneSettings(backbone="demo"), TextSettings(truncation="drop"), blocks=layers)
+    fitted = fit(features=features, network=DEMO_NETWORK)
     model = EnergyRewardModel(fitted.model.density_model, fitted.model.record, backbone)
     started = time.monotonic()
     live = tuple(score_live(model, entry["prompt"], entry["responses"]) for entry in read_json(_HERE / "live.json"))

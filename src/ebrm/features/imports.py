@@ -52,8 +52,9 @@ def import_features(
         settings: Number type and shard size.
         columns: Our name -> the name in the files, where they differ.
         backbone_name: The reward model these come from, for the identity; "imported" if not given.
-        head_weight: [d] or [1, d], the reward model's last linear map. With it (or an array of that name in the files)
-            every row is checked: reward = head_weight · embedding + head_bias.
+        head_weight: [d'] or [1, d'], the reward model's last linear map, over the first d' ≤ d numbers of an embedding;
+            what follows them is free (means of inner layers, say). With it (or an array of that name in the files)
+            every row is checked: reward = head_weight · embedding[:d'] + head_bias.
         head_bias: A number, 0 if not given.
 
     Raises:
@@ -153,15 +154,16 @@ def _head(
         if bias is not None or "head_bias" in found:
             raise FeaturesError("There is a `head_bias` but no `head_weight`; give both, or neither.")
         return None
-    if len(flat["head_weight"]) != size or len(flat["head_bias"]) != 1:
+    if not 0 < len(flat["head_weight"]) <= size or len(flat["head_bias"]) != 1:
         raise FeaturesError(
             f"`head_weight` has {len(flat['head_weight'])} entries and `head_bias` {len(flat['head_bias'])}; expected "
-            f"{size} (the length of an embedding) and 1."
+            f"at most {size} (the length of an embedding, whose first numbers are the head's input) and 1."
         )
     return flat["head_weight"], float(flat["head_bias"])
 
 
 def _check_head(rows: Tensor, reward: Tensor, weight: Tensor, bias: float, rounding: float, start: int) -> None:
+    rows = rows[:, : len(weight)]
     own = rows @ weight + bias
     allowed = rounding * (rows.abs() @ weight.abs() + abs(bias)) + _REWARD_ROUNDING * reward.abs() + 1e-6
     excess = (own - reward).abs() - allowed

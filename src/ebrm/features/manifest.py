@@ -45,7 +45,7 @@ def describe(
         text: Identity of the text rule; None when no text was involved.
         data: Fingerprint of the preferences, or of the imported files.
         embedding_dtype: Number type of stored embeddings.
-        embedding_size: Length d of an embedding.
+        embedding_size: Length of an embedding.
         shard_rows: Items a shard.
         items: Number of items n.
         pairs: Number of pairs p.
@@ -211,6 +211,8 @@ def difference(
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(value, dict):
         return {prefix: value} if prefix else {}
+    if "weights_fingerprint" in value:
+        value = {"layers": [], **value}  # left out of a reward model's identity where none was read
     flat: dict[str, Any] = {}
     for key, entry in value.items():
         flat.update(_flatten(entry, f"{prefix}.{key}" if prefix else str(key)))

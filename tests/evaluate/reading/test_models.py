@@ -1,18 +1,25 @@
 from __future__ import annotations
 
+import gc
+import json
 import shutil
+import weakref
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.terminal import ebrm
 from tests.tiny import save_rm
 
+from ebrm.backbone.load import load_backbone
+from ebrm.energy.settings import FitSettings, NetworkSettings
 from ebrm.errors import FeaturesError, ModelError
 from ebrm.evaluate.benchmarks.benchmark import Benchmark, Item, Score, Terms
 from ebrm.evaluate.reading import models
 from ebrm.evaluate.reading.models import BenchmarkTexts, open_models, score_function
 from ebrm.evaluate.reading.texts import TextCache
 from ebrm.features.settings import FeatureSettings
+from ebrm.fitting import fit
 from ebrm.model import EnergyRewardModel
 from ebrm.preferences.settings import TextSettings
 
@@ -75,6 +82,122 @@ def test_models_on_one_reward_model_share_it(rm: Path, model: Path, features: Pa
     assert len(found) == 1 and len(list((tmp_path / "cache").iterdir())) == 1
     assert [score.name for score in scores] == ["tiny", "m", "other/model"]
     assert found[0].texts.parts[0].path == features
+
+
+def layers_of(found) -> list[list[int] | None]:
+    return [model.about["reward_model"].get("layers") for model in found]
+
+
+def fitted_with(layers: str, rm: Path, pairs: Path, folder: Path) -> Path:
+    """A features folder read with some layers, and a model fitted on it at `folder` / "m"."""
+    ran = ebrm("features", "--backbone", rm, "--data", pairs, "--out", folder / "f", "--layers", layers, "-q")
+    assert ran.code == 0, ran.err
+    network = NetworkSettings(joint_widths=(6,))
+    fit(features=folder / "f", network=network, training=FitSettings(epochs=1)).model.save_pretrained(folder / "m")
+    return folder / "m"
+
+
+@pytest.fixture(scope="module")
+def bare(rm: Path, pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model on the pooled position alone, its features beside it; by default block 1 of the two is read as well."""
+    return fitted_with("none", rm, pairs, tmp_path_factory.mktemp("none"))
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The layers of each reward model that is loaded, by name or for an energy model; never two at a time."""
+    made: list[tuple[int, ...]] = []
+    alive: list[weakref.ref] = []
+
+    def load(*arguments, **more):
+        gc.collect()
+        assert not any(reference() for reference in alive), "two reward models in memory"
+        backbone = load_backbone(*arguments, **more)
+        made.append(backbone.identity.layers)
+        alive.append(weakref.ref(backbone))
+        return backbone
+
+    monkeypatch.setattr(models, "load_backbone", load)
+    monkeypatch.setattr("ebrm.model.load_backbone", load)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("layers", "stored", "loaded"),
+    [("none", None, [(1,), ()]), ("0.5,1", [1, 2], [(1,), (1, 2)]), ("0.5", [1], [(1,)])],
+)
+def test_a_reward_model_is_read_once_with_the_layers_of_its_energy_model(
+    layers: str, stored: list[int] | None, loaded: list[tuple[int, ...]], rm: Path, pairs: Path, tmp_path: Path, loads
+):
+    fitted = fitted_with(layers, rm, pairs, tmp_path)
+    for names in ([rm, fitted], [fitted, rm]):
+        cache = tmp_path / f"cache of {names[0].name} first"
+        found, scores = opened(names, cache)
+        assert loads == loaded
+        loads.clear()
+        assert len(found) == 1 and len(list(cache.iterdir())) == 1 and len(list(cache.glob("*/texts/*"))) == 1
+        assert layers_of(found) == [stored]
+        assert [(score.name, score.base) for score in scores] == [("tiny", None), ("m", "tiny")]
+        assert len(found[0].texts.reward) == 5  # every text, once
+    _, (alone,) = opened([rm], tmp_path / "alone")
+    np.testing.assert_allclose(scores[0].reward, alone.reward, atol=1e-5)  # whatever else is read, rewards are these
+    _, (_, energy) = opened([fitted], tmp_path / "energy alone")
+    np.testing.assert_allclose(scores[1].reward, energy.reward, atol=1e-5)
+    loads.clear()
+    found, _ = opened([rm, fitted], cache)
+    assert found[0].texts.unread(BenchmarkTexts.of(ITEMS).texts) == []
+    assert len(list(cache.glob("*/texts/*"))) == 1  # nothing was read again
+
+
+def test_a_reward_model_alone_is_read_with_the_layers_that_fits_read(rm: Path, tmp_path: Path, loads):
+    found, _ = opened([rm], tmp_path)
+    assert layers_of(found) == [[1]] and loads == [(1,)]
+    found, _ = opened([rm], tmp_path / "other", reward_model={"layers": ()})
+    assert layers_of(found) == [None]
+
+
+def test_a_copy_of_the_reward_model_is_the_same(rm: Path, bare: Path, tmp_path: Path, loads):
+    copy = shutil.copytree(rm, tmp_path / "copy")
+    found, _ = opened([bare, copy], tmp_path / "cache")
+    assert len(found) == 1 and loads == [(1,), ()]
+
+
+def test_a_reward_model_joins_features_with_other_layers(rm: Path, bare: Path, tmp_path: Path):
+    found, (score,) = opened([rm, bare.parent / "f"], tmp_path / "cache")
+    assert layers_of(found) == [None] and found[0].texts.parts[0].path == bare.parent / "f"
+    assert np.isfinite(score.reward[0]).all() and not score.unscored  # the benchmark is not in the features
+
+
+@pytest.mark.parametrize("unlike", ["text rule", "dtype", "weights"])
+def test_another_reading_keeps_its_own_layers(unlike: str, rm: Path, bare: Path, tmp_path: Path, loads):
+    more = {
+        "text rule": {"truncation": "prompt_left"},
+        "dtype": {"reward_model": {"dtype": "bfloat16"}},
+        "weights": {},
+    }[unlike]
+    other = save_rm(tmp_path / "other", "llama", seed=1) if unlike == "weights" else rm
+    found, _ = opened([bare, other], tmp_path / "cache", **more)
+    assert layers_of(found) == [None, [1]] and loads == [(1,), ()]
+
+
+def test_energy_models_with_other_layers_are_read_apart(rm: Path, pairs: Path, bare: Path, tmp_path: Path, loads):
+    deep = fitted_with("1", rm, pairs, tmp_path / "deep")
+    found, scores = opened([rm, bare, deep], tmp_path / "cache")
+    assert layers_of(found) == [None, [2]] and loads == [(1,), (), (2,)]
+    assert [(score.name, score.base) for score in scores] == [
+        ("tiny", None), (f"{bare.parent.name}/m", "tiny"), ("tiny (2)", None), ("deep/m", "tiny (2)"),
+    ]  # fmt: skip
+    np.testing.assert_allclose(scores[0].reward, scores[2].reward, atol=1e-5)
+
+
+def test_imported_features_are_of_no_known_reward_model(rm: Path, features: Path, tmp_path: Path):
+    bare = shutil.copytree(features, tmp_path / "f")
+    manifest = json.loads((bare / "manifest.json").read_text())
+    (bare / "manifest.json").write_text(json.dumps(manifest | {"backbone": {"name": str(rm)}, "text": None}))
+    texts = BenchmarkTexts.of(ITEMS)
+    found = open_models([str(bare), str(rm)], tmp_path / "cache", {}, TextSettings(),
+                        lambda model: model.read([texts], FeatureSettings()))  # fmt: skip
+    assert len(found) == 2 and len(found[1].scores(texts)) == 1
 
 
 def test_different_reward_models_keep_the_order_given(rm: Path, model: Path, tmp_path: Path):

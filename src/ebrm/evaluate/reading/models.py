@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from huggingface_hub import file_exists, try_to_load_from_cache
 
+from ebrm.backbone.identity import BackboneIdentity
 from ebrm.backbone.load import Backbone, load_backbone
 from ebrm.backbone.settings import BackboneSettings
 from ebrm.errors import EbrmError, FeaturesError, ModelError
@@ -207,8 +208,16 @@ def open_models(
             )
     for name in names:
         if name not in opened:
-            backbone = load_backbone(BackboneSettings(**reward_model | {"backbone": name}), _tolerant(name, text))
-            opened[name] = group(backbone.identity.to_dict(), backbone.text_rule.identity())
+            settings, rule = BackboneSettings(**reward_model | {"backbone": name}), _tolerant(name, text)
+            backbone = load_backbone(settings, rule)
+            identity = backbone.identity.to_dict()
+            # Its rewards do not depend on the layers read: those that an energy model or features need are as good.
+            same = next((known for known in groups.values() if _same_rewards(known, backbone)), None)
+            layers = BackboneIdentity.from_dict(same.about["reward_model"]).layers if same else backbone.identity.layers
+            if layers != backbone.identity.layers:
+                del backbone  # memory may hold one of them, but not two
+                backbone = load_backbone(settings, rule, blocks=layers)
+            opened[name] = same or group(identity, backbone.text_rule.identity())
             opened[name].load = partial(_same, backbone)
             read(opened[name])
             del backbone
@@ -255,6 +264,14 @@ def _tolerant(name: str, text: TextSettings) -> TextSettings:
 
 def _same(backbone: Backbone) -> Backbone:
     return backbone
+
+
+def _same_rewards(known: RewardModel, backbone: Backbone) -> bool:
+    """Whether what is known is of this reward model under this text rule, whichever layers were read."""
+    if known.about["text_rule"] != backbone.text_rule.identity():
+        return False
+    read = BackboneIdentity.from_dict(known.about["reward_model"])
+    return read.mismatch(replace(backbone.identity, layers=read.layers), exact=True) is None
 
 
 def _is_energy(name: str) -> bool:
