@@ -15,13 +15,14 @@ import torch
 
 import ebrm
 from ebrm.demo.settings import DEMO_NETWORK
-from ebrm.energy.settings import FitSettings
+from ebrm.energy.settings import FitSettings, InferenceSettings
 from ebrm.evaluate.metrics.calibration import Calibration, calibration
 from ebrm.features.store import open_features
 from ebrm.fitting import fit
 
 WIDTHS = (0.1, 0.25, 0.5, 1.0, 2.0)
 SEEDS = (0, 1, 2)
+ASCENT = InferenceSettings(estimate="ascent")
 
 
 def line(name: str, accuracy: float, found: Calibration) -> str:
@@ -43,12 +44,17 @@ def main() -> None:
     for beta in WIDTHS:
         accuracies, found = [], []
         for seed in SEEDS:
-            model = fit(features=features, network=DEMO_NETWORK, training=FitSettings(beta=beta, seed=seed)).model
+            # The joint objective has no beta; the likelihood and nce do.
+            training = FitSettings(objective="likelihood", filter_conflicts=True, beta=beta, seed=seed)
+            model = fit(features=features, network=DEMO_NETWORK, training=training, inference=ASCENT).model
             sides = [
                 model.refine(features.embedding(rows), features.reward[rows]).reward for rows in (chosen, rejected)
             ]
             accuracies.append(float((sides[0] > sides[1]).double().mean()))
-            probability = model.density_model.prefer(features.embedding(chosen), features.embedding(rejected))
+            probability = model.density_model.prefer(
+                (features.embedding(chosen), features.embedding(rejected)),
+                (features.reward[chosen], features.reward[rejected]),
+            )
             found.append(calibration(probability.double().clamp(0, 1).numpy(), pairs.prompt_id))
         values = (float(np.mean([getattr(one, name).value for one in found])) for name in ("ece", "log_loss", "brier"))
         ece, log_loss, brier = values

@@ -84,8 +84,9 @@ def test_a_model_fitted_on_clean_linear_rewards_ranks_like_them() -> None:
 def test_the_filter_is_counted_and_can_be_turned_off() -> None:
     features = linear_features(noise=1.0)
     one = FitSettings(**{**vars(QUICK), "epochs": 1})
-    with_filter = fit(features=features, network=TINY, training=one)
-    without = fit(features=features, network=TINY, training=FitSettings(**{**vars(one), "filter_conflicts": False}))
+    with_filter = fit(features=features, network=TINY, training=FitSettings(**{**vars(one), "filter_conflicts": True}))
+    without = fit(features=features, network=TINY, training=one)
+    assert not FitSettings().filter_conflicts  # the joint objective allows for wrong labels by itself
     train = features.pairs.take(with_filter.splits.train)
     agree = features.reward[torch.from_numpy(train.chosen)] > features.reward[torch.from_numpy(train.rejected)]
     assert with_filter.conflicts.overall.kept == int(agree.sum()) < len(train)
@@ -97,7 +98,19 @@ def test_the_filter_is_counted_and_can_be_turned_off() -> None:
 def test_all_pairs_conflicting_is_an_error_that_says_what_to_do() -> None:
     features = linear_features(noise=0.0, swapped=True)
     with pytest.raises(ModelError, match="kept none.*not swapped.*--no-filter-conflicts"):
-        fit(features=features, network=TINY, training=QUICK)
+        fit(features=features, network=TINY, training=FitSettings(**{**vars(QUICK), "filter_conflicts": True}))
+
+
+def test_without_the_filter_labels_that_all_contradict_the_base_reward_are_learnt() -> None:
+    features = linear_features(noise=0.0, swapped=True)
+    fitted = fit(features=features, network=TINY, training=QUICK)
+    assert fitted.conflicts.overall.kept == 0 and not fitted.model.record.filter["used"]
+    test = features.pairs.take(fitted.splits.test)
+    chosen, rejected = torch.from_numpy(test.chosen), torch.from_numpy(test.rejected)
+    assert not (features.reward[chosen] > features.reward[rejected]).any()
+    refined = fitted.model.refine(features.embedding(slice(None)), features.reward).reward
+    assert (refined[chosen] > refined[rejected]).float().mean() > 0.9
+    assert fitted.model.density_model.trust.base_noise >= 2.0
 
 
 def test_same_seed_same_bytes(tmp_path: Path) -> None:

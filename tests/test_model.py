@@ -14,9 +14,13 @@ from tests.tiny import save_rm
 import ebrm
 from ebrm.backbone.load import load_backbone
 from ebrm.backbone.settings import BackboneSettings
-from ebrm.errors import ModelError, TextError
+from ebrm.energy.trust import Trust
+from ebrm.errors import FeaturesError, ModelError, TextError
+from ebrm.features.extract import extract_features
+from ebrm.features.store import open_features
 from ebrm.fitting import fit
 from ebrm.model import EnergyRewardModel, ModelRecord
+from ebrm.preferences.load import load_preferences
 from ebrm.preferences.settings import TextSettings
 
 WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
@@ -113,11 +117,57 @@ def test_saved_and_loaded_it_scores_the_same_and_reloads_its_backbone(model: Ene
     assert loaded.record == model.record
 
 
+def test_how_far_the_base_reward_is_trusted_is_saved_with_the_model(
+    feature_model: EnergyRewardModel, tmp_path: Path
+) -> None:
+    features = linear_features()
+    embedding, reward = features.embedding(slice(0, 20)), features.reward[:20]
+    fitted = feature_model.density_model.trust
+    assert fitted.base_noise < float("inf")  # labels follow the base reward here, so that it is heard
+    feature_model.save_pretrained(tmp_path / "m")
+    loaded = EnergyRewardModel.from_pretrained(tmp_path / "m")
+    assert loaded.density_model.trust == fitted
+    before = loaded.refine(embedding, reward).reward
+    assert torch.equal(before, feature_model.refine(embedding, reward).reward)
+    loaded.density_model.trust = Trust()
+    assert not torch.allclose(loaded.refine(embedding, reward).reward, before, atol=1e-3)
+
+
 def test_another_reward_model_under_the_same_path_is_refused(model: EnergyRewardModel, tmp_path: Path) -> None:
     other = load_backbone(BackboneSettings(backbone=str(save_rm(tmp_path / "other", "qwen3", seed=7))), TextSettings())
     model.save_pretrained(tmp_path / "m")
     with pytest.raises(ModelError, match="not the reward model that the energy was fitted on.*weights_fingerprint"):
         EnergyRewardModel.from_pretrained(tmp_path / "m", backbone=other)
+
+
+@pytest.mark.parametrize(("layers", "blocks"), [((), ()), ((1.0,), (2,))])
+def test_a_model_reads_the_layers_it_was_fitted_on(
+    rm_folder: Path, tmp_path: Path, layers: tuple[float, ...], blocks: tuple[int, ...]
+) -> None:
+    rows = [row | {"prompt": f"{row['prompt']} {i}"} for i, row in enumerate(ROWS)]
+    training = ebrm.FitSettings(**{**vars(QUICK), "epochs": 1, "filter_conflicts": False})
+    settings = BackboneSettings(backbone=str(rm_folder), layers=layers)
+    fitted = EnergyRewardModel.fit(
+        str(rm_folder), rows, network=TINY, training=training, backbone_settings=settings, work=tmp_path / "work"
+    )
+    fitted.save_pretrained(tmp_path / "m")
+    loaded = EnergyRewardModel.from_pretrained(tmp_path / "m")
+    assert loaded.backbone.identity.layers == blocks and loaded.read(["Hi"], ["a"])[0].shape == (
+        1,
+        32 * len(blocks) + 32,
+    )
+    assert torch.equal(fitted.score(["Hi"], ["there"]).reward, loaded.score(["Hi"], ["there"]).reward)
+    assert loaded.with_backbone(token_budget=50).backbone.identity.layers == blocks
+    other = load_backbone(BackboneSettings(backbone=str(rm_folder)), TextSettings())  # block 1
+    said = f"the embedding differs.*layers is {blocks[0] if blocks else 'none'} in the fitted model and 1 now"
+    with pytest.raises(ModelError, match=said):
+        EnergyRewardModel.from_pretrained(tmp_path / "m", backbone=other)
+    with pytest.raises(ModelError, match=said):
+        loaded.with_backbone(layers=(0.5,))
+    open_features(tmp_path / "work" / "features").check(loaded.record.backbone, loaded.record.text_rule)
+    features = extract_features(other, load_preferences(rows), tmp_path / "other")
+    with pytest.raises(FeaturesError, match=r"layers is \[1\] for the features in .* and \[2?\] for what they are"):
+        features.check(loaded.record.backbone, loaded.record.text_rule)
 
 
 def test_another_text_rule_is_refused(model: EnergyRewardModel, rm_folder: Path, tmp_path: Path) -> None:
@@ -129,10 +179,10 @@ def test_another_text_rule_is_refused(model: EnergyRewardModel, rm_folder: Path,
 
 def test_other_inference_settings_are_a_copy(feature_model: EnergyRewardModel) -> None:
     features = linear_features()
-    mean = feature_model.with_inference(estimate="mean")
-    assert feature_model.inference.estimate == "ascent" and mean.inference.estimate == "mean"
+    mode = feature_model.with_inference(estimate="mode")
+    assert feature_model.inference.estimate == "mean" and mode.inference.estimate == "mode"
     a = feature_model.refine(features.embedding(slice(0, 20)), features.reward[:20])
-    b = mean.refine(features.embedding(slice(0, 20)), features.reward[:20])
+    b = mode.refine(features.embedding(slice(0, 20)), features.reward[:20])
     assert not torch.equal(a.reward, b.reward) and torch.equal(a.std, b.std)
 
 
@@ -166,7 +216,7 @@ def test_a_model_of_features_made_elsewhere_says_it_cannot_read_text(feature_mod
 
 def test_the_density_is_in_base_units(feature_model: EnergyRewardModel) -> None:
     features = linear_features()
-    nodes, density = feature_model.density(features.embedding(slice(0, 5)))
+    nodes, density = feature_model.density(features.embedding(slice(0, 5)), features.reward[:5])
     assert torch.allclose(torch.trapezoid(density, nodes), torch.ones(5), atol=1e-4)
     mean = torch.trapezoid(density * nodes, nodes)
     expected = feature_model.with_inference(estimate="mean").refine(

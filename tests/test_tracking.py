@@ -40,11 +40,17 @@ class Recorder(GeneralTracker):
 def test_every_epoch_is_logged_once_and_what_was_not_measured_is_left_out(tmp_path: Path) -> None:
     recorder = Recorder()
     with tracked([recorder], tmp_path, {"training": {"epochs": 2, "scales": (1.0, 2.0)}}) as log:
-        log(Epoch(1, 0.5, 0.7, 1.1, 3.0))
-        log(Epoch(2, 0.4, float("nan"), float("nan"), 3.0))
+        log(Epoch(1, 0.5, 0.7, 1.1, 0.6, 3.0))
+        log(Epoch(2, 0.4, float("nan"), float("nan"), float("nan"), 3.0))
     assert recorder.settings == {"training.epochs": "2", "training.scales": "(1.0, 2.0)"}
     assert [step for step, _ in recorder.logged] == [1, 2]
-    assert recorder.logged[0][1] == {"loss": 0.5, "validation_accuracy": 0.7, "validation_nll": 1.1, "seconds": 3.0}
+    assert recorder.logged[0][1] == {
+        "loss": 0.5,
+        "validation_accuracy": 0.7,
+        "validation_nll": 1.1,
+        "validation_label_loss": 0.6,
+        "seconds": 3.0,
+    }
     assert recorder.logged[1][1] == {"loss": 0.4, "seconds": 3.0}
     assert recorder.closed
 
@@ -66,5 +72,5 @@ def test_unknown_and_missing_trackers_are_said(tmp_path: Path, monkeypatch: pyte
 
 def test_without_trackers_nothing_is_loaded(tmp_path: Path) -> None:
     with tracked([], tmp_path, {}) as log:
-        log(Epoch(1, 0.5, 0.7, 1.1, 3.0))
+        log(Epoch(1, 0.5, 0.7, 1.1, 0.6, 3.0))
     assert not list(tmp_path.iterdir())

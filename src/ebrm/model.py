@@ -212,7 +212,8 @@ class EnergyRewardModel(
         identity = BackboneIdentity.from_dict(self.record.backbone)
         saved: dict[str, Any] = {"backbone": identity.name, "revision": identity.revision, "dtype": identity.dtype}
         saved |= {"device": self._device, "trust_remote_code": self._trust_remote_code}
-        backbone = load_backbone(BackboneSettings(**saved | changes), text)
+        blocks = None if "layers" in changes else identity.layers
+        backbone = load_backbone(BackboneSettings(**saved | changes), text, blocks=blocks)
         self._check_backbone(backbone)
         return backbone
 
@@ -221,7 +222,10 @@ class EnergyRewardModel(
         fitted_on = BackboneIdentity.from_dict(self.record.backbone)
         difference = fitted_on.mismatch(backbone.identity, ours="in the fitted model", theirs="now")
         if difference is not None:
-            raise ModelError(f"This is not the reward model that the energy was fitted on: {difference}.")
+            raise ModelError(
+                f"This is not the reward model that the energy was fitted on: {difference}. Name no other reward model "
+                "and no layers: the energy model then reads its own."
+            )
         if self.record.text_rule is not None:
             fitted = TextRule.from_identity(self.record.text_rule)
             difference = fitted.mismatch(backbone.text_rule, ours="in the fitted model", theirs="now")
@@ -232,7 +236,8 @@ class EnergyRewardModel(
         """Refine rewards from features: `embedding` [n, d] and `base_reward` [n]; no text, no backbone.
 
         Args:
-            embedding: input of the RM's last linear map, float of any precision; n = 0 is allowed.
+            embedding: as the frozen RM was read for the fit (`Backbone.read`), float of any precision; n = 0 is
+                allowed.
             base_reward: what the RM says, in its own units.
             generator: draws of random starts; by default the inference settings' seed.
 
@@ -264,9 +269,9 @@ class EnergyRewardModel(
             moved=refined.reward - base,
         )
 
-    def density(self, embedding: Tensor, nodes: int = 257) -> tuple[Tensor, Tensor]:
-        """p(r | e) for plotting: rewards [g] in base units, densities [n, g] per base unit."""
-        return self.density_model.density(embedding, nodes)
+    def density(self, embedding: Tensor, base_reward: Tensor, nodes: int = 257) -> tuple[Tensor, Tensor]:
+        """p(r | e, r0) for plotting: rewards [g] in base units, densities [n, g] per base unit."""
+        return self.density_model.density(embedding, base_reward, nodes)
 
     def read(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> tuple[Tensor, Tensor]:
         """(embedding [n, d], base reward [n]) of texts, by the frozen RM.
@@ -311,8 +316,10 @@ class EnergyRewardModel(
 
     def prefer(self, prompt: Prompt, a: str, b: str) -> float:
         """P(reward of a > reward of b) under the two fitted densities, taken as independent."""
-        embedding, _ = self.read([prompt, prompt], [a, b])
-        return float(self.density_model.prefer(embedding[:1], embedding[1:], self.inference.nodes))
+        embedding, reward = self.read([prompt, prompt], [a, b])
+        return float(
+            self.density_model.prefer((embedding[:1], embedding[1:]), (reward[:1], reward[1:]), self.inference.nodes)
+        )
 
     def to(self, device: torch.device | str) -> EnergyRewardModel:
         """Move the density (not the backbone) to a device; returns this model."""

@@ -1,14 +1,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.terminal import ebrm, preference_rows, refused, snapshot, write_lines
 
-from ebrm.cli import outcome
+from ebrm.backbone.settings import BackboneSettings
+from ebrm.cli import fit, outcome
+from ebrm.cli.options import Chosen, settings_of
+from ebrm.errors import SettingsError
+from ebrm.features.settings import FeatureSettings
 from ebrm.model import EnergyRewardModel
+from ebrm.preferences.settings import PreferenceSettings, TextSettings
 
 
 @pytest.fixture(autouse=True)
@@ -85,6 +91,57 @@ def test_features_can_be_kept(rm: Path, pairs: Path, tmp_path: Path) -> None:
     first, again = (EnergyRewardModel.from_pretrained(path) for path in (out, tmp_path / "again"))
     for name, tensor in first.density_model.state_dict().items():
         assert tensor.equal(again.density_model.state_dict()[name]), name
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("--layers", "none"), "--layers"),
+        (("--layers", "0.5"), "--layers"),
+        (("--backbone", "rm"), "--backbone"),
+        (("--dtype", "float32"), "--dtype"),
+        (("--no-trust-remote-code",), "--trust-remote-code"),
+        (("--data", "d.jsonl", "--keep-features"), "--data, --keep-features"),
+        (
+            ("--column", "prompt=question", "--max-length", 9, "--embedding-dtype", "float16"),
+            "--column, --max-length, ",
+        ),
+    ],
+)
+def test_features_leave_no_room_for_options_of_reading(
+    given: tuple[Any, ...], said: str, features: Path, tmp_path: Path
+) -> None:
+    ran = ebrm("fit", "--features", features, "--out", tmp_path / "m", *QUICK, *given)
+    refused(ran, f"together with {said}", "either --features, or --backbone and --data")
+    assert not any(tmp_path.iterdir())
+
+
+def test_options_of_reading_in_the_config_file_are_refused_too(features: Path, tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text("reward_model:\n  layers: [0.5]\n  token_budget: 100\nlimit: 5\ndevice: cpu\nepochs: 2\n")
+    ran = ebrm("fit", "--config", config, "--features", features, "--out", tmp_path / "m")
+    refused(ran, "together with --layers, --token-budget, --limit (")
+
+
+def test_every_option_is_either_refused_with_features_or_matters_to_the_fit() -> None:
+    refused_fields = set()
+    for setting in settings_of(fit._STAGES):
+        if setting.stage == "job":
+            continue
+        chosen = Chosen(fit._STAGES, {(setting.stage, setting.field): "a value"}, {})
+        try:
+            fit._refuse_unused(fit.FitJob("m", features="f"), chosen)
+        except SettingsError as error:
+            assert f"together with {setting.flag} (" in str(error)
+            refused_fields.add((setting.stage, setting.field))
+    read_by = {"reward_model": BackboneSettings, "data": PreferenceSettings, "text": TextSettings}
+    read_by["storage"] = FeatureSettings
+    expected = {(stage, field.name) for stage, kind in read_by.items() for field in fields(kind)}
+    assert refused_fields == expected - {("reward_model", "device")}
+
+
+def test_the_device_is_also_the_energys(features: Path, tmp_path: Path) -> None:
+    assert ebrm("fit", "--features", features, "--out", tmp_path / "m", *QUICK, "--device", "cpu").code == 0
 
 
 def test_what_is_there_is_left_alone(features: Path, model: Path, tmp_path: Path) -> None:

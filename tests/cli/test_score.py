@@ -219,7 +219,7 @@ def test_another_input_model_or_setting_is_another_job(model: Path, tmp_path: Pa
     out = tmp_path / "out.jsonl"
     assert score(model, source, out).code == 0
     before = out.read_bytes()
-    refused(score(model, source, out, "--estimate", "mean"), "exists already", "--overwrite")
+    refused(score(model, source, out, "--estimate", "mode"), "exists already", "--overwrite")
     write_lines(source, answer_rows(6))
     refused(score(model, source, out), "exists already")
     assert out.read_bytes() == before
@@ -229,11 +229,13 @@ def test_another_input_model_or_setting_is_another_job(model: Path, tmp_path: Pa
 
 def test_inference_settings_change_the_result(model: Path, tmp_path: Path) -> None:
     source = write_lines(tmp_path / "in.jsonl", answer_rows(5))
-    assert score(model, source, tmp_path / "a.jsonl").code == 0
-    assert score(model, source, tmp_path / "b.jsonl", "--steps", 0).code == 0
+    assert score(model, source, tmp_path / "a.jsonl", "--estimate", "ascent").code == 0
+    assert score(model, source, tmp_path / "b.jsonl", "--estimate", "ascent", "--steps", 0).code == 0
+    assert score(model, source, tmp_path / "c.jsonl").code == 0
     moved = [row["moved"] for row in read_lines(tmp_path / "b.jsonl")]
     assert moved == pytest.approx([0] * 5, abs=1e-5)  # no ascent: the base reward
-    assert [row["moved"] for row in read_lines(tmp_path / "a.jsonl")] != moved
+    moves = {name: [row["moved"] for row in read_lines(tmp_path / f"{name}.jsonl")] for name in "abc"}
+    assert moves["a"] != moved and moves["c"] != moved and moves["a"] != moves["c"]
 
 
 def test_settings_of_the_reward_model_reach_it(model: Path, rm: Path, tmp_path: Path) -> None:

@@ -48,6 +48,28 @@ def cdf(at: Posterior, reward: Tensor) -> Tensor:  # [n, k] -> [n, k]
     return result
 
 
+def test_cells_are_probabilities_around_the_nodes():
+    at = random_posterior(count=65)
+    cells = at.log_cells().exp()
+    assert torch.allclose(cells.sum(1), torch.ones(6, dtype=torch.float64))
+    assert torch.allclose((cells * at.nodes).sum(1), at.mean())
+    truth = of(PEAKED).log_cells().exp()
+    edges = (0.5 * (grid_nodes(-4.0, 5.0, 257)[1:] + grid_nodes(-4.0, 5.0, 257)[:-1])).numpy()
+    expected = np.diff(np.concatenate([[0.0], PEAKED.cdf(edges), [1.0]]))
+    assert truth[0].numpy() == pytest.approx(expected, abs=2e-5)
+
+
+@pytest.mark.parametrize("constant", [-1e30, -1e12, 1e12, 1e30])
+def test_energies_that_are_all_huge_are_normalised(constant):
+    """On such numbers a cell's width is below the last digit, and so is every difference but the steepest."""
+    nodes = grid_nodes(-1.0, 3.0, 9)
+    flat = posterior(nodes, torch.full((1, 9), constant))
+    assert torch.allclose(flat.density, torch.full((1, 9), 0.25, dtype=torch.float64))
+    edge = posterior(nodes, constant * nodes.float().unsqueeze(0))
+    assert edge.mean().item() == pytest.approx(3.0 if constant > 0 else -1.0)
+    assert edge.log_cells().exp().sum().item() == pytest.approx(1.0)
+
+
 def test_nodes():
     assert grid_nodes(-1.0, 3.0, 5).tolist() == [-1.0, 0.0, 1.0, 2.0, 3.0]
     assert grid_nodes(0.0, 1.0, 9).dtype == torch.float64
@@ -58,6 +80,7 @@ def test_a_flat_energy_is_uniform_with_half_weights_at_the_ends():
     assert torch.allclose(at.log_z, torch.full((2,), 5 + math.log(4), dtype=torch.float64), rtol=1e-14)
     assert torch.allclose(at.density, torch.full((2, 9), 0.25, dtype=torch.float64))
     assert at.mean().tolist() == pytest.approx([1.0] * 2)
+    assert torch.allclose(at.log_cells().exp(), torch.tensor([0.0625, *[0.125] * 7, 0.0625]).double())
     assert at.std().tolist() == pytest.approx([4 / math.sqrt(12)] * 2, rel=0.02)
     for probability in (0.0, 0.05, 0.3, 0.5, 0.95, 1.0):
         assert at.quantile(probability).tolist() == pytest.approx([-1 + 4 * probability] * 2)

@@ -38,16 +38,31 @@ def test_factorised_is_plain(d, reward_widths, joint_widths, n, m):
 
 
 def test_factorised_is_plain_in_float32_at_published_sizes():
-    network = EnergyNetwork(384, NetworkSettings(), torch.Generator().manual_seed(0))
+    network = EnergyNetwork(384, NetworkSettings(size="small"), torch.Generator().manual_seed(0))
     embedding, _ = rows(6, 384)
     reward = torch.linspace(-4, 4, 30).reshape(6, 5)
     assert torch.allclose(network(embedding, reward), plain_energy(network, embedding, reward), rtol=0, atol=1e-5)
 
 
-def test_published_shapes():
+def weight_shapes(network: EnergyNetwork) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in network.named_parameters() if "weight" in name}
+
+
+def test_a_slim_network_has_one_joint_layer():
     network = EnergyNetwork(384, NetworkSettings())
-    shapes = {name: tuple(value.shape) for name, value in network.named_parameters() if "weight" in name}
-    assert shapes == {
+    assert weight_shapes(network) == {
+        "reward_layers.0.weight": (16, 1),
+        "reward_layers.1.weight": (32, 16),
+        "from_embedding.weight": (128, 384),
+        "from_reward.weight": (128, 32),
+        "output.weight": (1, 128),
+    }
+    assert network.width == 128
+
+
+def test_published_shapes():
+    network = EnergyNetwork(384, NetworkSettings(size="small"))
+    assert weight_shapes(network) == {
         "reward_layers.0.weight": (16, 1),
         "reward_layers.1.weight": (32, 16),
         "reward_layers.2.weight": (64, 32),

@@ -14,8 +14,11 @@ from torch import Tensor
 from ebrm.energy.network import EnergyNetwork
 from ebrm.energy.noise import MixtureNoise
 from ebrm.energy.objective import (
+    joint_step_losses,
+    label_loss,
     likelihood_loss,
     likelihood_step_losses,
+    measurement_loss,
     nce_loss,
     nce_step_losses,
     shifted_nodes,
@@ -259,3 +262,216 @@ def test_the_nce_gradient_tends_to_the_exact_likelihoods_as_negatives_grow():
     assert error[16384] < 0.02
     assert bias[16] > 2 * bias[64] > 4 * bias[1024]
     assert bias[16384] < 0.005
+
+
+# The joint objective: labels of pairs, and the base reward as a measurement.
+
+JOINT = {
+    "flips": 0.1,
+    "reward_weight": 0.3,
+    "reward_noise": 1.5,
+    "support": (-4.0, 5.0),
+    "nodes": 40,
+    "regularization": 0.05,
+}
+
+
+def gaussian_cells(mean: Tensor, std: float, nodes: Tensor) -> Tensor:  # [n], [g] -> [n, g]
+    """Log-probabilities of the nodes' cells under N(mean, std²), cut off at the ends."""
+    return torch.log_softmax(-0.5 * ((nodes - mean.unsqueeze(1)) / std).square(), 1)
+
+
+def random_cells(p: int, g: int, seed: int) -> Tensor:
+    draws = 2 * torch.randn(p, g, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.log_softmax(draws, 1)
+
+
+def joint_total(network, embedding, reward, seed=0, rows_at_once=10_000, **options) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    losses = joint_step_losses(
+        network, embedding, reward, generator=generator, rows_at_once=rows_at_once, **JOINT | options
+    )
+    return torch.stack(list(losses)).sum()
+
+
+@pytest.mark.parametrize("flips", [0.0, 0.1, 0.25, 0.49])
+def test_label_loss_of_rewards_that_are_known(flips):
+    """All mass in one cell: the label is right with 1 - ε, wrong with ε, and even in the same cell."""
+    points = torch.eye(4).log()
+    chosen, rejected = points[[3, 1, 2, 0]], points[[0, 2, 2, 3]]
+    expected = [1 - flips, flips, 0.5, flips]
+    got = label_loss(chosen, rejected, flips).exp()
+    assert (1 / got).tolist() == pytest.approx(expected, abs=1e-6)
+
+
+@given(st.integers(1, 30), st.integers(0, 99), st.floats(0, 0.49))
+def test_label_loss_of_equal_densities_is_log_two_whatever_the_flips(g, seed, flips):
+    cells = random_cells(3, g, seed)
+    assert torch.allclose(label_loss(cells, cells, flips), torch.full((3,), math.log(2), dtype=torch.float64))
+
+
+@given(st.integers(1, 30), st.integers(0, 99), st.floats(0, 0.49))
+def test_a_label_and_its_opposite_are_one_in_probability(g, seed, flips):
+    chosen, rejected = random_cells(4, g, seed), random_cells(4, g, seed + 1000)
+    one, other = label_loss(chosen, rejected, flips), label_loss(rejected, chosen, flips)
+    assert torch.allclose((-one).exp() + (-other).exp(), torch.ones(4, dtype=torch.float64))
+    # A label that is wrong with ε is the opposite label, wrong with 1 - ε.
+    assert torch.allclose(one, label_loss(rejected, chosen, 1 - flips))
+
+
+@given(st.integers(2, 12), st.integers(0, 99), st.floats(0, 0.49))
+def test_label_loss_is_the_sum_over_all_pairs_of_cells(g, seed, flips):
+    chosen, rejected = random_cells(3, g, seed), random_cells(3, g, seed + 1000)
+    for row, loss in enumerate(label_loss(chosen, rejected, flips).tolist()):
+        a, b = chosen[row].exp().tolist(), rejected[row].exp().tolist()
+        win = sum(a[i] * b[j] * (1.0 if i > j else 0.5 if i == j else 0.0) for i in range(g) for j in range(g))
+        assert loss == pytest.approx(-math.log((1 - flips) * win + flips * (1 - win)), rel=1e-9)
+
+
+@given(st.floats(-2, 2), st.floats(-2, 2), st.floats(0.3, 1.0), st.floats(0.3, 1.0), st.floats(0, 0.49))
+def test_label_loss_of_gaussians_is_the_normal_distribution_functions(mean_c, mean_r, std_c, std_r, flips):
+    nodes = torch.linspace(-8, 8, 801, dtype=torch.float64)
+    chosen, rejected = (
+        gaussian_cells(torch.tensor([mean], dtype=torch.float64), std, nodes)
+        for mean, std in ((mean_c, std_c), (mean_r, std_r))
+    )
+    win = stats.norm.cdf((mean_c - mean_r) / math.hypot(std_c, std_r))
+    expected = -math.log(flips + (1 - 2 * flips) * win)
+    assert label_loss(chosen, rejected, flips).item() == pytest.approx(expected, abs=1e-3, rel=1e-3)
+
+
+def test_label_loss_rises_to_what_a_wrong_label_costs_and_no_further():
+    nodes = torch.linspace(-6, 6, 241)
+    rejected = gaussian_cells(torch.zeros(1), 0.2, nodes)
+    means = torch.linspace(4, -4, 40)
+    losses = torch.cat([label_loss(gaussian_cells(m.view(1), 0.2, nodes), rejected, 0.1) for m in means])
+    assert bool((losses[1:] >= losses[:-1] - 1e-6).all())
+    assert losses[[0, -1]].tolist() == pytest.approx([-math.log(0.9), -math.log(0.1)], abs=1e-4)
+    never = label_loss(torch.eye(2)[:1].log(), torch.eye(2)[1:].log(), 0.0)
+    assert bool(never.isfinite()) and never.item() > 80  # impossible, and still a number
+
+
+@pytest.mark.parametrize("flips", [0.0, 0.1, 0.4])
+def test_the_gradient_of_label_loss_is_that_of_finite_differences(flips):
+    draws = torch.randn(2, 3, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    inputs = [side.clone().requires_grad_() for side in draws]
+    assert torch.autograd.gradcheck(
+        lambda a, b: label_loss(torch.log_softmax(a, 1), torch.log_softmax(b, 1), flips), inputs
+    )
+
+
+@given(
+    st.floats(-1.5, 1.5),
+    st.floats(0.3, 1.0),
+    st.floats(-4, 4),
+    st.floats(0.3, 3.0),
+    st.sampled_from([torch.float32, torch.float64]),
+)
+def test_measurement_loss_of_a_gaussian_is_the_closed_form(mean, std, reward, noise, dtype):
+    nodes = torch.linspace(-8, 8, 641, dtype=dtype)
+    cells = gaussian_cells(torch.tensor([mean], dtype=dtype), std, nodes)
+    got = measurement_loss(cells, nodes, torch.tensor([reward], dtype=dtype), noise).item()
+    assert got == pytest.approx(-stats.norm(mean, math.hypot(std, noise)).logpdf(reward), abs=2e-4)
+
+
+def test_measurement_loss_of_a_known_reward_is_the_noise_alone():
+    nodes = torch.tensor([-1.0, 0.5, 2.0])
+    cells = torch.eye(3).log()
+    reward = torch.tensor([0.0, 7.0, -300.0])
+    got = measurement_loss(cells, nodes, reward, 0.7)
+    assert got.tolist() == pytest.approx((-stats.norm(nodes, 0.7).logpdf(reward)).tolist(), rel=1e-5)
+
+
+def test_the_gradient_of_measurement_loss_is_that_of_finite_differences():
+    draws = torch.randn(3, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64, requires_grad=True)
+    nodes, reward = torch.linspace(-2, 2, 6, dtype=torch.float64), torch.tensor([0.3, -1.0, 5.0], dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda f: measurement_loss(torch.log_softmax(f, 1), nodes, reward, 0.8), [draws])
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 2.0])
+@pytest.mark.parametrize("flips", [0.0, 0.2])
+def test_joint_step_is_the_written_formula(weight, flips):
+    network = Spy()
+    embedding, reward = data(8)  # four pairs: row i against row 4 + i
+    loss = joint_total(network, embedding, reward, flips=flips, reward_weight=weight)
+    (nodes,) = network.rewards
+    assert nodes.shape == (40,) and nodes.min() >= -4 and nodes.max() <= 5
+    f = plain_energy(network, embedding, nodes.expand(8, 40)).detach().double().numpy()
+    p, r = np.exp(f - np.logaddexp.reduce(f, axis=1)[:, None]), nodes.double().numpy()
+    label, measured = 0.0, 0.0
+    for i in range(4):
+        win = sum(
+            p[i, a] * p[4 + i, b] * (1.0 if r[a] > r[b] else 0.5 if a == b else 0.0)
+            for a in range(40)
+            for b in range(40)
+        )
+        label -= math.log((1 - flips) * win + flips * (1 - win)) / 4
+    for row in range(8):
+        measured -= math.log((p[row] * stats.norm(r, 1.5).pdf(reward[row].item())).sum()) / 8
+    assert loss.item() == pytest.approx(label + weight * measured + 0.05 * np.square(f).mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_splitting_a_joint_batch_changes_neither_loss_nor_gradient(dropout):
+    embedding, reward = data(14)
+    results = []
+    for rows_at_once in (14, 6, 5, 1, 99):
+        network = small_network(dropout=dropout)
+        loss = joint_total(network, embedding, reward, rows_at_once=rows_at_once)
+        loss.backward()
+        results.append((loss.detach(), [p.grad for p in network.parameters()]))
+    whole, *split = results
+    for loss, gradients in split:
+        assert torch.allclose(loss, whole[0], rtol=1e-5)
+        for a, b in zip(gradients, whole[1], strict=True):
+            assert torch.allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("rows_at_once", "parts"), [(14, [14]), (15, [14]), (6, [6, 6, 2]), (5, [4, 4, 4, 2]), (1, [2] * 7)]
+)
+def test_a_joint_batch_is_split_between_pairs(rows_at_once, parts):
+    network = Spy()
+    joint_total(network, *data(14), rows_at_once=rows_at_once)
+    assert [len(value) for value in network.values] == parts
+
+
+def test_chosen_and_rejected_share_their_dropout_mask():
+    """The same embedding on both sides is one density, so that P is ½ and the label costs log 2 under any mask."""
+    network = Spy(dropout=0.5)
+    embedding, reward = data(6)
+    same = torch.cat([embedding, embedding])
+    options = {"reward_weight": 0.0, "regularization": 0.0, "rows_at_once": 6}
+    loss = joint_total(network, same, torch.cat([reward, reward]), **options)
+    assert loss.item() == pytest.approx(math.log(2), rel=1e-5)
+    for part in network.values:
+        assert torch.allclose(*part.chunk(2), atol=1e-5)
+    # And every pair has a mask of its own.
+    network.values.clear()
+    joint_total(network, embedding[:1].expand(12, 5), reward.repeat(2), **options)
+    f = torch.cat([part.chunk(2)[0] for part in network.values]).detach()
+    assert len(f[:, 0].round(decimals=4).unique()) == 6
+
+
+def test_a_joint_step_is_reproducible_and_leaves_the_global_generator_alone():
+    embedding, reward = data()
+    before = torch.get_rng_state()
+    network = small_network(dropout=0.5)
+    one, same, other = (joint_total(network, embedding, reward, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(one, same) and not torch.equal(one, other)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_which_pairs_come_first_does_not_change_the_joint_loss():
+    embedding, reward = data(10)
+    order = torch.tensor([3, 0, 4, 1, 2])
+    both = torch.cat([order, 5 + order])
+    network = small_network()
+    assert torch.allclose(
+        joint_total(network, embedding[both], reward[both]), joint_total(network, embedding, reward), rtol=1e-5
+    )
+    # Chosen and rejected swapped is another matter.
+    swapped = torch.arange(10).roll(5)
+    assert not torch.allclose(
+        joint_total(network, embedding[swapped], reward[swapped]), joint_total(network, embedding, reward), rtol=1e-3
+    )

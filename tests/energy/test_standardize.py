@@ -59,30 +59,72 @@ def test_rewards_of_large_magnitude_keep_their_digits():
     assert torch.equal(standardizer.to_base(standardizer.to_internal(reward.float())), reward.float())
 
 
+@given(st.integers(1, 40), st.integers(0, 99), st.data())
+def test_embedding_units_are_numpys_however_the_rows_come_in_batches(n, seed, data):
+    scale = torch.tensor([1e-3, 1.0, 1e4, 3.0, 1e-3])
+    offset = torch.tensor([0.0, 100.0, -3e4, 5.0, 0.5])
+    values = offset + scale * torch.randn(n, 5, generator=torch.Generator().manual_seed(seed))
+    cuts = data.draw(st.lists(st.integers(0, n), max_size=6).map(sorted))  # equal cuts: batches without rows
+    ends = [0, *cuts, n]
+    standardizer = Standardizer(5)
+    standardizer.fit_embedding(values[a:b] for a, b in zip(ends[:-1], ends[1:], strict=True))
+    expected = values.double().numpy()
+    assert standardizer.embedding_centre.numpy() == pytest.approx(expected.mean(0), rel=1e-6, abs=1e-9)
+    spread = expected.std(0) if n > 1 else np.ones(5)
+    assert standardizer.embedding_spread.numpy() == pytest.approx(spread, rel=1e-5)
+    assert standardizer.embedding_spread.shape == standardizer.embedding_centre.shape == (5,)
+
+
 @pytest.mark.parametrize("size", [1, 3, 50])
-def test_embedding_units_do_not_depend_on_the_batches(size):
-    values = 100.0 + torch.randn(50, 4, generator=torch.Generator().manual_seed(1)) * torch.tensor([1.0, 2.0, 3.0, 4.0])
-    standardizer = Standardizer(4)
+def test_numbers_of_any_scale_come_out_alike(size):
+    scale = torch.tensor([1e-3, 1e4, 1.0])
+    values = scale * (2 + torch.randn(50, 3, generator=torch.Generator().manual_seed(1)))
+    standardizer = Standardizer(3)
     standardizer.fit_embedding(values.split(size))
-    expected = values.numpy().astype(np.float64)
-    assert standardizer.embedding_centre.numpy() == pytest.approx(expected.mean(0), rel=1e-6)
-    assert float(standardizer.embedding_rms) == pytest.approx(np.sqrt(((expected - expected.mean(0)) ** 2).mean()))
     embedded = standardizer.embed(values)
     assert embedded.dtype == torch.float32
-    assert embedded.mean(0).tolist() == pytest.approx([0.0] * 4, abs=1e-4)
-    assert float(embedded.square().mean()) == pytest.approx(1.0, abs=1e-4)
+    assert embedded.mean(0).tolist() == pytest.approx([0.0] * 3, abs=1e-5)
+    assert embedded.std(0, correction=0).tolist() == pytest.approx([1.0] * 3, abs=1e-5)
+    # Each number by its own: the others do not reach it.
+    alone = Standardizer(1)
+    alone.fit_embedding([values[:, 1:2]])
+    assert torch.allclose(alone.embed(values[:, 1:2]), embedded[:, 1:2], atol=1e-6)
 
 
-# What rounding leaves of the variance is 0, above 0 (1.1, 0.7) and below 0 (0.1).
+def test_a_small_spread_around_a_large_mean_keeps_its_digits():
+    """The sum of squares would lose them: 1e4² against 1e-1², in batches of two."""
+    values = 1e4 + torch.tensor([[0.0], [0.125], [0.25], [0.375]])  # exact in float32
+    standardizer = Standardizer(1)
+    standardizer.fit_embedding(values.split(2))
+    assert float(standardizer.embedding_spread) == pytest.approx(np.std([0.0, 0.125, 0.25, 0.375]), rel=1e-6)
+
+
 @pytest.mark.parametrize(
     ("value", "rows"), [(0.0, 37), (-1e-3, 37), (12345.678, 37), (1.1, 37), (0.7, 100), (0.1, 100)]
 )
 def test_equal_embeddings_are_only_centred(value, rows):
     values = torch.full((rows, 3), value)
     standardizer = Standardizer(3)
-    standardizer.fit_embedding([values])
-    assert float(standardizer.embedding_rms) == 1.0
+    standardizer.fit_embedding(values.split(10))
+    assert standardizer.embedding_spread.tolist() == [1.0] * 3
     assert standardizer.embed(values).abs().max() <= abs(value) * 1e-6
+
+
+def test_a_number_that_never_changes_stays_beside_those_that_do():
+    values = torch.tensor([[7.3, 0.0, 1.0], [7.3, 0.0, 3.0], [7.3, 0.0, 8.0]])
+    standardizer = Standardizer(3)
+    standardizer.fit_embedding(values.split(1))
+    assert standardizer.embedding_spread.tolist() == pytest.approx([1.0, 1.0, float(np.std([1.0, 3.0, 8.0]))])
+    # In new rows it may differ after all; then it is neither blown up nor lost.
+    assert standardizer.embed(torch.tensor([[8.3, -2.0, 4.0]]))[0].tolist() == pytest.approx([1.0, -2.0, 0.0], abs=1e-6)
+
+
+def test_rounding_is_not_spread():
+    values = torch.full((100, 1), 0.1, dtype=torch.float64)
+    values[::2] *= 1 + 1e-9  # below what float32 embeddings can hold
+    standardizer = Standardizer(1)
+    standardizer.fit_embedding(values.split(7))
+    assert float(standardizer.embedding_spread) == 1.0
 
 
 def test_without_rows_embeddings_stay_as_they_are():

@@ -1,12 +1,13 @@
-"""Fitting p(r | e): shuffled batches, AdamW, and the epoch that the deployed inference likes best."""
+"""Fitting p(r | e): shuffled batches, AdamW, and the epoch that does best on held-out pairs."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
 import logging
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,8 +18,9 @@ from torch import Tensor
 from ebrm.energy.checkpoint import load_checkpoint, save_checkpoint
 from ebrm.energy.density import RewardDensity
 from ebrm.energy.noise import MixtureNoise
-from ebrm.energy.objective import likelihood_step_losses, nce_step_losses
+from ebrm.energy.objective import joint_step_losses, label_loss, likelihood_step_losses, nce_step_losses
 from ebrm.energy.settings import FitSettings, InferenceSettings, NetworkSettings
+from ebrm.energy.trust import choose_trust
 from ebrm.errors import ModelError
 from ebrm.progress import progress
 
@@ -54,12 +56,22 @@ class PairRows:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch's numbers: mean training loss, held-out accuracy of the deployed inference, held-out -log p(r0 | e)."""
+    """One epoch's numbers.
+
+    Attributes:
+        epoch: 1 for the first.
+        loss: mean training loss.
+        validation_accuracy: held-out accuracy of the deployed inference.
+        validation_nll: held-out mean of -log p(r0 | e), base units.
+        validation_label_loss: held-out mean of -log P(label | densities), wrong labels allowed for (`label_flips`).
+        seconds: wall time.
+    """
 
     epoch: int
     loss: float
     validation_accuracy: float
     validation_nll: float
+    validation_label_loss: float
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
@@ -91,13 +103,14 @@ def fit_density(
 ) -> Fit:
     """Fit p(r | e) on both members of every training pair (arXiv 2504.13134, section 3.2).
 
-    A response that stands in several pairs is one training row. The epoch with the best accuracy on the validation
-    pairs under `inference` is kept (ties: the lower held-out -log p); with no validation pairs, the last.
+    Objective joint: passes over pairs; the epoch with the lowest held-out label loss is kept. Likelihood and nce:
+    passes over responses, each one row however many pairs it stands in; the epoch with the best accuracy on the
+    validation pairs under `inference` is kept (ties: the lower held-out -log p). With no validation pairs, the last.
 
     Args:
         embeddings: [n, d], in memory or memory-mapped.
         reward: base rewards [n].
-        train, validation: pairs, prompt-disjoint; `train` already filtered.
+        train, validation: pairs, prompt-disjoint; `train` already filtered, if it is to be.
         network, training, inference: settings.
         device: where to compute.
         checkpoint: a file to keep the state in after every epoch; if it exists and belongs to this very run
@@ -122,43 +135,53 @@ def fit_density(
         density.network.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
     )
     run = _run_identity(embeddings, reward, train, validation, network, training, inference)
-    epochs = training.planned_epochs(len(rows))
+    # One pass: over pairs [p, 2], or over the responses in them [n, 1].
+    passed = torch.stack([train.chosen, train.rejected], 1) if training.objective == "joint" else rows.unsqueeze(1)
+    at_once = max(1, training.batch_rows // passed.shape[1])
+    epochs = training.planned_epochs(math.ceil(len(passed) / at_once))
     history: list[Epoch] = []
     best = copy.deepcopy(density.state_dict())
     if checkpoint is not None and checkpoint.exists():
         history, best = load_checkpoint(checkpoint, run, density, optimizer, generator)
         logger.info("Going on after epoch %d from %s.", len(history), checkpoint)
-    with progress("fit", total=epochs * len(rows), unit="rows") as bar:
-        bar.advance(len(history) * len(rows))
-        while len(history) < epochs and not _out_of_patience(history, training.patience):
+    with progress("fit", total=epochs * passed.numel(), unit="rows") as bar:
+        bar.advance(len(history) * passed.numel())
+        while len(history) < epochs and not _out_of_patience(history, training):
             started = time.monotonic()
             loss = 0.0
-            for batch in _shuffled(rows, training.batch_rows, generator):
-                value = _step(density, embeddings[batch], reward[batch], training, optimizer, generator)
-                loss += value * len(batch) / len(rows)
-                bar.advance(len(batch), loss=value, **_last(history))
-            accuracy, nll = _validate(density, embeddings, reward, validation, inference)
-            epoch = Epoch(len(history) + 1, loss, accuracy, nll, time.monotonic() - started)
+            for batch in passed[torch.randperm(len(passed), generator=generator)].split(at_once):
+                value = _step(density, *_read(embeddings, reward, batch), training, optimizer, generator)
+                loss += value * len(batch) / len(passed)
+                bar.advance(batch.numel(), loss=value, **_last(history))
+            held_out = _validate(density, embeddings, reward, validation, training, inference)
+            epoch = Epoch(len(history) + 1, loss, *held_out, time.monotonic() - started)
             history.append(epoch)
             logger.info(
-                "Epoch %d: loss %.4f, held-out accuracy %.4f, held-out -log p %.4f, %.1f s.",
-                epoch.epoch, loss, accuracy, nll, epoch.seconds,
+                "Epoch %d: loss %.4f; held out: accuracy %.4f, -log p %.4f, label loss %.4f; %.1f s.",
+                epoch.epoch, loss, *held_out, epoch.seconds,
             )  # fmt: skip
-            if _best_epoch(history) == epoch.epoch:
+            if _best_epoch(history, training) == epoch.epoch:
                 best = copy.deepcopy(density.state_dict())
             if checkpoint is not None:
                 save_checkpoint(checkpoint, run, history, best, density, optimizer, generator)
             if on_epoch is not None:
                 on_epoch(epoch)
     density.load_state_dict(best)
+    if training.objective == "joint" and len(validation):
+        rows, mass, nodes, pairs = _held_out(density, embeddings, reward, validation, inference.nodes)
+        density.trust = choose_trust(
+            mass, nodes, density.standardizer.to_internal(reward[rows]), *pairs,
+            flips=training.label_flips, scale=training.reward_scale,
+        )  # fmt: skip
+        logger.info("Held-out labels are likeliest with %s.", density.trust)
     density.zero_grad(set_to_none=True)  # the last step's gradients are as large as the weights
-    return Fit(density.eval(), tuple(history), _best_epoch(history))
+    return Fit(density.eval(), tuple(history), _best_epoch(history, training))
 
 
-def _shuffled(rows: Tensor, size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """The rows in a new random order, in batches; sorted inside a batch, as a memory-mapped reader likes it."""
-    for batch in rows[torch.randperm(len(rows), generator=generator)].split(size):
-        yield batch.sort().values
+def _read(embeddings: EmbeddingRows, reward: Tensor, batch: Tensor) -> tuple[Tensor, Tensor]:
+    """Embeddings and rewards of a batch [k, 1] or [k, 2], column after column; read once each, in ascending order."""
+    rows, place = torch.unique(batch.T.reshape(-1), return_inverse=True)
+    return embeddings[rows][place], reward[rows][place]
 
 
 def _step(
@@ -172,19 +195,23 @@ def _step(
     """One optimiser step on a batch, split into parts that fit in memory; the parts' gradients add up exactly."""
     e = density.standardizer.embed(embedding.to(density.device))
     r = density.standardizer.to_internal(reward.to(density.device))
-    noise = MixtureNoise(tuple(s * training.reward_scale for s in training.noise_scales))
     samples = training.negatives if training.objective == "nce" else training.nodes
     common: dict[str, Any] = {
-        "beta": training.beta,
         "regularization": training.regularization,
         "generator": generator,
         "rows_at_once": max(1, _ACTIVATIONS // (density.network.width * samples)),
     }
-    if training.objective == "nce":
-        losses = nce_step_losses(density.network, e, r, noise, negatives=samples, **common)
+    grid: dict[str, Any] = {"support": density.support_bounds(), "nodes": samples}
+    noise = MixtureNoise(tuple(s * training.reward_scale for s in training.noise_scales))
+    if training.objective == "joint":
+        losses = joint_step_losses(
+            density.network, e, r, flips=training.label_flips, reward_weight=training.reward_weight,
+            reward_noise=training.reward_noise * training.reward_scale, **grid, **common,
+        )  # fmt: skip
+    elif training.objective == "nce":
+        losses = nce_step_losses(density.network, e, r, noise, beta=training.beta, negatives=samples, **common)
     else:
-        bounds = density.support_bounds()
-        losses = likelihood_step_losses(density.network, e, r, noise, support=bounds, nodes=samples, **common)
+        losses = likelihood_step_losses(density.network, e, r, noise, beta=training.beta, **grid, **common)
     optimizer.zero_grad(set_to_none=True)
     total = 0.0
     for loss in losses:
@@ -205,12 +232,13 @@ def _validate(
     embeddings: EmbeddingRows,
     reward: Tensor,
     pairs: PairRows,
+    training: FitSettings,
     inference: InferenceSettings,
-) -> tuple[float, float]:
-    """(accuracy of the deployed inference, mean -log p(r0 | e) in base units) on held-out pairs; NaN without any."""
+) -> tuple[float, float, float]:
+    """(accuracy of the deployed inference, -log p(r0 | e) in base units, label loss) of held-out pairs, or NaN."""
     if len(pairs) == 0:
-        return float("nan"), float("nan")
-    rows, where = torch.unique(torch.cat([pairs.chosen, pairs.rejected]), return_inverse=True)
+        return float("nan"), float("nan"), float("nan")
+    rows, mass, _, (chosen, rejected) = _held_out(density, embeddings, reward, pairs, inference.nodes)
     refined, nll = torch.empty(len(rows)), 0.0
     draws = torch.Generator().manual_seed(inference.seed)
     for first in range(0, len(rows), _READ_ROWS):
@@ -218,13 +246,24 @@ def _validate(
         e, r = embeddings[part], reward[part]
         refined[first : first + len(part)] = density.refine(e, r, inference, draws).reward
         nll += float(-log_density(density, e, r, inference.nodes).double().sum())
-    margin = refined[where[: len(pairs)]] - refined[where[len(pairs) :]]
-    return float((margin > 0).double().mean()), nll / len(rows)
+    accuracy = float((refined[chosen] > refined[rejected]).double().mean())
+    return accuracy, nll / len(rows), float(label_loss(mass[chosen], mass[rejected], training.label_flips).mean())
+
+
+def _held_out(
+    density: RewardDensity, embeddings: EmbeddingRows, reward: Tensor, pairs: PairRows, nodes: int
+) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
+    """(rows [n], log-masses [n, g], nodes [g], (chosen, rejected) as places among the rows), internal units, CPU."""
+    rows, where = torch.unique(torch.cat([pairs.chosen, pairs.rejected]), return_inverse=True)
+    parts = [density.internal_posterior(embeddings[p], reward[p], nodes) for p in rows.split(_READ_ROWS)]
+    mass = torch.cat([part.log_cells() for part in parts]).float().cpu()
+    chosen, rejected = where.chunk(2)
+    return rows, mass, parts[0].nodes.float().cpu(), (chosen, rejected)
 
 
 def log_density(density: RewardDensity, embedding: Tensor, reward: Tensor, nodes: int) -> Tensor:
-    """Log p(r | e) of given rewards [n], base units; rewards outside the support count as on its edge."""
-    at = density.internal_posterior(embedding, nodes)
+    """Log p(r | e, r0) at the base rewards r0 [n], base units; rewards outside the support count as on its edge."""
+    at = density.internal_posterior(embedding, reward, nodes)
     internal = density.standardizer.to_internal(reward.to(density.device)).clamp(*density.support_bounds())
     unit = torch.tensor(density.standardizer.unit, dtype=torch.float64).log()
     return (at.log_density_at(internal) - unit.to(at.nodes.device)).float().cpu()
@@ -234,15 +273,17 @@ def _last(history: list[Epoch]) -> dict[str, float]:
     return {"accuracy": history[-1].validation_accuracy} if history else {}
 
 
-def _best_epoch(history: list[Epoch]) -> int:
-    """Highest held-out accuracy, then lowest held-out -log p; the last epoch where nothing was held out."""
+def _best_epoch(history: list[Epoch], training: FitSettings) -> int:
+    """Lowest label loss (joint) or highest accuracy, then lowest -log p; the last epoch where nothing was held out."""
     if not history or history[0].validation_accuracy != history[0].validation_accuracy:
         return len(history)
+    if training.objective == "joint":
+        return min(history, key=lambda e: e.validation_label_loss).epoch
     return max(history, key=lambda e: (e.validation_accuracy, -e.validation_nll)).epoch
 
 
-def _out_of_patience(history: list[Epoch], patience: int) -> bool:
-    return patience > 0 and len(history) - _best_epoch(history) >= patience
+def _out_of_patience(history: list[Epoch], training: FitSettings) -> bool:
+    return training.patience > 0 and len(history) - _best_epoch(history, training) >= training.patience
 
 
 def _run_identity(

@@ -31,6 +31,10 @@ class Posterior:
         """P at the nodes [n, g]."""
         return self.log_density.exp()
 
+    def log_cells(self) -> Tensor:
+        """Log-probability of the cell around each node [n, g] (the outer ones are half as wide), summing to one."""
+        return self.log_density + self._weights.log()
+
     @property
     def _cells(self) -> Tensor:
         """Probability of each cell between neighbouring nodes [n, g-1]; a row sums to one."""
@@ -117,5 +121,7 @@ def posterior(nodes: Tensor, energy: Tensor) -> Posterior:
     log_weight = torch.full((len(nodes),), math.log(float(nodes[1] - nodes[0])), dtype=torch.float64, device=f.device)
     log_weight[0] -= math.log(2)
     log_weight[-1] -= math.log(2)
+    top = f.amax(1, keepdim=True)
+    f = f - top  # first, or energies that are all huge would lose the cells' widths
     log_z = torch.logsumexp(f + log_weight, 1)
-    return Posterior(nodes.to(f.device), f - log_z.unsqueeze(1), log_z)
+    return Posterior(nodes.to(f.device), f - log_z.unsqueeze(1), log_z + top.squeeze(1))

@@ -1,7 +1,8 @@
-"""What is minimised: label-noise-aware NCE+, and the exact likelihood."""
+"""What is minimised: label-noise-aware NCE+, the exact likelihood, and the joint likelihood of labels and rewards."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -110,3 +111,67 @@ def likelihood_step_losses(
         loss = likelihood_loss(f_positive, f_nodes, log_weight)
         square = (f_positive.square() + f_nodes.square().sum(1)) / (nodes + 1)
         yield (loss + regularization * square).sum() / n
+
+
+def measurement_loss(
+    log_mass: Tensor, nodes: Tensor, reward: Tensor, noise: float
+) -> Tensor:  # [n, g], [g], [n] -> [n]
+    """-log ∫ p(r | e) N(reward; r, noise²) dr: the base reward as a noisy measurement of the true one, r.
+
+    Args:
+        log_mass: log-probabilities of the nodes' cells [n, g].
+        nodes: rewards [g].
+        reward: base rewards [n].
+        noise: standard deviation of the measurement.
+    """
+    distance = (reward.unsqueeze(1) - nodes) / noise
+    constant = math.log(noise) + 0.5 * math.log(2 * math.pi)
+    return constant - torch.logsumexp(log_mass - 0.5 * distance.square(), 1)
+
+
+def label_loss(chosen: Tensor, rejected: Tensor, flips: float) -> Tensor:  # [p, g], [p, g] -> [p]
+    """-log[(1 - ε) P + ε (1 - P)] with P = P(r_c > r_r) under the two densities and ε = `flips` wrong labels.
+
+    Args:
+        chosen, rejected: log-probabilities of the same cells [p, g]; mass in one cell is split evenly.
+        flips: share of wrong labels, 0 to 0.5.
+    """
+    won, other = chosen.exp(), rejected.exp()
+    win = (won * (other.cumsum(1) - 0.5 * other)).sum(1)
+    return -(flips + (1 - 2 * flips) * win).clamp_min(torch.finfo(win.dtype).tiny).log()
+
+
+def joint_step_losses(
+    network: EnergyNetwork,
+    embedding: Tensor,  # [2p, d], the chosen first, then the rejected in the same order
+    reward: Tensor,  # [2p]
+    *,
+    flips: float,
+    reward_weight: float,
+    reward_noise: float,
+    support: tuple[float, float],
+    nodes: int,
+    regularization: float,
+    generator: torch.Generator,
+    rows_at_once: int,
+) -> Iterator[Tensor]:
+    """Mean over pairs of :func:`label_loss` + `reward_weight` · mean :func:`measurement_loss` of both + λ·mean f².
+
+    The density over the reward has two witnesses: the pair's label, wrong with probability `flips`, and the base
+    reward, a measurement with noise. Both are integrals over r, computed on nodes with one random offset a step.
+    Chosen and rejected share dropout masks, so that they are compared under the same network. Split into parts like
+    :func:`nce_step_losses`.
+    """
+    p, device = len(reward) // 2, embedding.device
+    grid, _ = (drawn.to(device) for drawn in shifted_nodes(*support, nodes, generator))
+    masks = network.dropout_masks(p, generator)
+    for part in _parts(p, max(1, rows_at_once // 2)):
+        both = torch.cat([torch.arange(p)[part], p + torch.arange(p)[part]]).to(device)
+        kept = [torch.cat([mask[part], mask[part]]) for mask in masks]
+        f = network.join(network.embed(embedding[both]).unsqueeze(1), network.reward_part(grid).unsqueeze(0), kept)
+        log_mass = torch.log_softmax(f, 1)
+        chosen, rejected = log_mass.chunk(2)
+        loss = label_loss(chosen, rejected, flips).sum()
+        if reward_weight > 0:
+            loss = loss + 0.5 * reward_weight * measurement_loss(log_mass, grid, reward[both], reward_noise).sum()
+        yield (loss + 0.5 * regularization * f.square().mean(1).sum()) / p

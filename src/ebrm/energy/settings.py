@@ -8,8 +8,9 @@ from typing import Literal
 
 from ebrm.errors import SettingsError
 
-#: Widths of (reward branch, joint layers) of the paper's networks.
+#: Widths of (reward branch, joint layers): ours (docs/evidence.md), and the paper's two networks.
 SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "slim": ((16, 32), (128,)),
     "small": ((16, 32, 64), (1024, 512)),
     "large": ((64, 128, 256), (8192, 4096, 2048)),
 }
@@ -24,12 +25,12 @@ def _require(condition: bool, name: str, value: object, expected: str) -> None:
 class NetworkSettings:
     """The energy network f(e, r) (arXiv 2504.13134, appendix; sizes as published)."""
 
-    size: Literal["small", "large"] = field(
-        default="small",
+    size: Literal["slim", "small", "large"] = field(
+        default="slim",
         metadata={
-            "help": "Published widths: small (reward branch 16-32-64, joint 1024-512) for RMs up to about 1.3B; "
-            "large (64-128-256, 8192-4096-2048) for 8B.",
-            "choices": ("small", "large"),
+            "help": "Widths: slim (reward branch 16-32, one joint layer of 128); as published: small (16-32-64, "
+            "1024-512) for RMs up to about 1.3B, large (64-128-256, 8192-4096-2048) for 8B.",
+            "choices": ("slim", "small", "large"),
         },
     )
     reward_widths: tuple[int, ...] | None = field(
@@ -41,17 +42,19 @@ class NetworkSettings:
     dropout: float = field(
         default=0.5,
         metadata={
-            "help": "Dropout probability after each joint layer in training. One mask a row, shared by the positive "
-            "and all its negatives."
+            "help": "Dropout probability after each joint layer in training. One mask a row, shared by all rewards it "
+            "is evaluated at; one a pair under the joint objective."
         },
     )
     standardize_embedding: bool = field(
         default=True,
-        metadata={"help": "Centre embeddings and divide them by their root mean square, fitted on the training rows."},
+        metadata={
+            "help": "Bring each number of the embedding to mean 0 and standard deviation 1 on the training rows."
+        },
     )
 
     def __post_init__(self) -> None:
-        _require(self.size in SIZES, "size", self.size, "small or large")
+        _require(self.size in SIZES, "size", self.size, "slim, small or large")
         _require(0.0 <= self.dropout < 1.0, "dropout", self.dropout, "at least 0 and below 1")
         for name, widths in (("reward_widths", self.reward_widths), ("joint_widths", self.joint_widths)):
             if widths is not None:
@@ -73,33 +76,52 @@ class NetworkSettings:
 class FitSettings:
     """How the energy is fitted. Noise widths are relative to the standard deviation of the training rewards."""
 
-    objective: Literal["likelihood", "nce"] = field(
-        default="likelihood",
+    objective: Literal["joint", "likelihood", "nce"] = field(
+        default="joint",
         metadata={
-            "help": "likelihood: exact, log Z by quadrature on shared nodes; nce: NCE+ with sampled noise.",
-            "choices": ("likelihood", "nce"),
+            "help": "joint: the pairs' labels and the base reward; likelihood: the base reward alone, exact, log Z by "
+            "quadrature on shared nodes; nce: the base reward alone, NCE+ with sampled noise (the paper).",
+            "choices": ("joint", "likelihood", "nce"),
         },
     )
     filter_conflicts: bool = field(
-        default=True, metadata={"help": "Keep only the training pairs whose label the base RM agrees with."}
+        default=False,
+        metadata={
+            "help": "Keep only the training pairs whose label the base RM agrees with (the paper). The joint objective "
+            "allows for wrong labels by itself."
+        },
+    )
+    label_flips: float = field(
+        default=0.1, metadata={"help": "Share of wrong labels the joint objective reckons with, 0 to 0.5."}
+    )
+    reward_weight: float = field(
+        default=0.1, metadata={"help": "Weight of the base reward against the label; objective joint only."}
+    )
+    reward_noise: float = field(
+        default=2.0,
+        metadata={
+            "help": "How far the base reward is taken to be from the true one, in standard deviations of the reward; "
+            "objective joint only."
+        },
     )
     noise_scales: tuple[float, ...] = field(
         default=(0.875,),
         metadata={
-            "help": "Standard deviations of the noise mixture, in standard deviations of the reward (paper: 3.5 / 4)."
+            "help": "Standard deviations of the noise mixture, in standard deviations of the reward (paper: 3.5 / 4); "
+            "objectives likelihood and nce."
         },
     )
     beta: float = field(
         default=0.1,
         metadata={
             "help": "Label noise: the positive is moved by noise of beta times those widths. Larger values widen the "
-            "densities, so that P(chosen > rejected) is less sure (recipes/label_noise.py)."
+            "densities (recipes/label_noise.py); objectives likelihood and nce."
         },
     )
     negatives: int = field(default=768, metadata={"help": "Noise samples a row (M); objective nce only."})
     nodes: int = field(
-        default=64,
-        metadata={"help": "Quadrature nodes, shifted at random each step; objective likelihood only."},
+        default=32,
+        metadata={"help": "Quadrature nodes, shifted at random each step; objectives joint and likelihood."},
     )
     reward_scale: float = field(
         default=1.0,
@@ -113,16 +135,22 @@ class FitSettings:
     )
     learning_rate: float = field(default=1e-3, metadata={"help": "AdamW learning rate."})
     weight_decay: float = field(default=1e-2, metadata={"help": "AdamW weight decay."})
-    batch_rows: int = field(default=64, metadata={"help": "Rows (responses) a step."})
+    batch_rows: int = field(
+        default=128, metadata={"help": "Rows (responses) a step; the joint objective takes half as many pairs."}
+    )
     epochs: int | None = field(
         default=None,
         metadata={
-            "help": "Passes over the training rows. Unset: 5, or as many as make 1,000 optimiser steps on little data."
+            "help": "Passes over the training rows. Unset: 3 under the joint objective and 5 else, or as many as make "
+            "200 and 1,000 optimiser steps on little data."
         },
     )
     patience: int = field(
         default=5,
-        metadata={"help": "Stop after this many epochs without a better validation accuracy; 0: never."},
+        metadata={
+            "help": "Stop after this many epochs without a better validation result (joint: label likelihood; else "
+            "accuracy); 0: never."
+        },
     )
     clip_norm: float = field(default=1.0, metadata={"help": "Largest norm of the gradient; larger ones are scaled."})
     validation_fraction: float = field(
@@ -136,27 +164,32 @@ class FitSettings:
     seed: int = field(default=0, metadata={"help": "Seed of initial weights, shuffling, noise and dropout."})
 
     def __post_init__(self) -> None:
-        _require(self.objective in ("likelihood", "nce"), "objective", self.objective, "likelihood or nce")
+        _require(
+            self.objective in ("joint", "likelihood", "nce"), "objective", self.objective, "joint, likelihood or nce"
+        )
+        _require(0.0 <= self.label_flips < 0.5, "label_flips", self.label_flips, "at least 0 and below 0.5")
         _require(
             len(self.noise_scales) > 0 and all(s > 0 for s in self.noise_scales),
             "noise_scales", self.noise_scales, "one or more positive numbers",
         )  # fmt: skip
-        for name in ("reward_scale", "learning_rate", "clip_norm"):
+        for name in ("reward_scale", "reward_noise", "learning_rate", "clip_norm"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
-        for name in ("beta", "regularization", "weight_decay", "patience", "seed"):
+        for name in ("beta", "reward_weight", "regularization", "weight_decay", "patience", "seed"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
-        for name in ("negatives", "batch_rows"):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
+        _require(self.negatives >= 1, "negatives", self.negatives, "1 or more")
+        least = 2 if self.objective == "joint" else 1
+        _require(self.batch_rows >= least, "batch_rows", self.batch_rows, f"{least} or more")
         _require(self.epochs is None or self.epochs >= 1, "epochs", self.epochs, "1 or more, or unset")
         _require(self.nodes >= 8, "nodes", self.nodes, "8 or more")
         for name in ("validation_fraction", "test_fraction"):
             _require(0.0 < getattr(self, name) < 0.5, name, getattr(self, name), "between 0 and 0.5")
 
-    def planned_epochs(self, rows: int) -> int:
-        """How many passes over `rows` training rows are made, unless patience ends before."""
+    def planned_epochs(self, steps: int) -> int:
+        """How many passes of `steps` optimiser steps each are made, unless patience ends before."""
         if self.epochs is not None:
             return self.epochs
-        return max(5, math.ceil(1000 / math.ceil(rows / self.batch_rows)))
+        passes, least = (3, 200) if self.objective == "joint" else (5, 1000)
+        return max(passes, math.ceil(least / steps))
 
 
 @dataclass(frozen=True)
@@ -164,10 +197,10 @@ class InferenceSettings:
     """How a refined reward is read off p(r | e). Steps and windows are in the model's internal reward units."""
 
     estimate: Literal["ascent", "mode", "mean"] = field(
-        default="ascent",
+        default="mean",
         metadata={
-            "help": "ascent: gradient ascent from the start (the paper); mode: highest point of the density; "
-            "mean: its mean.",
+            "help": "mean: of the density; mode: its highest point; ascent: gradient ascent on it from the start (the "
+            "paper).",
             "choices": ("ascent", "mode", "mean"),
         },
     )
@@ -189,7 +222,7 @@ class InferenceSettings:
     step_size: float = field(default=0.5, metadata={"help": "First step size."})
     step_decay: float = field(default=0.1, metadata={"help": "Factor on the step size after a rejected step."})
     step_stop: float = field(default=1e-6, metadata={"help": "A row stops when its step size falls below this."})
-    nodes: int = field(default=257, metadata={"help": "Quadrature nodes for mean, std, quantiles and log Z."})
+    nodes: int = field(default=65, metadata={"help": "Quadrature nodes for mean, std, quantiles and log Z."})
     coverage: float = field(default=0.9, metadata={"help": "Probability inside the reported interval."})
     seed: int = field(default=0, metadata={"help": "Seed of random starts."})
 
@@ -225,6 +258,7 @@ def paper_settings(
         NetworkSettings(size=size, standardize_embedding=False),
         FitSettings(
             objective="nce",
+            filter_conflicts=True,
             beta=0.1,
             reward_scale=scale,
             regularization=0.05,
@@ -233,5 +267,5 @@ def paper_settings(
             epochs=5,
             patience=0,
         ),
-        InferenceSettings(start="paper"),
+        InferenceSettings(estimate="ascent", start="paper"),
     )

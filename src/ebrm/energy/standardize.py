@@ -13,15 +13,15 @@ from ebrm.errors import ModelError
 class Standardizer(nn.Module):
     """Affine maps fitted on the training rows and saved with the model.
 
-    Internal reward y = (r - mean) / std * scale; internal embedding (e - centre) / rms. Both are buffers, float32
-    (the reward's in float64, so that rewards of any magnitude keep their digits).
+    Internal reward y = (r - mean) / std * scale; internal embedding (e - centre) / spread, number by
+    number. All are buffers: float32 for embeddings, float64 for rewards, so that any magnitude keeps its digits.
     """
 
     reward_mean: Tensor
     reward_std: Tensor
     reward_scale: Tensor
     embedding_centre: Tensor  # [d]
-    embedding_rms: Tensor
+    embedding_spread: Tensor  # [d]
 
     def __init__(self, embedding_size: int) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class Standardizer(nn.Module):
         self.register_buffer("reward_std", torch.ones((), dtype=torch.float64))
         self.register_buffer("reward_scale", torch.ones((), dtype=torch.float64))
         self.register_buffer("embedding_centre", torch.zeros(embedding_size))
-        self.register_buffer("embedding_rms", torch.ones(()))
+        self.register_buffer("embedding_spread", torch.ones(embedding_size))
 
     def fit_reward(self, reward: Tensor, scale: float) -> None:  # reward [n]
         """Fit mean and standard deviation (divisor n) on `reward` [n]; `scale` is the std of internal rewards.
@@ -49,19 +49,26 @@ class Standardizer(nn.Module):
         self.reward_scale.fill_(scale)
 
     def fit_embedding(self, batches: Iterable[Tensor]) -> None:  # each [k, d]
-        """Fit the centre [d] and the root mean square over all coordinates, streaming over `batches`."""
-        count, total, square = 0, torch.zeros_like(self.embedding_centre, dtype=torch.float64), 0.0
+        """Fit centre and standard deviation [d] of each number of the embedding, streaming over `batches`.
+
+        Number by number, because layers of a network differ in scale by orders of magnitude, and a few of their units
+        stand out by more.
+        """
+        count, mean = 0, torch.zeros_like(self.embedding_centre, dtype=torch.float64)
+        square = torch.zeros_like(mean)  # sum of squared distances from the mean, joined batch by batch (Chan et al.)
         for batch in batches:
-            values = batch.to(total)
-            count += len(values)
-            total += values.sum(0)
-            square += float(values.square().sum())
-        centre = total / max(count, 1)
-        mean_square = square / max(count, 1) / len(centre)
-        variance = mean_square - float(centre.square().mean())
-        self.embedding_centre.copy_(centre)
-        # Below this, what is left after centring is rounding: rows that are all equal stay as they are.
-        self.embedding_rms.fill_(variance**0.5 if variance > 1e-12 * mean_square else 1.0)
+            if not len(batch):
+                continue
+            values = batch.to(mean)
+            shift = values.mean(0) - mean
+            total = count + len(values)
+            square += (values - values.mean(0)).square().sum(0) + shift.square() * (count * len(values) / total)
+            mean += shift * (len(values) / total)
+            count = total
+        spread = (square / max(count, 1)).sqrt()
+        self.embedding_centre.copy_(mean)
+        # Below this, what is left after centring is rounding: a number that never changes stays as it is.
+        self.embedding_spread.copy_(torch.where(spread > 1e-6 * mean.abs(), spread, torch.ones_like(spread)))
 
     def to_internal(self, reward: Tensor) -> Tensor:
         """Base units → internal units, float32, any shape."""
@@ -78,4 +85,4 @@ class Standardizer(nn.Module):
 
     def embed(self, embedding: Tensor) -> Tensor:  # [n, d] -> [n, d]
         """Embeddings as the network sees them, float32."""
-        return (embedding.float() - self.embedding_centre) / self.embedding_rms
+        return (embedding.float() - self.embedding_centre) / self.embedding_spread

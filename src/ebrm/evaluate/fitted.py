@@ -165,7 +165,7 @@ def _probability(fitted: Fitted, pairs: Pairs) -> np.ndarray:
     density, features, nodes = fitted.model.density_model, fitted.features, fitted.model.inference.nodes
     chosen, rejected = torch.from_numpy(pairs.chosen), torch.from_numpy(pairs.rejected)
     parts = [
-        density.prefer(features.embedding(a), features.embedding(b), nodes)
+        density.prefer((features.embedding(a), features.embedding(b)), (features.reward[a], features.reward[b]), nodes)
         for a, b in zip(chosen.split(_ROWS), rejected.split(_ROWS), strict=True)
     ]
     return torch.cat(parts).double().clamp(0, 1).numpy()
@@ -176,7 +176,7 @@ def _examples(
 ) -> list[MovedExample]:
     """The responses that moved most, with their densities, and their texts where the preferences are at hand."""
     texts = {row.row: row for row in fitted.preferences.rows} if fitted.preferences is not None else {}
-    nodes, density = fitted.model.density(fitted.features.embedding(items[most]))
+    nodes, density = fitted.model.density(fitted.features.embedding(items[most]), fitted.features.reward[items[most]])
     examples = []
     for place, index in enumerate(most.tolist()):
         item = int(items[index])

@@ -55,8 +55,10 @@ def test_preferences_are_those_of_the_densities(energy, texts, monkeypatch):
     monkeypatch.setattr(refined, "_PAIRS", 5)
     found = refine(energy, texts, None)
     a, b = np.arange(12), np.arange(12)[::-1].copy()
-    embedding = texts.parts[0].embedding(slice(0, 12))
-    expected = energy.density_model.prefer(embedding, embedding.flip(0), energy.inference.nodes)
+    embedding, reward = texts.parts[0].embedding(slice(0, 12)), texts.parts[0].reward[:12]
+    expected = energy.density_model.prefer(
+        (embedding, embedding.flip(0)), (reward, reward.flip(0)), energy.inference.nodes
+    )
     np.testing.assert_allclose(found.prefer(a, b), expected, atol=1e-5)
     np.testing.assert_allclose(found.prefer(a, b) + found.prefer(b, a), 1, atol=1e-12)
     assert len(found.prefer(a[:0], b[:0])) == 0
@@ -70,7 +72,7 @@ def test_kept_results_are_used_and_damaged_ones_made_again(energy, texts, tmp_pa
         patched.setattr(EnergyRewardModel, "refine", lambda *_: pytest.fail("kept results were not used"))
         again = refine(energy, texts, tmp_path)
     assert np.array_equal(again.reward, first.reward)
-    other = energy.with_inference(estimate="mean")
+    other = energy.with_inference(estimate="mode")
     assert not np.allclose(refine(other, texts, tmp_path).reward, first.reward, atol=1e-6)
     kept.write_bytes(kept.read_bytes()[:100])
     assert np.array_equal(refine(energy, texts, tmp_path).reward, first.reward)

@@ -1,0 +1,76 @@
+"""How far to trust each of two witnesses of the true reward: the density over it, and the base reward.
+
+The reward of a response given both is p(r | e, r0) ∝ p(r | e)^t N(r0; r, s²): t weakens a density that is too sure, s
+is how far off the base reward is taken to be. t = 0 leaves the base reward, s = ∞ leaves the density. Both are chosen
+by the likelihood of held-out labels, so that a strong reward model is followed and a weak one is not.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ebrm.energy.objective import label_loss
+
+#: Powers of the density that are tried.
+SHARPNESS = (0.0, 0.125, 0.25, 0.5, 1.0)
+#: Errors of the base reward that are tried, in standard deviations of the training rewards.
+BASE_NOISE = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0, math.inf)
+
+
+@dataclass(frozen=True)
+class Trust:
+    """Sharpness t of the density and error s of the base reward (in standard deviations of the training rewards)."""
+
+    sharpness: float = 1.0
+    base_noise: float = math.inf
+
+
+def weigh(log_density: Tensor, nodes: Tensor, reward: Tensor, sharpness: float, noise: float) -> Tensor:
+    """Log p(r | e)^t N(r0; r, s²) up to a constant a row, for nodes [g] and rows [n, g] with base rewards [n]."""
+    weakened = sharpness * log_density
+    if math.isinf(noise):
+        return weakened
+    # -(r0 - r)² / 2 without r0² / 2, which is constant a row: a base reward far outside the nodes keeps its digits.
+    return weakened + nodes * (reward.unsqueeze(1) - 0.5 * nodes) / noise**2
+
+
+def choose_trust(
+    log_mass: Tensor,  # [n, g]
+    nodes: Tensor,  # [g]
+    reward: Tensor,  # [n]
+    chosen: Tensor,  # [p]
+    rejected: Tensor,  # [p]
+    *,
+    flips: float,
+    scale: float = 1.0,
+) -> Trust:
+    """The trust under which held-out labels are likeliest; the density alone where no pairs are held out.
+
+    Args:
+        log_mass: log-probabilities of the nodes' cells under p(r | e), internal units.
+        nodes: rewards, internal units.
+        reward: base rewards of the same rows, internal units.
+        chosen, rejected: held-out pairs as rows. They should be pairs that the base RM was not trained on: those it
+            has learned by heart make it look better than it is.
+        flips: share of wrong labels reckoned with.
+        scale: standard deviation of the training rewards in internal units.
+    """
+    if not len(chosen):
+        return Trust()
+    cell = log_mass.new_zeros(len(nodes))
+    cell[0] = cell[-1] = -math.log(2)  # the outer cells are half as wide
+    best, lowest = Trust(), math.inf
+    for sharpness in SHARPNESS:
+        for noise in BASE_NOISE:
+            if sharpness == 0.0 and math.isinf(noise):
+                continue
+            weighed = weigh(log_mass - cell, nodes, reward, sharpness, noise * scale) + cell
+            mass = torch.log_softmax(weighed, 1)
+            loss = float(label_loss(mass[chosen], mass[rejected], flips).double().mean())
+            if loss < lowest:
+                best, lowest = Trust(sharpness, noise), loss
+    return best

@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from torch import Tensor
+
+import ebrm.energy.trust as trust_module
+from ebrm.energy.grid import grid_nodes, posterior
+from ebrm.energy.objective import label_loss
+from ebrm.energy.trust import BASE_NOISE, SHARPNESS, Trust, choose_trust, weigh
+
+NODES = torch.linspace(-4, 4, 33)
+
+
+def cells(mean: Tensor, std: Tensor | float) -> Tensor:  # [n] -> [n, g]
+    """Log-probabilities of the nodes' cells under Gaussians cut off at the ends, as a posterior gives them."""
+    f = stats.norm(mean.unsqueeze(1).numpy(), np.broadcast_to(np.reshape(std, (-1, 1)), (len(mean), 1)))
+    return posterior(NODES.double(), torch.from_numpy(f.logpdf(NODES.numpy()))).log_cells().float()
+
+
+def rows(n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """True rewards, and pairs of neighbours in the order (chosen, rejected) that the truth has: [n], [n / 2, 2]."""
+    true = torch.randn(n, generator=torch.Generator().manual_seed(seed))
+    pairs = torch.arange(n).reshape(-1, 2)
+    return true, torch.where((true[0::2] > true[1::2]).unsqueeze(1), pairs, pairs.flip(1))
+
+
+def flipped(pairs: Tensor, share: float, seed: int = 1) -> Tensor:
+    wrong = torch.rand(len(pairs), generator=torch.Generator().manual_seed(seed)) < share
+    return torch.where(wrong.unsqueeze(1), pairs.flip(1), pairs)
+
+
+def chosen_trust(log_mass: Tensor, reward: Tensor, pairs: Tensor, flips: float = 0.1, **options) -> Trust:
+    return choose_trust(log_mass, NODES, reward, pairs[:, 0], pairs[:, 1], flips=flips, **options)
+
+
+# What the two witnesses say together.
+
+
+@given(st.floats(0, 1), st.integers(0, 99))
+def test_an_unknown_error_of_the_base_reward_leaves_the_density(sharpness, seed):
+    log_density = torch.randn(3, 33, generator=torch.Generator().manual_seed(seed))
+    reward = torch.randn(3, generator=torch.Generator().manual_seed(seed + 1))
+    assert torch.equal(weigh(log_density, NODES, reward, sharpness, math.inf), sharpness * log_density)
+
+
+@given(st.floats(-2.5, 2.5), st.floats(0.3, 4.0))
+def test_no_trust_in_the_density_leaves_a_truncated_normal(reward, noise):
+    nodes, nothing = grid_nodes(-4, 4, 1025), torch.zeros(1, 1025)
+    for log_density in (nothing, 100 * torch.randn(1, 1025, generator=torch.Generator().manual_seed(0))):
+        at = posterior(nodes, weigh(log_density, nodes, torch.tensor([reward]), 0.0, noise))
+        truth = stats.truncnorm((-4 - reward) / noise, (4 - reward) / noise, loc=reward, scale=noise)
+        assert at.mean().item() == pytest.approx(truth.mean(), abs=1e-4)
+        assert at.std().item() == pytest.approx(truth.std(), abs=1e-4)
+
+
+@given(st.floats(-1.5, 1.5), st.floats(-1.5, 1.5), st.floats(0.3, 0.6), st.floats(0.3, 0.6), st.floats(0.25, 1.0))
+def test_two_gaussians_are_weighed_by_their_precisions(mean, reward, std, noise, sharpness):
+    nodes = grid_nodes(-8, 8, 1025)
+    log_density = -0.5 * ((nodes - mean) / std).square().unsqueeze(0)
+    at = posterior(nodes, weigh(log_density, nodes, torch.tensor([reward]), sharpness, noise))
+    precision = sharpness / std**2 + 1 / noise**2
+    assert at.mean().item() == pytest.approx((sharpness * mean / std**2 + reward / noise**2) / precision, abs=1e-4)
+    assert at.std().item() == pytest.approx(precision**-0.5, abs=1e-4)
+
+
+@given(st.integers(0, 99), st.floats(0, 1), st.floats(0.25, 8.0))
+def test_a_higher_base_reward_never_lowers_the_mean(seed, sharpness, noise):
+    log_density = 3 * torch.randn(33, generator=torch.Generator().manual_seed(seed))
+    reward = torch.linspace(-6, 6, 40)
+    at = posterior(NODES, weigh(log_density.expand(40, 33), NODES, reward, sharpness, noise))
+    assert bool((at.mean().diff() >= -1e-5).all())
+
+
+def test_every_row_is_weighed_by_its_own_base_reward():
+    log_density = torch.randn(2, 33, generator=torch.Generator().manual_seed(0))
+    reward = torch.tensor([-1.0, 2.0])
+    both = torch.log_softmax(weigh(log_density, NODES, reward, 0.5, 0.7), 1)
+    for row in range(2):
+        plain = 0.5 * log_density[row] + torch.distributions.Normal(NODES, 0.7).log_prob(reward[row])
+        assert torch.allclose(both[row], torch.log_softmax(plain, 0), atol=1e-4)
+
+
+@pytest.mark.parametrize("reward", [1e5, 1e10, 1e30])
+def test_a_base_reward_far_outside_the_nodes_is_finite_and_pulls_to_the_edge(reward):
+    log_density = torch.zeros(2, 33)
+    weighed = torch.log_softmax(weigh(log_density, NODES, torch.tensor([-reward, reward]), 1.0, 0.25), 1).exp()
+    assert weighed.argmax(1).tolist() == [0, 32]
+    assert weighed.max(1).values.tolist() == pytest.approx([1.0, 1.0])
+
+
+# How far each is trusted.
+
+
+def test_without_pairs_held_out_the_density_is_trusted_alone():
+    none = torch.empty(0, dtype=torch.long)
+    got = choose_trust(cells(torch.zeros(2), 1.0), NODES, torch.zeros(2), none, none, flips=0.1)
+    assert got == Trust() == Trust(1.0, math.inf)
+
+
+def brute_force(
+    log_mass: Tensor, nodes: Tensor, reward: Tensor, pairs: Tensor, flips: float, scale: float
+) -> dict[Trust, float]:
+    """Held-out loss of every trust, with loops: densities, not cells, to the power; then cells again."""
+    width = np.full(len(nodes), 1.0)
+    width[[0, -1]] = 0.5
+    density = np.exp(log_mass.double().numpy()) / width
+    losses = {}
+    for t in trust_module.SHARPNESS:
+        for s in trust_module.BASE_NOISE:
+            if t == 0.0 and s == math.inf:
+                continue  # nothing is trusted
+            likelihood = np.ones_like(density)
+            if s != math.inf:
+                likelihood = stats.norm(nodes.double().numpy(), s * scale).pdf(reward.double().numpy()[:, None])
+            mass = density**t * likelihood * width
+            mass /= mass.sum(1, keepdims=True)
+            total = 0.0
+            for c, r in pairs.tolist():
+                win = sum(
+                    mass[c, i] * mass[r, j] * (1.0 if i > j else 0.5 if i == j else 0.0)
+                    for i in range(len(nodes))
+                    for j in range(len(nodes))
+                )
+                total -= math.log((1 - flips) * win + flips * (1 - win))
+            losses[Trust(t, s)] = total / len(pairs)
+    return losses
+
+
+@pytest.mark.parametrize("scale", [1.0, 4.0])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_trust_is_the_likeliest_by_brute_force(seed, scale, monkeypatch):
+    monkeypatch.setattr(trust_module, "SHARPNESS", (0.0, 0.25, 1.0))
+    monkeypatch.setattr(trust_module, "BASE_NOISE", (0.3, 1.0, 3.0, math.inf))
+    generator = torch.Generator().manual_seed(seed)
+    nodes = scale * torch.linspace(-3, 3, 7)
+    log_mass = torch.log_softmax(2 * torch.randn(8, 7, generator=generator), 1)
+    reward = scale * torch.randn(8, generator=generator)
+    pairs = torch.tensor([[0, 1], [2, 3], [4, 5], [0, 7], [6, 2]])
+    losses = brute_force(log_mass, nodes, reward, pairs, 0.15, scale)
+    seen: list[float] = []
+
+    def watch(*arguments) -> Tensor:
+        seen.append(float(label_loss(*arguments).mean()))
+        return label_loss(*arguments)
+
+    monkeypatch.setattr(trust_module, "label_loss", watch)
+    got = choose_trust(log_mass, nodes, reward, pairs[:, 0], pairs[:, 1], flips=0.15, scale=scale)
+    assert seen == pytest.approx(list(losses.values()), rel=1e-4)
+    ordered = sorted(losses.values())
+    assert ordered[1] - ordered[0] > 1e-5  # one is best
+    assert got == min(losses, key=losses.__getitem__)
+
+
+def share_of_base(trust: Trust, std: float) -> float:
+    """Weight of the base reward in the mean, against Gaussian densities of this standard deviation."""
+    own, other = trust.sharpness / std**2, trust.base_noise**-2
+    return other / (own + other)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_witness_that_knows_is_followed(seed):
+    true, pairs = rows(1000, seed)
+    noise, off = torch.randn(2, 1000, generator=torch.Generator().manual_seed(seed + 9))
+    pairs = flipped(pairs, 0.1)
+    assert share_of_base(chosen_trust(cells(true + 0.5 * off, 0.5), noise, pairs), 0.5) < 0.1
+    assert share_of_base(chosen_trust(cells(noise, 1.0), true + 0.3 * off, pairs), 1.0) > 0.9
+
+
+def test_a_density_that_is_too_sure_is_weakened():
+    true, pairs = rows(1000)
+    seen = true + torch.randn(1000, generator=torch.Generator().manual_seed(9))  # off by 1 each
+    honest, sure = (
+        chosen_trust(cells(seen, std), torch.zeros(1000), flipped(pairs, 0.1)).sharpness for std in (1.0, 0.25)
+    )
+    assert sure < honest and sure <= 0.125
+
+
+def test_witnesses_that_are_equally_good_are_both_heard():
+    true, pairs = rows(2000)
+    one, other = torch.randn(2, 2000, generator=torch.Generator().manual_seed(9))
+    got = chosen_trust(cells(true + one, 1.0), true + other, flipped(pairs, 0.1))
+    assert got.sharpness >= 0.5 and 0.5 <= got.base_noise <= 2.0
+
+
+def test_trust_is_in_standard_deviations_of_the_reward():
+    true, pairs = rows(400)
+    seen = true + torch.randn(400, generator=torch.Generator().manual_seed(9))
+    log_mass, pairs = cells(seen, 1.0), flipped(pairs, 0.1)
+    one = chosen_trust(log_mass, true, pairs)
+    chosen, rejected = pairs.T
+    assert one.base_noise < math.inf  # else the scale could not be told
+    assert choose_trust(log_mass, 4 * NODES, 4 * true, chosen, rejected, flips=0.1, scale=4.0) == one
+    wrong = choose_trust(log_mass, 4 * NODES, 4 * true, chosen, rejected, flips=0.1, scale=1.0)
+    assert wrong.base_noise > one.base_noise
+
+
+def test_the_tried_trusts_go_from_one_witness_to_the_other():
+    assert SHARPNESS[0] == 0.0 and SHARPNESS[-1] == 1.0 and sorted(set(SHARPNESS)) == list(SHARPNESS)
+    assert BASE_NOISE[-1] == math.inf and sorted(set(BASE_NOISE)) == list(BASE_NOISE)
+    assert 0 < BASE_NOISE[0] <= 0.25
