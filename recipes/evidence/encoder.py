@@ -1,23 +1,26 @@
-"""The frozen encoder read at several layers: what cheap reward heads are trained on."""
+"""The reward models of the study: the frozen encoder read at several layers, and fine-tuned ones."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoModel
 
 from ebrm.backbone.checkpoint import open_checkpoint
-from ebrm.backbone.demo import encoder_folder
+from ebrm.backbone.demo import MeanPooledBert, adapter_folder, encoder_folder
 from ebrm.backbone.families import Loaded
-from ebrm.backbone.load import assemble
+from ebrm.backbone.load import assemble, load_model
 from ebrm.backbone.read import Backbone
 from ebrm.backbone.settings import BackboneSettings
 from ebrm.preferences.settings import TextSettings
 
 #: Layers whose hidden states are averaged over the text, 384 numbers each, in the order of the embedding.
 LAYERS = (2, 4, 6)
+#: Long prompts lose their beginning.
+TEXT = TextSettings(template="plain", truncation="prompt_left")
 
 
 class LayeredEncoder(nn.Module):
@@ -25,7 +28,8 @@ class LayeredEncoder(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.encoder = AutoModel.from_pretrained(encoder_folder())
+        # bfloat16 is nearly three times as fast here.
+        self.encoder = AutoModel.from_pretrained(encoder_folder(), dtype=torch.bfloat16)
         self.config = self.encoder.config
         self.head = nn.Linear(len(LAYERS) * self.config.hidden_size, 1)
         nn.init.zeros_(self.head.weight)
@@ -39,11 +43,18 @@ class LayeredEncoder(nn.Module):
         return self.head(torch.cat(means, dim=1)).squeeze(-1)
 
 
-def load_encoder(settings: BackboneSettings) -> Backbone:
-    """The frozen encoder as a reward model without an opinion; long prompts lose their beginning."""
+def load_encoder() -> Backbone:
+    """The frozen encoder as a reward model without an opinion."""
     model = LayeredEncoder()
-    text = TextSettings(template="plain", truncation="prompt_left")
-    return assemble(
-        Loaded(model, model.head, "head"), [open_checkpoint(str(encoder_folder()))], replace(settings), text,
-        name="frozen-minilm",
-    )  # fmt: skip
+    settings = BackboneSettings(backbone="frozen-minilm", layers=(), token_budget=8192)
+    sources = [open_checkpoint(str(encoder_folder()))]
+    return assemble(Loaded(model, model.head, "head"), sources, settings, TEXT, name="frozen-minilm")
+
+
+def load_finetuned(name: str) -> Backbone:
+    """The demonstration RM ("demo"), or one that `finetune.py` put into a folder, read as ebrm reads any RM."""
+    settings = BackboneSettings(backbone=name, dtype="bfloat16", token_budget=8192)
+    folder = adapter_folder() if name == "demo" else Path(name)
+    sources = [open_checkpoint(str(folder)), open_checkpoint(str(encoder_folder()))]
+    loaded = load_model(sources, replace(settings, head=None), model_class=MeanPooledBert)
+    return assemble(loaded, sources, settings, TEXT, name=folder.name if name != "demo" else name)

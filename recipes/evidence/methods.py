@@ -1,183 +1,201 @@
-"""Ways to refine the rewards of a frozen head, and the baselines: each gives new rewards for all texts."""
+"""Every method of the study: from a base reward model and pairs to new rewards for all texts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import torch
-from study import bradley_terry_head
+from heads import bradley_terry_head, silu_head, standardised
+from study import POOLED
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
 
+from ebrm.aggregate.ensembles import ensemble_mean, member_units, uncertainty_weighted, worst_case
+from ebrm.aggregate.ensembles import standardised as in_units
 from ebrm.energy.density import RewardDensity
 from ebrm.energy.fit import PairRows, fit_density
-from ebrm.energy.noise import MixtureNoise
-from ebrm.energy.objective import likelihood_loss, shifted_nodes
 from ebrm.energy.settings import FitSettings, InferenceSettings, NetworkSettings
-
-NETWORK = NetworkSettings(joint_widths=(256, 128))
-RIDGE = 1e-2
+from ebrm.energy.trust import Trust
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Problem:
     """A base reward model and the pairs to refine it with.
 
     Attributes:
-        embedding: standardised embeddings of all texts [n, d].
+        embedding: of all texts [n, d], the pooled position's numbers first.
         reward: base rewards [n].
-        train, validation: pairs with the labels as given (some flipped).
+        train, held_out: pairs with the labels as given (some wrong).
         prompt: of the training pairs [p].
         seed: of everything random.
+        few: the texts that slow methods are asked about, as rows; unset: all.
     """
 
     embedding: Tensor
     reward: Tensor
     train: PairRows
-    validation: PairRows
+    held_out: PairRows
     prompt: np.ndarray
     seed: int
+    few: Tensor | None = None
+
+    @lru_cache(maxsize=2)  # noqa: B019 - a few problems a run, one after the other
+    def inputs(self, pooled: bool) -> Tensor:
+        """Standardised embeddings [n, d], or of the pooled position alone."""
+        rows = torch.unique(torch.cat([self.train.chosen, self.train.rejected]))
+        return standardised(self.embedding[:, :POOLED] if pooled else self.embedding, rows)
+
+    def agreeing(self) -> PairRows:
+        """The training pairs whose label the base reward agrees with."""
+        keep = self.reward[self.train.chosen] > self.reward[self.train.rejected]
+        return PairRows(self.train.chosen[keep], self.train.rejected[keep])
+
+    @lru_cache(maxsize=1)  # noqa: B019
+    def cross_fitted(self, folds: int = 5, ridge: float = 0.1) -> PairRows:
+        """The training pairs whose label a head agrees with that was fitted without their prompt."""
+        names = np.unique(self.prompt)
+        fold_of = dict(zip(names, np.random.default_rng((self.seed, 3)).integers(0, folds, len(names)), strict=True))
+        fold = np.array([fold_of[name] for name in self.prompt])
+        keep, inputs = torch.zeros(len(self.train), dtype=torch.bool), self.inputs(pooled=False)
+        for number in range(folds):
+            inside = torch.from_numpy(fold == number)
+            head = bradley_terry_head(inputs, PairRows(self.train.chosen[~inside], self.train.rejected[~inside]), ridge)
+            keep |= inside & ((inputs[self.train.chosen] - inputs[self.train.rejected]) @ head > 0)
+        return PairRows(self.train.chosen[keep], self.train.rejected[keep])
 
 
-Method = Callable[[Problem], Tensor]
+@dataclass(frozen=True)
+class Refined:
+    """New rewards [n] of all texts; where the method has them, their standard deviations [n] and the density."""
+
+    reward: Tensor
+    std: Tensor | None = None
+    density: RewardDensity | None = None
 
 
-def agreeing(reward: Tensor, pairs: PairRows) -> PairRows:
-    """The pairs whose label the reward agrees with."""
-    keep = reward[pairs.chosen] > reward[pairs.rejected]
-    return PairRows(pairs.chosen[keep], pairs.rejected[keep])
+Method = Callable[[Problem], Refined]
 
 
-def cross_fitted(problem: Problem, folds: int = 5) -> PairRows:
-    """The pairs whose label a head agrees with that was fitted without their prompt."""
-    pairs, names = problem.train, np.unique(problem.prompt)
-    fold_of = dict(zip(names, np.random.default_rng((problem.seed, 3)).integers(0, folds, len(names)), strict=True))
-    fold = np.array([fold_of[name] for name in problem.prompt])
-    keep = torch.zeros(len(pairs), dtype=torch.bool)
-    for number in range(folds):
-        inside = torch.from_numpy(fold == number)
-        head = bradley_terry_head(problem.embedding, pairs.chosen[~inside], pairs.rejected[~inside], RIDGE)
-        margin = (problem.embedding[pairs.chosen] - problem.embedding[pairs.rejected]) @ head
-        keep |= inside & (margin > 0)
-    return PairRows(pairs.chosen[keep], pairs.rejected[keep])
+def linear(problem: Problem, pairs: PairRows, ridge: float, pooled: bool = False) -> Refined:
+    """A linear Bradley-Terry head refitted on the frozen embeddings."""
+    inputs = problem.inputs(pooled)
+    return Refined(inputs @ bradley_terry_head(inputs, pairs, ridge))
 
 
-def refit(problem: Problem, pairs: PairRows) -> Tensor:
-    """A Bradley-Terry head on `pairs`."""
-    return problem.embedding @ bradley_terry_head(problem.embedding, pairs.chosen, pairs.rejected, RIDGE)
+@lru_cache(maxsize=1)
+def head_rewards(problem: Problem, members: int, pooled: bool) -> Tensor:  # [k, n]
+    """Rewards by two-layer SiLU heads, each brought to mean 0 and standard deviation 1 on the training texts."""
+    inputs = problem.inputs(pooled)
+    rows = torch.unique(torch.cat([problem.train.chosen, problem.train.rejected]))
+    rewards = torch.stack([silu_head(inputs, problem.train, 100 * problem.seed + m) for m in range(members)])
+    return in_units(rewards, *member_units(rewards[:, rows]))
 
 
-def energy(problem: Problem, pairs: PairRows, training: FitSettings, inference: InferenceSettings) -> Tensor:
-    """Rewards refined by a density fitted on the texts of `pairs`."""
-    training = replace(training, seed=problem.seed)
-    fitted = fit_density(
-        problem.embedding, problem.reward, pairs, problem.validation,
-        network=replace(NETWORK, standardize_embedding=False), training=training, inference=inference,
-    )  # fmt: skip
-    return fitted.density.refine(problem.embedding, problem.reward, inference).reward
+def heads(problem: Problem, combine: Callable[[Tensor], Tensor], members: int, pooled: bool = False) -> Refined:
+    """Several two-layer SiLU heads, combined."""
+    rewards = head_rewards(problem, members, pooled)
+    return Refined(combine(rewards), rewards.std(0) if members > 1 else None)
 
 
-def joint(
+def ebrm(
     problem: Problem,
-    pairs: PairRows,
-    weight: float = 1.0,
-    flips: float = 0.1,
-    beta: float = 0.1,
-    epochs: int = 6,
-    fit_reward: float = 1.0,
-) -> Tensor:
-    """Posterior means of a density that explains both the noisy base reward and the pairs' labels.
-
-    The loss of a pair is fit_reward · mean of -log p(r0 + ν | e) over its two texts, plus
-    weight · -log[(1 - ε) P(r_c > r_r) + ε P(r_r > r_c)] with ε = `flips`.
-    """
-    training = FitSettings(seed=problem.seed)
-    generator = torch.Generator().manual_seed(problem.seed)
-    density = RewardDensity(problem.embedding.shape[1], replace(NETWORK, standardize_embedding=False), generator)
-    rows = torch.unique(torch.cat([pairs.chosen, pairs.rejected]))
-    density.fit_units(problem.reward[rows], (), training, False)
-    density.train()
-    network, noise = density.network, MixtureNoise(training.noise_scales)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=1e-2)
-    internal = density.standardizer.to_internal(problem.reward)
-    for _ in range(epochs):
-        for batch in torch.randperm(len(pairs), generator=generator).split(64):
-            both = torch.cat([pairs.chosen[batch], pairs.rejected[batch]])
-            embedded = network.embed(problem.embedding[both]).unsqueeze(1)
-            masks = network.dropout_masks(len(both), generator)
-            positive = (internal[both] + noise.offsets((len(both),), generator, beta)).clamp(*density.support_bounds())
-            grid, log_weight = shifted_nodes(*density.support_bounds(), 48, generator)
-            f_positive = network.join(embedded, network.reward_part(positive.unsqueeze(1)), masks).squeeze(1)
-            f_nodes = network.join(embedded, network.reward_part(grid).unsqueeze(0), masks)
-            loss = fit_reward * likelihood_loss(f_positive, f_nodes, log_weight).mean()
-            loss = loss + 1e-3 * f_nodes.square().mean()
-            mass = torch.softmax(f_nodes, 1)
-            chosen, rejected = mass[: len(batch)], mass[len(batch) :]
-            win = (chosen * (rejected.cumsum(1) - 0.5 * rejected)).sum(1).clamp(1e-6, 1 - 1e-6)
-            loss = loss - weight * ((1 - flips) * win + flips * (1 - win)).log().mean()
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-            optimizer.step()
-    density.eval()
-    return density.refine(problem.embedding, problem.reward, InferenceSettings(estimate="mean", nodes=65)).reward
+    pairs: PairRows | None = None,
+    *,
+    network: NetworkSettings = NetworkSettings(),  # noqa: B008 - frozen
+    training: FitSettings = FitSettings(),  # noqa: B008 - frozen
+    inference: InferenceSettings = InferenceSettings(),  # noqa: B008 - frozen
+    pooled: bool = False,
+    trust: Trust | None = None,
+) -> Refined:
+    """The energy-based refinement, by the library; its settings as given, its defaults where not."""
+    embedding = problem.embedding[:, :POOLED] if pooled else problem.embedding
+    kept = pairs or (problem.agreeing() if training.filter_conflicts else problem.train)
+    density = fit_density(
+        embedding, problem.reward, kept, problem.held_out,
+        network=network, training=replace(training, seed=problem.seed), inference=inference,
+    ).density  # fmt: skip
+    if trust is not None:
+        density.trust = trust
+    parts = [
+        density.refine(e, r, inference) for e, r in zip(embedding.split(8192), problem.reward.split(8192), strict=True)
+    ]
+    return Refined(torch.cat([part.reward for part in parts]), torch.cat([part.std for part in parts]), density)
 
 
-def silu_head(problem: Problem, pairs: PairRows, seed: int = 0, width: int = 256, epochs: int = 6) -> Tensor:
-    """A two-layer SiLU head by Bradley-Terry on the frozen embeddings, trained like the densities."""
-    generator = torch.Generator().manual_seed(1000 * problem.seed + seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1000 * problem.seed + seed)
-        first, last = torch.nn.Linear(problem.embedding.shape[1], width), torch.nn.Linear(width, 1)
-    optimizer = torch.optim.AdamW([*first.parameters(), *last.parameters()], lr=1e-3, weight_decay=1e-2)
-
-    def forward(embedding: Tensor, keep: Tensor | None = None) -> Tensor:
-        hidden = F.silu(first(embedding))
-        return last(hidden if keep is None else hidden * keep).squeeze(-1)
-
-    for _ in range(epochs):
-        for batch in torch.randperm(len(pairs), generator=generator).split(64):
-            keep = 2.0 * (torch.rand(len(batch), width, generator=generator) < 0.5)  # dropout 0.5, one mask a pair
-            margin = forward(problem.embedding[pairs.chosen[batch]], keep) - forward(
-                problem.embedding[pairs.rejected[batch]], keep
-            )
-            optimizer.zero_grad()
-            (-F.logsigmoid(margin).mean()).backward()
-            optimizer.step()
-    with torch.no_grad():
-        return forward(problem.embedding)
+#: The paper's objective and steps on a network a quarter as wide, with an eighth of its noise samples, for time.
+NARROW = NetworkSettings(size="small", joint_widths=(256, 128))
+PAPER = FitSettings(
+    objective="nce", filter_conflicts=True, negatives=96, regularization=0.05, epochs=5, patience=0, batch_rows=64
+)
+ASCENT = InferenceSettings(estimate="ascent", start="paper", nodes=33)
 
 
-def ensemble(problem: Problem, pairs: PairRows, members: int = 5) -> Tensor:
-    """Mean of several SiLU heads, each with mean 0 and standard deviation 1 over the training texts."""
-    rows = torch.unique(torch.cat([pairs.chosen, pairs.rejected]))
-    rewards = torch.stack([silu_head(problem, pairs, seed=member) for member in range(members)])
-    return ((rewards - rewards[:, rows].mean(1, keepdim=True)) / rewards[:, rows].std(1, keepdim=True)).mean(0)
+def paper_fit(problem: Problem, training: FitSettings = PAPER) -> RewardDensity:
+    """The paper's density on the pooled embedding; the last epoch is kept, as there."""
+    pairs = problem.agreeing() if training.filter_conflicts else problem.train
+    none = PairRows(pairs.chosen[:0], pairs.rejected[:0])
+    return fit_density(
+        problem.embedding[:, :POOLED], problem.reward, pairs, none,
+        network=NARROW, training=replace(training, seed=problem.seed), inference=ASCENT,
+    ).density  # fmt: skip
 
 
-#: The paper's objective with fewer noise samples than its 768, for time.
-PAPER = FitSettings(objective="nce", negatives=96, regularization=0.05, patience=0, epochs=5)
-METHODS: dict[str, Method] = {
-    "base": lambda p: p.reward,
-    "refit, all pairs": lambda p: refit(p, p.train),
-    "refit, filtered": lambda p: refit(p, agreeing(p.reward, p.train)),
-    "refit, cross-fitted filter": lambda p: refit(p, cross_fitted(p)),
-    "SiLU head, all pairs": lambda p: silu_head(p, p.train),
-    "SiLU head, cross-fitted filter": lambda p: silu_head(p, cross_fitted(p)),
-    "5 SiLU heads, mean": lambda p: ensemble(p, p.train),
-    "energy, default": lambda p: energy(p, agreeing(p.reward, p.train), FitSettings(), InferenceSettings()),
-    "energy, paper start": lambda p: energy(
-        p, agreeing(p.reward, p.train), FitSettings(), InferenceSettings(start="paper")
-    ),
-    "energy, mean": lambda p: energy(
-        p, agreeing(p.reward, p.train), FitSettings(), InferenceSettings(estimate="mean", nodes=65)
-    ),
-    "energy, NCE+, paper start": lambda p: energy(
-        p, agreeing(p.reward, p.train), PAPER, InferenceSettings(start="paper")
-    ),
-    "joint, all pairs": lambda p: joint(p, p.train),
-    "joint, cross-fitted filter": lambda p: joint(p, cross_fitted(p)),
-    "joint, labels only": lambda p: joint(p, p.train, fit_reward=0.05),
+def paper_refine(problem: Problem, density: RewardDensity, inference: InferenceSettings = ASCENT) -> Refined:
+    """Refined rewards of the few texts, NaN for the others."""
+    rows = torch.arange(len(problem.reward)) if problem.few is None else problem.few
+    reward = torch.full((len(problem.reward),), torch.nan)
+    reward[rows] = density.refine(problem.embedding[rows, :POOLED], problem.reward[rows], inference).reward
+    return Refined(reward)
+
+
+def paper_variants(problem: Problem) -> dict[str, Refined]:
+    """The paper's refinement, and with one thing changed at a time."""
+    density = paper_fit(problem)
+    found = {"paper": paper_refine(problem, density)}
+    for name, inference in {
+        "start base": replace(ASCENT, start="base"),
+        "start zero": replace(ASCENT, start="zero"),
+        "start random": replace(ASCENT, start="random"),
+        "mode": replace(ASCENT, estimate="mode"),
+        "mean": replace(ASCENT, estimate="mean"),
+    }.items():
+        found[f"paper, {name}"] = paper_refine(problem, density, inference)
+    for name, training in {
+        "no filter": replace(PAPER, filter_conflicts=False),
+        "no noisy positive": replace(PAPER, beta=0.0),
+        "sigma / 4": replace(PAPER, noise_scales=(0.22,)),
+        "16 negatives": replace(PAPER, negatives=16),
+        "reward scale 4": replace(PAPER, reward_scale=4.0),
+    }.items():
+        found[f"paper, {name}"] = paper_refine(problem, paper_fit(problem, training))
+    return found
+
+
+BASELINES: dict[str, Method] = {
+    "base": lambda p: Refined(p.reward),
+    "linear refit, pooled": lambda p: linear(p, p.train, 1e-2, pooled=True),
+    "linear refit, pooled, filtered": lambda p: linear(p, p.agreeing(), 1e-2, pooled=True),
+    "linear refit": lambda p: linear(p, p.train, 0.3),
+    "linear refit, cross-fitted filter": lambda p: linear(p, p.cross_fitted(), 0.3),
+    "SiLU head, pooled": lambda p: heads(p, ensemble_mean, 1, pooled=True),
+    "SiLU head": lambda p: heads(p, ensemble_mean, 1),
+    "5 SiLU heads, mean": lambda p: heads(p, ensemble_mean, 5),
+    "5 SiLU heads, WCO": lambda p: heads(p, worst_case, 5),
+    "5 SiLU heads, UWO": lambda p: heads(p, uncertainty_weighted, 5),
 }
+OURS: dict[str, Method] = {
+    "EBRM": ebrm,
+    "EBRM, pooled only": lambda p: ebrm(p, pooled=True),
+    "EBRM, density alone": lambda p: ebrm(p, trust=Trust()),
+    "EBRM, mode": lambda p: ebrm(p, inference=InferenceSettings(estimate="mode")),
+    "EBRM, no base reward": lambda p: ebrm(p, training=FitSettings(reward_weight=0.0)),
+    "EBRM, no label flips": lambda p: ebrm(p, training=FitSettings(label_flips=0.0)),
+    "EBRM, conflict filter": lambda p: ebrm(p, training=FitSettings(filter_conflicts=True)),
+    "EBRM, cross-fitted filter": lambda p: ebrm(p, p.cross_fitted()),
+    "EBRM, reward only": lambda p: ebrm(
+        p, training=FitSettings(objective="likelihood", filter_conflicts=True, patience=0, epochs=5)
+    ),
+}
+METHODS: dict[str, Method] = {**BASELINES, **OURS}

@@ -1,25 +1,25 @@
-"""What the experiments share: embeddings of all texts, training pairs with flipped labels, test sets, cheap heads."""
+"""What the experiments share: readings of all texts, training pairs with wrong labels, test sets."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from encoder import load_encoder
-from features import training_texts
+from encoder import LAYERS
+from features import POOLS, cache_of, load, rm_training_rows, test_sets, training_texts
+from labels import held_out, turned
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
 
-from ebrm.backbone.settings import BackboneSettings
+from ebrm.energy.fit import PairRows
 from ebrm.evaluate.benchmarks.benchmark import Benchmark
-from ebrm.evaluate.benchmarks.catalogue import open_benchmark
 from ebrm.evaluate.reading.models import BenchmarkTexts
-from ebrm.evaluate.reading.texts import TextCache
 
-#: Columns of the encoder's last layer in the embedding: what a reward model on it would pool.
-TOP = slice(768, 1152)
+#: Fewest readable responses of a pool's prompt.
+LEAST_RESPONSES = 8
+#: Numbers a layer gives to the embedding. As ebrm reads them, the pooled top layer comes first.
+POOLED = 384
 
 
 @dataclass(frozen=True)
@@ -29,73 +29,104 @@ class TestSet:
     benchmark: Benchmark
     place: np.ndarray
 
+    def rewards(self, reward: np.ndarray) -> np.ndarray:
+        """Rewards of the items' responses [n, r], NaN beyond an item's last."""
+        return np.where(self.place >= 0, reward[self.place], np.nan)
+
 
 @dataclass(frozen=True)
 class Study:
-    """Embeddings [n, 1152] of all texts; training pairs as rows of them [p], their prompts [p]; test sets by name."""
+    """What was read of a reward model.
+
+    Attributes:
+        embedding: of all texts [n, 1152]: pooled top layer, then the means of layers 2 and 4.
+        reward: of all texts [n], where the reward model is fine-tuned; zeros for the frozen encoder.
+        chosen, rejected: training pairs as rows [p], labels as published.
+        pair, prompt, source: their ids, prompts and sources [p].
+        tests: test sets by name.
+    """
 
     embedding: Tensor
+    reward: Tensor
     chosen: Tensor
     rejected: Tensor
+    pair: np.ndarray
     prompt: np.ndarray
+    source: np.ndarray
     tests: dict[str, TestSet]
 
+    def labelled(self, noise: float, seed: int) -> tuple[Tensor, Tensor]:
+        """(chosen, rejected) with a share `noise` of the labels turned round."""
+        wrong = torch.from_numpy(turned(self.pair.tolist(), noise, seed))
+        return torch.where(wrong, self.rejected, self.chosen), torch.where(wrong, self.chosen, self.rejected)
 
-def load_study(data: Path, cache_folder: Path, benchmarks: tuple[str, ...]) -> Study:
-    """Take everything from the cache that `features.py` filled; items with an unread text are left out."""
-    encoder = load_encoder(BackboneSettings(backbone="frozen-minilm"))
-    cache = TextCache(cache_folder, encoder.identity.to_dict(), encoder.text_rule.identity())
-    embedding = torch.cat([part.embedding(slice(None)) for part in cache.parts])
-    texts = training_texts(data)
+    def split(self, noise: float, seed: int) -> tuple[PairRows, PairRows, np.ndarray]:
+        """Training and held-out pairs under `noise`, and the places of the training pairs."""
+        chosen, rejected = self.labelled(noise, seed)
+        held = held_out(self.prompt.tolist(), seed)
+        train, rest = np.flatnonzero(~held), np.flatnonzero(held)
+        return PairRows(chosen[train], rejected[train]), PairRows(chosen[rest], rejected[rest]), train
+
+
+def readable(benchmark: Benchmark, place: np.ndarray) -> tuple[Benchmark, np.ndarray]:
+    """Pools without the responses that were too long to read (-1 in `place` [n, r]), where eight or more are left."""
+    items, places = [], []
+    for item, row in zip(benchmark.items, place, strict=True):
+        kept = [k for k in range(len(item.responses)) if row[k] >= 0]
+        if len(kept) < LEAST_RESPONSES:
+            items.append(item)
+            places.append([-1])
+            continue
+        responses, gold = tuple(item.responses[k] for k in kept), tuple(item.gold[k] for k in kept)
+        items.append(replace(item, responses=responses, gold=gold))
+        places.append([int(row[k]) for k in kept])
+    print(f"{benchmark.name}: {(place == -1).sum():,} of {(place >= -1).sum():,} responses too long")
+    table = np.full((len(items), max(map(len, places))), -2)
+    for row, numbers in zip(table, places, strict=True):
+        row[: len(numbers)] = numbers
+    return replace(benchmark, items=tuple(items)), table
+
+
+def open_study(data: Path, cache_folder: Path, model: str = "frozen") -> Study:
+    """What `features.py` read with a model; pairs and items with an unread text are left out and counted."""
+    cache = cache_of(load(model), cache_folder)
+    texts, rows_read = training_texts(data), rm_training_rows(data)
     rows = cache.rows([text.id for text in texts]).reshape(-1, 2)
     whole = (rows >= 0).all(axis=1)
+    print(f"training pairs: {whole.sum():,}; {(~whole).sum():,} left out because a text is too long")
     prompt = np.array([text.prompt_id for text in texts[::2]])
     seen = set(prompt.tolist())
-    tests = {}
-    for name in benchmarks:
-        found = BenchmarkTexts.of(open_benchmark(name, data))
+    tests, wanted = {}, [rows[whole].reshape(-1)]
+    for name, test_set in test_sets(data, model).items():
+        found = BenchmarkTexts.of(test_set)
         place = np.nan_to_num(found.table(cache.rows(found.ids)), nan=-2).astype(np.int64)
-        keep = (place != -1).all(axis=1) & np.array([cluster not in seen for cluster in found.benchmark.clusters()])
-        index = np.flatnonzero(keep)
-        tests[name] = TestSet(found.benchmark.take(index), np.maximum(place[index], -1))
-    pairs = torch.from_numpy(rows[whole])
-    return Study(embedding, pairs[:, 0], pairs[:, 1], prompt[whole], tests)
-
-
-def split(prompt: np.ndarray, seed: int, share: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
-    """Places of training and validation pairs, by prompt."""
-    names = np.unique(prompt)
-    held = np.random.default_rng((seed, 1)).choice(names, size=round(share * len(names)), replace=False)
-    inside = np.isin(prompt, held)
-    return np.flatnonzero(~inside), np.flatnonzero(inside)
-
-
-def flip(chosen: Tensor, rejected: Tensor, noise: float, seed: int) -> tuple[Tensor, Tensor]:
-    """The pairs with a share `noise` of their labels turned round."""
-    turned = torch.from_numpy(np.random.default_rng((seed, 2)).random(len(chosen)) < noise)
-    return torch.where(turned, rejected, chosen), torch.where(turned, chosen, rejected)
-
-
-def bradley_terry_head(
-    embedding: Tensor, chosen: Tensor, rejected: Tensor, ridge: float, weight: Tensor | None = None
-) -> Tensor:  # [n, d], [p], [p] -> [d]
-    """Linear head by Bradley-Terry on standardised embeddings: mean loss + ridge/2 · |w|², to convergence."""
-    difference = (embedding[chosen] - embedding[rejected]).double()
-    weights = torch.ones(len(chosen), dtype=torch.float64) if weight is None else weight.double()
-    w = torch.zeros(embedding.shape[1], dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([w], max_iter=200, tolerance_grad=1e-8, line_search_fn="strong_wolfe")
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = -(weights * F.logsigmoid(difference @ w)).sum() / weights.sum() + 0.5 * ridge * w.square().sum()
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
-    return w.detach().float()
-
-
-def standardised(embedding: Tensor, rows: Tensor) -> Tensor:
-    """Every column to mean 0 and standard deviation 1 over `rows`."""
-    some = embedding[rows]
-    return (embedding - some.mean(0)) / some.std(0).clamp_min(1e-6)
+        benchmark = found.benchmark
+        if name in POOLS:  # a pool can do without some of its responses
+            benchmark, place = readable(benchmark, place)
+        unread = (place == -1).any(axis=1)
+        trained = np.array([cluster in seen for cluster in benchmark.clusters()])
+        index = np.flatnonzero(~unread & ~trained)
+        benchmark = benchmark.take(index)
+        tests[name] = TestSet(benchmark, np.maximum(place[index], -1)[:, : benchmark.gold().shape[1]])
+        wanted.append(tests[name].place.reshape(-1))
+        print(f"{name}: {len(index):,} items; left out: {unread.sum():,} too long, {trained.sum():,} trained on")
+    used = np.unique(np.concatenate(wanted))
+    used = torch.from_numpy(used[used >= 0])
+    ends = torch.tensor([0, *np.cumsum([len(part) for part in cache.parts])])
+    embedding, reward = [], []
+    for part, first in zip(cache.parts, ends.tolist(), strict=False):
+        inside = used[(used >= first) & (used < first + len(part))] - first
+        embedding.append(part.embedding(inside))
+        reward.append(part.reward[inside])
+    renumber = torch.full((int(ends[-1]),), -1)
+    renumber[used] = torch.arange(len(used))
+    for name, test in tests.items():
+        place = np.where(test.place >= 0, renumber.numpy()[test.place], -1)
+        tests[name] = TestSet(test.benchmark, place)
+    pairs = renumber[torch.from_numpy(rows[whole])]
+    whole_embedding = torch.cat(embedding)
+    if model == "frozen":  # it has its layers in ascending order
+        width = POOLED * (len(LAYERS) - 1)
+        whole_embedding = torch.cat([whole_embedding[:, width:], whole_embedding[:, :width]], 1)
+    names = [np.array([row[key] for row in rows_read])[whole] for key in ("id", "source")]
+    return Study(whole_embedding, torch.cat(reward), pairs[:, 0], pairs[:, 1], names[0], prompt[whole], names[1], tests)
