@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 import ebrm
-from ebrm.demo.settings import DEMO_NETWORK
 from ebrm.energy.settings import FitSettings, InferenceSettings
 from ebrm.evaluate.metrics.calibration import Calibration, calibration
 from ebrm.features.store import open_features
@@ -46,7 +45,7 @@ def main() -> None:
         for seed in SEEDS:
             # The joint objective has no beta; the likelihood and nce do.
             training = FitSettings(objective="likelihood", filter_conflicts=True, beta=beta, seed=seed)
-            model = fit(features=features, network=DEMO_NETWORK, training=training, inference=ASCENT).model
+            model = fit(features=features, training=training, inference=ASCENT).model
             sides = [
                 model.refine(features.embedding(rows), features.reward[rows]).reward for rows in (chosen, rejected)
             ]

@@ -99,6 +99,13 @@ def heads(problem: Problem, combine: Callable[[Tensor], Tensor], members: int, p
     return Refined(combine(rewards), rewards.std(0) if members > 1 else None)
 
 
+def beside_base(problem: Problem, refined: Refined) -> Refined:
+    """The plain way to keep the base reward's say: the mean of both, in units of the training texts."""
+    rows = torch.unique(torch.cat([problem.train.chosen, problem.train.rejected]))
+    both = torch.stack([refined.reward, problem.reward])
+    return Refined(in_units(both, *member_units(both[:, rows])).mean(0))
+
+
 def ebrm(
     problem: Problem,
     pairs: PairRows | None = None,
@@ -181,6 +188,7 @@ BASELINES: dict[str, Method] = {
     "linear refit, cross-fitted filter": lambda p: linear(p, p.cross_fitted(), 0.3),
     "SiLU head, pooled": lambda p: heads(p, ensemble_mean, 1, pooled=True),
     "SiLU head": lambda p: heads(p, ensemble_mean, 1),
+    "SiLU head + base": lambda p: beside_base(p, heads(p, ensemble_mean, 1)),
     "5 SiLU heads, mean": lambda p: heads(p, ensemble_mean, 5),
     "5 SiLU heads, WCO": lambda p: heads(p, worst_case, 5),
     "5 SiLU heads, UWO": lambda p: heads(p, uncertainty_weighted, 5),

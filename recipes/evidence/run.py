@@ -24,6 +24,7 @@ from methods import METHODS, Problem, Refined, paper_variants
 from safetensors.torch import save_file
 from study import Study, open_study
 
+from ebrm.energy.fit import PairRows
 from ebrm.files import atomic_path
 
 NOISES = (0.0, 0.1, 0.25, 0.4)
@@ -46,33 +47,27 @@ def few_texts(study: Study) -> torch.Tensor:
     return rows[rows >= 0]
 
 
-def run_cell(study: Study, problem: Problem, path: Path) -> None:
-    """All methods but the paper's on one base reward model."""
-    found: dict[str, torch.Tensor] = {}
+def run_cell(study: Study, problem: Problem, published: PairRows, path: Path) -> None:
+    """All methods but the paper's on one base reward model; `published`: held-out pairs, labels as published."""
     results: dict[str, Refined] = {}
     for name, method in METHODS.items():
         started = time.monotonic()
         results[name] = method(problem)
         print(f"{path.stem} {name}: {time.monotonic() - started:.1f} s", flush=True)
-    for name, result in results.items():
-        found[name] = result.reward.float()
-        if result.std is not None:
-            found[f"std of {name}"] = result.std.float()
+    found = {name: result.reward.float() for name, result in results.items()}
+    found |= {f"std of {name}": result.std.float() for name, result in results.items() if result.std is not None}
     density = results["EBRM"].density
     assert density is not None
-    for test, place in pair_places(study).items():
-        wins = [
-            density.prefer(
-                (problem.embedding[p[:, 0]], problem.embedding[p[:, 1]]),
-                (problem.reward[p[:, 0]], problem.reward[p[:, 1]]),
-                65,
-            )
-            for p in place.split(4096)
-        ]
+    places = pair_places(study) | {"held-out": torch.stack([published.chosen, published.rejected], 1)}
+    for test, place in places.items():
+        wins = []
+        for a, b in (part.unbind(1) for part in place.split(4096)):
+            embedding, reward = (problem.embedding[a], problem.embedding[b]), (problem.reward[a], problem.reward[b])
+            wins.append(density.prefer(embedding, reward, 65))
         found[f"wins of EBRM in {test}"] = torch.cat(wins)
-    trust = torch.tensor([density.trust.sharpness, density.trust.base_noise])
+    found["trust"] = torch.tensor([density.trust.sharpness, density.trust.base_noise])
     with atomic_path(path) as partial:
-        save_file({**found, "trust": trust}, partial)
+        save_file(found, partial)
 
 
 def run_paper(problem: Problem, path: Path) -> None:
@@ -101,10 +96,11 @@ def _work(args: argparse.Namespace, cells: list[tuple[float, int]]) -> None:
         else:  # labels and held-out prompts are those it was trained with
             train, held, places = study.split(noise, 0)
             problem = Problem(study.embedding, study.reward, train, held, study.prompt[places], seed)
+        published = study.split(0.0, seed if args.model == "frozen" else 0)[1]
         if args.paper:
             run_paper(replace(problem, few=few_texts(study)), path)
         else:
-            run_cell(study, problem, path)
+            run_cell(study, problem, published, path)
 
 
 def main() -> None:

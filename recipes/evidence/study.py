@@ -10,6 +10,7 @@ import torch
 from encoder import LAYERS
 from features import POOLS, cache_of, load, rm_training_rows, test_sets, training_texts
 from labels import held_out, turned
+from labels import place as place_of
 from torch import Tensor
 
 from ebrm.energy.fit import PairRows
@@ -105,11 +106,18 @@ def open_study(data: Path, cache_folder: Path, model: str = "frozen") -> Study:
             benchmark, place = readable(benchmark, place)
         unread = (place == -1).any(axis=1)
         trained = np.array([cluster in seen for cluster in benchmark.clusters()])
-        index = np.flatnonzero(~unread & ~trained)
+        # One half of the prompts, by a hash, was looked at on the way (README.md): what is reported is of the other.
+        looked_at = np.array(
+            [name not in POOLS and place_of(f"half {cluster}") < 0.5 for cluster in benchmark.clusters()]
+        )
+        index = np.flatnonzero(~unread & ~trained & ~looked_at)
         benchmark = benchmark.take(index)
         tests[name] = TestSet(benchmark, np.maximum(place[index], -1)[:, : benchmark.gold().shape[1]])
         wanted.append(tests[name].place.reshape(-1))
-        print(f"{name}: {len(index):,} items; left out: {unread.sum():,} too long, {trained.sum():,} trained on")
+        print(
+            f"{name}: {len(index):,} items; left out: {unread.sum():,} too long, {trained.sum():,} trained on, "
+            f"{(looked_at & ~unread & ~trained).sum():,} looked at"
+        )
     used = np.unique(np.concatenate(wanted))
     used = torch.from_numpy(used[used >= 0])
     ends = torch.tensor([0, *np.cumsum([len(part) for part in cache.parts])])

@@ -1,4 +1,4 @@
-"""The main job in order: preferences → features → splits → filter → density → model."""
+"""The main job in order: preferences → features → splits → density → model."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def _fit_features(
     reward = features.reward
     chosen, rejected = (reward[torch.from_numpy(side)] for side in (train.chosen, train.rejected))
     conflicts = filter_conflicts(chosen, rejected, train.source.tolist(), train.category.tolist())
-    logger.info(conflicts.summary())
+    logger.info(conflicts.summary(training.filter_conflicts))
     if training.filter_conflicts:
         train = train.take(np.flatnonzero(conflicts.keep.numpy()))
     seconds["filter"] = time.monotonic() - started
@@ -168,8 +168,8 @@ def _fit_features(
         raise ModelError(
             f"Nothing is left to fit on: of {len(conflicts.keep)} training pairs the conflict filter kept none "
             f"({conflicts.overall.dropped} contradict the base RM, {conflicts.overall.tied} are ties). Check that "
-            "chosen and rejected are not swapped and that the reward model is the right one; --no-filter-conflicts "
-            "fits on all pairs anyway."
+            "chosen and rejected are not swapped and that the reward model is the right one; without "
+            "--filter-conflicts all pairs are fitted on."
         )
     started = time.monotonic()
     fitted = fit_density(

@@ -334,7 +334,8 @@ class EnergyRewardModel(
         The backbone is referred to, not copied. Every file is written under a temporary name and renamed; the config,
         which holds the weights' checksum, comes last.
         """
-        write_model(Path(save_directory), self.record.to_dict(), self.density_model.state_dict())
+        written = self.record.to_dict() | {"trust": self.density_model.trust.to_dict()}
+        write_model(Path(save_directory), written, self.density_model.state_dict())
         if kwargs.get("push_to_hub"):
             hub = {k: v for k, v in kwargs.items() if k not in ("push_to_hub", "repo_id", "config")}
             return str(self.push_to_hub(kwargs.get("repo_id") or Path(save_directory).name, **hub))

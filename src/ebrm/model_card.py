@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 _HEAD = """---
@@ -16,7 +17,7 @@ tags:
 
 
 def model_card(record: dict[str, Any]) -> str:
-    """A model card in Markdown from a model's record (`ModelRecord.to_dict()`): what, numbers, data, settings, use."""
+    """A model card in Markdown from what `config.json` holds of a model: what, numbers, data, settings, use."""
     backbone, data, metrics = record["backbone"], record["data"], record["metrics"]
     name = backbone.get("name", "imported features")
     sections = [
@@ -31,7 +32,7 @@ def model_card(record: dict[str, Any]) -> str:
         "## Data\n",
         _table({k: v for k, v in data.items() if k != "sources"}),
         _sources(data.get("sources", {})),
-        _filter(record["filter"]),
+        _labels(record["filter"]),
         "## Settings\n",
         _table(
             {
@@ -41,6 +42,7 @@ def model_card(record: dict[str, Any]) -> str:
             }
         ),
         f"Epochs run: {len(record['history'])}; kept: {record['best_epoch']}.\n",
+        trust_sentence(record["trust"]) + "\n" if record.get("trust") else "",
         "## Use\n",
         "```python\nfrom ebrm import EnergyRewardModel\n\n"
         'model = EnergyRewardModel.from_pretrained("THIS_FOLDER_OR_REPOSITORY")\n'
@@ -74,14 +76,30 @@ def _measured(metrics: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _filter(report: dict[str, Any]) -> str:
+def _labels(report: dict[str, Any]) -> str:
     if not report:
         return ""
-    verb = "kept" if report["used"] else "would have kept, but was off: all were used;"
+    kept, total = f"{report['kept']:,}", report["kept"] + report["dropped"] + report["tied"]
+    outcome = f"The conflict filter left these out and kept {kept}." if report["used"] else "All were used."
     return (
-        f"The conflict filter {verb} {report['kept']:,} of {report['kept'] + report['dropped'] + report['tied']:,} "
-        f"training pairs ({report['dropped']:,} contradict the backbone, {report['tied']:,} are ties).\n"
+        f"The backbone contradicts the labels of {report['dropped']:,} of {total:,} training pairs and ties on "
+        f"{report['tied']:,}. {outcome}\n"
     )
+
+
+def trust_in_words(trust: Mapping[str, float | None]) -> str:
+    """What `Trust.to_dict()` says: how far rewards follow the base reward, and how far the fitted density."""
+    noise, sharpness = trust["base_noise"], trust["sharpness"]
+    base = "base reward given no weight"
+    if noise is not None:
+        base = f"base reward trusted to within {noise:g} standard deviation{'' if noise == 1 else 's'}"
+    return f"{base}; density {f'to the power {sharpness:g}' if sharpness else 'given no weight'}"
+
+
+def trust_sentence(trust: Mapping[str, float | None]) -> str:
+    """:func:`trust_in_words` for readers who do not know what it is about."""
+    unit = "" if trust["base_noise"] is None else " (the standard deviation is that of the training rewards)"
+    return f"The refined reward is read off both witnesses: {trust_in_words(trust)}{unit}."
 
 
 def _sources(sources: dict[str, int]) -> str:

@@ -54,6 +54,7 @@ def read_model(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             "model: give that as --backbone) or one of an unknown version."
         )
     config.pop("ebrm_version", None)
+    config.pop("trust", None)  # for readers of the config: the weights hold it
     expected, found = config.pop("weights_sha256", None), sha256_file(folder / _WEIGHTS)
     if expected != found:
         raise ModelError(

@@ -11,6 +11,7 @@ from ebrm.cli.accuracy import show_accuracy
 from ebrm.cli.options import Chosen, command
 from ebrm.cli.screen import Screen
 from ebrm.errors import DataError
+from ebrm.model_card import trust_in_words
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ def register(app: typer.Typer) -> None:
 
     @command(app, "demo", {"demo": DemoJob})
     def demo(screen: Screen, chosen: Chosen) -> None:
-        """Run the whole job offline on packaged data: filter, fit, refine, measure, score, report.
+        """Run the whole job offline on packaged data: fit, refine, measure, score, report.
 
         Needs the extra `demo` for the small reward model that scores the live examples.
         """
@@ -47,6 +48,7 @@ def register(app: typer.Typer) -> None:
         screen.say("")
         screen.facts(
             [
+                ("trust", trust_in_words(made.metrics["trust"])),
                 ("model", str(out / "model")),
                 ("numbers", str(out / "metrics.json")),
                 ("report", str(out / "report.html")),

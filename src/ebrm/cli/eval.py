@@ -41,7 +41,7 @@ _STAGES = {
     "storage": FeatureSettings,
 }
 _ONLY = {
-    "reward_model": ("revision", "head", "device", "dtype", "attention", "trust_remote_code", "token_budget"),
+    "reward_model": ("revision", "head", "device", "dtype", "attention", "trust_remote_code", "layers", "token_budget"),
     "storage": ("embedding_dtype",),
 }
 
@@ -65,9 +65,9 @@ def register(app: typer.Typer) -> None:
         """Score reward models and energy models on the public benchmarks, and say which differences are real.
 
         Base and refined rewards come from the same reading of the texts, which is kept: a second run, another
-        benchmark statistic or another energy model on the same reward model reads nothing again. Head, dtype, revision
-        and text settings apply to plain reward models; energy models bring their own. Items with a text that a model
-        cannot read are left out for all models and counted, also under --truncation error.
+        benchmark statistic or another energy model on the same reward model reads nothing again. Head, dtype, revision,
+        layers and text settings apply to plain reward models; energy models bring their own. Items with a text that a
+        model cannot read are left out for all models and counted, also under --truncation error.
         """
         _evaluate(screen, chosen, models)
 

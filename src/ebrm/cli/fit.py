@@ -19,6 +19,7 @@ from ebrm.energy.settings import FitSettings, InferenceSettings, NetworkSettings
 from ebrm.errors import DataError, SettingsError
 from ebrm.features.settings import FeatureSettings
 from ebrm.files import read_json, sha256_json, write_json
+from ebrm.model_card import trust_in_words
 from ebrm.preferences.settings import PreferenceSettings, TextSettings
 
 logger = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ def register(app: typer.Typer) -> None:
 
     @command(app, "fit", _STAGES)
     def fit(screen: Screen, chosen: Chosen) -> None:
-        """Refine a reward model with preference pairs: read, filter, fit, measure, save, report.
+        """Refine a reward model with preference pairs: read, fit, measure, save, report.
 
         Give --backbone and --data, or --features. Pairs are divided by prompt into those fitted on, those that choose
         the epoch, and those that measure the result. A fit that is stopped goes on when the same command is given
@@ -189,8 +190,11 @@ def _put_in_place(made: Path, out: Path, work: Path) -> None:
 
 def _show(screen: Screen, metrics: dict[str, Any], out: Path) -> None:
     show_accuracy(screen, metrics)
+    kept = metrics["kept_fraction"]
+    used = "all were used" if kept == 1 else f"the conflict filter kept {kept:.1%}"
     facts = [
-        ("pairs kept", f"{metrics['kept_fraction']:.1%} of the training pairs by the conflict filter"),
+        ("labels", f"the base RM contradicts {metrics['contradicted_fraction']:.1%} of the training pairs ({used})"),
+        ("trust", trust_in_words(metrics["trust"])),
         ("model", str(out)),
         ("numbers", str(out / "metrics.json")),
     ]

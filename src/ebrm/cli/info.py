@@ -12,6 +12,7 @@ from ebrm.cli.options import Chosen, command
 from ebrm.cli.screen import Screen
 from ebrm.errors import DataError, EbrmError, FeaturesError, ModelError
 from ebrm.files import read_json, sha256_file
+from ebrm.model_card import trust_in_words
 
 
 def register(app: typer.Typer) -> None:
@@ -124,13 +125,18 @@ def show_model(screen: Screen, path: str, config: dict[str, Any]) -> None:
         facts.append(("pairs", f"{parts} (train / validation / test)"))
     if "kept" in conflicts:
         total = sum(conflicts.get(name, 0) for name in ("kept", "dropped", "tied"))
-        used = "" if conflicts.get("used", True) else ", not applied"
-        facts.append(("conflict filter", f"kept {conflicts['kept']:,} of {total:,} training pairs{used}"))
+        if conflicts.get("used", True):
+            facts.append(("conflict filter", f"kept {conflicts['kept']:,} of {total:,} training pairs"))
+        else:
+            contradicted = f"the base RM contradicts {conflicts.get('dropped', 0):,} of {total:,} training pairs"
+            facts.append(("labels", f"{contradicted} (all were used)"))
     for stage in ("network", "training", "inference"):
         if config.get(stage):
             facts.append((stage, _settings(config[stage])))
     if config.get("history"):
         facts.append(("epochs", f"{len(config['history'])}, the best was {config.get('best_epoch')}"))
+    if config.get("trust"):
+        facts.append(("trust", trust_in_words(config["trust"])))
     metrics = config.get("metrics") or {}
     if metrics.get("pairs"):
         facts.append(("measured on", f"{metrics['pairs']:,} held-out pairs, {metrics['prompts']:,} prompts"))

@@ -25,6 +25,11 @@ class ConflictCount:
         """Kept pairs over all pairs of the group."""
         return self.kept / max(self.kept + self.dropped + self.tied, 1)
 
+    @property
+    def dropped_fraction(self) -> float:
+        """Pairs whose label the RM contradicts over all pairs of the group."""
+        return self.dropped / max(self.kept + self.dropped + self.tied, 1)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, for JSON and the report."""
         return {**vars(self), "kept_fraction": self.kept_fraction}
@@ -53,10 +58,15 @@ class ConflictReport:
             "by_category": {name: count.to_dict() for name, count in self.by_category.items()},
         }
 
-    def summary(self) -> str:
-        """One sentence for people."""
+    def summary(self, filtered: bool = True) -> str:
+        """One sentence for people; `filtered`: whether pairs are left out accordingly, or only counted."""
         o = self.overall
         total = o.kept + o.dropped + o.tied
+        if not filtered:
+            return (
+                f"The base RM contradicts the labels of {o.dropped:,} of {total:,} pairs "
+                f"({100 * o.dropped_fraction:.1f}%) and ties on {o.tied:,}; all are used."
+            )
         margins = ""
         if o.kept_margin is not None and o.dropped_margin is not None:
             margins = f"; mean margin {o.kept_margin:.3g} where kept, {o.dropped_margin:.3g} where dropped"

@@ -1,4 +1,4 @@
-"""The main job on packaged data, offline: filter, fit, refine, evaluate, score live texts, save, report."""
+"""The main job on packaged data, offline: fit, refine, evaluate, score live texts, save, report."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 from ebrm.backbone.identity import BackboneIdentity
 from ebrm.backbone.load import load_backbone
 from ebrm.backbone.settings import BackboneSettings
-from ebrm.demo.settings import DEMO_NETWORK
 from ebrm.evaluate.fitted import measure
 from ebrm.evaluate.report.fit import write_report
 from ebrm.evaluate.report.fit_data import LiveScore
@@ -54,7 +53,7 @@ def run(out: str | Path) -> Demonstration:
     # First, so that a missing extra is said before the work, not after it. Read as the packaged features were.
     layers = BackboneIdentity.from_dict(features.manifest["backbone"]).layers
     backbone = load_backbone(BackboneSettings(backbone="demo"), TextSettings(truncation="drop"), blocks=layers)
-    fitted = fit(features=features, network=DEMO_NETWORK)
+    fitted = fit(features=features)
     model = EnergyRewardModel(fitted.model.density_model, fitted.model.record, backbone)
     started = time.monotonic()
     live = tuple(score_live(model, entry["prompt"], entry["responses"]) for entry in read_json(_HERE / "live.json"))

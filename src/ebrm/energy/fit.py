@@ -20,7 +20,7 @@ from ebrm.energy.density import RewardDensity
 from ebrm.energy.noise import MixtureNoise
 from ebrm.energy.objective import joint_step_losses, label_loss, likelihood_step_losses, nce_step_losses
 from ebrm.energy.settings import FitSettings, InferenceSettings, NetworkSettings
-from ebrm.energy.trust import choose_trust
+from ebrm.energy.trust import UNMEASURED, choose_trust
 from ebrm.errors import ModelError
 from ebrm.progress import progress
 
@@ -61,7 +61,8 @@ class Epoch:
     Attributes:
         epoch: 1 for the first.
         loss: mean training loss.
-        validation_accuracy: held-out accuracy of the deployed inference.
+        validation_accuracy: held-out accuracy of the density alone, read off as in deployment: how far the base reward
+            is trusted is chosen after the last epoch.
         validation_nll: held-out mean of -log p(r0 | e), base units.
         validation_label_loss: held-out mean of -log P(label | densities), wrong labels allowed for (`label_flips`).
         seconds: wall time.
@@ -167,7 +168,9 @@ def fit_density(
             if on_epoch is not None:
                 on_epoch(epoch)
     density.load_state_dict(best)
-    if training.objective == "joint" and len(validation):
+    if training.objective == "joint" and not len(validation):
+        density.trust = UNMEASURED
+    elif training.objective == "joint":
         rows, mass, nodes, pairs = _held_out(density, embeddings, reward, validation, inference.nodes)
         density.trust = choose_trust(
             mass, nodes, density.standardizer.to_internal(reward[rows]), *pairs,

@@ -34,8 +34,10 @@ class Measured:
     """What the test pairs say.
 
     Attributes:
-        metrics: plain numbers: base.accuracy, refined.accuracy, difference.{value, low, high}, pairs, kept_fraction,
-            seconds, versions, and more; `pairs` is 0 and the rest is None where nothing was held out.
+        metrics: plain numbers: base.accuracy, refined.accuracy, difference.{value, low, high}, pairs, kept_fraction
+            (of the training pairs, those fitted on), contradicted_fraction (those whose label the base reward
+            contradicts, fitted on or not), trust.{sharpness, base_noise} (None: infinite), seconds, versions, and more;
+            `pairs` is 0 and what would be measured is None where nothing was held out.
         report: everything the page shows; None where nothing was held out.
     """
 
@@ -62,8 +64,13 @@ def measure(
         resamples, seed: of the paired bootstrap over prompts.
     """
     pairs = fitted.features.pairs.take(fitted.splits.test)
-    kept = fitted.conflicts.overall.kept_fraction
-    common: dict[str, Any] = {"kept_fraction": kept, "versions": versions()}
+    record, labels = fitted.model.record, fitted.conflicts.overall
+    common: dict[str, Any] = {
+        "kept_fraction": labels.kept_fraction if record.training.filter_conflicts else 1.0,
+        "contradicted_fraction": labels.dropped_fraction,
+        "trust": fitted.model.density_model.trust.to_dict(),
+        "versions": versions(),
+    }
     if len(pairs) == 0:
         return Measured({"pairs": 0, "base": None, "refined": None, "difference": None, **common}, None)
     started = time.monotonic()
@@ -81,7 +88,6 @@ def measure(
     std = torch.stack([refined.std[chosen], refined.std[rejected]], 1).numpy()
     reliability = calibration(probability, pairs.prompt_id, resamples=resamples, seed=seed)
     error = sides[2] <= sides[3]
-    record = fitted.model.record
     seconds["evaluate"] = time.monotonic() - started
     metrics = {
         **_accuracy(overall),
@@ -117,6 +123,7 @@ def measure(
         filter_report=fitted.conflicts.to_dict(),
         history=[epoch.to_dict() for epoch in fitted.history],
         best_epoch=record.best_epoch,
+        trust=common["trust"],
         live=live,
         settings={stage: asdict(getattr(record, stage)) for stage in ("network", "training", "inference")},
         versions=common["versions"],

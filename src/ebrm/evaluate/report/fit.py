@@ -93,10 +93,10 @@ def report_page(data: ReportData) -> Page:
     add(live_section(data.live, digits) if data.live else None, "Scored live: no texts were scored for this report.")
     add(
         filter_section(data.filter_report, data.filtered, digits) if data.filter_report else None,
-        "Conflict filter: it did not run, or its report was not given.",
+        "Labels and base reward: how many labels the base reward contradicts was not given.",
     )
     add(
-        training_section(data.history, data.best_epoch) if data.history else None,
+        training_section(data.history, data.best_epoch, data.trust) if data.history else None,
         "Training: there is no history; nothing was trained in this run, or it was not kept.",
     )
     add(

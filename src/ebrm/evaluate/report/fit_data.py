@@ -68,6 +68,7 @@ class ReportData:
         history: one entry an epoch: epoch, loss, validation_accuracy, validation_nll, seconds; a missing or NaN
             number was not measured.
         best_epoch: the epoch whose weights were kept.
+        trust: `Trust.to_dict()` of the fitted density.
         live: responses scored for this report.
         settings: stage to its settings, or plain name to value; nested mappings are flattened.
         versions: package to version.
@@ -88,6 +89,7 @@ class ReportData:
     filtered: bool = True
     history: Sequence[Mapping[str, Any]] = ()
     best_epoch: int | None = None
+    trust: Mapping[str, float | None] | None = None
     live: Sequence[LiveScore] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""What the run was: the report's sections on single examples, the filter, training, settings and versions."""
+"""What the run was: the report's sections on single examples, the labels, training, settings and versions."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from ebrm.evaluate.report import figures
 from ebrm.evaluate.report.fit_data import LiveScore, MovedExample
 from ebrm.evaluate.report.page import Card, Figure, Passage, Section, Table
 from ebrm.evaluate.report.words import count, decimal, group_name, interval, percent, setting_rows
+from ebrm.model_card import trust_sentence
 
 _EXAMPLES = 24
 
@@ -97,7 +98,7 @@ def live_section(scores: Sequence[LiveScore], digits: int) -> Section:
 
 
 def filter_section(report: Mapping[str, Any], filtered: bool, digits: int) -> Section:
-    """What the conflict filter kept and dropped among the training pairs, or would have if it was off."""
+    """How many labels of the training pairs the base reward contradicts, and whether those pairs were left out."""
     total = report["kept"] + report["dropped"] + report["tied"]
 
     def row(name: str, part: Mapping[str, Any]) -> list[str]:
@@ -106,7 +107,8 @@ def filter_section(report: Mapping[str, Any], filtered: bool, digits: int) -> Se
         margin = (decimal(part.get("kept_margin"), digits), decimal(part.get("dropped_margin"), digits))
         return [name, *(f"{c:,}" for c in counts), decimal(100 * part["kept"] / max(pairs, 1), 1), *margin]
 
-    columns = ("pairs", "kept", "dropped", "tied", "kept, %", "margin, kept", "margin, dropped")
+    agree, against = ("kept", "dropped") if filtered else ("agree", "contradict")
+    columns = ("pairs", agree, against, "tied", f"{agree}, %", f"margin, {agree}", f"margin, {against}")
     tables = [Table("All training pairs", ("group", *columns), [row("all pairs", report)])]
     for noun in ("source", "category"):
         groups = report.get(f"by_{noun}") or {}
@@ -115,20 +117,21 @@ def filter_section(report: Mapping[str, Any], filtered: bool, digits: int) -> Se
             tables.append(Table(f"Training pairs by {noun}", (noun, *columns), rows))
     return Section(
         "filter",
-        "Conflict filter",
+        "Conflict filter" if filtered else "Labels and base reward",
         text=[
             f"Of {count(total, 'training pair')} the base reward agrees with the label of {report['kept']:,} "
             f"({percent(report['kept'] / max(total, 1))}), contradicts that of {report['dropped']:,} and ties on "
-            f"{report['tied']:,}. "
-            + ("Only the first were fitted." if filtered else "The filter was off: all of them were fitted."),
+            f"{report['tied']:,}. " + ("Only the first were fitted." if filtered else "All of them were fitted."),
         ],
         tables=tables,
         notes=["Margin: the mean size of the base reward's difference between the two responses, in its own units."],
     )
 
 
-def training_section(history: Sequence[Mapping[str, Any]], best_epoch: int | None) -> Section:
-    """Loss and validation accuracy over the epochs."""
+def training_section(
+    history: Sequence[Mapping[str, Any]], best_epoch: int | None, trust: Mapping[str, float | None] | None = None
+) -> Section:
+    """Loss and validation accuracy over the epochs, and what refined rewards trust after them."""
     drawn = []
     kinds = (
         (
@@ -143,7 +146,8 @@ def training_section(history: Sequence[Mapping[str, Any]], best_epoch: int | Non
             "Validation accuracy",
             "pairs ranked correctly",
             True,
-            "The share of validation pairs that the refined reward ranks correctly after each epoch: higher is better.",
+            "The share of validation pairs ranked correctly after each epoch, before it is chosen how far the base "
+            "reward is trusted: higher is better.",
         ),
         (
             "validation_nll",
@@ -171,7 +175,10 @@ def training_section(history: Sequence[Mapping[str, Any]], best_epoch: int | Non
         text += f" in {decimal(sum(seconds), 1)} seconds"
     if best_epoch is not None:
         text += f"; the weights of epoch {best_epoch} were kept (dashed line)"
-    return Section("training", "Training", text=[text + "."], figures=drawn, notes=absent)
+    texts = [text + "."]
+    if trust is not None:
+        texts.append(trust_sentence(trust))
+    return Section("training", "Training", text=texts, figures=drawn, notes=absent)
 
 
 def settings_section(settings: Mapping[str, Any], versions: Mapping[str, str]) -> Section:
