@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tests.linear import QUICK, TINY, linear_features
 
 from ebrm.energy.settings import FitSettings, NetworkSettings
+from ebrm.energy.trust import BASE_NOISE, Trust
 from ebrm.errors import DataError, ModelError
 from ebrm.features.store import Pairs
 from ebrm.fitting import choose_splits, fit
@@ -95,9 +96,20 @@ def test_the_filter_is_counted_and_can_be_turned_off() -> None:
     assert not torch.equal(*weights)
 
 
+@pytest.mark.parametrize("filtered", [False, True])
+def test_pairs_are_said_to_be_left_out_only_where_they_are(filtered: bool, caplog: pytest.LogCaptureFixture) -> None:
+    training = FitSettings(**{**vars(QUICK), "epochs": 1, "filter_conflicts": filtered})
+    with caplog.at_level("INFO", "ebrm.fitting"):
+        fit(features=linear_features(60, noise=1.0), network=TINY, training=training)
+    said = " ".join(record.getMessage() for record in caplog.records)
+    assert ("all are used" in said) is not filtered
+    for word in ("kept", "dropped", "filter"):
+        assert (word in said.lower()) is filtered, word
+
+
 def test_all_pairs_conflicting_is_an_error_that_says_what_to_do() -> None:
     features = linear_features(noise=0.0, swapped=True)
-    with pytest.raises(ModelError, match="kept none.*not swapped.*--no-filter-conflicts"):
+    with pytest.raises(ModelError, match="kept none.*not swapped.*without --filter-conflicts"):
         fit(features=features, network=TINY, training=FitSettings(**{**vars(QUICK), "filter_conflicts": True}))
 
 
@@ -110,7 +122,7 @@ def test_without_the_filter_labels_that_all_contradict_the_base_reward_are_learn
     assert not (features.reward[chosen] > features.reward[rejected]).any()
     refined = fitted.model.refine(features.embedding(slice(None)), features.reward).reward
     assert (refined[chosen] > refined[rejected]).float().mean() > 0.9
-    assert fitted.model.density_model.trust.base_noise >= 2.0
+    assert fitted.model.density_model.trust == Trust(1.0, BASE_NOISE[-1])  # the base reward is heard least
 
 
 def test_same_seed_same_bytes(tmp_path: Path) -> None:

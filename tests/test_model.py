@@ -14,7 +14,7 @@ from tests.tiny import save_rm
 import ebrm
 from ebrm.backbone.load import load_backbone
 from ebrm.backbone.settings import BackboneSettings
-from ebrm.energy.trust import Trust
+from ebrm.energy.trust import BASE_NOISE, Trust
 from ebrm.errors import FeaturesError, ModelError, TextError
 from ebrm.features.extract import extract_features
 from ebrm.features.store import open_features
@@ -123,7 +123,7 @@ def test_how_far_the_base_reward_is_trusted_is_saved_with_the_model(
     features = linear_features()
     embedding, reward = features.embedding(slice(0, 20)), features.reward[:20]
     fitted = feature_model.density_model.trust
-    assert fitted.base_noise < float("inf")  # labels follow the base reward here, so that it is heard
+    assert fitted.base_noise < BASE_NOISE[-1]  # labels follow the base reward here, so that it is heard
     feature_model.save_pretrained(tmp_path / "m")
     loaded = EnergyRewardModel.from_pretrained(tmp_path / "m")
     assert loaded.density_model.trust == fitted

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 from tests.linear import QUICK, TINY, linear_features
 
+from ebrm.energy.trust import Trust
 from ebrm.errors import ModelError
 from ebrm.fitting import fit
 from ebrm.model import EnergyRewardModel
@@ -59,6 +61,28 @@ def test_an_unknown_setting_in_the_config_is_an_error_not_ignored(folder: Path) 
     path.write_text(json.dumps(config))
     with pytest.raises(ModelError, match="cannot be put together.*colour"):
         EnergyRewardModel.from_pretrained(folder)
+
+
+def test_what_is_trusted_stands_in_the_config_but_the_weights_decide(folder: Path) -> None:
+    path = folder / "config.json"
+    model = EnergyRewardModel.from_pretrained(folder)
+    trusted = model.density_model.trust
+    assert json.loads(path.read_text())["trust"] == trusted.to_dict()
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"trust": {"sharpness": 0.0, "base_noise": 9.0}}))
+    assert EnergyRewardModel.from_pretrained(folder).density_model.trust == trusted
+    model.density_model.trust = Trust(0.5, math.inf)
+    model.save_pretrained(folder)
+    assert json.loads(path.read_text())["trust"] == {"sharpness": 0.5, "base_noise": None}
+    assert "base reward given no weight; density to the power 0.5" in (folder / "README.md").read_text()
+    assert EnergyRewardModel.from_pretrained(folder).density_model.trust == Trust(0.5, math.inf)
+
+
+def test_a_config_that_does_not_say_what_is_trusted_can_be_read(folder: Path) -> None:
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    del config["trust"]
+    path.write_text(json.dumps(config))
+    EnergyRewardModel.from_pretrained(folder)
 
 
 def test_neither_folder_nor_hub_name() -> None:

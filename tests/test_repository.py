@@ -43,7 +43,6 @@ TESTED_ELSEWHERE: dict[str, str] = {
     "cli/logs.py": "tests/cli/test_main.py",
     "cli/outcome.py": "tests/cli/test_fit.py",
     "cli/scoring.py": "tests/cli/test_score.py",
-    "demo/settings.py": "tests/demo/test_run.py",
     "errors.py": "tests/cli/test_main.py",
     "evaluate/report/page.py": "tests/evaluate/report/test_fit.py",
     "evaluate/report/fit_data.py": "tests/evaluate/report/test_fit.py",

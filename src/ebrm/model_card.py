@@ -99,7 +99,7 @@ def trust_in_words(trust: Mapping[str, float | None]) -> str:
 def trust_sentence(trust: Mapping[str, float | None]) -> str:
     """:func:`trust_in_words` for readers who do not know what it is about."""
     unit = "" if trust["base_noise"] is None else " (the standard deviation is that of the training rewards)"
-    return f"The refined reward is read off both witnesses: {trust_in_words(trust)}{unit}."
+    return f"What the refined reward goes by: {trust_in_words(trust)}{unit}."
 
 
 def _sources(sources: dict[str, int]) -> str:

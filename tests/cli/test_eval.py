@@ -98,6 +98,15 @@ def test_several_models_and_a_reference(model: Path, rm: Path, mine: Path, tmp_p
     refused(wrong, "'tyni'", "tiny, m")
 
 
+@pytest.mark.parametrize(("given", "read"), [((), [1]), (("--layers", "none"), None), (("--layers", "0.5,1"), [1, 2])])
+def test_layers_of_a_plain_reward_model(
+    rm: Path, mine: Path, tmp_path: Path, no_report: None, given: tuple[str, ...], read: list[int] | None
+) -> None:
+    ran = evaluate(rm, "--benchmark", mine, *given, "--json", out=tmp_path / "out")
+    assert ran.code == 0, ran.err
+    assert ran.value["scorers"]["tiny"]["reward_model"].get("layers") == read
+
+
 def test_sampling_and_seen_prompts_are_counted(model: Path, tmp_path: Path, pairs: Path, no_report: None) -> None:
     new = [{**row, "prompt": f"Other {row['prompt']}"} for row in preference_rows(30, seed=9)]
     rows = [*preference_rows(60)[:10], *new]
@@ -196,11 +205,12 @@ def test_bad_files_are_refused_before_anything_is_read(
     assert not (tmp_path / "out").exists()
 
 
-def test_mistakes_on_the_command_line(model: Path, mine: Path, tmp_path: Path) -> None:
+def test_mistakes_on_the_command_line(model: Path, rm: Path, mine: Path, tmp_path: Path) -> None:
     out = tmp_path / "o"
     refused(evaluate(model, "--benchmark", "reward-bnch", out=out), "reward-bnch", "rewardbench")
     refused(evaluate(model, out=out), "--benchmark is needed")
     refused(evaluate(model, "--benchmark", mine, "--limit", 0, out=out), "limit is 0")
+    refused(evaluate(rm, "--benchmark", mine, "--layers", "1.5", out=out), "layers", "1.5")
     refused(evaluate(model, "--benchmark", mine, out=mine), "is a file")
     refused(ebrm("eval", "--benchmark", mine, "--out", out), "MODEL")
     refused(evaluate(model, "--benchmark", "rmb", "--data", tmp_path, out=out), str(tmp_path))

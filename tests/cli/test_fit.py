@@ -14,6 +14,7 @@ from ebrm.cli.options import Chosen, settings_of
 from ebrm.errors import SettingsError
 from ebrm.features.settings import FeatureSettings
 from ebrm.model import EnergyRewardModel
+from ebrm.model_card import trust_in_words
 from ebrm.preferences.settings import PreferenceSettings, TextSettings
 
 
@@ -41,7 +42,13 @@ def test_from_text_to_a_model_with_numbers_and_report(rm: Path, pairs: Path, tmp
         assert metrics[name]["low"] <= metrics[name]["accuracy"] <= metrics[name]["high"]
     difference = metrics["refined"]["accuracy"] - metrics["base"]["accuracy"]
     assert metrics["difference"]["value"] == pytest.approx(difference)
-    for said in ("60 of 60 rows kept", "explicit prompt, standard", "Conflict filter", "Epoch 2"):
+    for said in (
+        "60 of 60 rows kept",
+        "explicit prompt, standard",
+        "The base RM contradicts",
+        "all are used",
+        "Epoch 2",
+    ):
         assert said in ran.err, said
     report = (out / "report.html").read_text(encoding="utf-8")
     assert "Question" in report  # the texts of what moved most
@@ -82,6 +89,20 @@ def test_people_get_a_table(features: Path, tmp_path: Path) -> None:
     assert lines[0].startswith("Held-out pairs ranked rightly (")
     assert [line.split()[0] for line in lines[2:5]] == ["base", "refined", "difference"]
     assert str(tmp_path / "m" / "report.html") in ran.out
+    metrics = json.loads((tmp_path / "m" / "metrics.json").read_text())
+    shown = " ".join(ran.out.split())
+    contradicted = f"the base RM contradicts {metrics['contradicted_fraction']:.1%} of the training pairs"
+    assert f"labels {contradicted} (all were used)" in shown and "filter" not in shown
+    assert f"trust {trust_in_words(metrics['trust'])}" in shown
+
+
+def test_what_the_filter_leaves_out_is_said(features: Path, tmp_path: Path) -> None:
+    ran = ebrm("fit", "--features", features, "--out", tmp_path / "m", *QUICK, "--filter-conflicts")
+    assert ran.code == 0, ran.err
+    metrics = json.loads((tmp_path / "m" / "metrics.json").read_text())
+    assert 0 < metrics["kept_fraction"] < 1
+    assert f"(the conflict filter kept {metrics['kept_fraction']:.1%})" in " ".join(ran.out.split())
+    assert "Conflict filter: kept" in ran.err
 
 
 def test_features_can_be_kept(rm: Path, pairs: Path, tmp_path: Path) -> None:

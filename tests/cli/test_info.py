@@ -8,6 +8,8 @@ from pathlib import Path
 
 from tests.terminal import child_environment, ebrm, refused
 
+from ebrm.model_card import trust_in_words
+
 
 def test_a_model(model: Path, rm: Path) -> None:
     ran = ebrm("info", model)
@@ -16,15 +18,37 @@ def test_a_model(model: Path, rm: Path) -> None:
         str(rm),
         "LlamaForSequenceClassification",
         "chat template, at most 128 tokens",
-        "conflict filter",
+        "the base RM contradicts",
+        "(all were used)",
         "epochs",
         "held-out pairs",
         "base RM",
     ):
         assert said in ran.out, said
+    assert "filter" not in ran.out.replace("filter_conflicts", "")
     found = ebrm("info", model, "--json").value
     assert found["kind"] == "model"
     assert found["model"]["best_epoch"] >= 1
+
+
+def test_what_is_trusted_and_what_was_left_out(model: Path, tmp_path: Path) -> None:
+    def shown(**changes: object) -> str:
+        kept = shutil.copytree(model, tmp_path / "m", dirs_exist_ok=True)
+        config = json.loads((model / "config.json").read_text()) | changes
+        (kept / "config.json").write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
+        ran = ebrm("info", kept)
+        assert ran.code == 0, ran.err
+        return " ".join(ran.out.split())
+
+    assert f"trust {trust_in_words(json.loads((model / 'config.json').read_text())['trust'])}" in shown()
+    trust = {"sharpness": 0.5, "base_noise": None}
+    assert "trust base reward given no weight; density to the power 0.5" in shown(trust=trust)
+    assert "to the power" not in shown(trust=None)  # written before it was said
+    counts = {"kept": 1400, "dropped": 2, "tied": 1}
+    assert "labels the base RM contradicts 2 of 1,403 training pairs (all were used)" in shown(
+        filter={**counts, "used": False}
+    )
+    assert "conflict filter kept 1,400 of 1,403 training pairs" in shown(filter={**counts, "used": True})
 
 
 def test_features(features: Path) -> None:

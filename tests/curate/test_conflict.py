@@ -147,3 +147,14 @@ def test_the_report_is_plain_and_says_it_in_one_sentence():
         "mean margin 0.583 where kept, 3 where dropped."
     )
     assert filter_conflicts(CHOSEN[:1], REJECTED[:1]).summary().endswith("and 0 ties.")
+
+
+def test_what_is_only_counted_is_not_called_kept_or_dropped():
+    report = filter_conflicts(torch.tensor([1.0, 0.0, 0.0, 2.0]), torch.tensor([0.0, 1.0, 2.0, 2.0]))
+    assert report.summary(filtered=False) == (
+        "The base RM contradicts the labels of 2 of 4 pairs (50.0%) and ties on 1; all are used."
+    )
+    assert report.overall.dropped_fraction == 0.5
+    empty = filter_conflicts(torch.zeros(0), torch.zeros(0))
+    assert empty.overall.dropped_fraction == 0.0
+    assert empty.summary(filtered=False).startswith("The base RM contradicts the labels of 0 of 0 pairs (0.0%)")

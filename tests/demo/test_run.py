@@ -15,6 +15,7 @@ from ebrm.backbone.demo import ENCODER_PACKAGE
 from ebrm.cli.main import main
 from ebrm.features.store import open_features
 from ebrm.model import EnergyRewardModel
+from ebrm.model_card import trust_in_words
 
 PACKAGED = Path(ebrm.__path__[0]) / "demo"
 pytestmark = pytest.mark.skipif(find_spec(ENCODER_PACKAGE) is None, reason="the extra `demo` is not installed")
@@ -40,7 +41,7 @@ def test_it_writes_what_it_promises(ran: tuple[Path, str]) -> None:
     assert metrics["difference"]["value"] == pytest.approx(gain)
     assert metrics["difference"]["low"] <= gain <= metrics["difference"]["high"]
     assert {"filter", "fit", "refine", "evaluate", "live"} <= metrics["seconds"].keys()
-    assert 0 < metrics["kept_fraction"] < 1 and metrics["pairs"] > 1500
+    assert metrics["kept_fraction"] == 1 and 0 < metrics["contradicted_fraction"] < 1 and metrics["pairs"] > 1500
     assert "<!DOCTYPE html>" in (out / "report.html").read_text()[:50].upper().replace("DOCTYPE HTML", "DOCTYPE html")
 
 
@@ -51,6 +52,8 @@ def test_the_numbers_on_the_screen_are_those_in_the_file(ran: tuple[Path, str]) 
         assert f"{100 * metrics[name]['accuracy']:.1f}%" in said
     for path in ("model", "metrics.json", "report.html"):
         assert path in said
+    assert trust_in_words(metrics["trust"]) in " ".join(said.split())
+    assert json.loads((out / "model" / "config.json").read_text())["trust"] == metrics["trust"]
 
 
 def test_the_readme_states_the_demonstration_s_numbers(ran: tuple[Path, str]) -> None:

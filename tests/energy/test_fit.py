@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import dataclasses
 import logging
 import math
@@ -17,7 +18,7 @@ import ebrm.energy.fit as fit_module
 from ebrm.energy.density import RewardDensity
 from ebrm.energy.fit import Epoch, Fit, PairRows, fit_density, log_density
 from ebrm.energy.settings import FitSettings, InferenceSettings, NetworkSettings
-from ebrm.energy.trust import Trust
+from ebrm.energy.trust import BASE_NOISE, UNMEASURED, Trust
 from ebrm.errors import ModelError
 
 TINY = NetworkSettings(reward_widths=(4,), joint_widths=(6, 5), dropout=0.5)
@@ -303,7 +304,20 @@ def test_without_validation_pairs_the_last_epoch_is_kept_and_patience_waits(obje
         for epoch in fit.history
         for value in (epoch.validation_accuracy, epoch.validation_nll, epoch.validation_label_loss)
     )
-    assert fit.density.trust == Trust()
+    # The other objectives have nothing to do with the base reward once they are fitted.
+    assert fit.density.trust == (UNMEASURED if objective == "joint" else Trust())
+
+
+def test_without_validation_pairs_the_base_reward_is_heard_a_little():
+    embedding, reward = data(50)
+    fit = fit_density(embedding, reward, pairs_of(50), pairs_of(0), network=TINY, training=QUICK)
+    lower, refined, higher = (
+        fit.density.refine(embedding, reward + shift, InferenceSettings()).reward for shift in (-1.0, 0.0, 1.0)
+    )
+    assert bool((lower < refined).all()) and bool((refined < higher).all())
+    fit.density.trust = Trust()
+    alone, moved = (fit.density.refine(embedding, r, InferenceSettings()).reward for r in (reward, reward + 1))
+    assert torch.equal(alone, moved) and not torch.allclose(alone, refined, atol=1e-3)
 
 
 def label_loss_by_hand(p: np.ndarray, nodes: np.ndarray, flips: float) -> float:
@@ -613,7 +627,8 @@ class Scene:
 def scene(knows: str, seed: int = 0) -> Scene:
     """`knows`: what tells the true reward, the embedding or the base reward; the other is noise beside it.
 
-    Under "labels" both tell it, but the base reward has a taste of its own, which the embedding tells too.
+    Under "both" both tell it, the base reward with an error of its own. Under "labels" too, but there the base
+    reward's error is a taste that the embedding tells as well.
     """
     generator = torch.Generator().manual_seed(seed)
     embedding = torch.randn(2400, 6, generator=generator) * torch.tensor([1.0, 5.0, 0.1, 1.0, 1.0, 1.0])
@@ -623,7 +638,7 @@ def scene(knows: str, seed: int = 0) -> Scene:
     true = embedding[:, 0] + 0.2 * embedding[:, 1]
     if knows == "labels":
         return Scene(true, embedding, 10 + 3 * (0.3 * true + embedding[:, 3]))
-    return Scene(true, embedding, 10 + 3 * noise)
+    return Scene(true, embedding, 10 + 3 * (true + noise if knows == "both" else noise))
 
 
 @pytest.fixture(scope="module")
@@ -632,14 +647,28 @@ def embedding_knows() -> tuple[Scene, RewardDensity]:
     return chosen, chosen.fit(flips=0.25)
 
 
+@pytest.fixture(scope="module")
+def both_know() -> tuple[Scene, RewardDensity]:
+    chosen = scene("both")
+    return chosen, chosen.fit(flips=0.25)
+
+
 def test_a_quarter_of_wrong_labels_is_seen_through(embedding_knows):
     seen, density = embedding_knows
     base, refined = accuracy(seen.reward, seen.test), accuracy(seen.refined(density), seen.test)
     assert base < 0.55
     assert refined > 0.85 and refined > base + 0.2
-    assert density.trust.sharpness >= 0.25 and density.trust.base_noise >= 1.4  # the base reward is hardly heard
+    assert density.trust == Trust(1.0, BASE_NOISE[-1])  # the base reward is heard as little as is tried
     for estimate in ("mode", "ascent"):
         assert accuracy(seen.refined(density, estimate=estimate), seen.test) > 0.8
+
+
+def test_two_witnesses_are_better_than_the_base_reward(both_know):
+    seen, density = both_know
+    base, refined = accuracy(seen.reward, seen.test), accuracy(seen.refined(density), seen.test)
+    assert base == pytest.approx(0.8, abs=0.05)
+    assert refined > 0.9 and refined > base + 0.08
+    assert density.trust.sharpness > 0
 
 
 def test_a_taste_of_the_base_reward_is_unlearnt_from_the_labels_alone():
@@ -666,9 +695,13 @@ def test_a_base_reward_that_is_the_truth_keeps_its_order(flips):
     assert density.trust.base_noise < 1.0 or density.trust.sharpness == 0.0
 
 
-def test_probabilities_of_preference_are_calibrated_against_the_labels(embedding_knows):
+@pytest.mark.parametrize("knows", ["embedding_knows", "both_know"])
+def test_probabilities_of_preference_are_calibrated_against_the_labels(knows, request):
     """Of labels flipped with ε, a share (1 - ε) P + ε (1 - P) is chosen where P is said."""
-    seen, density = embedding_knows
+    seen, fitted = request.getfixturevalue(knows)
+    density = copy.deepcopy(fitted)
+    if knows == "embedding_knows":
+        density.trust = Trust()  # of the density: a base reward that is noise, and never left out, is no part of this
     labels = ordered(TEST, seen.true, flips=0.25)
     first, second = TEST.chosen, TEST.rejected
     said = density.prefer((seen.embedding[first], seen.embedding[second]), (seen.reward[first], seen.reward[second]))

@@ -13,7 +13,7 @@ from torch import Tensor
 import ebrm.energy.trust as trust_module
 from ebrm.energy.grid import grid_nodes, posterior
 from ebrm.energy.objective import label_loss
-from ebrm.energy.trust import BASE_NOISE, SHARPNESS, Trust, choose_trust, weigh
+from ebrm.energy.trust import BASE_NOISE, SHARPNESS, UNMEASURED, Trust, choose_trust, weigh
 
 NODES = torch.linspace(-4, 4, 33)
 
@@ -98,10 +98,14 @@ def test_a_base_reward_far_outside_the_nodes_is_finite_and_pulls_to_the_edge(rew
 # How far each is trusted.
 
 
-def test_without_pairs_held_out_the_density_is_trusted_alone():
+def test_without_pairs_held_out_the_density_counts_whole_and_the_base_reward_as_little_as_is_tried():
     none = torch.empty(0, dtype=torch.long)
     got = choose_trust(cells(torch.zeros(2), 1.0), NODES, torch.zeros(2), none, none, flips=0.1)
-    assert got == Trust() == Trust(1.0, math.inf)
+    assert got == UNMEASURED == Trust(1.0, 2.0)
+
+
+def test_a_trust_that_is_not_said_is_in_the_density_alone():
+    assert Trust() == Trust(1.0, math.inf)
 
 
 def brute_force(
@@ -114,11 +118,7 @@ def brute_force(
     losses = {}
     for t in trust_module.SHARPNESS:
         for s in trust_module.BASE_NOISE:
-            if t == 0.0 and s == math.inf:
-                continue  # nothing is trusted
-            likelihood = np.ones_like(density)
-            if s != math.inf:
-                likelihood = stats.norm(nodes.double().numpy(), s * scale).pdf(reward.double().numpy()[:, None])
+            likelihood = stats.norm(nodes.double().numpy(), s * scale).pdf(reward.double().numpy()[:, None])
             mass = density**t * likelihood * width
             mass /= mass.sum(1, keepdims=True)
             total = 0.0
@@ -137,7 +137,7 @@ def brute_force(
 @pytest.mark.parametrize("seed", range(4))
 def test_the_trust_is_the_likeliest_by_brute_force(seed, scale, monkeypatch):
     monkeypatch.setattr(trust_module, "SHARPNESS", (0.0, 0.25, 1.0))
-    monkeypatch.setattr(trust_module, "BASE_NOISE", (0.3, 1.0, 3.0, math.inf))
+    monkeypatch.setattr(trust_module, "BASE_NOISE", (0.3, 1.0, 3.0))
     generator = torch.Generator().manual_seed(seed)
     nodes = scale * torch.linspace(-3, 3, 7)
     log_mass = torch.log_softmax(2 * torch.randn(8, 7, generator=generator), 1)
@@ -169,7 +169,9 @@ def test_the_witness_that_knows_is_followed(seed):
     true, pairs = rows(1000, seed)
     noise, off = torch.randn(2, 1000, generator=torch.Generator().manual_seed(seed + 9))
     pairs = flipped(pairs, 0.1)
-    assert share_of_base(chosen_trust(cells(true + 0.5 * off, 0.5), noise, pairs), 0.5) < 0.1
+    deaf = chosen_trust(cells(true + 0.5 * off, 0.5), noise, pairs)
+    assert deaf == Trust(1.0, BASE_NOISE[-1])  # as little of the base reward as is tried, but never nothing
+    assert 0 < share_of_base(deaf, 0.5) < 0.1
     assert share_of_base(chosen_trust(cells(noise, 1.0), true + 0.3 * off, pairs), 1.0) > 0.9
 
 
@@ -195,13 +197,24 @@ def test_trust_is_in_standard_deviations_of_the_reward():
     log_mass, pairs = cells(seen, 1.0), flipped(pairs, 0.1)
     one = chosen_trust(log_mass, true, pairs)
     chosen, rejected = pairs.T
-    assert one.base_noise < math.inf  # else the scale could not be told
+    assert one.base_noise < BASE_NOISE[-1]  # else the scale could not be told
     assert choose_trust(log_mass, 4 * NODES, 4 * true, chosen, rejected, flips=0.1, scale=4.0) == one
     wrong = choose_trust(log_mass, 4 * NODES, 4 * true, chosen, rejected, flips=0.1, scale=1.0)
     assert wrong.base_noise > one.base_noise
 
 
-def test_the_tried_trusts_go_from_one_witness_to_the_other():
+@pytest.mark.parametrize("seed", range(3))
+def test_a_base_reward_that_is_the_opposite_of_the_truth_is_heard_least(seed):
+    true, pairs = rows(400, seed)
+    assert chosen_trust(cells(true, 0.5), -true, pairs) == Trust(1.0, BASE_NOISE[-1])
+
+
+def test_trust_is_plain_json_without_infinity():
+    assert Trust(0.25, 1.4).to_dict() == {"sharpness": 0.25, "base_noise": 1.4}
+    assert Trust().to_dict() == {"sharpness": 1.0, "base_noise": None}
+
+
+def test_the_tried_trusts_go_down_to_the_base_reward_alone_but_never_leave_it_out():
     assert SHARPNESS[0] == 0.0 and SHARPNESS[-1] == 1.0 and sorted(set(SHARPNESS)) == list(SHARPNESS)
-    assert BASE_NOISE[-1] == math.inf and sorted(set(BASE_NOISE)) == list(BASE_NOISE)
+    assert BASE_NOISE[-1] == 2.0 and sorted(set(BASE_NOISE)) == list(BASE_NOISE)
     assert 0 < BASE_NOISE[0] <= 0.25

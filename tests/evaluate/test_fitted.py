@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -46,9 +47,23 @@ def test_categories_add_up(fitted: Fitted) -> None:
 def test_metrics_are_json_and_have_what_is_promised(fitted: Fitted) -> None:
     metrics = json.loads(json.dumps(measure(fitted, title="t").metrics, allow_nan=False))
     assert {"low", "high"} <= metrics["difference"].keys()
-    assert metrics["kept_fraction"] == pytest.approx(fitted.conflicts.overall.kept_fraction)
+    labels = fitted.conflicts.overall
+    assert metrics["kept_fraction"] == 1.0  # no filter: every training pair is fitted on
+    assert 0 < metrics["contradicted_fraction"] == labels.dropped / len(fitted.splits.train)
+    assert metrics["trust"] == fitted.model.density_model.trust.to_dict()
     assert {"filter", "fit", "refine", "evaluate"} <= metrics["seconds"].keys()
     assert {"python", "torch", "transformers", "ebrm"} <= metrics["versions"].keys()
+
+
+def test_what_the_filter_left_out_is_counted() -> None:
+    training = replace(QUICK, epochs=1, objective="likelihood", filter_conflicts=True)
+    fitted = fit(features=linear_features(noise=0.7), network=TINY, training=training)
+    measured = measure(fitted, title="t", resamples=20)
+    metrics, labels = measured.metrics, fitted.conflicts.overall
+    assert metrics["kept_fraction"] == labels.kept / len(fitted.splits.train) < 1
+    assert metrics["contradicted_fraction"] == labels.dropped / len(fitted.splits.train) > 0
+    assert metrics["trust"] == {"sharpness": 1.0, "base_noise": None}  # JSON has no infinity
+    assert measured.report is not None and measured.report.filtered and measured.report.trust == metrics["trust"]
 
 
 def test_the_examples_are_those_that_moved_most_and_carry_their_densities(fitted: Fitted) -> None:
@@ -106,8 +121,7 @@ def test_calibration_and_uncertainty_come_with_intervals_over_prompts(fitted: Fi
 
 
 def test_without_test_pairs_nothing_is_claimed(fitted: Fitted) -> None:
-    from dataclasses import replace
-
     empty = replace(fitted, splits=replace(fitted.splits, test=np.zeros(0, np.int64)))
     measured = measure(empty, title="t")
     assert measured.report is None and measured.metrics["pairs"] == 0 and measured.metrics["base"] is None
+    assert {"kept_fraction", "contradicted_fraction", "trust", "versions"} < measured.metrics.keys()

@@ -191,9 +191,35 @@ def test_the_live_table_is_sorted_by_refined_reward(report_data: ReportData) -> 
 
 def test_filter_off_is_said(report_data: ReportData) -> None:
     report = report_data.filter_report or {}
-    on, off = (filter_section(report, filtered, 2).text[0] for filtered in (True, False))
-    assert "Of 5,225 training pairs" in on and "3,011 (57.6%)" in on and "Only the first were fitted" in on
-    assert "The filter was off" in off
+    on, off = (filter_section(report, filtered, 2) for filtered in (True, False))
+    for section in (on, off):
+        assert "Of 5,225 training pairs" in section.text[0] and "3,011 (57.6%)" in section.text[0]
+    assert on.title == "Conflict filter" and on.text[0].endswith("Only the first were fitted.")
+    assert off.title == "Labels and base reward" and off.text[0].endswith("All of them were fitted.")
+    heads = [[column for table in section.tables for column in table.columns] for section in (on, off)]
+    assert {"kept", "dropped"} < set(heads[0]) and not any("kept" in c or "dropped" in c for c in heads[1])
+    assert [t.rows for t in on.tables] == [t.rows for t in off.tables]
+
+
+@pytest.mark.parametrize(
+    ("noise", "said"),
+    [
+        (
+            1.4,
+            "base reward trusted to within 1.4 standard deviations; density to the power 0.5 (the standard deviation",
+        ),
+        (None, "base reward given no weight; density to the power 0.5."),
+    ],
+)
+def test_what_refined_rewards_trust_is_said(noise: float | None, said: str) -> None:
+    history = [{"epoch": 1, "loss": 2.0}]
+    (_, sentence) = training_section(history, 1, {"sharpness": 0.5, "base_noise": noise}).text
+    assert said in sentence
+    assert len(training_section(history, 1).text) == 1
+
+
+def test_the_page_shows_what_is_trusted(reader: Reader) -> None:
+    assert "base reward trusted to within 2 standard deviations; density to the power 0.25" in reader.text
 
 
 def test_settings_are_flattened(report_data: ReportData) -> None:
