@@ -54,6 +54,13 @@ def test_a_plain_reward_model_s_folder_is_recognised_as_such(folder: Path) -> No
         read_model(folder)
 
 
+def test_a_model_of_the_earlier_format_is_told_to_be_fitted_again(folder: Path) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": "ebrm-model-1"}))
+    with pytest.raises(ModelError, match="saved by an earlier ebrm.*Fit it again.*--features"):
+        read_model(folder)
+
+
 def test_an_unknown_setting_in_the_config_is_an_error_not_ignored(folder: Path) -> None:
     path = folder / "config.json"
     config = json.loads(path.read_text())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 from collections import defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -76,9 +77,10 @@ def compared(table: Table, base_rm: str) -> list[str]:
 
 
 def noise_figure(table: Table, path: Path) -> None:
-    """Score and gain on the mean of the test sets against the share of wrong labels; a row for each base model."""
-    kinds = list(dict.fromkeys(kind for kind, _ in table))
-    with drawn(path, 2.9 * len(kinds)) as figure:
+    """Score and gain on the mean of the test sets against the share of wrong labels, where there are several."""
+    counts = Counter(kind for kind, _ in table)
+    kinds = [kind for kind, count in counts.items() if count > 1]
+    with drawn(path, 3.1 * len(kinds)) as figure:
         for line, kind in enumerate(kinds):
             score = figure.add_subplot(len(kinds), 2, 2 * line + 1)
             gain = figure.add_subplot(len(kinds), 2, 2 * line + 2)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 HERE = Path(__file__).parent
+RESULTS = HERE / "results"
 PAGE = HERE.parent.parent / "docs" / "evidence.md"
 
 Row = dict[str, str]
@@ -21,7 +22,7 @@ Row = dict[str, str]
 
 def rows(name: str) -> list[Row]:
     """A result file's rows."""
-    with open(HERE / "results" / name, newline="") as handle:
+    with open(RESULTS / name, newline="") as handle:
         return list(csv.DictReader(handle))
 
 
@@ -175,30 +176,36 @@ def selection(summary: Summary) -> str:
 
 
 def uncertainty(summary: Summary) -> str:
-    """Does the model know when it is wrong, and are its probabilities right?"""
+    """Does the model know when it is wrong, and are its probabilities right? A quarter of the labels wrong."""
+    asked = {
+        "ECE": "calibration error", "log loss": "log loss", "error AUROC, small margin": "AUROC of small margins",
+        "error AUROC, std": "AUROC of the std", "risk-coverage gain, small margin": "gain of abstaining, small margins",
+    }  # fmt: skip
     body = []
-    for row in summary.rows:
-        if row["question"] == "5 uncertainty" and row["base_rm"] == "head" and row["benchmark"] in ("all", "held-out"):
-            where = "held-out pairs" if row["benchmark"] == "held-out" else "test sets"
-            body.append([row["metric"], where, f"{float(row['noise']):.0%}", row["method"], number(row, digits=3)])
-    return table(["metric", "pairs", "wrong labels", "method", "value"], sorted(body))
+    for name in ("base", "SiLU head", "5 SiLU heads, mean", "EBRM"):
+        for where in ("held-out", "all"):
+            found = [summary("head", 0.25, name, where, metric) for metric in asked]
+            body.append(
+                [
+                    name,
+                    "held-out pairs" if where == "held-out" else "test sets",
+                    *(number(row, digits=3) for row in found),
+                ]
+            )
+    return table(["", "pairs", *asked.values()], body)
 
 
 def bars(_: Summary) -> str:
     """What had to be reached, and what was."""
     body = []
-    for bar in json.loads((HERE / "results" / "bars.json").read_text()):
+    for bar in json.loads((RESULTS / "bars.json").read_text()):
+        if bar["reached"] is None:  # not measured on this model
+            continue
         low, high = (bar.get(side) for side in ("low", "high"))
-        reached = f"{bar['reached']:.2f}" + ("" if low is None else f" [{low:.2f}, {high:.2f}]")
-        body.append(
-            [
-                bar["base_rm"],
-                bar["bar"],
-                f"{bar['required']:g}",
-                reached.replace("-", "−"),
-                "yes" if bar["met"] else "no",
-            ]
-        )
+        digits = 3 if abs(bar["reached"]) < 1 and low is None else 1
+        reached = f"{bar['reached']:.{digits}f}" + ("" if low is None else f" [{low:.1f}, {high:.1f}]")
+        where = f"{bar['bar']} ({bar['where'].removesuffix(', overall')})" if bar["where"] else bar["bar"]
+        body.append([bar["base_rm"], where, bar["required"], reached.replace("-", "−"), "yes" if bar["met"] else "no"])
     return table(["reward model", "bar", "required", "reached", "met"], body)
 
 

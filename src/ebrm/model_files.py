@@ -17,7 +17,7 @@ from ebrm.errors import ModelError
 from ebrm.files import atomic_path, read_json, sha256_file, write_json, write_text
 from ebrm.model_card import model_card
 
-FORMAT = "ebrm-model-1"
+FORMAT = "ebrm-model-2"
 _WEIGHTS, _CONFIG, _CARD = "energy.safetensors", "config.json", "README.md"
 
 
@@ -48,7 +48,13 @@ def read_model(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         config = read_json(folder / _CONFIG)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ModelError(f"{folder / _CONFIG} is not readable JSON ({error}). Save the model again.") from error
-    if not isinstance(config, dict) or config.pop("format", None) != FORMAT:
+    found_format = config.pop("format", None) if isinstance(config, dict) else None
+    if found_format == "ebrm-model-1":
+        raise ModelError(
+            f"The model in {folder} was saved by an earlier ebrm, whose density was another one. Fit it again; "
+            "features made then can be used (`ebrm fit --features`)."
+        )
+    if found_format != FORMAT:
         raise ModelError(
             f"{folder / _CONFIG} does not say format {FORMAT!r}, so this is not an ebrm model (perhaps a plain reward "
             "model: give that as --backbone) or one of an unknown version."
