@@ -8,8 +8,7 @@ Reads results/*.csv beside this file and writes docs/evidence/*.png.
 from __future__ import annotations
 
 import argparse
-from collections import defaultdict
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
