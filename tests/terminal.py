@@ -6,6 +6,7 @@ import io
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -73,6 +74,8 @@ def ebrm_forked(*arguments: object, before: Callable[[], None]) -> Ran:
                 os.dup2(err.fileno(), 2)
                 sys.stdout = open(1, "w", encoding="utf-8")  # noqa: SIM115
                 sys.stderr = open(2, "w", encoding="utf-8")  # noqa: SIM115
+                # Ctrl-C is ignored in what a shell starts in the background, and children inherit that.
+                signal.signal(signal.SIGINT, signal.default_int_handler)
                 before()
                 code = main([str(argument) for argument in arguments])
             except BaseException:
