@@ -85,7 +85,7 @@ def folds(study: Study, seed: int) -> list[tuple[str, np.ndarray]]:
 
 
 def main() -> None:
-    """Measure every candidate on every fold; say which wins."""
+    """Measure every candidate on every fold."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--cache", type=Path, required=True)
@@ -119,7 +119,7 @@ def main() -> None:
 
 
 def write(accuracy: dict[str, dict[tuple, float]]) -> None:
-    """The table of candidates, and the winner of each family in words."""
+    """The table of candidates: what each reached, and how far it is behind the best of its family."""
     RESULTS.mkdir(exist_ok=True)
 
     def figure(values: dict[tuple, float]) -> np.ndarray:

@@ -153,6 +153,17 @@ def candidates(_: Summary) -> str:
     return table([*fields[:4], "new source, clean", "25% wrong", "new prompts, clean", "25% wrong"], body)
 
 
+def base_noise(_: Summary) -> str:
+    """What was looked at on one half of the test prompts."""
+    found = {(row["method"], float(row["noise"])): row for row in rows("base_noise.csv")}
+    body = []
+    for name in dict.fromkeys(method for method, _ in found):
+        both = [found[name, noise] for noise in (0.0, 0.25)]
+        said = [row["score"] if name == "base" else f"{row['gain']} ± {row['error']}" for row in both]
+        body.append(["base, score" if name == "base" else name, *(text.replace("-", "−") for text in said)])
+    return table(["gain on the mean ± standard error", "clean labels", "25% wrong"], body)
+
+
 def selection(summary: Summary) -> str:
     """Gold of the response that is picked, at the largest n and at a KL of one nat."""
     pools = ("tulu_bon_pool", "mmlu_pro_pool", "arena_bench_pool")
@@ -217,6 +228,7 @@ BLOCKS: dict[str, Callable[[Summary], str]] = {
     "objective": lambda summary: ablation(summary, "3 objective"),
     "fine-tuned": fine_tuned,
     "candidates": candidates,
+    "base noise": base_noise,
     "selection": selection,
     "uncertainty": uncertainty,
     "bars": bars,

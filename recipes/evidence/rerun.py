@@ -26,6 +26,7 @@ def main() -> None:
     out = [*read, "--out", str(args.out)]
     steps = (
         ["choose_default.py", *read],
+        ["base_noise.py", *read],
         ["run.py", *out],
         ["run.py", *out, "--paper", "--noise", "0", "0.25"],
         ["run.py", *out, "--model", "demo", "--noise", "0"],

@@ -88,8 +88,11 @@ def readable(benchmark: Benchmark, place: np.ndarray) -> tuple[Benchmark, np.nda
     return replace(benchmark, items=tuple(items)), table
 
 
-def open_study(data: Path, cache_folder: Path, model: str = "frozen") -> Study:
-    """What `features.py` read with a model; pairs and items with an unread text are left out and counted."""
+def open_study(data: Path, cache_folder: Path, model: str = "frozen", looked_at: bool = False) -> Study:
+    """What `features.py` read with a model; pairs and items with an unread text are left out and counted.
+
+    One half of the test prompts, by a hash, was looked at while the method was made. It is left out, or the other is.
+    """
     cache = cache_of(load(model), cache_folder)
     texts, rows_read = training_texts(data), rm_training_rows(data)
     rows = cache.rows([text.id for text in texts]).reshape(-1, 2)
@@ -106,17 +109,16 @@ def open_study(data: Path, cache_folder: Path, model: str = "frozen") -> Study:
             benchmark, place = readable(benchmark, place)
         unread = (place == -1).any(axis=1)
         trained = np.array([cluster in seen for cluster in benchmark.clusters()])
-        # One half of the prompts, by a hash, was looked at on the way (README.md): what is reported is of the other.
-        looked_at = np.array(
-            [name not in POOLS and place_of(f"half {cluster}") < 0.5 for cluster in benchmark.clusters()]
+        other_half = np.array(
+            [name not in POOLS and (place_of(f"half {one}") < 0.5) != looked_at for one in benchmark.clusters()]
         )
-        index = np.flatnonzero(~unread & ~trained & ~looked_at)
+        index = np.flatnonzero(~unread & ~trained & ~other_half)
         benchmark = benchmark.take(index)
         tests[name] = TestSet(benchmark, np.maximum(place[index], -1)[:, : benchmark.gold().shape[1]])
         wanted.append(tests[name].place.reshape(-1))
         print(
             f"{name}: {len(index):,} items; left out: {unread.sum():,} too long, {trained.sum():,} trained on, "
-            f"{(looked_at & ~unread & ~trained).sum():,} looked at"
+            f"{(other_half & ~unread & ~trained).sum():,} of the other half"
         )
     used = np.unique(np.concatenate(wanted))
     used = torch.from_numpy(used[used >= 0])
