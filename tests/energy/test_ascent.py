@@ -15,11 +15,10 @@ from ebrm.energy.settings import InferenceSettings
 
 
 def energy_of(network: EnergyNetwork, embedding: Tensor):
-    embedded = network.embed(embedding).detach()
-
     def energy(rows: Tensor, reward: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.no_grad():
-            return network.with_derivative(embedded[rows], reward)
+        r = reward.detach().clone().requires_grad_()
+        value = network(embedding[rows], r)
+        return value.detach(), torch.autograd.grad(value.sum(), r)[0]
 
     return energy
 

@@ -15,8 +15,10 @@ from tests.energy.toys import KNOWN, pairs_of
 from torch import Tensor
 
 import ebrm.energy.fit as fit_module
+import ebrm.energy.rows as rows_module
 from ebrm.energy.density import RewardDensity
-from ebrm.energy.fit import Epoch, Fit, PairRows, fit_density, log_density
+from ebrm.energy.fit import Epoch, Fit, PairRows, fit_density
+from ebrm.energy.held_out import log_density
 from ebrm.energy.settings import FitSettings, InferenceSettings, NetworkSettings
 from ebrm.energy.trust import BASE_NOISE, UNMEASURED, Trust
 from ebrm.errors import ModelError
@@ -198,7 +200,7 @@ def watch_steps(monkeypatch) -> list[list[float]]:
         batches.append(r.tolist())
         return float(len(r))
 
-    monkeypatch.setattr(fit_module, "_step", step)
+    monkeypatch.setattr(fit_module, "train_step", step)
     return batches
 
 
@@ -256,7 +258,7 @@ def test_embeddings_are_read_in_pieces():
 def scripted(monkeypatch, scores: list[tuple[float, float, float]]) -> None:
     """Let validation return (accuracy, -log p, label loss) from a list."""
     left = iter(scores)
-    monkeypatch.setattr(fit_module, "_validate", lambda *_: next(left))
+    monkeypatch.setattr(fit_module, "validate", lambda *_: next(left))
 
 
 NOTHING = (math.nan, math.nan, math.nan)
@@ -340,7 +342,7 @@ def label_loss_by_hand(p: np.ndarray, nodes: np.ndarray, flips: float) -> float:
     ids=["mean", "ascent", "random"],
 )
 def test_validation_is_the_deployed_inference_of_the_density(inference, objective, monkeypatch):
-    monkeypatch.setattr(fit_module, "_READ_ROWS", 7)  # several reads, which must not change a thing
+    monkeypatch.setattr(rows_module, "_READ_FLOATS", 7 * 3)  # several reads, which must not change a thing
     embedding, reward = data()
     fit = quick_fit(objective=objective, inference=inference, label_flips=0.2)
     fit.density.trust = Trust()  # the base reward is weighed in after the epoch is chosen
@@ -468,7 +470,7 @@ def test_gradients_are_clipped():
     before = density.network.output.bias.detach().clone(), density.network.output.weight.detach().clone()
     training = dataclasses.replace(QUICK, clip_norm=1e-3)
     optimizer = torch.optim.SGD(density.network.parameters(), lr=1.0)
-    fit_module._step(density, embedding, reward, training, optimizer, torch.Generator().manual_seed(0))
+    fit_module.train_step(density, embedding, reward, training, optimizer, torch.Generator().manual_seed(0))
     norm = math.sqrt(sum(float(p.grad.square().sum()) for p in density.network.parameters()))
     assert norm == pytest.approx(1e-3, rel=1e-3)
     moved = (density.network.output.weight.detach() - before[1]).norm()
@@ -745,8 +747,8 @@ def test_trust_is_chosen_for_the_epoch_that_is_kept(monkeypatch):
     seen = scene("embedding")
     asked = []
 
-    def watch(mass, nodes, reward, chosen, rejected, **options):
-        asked.append((mass, nodes, reward, chosen, rejected, options))
+    def watch(held_out, **options):
+        asked.append((list(held_out), options))
         return Trust(0.25, 2.8)
 
     monkeypatch.setattr(fit_module, "choose_trust", watch)
@@ -757,13 +759,14 @@ def test_trust_is_chosen_for_the_epoch_that_is_kept(monkeypatch):
         training=dataclasses.replace(JOINT, epochs=3, reward_scale=4.0),
     )  # fmt: skip
     assert fit.best_epoch == 2 and fit.density.trust == Trust(0.25, pytest.approx(2.8))
-    ((mass, nodes, reward, chosen, rejected, options),) = asked
+    (((part,), options),) = asked
     assert options == {"flips": 0.25, "scale": 4.0}
     fit.density.trust = Trust()
-    at = fit.density.internal_posterior(seen.embedding[1200:1600], seen.reward[1200:1600], 65)
-    assert torch.allclose(mass, at.log_cells().float(), atol=1e-4) and torch.allclose(nodes, at.nodes.float())
-    assert torch.allclose(reward, fit.density.standardizer.to_internal(seen.reward[1200:1600]))
-    assert torch.equal(chosen + 1200, held_out.chosen) and torch.equal(rejected + 1200, held_out.rejected)
+    at = fit.density.internal_posterior(seen.embedding[1200:1600], seen.reward[1200:1600], InferenceSettings().nodes)
+    assert torch.allclose(part.log_mass, at.log_cells().float(), atol=1e-4)
+    assert torch.allclose(part.nodes, at.nodes.float())
+    assert torch.allclose(part.reward, fit.density.standardizer.to_internal(seen.reward[1200:1600]))
+    assert torch.equal(part.chosen + 1200, held_out.chosen) and torch.equal(part.rejected + 1200, held_out.rejected)
 
 
 def test_joint_settings_reach_the_step_in_internal_units(monkeypatch):

@@ -5,13 +5,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, stats
 from tests.energy.toys import plain_energy, small_network
 from torch import Tensor
 
-from ebrm.energy.grid import Posterior, grid_nodes, posterior
+from ebrm.energy.grid import Curves, Posterior, grid_nodes, posterior
 
 PEAKED = stats.norm(0.7, 0.6)
 SKEWED = stats.gamma(3.0, loc=-2.0, scale=0.35)
@@ -91,7 +91,7 @@ def test_a_known_piecewise_density():
     at = posterior(grid_nodes(0.0, 2.0, 3), torch.tensor([[0.0, math.log(3), 0.0]]))
     assert at.log_z.tolist() == pytest.approx([math.log(4)])
     assert at.density[0].tolist() == pytest.approx([0.25, 0.75, 0.25])
-    assert at.mean().tolist() == pytest.approx([1.0]) and at.mode().tolist() == pytest.approx([1.0])
+    assert at.mean().tolist() == pytest.approx([1.0])
     assert at.std().tolist() == pytest.approx([0.5])
     assert at.quantile(0.5).tolist() == pytest.approx([1.0])
     # Inside the first cell the density is ¼ + t / 2: a quarter of the mass is where t/4 + t²/4 = ¼.
@@ -255,3 +255,53 @@ def test_a_row_does_not_depend_on_its_batch():
             (at.quantile(0.9), alone.quantile(0.9)),
         ):
             assert one.item() == pytest.approx(whole[i].item(), abs=1e-12)
+
+
+@pytest.mark.parametrize("peak", np.linspace(-4.9, 4.9, 23))
+def test_the_mode_of_a_skewed_density_is_found_between_nodes(peak):
+    # log p = t - exp(t) has its top at t = 0 and is steeper to the right; a parabola would miss it by 1e-2.
+    nodes = grid_nodes(-5.0, 5.0, 65)
+    t = (nodes - peak).unsqueeze(0)
+    assert posterior(nodes, t - t.exp()).mode().item() == pytest.approx(peak, abs=2e-4)
+    assert posterior(nodes, (-t) - (-t).exp()).mode().item() == pytest.approx(peak, abs=2e-4)
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 1000))
+def test_the_mode_is_at_least_as_high_as_the_best_node_and_next_to_it(seed):
+    nodes, network = grid_nodes(-3.0, 4.0, 65), small_network(seed=seed)
+    embedding = torch.randn(8, 5, generator=torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        at = posterior(nodes, network.on_nodes(network.embed(embedding), nodes.float()))
+        mode = at.mode()
+        higher = network(embedding, mode.float()).double() - at.log_z
+    best = at.log_density.argmax(1)
+    assert bool(((mode - nodes[best]).abs() <= (nodes[1] - nodes[0]) * (1 + 1e-9)).all())
+    assert bool((higher >= at.log_density.amax(1) - 2e-3).all())
+
+
+def test_curves_are_read_to_the_fourth_order_with_the_derivative_of_what_is_read():
+    rows, at = torch.arange(3).repeat(40), torch.linspace(-2, 3, 120, dtype=torch.float64)
+    wave = torch.tensor([1.0, 2.0, 3.0]).double()
+    errors = []
+    for count in (65, 129, 257):
+        nodes = grid_nodes(-2.0, 3.0, count)
+        curves = Curves(nodes, torch.sin(wave.unsqueeze(1) * nodes))
+        value, slope = curves.at(rows, at)
+        errors.append((value - torch.sin(wave[rows] * at)).abs().max().item())
+        assert torch.allclose(slope, wave[rows] * torch.cos(wave[rows] * at), rtol=0, atol=(32 / count) ** 3)
+        inner = at.clamp(-1.99, 2.99)
+        h = 1e-6
+        numeric = (curves.at(rows, inner + h)[0] - curves.at(rows, inner - h)[0]) / (2 * h)
+        assert torch.allclose(curves.at(rows, inner)[1], numeric, rtol=0, atol=1e-5)
+    assert errors[0] < 1e-4 and errors[1] < errors[0] / 10 and errors[2] < errors[1] / 10
+
+
+def test_curves_are_exact_at_nodes_on_cubics_and_clamped_outside():
+    nodes = grid_nodes(-1.0, 1.0, 9)
+    curves = Curves(nodes, (nodes**3 - 2 * nodes).unsqueeze(0))
+    r = torch.tensor([-1.0, -0.9, -0.5, 0.1, 0.77, 1.0]).double()
+    value, slope = curves.at(torch.zeros(6).long(), r)
+    assert torch.allclose(value, r**3 - 2 * r, atol=1e-12) and torch.allclose(slope, 3 * r**2 - 2, atol=1e-12)
+    far, _ = curves.at(torch.zeros(3).long(), torch.tensor([-7.0, 9.0, torch.inf]).double())
+    assert far.tolist() == pytest.approx([1.0, -1.0, -1.0])

@@ -13,7 +13,7 @@ from torch import Tensor
 import ebrm.energy.trust as trust_module
 from ebrm.energy.grid import grid_nodes, posterior
 from ebrm.energy.objective import label_loss
-from ebrm.energy.trust import BASE_NOISE, SHARPNESS, UNMEASURED, Trust, choose_trust, weigh
+from ebrm.energy.trust import BASE_NOISE, SHARPNESS, UNMEASURED, HeldOut, Trust, choose_trust, weigh
 
 NODES = torch.linspace(-4, 4, 33)
 
@@ -37,7 +37,7 @@ def flipped(pairs: Tensor, share: float, seed: int = 1) -> Tensor:
 
 
 def chosen_trust(log_mass: Tensor, reward: Tensor, pairs: Tensor, flips: float = 0.1, **options) -> Trust:
-    return choose_trust(log_mass, NODES, reward, pairs[:, 0], pairs[:, 1], flips=flips, **options)
+    return choose_trust([HeldOut(log_mass, NODES, reward, *pairs.T)], flips=flips, **options)
 
 
 # What the two witnesses say together.
@@ -99,9 +99,9 @@ def test_a_base_reward_far_outside_the_nodes_is_finite_and_pulls_to_the_edge(rew
 
 
 def test_without_pairs_held_out_the_density_counts_whole_and_the_base_reward_as_little_as_is_tried():
-    none = torch.empty(0, dtype=torch.long)
-    got = choose_trust(cells(torch.zeros(2), 1.0), NODES, torch.zeros(2), none, none, flips=0.1)
-    assert got == UNMEASURED == Trust(1.0, 2.0)
+    none = torch.empty(0, 2, dtype=torch.long)
+    got = chosen_trust(cells(torch.zeros(2), 1.0), torch.zeros(2), none)
+    assert got == choose_trust([], flips=0.1) == UNMEASURED == Trust(1.0, 2.0)
 
 
 def test_a_trust_that_is_not_said_is_in_the_density_alone():
@@ -151,7 +151,7 @@ def test_the_trust_is_the_likeliest_by_brute_force(seed, scale, monkeypatch):
         return label_loss(*arguments)
 
     monkeypatch.setattr(trust_module, "label_loss", watch)
-    got = choose_trust(log_mass, nodes, reward, pairs[:, 0], pairs[:, 1], flips=0.15, scale=scale)
+    got = choose_trust([HeldOut(log_mass, nodes, reward, *pairs.T)], flips=0.15, scale=scale)
     assert seen == pytest.approx(list(losses.values()), rel=1e-4)
     ordered = sorted(losses.values())
     assert ordered[1] - ordered[0] > 1e-5  # one is best
@@ -196,11 +196,25 @@ def test_trust_is_in_standard_deviations_of_the_reward():
     seen = true + torch.randn(400, generator=torch.Generator().manual_seed(9))
     log_mass, pairs = cells(seen, 1.0), flipped(pairs, 0.1)
     one = chosen_trust(log_mass, true, pairs)
-    chosen, rejected = pairs.T
+    fourfold = [HeldOut(log_mass, 4 * NODES, 4 * true, *pairs.T)]
     assert one.base_noise < BASE_NOISE[-1]  # else the scale could not be told
-    assert choose_trust(log_mass, 4 * NODES, 4 * true, chosen, rejected, flips=0.1, scale=4.0) == one
-    wrong = choose_trust(log_mass, 4 * NODES, 4 * true, chosen, rejected, flips=0.1, scale=1.0)
+    assert choose_trust(fourfold, flips=0.1, scale=4.0) == one
+    wrong = choose_trust(fourfold, flips=0.1, scale=1.0)
     assert wrong.base_noise > one.base_noise
+
+
+@pytest.mark.parametrize("sizes", [[1] * 200, [7, 193], [199, 1], [0, 200]])
+def test_trust_is_chosen_by_all_pairs_however_they_are_divided(sizes):
+    """Also where the parts alone would choose otherwise: their losses add up by their numbers of pairs."""
+    true, pairs = rows(400)
+    seen = true + torch.randn(400, generator=torch.Generator().manual_seed(9))
+    log_mass, pairs = cells(seen, 1.0), flipped(pairs, 0.1)
+    pairs = torch.cat([pairs[:7].flip(1), pairs[7:]])
+    parts = []
+    for some in pairs.split(sizes):
+        places, place = torch.unique(some, return_inverse=True)
+        parts.append(HeldOut(log_mass[places], NODES, true[places], *place.T))
+    assert choose_trust(iter(parts), flips=0.1) == chosen_trust(log_mass, true, pairs)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -10,15 +10,17 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ebrm.energy.checkpoint import load_checkpoint, save_checkpoint
 from ebrm.energy.density import RewardDensity
+from ebrm.energy.held_out import held_out_densities, validate
 from ebrm.energy.noise import MixtureNoise
-from ebrm.energy.objective import joint_step_losses, label_loss, likelihood_step_losses, nce_step_losses
+from ebrm.energy.objective import joint_step_losses, likelihood_step_losses, nce_step_losses
+from ebrm.energy.rows import EmbeddingRows, rows_at_once
 from ebrm.energy.settings import FitSettings, InferenceSettings, NetworkSettings
 from ebrm.energy.trust import UNMEASURED, choose_trust
 from ebrm.errors import ModelError
@@ -28,19 +30,6 @@ logger = logging.getLogger(__name__)
 
 #: Floats of one joint layer held at a time in training (rows · rewards · width): 128 MiB. A batch over it is split.
 _ACTIVATIONS = 2**25
-#: Rows read at a time where all are needed (units, validation).
-_READ_ROWS = 8192
-
-
-class EmbeddingRows(Protocol):
-    """Embeddings [n, d] in memory or on disk: indexed by a LongTensor or a slice, float32 out."""
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(n, d)."""
-        ...
-
-    def __getitem__(self, index: Any) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -129,7 +118,7 @@ def fit_density(
     rows = torch.unique(torch.cat([train.chosen, train.rejected]))
     generator = torch.Generator().manual_seed(training.seed)
     density = RewardDensity(embeddings.shape[1], network, generator)
-    batches = (embeddings[part] for part in rows.split(_READ_ROWS))
+    batches = (embeddings[part] for part in rows.split(rows_at_once(embeddings)))
     density.fit_units(reward[rows], batches, training, network.standardize_embedding)
     density.to(device)
     optimizer = torch.optim.AdamW(
@@ -150,11 +139,12 @@ def fit_density(
         while len(history) < epochs and not _out_of_patience(history, training):
             started = time.monotonic()
             loss = 0.0
-            for batch in passed[torch.randperm(len(passed), generator=generator)].split(at_once):
-                value = _step(density, *_read(embeddings, reward, batch), training, optimizer, generator)
+            for places in torch.randperm(len(passed), generator=generator).split(at_once):
+                batch = passed[places]
+                value = train_step(density, *read_batch(embeddings, reward, batch), training, optimizer, generator)
                 loss += value * len(batch) / len(passed)
                 bar.advance(batch.numel(), loss=value, **_last(history))
-            held_out = _validate(density, embeddings, reward, validation, training, inference)
+            held_out = validate(density, embeddings, reward, validation, inference, training.label_flips)
             epoch = Epoch(len(history) + 1, loss, *held_out, time.monotonic() - started)
             history.append(epoch)
             logger.info(
@@ -171,23 +161,20 @@ def fit_density(
     if training.objective == "joint" and not len(validation):
         density.trust = UNMEASURED
     elif training.objective == "joint":
-        rows, mass, nodes, pairs = _held_out(density, embeddings, reward, validation, inference.nodes)
-        density.trust = choose_trust(
-            mass, nodes, density.standardizer.to_internal(reward[rows]), *pairs,
-            flips=training.label_flips, scale=training.reward_scale,
-        )  # fmt: skip
+        parts = held_out_densities(density, embeddings, reward, validation, inference.nodes)
+        density.trust = choose_trust(parts, flips=training.label_flips, scale=training.reward_scale)
         logger.info("Held-out labels are likeliest with %s.", density.trust)
     density.zero_grad(set_to_none=True)  # the last step's gradients are as large as the weights
     return Fit(density.eval(), tuple(history), _best_epoch(history, training))
 
 
-def _read(embeddings: EmbeddingRows, reward: Tensor, batch: Tensor) -> tuple[Tensor, Tensor]:
-    """Embeddings and rewards of a batch [k, 1] or [k, 2], column after column; read once each, in ascending order."""
-    rows, place = torch.unique(batch.T.reshape(-1), return_inverse=True)
-    return embeddings[rows][place], reward[rows][place]
+def read_batch(embeddings: EmbeddingRows, reward: Tensor, batch: Tensor) -> tuple[Tensor, Tensor]:
+    """Embeddings and rewards of a batch [k, 1] or [k, 2], column after column."""
+    rows = batch.T.reshape(-1)
+    return embeddings[rows], reward[rows]
 
 
-def _step(
+def train_step(
     density: RewardDensity,
     embedding: Tensor,
     reward: Tensor,
@@ -228,48 +215,6 @@ def _step(
         )
     optimizer.step()
     return total
-
-
-def _validate(
-    density: RewardDensity,
-    embeddings: EmbeddingRows,
-    reward: Tensor,
-    pairs: PairRows,
-    training: FitSettings,
-    inference: InferenceSettings,
-) -> tuple[float, float, float]:
-    """(accuracy of the deployed inference, -log p(r0 | e) in base units, label loss) of held-out pairs, or NaN."""
-    if len(pairs) == 0:
-        return float("nan"), float("nan"), float("nan")
-    rows, mass, _, (chosen, rejected) = _held_out(density, embeddings, reward, pairs, inference.nodes)
-    refined, nll = torch.empty(len(rows)), 0.0
-    draws = torch.Generator().manual_seed(inference.seed)
-    for first in range(0, len(rows), _READ_ROWS):
-        part = rows[first : first + _READ_ROWS]
-        e, r = embeddings[part], reward[part]
-        refined[first : first + len(part)] = density.refine(e, r, inference, draws).reward
-        nll += float(-log_density(density, e, r, inference.nodes).double().sum())
-    accuracy = float((refined[chosen] > refined[rejected]).double().mean())
-    return accuracy, nll / len(rows), float(label_loss(mass[chosen], mass[rejected], training.label_flips).mean())
-
-
-def _held_out(
-    density: RewardDensity, embeddings: EmbeddingRows, reward: Tensor, pairs: PairRows, nodes: int
-) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
-    """(rows [n], log-masses [n, g], nodes [g], (chosen, rejected) as places among the rows), internal units, CPU."""
-    rows, where = torch.unique(torch.cat([pairs.chosen, pairs.rejected]), return_inverse=True)
-    parts = [density.internal_posterior(embeddings[p], reward[p], nodes) for p in rows.split(_READ_ROWS)]
-    mass = torch.cat([part.log_cells() for part in parts]).float().cpu()
-    chosen, rejected = where.chunk(2)
-    return rows, mass, parts[0].nodes.float().cpu(), (chosen, rejected)
-
-
-def log_density(density: RewardDensity, embedding: Tensor, reward: Tensor, nodes: int) -> Tensor:
-    """Log p(r | e, r0) at the base rewards r0 [n], base units; rewards outside the support count as on its edge."""
-    at = density.internal_posterior(embedding, reward, nodes)
-    internal = density.standardizer.to_internal(reward.to(density.device)).clamp(*density.support_bounds())
-    unit = torch.tensor(density.standardizer.unit, dtype=torch.float64).log()
-    return (at.log_density_at(internal) - unit.to(at.nodes.device)).float().cpu()
 
 
 def _last(history: list[Epoch]) -> dict[str, float]:

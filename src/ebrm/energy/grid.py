@@ -7,9 +7,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
+
+#: Newton steps from the best node to the top, and the matrix from values at -2 … 2 to a quartic's coefficients.
+_NEWTON = 4
+_QUARTIC = torch.linalg.inv(torch.arange(-2.0, 3.0, dtype=torch.float64).unsqueeze(1) ** torch.arange(5)).T
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,7 @@ class Posterior:
     log_density: Tensor
     log_z: Tensor
 
-    @property
+    @cached_property
     def density(self) -> Tensor:
         """P at the nodes [n, g]."""
         return self.log_density.exp()
@@ -35,7 +40,7 @@ class Posterior:
         """Log-probability of the cell around each node [n, g] (the outer ones are half as wide), summing to one."""
         return self.log_density + self._weights.log()
 
-    @property
+    @cached_property
     def _cells(self) -> Tensor:
         """Probability of each cell between neighbouring nodes [n, g-1]; a row sums to one."""
         p = self.density
@@ -43,14 +48,20 @@ class Posterior:
 
     def mean(self) -> Tensor:
         """E[r | e], [n]."""
-        return (self.density * self._weights * self.nodes).sum(1)
+        return self.density @ (self._weights * self.nodes)
 
     def std(self) -> Tensor:
         """Standard deviation of r given e, [n]."""
-        offset = self.nodes - self.mean().unsqueeze(1)
-        return (self.density * self._weights * offset**2).sum(1).clamp_min(0).sqrt()
+        centre = self.nodes.mean()  # what is subtracted below is then of the size of the support
+        square = self.density @ (self._weights * (self.nodes - centre) ** 2)
+        return (square - (self.mean() - centre) ** 2).clamp_min(0).sqrt()
 
-    @property
+    @cached_property
+    def _below(self) -> Tensor:
+        """Probability up to the end of each cell [n, g-1]."""
+        return torch.cumsum(self._cells, 1)
+
+    @cached_property
     def _weights(self) -> Tensor:
         weights = torch.full_like(self.nodes, float(self.nodes[1] - self.nodes[0]))
         weights[0] /= 2
@@ -58,17 +69,25 @@ class Posterior:
         return weights
 
     def mode(self) -> Tensor:
-        """The highest point [n]: the best node, then the vertex of the parabola through it and its neighbours."""
-        best = self.log_density.argmax(1).clamp(1, len(self.nodes) - 2)
-        left, centre, right = (self.log_density.gather(1, (best + k).unsqueeze(1)).squeeze(1) for k in (-1, 0, 1))
-        bend = left - 2 * centre + right
-        shift = torch.where(bend < 0, 0.5 * (left - right) / bend, torch.sign(right - left))
-        return self.nodes[best] + shift.clamp(-1, 1) * (self.nodes[1] - self.nodes[0])
+        """The highest point [n]: the best node, then the top of the quartic through it and two nodes on either side."""
+        last = len(self.nodes) - 1
+        best = self.log_density.argmax(1)
+        middle = best.clamp(2, last - 2)
+        around = middle.unsqueeze(1) + torch.arange(-2, 3, device=best.device)
+        f = self.log_density.gather(1, around) @ _QUARTIC.to(self.log_density)  # [n, 5], coefficients of 1, t, …, t⁴
+        t = (best - middle).to(f)  # off the middle only where the best node is one of the last two on either side
+        for _ in range(_NEWTON):
+            slope = f[:, 1] + t * (2 * f[:, 2] + t * (3 * f[:, 3] + t * 4 * f[:, 4]))
+            bend = 2 * f[:, 2] + t * (6 * f[:, 3] + t * 12 * f[:, 4])
+            # Where the quartic is not bent downwards, there is no top to go to: uphill by half a cell.
+            step = torch.where(bend < 0, -slope / bend, 0.5 * torch.sign(slope))
+            t = (t + step.clamp(-0.5, 0.5)).clamp(-2, 2)
+        t = torch.minimum(torch.maximum(t, (best - middle) - 1.0), (best - middle) + 1.0)
+        return self.nodes[middle] + t * (self.nodes[1] - self.nodes[0])
 
     def quantile(self, probability: float) -> Tensor:
         """The reward below which a share `probability` of the density lies [n] (density linear inside a cell)."""
-        cells = self._cells
-        below = torch.cumsum(cells, 1)
+        cells, below = self._cells, self._below
         total = below[:, -1:]
         target = torch.full_like(total, probability) * total
         k = torch.searchsorted(below, target).clamp_max(cells.shape[1] - 1)
@@ -124,4 +143,40 @@ def posterior(nodes: Tensor, energy: Tensor) -> Posterior:
     top = f.amax(1, keepdim=True)
     f = f - top  # first, or energies that are all huge would lose the cells' widths
     log_z = torch.logsumexp(f + log_weight, 1)
-    return Posterior(nodes.to(f.device), f - log_z.unsqueeze(1), log_z + top.squeeze(1))
+    return Posterior(nodes.to(f), f - log_z.unsqueeze(1), log_z + top.squeeze(1))
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Functions of the reward known at equally spaced `nodes` [g] as `values` [n, g], read between them by cubics.
+
+    Cubic Hermite interpolation with slopes from five neighbours: its error is of the fourth order in the nodes'
+    distance, and the slope it gives is the derivative of the value it gives.
+    """
+
+    nodes: Tensor
+    values: Tensor
+
+    @cached_property
+    def _slopes(self) -> Tensor:
+        """∂/∂r at the nodes, times their distance [n, g]."""
+        v = self.values
+        slopes = torch.empty_like(v)
+        slopes[:, 2:-2] = (v[:, :-4] - v[:, 4:] + 8 * (v[:, 3:-1] - v[:, 1:-3])) / 12
+        first, second = v.new_tensor([-25, 48, -36, 16, -3]) / 12, v.new_tensor([-3, -10, 18, -6, 1]) / 12
+        slopes[:, 0], slopes[:, 1] = v[:, :5] @ first, v[:, :5] @ second
+        slopes[:, -1], slopes[:, -2] = -v[:, -5:].flip(1) @ first, -v[:, -5:].flip(1) @ second
+        return slopes
+
+    def at(self, rows: Tensor, reward: Tensor) -> tuple[Tensor, Tensor]:  # [k], [k] -> [k], [k]
+        """Value and slope of the functions of `rows` at one `reward` each, clamped to the nodes' range."""
+        step = self.nodes[1] - self.nodes[0]
+        place = ((reward - self.nodes[0]) / step).clamp(0, len(self.nodes) - 1)
+        cell = place.floor().clamp_max(len(self.nodes) - 2).long()
+        t = place - cell
+        left, right = rows * len(self.nodes) + cell, rows * len(self.nodes) + cell + 1
+        values, slopes = self.values.view(-1), self._slopes.view(-1)
+        a, b, ma, mb = values[left], values[right], slopes[left], slopes[right]
+        rise = b - a
+        c2, c3 = 3 * rise - 2 * ma - mb, ma + mb - 2 * rise
+        return a + t * (ma + t * (c2 + t * c3)), (ma + t * (2 * c2 + 3 * t * c3)) / step

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
 
 from ebrm.energy.settings import NetworkSettings
 
@@ -25,10 +25,24 @@ def _linear(inputs: int, outputs: int, generator: torch.Generator | None) -> nn.
     return layer
 
 
-def _weight(layer: nn.Module) -> Tensor:
-    """The matrix of a linear layer held in a ModuleList, which types its members as plain modules."""
-    assert isinstance(layer, nn.Linear)
-    return layer.weight
+class _Tanh(torch.autograd.Function):
+    """tanh x = 2 σ(2x) - 1: PyTorch's σ is six times as fast as its tanh on CPUs."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        y = (2 * x).sigmoid_().mul_(2).sub_(1)
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (y,) = ctx.saved_tensors
+        return torch.addcmul(grad, grad * y, y, value=-1)
+
+
+def tanh(x: Tensor) -> Tensor:
+    """Tanh, to float accuracy of 1 (not of x near 0, where it is x)."""
+    return _Tanh.apply(x) if x.device.type == "cpu" else torch.tanh(x)
 
 
 class EnergyNetwork(nn.Module):
@@ -74,14 +88,14 @@ class EnergyNetwork(nn.Module):
         """The reward's part of the first joint layer, W_r g(r): once a reward."""
         x = reward.unsqueeze(-1)
         for layer in self.reward_layers:
-            x = torch.tanh(layer(x))
+            x = tanh(layer(x))
         return self.from_reward(x)
 
     def join(self, embedded: Tensor, rewarded: Tensor, masks: Sequence[Tensor] = ()) -> Tensor:
         """Join both parts into f: [n, 1, w] + ([n, m, w] or [1, m, w]) → [n, m]; `masks` are dropout's."""
-        x = torch.tanh(embedded + rewarded)
+        x = tanh(embedded + rewarded)
         for i, layer in enumerate(self.joint_layers):
-            x = torch.tanh(layer(x * masks[i] if masks else x))
+            x = tanh(layer(x * masks[i] if masks else x))
         return self.output(x * masks[-1] if masks else x).squeeze(-1)
 
     def dropout_masks(self, rows: int, generator: torch.Generator) -> list[Tensor]:
@@ -103,24 +117,17 @@ class EnergyNetwork(nn.Module):
         values = self.join(self.embed(embedding).unsqueeze(1), self.reward_part(rewards))
         return values if reward.dim() == 2 else values.squeeze(1)
 
+    def hidden_on_nodes(self, embedded: Tensor, nodes: Tensor) -> Tensor:  # [n, w], [g] -> [n, g, w']
+        """What goes into the second joint layer's tanh, on nodes shared by all rows; there must be a second one."""
+        return self.joint_layers[0](tanh(embedded.unsqueeze(1) + self.reward_part(nodes)))
+
+    def from_hidden(self, hidden: Tensor) -> Tensor:  # [n, g, w'] -> [n, g]
+        """The energy f from :meth:`hidden_on_nodes`."""
+        x = tanh(hidden)
+        for layer in self.joint_layers[1:]:
+            x = tanh(layer(x))
+        return self.output(x).squeeze(-1)
+
     def on_nodes(self, embedded: Tensor, nodes: Tensor) -> Tensor:  # [n, w], [g] -> [n, g]
         """Evaluate f on nodes shared by all rows: the reward branch runs once a node, not once a row and node."""
         return self.join(embedded.unsqueeze(1), self.reward_part(nodes).unsqueeze(0))
-
-    def with_derivative(self, embedded: Tensor, reward: Tensor) -> tuple[Tensor, Tensor]:
-        """(f, ∂f/∂r) for `embedded` [n, w] = embed(e) and one `reward` [n] a row, each [n].
-
-        The derivative is carried forward with the value (r is one number), in one pass, so that it needs no graph and
-        works under `torch.inference_mode()`.
-        """
-        x = reward.unsqueeze(-1)
-        dx = torch.ones_like(x)
-        for layer in self.reward_layers:
-            x = torch.tanh(layer(x))
-            dx = (1.0 - x * x) * F.linear(dx, _weight(layer))
-        x = torch.tanh(embedded + self.from_reward(x))
-        dx = (1.0 - x * x) * self.from_reward(dx)
-        for layer in self.joint_layers:
-            x = torch.tanh(layer(x))
-            dx = (1.0 - x * x) * F.linear(dx, _weight(layer))
-        return self.output(x).squeeze(-1), F.linear(dx, self.output.weight).squeeze(-1)

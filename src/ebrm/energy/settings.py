@@ -222,7 +222,7 @@ class InferenceSettings:
     step_size: float = field(default=0.5, metadata={"help": "First step size."})
     step_decay: float = field(default=0.1, metadata={"help": "Factor on the step size after a rejected step."})
     step_stop: float = field(default=1e-6, metadata={"help": "A row stops when its step size falls below this."})
-    nodes: int = field(default=65, metadata={"help": "Quadrature nodes for mean, std, quantiles and log Z."})
+    nodes: int = field(default=129, metadata={"help": "Quadrature nodes for mean, std, quantiles and log Z."})
     coverage: float = field(default=0.9, metadata={"help": "Probability inside the reported interval."})
     seed: int = field(default=0, metadata={"help": "Seed of random starts."})
 

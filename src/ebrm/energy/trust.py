@@ -8,6 +8,7 @@ by the likelihood of held-out labels, so that a strong reward model is followed 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -47,37 +48,42 @@ def weigh(log_density: Tensor, nodes: Tensor, reward: Tensor, sharpness: float, 
     return weakened + nodes * (reward.unsqueeze(1) - 0.5 * nodes) / noise**2
 
 
-def choose_trust(
-    log_mass: Tensor,  # [n, g]
-    nodes: Tensor,  # [g]
-    reward: Tensor,  # [n]
-    chosen: Tensor,  # [p]
-    rejected: Tensor,  # [p]
-    *,
-    flips: float,
-    scale: float = 1.0,
-) -> Trust:
+@dataclass(frozen=True)
+class HeldOut:
+    """Some held-out pairs and the densities of the responses in them, internal units.
+
+    Attributes:
+        log_mass: log-probabilities of the nodes' cells under p(r | e) [n, g].
+        nodes: rewards [g].
+        reward: base rewards of the same rows [n].
+        chosen, rejected: the pairs as rows of these [p].
+    """
+
+    log_mass: Tensor
+    nodes: Tensor
+    reward: Tensor
+    chosen: Tensor
+    rejected: Tensor
+
+
+def choose_trust(held_out: Iterable[HeldOut], *, flips: float, scale: float = 1.0) -> Trust:
     """The trust under which held-out labels are likeliest; :data:`UNMEASURED` where no pairs are held out.
 
     Args:
-        log_mass: log-probabilities of the nodes' cells under p(r | e), internal units.
-        nodes: rewards, internal units.
-        reward: base rewards of the same rows, internal units.
-        chosen, rejected: held-out pairs as rows. They should be pairs that the base RM was not trained on: those it
-            has learned by heart make it look better than it is.
+        held_out: the pairs, in any number of parts; only one is in memory at a time. They should be pairs that the base
+            RM was not trained on: those it has learned by heart make it look better than it is.
         flips: share of wrong labels reckoned with.
         scale: standard deviation of the training rewards in internal units.
     """
-    if not len(chosen):
-        return UNMEASURED
-    cell = log_mass.new_zeros(len(nodes))
-    cell[0] = cell[-1] = -math.log(2)  # the outer cells are half as wide
-    best, lowest = UNMEASURED, math.inf
-    for sharpness in SHARPNESS:
-        for noise in BASE_NOISE:
-            weighed = weigh(log_mass - cell, nodes, reward, sharpness, noise * scale) + cell
+    tried = [Trust(sharpness, noise) for sharpness in SHARPNESS for noise in BASE_NOISE]
+    losses, pairs = [0.0] * len(tried), 0
+    for part in held_out:
+        pairs += len(part.chosen)
+        cell = part.log_mass.new_zeros(len(part.nodes))
+        cell[0] = cell[-1] = -math.log(2)  # the outer cells are half as wide
+        density = part.log_mass - cell
+        for k, trust in enumerate(tried):
+            weighed = weigh(density, part.nodes, part.reward, trust.sharpness, trust.base_noise * scale) + cell
             mass = torch.log_softmax(weighed, 1)
-            loss = float(label_loss(mass[chosen], mass[rejected], flips).double().mean())
-            if loss < lowest:
-                best, lowest = Trust(sharpness, noise), loss
-    return best
+            losses[k] += float(label_loss(mass[part.chosen], mass[part.rejected], flips).double().sum())
+    return tried[losses.index(min(losses))] if pairs else UNMEASURED
