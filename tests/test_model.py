@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +19,9 @@ from ebrm.backbone.settings import BackboneSettings
 from ebrm.energy.trust import BASE_NOISE, Trust
 from ebrm.errors import FeaturesError, ModelError, TextError
 from ebrm.features.extract import extract_features
+from ebrm.features.settings import FeatureSettings
 from ebrm.features.store import open_features
+from ebrm.features.write import save_features
 from ebrm.fitting import fit
 from ebrm.model import EnergyRewardModel, ModelRecord
 from ebrm.preferences.load import load_preferences
@@ -250,3 +254,27 @@ def test_push_to_hub_uploads_the_saved_folder(
     feature_model.push_to_hub("me/refined")
     assert sent["repo_id"] == "me/refined"
     assert sent["files"] == ["README.md", "config.json", "energy.safetensors"]
+
+
+def test_rewards_are_refined_from_disk_as_from_memory(feature_model: EnergyRewardModel, tmp_path: Path) -> None:
+    features = save_features(linear_features(), tmp_path, FeatureSettings(shard_rows=37))
+    one = feature_model.refine(features.embeddings, features.reward)
+    other = feature_model.refine(features.embedding(slice(None)), features.reward)
+    assert torch.equal(one.reward, other.reward) and torch.equal(one.interval, other.interval)
+
+
+def test_features_are_fitted_and_refined_without_the_libraries_of_the_reward_model(tmp_path: Path) -> None:
+    save_features(linear_features(), tmp_path / "features")
+    script = """
+import sys
+from ebrm import EnergyRewardModel, open_features
+from ebrm.fitting import FitSettings, NetworkSettings, fit
+
+features = open_features("features")
+network = NetworkSettings(reward_widths=(4,), joint_widths=(8,))
+fit(features=features, network=network, training=FitSettings(epochs=1)).model.save_pretrained("model")
+EnergyRewardModel.from_pretrained("model").refine(features.embeddings, features.reward)
+print([name for name in ("accelerate", "datasets", "peft", "tokenizers", "transformers") if name in sys.modules])
+"""
+    ran = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout.strip()) == (0, "[]"), ran.stderr

@@ -8,12 +8,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from ebrm.backbone.load import Backbone, load_backbone
 from ebrm.backbone.settings import BackboneSettings
 from ebrm.curate.conflict import ConflictReport, filter_conflicts
 from ebrm.energy.fit import Epoch, PairRows, fit_density
@@ -28,6 +27,9 @@ from ebrm.preferences.load import load_preferences
 from ebrm.preferences.schema import Preferences
 from ebrm.preferences.settings import PreferenceSettings, TextSettings
 from ebrm.preferences.split import split_by_prompt
+
+if TYPE_CHECKING:
+    from ebrm.backbone.read import Backbone
 
 logger = logging.getLogger(__name__)
 
@@ -113,6 +115,8 @@ def fit(
         loaded: Backbone | None = None
         prefs: Preferences | None = None
         if features is None:
+            from ebrm.backbone.load import Backbone, load_backbone  # not before: features need no transformers
+
             assert backbone is not None
             prefs = preferences if isinstance(preferences, Preferences) else load_preferences(preferences, data)
             if isinstance(backbone, Backbone):
@@ -182,7 +186,7 @@ def _fit_features(
         network=network,
         training=training,
         inference=inference,
-        backbone=features.manifest["backbone"],
+        backbone=features.manifest["backbone"] or {},
         text_rule=features.manifest["text"],
         data={
             "origin": preferences.report.origin if preferences is not None else _origin(features),

@@ -7,16 +7,16 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub import ModelHubMixin
 from torch import Tensor
 
 from ebrm.backbone.identity import BackboneIdentity
-from ebrm.backbone.load import Backbone, load_backbone
 from ebrm.backbone.settings import BackboneSettings
 from ebrm.energy.density import RewardDensity
+from ebrm.energy.rows import EmbeddingRows, FiniteRows, refuse_not_finite
 from ebrm.energy.settings import FitSettings, InferenceSettings, NetworkSettings
 from ebrm.errors import ModelError, TextError
 from ebrm.files import sha256_json
@@ -24,6 +24,9 @@ from ebrm.model_files import download_model, read_model, write_model
 from ebrm.preferences.schema import Message
 from ebrm.preferences.settings import TextSettings
 from ebrm.preferences.text import TextRule
+
+if TYPE_CHECKING:
+    from ebrm.backbone.read import Backbone
 
 logger = logging.getLogger(__name__)
 
@@ -206,6 +209,9 @@ class EnergyRewardModel(
 
     def _load_backbone(self, changes: dict[str, Any]) -> Backbone:
         """Load the RM this model was fitted on, checked; the text rule is the one stored."""
+        # Not before: this imports transformers, which takes as long as torch, and features need neither.
+        from ebrm.backbone.load import load_backbone
+
         assert self.record.text_rule is not None
         rule = TextRule.from_identity(self.record.text_rule)
         text = TextSettings(**{f.name: getattr(rule, f.name) for f in fields(TextSettings)})
@@ -232,12 +238,14 @@ class EnergyRewardModel(
             if difference is not None:
                 raise ModelError(f"Scores would not be comparable with those the model was fitted on: {difference}.")
 
-    def refine(self, embedding: Tensor, base_reward: Tensor, generator: torch.Generator | None = None) -> RefinedReward:
+    def refine(
+        self, embedding: Tensor | EmbeddingRows, base_reward: Tensor, generator: torch.Generator | None = None
+    ) -> RefinedReward:
         """Refine rewards from features: `embedding` [n, d] and `base_reward` [n]; no text, no backbone.
 
         Args:
-            embedding: as the frozen RM was read for the fit (`Backbone.read`), float of any precision; n = 0 is
-                allowed.
+            embedding: as the frozen RM was read for the fit (`Backbone.read`), float of any precision, in memory or
+                on disk (`Features.embeddings`, of which a part is in memory at a time); n = 0 is allowed.
             base_reward: what the RM says, in its own units.
             generator: draws of random starts; by default the inference settings' seed.
 
@@ -245,21 +253,15 @@ class EnergyRewardModel(
             ModelError: shapes that do not fit the model, or a value that is not finite (its row is named).
         """
         size = self.density_model.standardizer.embedding_centre.shape[0]
-        if embedding.dim() != 2 or embedding.shape[1] != size or base_reward.shape != embedding.shape[:1]:
+        shape = tuple(embedding.shape)
+        if len(shape) != 2 or shape[1] != size or base_reward.shape != shape[:1]:
             raise ModelError(
                 f"This model refines embeddings [n, {size}] with rewards [n]; it was given "
-                f"{list(embedding.shape)} and {list(base_reward.shape)}. Are these another reward model's features?"
+                f"{list(shape)} and {list(base_reward.shape)}. Are these another reward model's features?"
             )
         base = base_reward.detach().float().cpu()
-        for name, values in (("embedding", embedding), ("base reward", base)):
-            finite = torch.isfinite(values).reshape(len(values), -1).all(1) if len(values) else torch.ones(0).bool()
-            if not bool(finite.all()):
-                raise ModelError(
-                    f"The {name} of row {int((~finite).nonzero()[0, 0])} is not finite, so it has no refined reward. "
-                    f"{int((~finite).sum())} of {len(values)} rows are so; find out where they come from, or leave "
-                    "them out."
-                )
-        refined = self.density_model.refine(embedding.detach(), base, self.inference, generator)
+        refuse_not_finite("base reward", torch.isfinite(base))
+        refined = self.density_model.refine(FiniteRows(embedding), base, self.inference, generator)
         return RefinedReward(
             reward=refined.reward,
             base_reward=base,

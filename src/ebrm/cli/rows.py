@@ -9,7 +9,7 @@ import csv
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,9 @@ Row = dict[str, Any]
 
 _KINDS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet"}
 _LINE_ENDS = {ord(char): f"\\u{ord(char):04x}" for char in "\x85\u2028\u2029"}
-_ROW_GROUP = 32768  # rows a group in joined Parquet files
+# A group of joined Parquet files ends with the part that brings it to so many rows or bytes.
+_ROW_GROUP = 32768
+_GROUP_BYTES = 128 * 2**20
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,10 @@ def kind_of(path: Path) -> str:
 
 
 def read_chunks(path: Path, size: int) -> Iterator[Chunk]:
-    """Yield the rows of a file, `size` at a time (the last chunk may be shorter); DataError where it is damaged."""
+    """Yield the rows of a file, `size` at a time (the last chunk may be shorter); DataError where it is damaged.
+
+    A chunk is not held here while the next is read: who lets go of each (`del`) has one in memory at a time.
+    """
     if not path.exists():
         raise DataError(f"{path}: there is no such file.")
     if path.is_dir():
@@ -55,10 +60,16 @@ def read_chunks(path: Path, size: int) -> Iterator[Chunk]:
         yield from _parquet_chunks(path, size)
         return
     rows = read_rows(path)
-    first = 0
-    while block := list(islice(rows, size)):
-        yield Chunk(first, [row for _, row in block], [where for where, _ in block])
-        first += len(block)
+    for first in count(0, size):
+        chunk = Chunk(first, [], [])
+        for where, row in islice(rows, size):
+            chunk.rows.append(row)
+            chunk.where.append(where)
+            del row
+        if not chunk.rows:
+            return
+        yield chunk
+        del chunk
 
 
 def write_part(path: Path, kind: str, chunk: Chunk, added: Sequence[Row], columns: Sequence[str]) -> None:
@@ -110,6 +121,7 @@ def _parquet_chunks(path: Path, size: int) -> Iterator[Chunk]:
                 where = [f"{path.name}:{first + k + 1}" for k in range(table.num_rows)]
                 yield Chunk(first, table.to_pylist(), where, table)
                 first += table.num_rows
+                del batch, table
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise DataError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}.") from None
     except OSError as error:
@@ -143,14 +155,20 @@ def _join_parquet(parts: Sequence[Path], out: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schemas = [pq.read_schema(part) for part in parts]
+    schemas: list[Any] = []
+    for part in parts:
+        found = pq.read_schema(part)
+        if found not in schemas:
+            schemas.append(found)
     try:
         schema = pa.unify_schemas(schemas, promote_options="permissive")
         with pq.ParquetWriter(out, schema) as writer:
             held: list[Any] = []
             for k, part in enumerate(parts):
                 held.append(pq.read_table(part).cast(schema))
-                if sum(table.num_rows for table in held) >= _ROW_GROUP or k == len(parts) - 1:
+                full = sum(table.num_rows for table in held) >= _ROW_GROUP
+                full = full or sum(table.nbytes for table in held) >= _GROUP_BYTES
+                if full or k == len(parts) - 1:
                     writer.write_table(pa.concat_tables(held), row_group_size=_ROW_GROUP)
                     held = []
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:

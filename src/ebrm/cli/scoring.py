@@ -106,6 +106,7 @@ def open_texts(path: Path, settings: ScoreSettings) -> Input:
                 kinds[problem.kind] += 1
                 if len(bad) < EXAMPLES:
                     bad.append(problem.at(where))
+        del chunk  # before the next is read
     if shape is None:
         raise DataError(f"{path} holds no rows. Check that it is the file meant and is complete.")
     found = shape
@@ -204,7 +205,9 @@ def run(
                     kinds = Counter(row.kind for row in scored.bad)
                     raise DataError(_explain(source.name, source.count, kinds, scored.bad[:EXAMPLES], chunk.first))
                 write_part(parts[number], kind, chunk, scored.added, source.columns)
+                del scored
             bar.advance(len(chunk.rows))
+            del chunk  # before the next is read
     join_parts(parts, out, kind, [*source.columns, *source.added])
     summary = _summarize(out, source, settings.prefix)
     journal.finish(summary)
@@ -323,6 +326,7 @@ def _summarize(out: Path, source: Input, prefix: str) -> dict[str, Any]:
                 sums["base_right"] += base
                 sums["right"] += refined
                 sums["p_chosen"] += float(row[f"{prefix}p_chosen"])  # type: ignore[assignment]
+        del chunk  # before the next is read
     if sums["rows"] != source.count:
         raise AssertionError(f"{out} has {sums['rows']} rows for {source.count} rows in")
     texts, good = max(sums["texts"], 1), max(sums["rows"] - sums["errors"], 1)

@@ -1,10 +1,19 @@
-"""One shard: a safetensors file holding `embedding` [m, d] and `reward` [m], and many shards read as one matrix."""
+"""One shard: a safetensors file holding `embedding` [m, d] and `reward` [m], and many shards read as one matrix.
+
+Runs of rows are mapped into memory a piece at a time and scattered ones read one by one: which is faster for which,
+by how much, is in docs/performance.md. Nothing stays mapped or open, so neither memory nor the number of open files
+grows with the features.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import mmap
+import os
 from collections.abc import Sequence
+from contextlib import ExitStack
+from io import FileIO
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +21,15 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from ebrm.errors import FeaturesError
+
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _HEADER_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
-# Pages of a mapped file stay in this process's resident set after they are read. Past this many bytes they are
-# given back to the page cache, so that reading features larger than memory does not look (or act) like a leak.
-RESIDENT_BYTES = 256 * 2**20
-_FAULT_BYTES = 2 * 2**20  # what the kernel may map around one touched byte, with large pages in its cache
+#: Bytes of a file mapped at a time: they count as this process's memory while they are.
+_MAPPED_BYTES = 32 * 2**20
+#: Files open at a time while scattered rows are read.
+_OPEN_FILES = 256
 
 
 def shard_name(number: int) -> str:
@@ -36,24 +47,29 @@ def shard_size(rows: int, embedding_size: int, dtype: str) -> int:
     return rows * (embedding_size * DTYPES[dtype].itemsize + 4)
 
 
-class MappedShard:
-    """A shard mapped into memory: nothing is read until rows are asked for.
+class Shard:
+    """A shard on disk: its header is read and checked, and rows when they are asked for.
+
+    Attributes:
+        path: The file.
+        rows: Number of rows m.
+        dtype: What embeddings are stored as.
 
     Raises:
         ValueError: The file is not a shard of `rows` rows, `embedding_size` columns and number type `dtype`.
     """
 
     def __init__(self, path: Path, rows: int, embedding_size: int, dtype: str) -> None:
+        self.path, self.rows, self.dtype = path, rows, DTYPES[dtype]
         with open(path, "rb") as handle:
-            size = handle.seek(0, 2)
+            size = os.fstat(handle.fileno()).st_size
             if size < 8:
                 raise ValueError(f"it has {size} bytes, too few for a safetensors file")
-            # Private and writable only because torch warns about read-only buffers; nothing here ever writes.
-            self._map = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_COPY)
-        start = 8 + int.from_bytes(self._map[:8], "little")
+            start = 8 + int.from_bytes(handle.read(8), "little")
+            header_bytes = handle.read(start - 8) if start <= size else b""
         try:
-            header = json.loads(self._map[8:start]) if start <= size else None
-            fields = {name: header[name] for name in ("embedding", "reward")}  # type: ignore[index]
+            header = json.loads(header_bytes)
+            fields = {name: header[name] for name in ("embedding", "reward")}
             found = {
                 name: (_HEADER_DTYPES[entry["dtype"]], list(entry["shape"]), *entry["data_offsets"])
                 for name, entry in fields.items()
@@ -61,55 +77,87 @@ class MappedShard:
         except (ValueError, KeyError, TypeError, AttributeError):
             raise ValueError("its header is not that of a safetensors file with `embedding` and `reward`") from None
         expected = {
-            "embedding": (DTYPES[dtype], [rows, embedding_size]),
+            "embedding": (self.dtype, [rows, embedding_size]),
             "reward": (torch.float32, [rows]),
         }
         for name, (number_type, shape) in expected.items():
             if found[name][:2] != (number_type, shape):
                 raise ValueError(f"its `{name}` is {found[name][0]} {found[name][1]}, expected {number_type} {shape}")
-            count = int(np.prod(shape))
             begin, end = found[name][2:]
-            if not 0 <= begin <= end <= size - start or end - begin != count * number_type.itemsize:
+            if not 0 <= begin <= end <= size - start or end - begin != math.prod(shape) * number_type.itemsize:
                 raise ValueError(f"it has {size} bytes, and its `{name}` does not fit in them")
         if size != start + max(entry[3] for entry in found.values()):
             raise ValueError(f"it has {size} bytes, expected {start + max(entry[3] for entry in found.values())}")
-        self.embedding = self._view(start + found["embedding"][2], DTYPES[dtype], [rows, embedding_size])
-        self.reward = self._view(start + found["reward"][2], torch.float32, [rows])
+        self._embedding_start, self._reward_start = (start + found[name][2] for name in ("embedding", "reward"))
+        self._row_bytes = embedding_size * self.dtype.itemsize
 
-    def _view(self, offset: int, dtype: torch.dtype, shape: list[int]) -> Tensor:
-        count = int(np.prod(shape))
-        if count == 0:
-            return torch.empty(shape, dtype=dtype)
-        return torch.frombuffer(self._map, dtype=dtype, count=count, offset=offset).view(shape)
+    def __len__(self) -> int:
+        """Number of rows."""
+        return self.rows
 
-    def release(self) -> None:
-        """Give the pages read so far back to the page cache; they are mapped again when next touched."""
-        if hasattr(mmap, "MADV_DONTNEED"):
-            self._map.madvise(mmap.MADV_DONTNEED)
+    def reward(self) -> Tensor:
+        """Rewards of all rows, float32 [m]."""
+        reward = torch.empty(self.rows)
+        with open(self.path, "rb", buffering=0) as handle:
+            _fill(handle, _bytes_of(reward), self._reward_start, self.path)
+        return reward
+
+    def copy_run(self, start: int, stop: int, out: Tensor) -> None:
+        """Copy rows start..stop into `out` [stop - start, d], in whatever number type it has."""
+        step = max(1, _MAPPED_BYTES // max(self._row_bytes, 1))
+        with open(self.path, "rb", buffering=0) as handle:
+            for first in range(start, stop, step):
+                last = min(first + step, stop)
+                out[first - start : last - start] = self._map(handle.fileno(), first, last, out.shape[1])
+
+    def _map(self, file: int, start: int, stop: int, width: int) -> Tensor:
+        """Rows start..stop as stored, in pages of the file that are let go with the tensor."""
+        if not self._row_bytes:
+            return torch.empty(stop - start, width, dtype=self.dtype)
+        begin = self._embedding_start + start * self._row_bytes
+        skipped, length = begin % mmap.ALLOCATIONGRANULARITY, (stop - start) * self._row_bytes
+        try:
+            # Private and writable only because torch warns about read-only buffers; nothing here ever writes.
+            pages = mmap.mmap(file, skipped + length, access=mmap.ACCESS_COPY, offset=begin - skipped)
+        except ValueError:
+            raise _cut_short(self.path) from None
+        return torch.frombuffer(pages, dtype=self.dtype, count=(stop - start) * width, offset=skipped).view(-1, width)
+
+    def will_need(self, file: FileIO, start: int, stop: int) -> None:
+        """Let the system begin to read rows start..stop, where it knows how, without waiting for them."""
+        if hasattr(os, "posix_fadvise"):
+            begin = self._embedding_start + start * self._row_bytes
+            os.posix_fadvise(file.fileno(), begin, (stop - start) * self._row_bytes, os.POSIX_FADV_WILLNEED)
+
+    def fill(self, file: FileIO, start: int, into: memoryview) -> None:
+        """Fill the bytes of `into` with rows from `start` on."""
+        _fill(file, into, self._embedding_start + start * self._row_bytes, self.path)
 
 
 class EmbeddingRows:
     """Embeddings of many shards as one matrix [n, d], read on demand and always given as float32 on the CPU.
 
     Indexing takes a slice or a LongTensor of positions in any order, with repeats (negative ones count from the
-    end). Only the rows asked for are read; the order of the answer is the order of the index.
+    end). Only the rows asked for are read; the order of the answer is the order of the index. Every row is read best
+    in slices of :attr:`block` rows.
 
     Attributes:
         shape: `(n, d)`.
         dtype: `torch.float32`, what indexing returns.
         stored_dtype: What the rows are stored as.
+        block: Rows whose float32 numbers fill 8 MiB. The memory of so few is used again by the next, and stays in the
+            processor's cache; past 32 MiB, fresh memory costs more than reading.
     """
 
     dtype = torch.float32
 
-    def __init__(self, shards: Sequence[MappedShard | Tensor], embedding_size: int) -> None:
-        self._shards = [shard if isinstance(shard, Tensor) else shard.embedding for shard in shards]
-        self._mapped = [shard if isinstance(shard, MappedShard) else None for shard in shards]
+    def __init__(self, shards: Sequence[Shard | Tensor], embedding_size: int) -> None:
+        self._shards = list(shards)
         starts = np.cumsum([0] + [len(rows) for rows in self._shards])
         self._starts = torch.from_numpy(starts.astype(np.int64))  # [shards + 1], first row of each, then n
         self.shape = (int(starts[-1]), embedding_size)
         self.stored_dtype = self._shards[0].dtype if self._shards else torch.float32
-        self._touched: dict[int, int] = {}  # shard -> at most so many bytes of it are resident
+        self.block = max(1, 2**21 // max(embedding_size, 1))
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -141,30 +189,63 @@ class EmbeddingRows:
         while row < stop:
             begin, end = int(self._starts[first]), int(self._starts[first + 1])
             upto = min(stop, end)
-            out[row - start : upto - start] = self._shards[first][row - begin : upto - begin]
-            self._touch(first, upto - row, runs=1)
+            shard, into = self._shards[first], out[row - start : upto - start]
+            if isinstance(shard, Tensor):
+                into.copy_(shard[row - begin : upto - begin])
+            else:
+                shard.copy_run(row - begin, upto - begin, into)
             row, first = upto, first + 1
         return out
 
     def _gather(self, index: Tensor) -> Tensor:
-        out = torch.empty(len(index), self.shape[1])
         ordered, position = index.sort(stable=True)  # neighbours on disk are read together, shard by shard
+        stored = torch.empty(len(index), self.shape[1], dtype=self.stored_dtype)
         bounds = torch.searchsorted(ordered, self._starts).tolist()
-        for number, (begin, end) in enumerate(zip(bounds, bounds[1:], strict=False)):
-            if begin < end:
-                rows = self._shards[number].index_select(0, ordered[begin:end] - self._starts[number])
-                out[position[begin:end]] = rows.to(torch.float32)
-                self._touch(number, end - begin, runs=end - begin)
+        wanted = [number for number in range(len(self._shards)) if bounds[number] < bounds[number + 1]]
+        for few in (wanted[first : first + _OPEN_FILES] for first in range(0, len(wanted), _OPEN_FILES)):
+            with ExitStack() as files:
+                reads = []
+                for number in few:
+                    shard, place = self._shards[number], slice(bounds[number], bounds[number + 1])
+                    inside = ordered[place] - self._starts[number]
+                    if isinstance(shard, Tensor):
+                        stored[place] = shard.index_select(0, inside)
+                        continue
+                    file = files.enter_context(open(shard.path, "rb", buffering=0))
+                    for at, start, stop in _stretches(inside):
+                        shard.will_need(file, start, stop)
+                        reads.append((shard, file, start, stored[place.start + at : place.start + at + stop - start]))
+                for shard, file, start, into in reads:
+                    shard.fill(file, start, _bytes_of(into))
+        if torch.equal(ordered, index):
+            return stored.to(torch.float32)
+        out = torch.empty(len(index), self.shape[1])
+        out[position] = stored.to(torch.float32)
         return out
 
-    def _touch(self, number: int, rows: int, runs: int) -> None:
-        if self._mapped[number] is None:
-            return
-        bytes_a_row = self.shape[1] * self.stored_dtype.itemsize
-        touched = self._touched.get(number, 0) + rows * bytes_a_row + runs * _FAULT_BYTES
-        self._touched[number] = min(touched, len(self._shards[number]) * bytes_a_row)
-        if sum(self._touched.values()) > RESIDENT_BYTES:
-            for shard in map(self._mapped.__getitem__, self._touched):
-                if shard is not None:
-                    shard.release()
-            self._touched.clear()
+
+def _stretches(rows: Tensor) -> list[tuple[int, int, int]]:
+    """Ascending rows as (place in `rows`, first row, last row + 1) of neighbours that follow one another."""
+    numbers = rows.numpy()
+    begins = np.concatenate([[0], np.flatnonzero(np.diff(numbers) != 1) + 1, [len(numbers)]])
+    return [(int(a), int(numbers[a]), int(numbers[a]) + int(b - a)) for a, b in zip(begins, begins[1:], strict=False)]
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    """The memory of a contiguous tensor, to be written to."""
+    return tensor.view(-1).view(torch.uint8).numpy().data
+
+
+def _fill(file: FileIO, into: memoryview, offset: int, path: Path) -> None:
+    file.seek(offset)
+    while len(into):
+        count = file.readinto(into)
+        if not count:
+            raise _cut_short(path)
+        into = into[count:]
+
+
+def _cut_short(path: Path) -> FeaturesError:
+    return FeaturesError(
+        f"{path} has become shorter since these features were opened. Is something else writing there? Open them again."
+    )

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ebrm.errors import FeaturesError
 from ebrm.features import manifest as manifests
-from ebrm.features.shards import DTYPES, EmbeddingRows, MappedShard, shard_name
+from ebrm.features.shards import DTYPES, EmbeddingRows, Shard, shard_name
 from ebrm.features.tables import read_pairs
 
 _ROUNDING = ("dtype", "attention")
@@ -69,12 +69,15 @@ class Pairs:
         for name in ("source", "category", "split", "where"):
             values[name] = np.empty(count, dtype=object)
             given = columns.pop(name, None)
-            values[name][:] = [None] * count if given is None else list(given)
+            values[name][:] = None if given is None else given if isinstance(given, np.ndarray) else list(given)
         strength = columns.pop("strength", None)
         values["strength"] = (
             np.full(count, np.nan, dtype=np.float32)
             if strength is None
-            else np.asarray([np.nan if value is None else value for value in strength], dtype=np.float32)
+            else np.asarray(
+                strength if isinstance(strength, np.ndarray) else [np.nan if v is None else v for v in strength],
+                dtype=np.float32,
+            )
         )
         seen = columns.pop("rm_training", None)
         values["rm_training"] = np.zeros(count, bool) if seen is None else np.array([bool(v) for v in seen], bool)
@@ -242,7 +245,7 @@ def assemble(path: Path, manifest: dict[str, Any]) -> Features:
         rows = manifests.rows_of_shard(manifest, number)
         try:
             shards.append(
-                MappedShard(
+                Shard(
                     path / shard_name(number),
                     rows,
                     manifest["embedding_size"],
@@ -253,7 +256,7 @@ def assemble(path: Path, manifest: dict[str, Any]) -> Features:
             raise FeaturesError(
                 manifests.fault_message(path, manifest, {shard_name(number): f"is damaged: {error}"})
             ) from None
-    reward = torch.cat([shard.reward for shard in shards]) if shards else torch.empty(0)
+    reward = torch.cat([shard.reward() for shard in shards]) if shards else torch.empty(0)
     columns = read_pairs(path / "pairs.parquet")
     pairs = Pairs.build(**columns)
     if len(pairs) != manifest["pairs"]:

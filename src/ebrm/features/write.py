@@ -27,7 +27,7 @@ from ebrm.features.claim import claim, missing_files
 from ebrm.features.manifest import MANIFEST
 from ebrm.features.ranks import Ranks
 from ebrm.features.settings import FeatureSettings
-from ebrm.features.shards import DTYPES, MappedShard, shard_bytes, shard_name, shard_size
+from ebrm.features.shards import DTYPES, Shard, shard_bytes, shard_name, shard_size
 from ebrm.features.store import Features, Pairs, assemble, check_pairs, open_features
 from ebrm.features.tables import ITEM_SCHEMA, PAIR_SCHEMA, read_items, table_bytes
 from ebrm.files import atomic_path, sha256_file, sha256_json, write_json
@@ -179,7 +179,7 @@ def _made(out: Path, manifest: dict[str, Any], number: int) -> bool:
         return False
     try:
         rows = manifests.rows_of_shard(manifest, number)
-        MappedShard(path, rows, manifest["embedding_size"], manifest["embedding_dtype"])
+        Shard(path, rows, manifest["embedding_size"], manifest["embedding_dtype"])
     except (OSError, ValueError) as error:
         raise FeaturesError(manifests.fault_message(out, manifest, {path.name: f"is damaged: {error}"})) from None
     return True

@@ -69,7 +69,7 @@ def test_base_and_refined_come_from_one_reading(model: Path, tmp_path: Path):
 
 def test_a_second_run_loads_no_reward_model(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     _, first = opened([model], tmp_path)
-    monkeypatch.setattr("ebrm.model.load_backbone", lambda *_: pytest.fail("the reward model was loaded"))
+    monkeypatch.setattr("ebrm.backbone.load.load_backbone", lambda *_: pytest.fail("the reward model was loaded"))
     _, again = opened([model], tmp_path)
     for one, other in zip(first, again, strict=True):
         np.testing.assert_array_equal(one.reward, other.reward)
@@ -118,7 +118,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
         return backbone
 
     monkeypatch.setattr(models, "load_backbone", load)
-    monkeypatch.setattr("ebrm.model.load_backbone", load)
+    monkeypatch.setattr("ebrm.backbone.load.load_backbone", load)
     return made
 
 
@@ -130,6 +130,7 @@ def test_a_reward_model_is_read_once_with_the_layers_of_its_energy_model(
     layers: str, stored: list[int] | None, loaded: list[tuple[int, ...]], rm: Path, pairs: Path, tmp_path: Path, loads
 ):
     fitted = fitted_with(layers, rm, pairs, tmp_path)
+    loads.clear()  # of the fit's own
     for names in ([rm, fitted], [fitted, rm]):
         cache = tmp_path / f"cache of {names[0].name} first"
         found, scores = opened(names, cache)
@@ -182,6 +183,7 @@ def test_another_reading_keeps_its_own_layers(unlike: str, rm: Path, bare: Path,
 
 def test_energy_models_with_other_layers_are_read_apart(rm: Path, pairs: Path, bare: Path, tmp_path: Path, loads):
     deep = fitted_with("1", rm, pairs, tmp_path / "deep")
+    loads.clear()  # of the fit's own
     found, scores = opened([rm, bare, deep], tmp_path / "cache")
     assert layers_of(found) == [None, [2]] and loads == [(1,), (), (2,)]
     assert [(score.name, score.base) for score in scores] == [
