@@ -1,10 +1,12 @@
 # `make demo` and `make test` set up .venv when it is not there, and reuse it when it is.
-# Variables: PYTHON=<interpreter to make .venv with>  ARGS=<more options for pytest or for the demo>
+# `make bench` measures speed beside a plain implementation (up to 40 minutes), `make bench QUICK=1` on small sizes (under 3).
+# Variables: PYTHON=<interpreter to make .venv with>  ARGS=<more options for pytest, the demo or benchmarks.run>
 
 VENV := .venv
 READY := $(VENV)/ready
 PYTHON ?=
 ARGS ?=
+QUICK ?=
 
 unexport PYTHONHOME PYTHONPATH
 
@@ -15,7 +17,7 @@ UNUSABLE := $(shell version='import sys; print(sys.version)'; \
 	has=$$($(VENV)/bin/python -c "$$version" 2>/dev/null) && \
 	{ [ -z "$(PYTHON)" ] || [ "$$has" = "$$("$(PYTHON)" -c "$$version" 2>/dev/null)" ]; } || echo unusable)
 
-.PHONY: demo test lint clean unusable
+.PHONY: demo test lint bench clean unusable
 
 demo: $(READY)
 	$(VENV)/bin/ebrm demo --out demo-out $(ARGS)
@@ -28,6 +30,9 @@ lint: $(READY)
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+
+bench: $(READY)
+	$(VENV)/bin/python -m benchmarks.run $(if $(filter-out 0,$(QUICK)),--quick) $(ARGS)
 
 clean:
 	rm -rf $(VENV) demo-out build dist htmlcov .coverage .coverage.* .hypothesis .import_linter_cache \

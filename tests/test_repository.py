@@ -20,6 +20,7 @@ import ebrm
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "ebrm"
 MODULES = sorted(SOURCE.rglob("*.py"))
+BENCHMARKS = ROOT / "benchmarks"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 HEAVY = [
     "accelerate",
@@ -150,6 +151,19 @@ def test_every_module_has_its_test():
     untested = {str(path) for path in inside if not (ROOT / "tests" / path.parent / f"test_{path.name}").exists()}
     assert untested == set(TESTED_ELSEWHERE)
     assert [place for place in TESTED_ELSEWHERE.values() if not (ROOT / place).exists()] == []
+
+
+def test_every_benchmark_has_its_test():
+    scripts = sorted(path.name for path in BENCHMARKS.glob("*.py") if path.name not in ("__init__.py", "evaluate.py"))
+    assert scripts
+    assert [name for name in scripts if not (ROOT / "tests" / "benchmarks" / f"test_{name}").exists()] == []
+    lengths = {name: (BENCHMARKS / name).read_text(encoding="utf-8").count("\n") for name in scripts}
+    assert {name: lines for name, lines in lengths.items() if lines > 400} == {}
+
+
+def test_the_package_does_not_know_its_benchmarks():
+    importing = re.compile(r"^\s*(?:from|import) benchmarks\b", re.M)
+    assert [str(path) for path in MODULES if importing.search(path.read_text(encoding="utf-8"))] == []
 
 
 def test_import_contracts_hold():

@@ -1,0 +1,1 @@
+"""What ebrm costs, beside a plain implementation of the same algorithm and beside the work it sits next to."""
