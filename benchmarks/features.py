@@ -169,10 +169,11 @@ def measure(shape: Shape, mix: str, count: int, turns: int) -> Iterator[Figure]:
 
 
 def figures(quick: bool) -> Iterator[Figure]:
-    """Every model on both mixes; quick: two models on chat lengths, fewer texts."""
+    """Every model on chat lengths, the first on flat ones as well; quick: two models on chat lengths, fewer texts."""
     for shape in SHAPES[:2] if quick else SHAPES:
-        for mix in ("log-normal",) if quick else MIXES:
-            yield from measure(shape, mix, 48 if quick else 64, 2 if quick else 3)
+        yield from measure(shape, "log-normal", 32 if quick else 64, 2 if quick else 3)
+    if not quick:
+        yield from measure(SHAPES[0], "flat", 64, 3)
 
 
 if __name__ == "__main__":
