@@ -55,7 +55,7 @@ def growth_tables(found: Mapping[str, Any]) -> str:
     streams = [
         (kinds[point["kind"]], f"{point['bytes'] / 1e9:.3g} GB", f"{point['rows']:,}", f"{point['seconds']:.0f} s",
          f"{point['peak_bytes'] / 1e9:.2f} GB")
-        for point in found["stream"]
+        for point in found.get("stream", ())
     ]  # fmt: skip
     starts = [
         (
@@ -63,15 +63,14 @@ def growth_tables(found: Mapping[str, Any]) -> str:
             f"{entry['seconds']:.2f} s",
             "–" if entry["allowed"] is None else f"{entry['allowed']} s",
         )
-        for entry in found["startup"]
+        for entry in found.get("startup", ())
     ]
-    return "\n\n".join(
-        [
-            markdown(header, rows, left=0),
-            markdown(("`ebrm score` of", "Size", "Rows", "Time", "Most memory"), streams),
-            markdown(("Start-up", "Median", "Allowed"), starts),
-        ]
-    )
+    tables = [markdown(header, rows, left=0)]
+    if streams:
+        tables.append(markdown(("`ebrm score` of", "Size", "Rows", "Time", "Most memory"), streams))
+    if starts:
+        tables.append(markdown(("Start-up", "Median", "Allowed"), starts))
+    return "\n\n".join(tables)
 
 
 def put(text: str, name: str, block: str) -> str:

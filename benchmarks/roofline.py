@@ -113,6 +113,7 @@ class Shape:
         nodes: rewards the network is evaluated at, a row.
         grid: nodes of the posterior.
         parameters: weights of the network.
+        hidden: rewards that the first joint matrix is applied at, if they are fewer; 0 if not.
     """
 
     d: int
@@ -120,6 +121,20 @@ class Shape:
     nodes: int
     grid: int
     parameters: int
+    hidden: int = 0
+
+    @property
+    def network_operations(self) -> float:
+        """Operations of all layers after the first for one row, at all its nodes."""
+        if not self.hidden:
+            return self.nodes * self.head_operations
+        matrix, between = 2.0 * self.joint[0] * self.joint[1], 2.0 * self.hidden * self.nodes * self.joint[1]
+        return self.hidden * matrix + between + self.nodes * (self.head_operations - matrix)
+
+    @property
+    def network_values(self) -> float:
+        """Values of tanh for one row, at all its nodes."""
+        return float((self.hidden or self.nodes) * self.joint[0] + self.nodes * sum(self.joint[1:]))
 
     @property
     def head_operations(self) -> float:
@@ -133,7 +148,8 @@ def shape_of(density: RewardDensity, d: int, settings: InferenceSettings) -> Sha
     network = density.network
     joint = tuple(layer.out_features for layer in (network.from_embedding, *network.joint_layers))
     count = settings.nodes if space is None else len(space.nodes)
-    return Shape(d, joint, count, settings.nodes, sum(p.numel() for p in network.parameters()))
+    hidden = 0 if space is None or space.hidden is None else len(space.hidden.nodes)
+    return Shape(d, joint, count, settings.nodes, sum(p.numel() for p in network.parameters()), hidden)
 
 
 def measure_rates(shape: Shape, rows: int) -> Rates:
@@ -177,7 +193,13 @@ def refining_steps(density: RewardDensity, shape: Shape, rates: Rates, embedding
     at_once = max(1, 2**22 // (sum(shape.joint) * shape.nodes))
     standard = units.embed(embedding)
     first = network.embed(standard)
-    values = torch.cat([network.on_nodes(e, nodes) for e in first.split(at_once)]).double()
+
+    def at_nodes() -> list[Tensor]:
+        if space is None:
+            return [network.on_nodes(e, nodes) for e in first.split(at_once)]
+        return [density._at_nodes(e, space)[0] for e in first.split(at_once)]
+
+    values = torch.cat(at_nodes()).double()
     matrix = torch.eye(shape.grid, dtype=torch.float64) if space is None else space.on_grid(shape.grid, grid.device)
     curves = values @ matrix
 
@@ -199,9 +221,9 @@ def refining_steps(density: RewardDensity, shape: Shape, rates: Rates, embedding
             operations=2.0 * shape.d * width, traffic=4.0 * (shape.d + width) + weights,
         ),
         step(
-            f"network at {shape.nodes} nodes", lambda: [network.on_nodes(e, nodes) for e in first.split(at_once)],
-            operations=shape.nodes * shape.head_operations, product=rates.joint,
-            values=float(shape.nodes * sum(shape.joint)), traffic=4.0 * (width + shape.nodes),
+            f"network at {shape.nodes} nodes" + (f" by way of {shape.hidden}" if shape.hidden else ""), at_nodes,
+            operations=shape.network_operations, product=rates.joint, values=shape.network_values,
+            traffic=4.0 * (width + shape.nodes),
         ),
         step(
             f"from {shape.nodes} nodes to {shape.grid}", lambda: values @ matrix,
@@ -213,8 +235,8 @@ def refining_steps(density: RewardDensity, shape: Shape, rates: Rates, embedding
         ),
         step(
             "**refine, all of it**", lambda: density.refine(embedding, reward, settings),
-            operations=2.0 * shape.d * width + shape.nodes * shape.head_operations,
-            values=float(shape.nodes * sum(shape.joint)), traffic=4.0 * shape.d + weights,
+            operations=2.0 * shape.d * width + shape.network_operations,
+            values=shape.network_values, traffic=4.0 * shape.d + weights,
         ),
     ]  # fmt: skip
 

@@ -24,6 +24,10 @@ def test_what_binds_and_what_is_predicted():
 def test_operations_of_a_network():
     assert Shape(512, (1024, 512), 20, 65, 0).head_operations == 2 * (1024 * 512 + 512)
     assert Shape(512, (128,), 20, 65, 0).head_operations == 2 * 128
+    assert Shape(512, (128,), 20, 65, 0).network_operations == 20 * 2 * 128
+    by_hidden = Shape(512, (1024, 512), 20, 65, 0, hidden=12)
+    assert by_hidden.network_operations == 2 * (12 * 1024 * 512 + 12 * 20 * 512 + 20 * 512)
+    assert by_hidden.network_values == 12 * 1024 + 20 * 512
 
 
 def test_sizes_come_from_the_density():

@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ebrm.backbone.families import Loaded
-from ebrm.backbone.forward import Forward, configs
+from ebrm.backbone.check import check_padding, check_reading, reported_reward
+from ebrm.backbone.families import Loaded, last_position
 from ebrm.backbone.identity import BackboneIdentity
 from ebrm.backbone.layers import InnerLayers
-from ebrm.backbone.threads import spread
 from ebrm.errors import BackboneError
 from ebrm.preferences import text
 from ebrm.preferences.text import TextRule, TokenizedText
 
 logger = logging.getLogger(__name__)
-
-# On a CPU a core is busy with a few hundred tokens, and its caches hold what they need; more make it slower.
-_CPU_BATCH_TOKENS = 512
-# More workers than this would wait for each other in Python; each then has several threads.
-_MOST_WORKERS = 8
 
 
 @dataclass(frozen=True)
@@ -70,7 +63,7 @@ class Backbone:
         text_rule: how text becomes token ids.
         identity: which model this is.
         device: where it runs.
-        token_budget: most tokens in a batch, padding counted; on a CPU batches have at most 512 in any case.
+        token_budget: most tokens in a batch, padding counted.
         limit: most tokens the model takes, None when it does not say.
     """
 
@@ -87,17 +80,16 @@ class Backbone:
         layers: InnerLayers,
     ) -> None:
         self.model = loaded.model.eval().requires_grad_(False).to(device)
+        self._head = loaded.head
         bias = None if loaded.head.bias is None else loaded.head.bias.detach().float().cpu().clone()
         self.head = Head(loaded.head.weight.detach().float().cpu().clone(), bias)
         self.layers = layers
         self.embedding_size = loaded.head.in_features + layers.size
         self.tokenizer, self.text_rule, self.identity = tokenizer, text_rule, identity
         self.device, self.token_budget, self.limit = device, token_budget, limit
-        for config in configs(self.model):
+        for config in _configs(self.model):
             config.use_cache = False  # keys and values are for generating; here they would only fill memory
-        pad = _pad_id(tokenizer, self.model)
-        # The first is the model itself; twins follow when batches are read at the same time.
-        self._forwards = [Forward(identity.name, identity.head_module, self.model, loaded.head, layers, pad, device)]
+        self._pad = _pad_id(tokenizer, self.model)
         self._vocabulary = _vocabulary(self.model)
         self._checked = False
 
@@ -115,10 +107,8 @@ class Backbone:
         """Embeddings and rewards of n token sequences, in the order given; n may be 0.
 
         Texts run sorted by length, in batches of at most `token_budget` tokens (padding counted), padded on the right.
-        On a CPU batches are small, and as many run at once as torch has threads (`torch.get_num_threads()`, at most
-        8), each on one thread. The budget is halved when memory runs out. On the first batch with padding it is
-        checked that the head on the embedding gives the reward the model reports, and that padding moves no part of the
-        embedding.
+        The budget is halved when memory runs out. On the first batch it is checked that the head on the embedding gives
+        the reward the model reports, and that padding moves no part of the embedding.
 
         Raises:
             BackboneError: an empty or too long sequence, an unknown token id, an embedding or reward that is not
@@ -128,20 +118,24 @@ class Backbone:
         n = len(token_ids)
         self._refuse_ids(token_ids)
         embedding = torch.empty(n, self.embedding_size)
-        budget = self.token_budget if self.device.type != "cpu" else min(self.token_budget, _CPU_BATCH_TOKENS)
+        budget = self.token_budget
         # Longest first: if memory runs out, it does so at once.
-        left = sorted(range(n), key=lambda row: -len(token_ids[row]))
-        while left:
-            batches = self._for_the_check_first(_batches(left, token_ids, budget), token_ids)
-            done: set[int] = set()
-            with closing(self._embeddings([[token_ids[row] for row in batch] for batch in batches])) as found:
-                for batch, embeddings in zip(batches, found, strict=False):
-                    if embeddings is None:
-                        budget = self._smaller(batch, token_ids)
-                        break
-                    embedding[batch] = embeddings
-                    done.update(batch)
-            left = [row for row in left if row not in done]
+        queue = sorted(range(n), key=lambda row: -len(token_ids[row]))
+        while queue:
+            batch = _next_batch(queue, token_ids, budget)
+            found = self._try([token_ids[row] for row in batch])
+            if found is None:
+                if len(batch) == 1:
+                    raise BackboneError(
+                        f"Memory on {self.device} is too small for a single text: row {batch[0]} has "
+                        f"{len(token_ids[batch[0]])} tokens. Lower max_length, use dtype='bfloat16', or a device with "
+                        "more memory."
+                    )
+                budget = len(batch) // 2 * len(token_ids[batch[0]])
+                logger.warning("out of memory on %s; going on with batches of %d tokens", self.device, budget)
+                continue
+            embedding[batch] = found
+            queue = queue[len(batch) :]
         reward = self.head(embedding)
         bad = ~(embedding.isfinite().all(dim=1) & reward.isfinite())
         if bool(bad.any()):
@@ -161,39 +155,6 @@ class Backbone:
         alone = torch.cat([self.read([ids]).reward for ids in token_ids])
         return float((together - alone).abs().max())
 
-    def _embeddings(self, batches: Sequence[list[Sequence[int]]]) -> Generator[Tensor | None, None, None]:
-        """Embeddings of each batch; None for one for which memory ran out."""
-        if not self._checked:
-            first, *batches = batches
-            found = self._forwards[0].embed(first, check=True)
-            # Without padding only half of it was seen, and the next read checks again.
-            self._checked = found is not None and _is_padded(first)
-            yield found
-        workers = 1 if self.device.type != "cpu" else min(torch.get_num_threads(), len(batches), _MOST_WORKERS)
-        while len(self._forwards) < workers:
-            self._forwards.append(self._forwards[0].twin())
-        yield from spread([forward.embed for forward in self._forwards[: max(1, workers)]], batches)
-
-    def _for_the_check_first(self, batches: list[list[int]], token_ids: Sequence[Sequence[int]]) -> list[list[int]]:
-        """The same batches; until the model has been checked, one with padding comes first."""
-        if self._checked:
-            return batches
-        padded = (place for place, rows in enumerate(batches) if _is_padded([token_ids[row] for row in rows]))
-        place = next(padded, 0)
-        return [batches[place], *batches[:place], *batches[place + 1 :]]
-
-    def _smaller(self, batch: list[int], token_ids: Sequence[Sequence[int]]) -> int:
-        """The token budget to go on with after memory ran out for a batch."""
-        longest = len(token_ids[batch[0]])
-        if len(batch) == 1:
-            raise BackboneError(
-                f"Memory on {self.device} is too small for a single text: row {batch[0]} has {longest} tokens. Lower "
-                "max_length, use dtype='bfloat16', or a device with more memory."
-            )
-        budget = len(batch) // 2 * longest
-        logger.warning("out of memory on %s; going on with batches of %d tokens", self.device, budget)
-        return budget
-
     def _refuse_ids(self, token_ids: Sequence[Sequence[int]]) -> None:
         for row, ids in enumerate(token_ids):
             if not len(ids):
@@ -210,25 +171,116 @@ class Backbone:
                     "the model's own tokenizer."
                 )
 
+    def _try(self, rows: list[Sequence[int]]) -> Tensor | None:
+        """Embeddings of one batch, float32 on the CPU; None when memory ran out."""
+        try:
+            return self._forward(rows)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not _out_of_memory(error):
+                raise
+        # Outside the except block: the error no longer keeps the batch's tensors alive.
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return None
 
-def _batches(rows: list[int], token_ids: Sequence[Sequence[int]], budget: int) -> list[list[int]]:
-    """`rows`, longest text first, cut into batches of at most `budget` tokens, padding counted, or of one text."""
-    batches, start = [], 0
-    while start < len(rows):
-        size = max(1, budget // len(token_ids[rows[start]]))
-        batches.append(rows[start : start + size])
-        start += size
-    return batches
+    def _forward(self, rows: list[Sequence[int]]) -> Tensor:
+        ids, mask = self._pad_rows(rows)
+        captured, means, output = self._capture(ids, mask)
+        parts = [pooled(captured, mask), *means]
+        if not self._checked:
+            check_reading(self.identity.name, self._head, captured, mask, parts[0], reported_reward(output, mask))
+            self._check_padding(rows, ids, mask, parts)
+            self._checked = True
+        return torch.cat([part.float() for part in parts], dim=1).cpu()
+
+    def _capture(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, list[Tensor], Any]:
+        """What went into the head, the mean of each inner layer [n, h], and what the model gave."""
+        seen: list[Tensor] = []
+        handle = self._head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        try:
+            with torch.no_grad(), self.layers.averaging(mask) as means:
+                output = self.model(input_ids=ids, attention_mask=mask)
+        finally:
+            handle.remove()
+        if len(seen) != 1:
+            raise BackboneError(
+                f"{self.identity.name} ran its head {self.identity.head_module} {len(seen)} times in one forward, and "
+                "once was expected. Name another head with head=…, or teach ebrm this model with register_family."
+            )
+        return seen[0], means, output
+
+    def _check_padding(self, rows: list[Sequence[int]], ids: Tensor, mask: Tensor, parts: list[Tensor]) -> None:
+        """Read the shortest text of the batch without padding, and compare it part by part."""
+        shortest = min(range(len(rows)), key=lambda row: len(rows[row]))
+        length = len(rows[shortest])
+        if length < ids.shape[1]:
+            text = slice(shortest, shortest + 1), slice(length)
+            captured, means, _ = self._capture(ids[text], mask[text])
+            alone = [pooled(captured, mask[text]), *means]
+            called = ["embedding", *(f"mean of the hidden states after block {index}" for index in self.layers.indices)]
+            for padded, single, part in zip(parts, alone, called, strict=True):
+                check_padding(self.identity.name, padded[shortest], single[0], self._head.weight.dtype, part)
+
+    def _pad_rows(self, rows: list[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Token ids and mask [n, L], padded on the right."""
+        # transformers' own classes take the last token that is not the padding token for the end of the text. The
+        # reward they report is right only if no text ends in that token, as it would where padding is the end of text.
+        ends = {row[-1] for row in rows}
+        pad = self._pad if self._pad not in ends else next(token for token in range(len(ends) + 1) if token not in ends)
+        for config in _configs(self.model):
+            config.pad_token_id = pad
+        longest = max(map(len, rows))
+        ids = torch.tensor([[*row, *[pad] * (longest - len(row))] for row in rows], dtype=torch.int64)
+        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], dtype=torch.int64)
+        return ids.to(self.device), mask.to(self.device)
 
 
-def _is_padded(texts: Sequence[Sequence[int]]) -> bool:
-    return len(set(map(len, texts))) > 1
+def pooled(captured: Tensor, attention_mask: Tensor) -> Tensor:
+    """The embeddings [n, d] in what went into the head.
+
+    Args:
+        captured: [n, L, d], the head ran on every token: read at the last position of each text; or [n, d], the model
+            pooled before its head: taken as it is.
+        attention_mask: [n, L].
+
+    Raises:
+        BackboneError: another shape.
+    """
+    n, length = attention_mask.shape
+    if captured.ndim == 3 and captured.shape[:2] == (n, length):
+        return captured[torch.arange(n, device=captured.device), last_position(attention_mask)]
+    if captured.ndim == 3 and captured.shape[:2] == (n, 1):
+        return captured[:, 0]
+    if captured.ndim == 2 and len(captured) == n:
+        return captured
+    raise BackboneError(
+        f"The head got a tensor of shape {list(captured.shape)} for {n} texts of {length} tokens; [{n}, {length}, d] "
+        f"or [{n}, d] was expected. Teach ebrm this model with ebrm.backbone.families.register_family."
+    )
+
+
+def _next_batch(queue: list[int], token_ids: Sequence[Sequence[int]], budget: int) -> list[int]:
+    return queue[: max(1, budget // len(token_ids[queue[0]]))]
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    said = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in said or "can't allocate memory" in said
+
+
+def _configs(model: nn.Module) -> list[Any]:
+    config = getattr(model, "config", None)
+    if config is None:
+        return []
+    inner = config.get_text_config() if hasattr(config, "get_text_config") else config
+    return [config] if inner is config else [config, inner]
 
 
 def _pad_id(tokenizer: Any, model: nn.Module) -> int:
+    configs = _configs(model)
     choices = [
         tokenizer.pad_token_id,
-        *(getattr(config, "pad_token_id", None) for config in configs(model)),
+        *(getattr(config, "pad_token_id", None) for config in configs),
         tokenizer.eos_token_id,
     ]
     return next((int(token) for token in choices if isinstance(token, int) and token >= 0), 0)

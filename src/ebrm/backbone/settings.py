@@ -63,9 +63,7 @@ class BackboneSettings:
     )
     token_budget: int = field(
         default=16384,
-        metadata={
-            "help": "Most tokens in one batch, padding counted; on a CPU 512 at most. Halved when memory runs out."
-        },
+        metadata={"help": "Most tokens in one batch, padding counted. Halved by itself when memory runs out."},
     )
 
     def __post_init__(self) -> None:
