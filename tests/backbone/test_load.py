@@ -46,7 +46,7 @@ class TestLoaded:
             "layers": [1],
         }
         assert backbone.embedding_size == 64 and backbone.limit == backbone.text_rule.max_length == 128
-        assert backbone.text_rule.template == CHAT_TEMPLATE and backbone.token_budget == 16384
+        assert backbone.text_rule.template == CHAT_TEMPLATE and backbone.token_budget == 1024  # 16,384 but for the CPU
 
     def test_other_weights_have_another_fingerprint(self, tmp_path: Path) -> None:
         one, two = load(save_rm(tmp_path / "one")), load(save_rm(tmp_path / "two", seed=1))

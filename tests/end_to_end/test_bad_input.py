@@ -325,14 +325,16 @@ def test_features_stopped(rm: Path, pairs: Path, features: Path, kept: Path) -> 
     assert snapshot(kept / "f") == snapshot(features)
 
 
-def test_fit_stopped(rm: Path, pairs: Path, model: Path, kept: Path) -> None:
+def test_fit_stopped(rm: Path, pairs: Path, kept: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    whole = tmp_path_factory.mktemp("whole") / "m"
+    assert ebrm("fit", "--backbone", rm, "--data", pairs, "--out", whole, *QUICK).code == 0
     command = ("fit", "--backbone", rm, "--data", pairs, "--out", kept / "m", *QUICK)
     stopped(signal.SIGKILL, 3, *command)
     assert not (kept / "m").exists()
     stopped(signal.SIGINT, 4, *command)
     assert not (kept / "m").exists()
     assert ebrm(*command).code == 0
-    assert (kept / "m" / "energy.safetensors").read_bytes() == (model / "energy.safetensors").read_bytes()
+    assert (kept / "m" / "energy.safetensors").read_bytes() == (whole / "energy.safetensors").read_bytes()
     assert sorted(path.name for path in kept.iterdir()) == ["m", "precious.txt"]
 
 

@@ -20,6 +20,10 @@ from ebrm.preferences.text import TextRule, TokenizedText
 
 logger = logging.getLogger(__name__)
 
+#: Most tokens in a batch on a CPU: what its caches hold. Four times as many take up to half as long again, 16,384 twice
+#: as long (docs/performance.md).
+_CPU_BATCH_TOKENS = 1024
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -63,7 +67,7 @@ class Backbone:
         text_rule: how text becomes token ids.
         identity: which model this is.
         device: where it runs.
-        token_budget: most tokens in a batch, padding counted.
+        token_budget: most tokens in a batch, padding counted; on a CPU at most 1,024, where larger batches are slower.
         limit: most tokens the model takes, None when it does not say.
     """
 
@@ -86,7 +90,8 @@ class Backbone:
         self.layers = layers
         self.embedding_size = loaded.head.in_features + layers.size
         self.tokenizer, self.text_rule, self.identity = tokenizer, text_rule, identity
-        self.device, self.token_budget, self.limit = device, token_budget, limit
+        self.device, self.limit = device, limit
+        self.token_budget = min(token_budget, _CPU_BATCH_TOKENS) if device.type == "cpu" else token_budget
         for config in _configs(self.model):
             config.use_cache = False  # keys and values are for generating; here they would only fill memory
         self._pad = _pad_id(tokenizer, self.model)

@@ -63,7 +63,10 @@ class BackboneSettings:
     )
     token_budget: int = field(
         default=16384,
-        metadata={"help": "Most tokens in one batch, padding counted. Halved by itself when memory runs out."},
+        metadata={
+            "help": "Most tokens in one batch, padding counted (at most 1024 on a CPU). Halved by itself when memory "
+            "runs out."
+        },
     )
 
     def __post_init__(self) -> None:
