@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -24,7 +25,11 @@ from rich.table import Table
 from benchmarks.timing import Figure
 from ebrm.files import write_json
 
-MODULES = ("refine", "train", "features", "end_to_end", "reading")
+#: What is measured, and how the names of its figures begin.
+MODULES = {
+    "refine": ("refine", "posterior", "default model"), "train": ("train",), "features": ("features",),
+    "end_to_end": ("end",), "reading": ("reading",),
+}  # fmt: skip
 ON_DEVICE = ("refine", "train")
 RESULTS = Path(__file__).with_name("results.json")
 
@@ -99,11 +104,31 @@ def caption(figures: Sequence[Figure]) -> str:
     )
 
 
+def kept(out: Path, names: Sequence[str], device: str) -> list[Figure]:
+    """What the results at `out` have beside the figures of these modules on this device."""
+    if set(names) == set(MODULES) or not out.exists():
+        return []
+    figures = [Figure(**row) for row in json.loads(out.read_text())]
+    return [figure for figure in figures if not (_module(figure) in names and figure.device == device)]
+
+
+def in_order(figures: Sequence[Figure]) -> list[Figure]:
+    """The figures, module by module."""
+    return sorted(figures, key=lambda figure: list(MODULES).index(_module(figure)))
+
+
+def _module(figure: Figure) -> str:
+    return next(name for name, begins in MODULES.items() if figure.figure.startswith(begins))
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print the table, write the results."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description="Measure ebrm's speed.")
     parser.add_argument("--quick", action="store_true", help="smaller sizes, fewer turns")
-    parser.add_argument("--only", nargs="+", choices=MODULES, default=MODULES, metavar="NAME", help=", ".join(MODULES))
+    parser.add_argument(
+        "--only", nargs="+", choices=MODULES, default=list(MODULES), metavar="NAME",
+        help=f"measure these again, and keep what the results have of the others: {', '.join(MODULES)}",
+    )  # fmt: skip
     parser.add_argument("--device", default="cpu", help="where refine and train run (default: cpu)")
     parser.add_argument(
         "--out", type=Path, default=RESULTS, help=f"results as JSON (default: benchmarks/{RESULTS.name})"
@@ -112,7 +137,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.device != "cpu" and not torch.cuda.is_available():
         parser.error(f"--device {args.device}: torch finds no GPU here; leave --device out to measure on the CPU")
     console = Console() if sys.stdout.isatty() else Console(width=100)
-    figures = list(measure(args.only, args.quick, args.device, console))
+    before = kept(args.out, args.only, args.device)
+    figures = in_order([*before, *measure(args.only, args.quick, args.device, console)])
     console.print(table(figures), caption(figures), sep="\n\n", highlight=False)
     write_json(args.out, [asdict(figure) for figure in figures])
     console.print(f"Written to {args.out}.", highlight=False)

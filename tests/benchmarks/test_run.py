@@ -52,6 +52,22 @@ def test_some_figures(modules, tmp_path):
     assert modules == {"train": [False, {"device": "cpu"}]}
 
 
+def test_what_is_not_measured_again_is_kept(modules, tmp_path):
+    out = tmp_path / "r.json"
+    main(["--only", "reading", "refine", "--out", str(out)])
+    before = json.loads(out.read_text())
+    assert [row["figure"] for row in before] == ["refine", "reading"]
+    out.write_text(json.dumps([{**row, "ratio": 1.0} for row in before] + [{**before[0], "device": "cuda"}]))
+    main(["--only", "train", "refine", "--out", str(out)])
+    after = [(row["figure"], row["device"], row["ratio"]) for row in json.loads(out.read_text())]
+    assert sorted(after) == [
+        ("reading", "cpu", 1.0), ("refine", "cpu", 40.0), ("refine", "cuda", 40.0), ("train", "cpu", 40.0),
+    ]  # fmt: skip
+    assert [name for name, _, _ in after] == ["refine", "refine", "train", "reading"]
+    main(["--out", str(out)])
+    assert len(json.loads(out.read_text())) == 5
+
+
 def test_a_failure_leaves_the_results_as_they_were(modules, tmp_path, monkeypatch):
     out = tmp_path / "results.json"
     out.write_text("before")

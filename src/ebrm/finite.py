@@ -1,0 +1,40 @@
+"""Numbers that can be computed with: in float64, or refused with the place of the first that cannot."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ebrm.errors import DataError
+
+
+def finite(values: Tensor, what: str, dims: int = 1) -> Tensor:
+    """`values` in float64, if all of them are finite numbers.
+
+    Args:
+        values: a tensor of any number type, of `dims` dimensions.
+        what: what one of them is called, for messages ("reward").
+        dims: the number of dimensions they must have.
+
+    Raises:
+        DataError: a NaN or an infinity; the message counts them and has the index of the first.
+        ValueError: another number of dimensions.
+    """
+    if values.dim() != dims:
+        raise ValueError(f"{what}: expected a tensor of {dims} dimensions, got the shape {tuple(values.shape)}")
+    bad = ~torch.isfinite(values)
+    if bool(bad.any()):
+        place = tuple(bad.nonzero()[0].tolist())
+        where = str(place[0]) if len(place) == 1 else str(place)
+        raise DataError(
+            f"{int(bad.sum())} of {values.numel()} numbers ({what}) are not finite, the first at index {where}: "
+            f"{float(values[place])}. Find out why, or leave those rows out."
+        )
+    return values.double()
+
+
+def alike(**tensors: Tensor) -> None:
+    """Raise ValueError, naming the shapes, unless all tensors have the shape of the first."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if len(set(shapes.values())) > 1:
+        raise ValueError("expected tensors of one shape, got " + ", ".join(f"{n} {s}" for n, s in shapes.items()))

@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ebrm.errors import DataError
+from ebrm.finite import alike, finite
+
+
+def test_numbers_come_back_in_float64() -> None:
+    values = finite(torch.tensor([1, 2], dtype=torch.bfloat16), "reward")
+    assert values.dtype == torch.float64 and values.tolist() == [1.0, 2.0]
+    assert finite(torch.empty(0), "reward").shape == (0,)
+
+
+def test_the_first_that_is_not_a_number_is_named() -> None:
+    with pytest.raises(DataError, match=r"2 of 3 numbers \(reward\) are not finite, the first at index 1: nan"):
+        finite(torch.tensor([0.0, torch.nan, torch.inf]), "reward")
+    with pytest.raises(DataError, match=r"first at index \(1, 0\): -inf"):
+        finite(torch.tensor([[0.0, 1.0], [-torch.inf, 1.0]]), "reward", dims=2)
+
+
+def test_shapes() -> None:
+    with pytest.raises(ValueError, match=r"reward: expected a tensor of 2 dimensions, got the shape \(3,\)"):
+        finite(torch.zeros(3), "reward", dims=2)
+    alike(a=torch.zeros(2), b=torch.ones(2))
+    with pytest.raises(ValueError, match=r"one shape, got a \(2,\), b \(3,\)"):
+        alike(a=torch.zeros(2), b=torch.ones(3))
