@@ -9,7 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ebrm.aggregate.ensembles import (
+    centred,
+    disagreement,
     ensemble_mean,
+    ensemble_median,
+    mean_minus_std,
     member_units,
     pessimistic,
     standardised,
@@ -17,8 +21,9 @@ from ebrm.aggregate.ensembles import (
     worst_case,
 )
 from ebrm.errors import DataError, SettingsError
+from ebrm.groups import Groups
 
-COMBINE = [ensemble_mean, worst_case, uncertainty_weighted]
+COMBINE = [ensemble_mean, ensemble_median, worst_case, uncertainty_weighted, mean_minus_std]
 
 
 def members(seed: int, k: int = 4, n: int = 37) -> torch.Tensor:
@@ -30,6 +35,10 @@ def test_known_answers() -> None:
     rewards = torch.tensor([[1.0], [2.0], [3.0], [4.0], [100.0]])
     assert ensemble_mean(rewards).tolist() == [22.0]
     assert worst_case(rewards).tolist() == [1.0]
+    assert ensemble_median(rewards).tolist() == [3.0] and ensemble_median(rewards[:4]).tolist() == [2.5]
+    assert mean_minus_std(rewards).tolist() == pytest.approx([-17.0128], abs=1e-4)
+    assert mean_minus_std(rewards, ddof=1).tolist() == pytest.approx([-21.6177], abs=1e-4)
+    assert mean_minus_std(rewards, 2.0).tolist() == pytest.approx([22 - 2 * 1522**0.5])
     # Deviations -21, -20, -19, -18, 78: squares add up to 7610, the variance is 1522.
     assert uncertainty_weighted(rewards).tolist() == [22.0 - 761.0]
     assert uncertainty_weighted(rewards, 0.1).tolist() == pytest.approx([22.0 - 152.2])
@@ -45,6 +54,11 @@ def test_against_numpy(seed: int, k: int) -> None:
     table = rewards.double().numpy()
     assert ensemble_mean(rewards).numpy() == pytest.approx(table.mean(0), rel=1e-6, abs=1e-6)
     assert worst_case(rewards).tolist() == table.min(0).tolist()
+    assert ensemble_median(rewards).numpy() == pytest.approx(np.median(table, axis=0), rel=1e-6)
+    for ddof in range(min(k, 2)):
+        assert disagreement(rewards, ddof).numpy() == pytest.approx(table.std(0, ddof=ddof), rel=1e-5, abs=1e-12)
+        expected = table.mean(0) - 0.7 * table.std(0, ddof=ddof)
+        assert mean_minus_std(rewards, 0.7, ddof).numpy() == pytest.approx(expected, rel=1e-5, abs=1e-5)
     expected = table.mean(0) - 0.3 * table.var(0)
     assert uncertainty_weighted(rewards, 0.3).numpy() == pytest.approx(expected, rel=1e-6, abs=1e-5)
     mean, std = member_units(rewards)
@@ -56,6 +70,8 @@ def test_one_member_and_equal_members_stay_as_they_are(combine) -> None:
     one = members(1, 1)
     assert torch.equal(combine(one), one[0])
     assert torch.equal(combine(one.expand(4, -1)), one[0])
+    equal = torch.full((3, 2), 0.1, dtype=torch.float64)
+    assert disagreement(equal).tolist() == [0.0, 0.0] and disagreement(one).count_nonzero() == 0
 
 
 @pytest.mark.parametrize("combine", COMBINE)
@@ -81,6 +97,7 @@ def test_rewards_keep_their_type_and_are_summed_in_float64(dtype: torch.dtype) -
     assert pessimistic(rewards[0], rewards[1].abs()).dtype == dtype
     for combine in (ensemble_mean, uncertainty_weighted):
         assert torch.equal(combine(rewards + 1000), combine((rewards + 1000).double()).to(dtype))
+    assert ensemble_mean(torch.tensor([[1], [2]])).tolist() == [1.5]  # Whole numbers do not stay so.
 
 
 def test_standardised_members_have_common_units() -> None:
@@ -98,6 +115,35 @@ def test_standardised_members_have_common_units() -> None:
 
 
 @settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_centred_members_do_not_depend_on_their_offsets(seed: int) -> None:
+    groups = Groups.of([f"{i % 7}" for i in range(36)] + ["alone"])
+    rewards = members(seed).double()
+    generator = torch.Generator().manual_seed(seed)
+    moved = rewards + 50 * torch.randn(4, 8, dtype=torch.float64, generator=generator)[:, groups.index]
+    found = centred(rewards, groups)
+    assert centred(moved, groups).numpy() == pytest.approx(found.numpy(), abs=1e-10)
+    for member in found:
+        assert groups.mean(member).numpy() == pytest.approx(np.zeros(8), abs=1e-12)
+    assert found[:, -1].tolist() == [0.0] * 4
+    for combine in COMBINE:
+        assert combine(centred(moved, groups)).numpy() == pytest.approx(combine(found).numpy(), abs=1e-9)
+    order = torch.randperm(37, generator=generator)
+    mixed = centred(rewards[:, order], Groups(groups.index[order], groups.count))
+    assert mixed.numpy() == pytest.approx(found[:, order].numpy(), abs=1e-12)
+
+
+def test_what_centring_is_for() -> None:
+    # Two members, two responses: both prefer the first, and the second member's offset turns the worst case round.
+    rewards, groups = torch.tensor([[1.0, 0.0], [-4.0, -7.0]]), Groups.of([0, 0])
+    moved = rewards + torch.tensor([[0.0, 0.0], [6.0, 6.0]])
+    assert worst_case(rewards).tolist() == [-4.0, -7.0] and worst_case(moved).tolist() == [1.0, -1.0]
+    assert ensemble_median(rewards).argmax() == 0
+    assert centred(rewards, groups).tolist() == [[0.5, -0.5], [1.5, -1.5]]
+    assert worst_case(centred(moved, groups)).tolist() == [0.5, -1.5]
+
+
+@settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.floats(0, 3), st.floats(-50, 50))
 def test_worst_case_and_weighted_are_at_most_the_mean_and_move_with_an_offset(
     seed: int, weight: float, offset: float
@@ -105,21 +151,35 @@ def test_worst_case_and_weighted_are_at_most_the_mean_and_move_with_an_offset(
     rewards = members(seed).double()
     mean = ensemble_mean(rewards)
     assert bool((worst_case(rewards) <= mean).all()) and bool((uncertainty_weighted(rewards, weight) <= mean).all())
-    assert torch.equal(uncertainty_weighted(rewards, 0.0), mean)
+    assert torch.equal(uncertainty_weighted(rewards, 0.0), mean) and torch.equal(mean_minus_std(rewards, 0.0), mean)
+    assert bool((mean_minus_std(rewards, weight) <= mean).all())
     for combine in COMBINE:
         assert combine(rewards + offset).numpy() == pytest.approx((combine(rewards) + offset).numpy(), abs=1e-9)
+        scaled = combine(4 * rewards).numpy() == pytest.approx((4 * combine(rewards)).numpy())
+        assert scaled == (combine is not uncertainty_weighted)
 
 
-@pytest.mark.parametrize("combine", [*COMBINE, member_units])
+def test_an_offset_of_one_member_changes_the_order_of_rows_unless_it_is_a_mean() -> None:
+    rewards = torch.tensor([[0.0, 1.0], [3.0, 0.5], [4.0, 2.5]])
+    moved = rewards + torch.tensor([[0.0], [0.0], [-9.0]])
+    for combine, kept in ((ensemble_mean, True), (ensemble_median, False), (worst_case, False)):
+        assert (combine(rewards).argmax() == combine(moved).argmax()) == kept, combine
+
+
+def centred_alone(rewards: torch.Tensor) -> torch.Tensor:
+    return centred(rewards, Groups.of(range(rewards.shape[-1])))
+
+
+@pytest.mark.parametrize("combine", [*COMBINE, member_units, disagreement, centred_alone])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_rewards_that_are_no_numbers_are_named(combine, bad: float) -> None:
     rewards = members(5)
     rewards[2, 7] = bad
-    with pytest.raises(DataError, match=rf"1 of 148 .*\({bad}\) of member 2 in row 7"):
+    with pytest.raises(DataError, match=rf"1 of 148 .* the first at index \(2, 7\): {bad}"):
         combine(rewards)
 
 
-@pytest.mark.parametrize("combine", [*COMBINE, member_units])
+@pytest.mark.parametrize("combine", [*COMBINE, member_units, disagreement, centred_alone])
 @pytest.mark.parametrize("shape", [(5,), (2, 3, 4), (0, 3), (3, 0)])
 def test_shapes_are_checked(combine, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"\[k, n\]"):
@@ -150,6 +210,8 @@ def test_weights_are_checked(weight: float) -> None:
     with pytest.raises(SettingsError, match="weight of the variance"):
         uncertainty_weighted(members(7), weight)
     with pytest.raises(SettingsError, match="weight of the standard deviation"):
+        mean_minus_std(members(7), weight)
+    with pytest.raises(SettingsError, match="weight of the standard deviation"):
         pessimistic(torch.ones(2), torch.ones(2), weight)
 
 
@@ -158,10 +220,23 @@ def test_pessimism_needs_a_deviation_of_every_row() -> None:
     for bad in (-1.0, float("nan"), float("inf")):
         wrong = std.clone()
         wrong[2:] = bad
-        with pytest.raises(DataError, match="2 of 4 .* row 2"):
+        with pytest.raises(DataError, match=r"2 of 4 numbers \(standard deviation\) .* first at index 2: "):
             pessimistic(mean, wrong)
-    with pytest.raises(DataError, match="1 of 4 .* row 0"):
+    with pytest.raises(DataError, match=r"1 of 4 numbers \(mean reward\) .* index 0: nan"):
         pessimistic(torch.tensor([float("nan"), 1, 1, 1]), std)
-    for wrong in (torch.ones(3), torch.ones(1, 4)):
-        with pytest.raises(ValueError, match=r"\[n\]"):
-            pessimistic(mean, wrong)
+    with pytest.raises(ValueError, match=r"mean \(4,\), std \(3,\)"):
+        pessimistic(mean, torch.ones(3))
+    with pytest.raises(ValueError, match="1 dimensions"):
+        pessimistic(mean, torch.ones(1, 4))
+
+
+@pytest.mark.parametrize("ddof", [-1, 4, 5])
+def test_divisors_are_checked(ddof: int) -> None:
+    for combine in (disagreement, mean_minus_std):
+        with pytest.raises(SettingsError, match=f"ddof is {ddof} for 4 members"):
+            combine(members(8), ddof=ddof)
+
+
+def test_groups_must_be_of_the_same_rows() -> None:
+    with pytest.raises(ValueError, match="36 rows"):
+        centred(members(9), Groups.of(range(36)))

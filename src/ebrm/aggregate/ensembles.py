@@ -1,9 +1,12 @@
 """One reward from the members of an ensemble, or from a mean with its uncertainty.
 
 Mean, worst case and uncertainty weighting are those of Coste et al., "Reward Model Ensembles Help Mitigate
-Overoptimization" (arXiv 2310.02743). Bradley-Terry leaves a reward's offset and scale free, so members have to be
-brought to common units first (`member_units`, `standardised`): otherwise the worst case is simply the member with the
-lowest offset, and the spread is that of the offsets. No combination mends an error that all members share.
+Overoptimization" (arXiv 2310.02743); median and mean minus deviation those of Eisenstein et al., "Helping or Herding?
+Reward Model Ensembles Mitigate but do not Eliminate Reward Hacking" (arXiv 2312.09244). Bradley-Terry leaves a reward's
+scale free, and its offset for every prompt, so members have to be brought to common units first: `member_units` and
+`standardised` for one offset and scale a member, `centred` for one offset a member and prompt. Otherwise the worst case
+is simply the member with the lowest offset, and the spread is that of the offsets. No combination mends an error that
+all members share.
 
 Sums are taken in float64, member by member in the order of their values: results depend neither on which rows come
 together nor on the order of the members, and have the rewards' own type.
@@ -13,9 +16,13 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
+from ebrm.aggregate.ranges import within
 from ebrm.errors import DataError, SettingsError
+from ebrm.finite import alike, finite
+from ebrm.groups import Groups
 
 
 def member_units(rewards: Tensor) -> tuple[Tensor, Tensor]:  # [k, n] -> [k], [k]
@@ -66,7 +73,26 @@ def standardised(rewards: Tensor, mean: Tensor, std: Tensor) -> Tensor:  # [k, n
             f"{float(spread[number])}. Both must be finite and the deviation above 0: leave the member out, or fit its "
             "units on rows that it tells apart."
         )
-    return ((members - centre[:, None]) / spread[:, None]).to(rewards.dtype)
+    return _like(rewards, (members - centre[:, None]) / spread[:, None])
+
+
+def centred(rewards: Tensor, groups: Groups) -> Tensor:  # [k, n] -> [k, n]
+    """Every member from its own mean over each prompt's rows: what members then differ in is not their offsets.
+
+    Adding a number to all rewards that one member gives one prompt changes nothing. What is left says nothing of how
+    good a prompt's responses are as a whole: compare within prompts only. A prompt of one row gets 0 from every member.
+    For a mean over reference rows in place of the prompt's own, give that mean to `standardised` with deviations of 1.
+
+    Args:
+        rewards: rewards of k members for n rows [k, n].
+        groups: which rows belong to one prompt, of n rows.
+
+    Raises:
+        DataError: a reward that is not finite.
+        ValueError: not [k, n] with at least one of each, or groups of another number of rows.
+    """
+    members = _checked(rewards)
+    return _like(rewards, torch.stack([member - groups.spread(groups.mean(member)) for member in members]))
 
 
 def ensemble_mean(rewards: Tensor) -> Tensor:  # [k, n] -> [n]
@@ -79,7 +105,22 @@ def ensemble_mean(rewards: Tensor) -> Tensor:  # [k, n] -> [n]
         DataError: a reward that is not finite.
         ValueError: not [k, n] with at least one of each.
     """
-    return _mean(_checked(rewards)).to(rewards.dtype)
+    return _like(rewards, _mean(_checked(rewards)))
+
+
+def ensemble_median(rewards: Tensor) -> Tensor:  # [k, n] -> [n]
+    """Median of the members (arXiv 2312.09244): the mean of the two in the middle where k is even.
+
+    Args:
+        rewards: rewards of k members, in common units, for n rows [k, n].
+
+    Raises:
+        DataError: a reward that is not finite.
+        ValueError: not [k, n] with at least one of each.
+    """
+    values = _checked(rewards).sort(0).values
+    k = len(values)
+    return _like(rewards, (values[(k - 1) // 2] + values[k // 2]) / 2)
 
 
 def worst_case(rewards: Tensor) -> Tensor:  # [k, n] -> [n]
@@ -92,7 +133,7 @@ def worst_case(rewards: Tensor) -> Tensor:  # [k, n] -> [n]
         DataError: a reward that is not finite.
         ValueError: not [k, n] with at least one of each.
     """
-    return _checked(rewards).amin(0).to(rewards.dtype)
+    return _like(rewards, _checked(rewards).amin(0))
 
 
 def uncertainty_weighted(rewards: Tensor, weight: float = 0.5) -> Tensor:  # [k, n] -> [n]
@@ -113,14 +154,50 @@ def uncertainty_weighted(rewards: Tensor, weight: float = 0.5) -> Tensor:  # [k,
     _check_weight(weight, "The weight of the variance")
     members = _checked(rewards)
     mean = _mean(members)
-    return (mean - weight * _mean((members - mean).square())).to(rewards.dtype)
+    return _like(rewards, mean - weight * _mean((members - mean).square()))
+
+
+def disagreement(rewards: Tensor, ddof: int = 0) -> Tensor:  # [k, n] -> [n]
+    """Standard deviation over the members, divisor k - ddof; exactly 0 where all are equal.
+
+    Args:
+        rewards: rewards of k members, in common units, for n rows [k, n].
+        ddof: 0 takes the members for the whole ensemble, 1 for a sample of those there could be. The paper on mean
+            minus deviation leaves open which it takes (arXiv 2312.09244); for five members they differ by 12%.
+
+    Raises:
+        SettingsError: `ddof` not 0 or more, or not below the number of members.
+        DataError: a reward that is not finite.
+        ValueError: not [k, n] with at least one of each.
+    """
+    members = _checked(rewards)
+    return _like(rewards, _std(members, ddof))
+
+
+def mean_minus_std(rewards: Tensor, weight: float = 1.0, ddof: int = 0) -> Tensor:  # [k, n] -> [n]
+    """Mean of the members minus `weight` times their standard deviation (arXiv 2312.09244, with weight 1).
+
+    Scales with the rewards, unlike `uncertainty_weighted`.
+
+    Args:
+        rewards: rewards of k members, in common units, for n rows [k, n].
+        weight: how many standard deviations are taken off, 0 or more; 0 is the mean.
+        ddof: as in `disagreement`.
+
+    Raises:
+        SettingsError: a weight below 0 or not finite, or `ddof` not 0 or more, or not below the number of members.
+        DataError: a reward that is not finite.
+        ValueError: not [k, n] with at least one of each.
+    """
+    _check_weight(weight, "The weight of the standard deviation")
+    members = _checked(rewards)
+    return _like(rewards, _mean(members) - weight * _std(members, ddof))
 
 
 def pessimistic(mean: Tensor, std: Tensor, weight: float = 1.0) -> Tensor:  # [n], [n] -> [n]
     """Mean minus `weight` standard deviations: a lower confidence bound on the reward.
 
-    For a reward with its own uncertainty, such as a refined one; of an ensemble's mean and standard deviation it is
-    the mean-minus-deviation of Eisenstein et al. (arXiv 2312.09244).
+    For a reward with its own uncertainty, such as a refined one; `mean_minus_std` does the same for an ensemble.
 
     Args:
         mean: rewards [n].
@@ -133,32 +210,22 @@ def pessimistic(mean: Tensor, std: Tensor, weight: float = 1.0) -> Tensor:  # [n
         ValueError: not two tensors of the same length.
     """
     _check_weight(weight, "The weight of the standard deviation")
-    if mean.dim() != 1 or mean.shape != std.shape:
-        raise ValueError(f"expected two [n] tensors, got {tuple(mean.shape)} and {tuple(std.shape)}")
-    bad = ~(mean.isfinite() & std.isfinite() & (std >= 0))
-    if bool(bad.any()):
-        row = int(bad.nonzero()[0, 0])
-        raise DataError(
-            f"{int(bad.sum())} of {len(mean)} rewards cannot be made pessimistic, the first in row {row} (mean "
-            f"{float(mean[row])}, standard deviation {float(std[row])}). Both must be finite and the deviation at "
-            "least 0: find out why those rows have no such numbers, or leave them out."
-        )
-    return (mean.double() - weight * std.double()).to(mean.dtype)
+    centre, spread = finite(mean, "mean reward"), within(std, 0, math.inf, "standard deviation")
+    alike(mean=mean, std=std)
+    return _like(mean, centre - weight * spread)
 
 
 def _checked(rewards: Tensor) -> Tensor:
     """Rewards of the members in float64."""
-    if rewards.dim() != 2 or not rewards.numel():
+    members = finite(rewards, "rewards of the members [k, n]", 2)
+    if not members.numel():
         raise ValueError(f"expected the rewards of k members for n rows [k, n], got {tuple(rewards.shape)}")
-    bad = ~rewards.isfinite()
-    if bool(bad.any()):
-        member, row = bad.nonzero()[0].tolist()
-        raise DataError(
-            f"{int(bad.sum())} of {rewards.numel()} rewards of the ensemble are not finite numbers, the first "
-            f"({float(rewards[member, row])}) of member {member} in row {row}. Find out why, or leave those rows out "
-            "for all members."
-        )
-    return rewards.double()
+    return members
+
+
+def _like(rewards: Tensor, result: Tensor) -> Tensor:
+    """The result in the type of the rewards, or in the default type where they are whole numbers."""
+    return result.to(torch.result_type(rewards, 1.0))
 
 
 def _mean(members: Tensor) -> Tensor:
@@ -168,6 +235,14 @@ def _mean(members: Tensor) -> Tensor:
     for value in values[1:]:
         total += value
     return total / len(values)
+
+
+def _std(members: Tensor, ddof: int) -> Tensor:
+    """Standard deviation over members, divisor k - ddof."""
+    if not 0 <= ddof < len(members):
+        raise SettingsError(f"ddof is {ddof} for {len(members)} members; expected 0 or more, and less than members.")
+    variance = _mean((members - _mean(members)).square()) * (len(members) / (len(members) - ddof))
+    return torch.where(members.amin(0) == members.amax(0), torch.zeros_like(variance), variance).sqrt()
 
 
 def _check_weight(weight: float, what: str) -> None:
