@@ -417,6 +417,9 @@ MUTATIONS = [
     ),
     M("energy/density.py", "tail = (1 - settings.coverage) / 2", "tail = 1 - settings.coverage", "interval one-sided"),
     M("energy/density.py", "return a.prefer(b)", "return b.prefer(a)", "prefer: a and b swapped"),
+    M("energy/grid.py", "log_up_to.sum(0) - log_up_to", "log_up_to.sum(0)", "p_best: a row competes with itself"),
+    M("energy/grid.py", "below[:, :-1]], 1)", "below[:, 1:]], 1)", "p_best: mass below a cell is another's"),
+    M("energy/grid.py", "math.log((1 + point) / 2)", "math.log(0.5)", "p_best: one point inside a cell"),
     M(
         "energy/density.py",
         "base[part], start[part], settings)",

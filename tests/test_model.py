@@ -99,6 +99,19 @@ def test_rank_is_by_refined_reward_best_first(model: EnergyRewardModel) -> None:
     for row in ranked:
         assert row.response == responses[row.index]
         assert row.reward == pytest.approx(float(scored.reward[row.index]), abs=1e-5)
+        assert row.base_reward == pytest.approx(float(scored.base_reward[row.index]), abs=1e-5)
+        assert row.std == pytest.approx(float(scored.std[row.index]), abs=1e-5)
+
+
+def test_a_ranking_says_how_likely_each_is_the_best(model: EnergyRewardModel) -> None:
+    a, b = model.rank("Say it", ["no", "yes, with pleasure"])
+    assert a.p_best == pytest.approx(model.prefer("Say it", a.response, b.response), abs=1e-5)
+    assert sum(row.p_best for row in model.rank("Say it", ["no", "yes", "perhaps"])) == pytest.approx(1, abs=1e-6)
+    assert [row.p_best for row in model.rank("Say it", ["no"])] == [1.0]
+    coarse = model.with_inference(nodes=65).rank("Say it", ["no", "yes, with pleasure"])
+    embedding, reward = model.read(["Say it"] * 2, ["no", "yes, with pleasure"])
+    expected = model.density_model.p_best(embedding, reward, 65)
+    assert {row.index: row.p_best for row in coarse} == pytest.approx(dict(enumerate(expected.tolist())), abs=1e-6)
 
 
 def test_prefer_is_a_probability_and_complements(model: EnergyRewardModel) -> None:

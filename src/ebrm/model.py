@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ebrm.backbone.identity import BackboneIdentity
 from ebrm.backbone.settings import BackboneSettings
-from ebrm.energy.density import RewardDensity
+from ebrm.energy.heads.settings import HeadSettings
+from ebrm.energy.reward_posterior import RewardPosterior, load_posterior
 from ebrm.energy.rows import EmbeddingRows, FiniteRows, refuse_not_finite
 from ebrm.energy.settings import FitSettings, InferenceSettings, NetworkSettings
 from ebrm.errors import ModelError, TextError
@@ -73,13 +74,21 @@ class RefinedReward:
 
 @dataclass(frozen=True)
 class Ranked:
-    """One response in a ranking: its place in the list that was given, its text, and its rewards (base units)."""
+    """One response in a ranking.
+
+    Attributes:
+        index: its place in the list that was given.
+        response: its text.
+        reward, base_reward, std: as in :class:`RefinedReward`, base units.
+        p_best: P(its reward is the largest of the list's) under the fitted densities, taken as independent.
+    """
 
     index: int
     response: str
     reward: float
     base_reward: float
     std: float
+    p_best: float
 
 
 @dataclass(frozen=True)
@@ -89,16 +98,18 @@ class ModelRecord:
     Attributes:
         backbone: identity of the frozen RM (name, revision, weights fingerprint, …), as in the features' manifest.
         text_rule: identity of the text rule; None for features made elsewhere, which know no texts.
-        network, training, inference: settings of the energy.
+        network, training, inference: settings of the energy, and of how rewards are read off it.
+        head: settings of the head that stands in the energy's place, see :mod:`ebrm.energy.heads`; None for the energy.
         data: origin, fingerprint and counts of the pairs.
         filter: the conflict filter's report.
         history: one entry an epoch; `best_epoch` is the one kept.
         metrics: measured numbers, empty until an evaluation is recorded.
     """
 
-    network: NetworkSettings
-    training: FitSettings
-    inference: InferenceSettings
+    network: NetworkSettings = NetworkSettings()
+    training: FitSettings = FitSettings()
+    inference: InferenceSettings = InferenceSettings()
+    head: HeadSettings | None = None
     backbone: dict[str, Any] = field(default_factory=dict)
     text_rule: dict[str, Any] | None = None
     data: dict[str, Any] = field(default_factory=dict)
@@ -108,8 +119,9 @@ class ModelRecord:
     metrics: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)
+        """Plain JSON values: `head` where there is one, else `network` and `training`."""
+        without = {"head"} if self.head is None else {"network", "training"}
+        return {name: value for name, value in asdict(self).items() if name not in without}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelRecord:
@@ -118,9 +130,10 @@ class ModelRecord:
         Raises:
             TypeError, KeyError: a field that is missing or unknown.
         """
-        kinds = {"network": NetworkSettings, "training": FitSettings, "inference": InferenceSettings}
         built = dict(values)
-        for name, kind in kinds.items():
+        energy: dict[str, Any] = {"network": NetworkSettings, "training": FitSettings}
+        kinds: dict[str, Any] = {"head": HeadSettings} if built.get("head") else energy
+        for name, kind in (kinds | {"inference": InferenceSettings}).items():
             # JSON has lists where the settings have tuples.
             entries = {k: tuple(v) if isinstance(v, list) else v for k, v in built[name].items()}
             built[name] = kind(**entries)
@@ -133,6 +146,8 @@ class EnergyRewardModel(
 ):
     """A frozen scalar reward model and the density p(r | e) that refines its rewards (EBRM, arXiv 2504.13134).
 
+    In the density's place another head over the same embeddings can stand (`record.head`, :mod:`ebrm.energy.heads`).
+
     Make one with :func:`ebrm.fitting.fit` (also :meth:`fit`), load one with :meth:`from_pretrained`. The backbone is
     referred to by name, revision and fingerprint, and is loaded when a text is first scored; `refine` needs only
     features.
@@ -140,13 +155,13 @@ class EnergyRewardModel(
 
     def __init__(
         self,
-        density: RewardDensity,
+        density: RewardPosterior,
         record: ModelRecord,
         backbone: Backbone | None = None,
         device: str = "auto",
         trust_remote_code: bool = False,
     ) -> None:
-        self.density_model = density.eval()
+        self.density_model: RewardPosterior = density.eval()
         self.record = record
         self._backbone = backbone
         self._device, self._trust_remote_code = device, trust_remote_code
@@ -166,12 +181,13 @@ class EnergyRewardModel(
         return self.record.inference
 
     def fingerprint(self) -> str:
-        """SHA-256 of all that decides refined rewards: weights, network, inference, text rule and reward model."""
+        """SHA-256 of all that decides refined rewards: weights, network or head, inference, text rule, reward model."""
         weights = hashlib.sha256()
         for name, tensor in sorted(self.density_model.state_dict().items()):
             weights.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
         stored = self.record.to_dict()
-        parts = [stored[name] for name in ("network", "inference", "text_rule", "backbone")]
+        names = ("network" if self.record.head is None else "head", "inference", "text_rule", "backbone")
+        parts = [stored[name] for name in names]
         return sha256_json([weights.hexdigest(), *parts])
 
     def with_inference(self, **changes: Any) -> EnergyRewardModel:
@@ -309,11 +325,11 @@ class EnergyRewardModel(
 
     def rank(self, prompt: Prompt, responses: Sequence[str]) -> list[Ranked]:
         """The responses to one prompt, best refined reward first (ties in the order given)."""
-        scored = self.score([prompt] * len(responses), responses)
-        rows = [
-            Ranked(i, responses[i], float(scored.reward[i]), float(scored.base_reward[i]), float(scored.std[i]))
-            for i in range(len(responses))
-        ]
+        embedding, base_reward = self.read([prompt] * len(responses), responses)
+        scored = self.refine(embedding, base_reward)
+        p_best = self.density_model.p_best(embedding, base_reward, self.inference.nodes)
+        columns = [column.tolist() for column in (scored.reward, scored.base_reward, scored.std, p_best)]
+        rows = [Ranked(i, responses[i], *numbers) for i, numbers in enumerate(zip(*columns, strict=True))]
         return sorted(rows, key=lambda row: -row.reward)
 
     def prefer(self, prompt: Prompt, a: str, b: str) -> float:
@@ -372,8 +388,7 @@ class EnergyRewardModel(
         config, tensors = read_model(folder)
         try:
             record = ModelRecord.from_dict(config)
-            density = RewardDensity(len(tensors["standardizer.embedding_centre"]), record.network)
-            density.load_state_dict(tensors)
+            density = load_posterior(record.head or record.network, tensors)
         except (TypeError, KeyError, RuntimeError) as error:
             raise ModelError(
                 f"The model in {folder} cannot be put together: {error}. Its config.json and energy.safetensors do not "

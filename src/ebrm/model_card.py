@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ebrm.energy.heads.settings import HEADS
+
 _HEAD = """---
 library_name: ebrm
 license: apache-2.0
@@ -15,16 +17,46 @@ tags:
 ---
 """
 
+_BASE_WEIGHTS = {
+    False: "It holds no language model: the backbone is referred to by name and fingerprint.",
+    True: "The weights of the backbone are part of it.",
+}
+_FROM_EBRM = """```python
+from ebrm import EnergyRewardModel
 
-def model_card(record: dict[str, Any]) -> str:
-    """A model card in Markdown from what `config.json` holds of a model: what, numbers, data, settings, use."""
+model = EnergyRewardModel.from_pretrained("THIS_FOLDER_OR_REPOSITORY")
+scored = model.score(["What is 2 + 2?"], ["4"])
+scored.reward, scored.base_reward, scored.std
+```
+"""
+_FROM_TRANSFORMERS = """
+With transformers (`import ebrm` makes its Auto classes know the model):
+
+```python
+import ebrm
+from transformers import AutoModelForSequenceClassification
+
+model = AutoModelForSequenceClassification.from_pretrained("THIS_FOLDER_OR_REPOSITORY")
+```
+
+`model(input_ids=…, attention_mask=…)` gives the refined rewards as `.logits` [n, 1], beside `.base_reward`, `.std` and
+`.interval`.
+"""
+
+
+def model_card(record: dict[str, Any], standalone: bool = False) -> str:
+    """A model card in Markdown from what `config.json` holds of a model: what, numbers, data, settings, use.
+
+    Args:
+        record: what `config.json` holds.
+        standalone: the folder carries the reward model's weights, too.
+    """
     backbone, data, metrics = record["backbone"], record["data"], record["metrics"]
     name = backbone.get("name", "imported features")
     sections = [
         _HEAD,
-        f"# Energy-based refinement of {name}\n",
-        "A density p(r | e) over the rewards of a frozen reward model, fitted on preference pairs (Energy-Based Reward "
-        "Models, arXiv 2504.13134). It holds no language model: the backbone is referred to by name and fingerprint.\n",
+        f"# {_title(record)} {name}\n",
+        f"{_what(record)} {_BASE_WEIGHTS[standalone]}\n",
         "## Measured\n",
         _measured(metrics),
         "## Backbone\n",
@@ -37,22 +69,34 @@ def model_card(record: dict[str, Any]) -> str:
         _table(
             {
                 f"{stage}.{key}": value
-                for stage in ("network", "training", "inference")
+                for stage in ("network", "training", "head", "inference")
+                if stage in record
                 for key, value in record[stage].items()
             }
         ),
-        f"Epochs run: {len(record['history'])}; kept: {record['best_epoch']}.\n",
+        f"Epochs run: {len(record['history'])}; kept: {record['best_epoch']}.\n" if record["history"] else "",
         trust_sentence(record["trust"]) + "\n" if record.get("trust") else "",
         "## Use\n",
-        "```python\nfrom ebrm import EnergyRewardModel\n\n"
-        'model = EnergyRewardModel.from_pretrained("THIS_FOLDER_OR_REPOSITORY")\n'
-        'scored = model.score(["What is 2 + 2?"], ["4"])\n'
-        "scored.reward, scored.base_reward, scored.std\n```\n",
+        _FROM_TRANSFORMERS if standalone else _FROM_EBRM + ("" if record["text_rule"] is None else _FROM_TRANSFORMERS),
         "Rewards are in the backbone's own units, so clip ranges and KL coefficients tuned for it still hold. Only "
         "differences between responses to the same prompt mean something. The refined model inherits the backbone's "
         "blind spots; its std says how spread the fitted density is, not that the backbone is right.\n",
     ]
     return "\n".join(section for section in sections if section)
+
+
+def _title(record: dict[str, Any]) -> str:
+    return "A head over the embeddings of" if record.get("head") else "Energy-based refinement of"
+
+
+def _what(record: dict[str, Any]) -> str:
+    if record.get("head"):
+        what = HEADS[record["head"]["kind"]]
+        return f"A head over the embeddings of a frozen reward model, fitted on preference pairs: {what}."
+    return (
+        "A density p(r | e) over the rewards of a frozen reward model, fitted on preference pairs (Energy-Based Reward "
+        "Models, arXiv 2504.13134)."
+    )
 
 
 def _measured(metrics: dict[str, Any]) -> str:

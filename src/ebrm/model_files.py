@@ -19,17 +19,42 @@ from ebrm.model_card import model_card
 
 FORMAT = "ebrm-model-2"
 _WEIGHTS, _CONFIG, _CARD = "energy.safetensors", "config.json", "README.md"
+# What transformers' Auto classes go by (ebrm.connect).
+_FOR_TRANSFORMERS = {"model_type": "ebrm", "architectures": ["EBRMForSequenceClassification"]}
+# What a model is made of; a config that transformers wrote says more.
+_RECORD = (
+    "network", "training", "head", "inference", "backbone", "text_rule", "data", "filter", "history", "best_epoch",
+    "metrics", "trust",
+)  # fmt: skip
 
 
-def write_model(folder: Path, record: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    """Write weights, card and, last, the config with the weights' SHA-256."""
+def write_model(folder: Path, record: dict[str, Any], tensors: dict[str, Tensor], own_tokenizer: bool = False) -> None:
+    """Write weights, card and, last, the config with the weights' SHA-256.
+
+    Args:
+        folder: made where it is not there.
+        record: what `config.json` holds.
+        tensors: the energy's weights.
+        own_tokenizer: say that the folder has a tokenizer that writes texts as ebrm does.
+    """
+    header = write_energy(folder, tensors)
+    write_card(folder, record)
+    more = {"own_tokenizer": True} if own_tokenizer else {}
+    write_json(folder / _CONFIG, header | _FOR_TRANSFORMERS | more | record)
+
+
+def write_energy(folder: Path, tensors: dict[str, Tensor]) -> dict[str, str]:
+    """Write `energy.safetensors`; gives what `config.json` has to say of it (format, version, SHA-256)."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     with atomic_path(folder / _WEIGHTS) as partial:
         save_file(weights, partial, metadata={"format": FORMAT})
-    write_text(folder / _CARD, model_card(record))
-    header = {"format": FORMAT, "ebrm_version": __version__, "weights_sha256": sha256_file(folder / _WEIGHTS)}
-    write_json(folder / _CONFIG, header | record)
+    return {"format": FORMAT, "ebrm_version": __version__, "weights_sha256": sha256_file(folder / _WEIGHTS)}
+
+
+def write_card(folder: Path, record: dict[str, Any], standalone: bool = False) -> None:
+    """Write the model card, `README.md`."""
+    write_text(folder / _CARD, model_card(record, standalone))
 
 
 def read_model(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -59,14 +84,17 @@ def read_model(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             f"{folder / _CONFIG} does not say format {FORMAT!r}, so this is not an ebrm model (perhaps a plain reward "
             "model: give that as --backbone) or one of an unknown version."
         )
-    config.pop("ebrm_version", None)
-    config.pop("trust", None)  # for readers of the config: the weights hold it
     expected, found = config.pop("weights_sha256", None), sha256_file(folder / _WEIGHTS)
     if expected != found:
         raise ModelError(
             f"{folder / _WEIGHTS} is damaged or belongs to another config: its SHA-256 is {found}, config.json says "
             f"{expected}. Copy or download the folder again."
         )
+    if "transformers_version" in config:
+        config = {name: config[name] for name in _RECORD if name in config}
+    # `trust` is for readers of the config: the weights hold it.
+    for name in ("ebrm_version", "own_tokenizer", "trust", *_FOR_TRANSFORMERS):
+        config.pop(name, None)
     try:
         return config, load_file(folder / _WEIGHTS)
     except SafetensorError as error:

@@ -437,6 +437,30 @@ def test_prefer_is_monte_carlo_from_the_two_densities(trust):
     assert got.max() > 0.6 and got.min() < 0.4
 
 
+@pytest.mark.parametrize("trust", TRUSTS)
+def test_the_best_row_is_monte_carlos(trust):
+    density = some_density(trust=trust)
+    embedding, reward = rows(7)
+    nodes, p = (value.double().numpy() for value in density.density(embedding, reward, nodes=2049))
+    cumulative = integrate.cumulative_trapezoid(p, nodes, axis=1, initial=0)
+    rng = np.random.default_rng(0)
+    draws = np.stack([np.interp(rng.uniform(0, row[-1], 100_000), row, nodes) for row in cumulative])
+    got = density.p_best(embedding, reward)
+    assert got.dtype == torch.float32 and float(got.sum()) == pytest.approx(1, abs=1e-6)
+    assert got.numpy() == pytest.approx(np.bincount(draws.argmax(0), minlength=7) / 100_000, abs=0.01)
+    assert density.p_best(embedding[:1], reward[:1]).tolist() == [1.0]
+    assert density.p_best(embedding[:0], reward[:0]).shape == (0,)
+
+
+def test_the_best_of_two_rows_is_the_preferred_one():
+    density = some_density(trust=TRUSTS[1])
+    embedding, reward = rows(2)
+    half = (embedding[:1], embedding[1:]), (reward[:1], reward[1:])
+    for nodes in (65, 257):
+        wins = float(density.prefer(*half, nodes=nodes))
+        assert density.p_best(embedding, reward, nodes).tolist() == pytest.approx([wins, 1 - wins], abs=1e-6)
+
+
 def test_prefer_of_two_measurements_is_the_normal_distributions():
     density = some_density(trust=Trust(0.0, 0.5))
     embedding, _ = rows(20)

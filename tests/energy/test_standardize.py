@@ -150,3 +150,11 @@ def test_units_travel_in_the_state():
     assert torch.equal(other.to_internal(probe), standardizer.to_internal(probe))
     assert torch.equal(other.embed(probe.unsqueeze(1)), standardizer.embed(probe.unsqueeze(1)))
     assert other.reward_mean.dtype == torch.float64
+
+
+def test_scores_are_the_logistic_of_standard_deviations_from_the_training_mean():
+    standardizer = fitted(torch.tensor([1.0, 3.0, 5.0, 7.0]), scale=4.0)  # mean 4, std √5; the scale is none of theirs
+    scores = standardizer.to_score(torch.tensor([[4.0, 4.0 + 5**0.5], [4.0 - 5**0.5, 1e9]]))
+    expected = 1 / (1 + np.exp(-np.array([[0.0, 1.0], [-1.0, 1e9]])))
+    np.testing.assert_allclose(scores.numpy(), expected, atol=1e-6)
+    assert scores.dtype == torch.float32

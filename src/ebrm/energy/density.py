@@ -222,6 +222,13 @@ class RewardDensity(nn.Module):
         b = Posterior(both.nodes, both.log_density[n:], both.log_z[n:])
         return a.prefer(b).float().cpu()
 
+    def p_best(self, embedding: Tensor, base_reward: Tensor, nodes: int = 257) -> Tensor:  # [n, d], [n] -> [n]
+        """P(r_i is the largest of the n rewards) under the rows' densities, taken as independent, [n] float32.
+
+        Sums to one; for two rows it is what `prefer` says; [1.] for one row, and empty for none.
+        """
+        return self.internal_posterior(embedding, base_reward, nodes).p_best().float().cpu()
+
     @torch.no_grad()
     def refine(
         self,

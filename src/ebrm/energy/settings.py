@@ -16,7 +16,8 @@ SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
 }
 
 
-def _require(condition: bool, name: str, value: object, expected: str) -> None:
+def require(condition: bool, name: str, value: object, expected: str) -> None:
+    """Raise a SettingsError that says what `name` is and what it must be, unless `condition` holds."""
     if not condition:
         raise SettingsError(f"The setting {name} is {value!r}; it must be {expected}.")
 
@@ -54,11 +55,11 @@ class NetworkSettings:
     )
 
     def __post_init__(self) -> None:
-        _require(self.size in SIZES, "size", self.size, "slim, small or large")
-        _require(0.0 <= self.dropout < 1.0, "dropout", self.dropout, "at least 0 and below 1")
+        require(self.size in SIZES, "size", self.size, "slim, small or large")
+        require(0.0 <= self.dropout < 1.0, "dropout", self.dropout, "at least 0 and below 1")
         for name, widths in (("reward_widths", self.reward_widths), ("joint_widths", self.joint_widths)):
             if widths is not None:
-                _require(
+                require(
                     len(widths) > 0 and all(w > 0 for w in widths),
                     name,
                     widths,
@@ -164,25 +165,25 @@ class FitSettings:
     seed: int = field(default=0, metadata={"help": "Seed of initial weights, shuffling, noise and dropout."})
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.objective in ("joint", "likelihood", "nce"), "objective", self.objective, "joint, likelihood or nce"
         )
-        _require(0.0 <= self.label_flips < 0.5, "label_flips", self.label_flips, "at least 0 and below 0.5")
-        _require(
+        require(0.0 <= self.label_flips < 0.5, "label_flips", self.label_flips, "at least 0 and below 0.5")
+        require(
             len(self.noise_scales) > 0 and all(s > 0 for s in self.noise_scales),
             "noise_scales", self.noise_scales, "one or more positive numbers",
         )  # fmt: skip
         for name in ("reward_scale", "reward_noise", "learning_rate", "clip_norm"):
-            _require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
+            require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
         for name in ("beta", "reward_weight", "regularization", "weight_decay", "patience", "seed"):
-            _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
-        _require(self.negatives >= 1, "negatives", self.negatives, "1 or more")
+            require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        require(self.negatives >= 1, "negatives", self.negatives, "1 or more")
         least = 2 if self.objective == "joint" else 1
-        _require(self.batch_rows >= least, "batch_rows", self.batch_rows, f"{least} or more")
-        _require(self.epochs is None or self.epochs >= 1, "epochs", self.epochs, "1 or more, or unset")
-        _require(self.nodes >= 8, "nodes", self.nodes, "8 or more")
+        require(self.batch_rows >= least, "batch_rows", self.batch_rows, f"{least} or more")
+        require(self.epochs is None or self.epochs >= 1, "epochs", self.epochs, "1 or more, or unset")
+        require(self.nodes >= 8, "nodes", self.nodes, "8 or more")
         for name in ("validation_fraction", "test_fraction"):
-            _require(0.0 < getattr(self, name) < 0.5, name, getattr(self, name), "between 0 and 0.5")
+            require(0.0 < getattr(self, name) < 0.5, name, getattr(self, name), "between 0 and 0.5")
 
     def planned_epochs(self, steps: int) -> int:
         """How many passes of `steps` optimiser steps each are made, unless patience ends before."""
@@ -227,8 +228,8 @@ class InferenceSettings:
     seed: int = field(default=0, metadata={"help": "Seed of random starts."})
 
     def __post_init__(self) -> None:
-        _require(self.estimate in ("ascent", "mode", "mean"), "estimate", self.estimate, "ascent, mode or mean")
-        _require(
+        require(self.estimate in ("ascent", "mode", "mean"), "estimate", self.estimate, "ascent, mode or mean")
+        require(
             self.start in ("base", "paper", "zero", "random"),
             "start",
             self.start,
@@ -236,13 +237,13 @@ class InferenceSettings:
         )
         for name in ("window", "fallback"):
             low, high = getattr(self, name)
-            _require(low < high, name, (low, high), "two numbers, the lower first")
-        _require(self.steps >= 0, "steps", self.steps, "0 or more")
-        _require(self.step_size > 0, "step_size", self.step_size, "above 0")
-        _require(0.0 < self.step_decay < 1.0, "step_decay", self.step_decay, "between 0 and 1")
-        _require(self.step_stop > 0, "step_stop", self.step_stop, "above 0")
-        _require(self.nodes >= 9, "nodes", self.nodes, "9 or more")
-        _require(0.0 < self.coverage < 1.0, "coverage", self.coverage, "between 0 and 1")
+            require(low < high, name, (low, high), "two numbers, the lower first")
+        require(self.steps >= 0, "steps", self.steps, "0 or more")
+        require(self.step_size > 0, "step_size", self.step_size, "above 0")
+        require(0.0 < self.step_decay < 1.0, "step_decay", self.step_decay, "between 0 and 1")
+        require(self.step_stop > 0, "step_stop", self.step_stop, "above 0")
+        require(self.nodes >= 9, "nodes", self.nodes, "9 or more")
+        require(0.0 < self.coverage < 1.0, "coverage", self.coverage, "between 0 and 1")
 
 
 def paper_settings(

@@ -78,6 +78,15 @@ class Standardizer(nn.Module):
         """Internal units → base units, float32, any shape."""
         return (internal.double() * (self.reward_std / self.reward_scale) + self.reward_mean).float()
 
+    def to_score(self, reward: Tensor) -> Tensor:
+        """Rewards in base units → numbers between 0 and 1, float32, any shape.
+
+        The logistic of (reward - mean) / std, by the mean and standard deviation of the frozen RM's rewards of the
+        training rows: 0.5 is an average response of theirs. For trainers that ask for such a score beside the reward
+        (OpenRLHF's `scores`).
+        """
+        return torch.sigmoid((reward.double() - self.reward_mean.cpu()) / self.reward_std.cpu()).float()
+
     @property
     def unit(self) -> float:
         """Base units in one internal unit; lengths scale by it, densities by its inverse."""

@@ -163,10 +163,10 @@ def cache_folder(settings: BenchmarkSettings) -> Path:
 def _about(energy: Any) -> dict[str, Any]:
     """What an energy model is, for the results."""
     record = energy.record.to_dict()
-    names = ("network", "training", "inference", "data")
+    names = ("network", "training", "head", "inference", "data")
     return {
-        "kind": "energy model",
+        "kind": "energy model" if energy.record.head is None else f"head {energy.record.head.kind}",
         "reward_model": record["backbone"],
         "fingerprint": energy.fingerprint(),
-        **{name: record[name] for name in names},
+        **{name: record[name] for name in names if name in record},
     }
