@@ -37,3 +37,7 @@ class ModelError(EbrmError):
 
 class SettingsError(EbrmError):
     """A setting outside its range, or settings that contradict each other."""
+
+
+class ServerError(EbrmError):
+    """A server that cannot be reached, does not answer, or answers something else than was asked for."""

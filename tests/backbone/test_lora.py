@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
+from tests.backbone.pooling_server import FakeServer, serving
 from tests.tiny import build_model, save_rm
 from torch import nn
 from transformers import AutoModelForSequenceClassification
@@ -61,6 +63,16 @@ def test_merged_scores_as_base_with_adapter_does(tmp_path: Path, family: str, he
     torch.testing.assert_close(reading.reward, expected, atol=1e-4, rtol=1e-4)
     means = torch.stack([state[1][0].mean(0) for state in states])  # after the first of two blocks, adapted
     torch.testing.assert_close(reading.embedding[:, 32:], means, atol=1e-4, rtol=1e-4)
+
+
+def test_the_merged_model_may_be_in_a_server(tmp_path: Path) -> None:
+    adapter = save_adapter(tmp_path / "adapter", save_rm(tmp_path / "base", "llama", "base"))
+    here = load(adapter, layers=())
+    here.model.save_pretrained(tmp_path / "merged")
+    with serving(FakeServer(tmp_path / "merged", "sglang", id="adapter")) as fake:
+        there = load(adapter, layers=(), server=fake.url)
+        assert there.identity == replace(here.identity, attention="server")
+        torch.testing.assert_close(there.read(IDS).reward, here.read(IDS).reward, atol=1e-5, rtol=1e-5)
 
 
 def test_the_adapter_counts(tmp_path: Path) -> None:

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from tests.tiny import DECODERS, FAMILIES, MORE_FAMILIES, byte_tokenizer, edit_config, save_rm
 from torch import Tensor
 
-from ebrm.backbone import families, read
+from ebrm.backbone import families, forward
 from ebrm.backbone.load import load_backbone
-from ebrm.backbone.read import Backbone, Reading, pooled
+from ebrm.backbone.read import Backbone, Reading
 from ebrm.backbone.settings import BackboneSettings
-from ebrm.errors import BackboneError
+from ebrm.errors import BackboneError, TextError
 from ebrm.preferences.settings import TextSettings
 
 SAVED: dict[str, Path] = {}
@@ -170,7 +170,9 @@ class TestPadding:
         self, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, shift: int
     ) -> None:
         backbone = load(folders["llama"])
-        monkeypatch.setattr(read, "last_position", lambda mask: (families.last_position(mask) + shift) % mask.shape[1])
+        monkeypatch.setattr(
+            forward, "last_position", lambda mask: (families.last_position(mask) + shift) % mask.shape[1]
+        )
         with pytest.raises(BackboneError, match="the head applied to the embedding gives .* but the model reports"):
             backbone.read(texts(6))
 
@@ -278,7 +280,7 @@ class TestRefused:
             hidden[0, :, 3] = float("inf")  # the first of a batch is its longest text
             return (hidden,)
 
-        backbone._head.register_forward_pre_hook(poison)
+        backbone.forward.head.register_forward_pre_hook(poison)
         with pytest.raises(BackboneError, match=r"1 of 3 texts .* first row 2 \(4 tokens\)"):
             backbone.read([[5, 6], [7], [8, 9, 10, 11]])
 
@@ -294,20 +296,6 @@ class TestRefused:
     def test_token_ids_the_model_cannot_take(self, llama: Backbone, ids: list[list[int]], said: str) -> None:
         with pytest.raises(BackboneError, match=said):
             llama.read(ids)
-
-    def test_shapes_it_does_not_know(self) -> None:
-        mask = torch.ones(2, 3, dtype=torch.int64)
-        for shape in ((3, 4), (2, 4, 5), (6, 4), (1, 3, 4)):
-            with pytest.raises(BackboneError, match="The head got a tensor of shape"):
-                pooled(torch.zeros(shape), mask)
-        assert pooled(torch.zeros(2, 1, 4), mask).shape == (2, 4)
-        assert pooled(torch.zeros(2, 4), mask).shape == (2, 4)
-
-    def test_a_head_that_does_not_run_once(self, folders: dict[str, Path]) -> None:
-        backbone = load(folders["llama"])
-        backbone._head = torch.nn.Linear(32, 1)
-        with pytest.raises(BackboneError, match="ran its head score 0 times"):
-            backbone.read([[5]])
 
 
 def test_half_precision_is_read_and_its_head_computes_in_float32(folders: dict[str, Path]) -> None:
@@ -338,3 +326,10 @@ def test_tokenize_uses_the_text_rule(llama: Backbone) -> None:
     found = llama.tokenize("Hi", "Yes")
     assert found is not None
     assert llama.tokenizer.decode(found.ids).startswith("<s><|start|>user\nHi<|end|>")
+
+
+def test_a_written_conversation_is_read_by_the_same_rule(llama: Backbone) -> None:
+    written = "<|start|>user\nHi<|end|>\n<|start|>assistant\nYes<|end|>"
+    assert llama.tokenize_written(written) == llama.tokenize("Hi", "Yes")
+    with pytest.raises(TextError, match="row 2: The text is a NoneType"):
+        llama.tokenize_written(None, "row 2")  # type: ignore[arg-type]

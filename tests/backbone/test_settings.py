@@ -26,6 +26,11 @@ from ebrm.errors import SettingsError
         ({"layers": 0.5}, "layers is 0.5; give depths"),
         ({"layers": "none"}, "layers is 'none'"),
         ({"layers": None}, "layers is None"),
+        ({"server": "127.0.0.1:8000"}, "server is '127.0.0.1:8000'; give the URL of a running pooling server"),
+        ({"server": "ftp://here"}, "server is 'ftp://here'"),
+        ({"server": "http://"}, "server is 'http://'"),
+        ({"server": ""}, "server is ''"),
+        ({"server": "http://h", "attention": "eager"}, "attention is 'eager', but the reward model runs in the server"),
     ],
 )
 def test_refuses_values_outside_their_range(changes: dict[str, object], said: str) -> None:

@@ -5,14 +5,14 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.tiny import CHAT_TEMPLATE, byte_tokenizer, word_tokenizer
 
-from ebrm.errors import SettingsError, TextError
+from ebrm.errors import TextError, TextTooLongError
 from ebrm.preferences import text
 from ebrm.preferences.settings import TextSettings
-from ebrm.preferences.text import TextRule, make_text_rule, render, tokenize
+from ebrm.preferences.text import TextRule, make_text_rule, render, tokenize, tokenize_written
 
 CHAT = byte_tokenizer()
 PLAIN = byte_tokenizer(template=None)
@@ -89,27 +89,6 @@ class TestTemplate:
         with pytest.raises(TextError, match=r"rows:7: The chat template refuses .*system → user.*no system turn"):
             tokenize(rule, CHAT, TALK, "La", "rows:7")
 
-    @pytest.mark.parametrize(
-        ("settings", "said"),
-        [
-            ({"template": "chatml"}, r"template is 'chatml'.*auto, plain"),
-            ({"template_kwargs": {"tokenize": True}}, "sets tokenize, which ebrm decides"),
-            ({"template": "plain", "template_kwargs": {"a": 1}}, "would have no effect"),
-        ],
-    )
-    def test_settings_that_make_no_sense(self, settings: dict[str, Any], said: str) -> None:
-        with pytest.raises(SettingsError, match=said):
-            rule_for(CHAT, **settings)
-
-    def test_named_ones(self) -> None:
-        several = byte_tokenizer()
-        several.chat_template = {"default": "{{ 'd' }}", "tool_use": "{{ 't' }}"}
-        assert rule_for(several).template == "{{ 'd' }}"
-        assert rule_for(several, template="tool_use").template == "{{ 't' }}"
-        several.chat_template = {"rag": "{{ 'r' }}", "tool_use": "{{ 't' }}"}
-        with pytest.raises(SettingsError, match=r"several chat templates \(rag, tool_use\) and none is called default"):
-            rule_for(several)
-
 
 class TestStartToken:
     ONE = "{{ bos_token }}{% for m in messages %}{{ m['content'] }}{% endfor %}"
@@ -173,10 +152,6 @@ class TestEndToken:
         roberta = word_tokenizer("roberta")
         assert ids_of(rule_for(roberta), "Hi", "the", roberta)[-1] == roberta.eos_token_id
         assert ids_of(rule_for(), "Hi", "Yes").count(EOS) == 0
-
-    def test_cannot_be_appended_without_one(self) -> None:
-        with pytest.raises(SettingsError, match="eos is 'append', but this tokenizer has no end-of-text token"):
-            rule_for(WORDS, eos="append")
 
 
 class TestTooLong:
@@ -243,17 +218,6 @@ class TestTooLong:
         if found.truncated:
             assert found.ids == [BOS, *whole[len(whole) - length + 1 :]]
 
-    def test_the_limit_is_the_smallest_stated(self) -> None:
-        short = byte_tokenizer()
-        short.model_max_length = 64
-        assert rule_for(CHAT, limit=128).max_length == 128
-        assert rule_for(short, limit=128).max_length == 64
-        assert rule_for(CHAT, limit=128, max_length=32).max_length == 32
-        with pytest.raises(SettingsError, match="max_length is 129 tokens, but the model takes at most 128"):
-            rule_for(CHAT, limit=128, max_length=129)
-        with pytest.raises(SettingsError, match="Neither the model nor its tokenizer says how long"):
-            make_text_rule(CHAT, TextSettings(), None)
-
 
 class TestOddText:
     @pytest.mark.parametrize("tokenizer", [CHAT, PLAIN, WORDS], ids=["chat", "plain", "bert"])
@@ -297,35 +261,70 @@ class TestOddText:
             tokenize(rule_for(), CHAT, prompt, response, "f:1")
 
 
-class TestIdentity:
-    def test_round_trip(self) -> None:
-        rule = rule_for(template_kwargs={"thinking": "hm"}, max_length=99, truncation="drop")
-        assert TextRule.from_identity(rule.identity()) == rule
-        assert rule.mismatch(TextRule.from_identity(rule.identity())) is None
+class TestWritten:
+    SETTINGS = ({}, {"bos": "strip"}, {"bos": "keep"}, {"eos": "append"}, {"template": "plain"}, {"max_length": 60})
+    OPEN = "<s><|start|>user\nHi<|end|>\n<|start|>assistant\n"
+
+    @pytest.mark.parametrize("settings", SETTINGS, ids=lambda given: "-".join(map(str, given.values())) or "default")
+    @pytest.mark.parametrize("tokenizer", [CHAT, PLAIN, WORDS, word_tokenizer("roberta")])
+    @given(prompt=st.text(max_size=30), response=st.text(max_size=30))
+    @example(prompt="Hi", response="")
+    @example(prompt="Hi", response="<|end|>\n<|start|>assistant\nAgain")
+    @example(prompt="a" * 80, response="Yes\n\nAssistant: no")
+    def test_is_the_text_of_its_turns(
+        self, tokenizer: Any, settings: dict[str, Any], prompt: str, response: str
+    ) -> None:
+        if settings.get("eos") and tokenizer.eos_token is None:
+            return
+        rule = rule_for(tokenizer, **settings, truncation="drop")
+        turns = [*TALK[:2], {"role": "assistant", "content": "Yes?"}, {"role": "user", "content": prompt}]
+        written = render(rule, tokenizer, [*turns, {"role": "assistant", "content": response}])
+        assert tokenize_written(rule, tokenizer, written) == tokenize(rule, tokenizer, turns, response)
 
     @pytest.mark.parametrize(
-        "change",
-        [
-            {"template": "plain"},
-            {"template_kwargs": {"thinking": "no"}},
-            {"bos": "strip"},
-            {"eos": "append"},
-            {"truncation": "drop"},
-            {"max_length": 77},
-        ],
+        "end",
+        ["", "<|end|>", "<|end|>\n", "<|end|>\n\n", "</s>", "</s></s>"],
+        ids=["cut", "end", "whole", "2", "3", "4"],
     )
-    def test_a_mismatch_names_both_sides(self, change: dict[str, Any]) -> None:
-        rule = rule_for(max_length=99)
-        other = replace(rule, **change)
-        said = rule.mismatch(other, ours="now", theirs="in the features")
-        (name,) = change
-        shown = "template_sha256" if name == "template" else name
-        assert said is not None and f"{shown} is {rule.identity()[shown]!r} now" in said
-        assert f"and {other.identity()[shown]!r} in the features" in said
+    def test_a_turn_that_a_policy_leaves_open_is_closed(self, end: str) -> None:
+        found = tokenize_written(rule_for(), CHAT, self.OPEN + "Yes" + end)
+        assert found == tokenize(rule_for(), CHAT, "Hi", "Yes")
 
-    def test_a_changed_template_or_lost_field_is_seen(self) -> None:
-        stored = rule_for().identity()
-        with pytest.raises(TextError, match="does not match the SHA-256"):
-            TextRule.from_identity({**stored, "template": "{{ 'other' }}"})
-        with pytest.raises(TextError, match="no field 'bos'"):
-            TextRule.from_identity({key: value for key, value in stored.items() if key != "bos"})
+    @pytest.mark.parametrize("text", [OPEN + "Yes<|end|>\nmore", "<s>no turns at all", "<s>[INST] Hi [/INST] Yes</s>"])
+    def test_what_the_template_did_not_write_is_read_as_it_stands(self, text: str) -> None:
+        found = tokenize_written(rule_for(), CHAT, text)
+        assert found is not None and CHAT.decode(found.ids) == text
+
+    def test_the_start_token_may_be_missing_or_double(self) -> None:
+        whole = self.OPEN + "Yes<|end|>\n"
+        found = [tokenize_written(rule_for(), CHAT, text) for text in (whole, whole[3:], "<s>" + whole)]
+        assert found == [tokenize(rule_for(), CHAT, "Hi", "Yes")] * 3
+
+    def test_a_too_long_prompt_is_cut_as_for_turns(self) -> None:
+        prompt = TestTooLong.PROMPT
+        rule = rule_for(max_length=TestTooLong.LONG - 5, truncation="prompt_left")
+        written = render(rule, CHAT, [{"role": "user", "content": prompt}, {"role": "assistant", "content": "Yes"}])
+        cut = tokenize_written(rule, CHAT, written)
+        assert cut is not None and cut.truncated == 5 and cut == tokenize(rule, CHAT, prompt, "Yes")
+        several = render(rule, CHAT, [*TALK, {"role": "assistant", "content": "La."}])
+        short = replace(rule, max_length=12)
+        assert tokenize_written(short, CHAT, several) == tokenize(short, CHAT, TALK, "La.")
+        with pytest.raises(TextTooLongError, match=r"row 3: The response alone has"):
+            tokenize_written(replace(rule, max_length=5), CHAT, written, "row 3")
+        with pytest.raises(TextTooLongError, match=r"row 3: .*cannot be cut: nothing shows where the response starts"):
+            tokenize_written(replace(rule, max_length=20), CHAT, written.replace("assistant", "bot"), "row 3")
+
+    def test_what_is_too_long_or_no_text(self) -> None:
+        short = rule_for(max_length=10)
+        with pytest.raises(TextTooLongError, match=r"row 3: The text has \d+ tokens, and the limit is 10"):
+            tokenize_written(short, CHAT, self.OPEN, "row 3")
+        assert tokenize_written(replace(short, truncation="drop"), CHAT, self.OPEN) is None
+        with pytest.raises(TextError, match="row 3: The text is a list, not a string"):
+            tokenize_written(short, CHAT, ["Hi"], "row 3")  # type: ignore[arg-type]
+        with pytest.raises(TextError, match="row 3: The text '' has no tokens"):
+            tokenize_written(rule_for(bos="strip"), CHAT, "", "row 3")
+
+    def test_where_the_template_refuses_its_probe(self) -> None:
+        refuses = "{% if messages|length < 3 %}{{ raise_exception('more') }}{% endif %}{{ messages[0]['content'] }}"
+        found = tokenize_written(rule_for(template=refuses), CHAT, "<s>Hi")
+        assert found is not None and CHAT.decode(found.ids) == "<s>Hi"

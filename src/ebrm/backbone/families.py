@@ -176,7 +176,7 @@ def attach_value_head(base: nn.Module, checkpoint: Checkpoint, head: StoredHead)
     """
     stored = {plain_name(full): full for full in checkpoint.tensors}
     reference = next(base.parameters())
-    _refuse_unknown_parts(checkpoint, head, stored)
+    refuse_unknown_parts(checkpoint, head)
     linears = []
     for path in head.linears:
         weight = checkpoint.read(stored[path + ".weight"])
@@ -201,7 +201,9 @@ def attach_value_head(base: nn.Module, checkpoint: Checkpoint, head: StoredHead)
     return Loaded(model, linears[-1], head.name)
 
 
-def _refuse_unknown_parts(checkpoint: Checkpoint, head: StoredHead, stored: Mapping[str, str]) -> None:
+def refuse_unknown_parts(checkpoint: Checkpoint, head: StoredHead) -> None:
+    """Raise BackboneError for a head with tensors beside linear maps that alternate with ReLU."""
+    stored = {plain_name(full) for full in checkpoint.tensors}
     parent, last = head.name.rpartition(".")[::2]
     # The maps of a Sequential share a parent (score.0, score.2); a single map may be the head itself (value_head).
     root = parent if last.isdigit() else head.name

@@ -10,6 +10,9 @@ from typing import Any
 from ebrm.errors import BackboneError
 from ebrm.files import sha256_file, sha256_json
 
+#: The attention implementation of a reward model that was read from a server, which does not say what it uses.
+SERVER = "server"
+
 
 @dataclass(frozen=True)
 class BackboneIdentity:
@@ -22,7 +25,7 @@ class BackboneIdentity:
         architecture: class of the model.
         head_module: name of the reward head, as in the checkpoint.
         dtype: precision it ran in ("bfloat16", …).
-        attention: attention implementation ("sdpa", …).
+        attention: attention implementation ("sdpa", …); "server" where it ran in a vLLM or SGLang server.
         layers: the blocks, counted from 1, whose hidden states were averaged into the embedding; () for none.
     """
 

@@ -72,6 +72,7 @@ class InnerLayers:
                 f"Block {index} of {self.name} gives {seen} for {mask.shape[0]} texts of {mask.shape[1]} tokens; "
                 f"hidden states {[*mask.shape, self.width]} were expected. {_WAY_OUT}"
             )
+        mask = mask.to(hidden.device)  # of a model that is spread over devices
         # Padding is put to zero, not multiplied by it: whatever a model computes there may be NaN.
         text = hidden.masked_fill(mask.unsqueeze(-1) == 0, 0.0)
         found.append(text.sum(dim=1, dtype=torch.float32) / mask.sum(dim=1, keepdim=True))

@@ -18,6 +18,7 @@ from ebrm.backbone.check import refuse_missing, refuse_unsupported, require_head
 from ebrm.backbone.checkpoint import HEAD_FILE, Checkpoint, open_checkpoint
 from ebrm.backbone.families import (
     Loaded,
+    StoredHead,
     ValueHeadModel,
     attach_value_head,
     find_family,
@@ -56,8 +57,13 @@ def load_backbone(
     Raises:
         BackboneError: the model is not there, or is not a reward model with one trained scalar head; says which, and
             what to do.
+        ServerError: a server (`settings.server`) that cannot be reached or serves something else.
         SettingsError: a device that is not there, or text settings that do not fit the model.
     """
+    if settings.server is not None:
+        from ebrm.backbone.server import load_server
+
+        return load_server(settings, text or TextSettings(), blocks)
     choose_device(settings.device)  # a device that is not there is said before minutes of loading, not after
     if settings.backbone == "demo":
         from ebrm.backbone.demo import load_demo
@@ -68,10 +74,30 @@ def load_backbone(
     if load is not None:
         with quiet():
             return assemble(load(checkpoint, settings), [checkpoint], settings, text or TextSettings(), blocks=blocks)
-    sources = [checkpoint]
-    if checkpoint.adapter is not None:
-        sources.append(open_base(checkpoint, settings.trust_remote_code))
+    sources = with_base(checkpoint, settings)
     return assemble(load_model(sources, settings), sources, settings, text or TextSettings(), blocks=blocks)
+
+
+def with_base(checkpoint: Checkpoint, settings: BackboneSettings) -> list[Checkpoint]:
+    """[model], or [adapter, base] for an adapter."""
+    if checkpoint.adapter is None:
+        return [checkpoint]
+    return [checkpoint, open_base(checkpoint, settings.trust_remote_code)]
+
+
+def find_head(sources: Sequence[Checkpoint], settings: BackboneSettings) -> tuple[Checkpoint, StoredHead]:
+    """The reward head among the tensors of [model] or [adapter, base], and the checkpoint that holds it.
+
+    Raises:
+        BackboneError: a pairwise or multi-objective model, or no trained scalar head.
+    """
+    for source in sources:
+        refuse_unsupported(source)
+    names = head_names(sources[-1].config, settings.head)
+    for source in sources:
+        if (found := stored_head(source, names)) is not None:
+            return source, require_head(source, found, names)
+    return sources[0], require_head(sources[0], None, names)  # raises: there is none
 
 
 def load_model(sources: Sequence[Checkpoint], settings: BackboneSettings, model_class: Any = None) -> Loaded:
@@ -87,15 +113,7 @@ def load_model(sources: Sequence[Checkpoint], settings: BackboneSettings, model_
     """
     base = sources[-1]
     adapter = sources[0] if len(sources) > 1 else None
-    for source in sources:
-        refuse_unsupported(source)
-    names = head_names(base.config, settings.head)
-    owner, head = next(
-        ((source, found) for source in sources if (found := stored_head(source, names)) is not None), (sources[0], None)
-    )
-    if head is None and adapter is None:
-        owner = base
-    stored = require_head(owner, head, names)
+    owner, stored = find_head(sources, settings)
     with quiet():
         model, missing = _load_transformers(base, settings, model_class)
         if adapter is not None:
@@ -137,23 +155,16 @@ def assemble(
         BackboneError: the model's blocks cannot be found, or those asked for are not there.
     """
     device = choose_device(settings.device)
-    tokenizer = _load_tokenizer(sources, settings.trust_remote_code)
+    tokenizer = load_tokenizer(sources, settings.trust_remote_code)
     limit = model_limit(loaded.model)
-    first = sources[0]
     config = getattr(loaded.model, "config", None)
     inner = loaded.model.base if isinstance(loaded.model, ValueHeadModel) else loaded.model
-    files = [
-        ("adapter/" if len(sources) > 1 and source is first else "") + file.name
-        for source in sources
-        for file in source.weights
-    ]
-    paths = [file for source in sources for file in source.weights]
-    called = name or (first.name if first.revision else str(first.folder.resolve()))
+    called = name or full_name(sources)
     layers = inner_layers(called, loaded.model, settings.layers, blocks)
     identity = BackboneIdentity(
         name=called,
-        revision=first.revision,
-        weights_fingerprint=fingerprint(zip(files, paths, strict=True)),
+        revision=sources[0].revision,
+        weights_fingerprint=weights_fingerprint(sources),
         architecture=type(inner).__name__,
         head_module=loaded.head_module,
         dtype=str(next(inner.parameters()).dtype).removeprefix("torch."),
@@ -166,6 +177,20 @@ def assemble(
         loaded, tokenizer, rule, identity,
         device=device, token_budget=settings.token_budget, limit=limit, layers=layers,
     )  # fmt: skip
+
+
+def full_name(sources: Sequence[Checkpoint]) -> str:
+    """What [model] or [adapter, base] is called: its Hub name, or its folder's full path."""
+    return sources[0].name if sources[0].revision else str(sources[0].folder.resolve())
+
+
+def weights_fingerprint(sources: Sequence[Checkpoint]) -> str:
+    """The fingerprint of [model], or of [adapter, base] (see :func:`ebrm.backbone.identity.fingerprint`)."""
+    return fingerprint(
+        (("adapter/" if len(sources) > 1 and source is sources[0] else "") + file.name, file)
+        for source in sources
+        for file in source.weights
+    )
 
 
 def warn_of_attention(identity: BackboneIdentity, model_type: str) -> None:
@@ -234,7 +259,7 @@ def _load_transformers(
 ) -> tuple[nn.Module, set[str]]:
     """Load through transformers; also give the names of weights that were not in the checkpoint."""
     trust = settings.trust_remote_code
-    config = _load_config(checkpoint, trust)
+    config = load_config(checkpoint, trust)
     options: dict[str, Any] = {
         "config": config,
         "dtype": settings.dtype if settings.dtype == "auto" else getattr(torch, settings.dtype),
@@ -245,7 +270,7 @@ def _load_transformers(
         options["attn_implementation"] = settings.attention
     if model_class is None:
         options["trust_remote_code"] = trust
-        model_class = _choose_class(checkpoint, config, trust)
+        model_class = choose_class(checkpoint, config, trust)
     try:
         model, info = model_class.from_pretrained(str(checkpoint.folder), **options)
     except (OSError, ValueError, RuntimeError, ImportError, KeyError, AttributeError, TypeError) as error:
@@ -257,7 +282,8 @@ def _load_transformers(
     return model, set(info["missing_keys"])
 
 
-def _choose_class(checkpoint: Checkpoint, config: Any, trust: bool) -> Any:
+def choose_class(checkpoint: Checkpoint, config: Any, trust: bool) -> Any:
+    """The transformers class that loads a checkpoint."""
     own = checkpoint.config.get("auto_map") or {} if trust else {}
     if "AutoModelForSequenceClassification" in own:
         return AutoModelForSequenceClassification
@@ -267,7 +293,12 @@ def _choose_class(checkpoint: Checkpoint, config: Any, trust: bool) -> Any:
     return AutoModelForSequenceClassification if known else AutoModel
 
 
-def _load_config(checkpoint: Checkpoint, trust: bool) -> Any:
+def load_config(checkpoint: Checkpoint, trust: bool) -> Any:
+    """The transformers configuration of a checkpoint, with one label.
+
+    Raises:
+        BackboneError: transformers cannot read it.
+    """
     kind = checkpoint.config.get("model_type")
     if kind in _ALIASES:
         if checkpoint.config.get("pooling", "last") != "last":
@@ -292,7 +323,12 @@ def _load_config(checkpoint: Checkpoint, trust: bool) -> Any:
         ) from error
 
 
-def _load_tokenizer(sources: Sequence[Checkpoint], trust: bool) -> Any:
+def load_tokenizer(sources: Sequence[Checkpoint], trust: bool) -> Any:
+    """The tokenizer of the first of the checkpoints that has one.
+
+    Raises:
+        BackboneError: none has, or transformers cannot load it.
+    """
     folders: list[Path] = [source.folder for source in sources]
     has = [
         folder

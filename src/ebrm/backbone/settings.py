@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from ebrm.errors import SettingsError
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+#: The depths that are read unless others are asked for.
+DEFAULT_LAYERS = (1 / 3, 2 / 3)
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class BackboneSettings:
         metadata={"help": "Run Python code from the model's repository. Only for repositories you have read."},
     )
     layers: tuple[float, ...] = field(
-        default=(1 / 3, 2 / 3),
+        default=DEFAULT_LAYERS,
         metadata={
             "help": "Depths in the model, above 0 up to 1 (all its blocks), whose hidden states, averaged over the "
             "text's tokens, join the embedding: lower layers know what the last position has forgotten. `none`: the "
@@ -66,6 +70,14 @@ class BackboneSettings:
         metadata={
             "help": "Most tokens in one batch, padding counted (at most 1024 on a CPU). Halved by itself when memory "
             "runs out."
+        },
+    )
+    server: str | None = field(
+        default=None,
+        metadata={
+            "help": "URL of a running vLLM or SGLang pooling server that has this reward model: embeddings are read "
+            "from it, and the checkpoint gives only tokenizer, configuration and head. It has no inner layers, so "
+            "none are read; dtype and device are the server's. Its API key: the variable EBRM_SERVER_TOKEN."
         },
     )
 
@@ -80,6 +92,15 @@ class BackboneSettings:
         object.__setattr__(self, "layers", _depths(self.layers))
         if self.token_budget < 1:
             raise SettingsError(f"token_budget is {self.token_budget} tokens; it must be at least 1.")
+        if self.server is not None and not re.match(r"https?://[^/\s]+", self.server):
+            raise SettingsError(
+                f"server is {self.server!r}; give the URL of a running pooling server, as in http://127.0.0.1:8000."
+            )
+        if self.server is not None and self.attention is not None:
+            raise SettingsError(
+                f"attention is {self.attention!r}, but the reward model runs in the server ({self.server}), which "
+                "chooses its own. Leave attention out."
+            )
 
 
 def _depths(layers: Any) -> tuple[float, ...]:

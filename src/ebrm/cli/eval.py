@@ -41,7 +41,17 @@ _STAGES = {
     "storage": FeatureSettings,
 }
 _ONLY = {
-    "reward_model": ("revision", "head", "device", "dtype", "attention", "trust_remote_code", "layers", "token_budget"),
+    "reward_model": (
+        "revision",
+        "head",
+        "device",
+        "dtype",
+        "attention",
+        "trust_remote_code",
+        "layers",
+        "token_budget",
+        "server",
+    ),
     "storage": ("embedding_dtype",),
 }
 

@@ -1,87 +1,30 @@
 """From a prompt and a response to token ids: the one place where text and token rules live.
 
-Fitting, scoring, evaluating and serving all go through :func:`tokenize`. What it does is fixed by a :class:`TextRule`,
-whose identity is stored with features and models: the same text must never reach the reward model in two shapes.
+Fitting, scoring, evaluating and serving all go through :func:`tokenize`, or :func:`tokenize_written` for a conversation
+that somebody else has already written as one text. What they do is fixed by a :class:`TextRule`: the same text must
+never reach the reward model in two shapes.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from jinja2 import TemplateError
 
-from ebrm.errors import SettingsError, TextError, TextTooLongError
-from ebrm.files import sha256_json
-from ebrm.preferences.settings import TextSettings
+from ebrm.errors import TextError, TextTooLongError
+from ebrm.preferences.text_rule import PLAIN, TextRule, make_text_rule
+
+__all__ = ["TextRule", "TokenizedText", "make_text_rule", "render", "tokenize", "tokenize_written"]
 
 logger = logging.getLogger(__name__)
 
-PLAIN = "plain"
 _PLAIN_ROLES = {"system": "System", "user": "User", "assistant": "Assistant"}
-# Arguments of apply_chat_template that this module decides itself.
-_RESERVED_KWARGS = {"conversation", "messages", "tokenize", "chat_template", "add_generation_prompt", "return_dict"}
-# tokenizers without a limit carry int(1e30); anything this large is no limit of a model.
-_SANE_LENGTH = 1_000_000
-
-
-@dataclass(frozen=True)
-class TextRule:
-    """How text becomes token ids, settled for one tokenizer; its identity travels with features and models.
-
-    Attributes:
-        template: "plain", or the source of the chat template.
-        template_kwargs: arguments passed to the chat template (for example `{"enable_thinking": False}`).
-        bos: "auto", "keep" or "strip" (see `TextSettings`).
-        eos: "auto", "append" or "keep".
-        truncation: "error", "prompt_left" or "drop".
-        max_length: longest text, in tokens, special tokens counted.
-    """
-
-    template: str
-    template_kwargs: dict[str, Any]
-    bos: str
-    eos: str
-    truncation: str
-    max_length: int
-
-    def identity(self) -> dict[str, Any]:
-        """Everything that decides the token ids, as JSON-ready values, with the template's SHA-256."""
-        return {**asdict(self), "template_sha256": sha256_json(self.template)}
-
-    @classmethod
-    def from_identity(cls, identity: Mapping[str, Any]) -> TextRule:
-        """Rebuild the rule from `identity()`'s result.
-
-        Raises:
-            TextError: a field is missing, or the template does not have the SHA-256 stored beside it.
-        """
-        try:
-            rule = cls(**{name: identity[name] for name in cls.__dataclass_fields__})
-        except KeyError as error:
-            raise TextError(
-                f"The stored text rule has no field {error.args[0]!r} (it has {', '.join(sorted(identity))}). It was "
-                "written by another version or damaged; make the features or the model again."
-            ) from error
-        if identity.get("template_sha256") != sha256_json(rule.template):
-            raise TextError(
-                "The stored text rule's template does not match the SHA-256 stored beside it: the file was edited or "
-                "damaged. Restore it, or make the features or the model again."
-            )
-        return rule
-
-    def mismatch(self, other: TextRule, *, ours: str = "here", theirs: str = "there") -> str | None:
-        """Say where two rules differ, naming both sides; None when they make the same token ids."""
-        a, b = self.identity(), other.identity()
-        parts = [
-            f"{name} is {a[name]!r} {ours} and {b[name]!r} {theirs}"
-            for name in ("template_sha256", "template_kwargs", "bos", "eos", "truncation", "max_length")
-            if a[name] != b[name]
-        ]
-        return "the text rule differs: " + "; ".join(parts) if parts else None
+# Stand for a prompt and a response where a template's own writing is looked at.
+_ASKED, _ANSWERED = "\ue000", "\ue001"
 
 
 @dataclass(frozen=True)
@@ -95,47 +38,6 @@ class TokenizedText:
 
     ids: list[int]
     truncated: int
-
-
-def make_text_rule(tokenizer: Any, settings: TextSettings, model_limit: int | None) -> TextRule:
-    """Settle the text rule for a tokenizer and a model.
-
-    Args:
-        tokenizer: a transformers tokenizer.
-        settings: the user's choices.
-        model_limit: longest text the model takes, in tokens; None when it does not say.
-
-    Raises:
-        SettingsError: `max_length` above the model's limit, no limit known and none given, a template argument
-            that this library decides itself, `eos="append"` with a tokenizer that has no end-of-text token, or a
-            template name the tokenizer does not have.
-    """
-    reserved = sorted(_RESERVED_KWARGS & set(settings.template_kwargs))
-    if reserved:
-        raise SettingsError(
-            f"template_kwargs sets {', '.join(reserved)}, which ebrm decides itself (the text is the whole "
-            "conversation, without a generation prompt). Remove it; template_kwargs is for the template's own "
-            "variables."
-        )
-    if settings.eos == "append" and tokenizer.eos_token_id is None:
-        raise SettingsError(
-            "eos is 'append', but this tokenizer has no end-of-text token. Use eos='auto', or set eos_token in the "
-            "model's tokenizer_config.json."
-        )
-    template = _choose_template(tokenizer, settings)
-    if template == PLAIN and settings.template_kwargs:
-        raise SettingsError(
-            f"template_kwargs ({', '.join(sorted(settings.template_kwargs))}) would have no effect: the text goes in "
-            "the plain format, which takes no arguments. Remove them, or give a chat template."
-        )
-    return TextRule(
-        template=template,
-        template_kwargs=dict(settings.template_kwargs),
-        bos=settings.bos,
-        eos=settings.eos,
-        truncation=settings.truncation or "error",
-        max_length=_choose_length(tokenizer, settings.max_length, model_limit),
-    )
 
 
 def render(rule: TextRule, tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> str:
@@ -191,7 +93,53 @@ def tokenize(
         text = render(rule, tokenizer, [*turns, {"role": "assistant", "content": response}])
     except TextError as error:
         raise TextError(f"{at}{error}") from error
+    return _fit(rule, tokenizer, text, at, lambda: _response_start(rule, tokenizer, turns, text))
+
+
+def tokenize_written(rule: TextRule, tokenizer: Any, text: str, where: str = "") -> TokenizedText | None:
+    """Turn a conversation that is already written as one text into the token ids the reward model reads.
+
+    For the text that `rule` writes of a prompt and a response, these are the ids of :func:`tokenize`. A policy's output
+    often lacks the end of that: if the last turn is an assistant's in the rule's template, and is not closed (it ran
+    into a limit, or ends with an end-of-text token) or lacks the line break after what closes it, it is closed as the
+    template does. All else is read as it stands.
+
+    Args:
+        rule: from :func:`make_text_rule`.
+        tokenizer: the tokenizer the rule was made for.
+        text: the conversation, its special tokens written out; the start-of-text token may be left out.
+        where: the row's place, for error messages.
+
+    Returns:
+        The token ids, or None when the text is too long and `truncation` is "drop".
+
+    Raises:
+        TextError: not a string, no tokens, or too long; and with truncation "prompt_left", too long without the
+            rule's opening of an assistant's turn, so that nobody can say what may be cut.
+    """
+    at = f"{where}: " if where else ""
+    if not isinstance(text, str):
+        raise TextError(f"{at}The text is a {type(text).__name__}, not a string. Give the whole conversation as text.")
+    opening, closing = _assistant_marks(rule, tokenizer)
+    text = _closed(_without_surrogates(text), opening, closing, tokenizer.eos_token)
+
+    def start() -> int:
+        if not opening or opening not in text:
+            raise TextTooLongError(
+                f"{at}The text has more than the {rule.max_length} tokens of the limit, and its prompt cannot be cut: "
+                f"nothing shows where the response starts (the text rule opens an assistant's turn with {opening!r}). "
+                "Write the text with the reward model's own template, or give the prompt and the response apart."
+            )
+        return text.rindex(opening) + len(opening)
+
+    return _fit(rule, tokenizer, text, at, start)
+
+
+def _fit(rule: TextRule, tokenizer: Any, text: str, at: str, response_start: Callable[[], int]) -> TokenizedText | None:
+    """Token ids of a written text within the rule's length; `response_start` is asked only where it has to be cut."""
     ids = _token_ids(rule, tokenizer, text)
+    if not ids:
+        raise TextError(f"{at}The text {text[:40]!r} has no tokens, so there is nothing to read. Leave it out.")
     surplus = len(ids) - rule.max_length
     if surplus <= 0:
         return TokenizedText(ids, 0)
@@ -204,7 +152,7 @@ def tokenize(
             "truncation='drop' to leave such rows out and count them."
         )
     leading = 1 if ids[0] in (tokenizer.bos_token_id, tokenizer.cls_token_id) else 0
-    tail = _response_tokens(rule, tokenizer, turns, text)
+    tail = _tokens_from(rule, tokenizer, text, response_start())
     room = rule.max_length - leading
     if tail > room:
         raise TextTooLongError(
@@ -215,49 +163,32 @@ def tokenize(
     return TokenizedText(ids[:leading] + ids[len(ids) - room :], surplus)
 
 
-def _choose_template(tokenizer: Any, settings: TextSettings) -> str:
-    own = getattr(tokenizer, "chat_template", None)
-    named = own if isinstance(own, dict) else {}
-    if settings.template is None:
-        if not own:
-            return PLAIN
-        if not named:
-            return str(own)
-        if "default" not in named:
-            raise SettingsError(
-                f"The tokenizer has several chat templates ({', '.join(sorted(named))}) and none is called default. "
-                "Choose one by name: template=…"
-            )
-        return str(named["default"])
-    if settings.template == PLAIN:
-        return PLAIN
-    if settings.template in named:
-        return str(named[settings.template])
-    if "{" not in settings.template:
-        choices = ["auto", PLAIN, *sorted(named)]
-        raise SettingsError(
-            f"template is {settings.template!r}, which is neither a template this model has nor a Jinja template (it "
-            f"has no braces). Use one of {', '.join(choices)}, or give the template's source."
-        )
-    return settings.template
+def _assistant_marks(rule: TextRule, tokenizer: Any) -> tuple[str, str]:
+    """What the rule writes between a user's text and the assistant's, and after that; empty where it refuses both."""
+    try:
+        asked = [{"role": "user", "content": _ASKED}, {"role": "assistant", "content": _ANSWERED}]
+        written = render(rule, tokenizer, asked).partition(_ASKED)[2]
+    except TextError:
+        return "", ""
+    opening, _, closing = written.partition(_ANSWERED)
+    return opening, closing
 
 
-def _choose_length(tokenizer: Any, wanted: int | None, model_limit: int | None) -> int:
-    stated = getattr(tokenizer, "model_max_length", None)
-    limits = [n for n in (model_limit, stated) if n is not None and 0 < n < _SANE_LENGTH]
-    if wanted is not None:
-        if model_limit is not None and wanted > model_limit:
-            raise SettingsError(
-                f"max_length is {wanted} tokens, but the model takes at most {model_limit}. Lower max_length, or leave "
-                "it unset to use the model's limit."
-            )
-        return wanted
-    if not limits:
-        raise SettingsError(
-            "Neither the model nor its tokenizer says how long a text may be. Set max_length (in tokens) to the length "
-            "the reward model was trained with."
-        )
-    return int(min(limits))
+def _closed(text: str, opening: str, closing: str, eos: str | None) -> str:
+    """`text` with its last assistant's turn closed as the template closes it; see :func:`tokenize_written`."""
+    end = closing.rstrip()
+    if not opening or not end or opening not in text:
+        return text
+    start = text.rindex(opening) + len(opening)
+    head, response = text[:start], text[start:]
+    bare = response.rstrip()
+    if bare.endswith(end):
+        return head + bare.removesuffix(end) + closing
+    if end in response:  # something follows the end of the turn: not ours to understand
+        return text
+    while eos and response.endswith(eos):
+        response = response.removesuffix(eos)
+    return head + response + closing
 
 
 def _plain_role(role: str) -> str:
@@ -340,12 +271,16 @@ def _adds_bos(tokenizer: Any) -> bool:
     return bool(ids) and ids[0] == tokenizer.bos_token_id
 
 
-def _response_tokens(rule: TextRule, tokenizer: Any, turns: Sequence[Mapping[str, str]], text: str) -> int:
-    """How many tokens at the end belong to the response and to what closes its turn."""
-    # The response starts where the texts of two different responses part: no assumption about the template, which may
-    # trim the response or leave parts of it out.
-    other = render(rule, tokenizer, [*turns, {"role": "assistant", "content": "\ue000"}])
-    start = next((i for i, (a, b) in enumerate(zip(text, other, strict=False)) if a != b), min(len(text), len(other)))
+def _response_start(rule: TextRule, tokenizer: Any, turns: Sequence[Mapping[str, str]], text: str) -> int:
+    """Where in the written `text` the response starts."""
+    # Where the texts of two different responses part: no assumption about the template, which may trim the response or
+    # leave parts of it out.
+    other = render(rule, tokenizer, [*turns, {"role": "assistant", "content": _ANSWERED}])
+    return next((i for i, (a, b) in enumerate(zip(text, other, strict=False)) if a != b), min(len(text), len(other)))
+
+
+def _tokens_from(rule: TextRule, tokenizer: Any, text: str, start: int) -> int:
+    """How many tokens at the end belong to what stands from the character `start` on: a response and its closing."""
     final, plain = _final_text(rule, tokenizer, text), rule.template == PLAIN
     if not tokenizer.is_fast:
         # No character offsets: the response tokenised alone, which may count a token more than in place.

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from huggingface_hub import file_exists, try_to_load_from_cache
 
-from ebrm.backbone.identity import BackboneIdentity
+from ebrm.backbone.identity import SERVER, BackboneIdentity
 from ebrm.backbone.load import Backbone, load_backbone
 from ebrm.backbone.settings import BackboneSettings
 from ebrm.errors import EbrmError, FeaturesError, ModelError
@@ -32,7 +32,7 @@ from ebrm.preferences.settings import TextSettings
 logger = logging.getLogger(__name__)
 
 _WEIGHTS = "energy.safetensors"
-_HERE = ("device", "token_budget", "trust_remote_code")
+_HERE = ("device", "token_budget", "trust_remote_code", "server")
 #: Last parts of a path that name nothing.
 _PLAIN_NAMES = ("model", "features", "checkpoint", "final", "rm", "ebrm")
 
@@ -197,7 +197,7 @@ def open_models(
     for name, part in folders.items():
         opened[name] = group(part.manifest.get("backbone") or {}, part.manifest.get("text"))
     for name, energy in energies.items():
-        opened[name] = group(energy.record.backbone, energy.record.text_rule)
+        opened[name] = group(_read_there(energy.record.backbone, reward_model), energy.record.text_rule)
         opened[name].energies[called[name]] = energy
         if energy.record.text_rule is not None:
             opened[name].load = partial(_load_for, energy, reward_model)
@@ -290,6 +290,13 @@ def _is_energy(name: str) -> bool:
 def _load_for(energy: EnergyRewardModel, settings: dict[str, Any]) -> Backbone:
     """The reward model an energy model was fitted on; of the settings only where and how fast it runs applies."""
     return energy.with_backbone(**{name: settings[name] for name in _HERE if name in settings}).backbone
+
+
+def _read_there(identity: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """The identity under which an energy model's texts are kept: a server's numbers apart from those read here."""
+    if not identity or bool(settings.get("server")) == (identity.get("attention") == SERVER):
+        return identity
+    return identity | {"attention": SERVER if settings.get("server") else "own"}
 
 
 def _fits(part: Features, identity: dict[str, Any], rule: dict[str, Any] | None) -> bool:

@@ -1,0 +1,261 @@
+"""A reward model read from a running vLLM or SGLang server: its embeddings, and the checkpoint's own head on them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ebrm.backbone.checkpoint import Checkpoint, open_checkpoint
+from ebrm.backbone.families import StoredHead, find_family, plain_name, refuse_unknown_parts
+from ebrm.backbone.forward import Head, refuse_ids, vocabulary_size
+from ebrm.backbone.identity import SERVER, BackboneIdentity
+from ebrm.backbone.layers import InnerLayers
+from ebrm.backbone.load import (
+    choose_class,
+    find_head,
+    full_name,
+    load_config,
+    load_tokenizer,
+    model_limit,
+    quiet,
+    weights_fingerprint,
+    with_base,
+)
+from ebrm.backbone.pooling import PoolingServer
+from ebrm.backbone.probe import embeddings, probe, probe_texts
+from ebrm.backbone.read import Backbone, Reading
+from ebrm.backbone.settings import DEFAULT_LAYERS, BackboneSettings
+from ebrm.errors import BackboneError, ServerError
+from ebrm.preferences.settings import TextSettings
+from ebrm.preferences.text import TextRule, make_text_rule
+
+logger = logging.getLogger(__name__)
+
+# Heads whose input is not the state of the last token as it leaves the last block: encoders transform it first.
+_TRANSFORMED = ("classifier", "classification_head", "logits_proj", "sequence_summary")
+_STORED = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+class ServerBackbone(Backbone):
+    """A frozen reward model in a vLLM or SGLang server; read as any `Backbone`, but there is no `model` here.
+
+    Attributes:
+        server: where it runs.
+        token_budget: most tokens in a request; up to 8 requests are under way at once.
+    """
+
+    def __init__(  # not super().__init__: there is no model in this process
+        self,
+        server: PoolingServer,
+        head: Head,
+        tokenizer: Any,
+        text_rule: TextRule,
+        identity: BackboneIdentity,
+        *,
+        token_budget: int,
+        limit: int | None,
+        vocabulary: int | None,
+    ) -> None:
+        self.server, self.head = server, head
+        self.layers = InnerLayers()
+        self.embedding_size = head.weight.shape[1]
+        self.tokenizer, self.text_rule, self.identity = tokenizer, text_rule, identity
+        self.device, self.token_budget, self.limit = torch.device("cpu"), token_budget, limit
+        self._vocabulary = vocabulary
+        self._checked = False
+
+    def read(self, token_ids: Sequence[Sequence[int]]) -> Reading:
+        """Embeddings and rewards of n token sequences, in the order given; n may be 0.
+
+        Before the first texts, the server is asked for embeddings of texts made for it, and what it gives is checked
+        (see `ebrm.backbone.probe`).
+
+        Raises:
+            ServerError: the server cannot be reached, refuses, or gives something else than the input of the head.
+            BackboneError: an empty or too long sequence, an unknown token id, or an embedding or reward that is not
+                finite (the row is named).
+        """
+        if not token_ids:
+            return Reading(torch.empty(0, self.embedding_size), torch.empty(0))
+        refuse_ids(self.identity.name, token_ids, self.limit, self._vocabulary)
+        if not self._checked:
+            self._probe()
+        answer = self.server.read(token_ids, self.token_budget)
+        embedding = embeddings(self.server, answer, token_ids, self.embedding_size)
+        reward = self.head(embedding)
+        bad = ~(embedding.isfinite().all(dim=1) & reward.isfinite())
+        if bool(bad.any()):
+            row = int(bad.nonzero()[0])
+            raise BackboneError(
+                f"{self.server.name} gives {int(bad.sum())} of {len(token_ids)} texts an embedding that is not finite, "
+                f"first row {row} ({len(token_ids[row])} tokens). In float16 this is overflow: start it with --dtype "
+                "bfloat16; else its weights are damaged."
+            )
+        return Reading(embedding, reward)
+
+    def _probe(self) -> None:
+        texts = probe_texts(self.tokenizer, self.limit)
+        answer = self.server.read(texts, self.token_budget)
+        if not probe(self.server, self.head, self.head.weight, texts, answer):
+            logger.warning(
+                "%s has no classifier beside the embeddings: that they are un-normalised and of the last token was "
+                "checked, but nothing can tell whether its weights are those of %s.",
+                self.server.name,
+                self.identity.name,
+            )
+        self._checked = True
+
+
+def load_server(settings: BackboneSettings, text: TextSettings, blocks: Sequence[int] | None = None) -> ServerBackbone:
+    """Connect to the server of `settings.server`; tokenizer, configuration and head come from the checkpoint.
+
+    Args:
+        settings: which checkpoint and which server; `head`, `dtype` (for the identity), `trust_remote_code` and
+            `token_budget` are used.
+        text: how text becomes token ids.
+        blocks: see :func:`ebrm.backbone.load.load_backbone`; only none can be read.
+
+    Raises:
+        ServerError: the server cannot be reached, or serves a model of another name.
+        BackboneError: inner layers are asked for, or a reward model whose head does not take the last token's state.
+    """
+    assert settings.server is not None
+    _refuse_layers(settings, blocks)
+    if settings.backbone == "demo":
+        raise BackboneError(
+            "The packaged model `demo` averages over all tokens before its head, which a pooling server does not do. "
+            "Read it without --server."
+        )
+    checkpoint = open_checkpoint(settings.backbone, settings.revision, settings.trust_remote_code)
+    if find_family(checkpoint.config) is not None:
+        raise BackboneError(
+            f"{checkpoint.name} is read by a registered family, which knows how to load it but not how a server pools "
+            "it. Read it without --server."
+        )
+    server = PoolingServer(settings.server)
+    _refuse_other_model(server, checkpoint)
+    sources = with_base(checkpoint, settings)
+    owner, stored = find_head(sources, settings)
+    config = load_config(sources[-1], settings.trust_remote_code)
+    skeleton = _skeleton(sources[-1], config, settings)
+    head = _read_head(owner, stored, config)
+    inner = skeleton
+    if stored.name not in dict(skeleton.named_modules()):
+        refuse_unknown_parts(owner, stored)
+        inner = getattr(skeleton, getattr(skeleton, "base_model_prefix", "") or "-", skeleton)
+    identity = BackboneIdentity(
+        name=full_name(sources),
+        revision=checkpoint.revision,
+        weights_fingerprint=weights_fingerprint(sources),
+        architecture=type(inner).__name__,
+        head_module=stored.name,
+        dtype=_dtype(sources[-1], config, settings),
+        attention=SERVER,
+    )
+    tokenizer = load_tokenizer(sources, settings.trust_remote_code)
+    limit = model_limit(skeleton)
+    rule = make_text_rule(tokenizer, text, limit)
+    if server.limit is not None and server.limit < rule.max_length:
+        logger.warning(
+            "%s takes %d tokens, and texts may have %d (max_length): a longer one will stop the run. Start it with "
+            "--max-model-len (vLLM) or --context-length (SGLang) %d.",
+            server.name, server.limit, rule.max_length, rule.max_length,
+        )  # fmt: skip
+    return ServerBackbone(
+        server, head, tokenizer, rule, identity,
+        token_budget=settings.token_budget,
+        limit=min((known for known in (limit, server.limit) if known is not None), default=None),
+        vocabulary=vocabulary_size(skeleton),
+    )  # fmt: skip
+
+
+def _refuse_layers(settings: BackboneSettings, blocks: Sequence[int] | None) -> None:
+    """Refuse inner layers that were asked for; say that the usual ones are not read."""
+    gives = f"a pooling server ({settings.server}) gives the last token's state only"
+    if blocks:
+        raise BackboneError(
+            f"This was made with inner layers of the reward model (blocks {', '.join(map(str, blocks))}), and {gives}. "
+            "Score without --server, or make it anew without them: features and fit with --layers none."
+        )
+    if blocks is None and settings.layers and settings.layers != DEFAULT_LAYERS:
+        shown = ",".join(f"{depth:g}" for depth in settings.layers)
+        raise BackboneError(
+            f"Inner layers are asked for (--layers {shown}), and {gives}. Use --layers none, or no --server."
+        )
+    if blocks is None and settings.layers:
+        logger.warning("No inner layers are read: %s (the same as --layers none).", gives)
+
+
+def _refuse_other_model(server: PoolingServer, checkpoint: Checkpoint) -> None:
+    """Raise unless one of the server's names for its model ends like the checkpoint's, or is its folder."""
+    wanted = {_last(checkpoint.name), _last(str(checkpoint.folder.resolve()))}
+    for name in (server.model, server.root):
+        if _last(name) in wanted or Path(name).expanduser().resolve() == checkpoint.folder.resolve():
+            return
+    known = server.model if server.root == server.model else f"{server.model} (from {server.root})"
+    raise ServerError(
+        f"The server {server.url} serves {known}, and the reward model asked for is {checkpoint.name}. Give the one it "
+        "serves, or another server; if it is the same model, start it with --served-model-name "
+        f"{_last(checkpoint.name)}."
+    )
+
+
+def _last(name: str) -> str:
+    return name.replace("\\", "/").rstrip("/").rpartition("/")[2]
+
+
+def _skeleton(base: Checkpoint, config: Any, settings: BackboneSettings) -> nn.Module:
+    """The model without its weights: what tells its class, its parts and its limits."""
+    model_class = choose_class(base, config, settings.trust_remote_code)
+    options = {"trust_remote_code": True} if settings.trust_remote_code else {}
+    try:
+        with quiet(), torch.device("meta"):
+            model: nn.Module = model_class.from_config(config, **options)
+    except (ValueError, RuntimeError, ImportError, KeyError, AttributeError, TypeError) as error:
+        raise BackboneError(
+            f"transformers cannot build {base.name} from its configuration: {' '.join(str(error).split())[:300]}. Use "
+            "a version that knows this model."
+        ) from error
+    return model
+
+
+def _read_head(owner: Checkpoint, stored: StoredHead, config: Any) -> Head:
+    """The head's tensors alone, float32.
+
+    Raises:
+        BackboneError: the head takes something else than the last token's hidden state.
+    """
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    tensors = {plain_name(full): full for full in owner.tensors}
+    weight = owner.read(tensors[stored.name + ".weight"]).float().clone()  # a copy: the file need not stay mapped
+    if len(stored.linears) > 1 or stored.name.split(".")[0] in _TRANSFORMED:
+        raise BackboneError(
+            f"The head {stored.name} of {owner.name} does not take the last token's hidden state as it is (it comes "
+            f"after {', '.join(stored.linears[:-1]) or 'other layers'}), and that is all a pooling server gives. Read "
+            "this model without --server."
+        )
+    if weight.shape[1] != getattr(text, "hidden_size", weight.shape[1]):
+        raise BackboneError(
+            f"The head {stored.name} of {owner.name} takes {weight.shape[1]} numbers, but its hidden states have "
+            f"{text.hidden_size}. The head belongs to another model; give the folder they were saved in together."
+        )
+    bias: Tensor | None = None
+    if stored.name + ".bias" in tensors:
+        bias = owner.read(tensors[stored.name + ".bias"]).float().clone()
+    return Head(weight, bias)
+
+
+def _dtype(base: Checkpoint, config: Any, settings: BackboneSettings) -> str:
+    """The precision that the model would have here: what the server runs in, it does not say."""
+    if settings.dtype != "auto":
+        return settings.dtype
+    stated = getattr(config, "dtype", None)
+    if stated is not None:
+        return str(stated).removeprefix("torch.")
+    kinds = [info.dtype for info in base.tensors.values() if info.dtype in _STORED]
+    return _STORED[kinds[0]] if kinds else "float32"
