@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from ebrm.errors import SettingsError
-from ebrm.features.settings import EMBEDDING_DTYPES, FeatureSettings
+from ebrm.features.settings import EMBEDDING_DTYPES, EngineSettings, FeatureSettings
 from ebrm.features.shards import DTYPES
 
 
@@ -25,3 +25,22 @@ def test_another_number_type_is_refused(name):
 def test_a_shard_has_at_least_one_row(rows):
     with pytest.raises(SettingsError, match="shard_rows"):
         FeatureSettings(shard_rows=rows)
+
+
+def test_texts_are_read_here_unless_ray_is_asked_for():
+    assert EngineSettings() == EngineSettings("local", None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"engine": "spark"}, "engine is 'spark'; expected one of local, ray"),
+        ({"ray_actors": 2, "ray_gpus": 0}, "ray_actors, ray_gpus is for engine ray, and engine is 'local'"),
+        ({"engine": "ray", "ray_actors": 0}, "ray_actors is 0"),
+        ({"engine": "ray", "ray_gpus": -1}, "ray_gpus is -1"),
+        ({"engine": "ray", "ray_gpus": float("nan")}, "ray_gpus is nan"),
+    ],
+)
+def test_settings_of_ray_outside_their_range_or_without_it_are_refused(given, said):
+    with pytest.raises(SettingsError, match=said):
+        EngineSettings(**given)

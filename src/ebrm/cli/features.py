@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import typer
 from ebrm.backbone.settings import BackboneSettings
 from ebrm.cli.options import Chosen, command
 from ebrm.cli.screen import Screen
-from ebrm.features.settings import FeatureSettings
+from ebrm.features.settings import EngineSettings, FeatureSettings
 from ebrm.preferences.settings import PreferenceSettings, TextSettings
 
 logger = logging.getLogger(__name__)
@@ -37,6 +37,7 @@ _STAGES = {
     "data": PreferenceSettings,
     "text": TextSettings,
     "storage": FeatureSettings,
+    "engine": EngineSettings,
 }
 
 
@@ -49,15 +50,22 @@ def register(app: typer.Typer) -> None:
 
         Fits and scores can then be made from the folder, without texts and without the reward model. A run that is
         stopped goes on when the same command is given again. On several GPUs of one machine: `accelerate launch -m
-        ebrm features` with the same options.
+        ebrm features` with the same options; on several machines: `--engine ray`.
         """
         job = chosen.of(FeaturesJob)
         settings = chosen.of(BackboneSettings)
         data, text, storage = chosen.of(PreferenceSettings), chosen.of(TextSettings), chosen.of(FeatureSettings)
+        machines = chosen.of(EngineSettings)
         if Path(job.out).is_file():
             from ebrm.errors import FeaturesError
 
             raise FeaturesError(f"--out {job.out} is a file. Name a folder.")
+        engine, here = None, settings
+        if machines.engine == "ray":
+            from ebrm.features.ray import ray_engine
+
+            engine = ray_engine(settings, text, machines)
+            here = replace(settings, device="cpu")  # this process only tokenises; the GPUs are for the actors
         from ebrm.preferences.load import load_preferences
 
         preferences = load_preferences(job.data, data)  # logs its report
@@ -65,7 +73,7 @@ def register(app: typer.Typer) -> None:
         from ebrm.features.extract import extract_features
 
         screen.kept = "Finished shards are kept; run the same command again to go on."
-        made = extract_features(load_backbone(settings, text), preferences, job.out, storage)
+        made = extract_features(load_backbone(here, text), preferences, job.out, storage, engine=engine)
         manifest = made.manifest
         report = preferences.report
         screen.facts(

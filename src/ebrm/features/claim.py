@@ -41,11 +41,11 @@ def claim(out: Path, identity: dict[str, Any], ranks: Ranks) -> Iterator[dict[st
             if found is None or not found["complete"] or missing_files(out, found):
                 lock = _lock(out)
                 _inspect(out, identity)  # another run may have finished or begun in between
-                _tidy(out)
+                tidy(out)
             elif any(out.glob(".*")):  # killed at its very end, or just ending
                 with suppress(EbrmError):
                     lock = _lock(out)
-                    _tidy(out)
+                    tidy(out)
         except EbrmError as caught:
             error = caught
     try:
@@ -93,8 +93,8 @@ def _inspect(out: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     return found
 
 
-def _tidy(out: Path) -> None:
-    """Remove what a killed run left half written; only under the lock."""
+def tidy(out: Path) -> None:
+    """Remove what a killed process left half written; only under the lock."""
     for path in out.iterdir():
         if _is_partial(path.name):
             path.unlink()

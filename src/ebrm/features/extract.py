@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +18,15 @@ from ebrm.features.ranks import Ranks
 from ebrm.features.settings import FeatureSettings
 from ebrm.features.store import Features, Pairs, open_features
 from ebrm.features.tokens import Text, Texts, tokenize_texts
-from ebrm.features.write import Plan, write_folder
+from ebrm.features.write import Plan, Source, write_folder
 from ebrm.files import sha256_json
 from ebrm.preferences.schema import Preferences
 
 if TYPE_CHECKING:
     from ebrm.backbone.read import Backbone
+
+#: Makes shards of texts in other processes: texts, then what a `Writer` is given.
+Engine = Callable[[Texts, Path, dict[str, Any], Sequence[int], Callable[[int], None]], dict[str, Any]]
 
 _DRIFT_ITEMS = 16
 _BATCHES_A_READ = 8  # texts handed to the reward model at once, in batches; progress moves after each hand-over
@@ -34,6 +38,7 @@ def extract_features(
     out: str | Path,
     settings: FeatureSettings | None = None,
     rm_training: Sequence[bool] | np.ndarray | None = None,
+    engine: Engine | None = None,
 ) -> Features:
     """Read embedding and reward of every different (prompt, response) of `preferences` into the folder `out`.
 
@@ -49,6 +54,8 @@ def extract_features(
         out: The folder.
         settings: Number type and shard size.
         rm_training: Whether the reward model was trained on each pair, bool [len(preferences)], if known.
+        engine: Reads the texts in other processes (see `ebrm.features.ray`), with the same result; `backbone` then
+            only tokenises.
 
     Raises:
         TextError: A text that is too long under truncation="error"; nothing has been written then.
@@ -62,6 +69,11 @@ def extract_features(
     if rm_training is not None and len(rm_training) != len(preferences):
         raise FeaturesError(
             f"rm_training has {len(rm_training)} entries for {len(preferences)} pairs; expected one for each pair."
+        )
+    if engine is not None and ranks.count > 1:
+        raise FeaturesError(
+            f"{ranks.count} processes were launched (WORLD_SIZE), and an engine shares the work out by itself. Run it "
+            "without `accelerate launch`."
         )
     seen = None if rm_training is None else [bool(value) for value in rm_training]
     manifest = manifests.describe(
@@ -91,7 +103,7 @@ def extract_features(
                 "truncation=prompt_left."
             )
         manifest |= {"dropped": dropped, "dropped_texts": refused}
-        return write_folder(out, _plan(backbone, texts, pairs, manifest), found, ranks)
+        return write_folder(out, _plan(backbone, texts, pairs, manifest, engine), found, ranks)
 
 
 def extract_texts(
@@ -132,7 +144,9 @@ def extract_texts(
         return write_folder(out, _plan(backbone, made, Pairs.build([], []), manifest), found, ranks)
 
 
-def _plan(backbone: Backbone, texts: Texts, pairs: Pairs, manifest: dict[str, Any]) -> Plan:
+def _plan(
+    backbone: Backbone, texts: Texts, pairs: Pairs, manifest: dict[str, Any], engine: Engine | None = None
+) -> Plan:
     """What is to be written of texts and their pairs."""
     known = {
         "items": len(texts),
@@ -150,11 +164,19 @@ def _plan(backbone: Backbone, texts: Texts, pairs: Pairs, manifest: dict[str, An
             "text_id": texts.text_id,
         },
         pairs=pairs,
-        read=lambda start, stop, advance: _read(backbone, texts, start, stop, advance),
-        where=lambda item: texts.where[item],
+        source=text_source(backbone, texts),
         amounts=texts.lengths,
         unit="tokens",
-        finish=lambda: {"batch_drift": _measure_drift(backbone, texts) if len(texts) else None},
+        writer=None if engine is None or not len(texts) else partial(engine, texts),
+    )
+
+
+def text_source(backbone: Backbone, texts: Texts) -> Source:
+    """Embeddings and rewards as the reward model reads them from texts."""
+    return Source(
+        read=lambda start, stop, advance: _read(backbone, texts, start, stop, advance),
+        where=lambda item: texts.where[item],
+        measure=lambda: {"batch_drift": _measure_drift(backbone, texts) if len(texts) else None},
     )
 
 

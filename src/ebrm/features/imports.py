@@ -18,7 +18,7 @@ from ebrm.features.pairing import PAIR_COLUMNS, PAIRING_COLUMNS, make_pairs
 from ebrm.features.ranks import Ranks
 from ebrm.features.settings import FeatureSettings
 from ebrm.features.store import Features, open_features
-from ebrm.features.write import Plan, item_prompts, write_folder
+from ebrm.features.write import Plan, Source, item_prompts, write_folder
 from ebrm.files import sha256_file, sha256_json
 
 logger = logging.getLogger(__name__)
@@ -108,8 +108,7 @@ def import_features(
         manifest,
         items={"prompt_id": item_prompts(pairs, len(embedding))},
         pairs=pairs,
-        read=read,
-        where=lambda item: f"row {item}",
+        source=Source(read, lambda item: f"row {item}"),
         amounts=np.ones(len(embedding), np.int64),
         unit="rows",
     )

@@ -11,7 +11,7 @@ import errno
 import hashlib
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +38,26 @@ _DISK_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
+class Source:
+    """Where the numbers of a shard come from.
+
+    Attributes:
+        read: Gives embedding [m, d] and reward [m] of items start..stop, and reports progress by its third argument.
+        where: What an item is called in an error ("train.jsonl:12, chosen").
+        measure: Gives what is measured at the end, as further manifest entries.
+    """
+
+    read: Callable[[int, int, Callable[[int], None]], tuple[Tensor, Tensor]]
+    where: Callable[[int], str]
+    measure: Callable[[], dict[str, Any]] = field(default=dict)
+
+
+#: Makes the shards of these numbers in other processes, reporting progress by its last argument, and gives what
+#: `Source.measure` gives (nothing for a manifest that is complete).
+Writer = Callable[[Path, dict[str, Any], Sequence[int], Callable[[int], None]], dict[str, Any]]
+
+
+@dataclass(frozen=True)
 class Plan:
     """All that is known before the first shard.
 
@@ -45,21 +65,19 @@ class Plan:
         manifest: What is made, from what (see `ebrm.features.manifest.describe`).
         items: Columns of items.parquet; one that is left out is empty.
         pairs: The pairs.
-        read: Gives embedding [m, d] and reward [m] of items start..stop, and reports progress by its third argument.
-        where: What an item is called in an error ("train.jsonl:12, chosen").
+        source: Where the numbers come from.
         amounts: What an item counts for in the progress [n].
         unit: The unit of those amounts.
-        finish: Gives what is measured at the end, as further manifest entries.
+        writer: Makes the shards instead of this process.
     """
 
     manifest: dict[str, Any]
     items: Mapping[str, Any]
     pairs: Pairs
-    read: Callable[[int, int, Callable[[int], None]], tuple[Tensor, Tensor]]
-    where: Callable[[int], str]
+    source: Source
     amounts: np.ndarray
     unit: str
-    finish: Callable[[], dict[str, Any]] = field(default=dict)
+    writer: Writer | None = None
 
 
 def write_folder(out: Path, plan: Plan, found: dict[str, Any] | None, ranks: Ranks) -> Features:
@@ -87,11 +105,17 @@ def write_folder(out: Path, plan: Plan, found: dict[str, Any] | None, ranks: Ran
         size = manifest["shard_rows"]
         total = sum(int(plan.amounts[number * size : (number + 1) * size].sum()) for number in mine)
         with ranks.progress("features", total, plan.unit) as advance:
-            for number in mine:
-                _write_shard(out, plan, manifest, number, advance)
+            if plan.writer is not None:
+                measured = plan.writer(out, manifest, mine, advance)
+            else:
+                measured = None
+                for number in mine:
+                    write_shard(out, plan.source, manifest, number, advance)
     with _sharing_errors(ranks):
         if ranks.main:
-            _finish(out, plan, manifest)
+            if measured is None and not manifest["complete"]:
+                measured = plan.source.measure()
+            _finish(out, manifest, measured or {})
     return assemble(out, manifests.read_manifest(out))
 
 
@@ -133,9 +157,8 @@ def save_features(features: Features, out: str | Path, settings: FeatureSettings
         advance(stop - start)
         return features.embedding(slice(start, stop)), features.reward[start:stop]
 
-    plan = Plan(
-        manifest, items, features.pairs, read, lambda item: f"item {item}", np.ones(len(features), np.int64), "items"
-    )
+    source = Source(read, lambda item: f"item {item}")
+    plan = Plan(manifest, items, features.pairs, source, np.ones(len(features), np.int64), "items")
     ranks, out = Ranks(), Path(out)
     with claim(out, manifests.identity(manifest), ranks) as found:
         if found is not None and found["complete"] and not missing_files(out, found):
@@ -205,9 +228,16 @@ def _column(value: Any, count: int) -> Any:
     return [None] * count if value is None else value
 
 
-def _write_shard(out: Path, plan: Plan, manifest: dict[str, Any], number: int, advance: Callable[[int], None]) -> None:
+def write_shard(
+    out: Path, source: Source, manifest: dict[str, Any], number: int, advance: Callable[[int], None]
+) -> None:
+    """Read and write one shard of a folder that has its manifest.
+
+    Raises:
+        FeaturesError: As `write_folder`.
+    """
     start = number * manifest["shard_rows"]
-    embedding, reward = plan.read(start, start + manifests.rows_of_shard(manifest, number), advance)
+    embedding, reward = source.read(start, start + manifests.rows_of_shard(manifest, number), advance)
     name = manifest["embedding_dtype"]
     stored = embedding.to(DTYPES[name])
     reward = reward.to(torch.float32)
@@ -216,7 +246,7 @@ def _write_shard(out: Path, plan: Plan, manifest: dict[str, Any], number: int, a
         row = int((~finite).nonzero()[0])
         what = "reward" if bool(embedding[row].isfinite().all()) else "embedding"
         raise FeaturesError(
-            f"The {what} of {plan.where(start + row)} is NaN or infinite. In float16 this is overflow in the reward "
+            f"The {what} of {source.where(start + row)} is NaN or infinite. In float16 this is overflow in the reward "
             "model: "
             "read it in bfloat16 or float32. Otherwise its weights, or the imported numbers, are damaged."
         )
@@ -224,17 +254,16 @@ def _write_shard(out: Path, plan: Plan, manifest: dict[str, Any], number: int, a
     if not bool(fits.all()):
         row = int((~fits).nonzero()[0])
         raise FeaturesError(
-            f"The embedding of {plan.where(start + row)} reaches {float(embedding[row].abs().max()):.4g}, more than "
+            f"The embedding of {source.where(start + row)} reaches {float(embedding[row].abs().max()):.4g}, more than "
             f"{name} can hold ({torch.finfo(DTYPES[name]).max:.5g}). Choose another folder and embedding_dtype float32"
             f"{' or bfloat16' if name == 'float16' else ''}."
         )
     _put(out, manifest, shard_name(number), shard_bytes(stored, reward))
 
 
-def _finish(out: Path, plan: Plan, manifest: dict[str, Any]) -> None:
+def _finish(out: Path, manifest: dict[str, Any], measured: dict[str, Any]) -> None:
     files = dict(manifest["files"])
     before = {name: entry for name, entry in files.items() if manifest["complete"]}
-    measured = {} if manifest["complete"] else plan.finish()
     for name in manifests.file_names(manifest):
         entry = {"bytes": (out / name).stat().st_size, "sha256": sha256_file(out / name)}
         if name in before and entry != before[name]:

@@ -1,0 +1,344 @@
+"""Texts read on the machines of a Ray cluster, with the result of one process: `ebrm features --engine ray`.
+
+Ray Data hands shard numbers to actors. Each holds the reward model and the texts' token ids, which come to its machine
+once, and writes its shards into the folder itself: all machines must see it (and the reward model, if that is a folder)
+under the same path. The process that started the run plans, tokenises, holds the folder's lock and finishes, so a run
+that was begun on Ray can be continued without it, and the other way round.
+
+An actor that dies is started anew, and its shard is read again by it or another. A shard at which three died is given
+up: the next one would die too.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import re
+import socket
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ebrm import errors
+from ebrm.backbone.identity import BackboneIdentity
+from ebrm.backbone.settings import BackboneSettings
+from ebrm.errors import BackboneError, EbrmError, FeaturesError, SettingsError
+from ebrm.features import manifest as manifests
+from ebrm.features.claim import tidy
+from ebrm.features.extract import Engine, text_source
+from ebrm.features.settings import EngineSettings
+from ebrm.features.tokens import Texts
+from ebrm.features.write import write_shard
+from ebrm.preferences.settings import TextSettings
+
+if TYPE_CHECKING:
+    from ebrm.backbone.read import Backbone
+
+logger = logging.getLogger(__name__)
+
+_HOST_PORT = re.compile(r"([^/]+):(\d+)")
+_DEATHS = 3  # actors that may die at the same shard
+_MEASURE = -1  # in place of a shard number: measure what `Source.measure` does
+
+
+def ray_engine(
+    backbone: BackboneSettings, text: TextSettings | None = None, settings: EngineSettings | None = None
+) -> Engine:
+    """What `extract_features` takes as `engine` to read texts on a Ray cluster.
+
+    Ray must not be running yet, or runs as the caller has started it (`settings.ray_address` is then not used).
+
+    Args:
+        backbone: The reward model that each actor loads; it must be the one given to `extract_features`.
+        text: Its text settings.
+        settings: The cluster, how many actors, and GPUs for each.
+
+    Raises:
+        SettingsError: Ray is not installed.
+    """
+    settings = settings or EngineSettings(engine="ray")
+    if settings.ray_gpus is None and backbone.device.startswith("cpu"):
+        settings = EngineSettings("ray", settings.ray_address, settings.ray_actors, 0)
+    _import_ray()
+    from ebrm.backbone.load import load_backbone
+
+    return partial(read_on_ray, partial(load_backbone, backbone, text), settings)
+
+
+def read_on_ray(
+    load: Callable[[], Backbone],
+    settings: EngineSettings,
+    texts: Texts,
+    out: Path,
+    manifest: dict[str, Any],
+    numbers: Sequence[int],
+    advance: Callable[[int], None],
+) -> dict[str, Any]:
+    """Write shards `numbers` of the folder `out`, and measure what is measured at the end if it is not complete.
+
+    Args:
+        load: Loads the reward model; called once by each actor, so it must be picklable.
+        settings: The cluster, how many actors, and GPUs for each.
+        texts: All texts of the folder.
+        out: The folder, locked, with its manifest.
+        manifest: That manifest.
+        numbers: The shards.
+        advance: Called with the tokens of each shard that is finished.
+
+    Raises:
+        EbrmError: As without Ray, and a SettingsError where there is no Ray, no such cluster or no room on it.
+    """
+    items = [*numbers, *([] if manifest["complete"] else [_MEASURE])]
+    if not items:
+        return {}
+    ray = _import_ray()
+    size, measured = manifest["shard_rows"], {}
+    with _quiet(), _connected(ray, settings), _no_bars():
+        actors, cpus, gpus = _room(ray, settings, len(items))
+        logger.info("Reading %d shards with %d Ray actors of %g CPUs and %g GPUs.", len(numbers), actors, cpus, gpus)
+        here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+            ray.get_runtime_context().get_node_id(), soft=False
+        )
+        begun = ray.remote(_Begun).options(num_cpus=0, scheduling_strategy=here).remote()
+        # What the tables have need not travel.
+        shipped = ray.put(Texts(texts.ids, texts.ends, texts.truncated, [], [], texts.where))
+        results = ray.data.from_items(
+            [{"shard": number} for number in items], override_num_blocks=len(items)
+        ).map_batches(
+            _Actor,
+            fn_constructor_args=(load, torch.get_num_threads(), out.resolve(), manifest, shipped, begun),
+            batch_size=1,
+            num_cpus=cpus,
+            num_gpus=gpus,
+            compute=ray.data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=1),
+        )
+        for row in results.iter_rows():
+            if row["error"]:
+                raise getattr(errors, row["kind"])(row["error"])
+            if (number := row["shard"]) == _MEASURE:
+                measured = {"batch_drift": row["drift"]}
+            else:
+                advance(int(texts.lengths[number * size : (number + 1) * size].sum()))
+    tidy(out)  # what actors that died had half written
+    return measured
+
+
+class _Begun:
+    """How often each shard was begun; a process of its own that outlives the actors."""
+
+    def __init__(self) -> None:
+        self._times: dict[int, int] = {}
+
+    def begin(self, number: int) -> int:
+        """Count one more beginning, and give how many there were before."""
+        before = self._times.get(number, 0)
+        self._times[number] = before + 1
+        return before
+
+
+class _Actor:
+    """A process of the cluster that holds the reward model and makes the shards it is given."""
+
+    def __init__(
+        self, load: Callable[[], Backbone], threads: int, out: Path, manifest: dict[str, Any], texts: Any, begun: Any
+    ) -> None:
+        self._load, self._threads, self._out, self._manifest = load, threads, out, manifest
+        self._reference, self._begun = texts, begun
+        self._texts: Texts | None = None
+        self._backbone: Backbone | None = None
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
+        """Make one shard; an error that the user can mend is a result, so that it arrives as it was raised."""
+        number, drift = int(batch["shard"][0]), float("nan")
+        try:
+            drift = self._work(number)
+            kind = said = ""
+        except EbrmError as error:
+            kind, said = type(error).__name__, str(error)
+        return {"shard": [number], "drift": [drift], "kind": [kind], "error": [said]}
+
+    def _work(self, number: int) -> float:
+        import ray
+
+        if self._texts is None:
+            self._texts = ray.get(self._reference)
+        texts = self._texts
+        if (before := ray.get(self._begun.begin.remote(number))) >= _DEATHS:
+            raise FeaturesError(self._give_up(number, before, texts))
+        if self._backbone is None:  # not in __init__: there an error would come back as Ray's, not as ours
+            self._backbone = self._opened()
+        source = text_source(self._backbone, texts)
+        if number == _MEASURE:
+            return float(source.measure()["batch_drift"])
+        write_shard(self._out, source, self._manifest, number, lambda tokens: None)
+        return float("nan")
+
+    def _opened(self) -> Backbone:
+        torch.set_num_threads(self._threads)  # Ray gives its workers one; other threads may add in another order
+        if not (self._out / manifests.MANIFEST).is_file():
+            raise FeaturesError(
+                f"The machine {os.uname().nodename} of the Ray cluster does not see {self._out}. All machines must see "
+                "the output folder under the same path: put it on a shared file system."
+            )
+        backbone = self._load()
+        here = os.uname().nodename
+        wanted = BackboneIdentity.from_dict(self._manifest["backbone"])
+        unlike = backbone.identity.mismatch(
+            wanted, ours=f"on {here}", theirs="where the run was started", exact=True
+        ) or manifests.difference(
+            backbone.text_rule.identity(), self._manifest["text"], here, "the machine that started the run"
+        )
+        if unlike is not None:
+            raise BackboneError(
+                f"The machines of the Ray cluster load different reward models: {unlike}. Give all of them the same "
+                "files and the same versions of the libraries."
+            )
+        return backbone
+
+    def _give_up(self, number: int, before: int, texts: Texts) -> str:
+        if number == _MEASURE:
+            what = "measuring the batch drift"
+        else:
+            first = number * self._manifest["shard_rows"]
+            last = first + manifests.rows_of_shard(self._manifest, number) - 1
+            what = f"shard {number} ({texts.where[first]} to {texts.where[last]})"
+        return (
+            f"{before} Ray actors died one after the other at {what}: the system or Ray stopped them because memory "
+            "ran out, or a library crashed. Ray's logs have the reason (/tmp/ray/session_latest/logs on the machine it "
+            "ran on). Run the same command again when it is mended: finished shards are kept."
+        )
+
+
+def _import_ray() -> Any:
+    try:
+        import ray
+        import ray.data
+        import ray.util.scheduling_strategies
+    except ImportError as error:
+        raise SettingsError(
+            f"Engine ray needs Ray with its data part, which cannot be imported here ({error}). Install it with "
+            "`pip install 'ebrm[ray]'`."
+        ) from None
+    return ray
+
+
+@contextmanager
+def _connected(ray: Any, settings: EngineSettings) -> Iterator[None]:
+    """Be part of the cluster while the body runs; a cluster of this machine alone ends with it."""
+    if ray.is_initialized():
+        yield
+        return
+    address = settings.ray_address or os.environ.get("RAY_ADDRESS")
+    try:
+        if address is not None and (found := _HOST_PORT.fullmatch(address)):
+            socket.create_connection((found[1], int(found[2])), timeout=10).close()  # Ray would try for minutes
+        with _silent_stderr():
+            ray.init(
+                address=settings.ray_address,
+                include_dashboard=False,
+                log_to_driver=_chatty(),
+                logging_level=logging.INFO if _chatty() else logging.ERROR,
+            )
+    except (OSError, RuntimeError, ValueError) as error:
+        place = f"at {address}" if address else "here"
+        raise SettingsError(
+            f"No Ray cluster can be reached or started {place}: {' '.join(str(error).split())[:400]}. Start one with "
+            "`ray start --head`, join machines with `ray start --address=HOST:6379`, and run this command on one of "
+            "them."
+        ) from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Without what native code writes to the standard error of this process while it starts Ray."""
+    if _chatty():
+        yield
+        return
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _room(ray: Any, settings: EngineSettings, most: int) -> tuple[int, float, float]:
+    """How many actors to start, and the CPUs and GPUs of each."""
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    gpus = settings.ray_gpus
+    if gpus is None:
+        gpus = 1.0 if any(machine.get("GPU", 0) >= 1 for machine in machines) else 0.0
+    cpus = 1.0 if gpus else float(torch.get_num_threads())
+    room = sum(
+        min(int(machine.get("CPU", 0) // cpus), int(machine.get("GPU", 0) / gpus) if gpus else 10**9)
+        for machine in machines
+    )
+    if settings.ray_actors is None and room == 0:
+        seen = "; ".join(f"{machine.get('CPU', 0):g} CPUs, {machine.get('GPU', 0):g} GPUs" for machine in machines)
+        raise SettingsError(
+            f"No machine of the Ray cluster has {cpus:g} CPUs and {gpus:g} GPUs for an actor; they have {seen}. Set "
+            "ray_gpus, or, without GPUs, OMP_NUM_THREADS to the CPUs for each."
+        )
+    wanted = room if settings.ray_actors is None else settings.ray_actors
+    if wanted > room:
+        logger.warning(
+            "%d Ray actors of %g CPUs and %g GPUs are wanted, and the cluster has room for %d of them in all; the "
+            "others wait for machines to join.", wanted, cpus, gpus, room,
+        )  # fmt: skip
+    return min(wanted, most), cpus, gpus
+
+
+def _chatty() -> bool:
+    return logger.isEnabledFor(logging.DEBUG)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what Ray says of itself from the terminal (its log files have it), and its usage reports from the net."""
+    says = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}
+    if not _chatty():
+        says["RAY_BACKEND_LOG_LEVEL"] = "fatal"
+    added = {name: value for name, value in says.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        if _chatty():
+            yield
+        else:
+            with redirect_stdout(io.StringIO()):  # Ray prints there that a worker died
+                yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Without Ray Data's own progress and, unless asked for, its log lines on the terminal."""
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    bars, context.enable_progress_bars = context.enable_progress_bars, False
+    consoles = [handler for handler in logging.getLogger("ray.data").handlers if not hasattr(handler, "_filename")]
+    levels = [handler.level for handler in consoles]
+    for handler in consoles:
+        handler.setLevel(logging.INFO if _chatty() else logging.CRITICAL)
+    try:
+        yield
+    finally:
+        context.enable_progress_bars = bars
+        for handler, level in zip(consoles, levels, strict=True):
+            handler.setLevel(level)
