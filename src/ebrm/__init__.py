@@ -8,11 +8,15 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ebrm.connect.register import register_with_transformers
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from ebrm.backbone.load import load_backbone as load_backbone
     from ebrm.backbone.settings import BackboneSettings as BackboneSettings
+    from ebrm.connect.config import EBRMConfig as EBRMConfig
+    from ebrm.connect.transformers import EBRMForSequenceClassification as EBRMForSequenceClassification
     from ebrm.curate.conflict import filter_conflicts as filter_conflicts
     from ebrm.energy.settings import FitSettings as FitSettings
     from ebrm.energy.settings import InferenceSettings as InferenceSettings
@@ -30,6 +34,8 @@ if TYPE_CHECKING:
 
 _HOME = {
     "BackboneSettings": "ebrm.backbone.settings",
+    "EBRMConfig": "ebrm.connect.config",
+    "EBRMForSequenceClassification": "ebrm.connect.transformers",
     "EbrmError": "ebrm.errors",
     "EnergyRewardModel": "ebrm.model",
     "FeatureSettings": "ebrm.features.settings",
@@ -60,3 +66,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_HOME})
+
+
+register_with_transformers()

@@ -1,0 +1,1 @@
+"""Where rewards are used: transformers, TRL, OpenRLHF, verl, and the client of `ebrm serve`."""
