@@ -35,7 +35,7 @@ def main(venv: Path, unusable: bool) -> None:
             os.utime(setting_up)
         pip = (str(venv / "bin" / "python"), "-m", "pip", "install", "-qq", "-c", "constraints.txt")
         run(lock, *pip, "hatchling", "editables")
-        run(lock, *pip, "--no-build-isolation", "-e", ".[demo,dev]")
+        run(lock, *pip, "--no-build-isolation", "-e", ".[demo,dev,ray,serve,trl]")
         os.replace(setting_up, ready)
 
 

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
+import shutil
+import subprocess
+from contextlib import ExitStack
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from tests.conftest import ROOT
+from tests.connect.policies import save_policy
+from tests.serve.live import command_serving
 from tests.tiny import save_rm
 
 from ebrm.cli.main import main
+from ebrm.serve.run import bind
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 _BLOCK = re.compile(r"(?P<not_run><!-- not run: [^\n]+ -->\n)?^```(?P<language>\w+)\n(?P<code>.*?)^```", re.M | re.S)
@@ -20,7 +28,7 @@ WORDS = ("apple", "bread", "cheese", "date", "egg", "fig", "grape", "honey", "ic
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the guides take as given: a reward model `my-rm`, data files, a fitted `my-ebrm`."""
+    """What the guides take as given: a reward model `my-rm`, data files, a fitted `my-ebrm`, a policy."""
     folder = tmp_path_factory.mktemp("desk")
     save_rm(folder / "my-rm", "llama")
     pairs = [
@@ -30,23 +38,41 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
     (folder / "seen.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs[:10]))
+    save_policy(folder / "my-policy")
+    prompts = [{"prompt": [{"role": "user", "content": f"Say {word}."}]} for word in WORDS]
+    (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in prompts))
     responses = [{"prompt": f"Say {word}.", "response": word} for word in WORDS]
     (folder / "responses.jsonl").write_text("".join(json.dumps(row) + "\n" for row in responses))
     return folder
+
+
+def free_port() -> int:
+    with bind("127.0.0.1", 0) as made:
+        return made.getsockname()[1]
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
     return [(m["language"], m["code"]) for m in _BLOCK.finditer(page.read_text()) if m["not_run"] is None]
 
 
-def run_command(line: str) -> None:
+def run_command(line: str, servers: ExitStack) -> None:
     words = shlex.split(line)
+    if words[0] == "curl":  # asks the server that the page started
+        if shutil.which("curl"):
+            said = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+            assert said and '"error"' not in said, said
+        return
     assert words[0] == "ebrm", f"a guide's command must be ebrm's own: {line}"
+    if words[1] == "serve":  # runs until the page is done
+        servers.enter_context(command_serving(words[1:]))
+        return
     if words[1] == "fit":  # the guide's own options first; then what makes a tiny fit quick
         words += ["--joint-widths", "12,6", "--epochs", "2", "--batch-rows", "16", "--overwrite"]
     assert main(words[1:]) == 0, line
 
 
+# transformers 5.23 says that its own arguments, which TRL 1.16 sets, will have other names.
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*deprecated:FutureWarning")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_snippets_run(
     page: Path, desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -54,13 +80,18 @@ def test_snippets_run(
     monkeypatch.chdir(desk)
     monkeypatch.setenv("EBRM_CACHE", str(desk / "cache"))
     if not (desk / "my-ebrm").exists():
-        run_command("ebrm fit --backbone my-rm --data pairs.jsonl --out my-ebrm")
-    for language, code in blocks(page):
-        if language == "bash":
-            for line in code.replace("\\\n", " ").splitlines():
-                run_command(line)
-        elif language == "python":
-            exec(compile(code, str(page), "exec"), {})  # noqa: S102 - the project's own documentation
+        with ExitStack() as none:
+            run_command("ebrm fit --backbone my-rm --data pairs.jsonl --out my-ebrm", none)
+    port = str(free_port())
+    with ExitStack() as servers:
+        for language, code in blocks(page):
+            code = code.replace("8080", port)  # which may be taken on this machine
+            if language == "bash":
+                for line in code.replace("\\\n", " ").splitlines():
+                    run_command(line, servers)
+            elif language == "python":
+                with patch.dict(os.environ):  # what a snippet sets is gone after it
+                    exec(compile(code, str(page), "exec"), {})  # noqa: S102 - the project's own documentation
 
 
 def test_pages_have_snippets_and_links_that_lead_somewhere() -> None:

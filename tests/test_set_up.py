@@ -135,7 +135,7 @@ def test_set_up_makes_the_environment_and_installs_the_pins(set_up, project):
     assert made == (sys.executable, "-m", "venv", ".venv")
     assert backend[:4] == package[:4] == (".venv/bin/python", "-m", "pip", "install")
     assert "-c constraints.txt" in " ".join(backend) and "-c constraints.txt" in " ".join(package)
-    assert package[-2:] == ("-e", ".[demo,dev]")
+    assert package[-2:] == ("-e", ".[demo,dev,ray,serve,trl]")
     assert sorted(os.listdir(".venv")) == ["ready"]
     assert (VENV / "ready").read_text() == str(project)
 

@@ -18,7 +18,18 @@ if TYPE_CHECKING:
 
 _STAGES = {"scoring": ScoreSettings, "inference": InferenceSettings, "reward_model": BackboneSettings}
 # What a stored model leaves open: where and how fast its reward model runs, and where to find it.
-_ONLY = {"reward_model": ("backbone", "revision", "device", "dtype", "attention", "trust_remote_code", "token_budget")}
+_ONLY = {
+    "reward_model": (
+        "backbone",
+        "revision",
+        "device",
+        "dtype",
+        "attention",
+        "trust_remote_code",
+        "token_budget",
+        "server",
+    )
+}
 
 
 def register(app: typer.Typer) -> None:

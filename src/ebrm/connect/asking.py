@@ -165,7 +165,7 @@ def _checked(url: str, answer: httpx.Response, first: int) -> dict[str, Any]:
     row = fault.get("row") if isinstance(fault, dict) else None
     if answer.status_code == 422 and isinstance(row, int):
         at = f" (row {first + row} of all)" if first else ""
-        raise RefusedText(row, f"{said}{at}")
+        raise RefusedText(first + row, f"{said}{at}")
     advice = {401: " Give the client the server's token (token=…).", 404: " Is it `ebrm serve`?"}
     raise ServerError(f"{url} refuses: {said}{advice.get(answer.status_code, '')}")
 

@@ -1,0 +1,59 @@
+"""`ebrm serve MODEL`: refined rewards over HTTP."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Annotated
+
+import typer
+
+from ebrm.backbone.settings import BackboneSettings
+from ebrm.cli.options import Chosen, command
+from ebrm.cli.screen import Screen
+from ebrm.energy.settings import InferenceSettings
+from ebrm.errors import SettingsError
+from ebrm.serve.settings import ServeSettings
+
+_STAGES = {"server": ServeSettings, "inference": InferenceSettings, "reward_model": BackboneSettings}
+_ONLY = {"reward_model": ("backbone", "revision", "device", "dtype", "attention", "trust_remote_code", "token_budget")}
+#: What the extra `serve` brings.
+_PACKAGES = ("fastapi", "uvicorn", "prometheus_client")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+
+    @command(app, "serve", _STAGES, _ONLY, saved=("inference", "reward_model"))
+    def serve(
+        screen: Screen,
+        chosen: Chosen,
+        model: Annotated[str, typer.Argument(help="Folder that `ebrm fit` wrote, or a Hub name.")],
+    ) -> None:
+        """Serve a model over HTTP: scores, ranks, and answers as vLLM's and OpenRLHF's reward servers do.
+
+        It listens on this machine alone unless --host says otherwise. Texts of different requests are scored together.
+        SIGTERM or Ctrl-C ends it once what it accepted is answered. GET /docs on the server lists its routes.
+        """
+        _serve(screen, chosen, model)
+
+
+def _serve(screen: Screen, chosen: Chosen, name: str) -> None:
+    settings = chosen.of(ServeSettings)
+    missing = [package for package in _PACKAGES if find_spec(package) is None]
+    if missing:
+        raise SettingsError(
+            f"`ebrm serve` needs packages that are not installed ({', '.join(missing)}): pip install 'ebrm[serve]'."
+        )
+    from ebrm.model import EnergyRewardModel
+    from ebrm.serve.run import serve
+
+    model = EnergyRewardModel.from_pretrained(name).with_inference(**chosen.given(InferenceSettings))
+    screen.kept = "The server ended."
+
+    def listening(url: str) -> None:
+        screen.say(f"listening on {url}")
+        screen.result({"url": url, "model": name})
+        screen.note("The reward model is being loaded; GET /ready says when texts are scored.")
+
+    backbone = chosen.given(BackboneSettings)
+    serve(model, settings, name, backbone, listening, lambda: screen.note(f"ready: {name}"))

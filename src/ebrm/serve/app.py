@@ -1,0 +1,198 @@
+"""The routes of the server: `create_app(model, settings)` is the whole of it as an ASGI application."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import HTMLResponse
+
+from ebrm import __version__
+from ebrm.model import EnergyRewardModel
+from ebrm.serve.answering import ERRORS, answer, prompt_of
+from ebrm.serve.errors import Refused, handle_errors
+from ebrm.serve.foreign import add_foreign_routes
+from ebrm.serve.gate import Gate
+from ebrm.serve.inspector import inspector_page
+from ebrm.serve.listing import listing
+from ebrm.serve.requests import (
+    Density,
+    RankAnswer,
+    RankRequest,
+    RankResult,
+    ScoreAnswer,
+    ScoreRequest,
+    ScoreResult,
+)
+from ebrm.serve.scoring import Asked, Scored, Scoring
+from ebrm.serve.settings import ServeSettings
+
+_DESCRIPTION = """Refined rewards of a frozen reward model, each with its uncertainty.
+
+Every status but 200 has the body `{"error": {"kind", "message", "row"}}`; 503 says by Retry-After when to come
+again."""
+
+
+def create_app(
+    model: EnergyRewardModel,
+    settings: ServeSettings | None = None,
+    name: str = "ebrm",
+    backbone: Mapping[str, Any] | None = None,
+) -> FastAPI:
+    """The server of a model.
+
+    The reward model is loaded when the application starts, or, where nothing starts it (tests), when a text is first
+    scored. `app.state.scoring` is the :class:`Scoring` behind the routes.
+
+    Args:
+        model: what is served.
+        settings: limits and token; host and port are for `ebrm.serve.run`.
+        name: what answers call the model; `ebrm serve` gives the folder.
+        backbone: fields of :class:`BackboneSettings` by which the reward model is loaded; others as saved.
+    """
+    settings = settings or ServeSettings()
+    scoring = Scoring(model, settings, backbone)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        loading = scoring.loading
+        yield
+        loading.cancel()
+        scoring.close()
+
+    # Their own pages load scripts from elsewhere: /docs is ours.
+    app = FastAPI(
+        title="ebrm", version=__version__, description=_DESCRIPTION, lifespan=lifespan, docs_url=None, redoc_url=None
+    )
+    app.state.scoring, app.state.name = scoring, name
+    handle_errors(app)
+    _own_routes(app, scoring, name)
+    add_foreign_routes(app, scoring, name)
+    _state_routes(app, scoring, name)
+    app.add_middleware(Gate, settings=settings, meters=scoring.meters)
+    return app
+
+
+def _own_routes(app: FastAPI, scoring: Scoring, name: str) -> None:
+    @app.post("/v1/score", response_model=ScoreAnswer, responses=ERRORS)
+    async def score(request: Request, body: ScoreRequest) -> Any:
+        """Refined reward, base reward, standard deviation and interval of each response."""
+        if body.messages is not None:
+            texts = [Asked(prompt_of(messages[:-1]), messages[-1].content) for messages in body.messages]
+        else:
+            assert body.prompts is not None and body.responses is not None  # ScoreRequest sees to it
+            texts = [Asked(prompt_of(p), r) for p, r in zip(body.prompts, body.responses, strict=True)]
+
+        async def work() -> ScoreAnswer:
+            scored = await scoring.score(texts)
+            results = [ScoreResult(**_shared(one), log_density=one.values["log_density"], moved=one.values["moved"])
+                       for one in scored]  # fmt: skip
+            return ScoreAnswer(model=name, results=results, density=await _density(scoring, scored, body.density))
+
+        return await answer(request, scoring, work)
+
+    @app.post("/v1/rank", response_model=RankAnswer, responses=ERRORS)
+    async def rank(request: Request, body: RankRequest) -> Any:
+        """The responses to one prompt, best first, each with the probability that it is the best."""
+        prompt = prompt_of(body.prompt)
+
+        async def work() -> RankAnswer:
+            scored = await scoring.score([Asked(prompt, response) for response in body.responses])
+            best = await _p_best(scoring, scored)
+            order = sorted(range(len(scored)), key=lambda i: -scored[i].values["reward"])
+            results = [
+                RankResult(index=i, rank=place + 1, p_best=best[i], **_shared(scored[i]))
+                for place, i in enumerate(order)
+            ]
+            return RankAnswer(model=name, results=results, density=await _density(scoring, scored, body.density))
+
+        return await answer(request, scoring, work)
+
+
+def _shared(scored: Scored) -> dict[str, Any]:
+    values = scored.values
+    return {
+        "reward": values["reward"],
+        "base_reward": values["base_reward"],
+        "std": values["std"],
+        "interval": (values["interval_low"], values["interval_high"]),
+    }
+
+
+async def _density(scoring: Scoring, scored: Sequence[Scored], nodes: int | None) -> Density | None:
+    if nodes is None:
+        return None
+    rewards, p = await scoring.on_model(lambda: scoring.model.density(*scoring.features(scored), nodes))
+    return Density(rewards=rewards.tolist(), p=p.tolist())
+
+
+async def _p_best(scoring: Scoring, scored: Sequence[Scored]) -> list[float]:
+    if not scored:
+        return []
+    density, nodes = scoring.model.density_model, scoring.model.inference.nodes
+    best = await scoring.on_model(lambda: density.p_best(*scoring.features(scored), nodes))
+    return [float(p) for p in best]
+
+
+def _state_routes(app: FastAPI, scoring: Scoring, name: str) -> None:
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        """200 while the process lives; no token needed."""
+        return {"status": "alive"}
+
+    @app.get("/ready", responses={code: ERRORS[code] for code in (401, 503)})
+    async def ready() -> dict[str, str]:
+        """200 when it scores; 503 while the reward model loads and while the server ends."""
+        if scoring.ready:
+            return {"status": "ready"}
+        if scoring.draining:
+            raise Refused(503, "draining", "The server is ending.", close=True)
+        loading = scoring.loading
+        if loading.done() and not loading.cancelled() and loading.exception() is not None:
+            raise Refused(503, "loading", f"The reward model cannot be loaded: {loading.exception()}")
+        raise Refused(503, "loading", "The reward model is being loaded.")
+
+    @app.get("/info", responses={401: ERRORS[401]})
+    async def info() -> dict[str, Any]:
+        """What is served: model, reward model, text rule, units, settings of inference, limits."""
+        return about(scoring, name)
+
+    @app.get("/metrics", responses={401: ERRORS[401]}, response_class=Response)
+    async def metrics() -> Response:
+        """Counts and times for Prometheus."""
+        return Response(scoring.meters.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.get("/", include_in_schema=False)
+    async def inspector() -> HTMLResponse:
+        return inspector_page()
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(listing(app.openapi()))
+
+
+def about(scoring: Scoring, name: str) -> dict[str, Any]:
+    """What `/info` says."""
+    model = scoring.model
+    record, density = model.record, model.density_model
+    rule = {key: value for key, value in (record.text_rule or {}).items() if key not in ("template", "template_kwargs")}
+    low, high = (float(r) for r in density.standardizer.to_base(density.support.double()))
+    return {
+        "ebrm_version": __version__,
+        "model": name,
+        "fingerprint": model.fingerprint(),
+        "reward_model": record.backbone,
+        "text_rule": rule,
+        "template_sha256": rule.get("template_sha256"),
+        "dtype": record.backbone.get("dtype"),
+        "units": {
+            "of": "the base reward model",
+            "mean": float(density.standardizer.reward_mean),
+            "std": float(density.standardizer.reward_std),
+            "range": [low, high],
+        },
+        "inference": record.to_dict()["inference"],
+        "limits": scoring.settings.limits(),
+    }

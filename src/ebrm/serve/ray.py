@@ -1,0 +1,98 @@
+"""The server on several GPUs or machines, by Ray Serve: `serve run ebrm.serve.ray:app model=my-ebrm replicas=2`.
+
+Each replica is a process with the application of `ebrm serve` (the same routes, token and limits) and a reward model of
+its own. Ray Serve listens, hands each request to a replica, and starts a replica anew when it dies.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import typing
+from typing import Any
+
+import pydantic
+from fastapi import FastAPI
+
+from ebrm.errors import SettingsError
+from ebrm.serve.settings import ServeSettings
+
+try:
+    import ray
+    from ray import serve
+except ImportError as error:
+    raise SettingsError(
+        f"Serving on several GPUs needs Ray Serve, which cannot be imported here ({error}). Install it with "
+        "`pip install 'ebrm[ray,serve]'`."
+    ) from None
+
+#: Ray Serve listens; and a token on the command line would be seen by others (EBRM_TOKEN is read instead).
+_NOT_HERE = ("host", "port", "token")
+
+_hints = typing.get_type_hints(ServeSettings)
+_limits: dict[str, Any] = {
+    field.name: (_hints[field.name], field.default)
+    for field in dataclasses.fields(ServeSettings)
+    if field.name not in _NOT_HERE
+}
+
+_Arguments: type[pydantic.BaseModel] = pydantic.create_model(
+    "_Arguments",
+    __config__=pydantic.ConfigDict(extra="forbid", protected_namespaces=()),
+    model=(str, ...),
+    replicas=(int, 1),
+    gpus=(float | None, None),
+    **_limits,
+)
+
+
+def app(arguments: dict[str, Any]) -> serve.Application:
+    """What Ray Serve runs.
+
+    Args:
+        arguments: `model`, a folder or Hub name that every machine sees; and if wanted `replicas`, processes (1);
+            `gpus`, for each, possibly a part of one (unset: 1 where the cluster has GPUs, else 0); and limits of
+            :class:`ServeSettings`. Values may be text. The token is taken from EBRM_TOKEN.
+
+    Raises:
+        SettingsError: an unknown argument, or one that is not of its type or range.
+        ModelError: no such model.
+    """
+    from ebrm.model import EnergyRewardModel
+
+    try:
+        given = _Arguments.model_validate(arguments).model_dump()
+    except pydantic.ValidationError as error:
+        said = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        raise SettingsError(
+            f"The arguments of ebrm.serve.ray:app cannot be used ({said}). It takes "
+            f"{', '.join(_Arguments.model_fields)}, as NAME=VALUE."
+        ) from None
+    name, replicas, gpus = given.pop("model"), given.pop("replicas"), given.pop("gpus")
+    settings = ServeSettings(**given)
+    if replicas < 1:
+        raise SettingsError(f"The setting replicas is {replicas}; it must be 1 or more.")
+    EnergyRewardModel.from_pretrained(name)  # what is wrong with it is said here, not in the logs of a replica
+    folder = os.path.abspath(name) if os.path.isdir(name) else name
+    if gpus is None:
+        if not ray.is_initialized():  # `serve run` would do it next, by the same rules
+            ray.init(namespace="serve")
+        gpus = 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
+
+    def replica() -> FastAPI:
+        """The application of one replica; it takes requests once the reward model is loaded."""
+        from ebrm.serve.app import create_app
+
+        model = EnergyRewardModel.from_pretrained(folder)
+        model.backbone  # noqa: B018 - loaded by being asked for
+        return create_app(model, settings, name)
+
+    deployment = serve.deployment(
+        name="ebrm",
+        num_replicas=replicas,
+        ray_actor_options={"num_cpus": 1, "num_gpus": gpus},
+        # Ray's own default of 5 would leave batches nearly empty. The application refuses what comes beyond its queue.
+        max_ongoing_requests=settings.queue,
+        graceful_shutdown_timeout_s=settings.drain,
+    )
+    return deployment(serve.ingress(replica)()).bind()

@@ -1,0 +1,174 @@
+"""Run the server in this process until it is told to end: `serve(model, settings)`."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ipaddress
+import logging
+import math
+import os
+import socket
+from collections.abc import Callable, Mapping
+from time import monotonic
+from types import FrameType
+from typing import Any
+
+import uvicorn
+
+from ebrm.errors import SettingsError
+from ebrm.model import EnergyRewardModel
+from ebrm.serve.app import create_app
+from ebrm.serve.connection import with_patience
+from ebrm.serve.scoring import Scoring
+from ebrm.serve.settings import ServeSettings
+
+logger = logging.getLogger(__name__)
+
+#: Seconds a connection may stay idle between requests: longer than trainers take between theirs.
+_KEEP_ALIVE = 75
+_BACKLOG = 2048
+
+
+def serve(
+    model: EnergyRewardModel,
+    settings: ServeSettings,
+    name: str = "ebrm",
+    backbone: Mapping[str, Any] | None = None,
+    listening: Callable[[str], None] = lambda url: None,
+    ready: Callable[[], None] = lambda: None,
+) -> None:
+    """Listen, load the reward model, and answer until SIGTERM or SIGINT; then finish what was accepted.
+
+    Args:
+        model, settings, name, backbone: see :func:`ebrm.serve.app.create_app`.
+        listening: called with the URL once connections are taken.
+        ready: called once texts are scored.
+
+    Raises:
+        SettingsError: the address cannot be listened on.
+        ModelError, BackboneError: the reward model cannot be loaded.
+    """
+    with bind(settings.host, settings.port) as listener:
+        if settings.token is None and not is_loopback(listener):
+            logger.warning(
+                "Anyone who can reach %s can use this server: it listens beyond this machine and asks for no token. "
+                "Set EBRM_TOKEN, or listen on 127.0.0.1.",
+                url_of(listener),
+            )
+        app = create_app(model, settings, name, backbone)
+        config = uvicorn.Config(
+            app,
+            http=with_patience(settings.body_seconds),
+            ws="none",
+            lifespan="on",
+            access_log=False,
+            log_config=None,
+            log_level=logging.WARNING,
+            server_header=False,
+            proxy_headers=False,
+            backlog=_BACKLOG,
+            timeout_keep_alive=_KEEP_ALIVE,
+        )
+        server = _Server(config, app.state.scoring, ready)
+        asyncio.run(server.run_on(listener, listening))
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which at the first signal answers what it accepted before it closes connections."""
+
+    def __init__(self, config: uvicorn.Config, scoring: Scoring, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._scoring, self._ready = scoring, ready
+        self._signals = 0
+        self._drained: asyncio.Task[None] | None = None
+        self._until = math.inf
+
+    async def run_on(self, listener: socket.socket, listening: Callable[[str], None]) -> None:
+        """Serve on a bound socket until the end; raises what kept the reward model from loading."""
+        self._listening = listening, url_of(listener)
+        await self.serve(sockets=[listener])
+        loading = self._scoring.loading
+        if loading.done() and not loading.cancelled():
+            loading.result()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take connections; texts are scored once the reward model is loaded."""
+        await super().startup(sockets)
+        say, url = self._listening
+        say(url)
+        self._scoring.loading.add_done_callback(self._loaded)
+
+    def _loaded(self, loading: asyncio.Task[None]) -> None:
+        if loading.cancelled():
+            return
+        if loading.exception() is not None:
+            self.should_exit = True
+        else:
+            self._ready()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Looked at ten times a second: whether to end."""
+        if self._signals and self._drained is None:
+            seconds = self._scoring.settings.drain
+            self._until = monotonic() + seconds
+            logger.info("ending: %d texts are still to be answered", self._scoring.held)
+            self._drained = asyncio.get_running_loop().create_task(self._drain(seconds))
+        drained = self._drained is not None and self._drained.done()
+        return await super().on_tick(counter) or drained or self.force_exit
+
+    async def _drain(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._scoring.drain()
+        except TimeoutError:
+            logger.warning("%d texts were not answered within the %g seconds of drain", self._scoring.held, seconds)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close idle connections at once, and the others when their answers are sent."""
+        self.config.timeout_graceful_shutdown = max(1, math.ceil(min(self._until - monotonic(), 60)))
+        await super().shutdown(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """First signal: drain. Second: end now."""
+        self._signals += 1
+        self.force_exit = self._signals > 1
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket bound to an address, not yet listening.
+
+    Raises:
+        SettingsError: no such address here, or it is taken or forbidden.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except (socket.gaierror, UnicodeError) as error:
+        raise SettingsError(f"--host {host} is no address that can be looked up ({error}).") from None
+    made = socket.socket(family, kind, protocol)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind(address)
+    except OSError as error:
+        made.close()
+        advice = {
+            errno.EADDRINUSE: "Something listens there already: end it, or choose another --port (0 takes a free one).",
+            errno.EACCES: "Ports below 1024 need rights that this user lacks: choose another --port.",
+            errno.EADDRNOTAVAIL: "This machine does not have that address: choose another --host.",
+        }.get(error.errno or 0, "Choose another --host or --port.")
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise SettingsError(f"The server cannot listen on {host} port {port}: {reason}. {advice}") from None
+    return made
+
+
+def url_of(listener: socket.socket) -> str:
+    """`http://127.0.0.1:8080` of a bound socket."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def is_loopback(listener: socket.socket) -> bool:
+    """Whether only this machine can connect."""
+    return ipaddress.ip_address(listener.getsockname()[0]).is_loopback

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import pytest
+from tests.serve.routes import JSON, ask
+
+from ebrm.serve.app import create_app
+from ebrm.serve.errors import Refused, response
+from ebrm.serve.settings import ServeSettings
+
+
+@pytest.fixture(scope="module")
+def app(energy):
+    return create_app(energy, ServeSettings(max_texts=3))
+
+
+def refusal(answer, code, kind, row=None):
+    assert answer.status_code == code, answer.text
+    assert set(answer.json()) == {"error"} and set(answer.json()["error"]) == {"kind", "message", "row"}
+    assert (answer.json()["error"]["kind"], answer.json()["error"]["row"]) == (kind, row)
+    return answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "content", [b"{nope", b"", b'{"prompts": ["\xff"]}', b"[" * 50_000, b"1" * 5000, b'{"a": 1}{'], ids=range(6)
+)
+def test_what_is_not_json_is_400(app, content):
+    answer = ask(app, "POST", "/v1/score", content=content, headers=JSON)
+    refusal(answer, 400 if content else 422, "malformed_json" if content else "shape")
+
+
+def test_json_under_another_name_says_what_to_send(app):
+    answer = ask(app, "POST", "/v1/score", content=b'{"prompts": [], "responses": []}')
+    assert "Content-Type: application/json" in refusal(answer, 422, "shape")
+
+
+@pytest.mark.parametrize(
+    ("body", "row", "said"),
+    [
+        ([], None, "valid dictionary"),
+        ({}, None, "Give prompts and responses, or messages."),
+        ({"prompts": ["a"]}, None, "Give prompts and responses, or messages."),
+        ({"prompts": ["a"], "responses": []}, None, "1 prompts but 0 responses"),
+        ({"prompts": ["a", 3], "responses": ["b", "c"]}, 1, "prompts[1]: Input should be a valid string."),
+        ({"prompts": [[{"role": "user"}]], "responses": ["b"]}, 0, "prompts[0][0].content: Field required."),
+        ({"prompts": ["a"], "responses": [None]}, 0, "responses[0]: Input should be a valid string."),
+        ({"prompts": ["a"], "responses": ["b"], "densty": 5}, None, "densty: Extra inputs are not permitted."),
+        ({"prompts": ["a"], "responses": ["b"], "density": 2}, None, "density: Input should be greater than or equal"),
+        ({"prompts": ["a"], "responses": ["b"], "density": 1026}, None, "density: Input should be less than or equal"),
+        ({"prompts": ["a"], "responses": ["b"], "messages": []}, None, "not both"),
+        ({"messages": [[{"role": "assistant", "content": "a"}], []]}, 1, "Conversation 1 does not end"),
+        ({"messages": [[{"role": "user", "content": "a"}]]}, 0, "Conversation 0 does not end"),
+    ],
+)
+def test_another_shape_is_422_and_says_where(app, body, row, said):
+    message = refusal(ask(app, "POST", "/v1/score", json=body), 422, "shape", row)
+    assert said in message and "Value error" not in message
+
+
+def test_many_faults_are_told_in_a_few_words(app):
+    body = {"prompts": [1] * 100, "responses": [2] * 100}
+    message = refusal(ask(app, "POST", "/v1/score", json=body), 422, "shape", 0)
+    assert len(message) < 300 and "more like these" in message
+
+
+def test_a_text_that_cannot_be_read_is_named(app):
+    body = {"prompts": ["a", [{"role": "user", "content": "b"}]], "responses": ["c", "eta theta " * 60]}
+    message = refusal(ask(app, "POST", "/v1/score", json=body), 422, "text", 1)
+    assert message.startswith("Text 1: The response alone has")
+
+
+def test_too_many_texts(app):
+    body = {"prompts": ["a"] * 4, "responses": ["b"] * 4}
+    assert "limit is 3" in refusal(ask(app, "POST", "/v1/score", json=body), 422, "too_many_texts")
+
+
+def test_unknown_paths_and_methods(app):
+    refusal(ask(app, "GET", "/v1/nothing"), 404, "not_found")
+    answer = ask(app, "GET", "/v1/score")
+    refusal(answer, 405, "method")
+    assert answer.headers["allow"] == "POST"
+
+
+def test_a_defect_is_503_and_tells_no_text(energy, monkeypatch, caplog):
+    app = create_app(energy)
+    ask(app, "POST", "/v1/score", json={"prompts": ["a"], "responses": ["b"]})
+
+    def broken(self, ids):
+        raise ZeroDivisionError("a defect")
+
+    monkeypatch.setattr(app.state.scoring._batcher, "_run", lambda ids: broken(None, ids))
+    answer = ask(app, "POST", "/v1/score", json={"prompts": ["hidden"], "responses": ["hidden"]})
+    assert "hidden" not in refusal(answer, 503, "defect") and "retry-after" in answer.headers
+
+
+def test_headers_of_refusals():
+    assert response(Refused(503, "a", "b")).headers["retry-after"] == "1"
+    assert response(Refused(413, "a", "b", close=True)).headers["connection"] == "close"
+    assert "retry-after" not in response(Refused(422, "a", "b")).headers
