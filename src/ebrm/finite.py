@@ -1,4 +1,4 @@
-"""Numbers that can be computed with: in float64, or refused with the place of the first that cannot."""
+"""Numbers that can be computed with, or lie in a range: in float64, or refused with the place of the first bad one."""
 
 from __future__ import annotations
 
@@ -24,8 +24,7 @@ def finite(values: Tensor, what: str, dims: int = 1) -> Tensor:
         raise ValueError(f"{what}: expected a tensor of {dims} dimensions, got the shape {tuple(values.shape)}")
     bad = ~torch.isfinite(values)
     if bool(bad.any()):
-        place = tuple(bad.nonzero()[0].tolist())
-        where = str(place[0]) if len(place) == 1 else str(place)
+        place, where = _first(bad)
         raise DataError(
             f"{int(bad.sum())} of {values.numel()} numbers ({what}) are not finite, the first at index {where}: "
             f"{float(values[place])}. Find out why, or leave those rows out."
@@ -33,8 +32,40 @@ def finite(values: Tensor, what: str, dims: int = 1) -> Tensor:
     return values.double()
 
 
+def within(values: Tensor, low: float, high: float, what: str, dims: int = 1) -> Tensor:
+    """`values` in float64, if all of them are finite and from `low` to `high`.
+
+    Args:
+        values: a tensor of any number type, of `dims` dimensions.
+        low, high: the least and the highest that is allowed; the highest may be infinite.
+        what: what one of them is called, for messages ("standard deviation").
+        dims: the number of dimensions they must have.
+
+    Raises:
+        DataError: a number that is not finite or is outside; the message counts them and has the index of the first.
+        ValueError: another number of dimensions.
+    """
+    numbers = finite(values, what, dims)
+    bad = (numbers < low) | (numbers > high)
+    if bool(bad.any()):
+        place, where = _first(bad)
+        expected = f"from {low:g} to {high:g}" if high < float("inf") else f"of at least {low:g}"
+        raise DataError(
+            f"{int(bad.sum())} of {numbers.numel()} numbers ({what}) are out of range, the first at index {where}: "
+            f"{float(numbers[place]):g}. Expected numbers {expected}: bring them to that scale first, or leave those "
+            "rows out."
+        )
+    return numbers
+
+
 def alike(**tensors: Tensor) -> None:
     """Raise ValueError, naming the shapes, unless all tensors have the shape of the first."""
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if len(set(shapes.values())) > 1:
         raise ValueError("expected tensors of one shape, got " + ", ".join(f"{n} {s}" for n, s in shapes.items()))
+
+
+def _first(bad: Tensor) -> tuple[tuple[int, ...], str]:
+    """The first place that is true, and how it is said."""
+    place = tuple(bad.nonzero()[0].tolist())
+    return place, str(place[0]) if len(place) == 1 else str(place)

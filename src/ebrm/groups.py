@@ -87,7 +87,8 @@ class Groups:
     def rank(self, values: Tensor, descending: bool = True) -> Tensor:  # [n] -> [n]
         """Each row's place in its group, 0 first, int64: highest first unless not `descending`; ties as rows stand."""
         order = values.sort(stable=True, descending=descending).indices
-        order = order[self.index[order].sort(stable=True).indices]  # group by group, each in its order
+        # Group by group, each in its order; 32 bits sort twice as fast as 64.
+        order = order[self.index[order].int().sort(stable=True).indices]
         starts = self.sizes.cumsum(0) - self.sizes
         rank = torch.empty_like(self.index)
         rank[order] = torch.arange(len(order), device=order.device) - starts[self.index[order]]

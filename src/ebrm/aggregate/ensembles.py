@@ -19,9 +19,8 @@ import math
 import torch
 from torch import Tensor
 
-from ebrm.aggregate.ranges import within
 from ebrm.errors import DataError, SettingsError
-from ebrm.finite import alike, finite
+from ebrm.finite import alike, finite, within
 from ebrm.groups import Groups
 
 

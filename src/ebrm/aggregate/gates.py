@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from ebrm.aggregate.ranges import within
 from ebrm.aggregate.weights import weighted_mean
 from ebrm.errors import DataError, SettingsError
-from ebrm.finite import alike, finite
+from ebrm.finite import alike, finite, within
 
 #: Weights (base, bonus) that FIRM's public code takes: consistency as a bonus on the execution of an edit, quality as
 #: one on following the instruction.

@@ -13,9 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ebrm.aggregate.ranges import within
 from ebrm.errors import SettingsError
-from ebrm.finite import alike, finite
+from ebrm.finite import alike, finite, within
 
 
 def most_confident_head(mean: Tensor, std: Tensor) -> Tensor:  # [k, n], [k, n] -> [n]

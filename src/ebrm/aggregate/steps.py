@@ -8,9 +8,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from ebrm.aggregate.ranges import within
 from ebrm.errors import DataError, SettingsError
-from ebrm.finite import finite
+from ebrm.finite import finite, within
 from ebrm.groups import Groups
 
 How = Literal["min", "max", "mean", "last", "product", "geometric_mean", "mean_logit", "mean_odds"]

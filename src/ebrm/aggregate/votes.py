@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ebrm.aggregate.ranges import within
 from ebrm.errors import DataError
+from ebrm.finite import within
 from ebrm.groups import Groups
 
 

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import expit
+
+from ebrm.errors import DataError, SettingsError
+from ebrm.groups import Groups
+from ebrm.shape.length import correct_length_penalty, length_penalty, relative_length_penalty
+
+ROWS = st.lists(
+    st.tuples(st.integers(0, 4), st.integers(1, 500), st.sampled_from([0.0, 0.5, 1.0])), min_size=1, max_size=30
+)
+
+
+def doubles(*values: float) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def one(n: int) -> Groups:
+    return Groups.of([0] * n)
+
+
+def test_known_answers() -> None:
+    assert length_penalty(doubles(0, 300, 301, 500)).tolist() == pytest.approx([0, 0, -0.01, -2.0])
+    assert length_penalty(doubles(5, 20), 10, 0.5).tolist() == [0.0, -5.0]
+    assert relative_length_penalty(doubles(100, 200, 300), one(3)).tolist() == pytest.approx([1.0, 0.0, -1 / 3])
+    assert relative_length_penalty(doubles(10, 390), one(2)).tolist() == pytest.approx([1.0, -190 / 390])  # 19, clipped
+    found = correct_length_penalty(doubles(100, 300, 900, 5), doubles(1, 1, 0, 0), one(4))
+    short = 2 * float(expit(1)) - 1
+    assert found.tolist() == pytest.approx([short, -short, 0, 0], abs=1e-6)  # Only the correct set the mean, 200.
+
+
+@given(ROWS)
+def test_each_group_by_hand(rows: list[tuple[int, int, float]]) -> None:
+    ids, length, correct = [row[0] for row in rows], np.array([r[1] for r in rows]), np.array([r[2] for r in rows])
+    groups, lengths = Groups.of(ids), torch.tensor(length)
+    relative = relative_length_penalty(lengths.double(), groups)
+    among = correct_length_penalty(lengths.double(), torch.tensor(correct), groups)
+    for i, id in enumerate(ids):
+        of = np.array([other == id for other in ids])
+        expected = -np.clip((length[i] - length[of].mean()) / length[i], -1, 1)
+        assert float(relative[i]) == pytest.approx(expected, abs=1e-12)
+        right = length[of & (correct > 0)]
+        expected = 0.0
+        if correct[i] > 0 and len(right) > 1:
+            expected = -correct[i] * (2 * expit((length[i] - right.mean()) / (right.std() + 1e-5)) - 1)
+        assert float(among[i]) == pytest.approx(expected, abs=1e-9)
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 2**32 - 1), st.floats(1, 500), st.floats(0.2, 5))
+def test_invariances(seed: int, more: float, scale: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    length, index = 10 + 500 * torch.rand(40, dtype=torch.float64, generator=generator), torch.arange(40) % 6
+    groups, correct = Groups(index, 8), (torch.rand(40, generator=generator) < 0.6).double()
+    order = torch.randperm(40, generator=generator)
+    mixed, factor = Groups(index[order], 8), scale * (1 + torch.arange(8, dtype=torch.float64))[index]
+    relative, among = relative_length_penalty(length, groups), correct_length_penalty(length, correct, groups)
+    assert relative_length_penalty(factor * length, groups).tolist() == pytest.approx(relative.tolist())
+    assert not torch.allclose(relative_length_penalty(length + more, groups), relative)
+    for moved in (length + more * torch.arange(8, dtype=torch.float64)[index], factor * length):
+        assert correct_length_penalty(moved, correct, groups).tolist() == pytest.approx(among.tolist(), abs=1e-5)
+    assert torch.allclose(relative_length_penalty(length[order], mixed), relative[order])
+    assert torch.allclose(correct_length_penalty(length[order], correct[order], mixed), among[order])
+    for found in (relative, among):
+        assert bool((found.abs() <= 1).all())
+    assert bool((length_penalty(length + more) <= length_penalty(length)).all())
+    wrong = torch.where(correct > 0, length, length * 3)  # The length of wrong responses is nobody's business.
+    assert torch.equal(correct_length_penalty(wrong, correct, groups), among)
+
+
+def test_equal_lengths_and_few_rows() -> None:
+    groups = Groups(torch.tensor([0, 0, 0, 2]), 4)
+    for length in (doubles(0.1, 0.1, 0.1, 7.0), torch.tensor([3, 3, 3, 1])):
+        for found in (
+            relative_length_penalty(length, groups),
+            correct_length_penalty(length, torch.ones(4), groups),
+            correct_length_penalty(length, torch.zeros(4), groups),
+        ):
+            assert found.tolist() == [0.0] * 4
+    assert correct_length_penalty(doubles(1, 9), torch.tensor([True, False]), one(2)).tolist() == [0.0, 0.0]
+    none = Groups(torch.empty(0, dtype=torch.int64), 0)
+    assert relative_length_penalty(torch.empty(0), none).shape == length_penalty(torch.empty(0)).shape == (0,)
+    assert correct_length_penalty(torch.empty(0), torch.empty(0), none).shape == (0,)
+
+
+def test_types() -> None:
+    for dtype, expected in (
+        (torch.float64, torch.float64), (torch.bfloat16, torch.bfloat16), (torch.int64, torch.float32),
+    ):  # fmt: skip
+        length = torch.tensor([4, 400], dtype=dtype)
+        assert length_penalty(length).dtype == relative_length_penalty(length, one(2)).dtype == expected
+        assert correct_length_penalty(length, torch.ones(2), one(2)).dtype == expected
+
+
+def test_refusals() -> None:
+    ones = torch.ones(2)
+    functions = {
+        "linear": length_penalty,
+        "relative": lambda length: relative_length_penalty(length, one(2)),
+        "correct": lambda length: correct_length_penalty(length, ones, one(2)),
+    }
+    for name, function in functions.items():
+        with pytest.raises(DataError, match="lengths.* index 1: nan"):
+            function(doubles(1.0, math.nan))
+        with pytest.raises(DataError, match=r"1 of 2 numbers \(lengths\) are out of range, the first at index 0: -1"):
+            function(doubles(-1.0, 1.0))
+        if name == "relative":
+            with pytest.raises(DataError, match="lengths are 0, the first at index 1"):
+                function(doubles(1.0, 0.0))
+        else:
+            assert bool(function(doubles(1.0, 0.0)).isfinite().all())
+    for bad in (doubles(1, math.nan), doubles(1, math.inf)):
+        with pytest.raises(DataError, match="correctness.* index 1"):
+            correct_length_penalty(ones, bad, one(2))
+    for bad in (doubles(1.0, 1.5), doubles(1.0, -0.5)):
+        with pytest.raises(DataError, match=r"1 of 2 numbers \(correctness\) .* index 1.*from 0 to 1"):
+            correct_length_penalty(ones, bad, one(2))
+    with pytest.raises(ValueError, match="one shape"):
+        correct_length_penalty(ones, torch.ones(3), one(2))
+    with pytest.raises(ValueError, match="2 lengths, and 3 rows"):
+        correct_length_penalty(ones, ones, one(3))
+    with pytest.raises(ValueError, match="each of 3 rows"):
+        relative_length_penalty(ones, one(3))
+    for number in (-1.0, math.nan, math.inf):
+        with pytest.raises(SettingsError, match="length without penalty"):
+            length_penalty(ones, free=number)
+        with pytest.raises(SettingsError, match="rate"):
+            length_penalty(ones, rate=number)

@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Literal, get_args
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import curve_fit
+from scipy.special import expit, log_expit
+from scipy.stats import norm
+
+from ebrm.errors import DataError, SettingsError
+from ebrm.shape.preference import (
+    Squash,
+    centred_on_references,
+    log_sigmoid_centred,
+    preference_as_reward,
+    reference_level,
+)
+
+ALL = get_args(Squash)
+
+
+def doubles(*values: float) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def draws(seed: int, *shape: int) -> torch.Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def test_preference_as_reward_known_answers() -> None:
+    for slope, expected in ((1.0, 0.6155293), (2.0, 0.6903985)):
+        found = preference_as_reward(doubles(1.0), doubles(0.0, 1.0)[None], slope)
+        assert found.item() == pytest.approx(expected, abs=1e-7)
+    assert preference_as_reward(doubles(1.0), doubles(0.0, 1.0)[None]).item() == pytest.approx((expit(1) + 0.5) / 2)
+    equal = preference_as_reward(doubles(0.3, -7.0), doubles(0.3, -7.0)[:, None].expand(2, 5))
+    assert equal.tolist() == [0.5, 0.5]
+    # Saturation: 1 - r' ~ exp(-s (r - r_ref)); no overflow at either end.
+    assert 1 - preference_as_reward(doubles(12.0), doubles(2.0)[:, None], 2.0).item() == pytest.approx(math.exp(-20))
+    assert preference_as_reward(doubles(1e4, -1e4), torch.zeros(2, 1)).tolist() == [1.0, 0.0]
+
+
+def test_the_other_squashings() -> None:
+    reward, reference = draws(0, 30) * 4, draws(1, 30, 3) * 3
+    ahead = (0.7 * (reward[:, None] - reference)).numpy()
+    assert preference_as_reward(reward, reference, 0.7, "arctan").tolist() == pytest.approx(
+        np.arctan(ahead).mean(1).tolist()
+    )
+    assert preference_as_reward(reward, reference, 0.7, "tanh").tolist() == pytest.approx(
+        (2 * preference_as_reward(reward, reference, 1.4) - 1).tolist()
+    )
+    places = np.linspace(-5, 5, 100)
+    best, _ = curve_fit(lambda x, a, b, c, d, e, f: np.polyval([a, b, c, d, e, f], x), places, expit(places))
+    expected = np.where(ahead <= -5, 0, np.where(ahead >= 5, 1, np.polyval(best, ahead))).mean(1)
+    found = preference_as_reward(reward, reference, 0.7, "polynomial")
+    assert found.tolist() == pytest.approx(expected.tolist(), abs=1e-6)
+    assert (abs(ahead) > 5).any()
+    assert preference_as_reward(doubles(-5.0, 5.0), torch.zeros(2, 1), squash="polynomial").tolist() == [0.0, 1.0]
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 2**32 - 1), st.floats(-50, 50), st.sampled_from(ALL), st.floats(0.1, 5))
+def test_invariances(seed: int, offset: float, squash: Squash, scale: float) -> None:
+    reward, reference = draws(seed, 12), draws(seed + 1, 12, 4)
+    moves = offset * draws(seed + 2, 12)
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(seed))
+    found = preference_as_reward(reward, reference, squash=squash)
+    same = [
+        preference_as_reward(reward + moves, reference + moves[:, None], squash=squash),
+        preference_as_reward(reward[order], reference[order], squash=squash)[order.argsort()],
+        preference_as_reward(reward, reference.flip(1), squash=squash),
+        preference_as_reward(scale * reward, scale * reference, 1 / scale, squash),
+    ]
+    for other in same:
+        assert other.tolist() == pytest.approx(found.tolist(), abs=1e-9)
+    if abs(scale - 1) > 0.1:
+        assert not torch.allclose(preference_as_reward(scale * reward, scale * reference, squash=squash), found)
+    if squash != "polynomial":
+        assert bool((preference_as_reward(reward + 0.1, reference, squash=squash) > found).all())
+    centred = centred_on_references(reward, reference)
+    assert centred.tolist() == pytest.approx((reward - reference.mean(1)).tolist())
+    moved = centred_on_references(scale * (reward + moves), scale * (reference + moves[:, None]))
+    assert moved.tolist() == pytest.approx((scale * centred).tolist(), abs=1e-9)
+
+
+@pytest.mark.parametrize("squash", ALL)
+def test_padding_is_not_looked_at(squash: Squash) -> None:
+    reward, reference = draws(3, 6), draws(4, 6, 3)
+    padded = torch.cat([torch.full((6, 1), math.nan), reference, torch.full((6, 2), math.inf)], 1)
+    present = torch.tensor([False, True, True, True, False, False]).expand(6, 6)
+    for function in (partial(preference_as_reward, squash=squash), centred_on_references):
+        assert function(reward, padded, present=present).tolist() == pytest.approx(function(reward, reference).tolist())
+
+
+def test_the_slope_is_highest_at_the_reference_and_gradients_are_right() -> None:
+    reward = torch.linspace(-4, 4, 81, dtype=torch.float64).requires_grad_()
+    preference_as_reward(reward, torch.zeros(81, 1)).sum().backward()
+    assert reward.grad is not None and int(reward.grad.argmax()) == 40 and float(reward.grad[40]) == pytest.approx(0.25)
+    values, reference = draws(5, 4).requires_grad_(), draws(6, 4, 3).requires_grad_()
+    for squash in ALL:
+        assert torch.autograd.gradcheck(
+            lambda r, f, how=squash: preference_as_reward(r, f, 1.3, how), (values, reference)
+        )
+    assert torch.autograd.gradcheck(log_sigmoid_centred, (values, reference[:, 0]))
+
+
+def test_log_sigmoid_centred() -> None:
+    found = log_sigmoid_centred(doubles(3.0, 13.0, -7.0), torch.tensor(3.0))
+    assert found.tolist() == pytest.approx([-math.log(2), -4.5398899e-5, -10.0000454], rel=1e-6)
+    for dtype in (torch.float32, torch.float64):  # Where log(sigmoid) is -infinity.
+        assert log_sigmoid_centred(torch.tensor([-1e4, 1e4], dtype=dtype), torch.zeros(2)).tolist() == [-1e4, 0.0]
+    reward = doubles(1.0).requires_grad_()
+    log_sigmoid_centred(reward, doubles(1.0)).sum().backward()
+    assert reward.grad is not None and reward.grad.item() == pytest.approx(0.5)
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 2**32 - 1), st.floats(-50, 50))
+def test_log_sigmoid_centred_moves_with_its_level(seed: int, offset: float) -> None:
+    reward, level = 5 * draws(seed, 20), draws(seed + 1, 20)
+    found = log_sigmoid_centred(reward, level)
+    assert found.tolist() == pytest.approx(log_expit((reward - level).numpy()).tolist())
+    assert log_sigmoid_centred(reward + offset, level + offset).tolist() == pytest.approx(found.tolist(), abs=1e-9)
+    assert torch.equal(log_sigmoid_centred(reward, level[0]).argsort(), reward.argsort())
+    assert not torch.allclose(log_sigmoid_centred(2 * reward, 2 * level), found)
+
+
+def test_levels_against_numpy_and_scipy() -> None:
+    reference = draws(7, 9, 11)
+    for quantile in (0.05, 0.5, 0.85):
+        expected = np.quantile(reference.numpy(), quantile, axis=1)
+        assert reference_level(reference, quantile).tolist() == pytest.approx(expected.tolist())
+        for ddof in (0, 1):
+            fitted = norm.ppf(quantile, reference.numpy().mean(1), reference.numpy().std(1, ddof=ddof))
+            assert reference_level(reference, quantile, "normal", ddof).tolist() == pytest.approx(fitted.tolist())
+    normal = reference_level(doubles(0.0, 1.0)[None], how="normal", ddof=0)
+    assert normal.item() == pytest.approx(0.5 + 1.0364334 * 0.5)
+
+
+@pytest.mark.parametrize("how", ["empirical", "normal"])
+def test_levels_of_few_equal_and_padded_references(how: Literal["empirical", "normal"]) -> None:
+    assert reference_level(torch.full((2, 3), 0.1, dtype=torch.float64), how=how).tolist() == [0.1, 0.1]
+    assert reference_level(doubles(0.7)[:, None], how=how).tolist() == [0.7]
+    assert reference_level(torch.empty(0, 3), how=how).shape == (0,)
+    reference, present = draws(8, 5, 4), torch.ones(5, 4, dtype=torch.bool)
+    present[0, 1:] = False
+    present[1, 0] = False
+    padded = torch.where(present, reference, math.nan)
+    found = reference_level(padded, how=how, present=present)
+    assert found[0] == reference[0, 0]
+    torch.testing.assert_close(found[1:2], reference_level(reference[1:2, 1:], how=how))
+    torch.testing.assert_close(found[2:], reference_level(reference[2:], how=how))
+    torch.testing.assert_close(reference_level(3 * reference - 2, how=how), 3 * reference_level(reference, how=how) - 2)
+
+
+def test_types_and_no_rows() -> None:
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        reward, reference = torch.ones(2, dtype=dtype), torch.zeros(2, 3, dtype=dtype)
+        for found in (
+            preference_as_reward(reward, reference),
+            centred_on_references(reward, reference),
+            log_sigmoid_centred(reward, reward),
+            reference_level(reference),
+        ):
+            assert found.dtype == dtype and found.shape == (2,)
+    assert preference_as_reward(torch.ones(1, dtype=torch.int64), torch.zeros(1, 1)).dtype == torch.float32
+    for function in (preference_as_reward, centred_on_references):
+        assert function(torch.empty(0), torch.empty(0, 2)).shape == (0,)
+
+
+def test_refusals() -> None:
+    reward, reference = torch.zeros(3), torch.zeros(3, 2)
+    nan = reference.clone()
+    nan[2, 1] = math.nan
+    for function in (preference_as_reward, centred_on_references):
+        with pytest.raises(DataError, match=r"index \(2, 1\): nan"):
+            function(reward, nan)
+        with pytest.raises(DataError, match="index 1: inf"):
+            function(torch.tensor([0.0, math.inf, 0.0]), reference)
+        with pytest.raises(DataError, match="1 of 3 rows are without references, the first at index 1"):
+            function(reward, reference, present=torch.tensor([[True, True], [False, False], [True, False]]))
+        with pytest.raises(DataError, match="3 of 3 rows are without references"):
+            function(reward, torch.zeros(3, 0))
+        for bad in (torch.zeros(3), torch.zeros(2, 2)):
+            with pytest.raises(ValueError, match="expected references"):
+                function(reward, bad)
+        with pytest.raises(ValueError, match="float32"):
+            function(reward, reference, present=torch.ones(3, 2))
+    for slope in (0.0, -1.0, math.nan, math.inf):
+        with pytest.raises(SettingsError, match="slope"):
+            preference_as_reward(reward, reference, slope)
+    with pytest.raises(SettingsError, match="'relu'; expected one of sigmoid"):
+        preference_as_reward(reward, reference, squash="relu")  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="reference level.* index 2: nan"):
+        log_sigmoid_centred(reward, nan[:, 1])
+    with pytest.raises(ValueError, match=r"levels \[n\]"):
+        log_sigmoid_centred(reward, torch.zeros(2))
+    for quantile in (0.0, 1.0, math.nan):
+        with pytest.raises(SettingsError, match="quantile"):
+            reference_level(reference, quantile)
+    with pytest.raises(SettingsError, match="ddof is 2"):
+        reference_level(reference, ddof=2)
+    with pytest.raises(SettingsError, match="'mean'; expected 'empirical'"):
+        reference_level(reference, how="mean")  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=r"index \(2, 1\): nan"):
+        reference_level(nan)
