@@ -8,6 +8,7 @@ from ebrm.errors import DataError
 from ebrm.evaluate.metrics.bootstrap import (
     Estimate,
     cluster_draws,
+    cluster_labels,
     cluster_sums,
     clustered_mean,
     finite_array,
@@ -110,3 +111,10 @@ def test_finite_array_names_the_first_bad_row() -> None:
         finite_array([], "the std")
     with pytest.raises(ValueError, match=r"shape \(2,\), expected \(3,\)"):
         finite_array([1, 2], "the std", 3)
+
+
+def test_cluster_labels_are_one_a_row() -> None:
+    assert cluster_labels(None, 3).tolist() == [0, 1, 2]
+    assert cluster_labels(["a", "b"], 2).tolist() == ["a", "b"]
+    with pytest.raises(ValueError, match=r"2 rows and cluster labels of shape \(3,\)"):
+        cluster_labels(["a", "b", "c"], 2)

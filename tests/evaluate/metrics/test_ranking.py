@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from ebrm.errors import DataError
-from ebrm.evaluate.metrics.ranking import picked_gold, rank_correlation, reciprocal_rank
+from ebrm.evaluate.metrics.ranking import (
+    item_tables,
+    picked_gold,
+    rank_correlation,
+    reciprocal_rank,
+    weighted_agreement,
+)
 
 NAN = np.nan
 
@@ -84,9 +90,10 @@ def test_rank_correlations_of_the_perfect_the_reversed_and_the_constant() -> Non
 
 def test_chunks_cover_every_item(monkeypatch: pytest.MonkeyPatch) -> None:
     tables = ragged(1, 4)
-    whole = rank_correlation(*tables)
+    whole, agreement = rank_correlation(*tables), weighted_agreement(*tables)
     monkeypatch.setattr("ebrm.evaluate.metrics.ranking._CHUNK_CELLS", 4 * 49)
     assert np.array_equal(whole, rank_correlation(*tables), equal_nan=True)
+    assert np.array_equal(agreement, weighted_agreement(*tables), equal_nan=True)
 
 
 def test_picked_gold_averages_ties_at_the_top() -> None:
@@ -96,12 +103,48 @@ def test_picked_gold_averages_ties_at_the_top() -> None:
     assert picked_gold([[-2.0, -1.0]], [[4.0, -7.0]]).tolist() == [-7.0]
 
 
+def test_weighted_agreement_by_hand() -> None:
+    found = weighted_agreement(
+        [[5, 3, 1], [1, 3, 5], [5, 1, 3], [2, 2, 2], [1, 2, NAN], [7, NAN, NAN], [NAN] * 3],
+        [[5, 3, 1], [5, 3, 1], [5, 3, 1], [5, 3, 1], [4, 4, NAN], [1, NAN, NAN], [NAN] * 3],
+    )
+    # Third: the pairs weigh 3, 5 and 3; the last one is reversed. Fifth: equal golds, which no order contradicts.
+    assert found == pytest.approx([1, 0, 8 / 11, 0.5, 1, NAN, NAN], nan_ok=True)
+    assert weighted_agreement([[1.0, 1.0, 0.0]], [[3.0, 1.0, 1.0]]) == pytest.approx([1 - (3 / 2) / (3 + 3 + 1)])
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_weighted_agreement_is_that_of_a_loop_over_pairs(seed: int) -> None:
+    rewards, gold = ragged(seed, 4)
+    found = weighted_agreement(rewards, gold)
+    for number, (row, worth) in enumerate(zip(rewards, gold, strict=True)):
+        cost = total = 0.0
+        for i, j in itertools.combinations(np.flatnonzero(~np.isnan(row)), 2):
+            weight = 1 + abs(worth[i] - worth[j])
+            product = np.sign(row[i] - row[j]) * np.sign(worth[i] - worth[j])
+            total += weight
+            cost += weight if product < 0 else weight / 2 if row[i] == row[j] and worth[i] != worth[j] else 0
+        assert found[number] == pytest.approx(1 - cost / total if total else NAN, nan_ok=True)
+    assert weighted_agreement(np.exp(rewards), gold + 5) == pytest.approx(found, nan_ok=True)
+    assert np.nanmax(np.abs(weighted_agreement(rewards, 3 * gold) - found)) > 1e-3  # the unit of gold does matter
+
+
+def test_item_tables_keep_the_order_of_rows() -> None:
+    rewards, gold = item_tables(["b", "a", "b", "c", "b", "a"], [1, 2, 3, 4, 5, 6], [0, 1, 0, 1, 1, 0])
+    assert rewards == pytest.approx(np.array([[2, 6, NAN], [1, 3, 5], [4, NAN, NAN]]), nan_ok=True)
+    assert gold == pytest.approx(np.array([[1, 0, NAN], [0, 0, 1], [1, NAN, NAN]]), nan_ok=True)
+    assert item_tables([], [])[0].shape == (0, 0)
+    with pytest.raises(ValueError, match=r"2 item labels and a column of shape \(1,\)"):
+        item_tables(["a", "b"], [1.0])
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_nothing_depends_on_the_order_of_responses(seed: int) -> None:
     rewards, gold = ragged(seed, 2)
     order = np.random.default_rng(seed).permutation(rewards.shape[1])
-    for function in (reciprocal_rank, picked_gold):
+    for function in (reciprocal_rank, picked_gold, weighted_agreement):
         assert function(rewards, gold) == pytest.approx(function(rewards[:, order], gold[:, order]), nan_ok=True)
     for one, two in zip(
         rank_correlation(rewards, gold), rank_correlation(rewards[:, order], gold[:, order]), strict=True
@@ -112,10 +155,11 @@ def test_nothing_depends_on_the_order_of_responses(seed: int) -> None:
 def test_no_items_give_no_numbers() -> None:
     empty = np.empty((0, 3))
     assert len(reciprocal_rank(empty, empty)) == len(picked_gold(empty, empty)) == 0
+    assert len(weighted_agreement(empty, empty)) == 0
     assert [len(found) for found in rank_correlation(empty, empty)] == [0, 0]
 
 
-@pytest.mark.parametrize("function", [reciprocal_rank, rank_correlation, picked_gold])
+@pytest.mark.parametrize("function", [reciprocal_rank, rank_correlation, picked_gold, weighted_agreement])
 @pytest.mark.parametrize("bad", [NAN, np.inf, -np.inf])
 def test_rewards_that_are_missing_or_infinite_are_named(function: object, bad: float) -> None:
     rewards, gold = np.ones((3, 2)), np.tile([1.0, 0.0], (3, 1))

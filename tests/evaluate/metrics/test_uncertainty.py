@@ -140,7 +140,7 @@ def test_grouping_hardly_changes_the_intervals(monkeypatch: pytest.MonkeyPatch) 
 
     found = {}
     for levels in (3, 128, 10**6):
-        monkeypatch.setattr("ebrm.evaluate.metrics.uncertainty._LEVELS", levels)
+        monkeypatch.setattr("ebrm.evaluate.metrics.auroc._LEVELS", levels)
         found[levels] = estimates()
     # Three groups change the statistic itself: its resamples are moved back by that much.
     for levels, share in ((128, 0.01), (3, 0.2)):

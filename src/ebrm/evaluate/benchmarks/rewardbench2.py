@@ -29,6 +29,7 @@ from ebrm.evaluate.benchmarks import fields
 from ebrm.evaluate.benchmarks.benchmark import Benchmark, Floats, Item, Score, Terms, Ties
 from ebrm.evaluate.benchmarks.read import Place, Row, read_items, read_rows, remarks
 from ebrm.evaluate.benchmarks.rules import gold_table, item_success, mean_of_items
+from ebrm.evaluate.metrics.one_to_many import leads, ties_comparisons
 from ebrm.preferences.schema import RowProblem
 
 PLACE = Place(
@@ -106,14 +107,8 @@ def ties_and_best_of_four(items: Sequence[Item], rewards: Floats, ties: Ties | N
     values = [value]
 
     tied, ref = _pairs(items)
-    right, wrong = gold == 1.0, gold == 0.0
-    low = np.where(right, rewards, np.inf).min(axis=1, initial=np.inf)
-    lead = low - np.where(wrong, rewards, -np.inf).max(axis=1, initial=-np.inf)
-    spread = (np.where(right, rewards, -np.inf).max(axis=1, initial=-np.inf) - low)[tied]
-    least = np.minimum(lead[tied], lead[ref])
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        margin = np.nan_to_num(np.tanh(least / spread - 1.0), nan=0.0)
-    compared = (lead[tied] > spread, least > spread, margin)
+    lead, spread = leads(rewards, gold)
+    compared = ties_comparisons(lead[tied], spread[tied], lead[ref])
     for name, of_pair in zip(list(TIES_WEIGHTS)[2:], compared, strict=True):
         term.append(np.full(len(tied), _TERMS.index(name), dtype=np.int64))
         index.append(tied)

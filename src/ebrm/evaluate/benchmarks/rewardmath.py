@@ -17,6 +17,8 @@ from ebrm.evaluate.benchmarks import fields
 from ebrm.evaluate.benchmarks.benchmark import Benchmark, Floats, Item, Terms, Ties
 from ebrm.evaluate.benchmarks.read import Place, Row, Rows, read_items, read_rows, remarks
 from ebrm.evaluate.benchmarks.rules import gold_table, item_success, mean_of_items
+from ebrm.evaluate.metrics.one_to_many import leads
+from ebrm.evaluate.metrics.ranking import reciprocal_rank
 from ebrm.preferences.schema import RowProblem
 
 PLACE = Place(
@@ -89,9 +91,8 @@ def one_to_many_terms(items: Sequence[Item], rewards: Floats, ties: Ties | None 
     """
     gold = gold_table(items, rewards)
     success = item_success(rewards, gold, ties or "wrong")
-    lowest = np.where(gold == 1.0, rewards, np.inf).min(axis=1, initial=np.inf)
-    highest = np.where(gold == 0.0, rewards, -np.inf).max(axis=1, initial=-np.inf)
-    value = np.stack([success, lowest >= highest, expected_reciprocal_rank(rewards, gold, ties or "wrong")])
+    lead, _ = leads(rewards, gold)
+    value = np.stack([success, lead >= 0, expected_reciprocal_rank(rewards, gold, ties or "wrong")])
     every = np.arange(len(items), dtype=np.int64)
     return Terms(_TERMS, np.repeat(np.arange(3), len(items)), np.tile(every, 3), value.ravel())
 
@@ -111,12 +112,12 @@ def expected_reciprocal_rank(rewards: Floats, gold: Floats, ties: Ties = "wrong"
     Returns:
         [n], in (0, 1].
     """
+    if ties == "wrong":
+        return reciprocal_rank(rewards, gold)
     right, wrong = gold == 1.0, gold == 0.0
     best = np.where(right, rewards, -np.inf).max(axis=1, initial=-np.inf)[:, None]
     above = (wrong & (rewards > best)).sum(axis=1)
     b = (wrong & (rewards == best)).sum(axis=1)
-    if ties == "wrong":
-        return np.asarray(1.0 / (1 + above + b), dtype=np.float64)
     a = (right & (rewards == best)).sum(axis=1)
     expected = np.zeros(len(rewards))
     for j in range(int(b.max(initial=0)) + 1):

@@ -145,6 +145,18 @@ def clustered_mean(
     return percentile_estimate(weighted / total, draws[:, 1] / draws[:, 0], level)
 
 
+def cluster_labels(cluster: ArrayLike | None, rows: int) -> NDArray[np.generic]:
+    """The labels of what is resampled [rows]; None: each row its own.
+
+    Raises:
+        ValueError: if there is not one label a row.
+    """
+    found = np.arange(rows) if cluster is None else np.asarray(cluster)
+    if found.shape != (rows,):
+        raise ValueError(f"{rows} rows and cluster labels of shape {found.shape}, expected one a row")
+    return found
+
+
 def finite_array(value: ArrayLike, name: str, length: int | None = None) -> Floats:
     """Take `value` as a one-dimensional float64 array.
 

@@ -6,32 +6,26 @@ errors: then leaving out the most uncertain pairs lowers the error rate of the r
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import csr_array
 from scipy.special import ndtr
-from sklearn.metrics import roc_auc_score
 
 from ebrm.errors import DataError
+from ebrm.evaluate.metrics.auroc import GroupDraws, detection_auroc, zero_or_one
 from ebrm.evaluate.metrics.bootstrap import (
     LEVEL,
     RESAMPLES,
     Estimate,
-    cluster_draws,
     clustered_mean,
     finite_array,
-    percentile_estimate,
 )
 from ebrm.evaluate.metrics.calibration import equal_mass_bins
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-# Resamples see at most so many different uncertainties: the error that this makes in an interval is far below its own.
-_LEVELS = 128
 _ENDS = ("lower", "upper")
 
 
@@ -101,10 +95,7 @@ def error_auroc(
         ValueError: if the arrays differ in length.
     """
     uncertainty, wrong, prompts = _pairs(uncertainty, error, prompt_id)
-    if wrong.all() or not wrong.any():
-        return None
-    value = float(roc_auc_score(wrong, uncertainty))
-    return _estimate(value, _auroc, _GroupDraws.of(uncertainty, wrong, prompts, resamples, seed), level)
+    return detection_auroc(uncertainty, wrong, prompts, resamples, seed, level)
 
 
 def risk_coverage(
@@ -138,14 +129,14 @@ def risk_coverage(
     errors = wrong.sum()
     best = np.maximum(0, kept - (len(wrong) - errors)) / kept
     area, random = float(risk.mean()), float(errors / len(wrong))
-    groups = _GroupDraws.of(uncertainty, wrong, prompts, resamples, seed)
+    groups = GroupDraws.of(uncertainty, wrong, prompts, resamples, seed)
     return RiskCoverage(
         coverage=kept / len(wrong),
         risk=risk,
-        area=_estimate(area, _area, groups, level),
+        area=groups.estimate(area, _area, level),
         random=random,
         best=float(best.mean()),
-        gain=_estimate(random - area, _gain, groups, level),
+        gain=groups.estimate(random - area, _gain, level),
     )
 
 
@@ -230,47 +221,6 @@ def error_by_uncertainty(
     return tuple(result)
 
 
-@dataclass(frozen=True)
-class _GroupDraws:
-    """Errors and correct pairs in groups of rising uncertainty, of all pairs [g, 1] and in each resample [g, B]."""
-
-    wrong: Floats
-    right: Floats
-    drawn_wrong: Floats
-    drawn_right: Floats
-
-    @classmethod
-    def of(cls, uncertainty: Floats, wrong: Floats, prompts: Integers, resamples: int, seed: int) -> _GroupDraws:
-        """Group the pairs, by equal uncertainty or into as many groups as are told apart, and resample prompts."""
-        group = np.unique(uncertainty, return_inverse=True)[1]
-        if group.max() >= _LEVELS:
-            group = equal_mass_bins(uncertainty, _LEVELS)
-        shape = (int(group.max()) + 1, int(prompts.max()) + 1)
-        tables = [csr_array((count, (group, prompts)), shape=shape) for count in (wrong, 1 - wrong)]
-        all_wrong, all_right = (table.sum(axis=1)[:, None] for table in tables)
-        drawn = [np.full((shape[0], resamples), np.nan) for _ in tables]
-        if shape[1] > 1:  # one prompt says nothing about how prompts differ
-            for which, times in cluster_draws(shape[1], resamples, np.random.default_rng(seed), shape[0]):
-                for totals, table in zip(drawn, tables, strict=True):
-                    totals[:, which] = table @ times
-        return cls(all_wrong, all_right, *drawn)
-
-
-def _estimate(
-    value: float, statistic: Callable[[Floats, Floats], Floats], groups: _GroupDraws, level: float
-) -> Estimate:
-    """`value` with the interval of the statistic's resamples, moved by what grouping changes in the statistic."""
-    moved = value - statistic(groups.wrong, groups.right)
-    return percentile_estimate(value, statistic(groups.drawn_wrong, groups.drawn_right) + moved, level)
-
-
-def _auroc(wrong: Floats, right: Floats) -> Floats:
-    """Areas under the ROC curve [B] of groups [g, B]; NaN where all or no pairs are errors."""
-    below = np.cumsum(right, axis=0) - right / 2
-    pairs = wrong.sum(axis=0) * right.sum(axis=0)
-    return np.divide((wrong * below).sum(axis=0), pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
-
-
 def _area(wrong: Floats, right: Floats) -> Floats:
     """Areas under the risk-coverage curve [B] of groups [g, B].
 
@@ -296,7 +246,7 @@ def _gain(wrong: Floats, right: Floats) -> Floats:
 def _pairs(uncertainty: ArrayLike, error: ArrayLike, prompt_id: ArrayLike | None) -> tuple[Floats, Floats, Integers]:
     """Uncertainties, errors as 0 and 1, and the prompts by number."""
     uncertainty = finite_array(uncertainty, "the uncertainty")
-    wrong = finite_array(np.asarray(error, dtype=np.float64), "the errors", len(uncertainty))
+    wrong = zero_or_one(error, "the errors", len(uncertainty))
     prompts = np.arange(len(wrong)) if prompt_id is None else np.asarray(prompt_id)
     if len(prompts) != len(wrong):
         raise ValueError(f"{len(wrong)} pairs and {len(prompts)} prompt ids")
