@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ebrm.errors import DataError
-from ebrm.finite import alike, finite, within
+from ebrm.finite import alike, directions, finite, within
 
 
 def test_numbers_come_back_in_float64() -> None:
@@ -44,3 +44,13 @@ def test_the_first_outside_is_named() -> None:
         within(torch.tensor([torch.nan]), 0, 1, "score")
     with pytest.raises(ValueError, match="2 dimensions"):
         within(torch.zeros(3), 0, 1, "score", 2)
+
+
+def test_directions_have_length_one_whatever_their_size() -> None:
+    rows = torch.tensor([[3.0, 4.0], [3e-200, 4e-200], [3e200, -4e200]], dtype=torch.float64)
+    expected = torch.tensor([[0.6, 0.8], [0.6, 0.8], [0.6, -0.8]], dtype=torch.float64)
+    torch.testing.assert_close(directions(rows, "texts"), expected)
+    with pytest.raises(DataError, match=r"1 of 2 embeddings \(texts\) are 0, the first at index 1, and have no direc"):
+        directions(torch.tensor([[1.0, 0.0], [0.0, 0.0]]), "texts")
+    with pytest.raises(DataError, match="not finite"):
+        directions(torch.tensor([[torch.nan]]), "texts")

@@ -1,4 +1,4 @@
-"""Numbers that can be computed with, or lie in a range: in float64, or refused with the place of the first bad one."""
+"""Numbers checked before they are computed with: in float64, or refused with the place of the first bad one."""
 
 from __future__ import annotations
 
@@ -56,6 +56,28 @@ def within(values: Tensor, low: float, high: float, what: str, dims: int = 1) ->
             "rows out."
         )
     return numbers
+
+
+def directions(embedding: Tensor, what: str) -> Tensor:  # [n, d] -> [n, d]
+    """Embeddings brought to length 1, in float64: their products are cosines.
+
+    Args:
+        embedding: one a row.
+        what: what they are called, for messages ("responses").
+
+    Raises:
+        DataError: a number that is not finite, or an embedding of zeros, which has no direction (its index is named).
+        ValueError: not [n, d].
+    """
+    numbers = finite(embedding, f"{what} [rows, d]", 2)
+    nothing = (numbers == 0).all(1)
+    if bool(nothing.any()):
+        raise DataError(
+            f"{int(nothing.sum())} of {len(nothing)} embeddings ({what}) are 0, the first at index "
+            f"{_first(nothing)[1]}, and have no direction. Find out why, or leave those rows out."
+        )
+    numbers = numbers / numbers.abs().amax(1, keepdim=True)  # so that no square is too small or too large
+    return numbers / numbers.square().sum(1, keepdim=True).sqrt()
 
 
 def alike(**tensors: Tensor) -> None:

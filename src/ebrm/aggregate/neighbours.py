@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ebrm.errors import DataError, SettingsError
-from ebrm.finite import finite
+from ebrm.errors import SettingsError
+from ebrm.finite import directions, finite
 
 # Cosines are held in tables of so many cells.
 _CHUNK_CELLS = 4_000_000
@@ -60,7 +60,7 @@ def neighbour_fusion(
         raise SettingsError(f"The least cosine of a neighbour is {threshold}; expected a number above 0, at most 1.")
     if neighbours < 1:
         raise SettingsError(f"The number of neighbours is {neighbours}; expected at least 1.")
-    here, there = _directions(embedding, "embedding"), _directions(bank, "bank")
+    here, there = directions(embedding, "embedding"), directions(bank, "bank")
     rewards, others = finite(reward, "reward"), finite(bank_reward, "reward in the bank")
     if here.shape[1:] != there.shape[1:] or len(here) != len(rewards) or len(there) != len(others):
         raise ValueError(
@@ -87,16 +87,3 @@ def neighbour_fusion(
         weight = torch.where(cosine >= threshold, cosine * (above + level * share), 0.0)
         result[part] = (rewards[part] + weight @ others) / (1 + weight.sum(1))
     return result.to(torch.result_type(reward, 1.0))
-
-
-def _directions(embedding: Tensor, what: str) -> Tensor:
-    """Embeddings of length 1, in float64."""
-    numbers = finite(embedding, f"{what} [rows, d]", 2)
-    nothing = (numbers == 0).all(1)
-    if bool(nothing.any()):
-        raise DataError(
-            f"{int(nothing.sum())} of {len(nothing)} embeddings ({what}) are 0, the first at index "
-            f"{int(nothing.nonzero()[0, 0])}, and have no direction. Find out why, or leave those rows out."
-        )
-    numbers = numbers / numbers.abs().amax(1, keepdim=True)  # so that no square is too small or too large
-    return numbers / numbers.square().sum(1, keepdim=True).sqrt()

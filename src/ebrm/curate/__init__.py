@@ -1,1 +1,1 @@
-"""Which pairs to trust: pure functions over rewards and labels."""
+"""Which pairs to trust, and how to make more: pure functions over pairs, rewards, labels and embeddings."""

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.curate.made_pairs import generator
+
+from ebrm.curate import retrieval
+from ebrm.curate.retrieval import error_driven_retrieval, retrieval_budget
+from ebrm.errors import DataError, SettingsError
+
+
+def test_the_budget_by_hand() -> None:
+    p = torch.tensor([0.3, 0.5, 0.7, 0.75, 0.9, 0.99, 1.0])
+    assert retrieval_budget(p).tolist() == [8, 8, 3, 2, 1, 1, 0]
+    assert retrieval_budget(torch.tensor([0.7, 0.9], dtype=torch.float64), 10).tolist() == [3, 1]
+    assert retrieval_budget(torch.zeros(0)).shape == (0,)
+
+
+POOL = torch.tensor([[1.0, 0.0], [5.0, 0.5], [0.0, 2.0], [-1.0, 0.0], [1.0, 1.0]])
+
+
+def test_the_nearest_by_cosine_are_found() -> None:
+    wrong, right, sure = torch.tensor([0.1]), torch.tensor([0.8]), torch.tensor([1.0])
+    east = torch.tensor([[3.0, 0.0]])
+    assert error_driven_retrieval(wrong, east, POOL, most=3).tolist() == [0, 1, 4]
+    assert error_driven_retrieval(right, east, POOL, most=3).tolist() == [0]
+    assert error_driven_retrieval(sure, east, POOL, most=3).tolist() == []
+    assert error_driven_retrieval(wrong, east, POOL).tolist() == [0, 1, 2, 3, 4]  # fewer than 8
+    both = error_driven_retrieval(
+        torch.cat([wrong, wrong, sure]), torch.tensor([[1.0, 0], [0, 1.0], [-1, 0]]), POOL, most=2
+    )
+    assert both.tolist() == [0, 1, 2, 4]
+
+
+def test_of_equally_near_rows_the_earlier_come() -> None:
+    pool = torch.tensor([[0.0, 1.0], [2.0, 2.0], [7.0, 7.0], [0.3, 0.3], [-1.0, 0.0]])
+    found = error_driven_retrieval(torch.tensor([0.0]), torch.tensor([[1.0, 1.0]]), pool, most=2)
+    assert found.tolist() == [1, 2]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6), st.integers(0, 12), st.integers(1, 5))
+def test_against_sorting_each(seed: int, rows: int, most: int) -> None:
+    random = generator(seed)
+    p, here = torch.rand(4, generator=random), torch.randn(4, 3, generator=random, dtype=torch.float64)
+    pool = torch.randn(rows, 3, generator=random, dtype=torch.float64)
+    cosine = torch.nn.functional.cosine_similarity(here[:, None], pool[None], dim=2)
+    expected: set[int] = set()
+    for row, k in zip(cosine, retrieval_budget(p, most).tolist(), strict=True):
+        expected |= set(row.argsort(descending=True)[:k].tolist())
+    found = error_driven_retrieval(p, here, pool, most)
+    assert found.tolist() == sorted(expected)
+    length = torch.rand(rows, 1, generator=random) * 1e6 + 1e-6
+    assert torch.equal(error_driven_retrieval(p, here * 1e200, pool * length, most), found)
+
+
+def test_small_parts_find_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = generator(3)
+    p, here, pool = torch.rand(9, generator=random), torch.randn(9, 3, generator=random), torch.randn(50, 3)
+    found = error_driven_retrieval(p, here, pool)
+    monkeypatch.setattr(retrieval, "_CHUNK_CELLS", 100)
+    assert torch.equal(error_driven_retrieval(p, here, pool), found)
+
+
+def test_nothing_held_out() -> None:
+    assert error_driven_retrieval(torch.zeros(0), torch.zeros(0, 2), POOL).tolist() == []
+
+
+def test_refusals() -> None:
+    with pytest.raises(SettingsError, match="most neighbours of a pair are 0"):
+        retrieval_budget(torch.zeros(1), 0)
+    with pytest.raises(DataError, match="out of range, the first at index 1: .*from 0 to 1"):
+        retrieval_budget(torch.tensor([0.5, -2.0]))
+    with pytest.raises(DataError, match=r"\(pool\) are 0, the first at index 1"):
+        error_driven_retrieval(torch.zeros(1), torch.ones(1, 2), torch.tensor([[1.0, 0], [0, 0]]))
+    with pytest.raises(DataError, match=r"\(0, 1\)"):
+        error_driven_retrieval(torch.zeros(1), torch.tensor([[1.0, math.nan]]), POOL)
+    for shape in ((2, 2), (1, 3)):
+        with pytest.raises(ValueError, match=r"expected 1 embeddings \[v, d\]"):
+            error_driven_retrieval(torch.zeros(1), torch.ones(shape), POOL)
