@@ -43,6 +43,12 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in prompts))
     responses = [{"prompt": f"Say {word}.", "response": word} for word in WORDS]
     (folder / "responses.jsonl").write_text("".join(json.dumps(row) + "\n" for row in responses))
+    graded = [
+        {"prompt": f"Say {word}.", "response": text, "gold": gold}
+        for word in WORDS
+        for text, gold in ((word, 1.0), (f"{word}?", 0.5), ("No", 0.0))
+    ]
+    (folder / "graded.jsonl").write_text("".join(json.dumps(row) + "\n" for row in graded))
     return folder
 
 

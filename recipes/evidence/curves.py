@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from reward_files import Refinements
-from selection import REFERENCES, Axis, pool_curves
+from selection import REFERENCES, pool_curves
 from summary import Row
 
 from ebrm.aggregate.ensembles import pessimistic
+from ebrm.evaluate.selection import Axis, longest_axis
 from ebrm.optimize.peak import Interval, curve_peak, mean_curve
 
 QUESTION = "4 selection"
@@ -33,8 +34,6 @@ METHODS = (
 PESSIMISM = {"EBRM, mean - 1 std": 1.0, "EBRM, mean - 2 std": 2.0}
 KL = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.25)
 SHOWN: dict[Axis, tuple[float, ...]] = {"n": (2, 4, 8, 16), "kl": (0.5, 1.0, 2.0)}
-#: Curves go as far as all but one in so many prompts have responses.
-ONE_IN = 10
 COLUMNS = ("base_rm", "pool", "noise", "method", "axis", "x", "gold", "low", "high", "prompts")
 
 
@@ -52,11 +51,6 @@ def selecting_rewards(cell: Refinements) -> dict[str, np.ndarray]:
     found = {name: cell.reward[name] for name in METHODS if name in cell.reward}
     mean, std = (torch.from_numpy(np.asarray(table["EBRM"])) for table in (cell.reward, cell.std))
     return found | {name: pessimistic(mean, std, weight).numpy() for name, weight in PESSIMISM.items()}
-
-
-def longest_axis(sizes: np.ndarray) -> int:
-    """The most responses that all but one in `ONE_IN` prompts have, from their numbers of responses [q]."""
-    return int(np.sort(sizes)[len(sizes) // ONE_IN])
 
 
 def mean_curves(cells: Sequence[Refinements], pool: str) -> dict[tuple[str, Axis], Curve]:

@@ -12,22 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ebrm.evaluate.benchmarks.benchmark import padded
-from ebrm.optimize.best_of_n import best_of_n_gold
+from ebrm.evaluate.selection import Axis, gold_curves, selection_axes
 from ebrm.optimize.peak import Interval, curve_peak, mean_curve
-from ebrm.optimize.tilting import tilt_to_kl
 
 if TYPE_CHECKING:
     from study import TestSet
 
-Axis = Literal["n", "kl"]
 REFERENCES = ("random", "oracle", "longest")
-#: Points on the axis of KL, from 0 to what the smallest pool allows.
-KL_POINTS = 21
 
 
 @dataclass(frozen=True)
@@ -122,16 +118,9 @@ def pool_curves(
     gold, cluster = benchmark.gold(), benchmark.clusters()
     place = tests.place[keep, : gold.shape[1]]
     shortest = int(size[keep].min())
-    axes: dict[Axis, np.ndarray] = {
-        "n": np.arange(1.0, shortest + 1),
-        "kl": np.linspace(0, np.log(shortest), KL_POINTS) if kl is None else np.asarray(kl, dtype=np.float64),
-    }
+    axes = selection_axes(shortest, kl)
     length = padded([[len(response) for response in item.responses] for item in benchmark.items])
     tables = {"random": np.where(place >= 0, 0.0, np.nan), "oracle": gold, "longest": length}
     tables |= {name: np.where(place >= 0, np.asarray(reward)[place], np.nan) for name, reward in rewards.items()}
     for method, table in tables.items():
-        found: dict[Axis, np.ndarray] = {
-            "n": best_of_n_gold(table, gold)[:, :shortest],
-            "kl": tilt_to_kl(table, gold, axes["kl"]).gold,
-        }
-        yield method, Curves(axes, found, cluster, len(size) - len(keep))
+        yield method, Curves(axes, gold_curves(table, gold, axes), cluster, len(size) - len(keep))

@@ -177,7 +177,7 @@ def _fit_features(
         )
     started = time.monotonic()
     fitted = fit_density(
-        features.embeddings, reward, _rows(train), _rows(pairs.take(splits.validation)),
+        features.embeddings, reward, pair_rows(train), pair_rows(pairs.take(splits.validation)),
         network=network, training=training, inference=inference, device=_device(device),
         checkpoint=checkpoint, on_epoch=on_epoch,
     )  # fmt: skip
@@ -263,7 +263,8 @@ def _say_what_was_too_long(features: Features, backbone: Backbone) -> None:
         logger.warning("%d texts had their prompt's beginning cut to %d tokens.", features.manifest["truncated"], limit)
 
 
-def _rows(pairs: Pairs) -> PairRows:
+def pair_rows(pairs: Pairs) -> PairRows:
+    """The pairs as rows of the features' items."""
     return PairRows(torch.from_numpy(pairs.chosen), torch.from_numpy(pairs.rejected))
 
 

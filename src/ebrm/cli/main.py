@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from ebrm import __version__
-from ebrm.cli import best_of_n, demo, eval, export, features, fit, imports, info, score, serve
+from ebrm.cli import best_of_n, compare, demo, eval, export, features, fit, imports, info, score, serve
 from ebrm.cli.help import Overview
 from ebrm.cli.logs import logging_to_stderr
 from ebrm.cli.screen import Screen, write
@@ -52,7 +52,7 @@ app = typer.Typer(
     cls=Overview,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (fit, score, eval, serve, features, imports, export, info, demo, best_of_n):
+for module in (fit, score, eval, serve, features, imports, export, info, demo, best_of_n, compare):
     module.register(app)
 
 

@@ -1,0 +1,183 @@
+"""CPU seconds of every aggregate, shape, advantage and selection on a million rewards in a hundred thousand groups.
+
+    python -m benchmarks.members [--only NAME …] [--out FILE]
+
+Each has to take less than half a second on two cores. What is counted is the processor's time for the call alone, on
+one thread, the least of three: what else runs on the machine hardly matters, and two cores are no slower.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ebrm.aggregate import bilevel, ensembles, gates, granularity, lagrangian, nominal, steps, votes, weights
+from ebrm.files import write_json
+from ebrm.groups import Groups
+from ebrm.optimize import advantages, listwise, selection
+from ebrm.shape import checks, hardness, length, preference, process, running
+
+REWARDS, GROUPS = 1_000_000, 100_000
+REQUIRED = 0.5
+_TURNS = 3
+#: Members, attributes, references, requirements and checks a row; with them the table has so many rewards.
+_COLUMNS = 4
+
+#: Public members that are not timed here, and why.
+ELSEWHERE: Mapping[str, str] = {
+    "bilevel_weights": "a fit: as many calls of expected_trusted as L-BFGS takes steps",
+    "min_norm_weights": "weights of a few gradients, not of rewards",
+    "neighbour_fusion": "compares every row's embedding with a whole bank's",
+    "separability": "compares embeddings of sentences",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """Made-up rewards: one a row, several a row (of as many rewards in all), and the groups of both."""
+
+    reward: Tensor  # [n]
+    groups: Groups
+    table: Tensor  # [m, columns]
+    of_table: Groups
+    std: Tensor  # [columns, m]
+    share: Tensor  # [m, columns], from 0 to 1
+    flag: Tensor  # bool [n]
+    check: Tensor  # bool [m, columns]
+    answer: Tensor  # [n]
+    length: Tensor  # [n]
+    one: Tensor  # [groups]
+    statistics: running.RunningStatistics
+    requirements: lagrangian.Lagrangian
+
+    @classmethod
+    def up(cls, rewards: int = REWARDS, groups: int = GROUPS, seed: int = 0) -> Made:
+        """Draw them; every group has rows."""
+        draw = torch.Generator().manual_seed(seed)
+        few = rewards // _COLUMNS
+
+        def prompts(rows: int, count: int) -> Groups:
+            index = torch.arange(rows) % count
+            return Groups(index[torch.randperm(rows, generator=draw)], count)
+
+        reward = torch.randn(rewards, generator=draw)
+        return cls(
+            reward=reward,
+            groups=prompts(rewards, groups),
+            table=torch.randn(few, _COLUMNS, generator=draw),
+            of_table=prompts(few, groups),
+            std=torch.rand(_COLUMNS, few, generator=draw) + 0.5,
+            share=torch.rand(few, _COLUMNS, generator=draw),
+            flag=torch.rand(rewards, generator=draw) < 0.5,
+            check=torch.rand(few, _COLUMNS, generator=draw) < 0.5,
+            answer=torch.randint(5, (rewards,), generator=draw),
+            length=torch.randint(1, 500, (rewards,), generator=draw),
+            one=torch.rand(groups, generator=draw),
+            statistics=running.RunningStatistics().updated(reward),
+            requirements=lagrangian.Lagrangian.start(torch.zeros(_COLUMNS)),
+        )
+
+
+def members(made: Made) -> dict[str, Callable[[], object]]:
+    """Name of each public member to a call of it."""
+    m = made
+    heads, mean, std = m.table.T.contiguous(), m.table.T.mean(1), m.table.T.std(1)
+    uniform = torch.sigmoid(m.reward)
+    ones = torch.ones(_COLUMNS)
+    names = dict.fromkeys("abcd"[:_COLUMNS], 1.0)
+    columns = dict(zip(names, m.table.unbind(1), strict=True))
+    return {
+        # aggregate
+        "member_units": lambda: ensembles.member_units(heads),
+        "standardised": lambda: ensembles.standardised(heads, mean, std),
+        "centred": lambda: ensembles.centred(heads, m.of_table),
+        "ensemble_mean": lambda: ensembles.ensemble_mean(heads),
+        "ensemble_median": lambda: ensembles.ensemble_median(heads),
+        "worst_case": lambda: ensembles.worst_case(heads),
+        "uncertainty_weighted": lambda: ensembles.uncertainty_weighted(heads),
+        "disagreement": lambda: ensembles.disagreement(heads),
+        "mean_minus_std": lambda: ensembles.mean_minus_std(heads),
+        "pessimistic": lambda: ensembles.pessimistic(m.reward, m.reward.abs()),
+        "most_confident_head": lambda: nominal.most_confident_head(heads, m.std),
+        "nominal_worst_case": lambda: nominal.nominal_worst_case(heads, m.std),
+        "log_sigmoid_sum": lambda: gates.log_sigmoid_sum(m.table, ones),
+        "gate": lambda: gates.gate(m.share),
+        "gated": lambda: gates.gated(m.share, m.share),
+        "base_and_bonus": lambda: gates.base_and_bonus(uniform, uniform),
+        "verifiable_or_model": lambda: gates.verifiable_or_model(uniform, m.reward, m.flag),
+        "mixed_granularity": lambda: granularity.mixed_granularity(m.one, m.reward, m.groups),
+        "Lagrangian": lambda: m.requirements.updated(m.table).combine(m.table[:, 0], m.table),
+        "step_reward": lambda: steps.step_reward(uniform, m.groups, "product"),
+        "majority_vote": lambda: votes.majority_vote(m.answer, m.groups),
+        "weighted_sum": lambda: weights.weighted_sum(m.table, ones),
+        "weighted_mean": lambda: weights.weighted_mean(m.table, ones),
+        "attribute_sum": lambda: weights.attribute_sum(columns, names),
+        "expected_trusted": lambda: bilevel.expected_trusted(m.table[:, 0], m.table, m.of_table, ones),
+        # shape
+        "preference_as_reward": lambda: preference.preference_as_reward(m.table[:, 0], m.table),
+        "centred_on_references": lambda: preference.centred_on_references(m.table[:, 0], m.table),
+        "log_sigmoid_centred": lambda: preference.log_sigmoid_centred(m.reward, m.reward),
+        "reference_level": lambda: preference.reference_level(m.table),
+        "RunningStatistics": lambda: m.statistics.updated(m.reward),
+        "running_standardised": lambda: running.running_standardised(m.reward, m.statistics),
+        "running_clipped": lambda: running.running_clipped(m.reward, m.statistics),
+        "running_min_max": lambda: running.running_min_max(m.reward, m.statistics),
+        "process_clip": lambda: process.process_clip(m.reward, 0.5),
+        "process_delta": lambda: process.process_delta(m.reward, m.groups),
+        "process_return": lambda: process.process_return(m.reward, m.groups, m.one),
+        "length_penalty": lambda: length.length_penalty(m.length),
+        "relative_length_penalty": lambda: length.relative_length_penalty(m.length, m.groups),
+        "correct_length_penalty": lambda: length.correct_length_penalty(m.length, m.flag, m.groups),
+        "difficulty_weighted_checks": lambda: checks.difficulty_weighted_checks(m.check, m.of_table),
+        "hardness_scale": lambda: hardness.hardness_scale(m.one, m.one),
+        "hardness_scaled_advantage": lambda: hardness.hardness_scaled_advantage(m.reward, m.one, m.groups),
+        # optimize
+        "group_advantage": lambda: advantages.group_advantage(m.reward, m.groups),
+        "attribute_advantage": lambda: advantages.attribute_advantage(m.table, m.of_table, "per_attribute"),
+        "leave_one_out_advantage": lambda: advantages.leave_one_out_advantage(m.reward, m.groups),
+        "soft_plackett_luce": lambda: listwise.soft_plackett_luce(m.reward, m.reward, m.groups),
+        "reward_ranked_top": lambda: selection.reward_ranked_top(m.reward, m.groups),
+        "reward_ranked_local": lambda: selection.reward_ranked_local(m.reward, m.groups),
+        "contrastive_subsample": lambda: selection.contrastive_subsample(m.reward, m.groups, 4),
+    }
+
+
+def timed(made: Made, only: list[str] | None = None, turns: int = _TURNS) -> dict[str, float]:
+    """Name to the least CPU seconds of several turns."""
+    return {
+        name: min(_seconds(call) for _ in range(turns))
+        for name, call in members(made).items()
+        if not only or name in only
+    }
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    started = time.process_time()
+    call()
+    return time.process_time() - started
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Time them and print a table; 1 if any takes too long."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="*", metavar="NAME", help="members to time (default: all)")
+    parser.add_argument("--out", help="JSON file for the seconds by name")
+    arguments = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    slow, found = 0, timed(Made.up(), arguments.only)
+    if arguments.out:
+        write_json(arguments.out, {name: round(taken, 3) for name, taken in found.items()})
+    for name, taken in found.items():
+        slow += taken >= REQUIRED
+        print(f"{name:28} {taken:7.3f} s{'' if taken < REQUIRED else '  too slow'}", flush=True)
+    return int(slow > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

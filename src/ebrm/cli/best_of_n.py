@@ -1,0 +1,163 @@
+"""`ebrm best-of-n POOL --out DIR`: what selecting responses by a reward is worth, along n and along KL."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ebrm.cli.options import Chosen, command
+from ebrm.cli.screen import Screen
+from ebrm.errors import SettingsError
+
+if TYPE_CHECKING:
+    from ebrm.evaluate.selection import Along, Selection
+
+_HEAD = ("reward", "axis", "x", "gold", "low", "high", "gain", "gain_low", "gain_high", "prompts")
+
+
+@dataclass(frozen=True)
+class PoolSettings:
+    """Which columns are what, and where the results go."""
+
+    out: str = field(metadata={"help": "Folder for curves.png, curves.csv and results.json; written anew."})
+    reward: tuple[str, ...] = field(
+        default=(),
+        metadata={
+            "help": "Columns with rewards, with commas between; differences are to the first. Unset: base_reward and "
+            "reward, as `ebrm score` writes them, those of them that there are."
+        },
+    )
+    gold: str = field(default="gold", metadata={"help": "Column with the worth of a response; higher is better."})
+    prompt_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "Column that the responses to one prompt have in common. Unset: prompt_id, else prompt.",
+        },
+    )
+    least: int | None = field(
+        default=None,
+        metadata={
+            "help": "Leave out prompts with fewer responses; curves end at the smallest pool that stays. Unset: as "
+            "many as nine in ten prompts have."
+        },
+    )
+    resamples: int = field(default=2000, metadata={"help": "Bootstrap resamples of the prompts."})
+    seed: int = field(default=0, metadata={"help": "Seed of the bootstrap."})
+
+    def __post_init__(self) -> None:
+        for name, least in (("least", 2), ("resamples", 100), ("seed", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise SettingsError(f"{name} is {value}; it must be at least {least}.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+
+    @command(app, "best-of-n", {"selection": PoolSettings})
+    def best_of_n(
+        screen: Screen,
+        chosen: Chosen,
+        pool: Annotated[
+            str,
+            typer.Argument(
+                metavar="POOL",
+                help="Responses, one a row (.jsonl, .json, .csv, .tsv, .parquet): the prompt's id, one or more "
+                "rewards, and gold. `ebrm score` adds the rewards to such a file.",
+            ),
+        ],
+    ) -> None:
+        """Draw gold against n and against KL when a reward selects among the responses to a prompt.
+
+        Gold of the best of n is the exact mean over all sets of n of a prompt's responses. KL is that of the policy
+        that maximises the reward under a KL penalty, from choosing at random among the responses. Intervals are over
+        prompts; differences between rewards are paired.
+        """
+        _best_of_n(screen, chosen.of(PoolSettings), pool)
+
+
+def _best_of_n(screen: Screen, settings: PoolSettings, pool: str) -> None:
+    out = Path(settings.out)
+    if out.is_file():
+        raise SettingsError(f"--out {out} is a file. Name a folder.")
+    from ebrm.evaluate.pools import read_pools
+    from ebrm.evaluate.report.selection_figure import write_selection_figure
+    from ebrm.evaluate.selection import select
+    from ebrm.files import write_json, write_text
+
+    pools = read_pools(pool, settings.reward, settings.gold, settings.prompt_column)
+    selection = select(pools, settings.least, settings.resamples, settings.seed)
+    found = {"pool": Path(pool).name, "gold": settings.gold, **selection.to_dict()}
+    write_selection_figure(out / "curves.png", selection, settings.gold)
+    write_text(out / "curves.csv", _csv(selection))
+    write_json(out / "results.json", found)
+    _show(screen, selection, settings.gold)
+    screen.facts([("picture", out / "curves.png"), ("numbers", out / "results.json"), ("table", out / "curves.csv")])
+    screen.result({"out": str(out), **found})
+
+
+def _show(screen: Screen, selection: Selection, gold: str) -> None:
+    """Gold at n = 2, 4, 8, … of each reward, then where each peaks and what is lost beyond."""
+    from ebrm.evaluate.report.words import count, decimal, interval
+
+    first = next(iter(selection.along))
+    last = len(selection.along[first]["n"].x)
+    shown = sorted({2**k for k in range(1, last.bit_length())} | {last})
+    rows: list[list[Any]] = []
+    for name, axes in selection.along.items():
+        along = axes["n"]
+        for n in shown:
+            at = n - 1
+            row = [name if n == shown[0] else "", n, decimal(along.gold.value[at], 3)]
+            row.append(interval(along.gold.low[at], along.gold.high[at], 3))
+            if along.gain is None:
+                row += ["", ""]
+            else:
+                ends = interval(along.gain.low[at], along.gain.high[at], 3, sign=True)
+                row += [decimal(along.gain.value[at], 3, sign=True), ends]
+            rows.append(row)
+    several = len(selection.along) > 1
+    head = ["reward", "best of", gold, "interval", f"minus {first}", "interval"]
+    screen.table(head if several else head[:4], rows if several else [row[:4] for row in rows])
+    for name, axes in selection.along.items():
+        screen.say(f"{name}: {_peak(axes['n'], 'n =', 0, gold)}; {_peak(axes['kl'], 'KL', 2, gold)}.")
+    random, best = selection.random[0], selection.oracle["n"].value[-1]
+    screen.say(
+        f"Any response: {decimal(random, 3)}; the best of {last} by {gold} itself: {decimal(float(best), 3)}. "
+        f"{100 * selection.level:g}% intervals over {count(selection.prompts, 'prompt')}."
+    )
+    for reason, number in selection.left_out.items():
+        screen.say(f"Left out: {count(number, 'prompt')} ({reason}).")
+
+
+def _peak(along: Along, word: str, digits: int, gold: str) -> str:
+    """Where a curve is highest, and what is lost from there on."""
+    from ebrm.evaluate.report.words import decimal, interval
+
+    peak, end = along.peak, decimal(float(along.x[-1]), digits)
+    where = f"{decimal(peak.x.value, digits)} {interval(peak.x.low, peak.x.high, digits)}"
+    highest = f"highest at {word} {where}, {gold} {decimal(peak.gold.value, 3)}"
+    if peak.x.value == along.x[-1]:
+        return f"{highest}, the end of the axis"
+    return f"{highest}, {decimal(peak.loss.value, 3)} {interval(peak.loss.low, peak.loss.high, 3)} less at {end}"
+
+
+def _csv(selection: Selection) -> str:
+    """All points of all curves, one a line."""
+    import csv
+    import io
+
+    handle = io.StringIO()
+    writer = csv.writer(handle, lineterminator="\n")
+    writer.writerow(_HEAD)
+    for name, axes in selection.along.items():
+        for axis, along in axes.items():
+            for at, x in enumerate(along.x):
+                curves = [curve for curve in (along.gold, along.gain) if curve is not None]
+                numbers = [f"{end[at]:.6g}" for curve in curves for end in (curve.value, curve.low, curve.high)]
+                numbers += [""] * (6 - len(numbers))
+                writer.writerow([name, axis, f"{x:.6g}", *numbers, selection.prompts])
+    return handle.getvalue()

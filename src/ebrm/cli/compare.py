@@ -1,0 +1,213 @@
+"""`ebrm compare FEATURES --out DIR`: heads, ensembles and shapings on the same features and split, in one table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ebrm.backbone.settings import BackboneSettings
+from ebrm.cli.options import Chosen, command
+from ebrm.cli.screen import Screen
+from ebrm.energy.heads.settings import HeadSettings
+from ebrm.energy.settings import FitSettings, InferenceSettings, NetworkSettings
+from ebrm.errors import SettingsError
+
+if TYPE_CHECKING:
+    from ebrm.evaluate.method_table import Comparison
+
+
+@dataclass(frozen=True)
+class CompareSettings:
+    """What is compared, on what, and where the results go."""
+
+    methods: tuple[str, ...] = field(
+        default=("base", "energy", "linear", "silu"),
+        metadata={
+            "help": "Methods, with commas between, or `all`; differences are to the first. Heads: energy, linear, "
+            "silu, gaussian, bayesian, binary, anchored, min_norm, prototypes, directional. Ensembles of two-layer "
+            "heads: silu-mean, silu-median, silu-worst-case, silu-uwo, silu-mean-std. Others: base, "
+            "gaussian-worst-case, base-and-silu, base-neighbours, base-par, base-log-sigmoid, base-standardised, "
+            "base-clipped, base-min-max, base-length, base-shorter."
+        },
+    )
+    out: str | None = field(
+        default=None, metadata={"help": "Folder for results.json and table.md; written anew. Unset: only shown."}
+    )
+    pool: str | None = field(
+        default=None,
+        metadata={
+            "help": "A benchmark by name or file whose prompts have several graded responses: gold of the best of n is "
+            "measured on it. The features' reward model reads it, once."
+        },
+    )
+    data: str | None = field(
+        default=None, metadata={"help": "Folder with benchmarks by name. Unset: EBRM_DATA if it is set, else the Hub."}
+    )
+    limit: int | None = field(default=None, metadata={"help": "Sample so many prompts of the pool. Unset: all."})
+    cache: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder that keeps what the reward model said of the pool. Unset: EBRM_CACHE if it is set, else "
+            "ebrm in the user's cache folder."
+        },
+    )
+    members: int = field(default=5, metadata={"help": "Two-layer heads in an ensemble; they differ in their seed."})
+    resamples: int = field(default=2000, metadata={"help": "Bootstrap resamples of the prompts."})
+    seed: int = field(default=0, metadata={"help": "Seed of the bootstrap and of sampling the pool."})
+
+    def __post_init__(self) -> None:
+        for name, least in (("limit", 1), ("members", 2), ("resamples", 100), ("seed", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise SettingsError(f"{name} is {value}; it must be at least {least}.")
+
+
+_STAGES = {
+    "comparison": CompareSettings,
+    "head": HeadSettings,
+    "network": NetworkSettings,
+    "training": FitSettings,
+    "inference": InferenceSettings,
+    "reward_model": BackboneSettings,
+}
+_ONLY = {
+    "head": (
+        "l2", "hidden", "learning_rate", "weight_decay", "batch_pairs", "epochs", "patience", "smoothing", "centring",
+        "heads", "pessimism", "anchor", "prototypes", "dimension", "extrapolation", "seed",
+    ),
+    "training": ("validation_fraction", "test_fraction", "epochs", "patience", "seed"),
+    "reward_model": ("device", "token_budget", "trust_remote_code"),
+}  # fmt: skip
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+
+    @command(app, "compare", _STAGES, _ONLY, saved=("reward_model",))
+    def compare(
+        screen: Screen,
+        chosen: Chosen,
+        features: Annotated[
+            str, typer.Argument(metavar="FEATURES", help="A features folder that `ebrm features` wrote.")
+        ],
+    ) -> None:
+        """Fit and measure heads, ensembles and shapings on the same features, in one table.
+
+        Every method is fitted on the same training pairs and measured on the same held-out ones: how many it ranks
+        rightly, whether its probabilities mean what they say, what the best of n responses is worth (with --pool), and
+        what it costs.
+        """
+        _compare(screen, chosen, features)
+
+
+def _compare(screen: Screen, chosen: Chosen, folder: str) -> None:
+    import os
+
+    settings = chosen.of(CompareSettings)
+    if settings.out is not None and Path(settings.out).is_file():
+        raise SettingsError(f"--out {settings.out} is a file. Name a folder.")
+    from ebrm.errors import DataError
+    from ebrm.evaluate.method_table import check_names, compare_methods
+    from ebrm.evaluate.methods import Problem
+    from ebrm.evaluate.reading.pool import read_pool, tokens_of
+    from ebrm.evaluate.run import cache_folder, choose_items
+    from ebrm.evaluate.settings import BenchmarkSettings
+    from ebrm.features.store import open_features
+    from ebrm.fitting import choose_splits, pair_rows
+
+    names = check_names(settings.methods)
+    features = open_features(folder)
+    training = chosen.of(FitSettings)
+    splits = choose_splits(features.pairs, training)
+    train, validation, test = (features.pairs.take(part) for part in (splits.train, splits.validation, splits.test))
+    if not len(test):
+        raise DataError(
+            f"Of the {len(features.pairs)} pairs in {folder} none is held out to measure methods on. Give more pairs, "
+            "or a higher --test-fraction."
+        )
+    pool = None
+    if settings.pool is not None:
+        from ebrm.evaluate.benchmarks.catalogue import open_benchmark
+
+        data = settings.data or os.environ.get("EBRM_DATA")
+        about = BenchmarkSettings(
+            (settings.pool,), data=data, limit=settings.limit, seed=settings.seed, cache=settings.cache
+        )
+        benchmark, _ = choose_items(open_benchmark(settings.pool, Path(data) if data else None), about, frozenset())
+        pool = read_pool(features, benchmark, cache_folder(about), chosen.given(BackboneSettings))
+    problem = Problem(
+        features.embeddings, features.reward, pair_rows(train), pair_rows(validation), train.source, validation.source,
+        settings.members, chosen.of(HeadSettings), chosen.of(NetworkSettings), training, chosen.of(InferenceSettings),
+    )  # fmt: skip
+    screen.note(f"{len(train):,} pairs to fit on, {len(validation):,} to choose by, {len(test):,} to measure on.")
+    comparison = compare_methods(
+        names, problem, features, test, validation, tokens_of(features), pool, settings.resamples, settings.seed
+    )
+    found = {
+        "features": Path(folder).name,
+        "pool": None if settings.pool is None else Path(settings.pool).stem,
+        "train": len(train),
+        "validation": len(validation),
+        **comparison.to_dict(),
+    }
+    screen.table(*table(comparison))
+    for line in notes(comparison):
+        screen.say(line)
+    if settings.out is not None:
+        from ebrm.evaluate.output.typeset import Entry, Table, markdown
+        from ebrm.files import write_json, write_text
+
+        write_json(Path(settings.out) / "results.json", found)
+        head, rows = table(comparison)
+        body = [[Entry(cell) for cell in row] for row in rows]
+        text = markdown([Table(f"Methods on {found['features']}", head, body)], notes(comparison))
+        write_text(Path(settings.out) / "table.md", text)
+        screen.facts([("written", settings.out)])
+    screen.result({"out": settings.out, **found})
+
+
+def table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """The header and a row a method, as text."""
+    from ebrm.evaluate.report.words import decimal, interval
+
+    first, pool = comparison.methods[0].name, comparison.n is not None
+    head = ["method", "accuracy, %", "interval", f"minus {first}", "interval", "ECE, %", "log loss", "interval"]
+    if pool:
+        head += [f"best of {comparison.n}", f"minus {first}", "interval"]
+    rows = []
+    for m in comparison.methods:
+        row = [m.name, decimal(100 * m.accuracy.value, 1), interval(100 * m.accuracy.low, 100 * m.accuracy.high, 1)]
+        row += ["", ""]
+        if m.difference is not None:
+            ends = interval(100 * m.difference.low, 100 * m.difference.high, 1, sign=True)
+            row[-2:] = [decimal(100 * m.difference.value, 1, sign=True), ends]
+        row += [decimal(100 * m.ece.value, 1), decimal(m.log_loss.value, 3)]
+        row += [interval(m.log_loss.low, m.log_loss.high, 3)]
+        if pool:
+            row += ["" if m.gold is None else decimal(m.gold.value, 3), "", ""]
+            if m.gain is not None:
+                row[-2:] = [decimal(m.gain.value, 3, sign=True), interval(m.gain.low, m.gain.high, 3, sign=True)]
+        rows.append([*row, f"{m.parameters:,}", decimal(m.microseconds, 2)])
+    return [*head, "parameters", "µs a row"], rows
+
+
+def notes(comparison: Comparison) -> list[str]:
+    """What has to be known to read the table."""
+    from ebrm.evaluate.report.words import count, decimal
+
+    lines = [
+        f"{count(comparison.pairs, 'held-out pair')} of {count(comparison.prompts, 'prompt')}; "
+        f"{100 * comparison.level:g}% intervals over prompts, differences paired. A tie is ranked wrongly. Where a "
+        "method has no probability of its own, its rewards are log odds at the temperature that suits the validation "
+        "pairs best."
+    ]
+    if comparison.n is not None:
+        lines.append(
+            f"Best of {comparison.n}: mean gold over {count(comparison.pool_prompts, 'prompt')}; any response: "
+            f"{decimal(comparison.random, 3)}."
+        )
+    lines += [f"Left out: {count(n, 'prompt')} of the pool ({reason})." for reason, n in comparison.left_out.items()]
+    return lines

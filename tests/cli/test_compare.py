@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.terminal import ebrm, refused, write_lines
+
+from ebrm.cli.compare import CompareSettings
+from ebrm.evaluate.methods import METHODS
+
+QUICK = ("--resamples", 100, "--epochs", 2, "--hidden", 8, "--joint-widths", "8,4", "--training-epochs", 1)
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> Path:
+    rows = [
+        {"prompt": f"How much is {n}?", "responses": [f"{n}", f"{n + 1}", "some"], "gold": [1.0, 0.25, 0.5]}
+        for n in range(8)
+    ]
+    return write_lines(tmp_path / "pool.jsonl", rows)
+
+
+def test_one_table_with_a_pool(features: Path, pool: Path, tmp_path: Path) -> None:
+    names = "base,energy,linear,silu-uwo,base-shorter"
+    arguments = ("compare", features, "--methods", names, "--pool", pool, "--cache", tmp_path / "cache", *QUICK)
+    ran = ebrm(*arguments, "--members", 2, "--out", tmp_path / "out")
+    assert ran.code == 0, ran.err
+    lines = ran.out.splitlines()
+    assert [line.split()[0] for line in lines[1:6]] == names.split(",")
+    for words in ("minus base", "ECE, %", "best of 3", "parameters", "µs a row", "any response: 0.583"):
+        assert words in ran.out
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [method["name"] for method in results["methods"]] == names.split(",")
+    assert results["n"] == 3 and results["pool"] == "pool" and results["pool_prompts"] == 8
+    assert results["methods"][3]["parameters"] == 2 * (results["methods"][2]["parameters"] + 2) * 8
+    text = (tmp_path / "out" / "table.md").read_text()
+    assert text.count("\n| ") == 2 + 5 and "held-out pair" in text
+
+
+def test_for_machines_without_a_pool_or_a_folder(features: Path, tmp_path: Path) -> None:
+    ran = ebrm("compare", features, "--methods", "linear,base", *QUICK, "--json")
+    assert ran.code == 0, ran.err
+    first, second = ran.value["methods"]
+    assert first["name"] == "linear" and first["difference"] is None and first["gold"] is None
+    assert second["difference"]["low"] <= second["difference"]["value"] <= second["difference"]["high"]
+    assert ran.value["train"] + ran.value["validation"] + ran.value["pairs"] == 60
+    assert ran.value["out"] is None and not (tmp_path / "out").exists()
+
+
+def test_settings_reach_the_heads(features: Path) -> None:
+    def log_loss(*arguments: object) -> float:
+        ran = ebrm("compare", features, "--methods", "linear", "--resamples", 100, *arguments, "--json")
+        assert ran.code == 0, ran.err
+        found: float = ran.value["methods"][0]["log_loss"]["value"]
+        return found
+
+    assert log_loss("--l2", 1000) == pytest.approx(0.693, abs=0.01) != pytest.approx(log_loss("--l2", 0.01), abs=0.001)
+
+
+def test_the_help_names_every_method() -> None:
+    words = CompareSettings.__dataclass_fields__["methods"].metadata["help"].replace(",", " ").replace(".", " ").split()
+    assert set(METHODS) <= set(words)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--methods", "liner"), ("no method 'liner'", "'linear'", "base-shorter")),
+        (("--methods", "none"), ("nothing to compare",)),
+        (("--members", 1), ("members is 1",)),
+        (("--hidden", 0), ("hidden is 0",)),
+        (("--out", "file"), ("is a file",)),
+        (("--pool", "nowhere.jsonl"), ("nowhere.jsonl",)),
+        (("--methods", "linear", "--test-fraction", 1e-9), ("none is held out",)),
+    ],
+)
+def test_mistakes(
+    features: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[object, ...],
+    words: tuple[str, ...],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    refused(ebrm("compare", features, *arguments), *words)
+
+
+def test_no_features(tmp_path: Path) -> None:
+    refused(ebrm("compare", tmp_path / "nothing"), "nothing")
