@@ -79,10 +79,11 @@ def met(figure: Figure) -> str:
 def table(figures: Sequence[Figure]) -> Table:
     """All figures, one a row, for a terminal of 100 columns."""
     made = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    made.add_column("Figure", min_width=18)
-    for name in ("d", "Network", "Rows", "Plain", "Ours", "Ratio [low, high]", "Needs"):
-        shown = name.replace("[", r"\[")
-        made.add_column(shown, justify="left" if name == "Network" else "right", no_wrap=True)
+    made.add_column("Figure", min_width=14)
+    made.add_column("d", justify="right", no_wrap=True)
+    made.add_column("Network", min_width=10)
+    for name in ("Rows", "Plain", "Ours", r"Ratio \[low, high]", "Needs"):
+        made.add_column(name, justify="right", no_wrap=True)
     for figure in figures:
         made.add_row(
             figure.figure, f"{figure.d:,}", figure.network, f"{figure.rows:,}", duration(figure.plain_seconds),

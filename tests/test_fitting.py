@@ -11,11 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.linear import QUICK, TINY, linear_features
 
+from ebrm.energy.heads.settings import HeadKind, HeadSettings
 from ebrm.energy.settings import FitSettings, NetworkSettings
 from ebrm.energy.trust import BASE_NOISE, Trust
 from ebrm.errors import DataError, ModelError
 from ebrm.features.store import Pairs
 from ebrm.fitting import choose_splits, fit
+from ebrm.model import EnergyRewardModel
 
 
 def pairs_with(prompts: list[str], splits: list[str | None]) -> Pairs:
@@ -123,6 +125,22 @@ def test_without_the_filter_labels_that_all_contradict_the_base_reward_are_learn
     refined = fitted.model.refine(features.embedding(slice(None)), features.reward).reward
     assert (refined[chosen] > refined[rejected]).float().mean() > 0.9
     assert fitted.model.density_model.trust == Trust(1.0, BASE_NOISE[-1])  # the base reward is heard least
+
+
+@pytest.mark.parametrize("kind", ["linear", "prototypes", "min_norm"])
+def test_another_head_is_fitted_on_the_same_pairs_saved_and_loaded(kind: HeadKind, tmp_path: Path) -> None:
+    features = linear_features(200)
+    features.pairs.source[:] = np.array(["a", "b"] * 100, dtype=object)
+    fitted = fit(features=features, head=HeadSettings(kind=kind, epochs=20))
+    energy = fit(features=features, network=TINY, training=QUICK)
+    assert all(np.array_equal(getattr(fitted.splits, n), getattr(energy.splits, n)) for n in ("train", "test"))
+    fitted.model.save_pretrained(tmp_path / "m")
+    loaded = EnergyRewardModel.from_pretrained(tmp_path / "m")
+    assert loaded.record.head is not None and loaded.record.head.kind == kind and not fitted.history
+    here, there = (model.refine(features.embeddings, features.reward) for model in (fitted.model, loaded))
+    assert torch.equal(here.reward, there.reward) and torch.equal(here.std, there.std)
+    test = features.pairs.take(fitted.splits.test)
+    assert float((here.reward[test.chosen] > here.reward[test.rejected]).double().mean()) > 0.8
 
 
 def test_same_seed_same_bytes(tmp_path: Path) -> None:

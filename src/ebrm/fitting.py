@@ -16,6 +16,10 @@ import torch
 from ebrm.backbone.settings import BackboneSettings
 from ebrm.curate.conflict import ConflictReport, filter_conflicts
 from ebrm.energy.fit import Epoch, PairRows, fit_density
+from ebrm.energy.heads.data import labels_by_source
+from ebrm.energy.heads.fit import fit_head
+from ebrm.energy.heads.settings import HeadSettings
+from ebrm.energy.reward_posterior import RewardPosterior
 from ebrm.energy.settings import FitSettings, InferenceSettings, NetworkSettings
 from ebrm.errors import DataError, ModelError
 from ebrm.features.extract import extract_features
@@ -62,7 +66,7 @@ class Fitted:
         features: embeddings and rewards of every pair.
         splits: which pairs were used for what; the test pairs were used for nothing.
         conflicts: the filter's report on the training pairs, also where the filter is off.
-        history: one entry an epoch.
+        history: one entry an epoch; empty for a head.
         preferences: the texts, where there are any.
         seconds: wall time of the stages.
     """
@@ -89,6 +93,7 @@ def fit(
     network: NetworkSettings = NetworkSettings(),  # noqa: B008 - frozen
     training: FitSettings = FitSettings(),  # noqa: B008 - frozen
     inference: InferenceSettings = InferenceSettings(),  # noqa: B008 - frozen
+    head: HeadSettings | None = None,
     device: str = "auto",
     on_epoch: Callable[[Epoch], None] | None = None,
 ) -> Fitted:
@@ -101,8 +106,11 @@ def fit(
         work: folder for features and checkpoint, so that a stopped run goes on; a temporary one if not given.
         backbone_settings, data, text, feature_settings: how to load, read, tokenise and store.
         network, training, inference: the energy, its training and how rewards are read off it.
+        head: another head than the energy on the same embeddings (:mod:`ebrm.energy.heads`), fitted on the CPU; a
+            pair's source is its user or objective, where the kind has such. Of `training`, only what says how pairs
+            are divided and filtered then counts.
         device: where to fit: "auto" (a GPU if there is one), "cpu", "cuda", …
-        on_epoch: called after every epoch.
+        on_epoch: called after every epoch of the energy.
 
     Raises:
         EbrmError: anything about the inputs that the user can mend.
@@ -134,7 +142,7 @@ def fit(
         else:
             read = features if isinstance(features, Features) else open_features(features)
         return _fit_features(
-            read, network, training, inference, device,
+            read, network, training, inference, head, device,
             checkpoint=folder / "checkpoint.safetensors", on_epoch=on_epoch, backbone=loaded, preferences=prefs,
             seconds=seconds,
         )  # fmt: skip
@@ -145,6 +153,7 @@ def _fit_features(
     network: NetworkSettings,
     training: FitSettings,
     inference: InferenceSettings,
+    head: HeadSettings | None,
     device: str,
     *,
     checkpoint: Path,
@@ -176,16 +185,26 @@ def _fit_features(
             "--filter-conflicts all pairs are fitted on."
         )
     started = time.monotonic()
-    fitted = fit_density(
-        features.embeddings, reward, pair_rows(train), pair_rows(pairs.take(splits.validation)),
-        network=network, training=training, inference=inference, device=_device(device),
-        checkpoint=checkpoint, on_epoch=on_epoch,
-    )  # fmt: skip
+    held = pairs.take(splits.validation)
+    density: RewardPosterior
+    history: tuple[Epoch, ...] = ()
+    best_epoch = 0
+    if head is not None:
+        validation, labels = labels_by_source(head.kind, train.source, pair_rows(held), held.source)
+        density = fit_head(head.kind, features.embeddings, reward, pair_rows(train), validation, head, labels=labels)
+    else:
+        fitted = fit_density(
+            features.embeddings, reward, pair_rows(train), pair_rows(held),
+            network=network, training=training, inference=inference, device=_device(device),
+            checkpoint=checkpoint, on_epoch=on_epoch,
+        )  # fmt: skip
+        density, history, best_epoch = fitted.density, fitted.history, fitted.best_epoch
     seconds["fit"] = time.monotonic() - started
     record = ModelRecord(
         network=network,
         training=training,
         inference=inference,
+        head=head,
         backbone=features.manifest["backbone"] or {},
         text_rule=features.manifest["text"],
         data={
@@ -201,11 +220,11 @@ def _fit_features(
             "sources": _counts(pairs.source),
         },
         filter=conflicts.to_dict() | {"used": training.filter_conflicts},
-        history=tuple(epoch.to_dict() for epoch in fitted.history),
-        best_epoch=fitted.best_epoch,
+        history=tuple(epoch.to_dict() for epoch in history),
+        best_epoch=best_epoch,
     )
-    model = EnergyRewardModel(fitted.density, record, backbone)
-    return Fitted(model, features, splits, conflicts, fitted.history, preferences, seconds)
+    model = EnergyRewardModel(density, record, backbone)
+    return Fitted(model, features, splits, conflicts, history, preferences, seconds)
 
 
 def choose_splits(pairs: Pairs, training: FitSettings) -> Splits:

@@ -93,8 +93,11 @@ def test_the_table_fits_a_terminal_of_100_columns():
         FIGURE, ratio=29.9, figure="posterior on a grid; plain: 64 x 2,048 rows", rows=131072, plain_seconds=1105.2
     )
     free = dataclasses.replace(FIGURE, required=None, ratio=1234.5, ratio_low=1000.4, ratio_high=2000.0)
+    named = dataclasses.replace(
+        FIGURE, figure="features, share of the matrix rate", network="qwen3-256x8 bfloat16, flat"
+    )
     console = Console(width=100, record=True, color_system=None)
-    console.print(table([FIGURE, missed, free]), caption([FIGURE, missed, free]))
+    console.print(table([FIGURE, missed, free, named]), caption([FIGURE, missed, free]))
     lines = console.export_text().splitlines()
     assert max(len(line) for line in lines) <= 100
     text = "\n".join(lines)

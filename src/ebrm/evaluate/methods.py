@@ -27,7 +27,7 @@ from ebrm.aggregate.gates import log_sigmoid_sum
 from ebrm.aggregate.neighbours import neighbour_fusion
 from ebrm.aggregate.nominal import nominal_worst_case
 from ebrm.energy.fit import PairRows, fit_density
-from ebrm.energy.heads.data import Labels
+from ebrm.energy.heads.data import labels_by_source
 from ebrm.energy.heads.fit import fit_head
 from ebrm.energy.heads.gaussian import GaussianHeads
 from ebrm.energy.heads.head import RewardHead
@@ -133,16 +133,10 @@ class Problem:
 
     def fit(self, kind: HeadKind, settings: HeadSettings | None = None) -> RewardHead:
         """Fit a head; the pairs' sources are its users or objectives where the kind has such."""
-        train, validation, labels = self.train, self.validation, Labels()
-        if kind in ("prototypes", "min_norm"):
-            names, group = np.unique(self.source.astype(str), return_inverse=True)
-            place = {name: number for number, name in enumerate(names)}
-            known = np.array([name in place for name in self.held_source.astype(str)], dtype=bool)
-            keep = torch.from_numpy(known)
-            validation = PairRows(validation.chosen[keep], validation.rejected[keep])
-            held = torch.tensor([place[str(name)] for name in self.held_source[known]], dtype=torch.int64)
-            labels = Labels(group=torch.from_numpy(group), validation_group=held)
-        return fit_head(kind, self.embeddings, self.reward, train, validation, settings or self.head, labels=labels)
+        validation, labels = labels_by_source(kind, self.source, self.validation, self.held_source)
+        return fit_head(
+            kind, self.embeddings, self.reward, self.train, validation, settings or self.head, labels=labels
+        )
 
 
 Method = Callable[[Problem], Fitted]

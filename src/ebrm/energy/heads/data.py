@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ebrm.energy.fit import PairRows
+from ebrm.energy.heads.settings import HeadKind
 from ebrm.energy.rows import EmbeddingRows, FiniteRows
 from ebrm.energy.standardize import Standardizer
 from ebrm.errors import DataError, ModelError
@@ -35,6 +37,25 @@ class Labels:
     group: Tensor | None = None
     validation_group: Tensor | None = None
     ratings: Tensor | None = None
+
+
+def labels_by_source(
+    kind: HeadKind, source: Iterable[object], validation: PairRows, validation_source: Iterable[object]
+) -> tuple[PairRows, Labels]:
+    """Take the pairs' sources [p] for users or objectives, where the kind has such; no labels otherwise.
+
+    Returns:
+        (held-out pairs whose source is one of the training pairs', labels).
+    """
+    if kind not in ("prototypes", "min_norm"):
+        return validation, Labels()
+    named = [str(name) for name in source]
+    place = {name: number for number, name in enumerate(sorted(set(named)))}
+    held = torch.tensor([place.get(str(name), -1) for name in validation_source], dtype=torch.int64)
+    known = held >= 0
+    group = torch.tensor([place[name] for name in named], dtype=torch.int64)
+    kept = PairRows(validation.chosen[known], validation.rejected[known])
+    return kept, Labels(group=group, validation_group=held[known])
 
 
 @dataclass(frozen=True)
