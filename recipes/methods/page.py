@@ -37,8 +37,8 @@ PARTS: Mapping[str, frozenset[str]] = {
     "shared steps": frozenset(
         {
             "filled", "head_difference", "pool_tables", "pools_by_size", "tie_groups",
-            "held_out_loss", "TwoLayers", "shuffled", "head_data", "labels_by_source", "fit_head", "load_head", "RewardHead", "lowest",
-            "best_penalty", "early_stopping", "hinge",
+            "held_out_loss", "TwoLayers", "shuffled", "head_data", "labels_by_source", "fit_head",
+            "load_head", "RewardHead", "lowest", "best_penalty", "early_stopping", "hinge",
         }
     ),
 }  # fmt: skip
