@@ -119,17 +119,6 @@ def check(found: list[dict[str, Any]], model: EnergyRewardModel) -> None:
         torch.testing.assert_close(column([one["extra_logs"][name] for one in found]), getattr(want, name), **close)
 
 
-@pytest.fixture(scope="module")
-def refined(model: Path) -> EnergyRewardModel:
-    return EnergyRewardModel.from_pretrained(model)
-
-
-@pytest.fixture(scope="module")
-def server(model: Path) -> Iterator[str]:
-    with serving(EnergyRewardModel.from_pretrained(model), token="secret") as live:
-        yield live.url
-
-
 @pytest.fixture(autouse=True)
 def nothing_set(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in ("MODEL", "SERVER", "TOKEN", "PESSIMISM", "UNUSABLE_REWARD"):

@@ -8,33 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from tests.connect.policies import LONG
+from tests.connect.remote import Remote
 
-from ebrm.connect.client import RefusedText
 from ebrm.connect.rows import open_scorer, score_rows, score_written
 from ebrm.errors import EbrmError, ModelError
 from ebrm.model import EnergyRewardModel, RefinedReward
 
-LONG = "a prompt with more tokens than the reward model reads " * 4
 OPEN = "<s><|start|>user\nHi<|end|>\n<|start|>assistant\n"
-
-
-@pytest.fixture(scope="module")
-def refined(model: Path) -> EnergyRewardModel:
-    return EnergyRewardModel.from_pretrained(model)
-
-
-class Remote:
-    """Stands for a server's client: it names the first text that it cannot take."""
-
-    def __init__(self, model: EnergyRewardModel) -> None:
-        self.model, self.asked = model, 0
-
-    def score(self, prompts: Sequence[Any], responses: Sequence[str]) -> RefinedReward:
-        self.asked += 1
-        for row, prompt in enumerate(prompts):
-            if prompt == LONG:
-                raise RefusedText(row, f"Text {row} is too long.")
-        return self.model.score(prompts, responses)
 
 
 def same(a: torch.Tensor, b: torch.Tensor) -> None:

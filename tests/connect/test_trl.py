@@ -13,21 +13,17 @@ from typing import Any
 import pytest
 import torch
 from tests.connect.policies import LONG, prompts, save_policy
+from tests.connect.remote import Remote
 from tests.serve.live import serving
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
-from ebrm.connect.client import Client, RefusedText
+from ebrm.connect.client import Client
 from ebrm.connect.trl import reward_function
 from ebrm.errors import EbrmError, ModelError, SettingsError
 from ebrm.model import EnergyRewardModel, RefinedReward
 
 CLOSE = {"rtol": 0.0, "atol": 1e-5}
 TRAINERS = {"grpo": (GRPOTrainer, GRPOConfig), "rloo": (RLOOTrainer, RLOOConfig)}
-
-
-@pytest.fixture(scope="module")
-def refined(model: Path) -> EnergyRewardModel:
-    return EnergyRewardModel.from_pretrained(model)
 
 
 class Logged:
@@ -161,20 +157,6 @@ class TestRows:
         found = refined.score(["Hi"] * 5, ["Yes", "No", "ok", "hm", "what"])
         moved = [abs(m) > s for m, s in zip(found.moved.tolist(), found.std.tolist(), strict=True)]
         assert logged.metrics["ebrm/moved"] == pytest.approx(sum(moved) / 5)
-
-
-class Remote:
-    """Stands for a server's client: it names the first text that it cannot take."""
-
-    def __init__(self, model: EnergyRewardModel) -> None:
-        self.model, self.asked = model, 0
-
-    def score(self, prompts: Sequence[Any], responses: Sequence[str]) -> RefinedReward:
-        self.asked += 1
-        for row, prompt in enumerate(prompts):
-            if LONG in prompt:
-                raise RefusedText(row, f"Text {row} is too long.")
-        return self.model.score(prompts, responses)
 
 
 class TestMaking:

@@ -106,17 +106,6 @@ def verl(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
     sys.modules.pop("ebrm.connect.verl", None)
 
 
-@pytest.fixture(scope="module")
-def refined(model: Path) -> EnergyRewardModel:
-    return EnergyRewardModel.from_pretrained(model)
-
-
-@pytest.fixture(scope="module")
-def server(model: Path) -> Iterator[str]:
-    with serving(EnergyRewardModel.from_pretrained(model), token="secret") as live:
-        yield live.url
-
-
 @pytest.fixture(autouse=True)
 def environment(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MODEL", "PESSIMISM", "UNUSABLE_REWARD"):
