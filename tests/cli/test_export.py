@@ -17,8 +17,9 @@ def test_both_kinds_are_written(model: Path, tmp_path: Path) -> None:
     assert "standalone" in whole.out
     shared = {"README.md", "chat_template.jinja", "config.json", "energy.safetensors"}
     shared |= {"tokenizer.json", "tokenizer_config.json"}
-    assert set(snapshot(tmp_path / "small")) == shared
-    assert set(snapshot(tmp_path / "whole")) == shared | {"model.safetensors"}
+    more = {"special_tokens_map.json"}  # which transformers 4 writes
+    assert set(snapshot(tmp_path / "small")) - more == shared
+    assert set(snapshot(tmp_path / "whole")) - more == shared | {"model.safetensors"}
     assert '"dtype": "bfloat16"' in (tmp_path / "whole" / "config.json").read_text()
     assert small.value["bytes"] == sum(len(found) for found in snapshot(tmp_path / "small").values())
     told = ebrm("info", tmp_path / "whole")

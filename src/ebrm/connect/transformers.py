@@ -59,8 +59,7 @@ class EBRMForSequenceClassification(PreTrainedModel):
 
     config_class = EBRMConfig
     main_input_name = "input_ids"
-    # TRL's PPO reads hidden states through this attribute; see `whole`.
-    base_model_prefix = "whole"
+    base_model_prefix = "base"
     # Whether the base RM has an implementation of attention is for the base RM to say.
     _supports_sdpa = _supports_flash_attn = _supports_flash_attn_2 = _supports_flex_attn = True
     _supports_attention_backend = True
@@ -185,9 +184,13 @@ class EBRMForSequenceClassification(PreTrainedModel):
     # -- what transformers and those who use it ask of a model --------------------------------------------------------
 
     @property
-    def whole(self) -> Any:
-        """A function that refuses to be called: a refined reward belongs to a whole text."""
-        return _refuse_parts
+    def score(self) -> Any:
+        """Refuses: a refined reward belongs to a whole text. TRL's PPO looks here for a head over hidden states."""
+        raise ModelError(
+            "A refined reward belongs to a whole text, so EBRMForSequenceClassification has no head that hidden states "
+            "could be given to: call the model itself and read .logits. Trainers that score hidden states token by "
+            "token (TRL's PPO) cannot use it; GRPOTrainer and RLOOTrainer can."
+        )
 
     @property
     def base_model(self) -> nn.Module:
@@ -329,11 +332,3 @@ def _refuse_others(others: dict[str, Any]) -> None:
             f"EBRMForSequenceClassification takes input_ids and attention_mask; {', '.join(asked)} cannot be used. It "
             "scores whole texts and is not trained: fit with `ebrm fit`."
         )
-
-
-def _refuse_parts(*_: Any, **__: Any) -> None:
-    raise ModelError(
-        "A refined reward belongs to a whole text, so EBRMForSequenceClassification has no hidden states to hand out: "
-        "call the model itself and read .logits. Trainers that score hidden states token by token (TRL's PPO) cannot "
-        "use it; GRPOTrainer and RLOOTrainer can."
-    )
