@@ -7,7 +7,7 @@ import torch
 from tests.energy.heads.worlds import NONE
 
 from ebrm.energy.fit import PairRows
-from ebrm.energy.heads.data import Labels, head_data
+from ebrm.energy.heads.data import Labels, head_data, labels_by_source
 from ebrm.energy.standardize import Standardizer
 from ebrm.errors import DataError, ModelError
 
@@ -61,3 +61,13 @@ def test_what_does_not_fit_is_refused() -> None:
         head_data(EMBEDDING, torch.where(REWARD == 6, torch.inf, REWARD), TRAIN, NONE, Labels(), Standardizer(2))
     with pytest.raises(ModelError, match="all equal"):
         head_data(EMBEDDING, torch.ones(8), TRAIN, NONE, Labels(), Standardizer(2))
+
+
+def test_sources_become_users_and_held_out_pairs_of_others_are_left_out() -> None:
+    held = PairRows(torch.tensor([0, 2, 4]), torch.tensor([1, 3, 5]))
+    kept, labels = labels_by_source("prototypes", ["b", None, "b", "a"], held, ["a", "c", None])
+    assert labels.group is not None and labels.validation_group is not None
+    assert labels.group.tolist() == [2, 0, 2, 1] and labels.validation_group.tolist() == [1, 0]
+    assert kept.chosen.tolist() == [0, 4] and kept.rejected.tolist() == [1, 5]
+    same, nothing = labels_by_source("linear", ["a"], held, ["b"] * 3)
+    assert same is held and nothing == Labels()
