@@ -90,10 +90,9 @@ def make_models(folder: Path) -> tuple[Path, Path, Path]:
     return demo, plain, features
 
 
-def measure(folder: Path, sizes: list[float], small: list[float]) -> list[dict[str, Any]]:
-    """One entry a file."""
+def measure(folder: Path, sizes: list[float], small: list[float]) -> Iterator[dict[str, Any]]:
+    """One entry a file, as it comes."""
     demo, plain, features = make_models(folder)
-    points = []
     for kind, size in [("large", size) for size in sizes] + [("small", size) for size in small] + [("features", 0.0)]:
         source, out = folder / f"{kind}.jsonl", folder / "out.jsonl"
         if kind == "features":
@@ -102,13 +101,12 @@ def measure(folder: Path, sizes: list[float], small: list[float]) -> list[dict[s
             count = make_file(source, kind, size)
         taken, peak = score(plain if kind == "features" else demo, source, out)
         held = source.stat().st_size if source.is_file() else sum(file.stat().st_size for file in source.iterdir())
-        points.append({"kind": kind, "bytes": held, "rows": count, "seconds": taken, "peak_bytes": peak})
         print(
             f"{kind:8} {held / 1e6:7.0f} MB {count:8,} rows: {taken:7.1f} s, peak {peak / 2**20:6.0f} MiB", flush=True
         )
         for path in (out, *(source,) * source.is_file()):
             path.unlink()
-    return points
+        yield {"kind": kind, "bytes": held, "rows": count, "seconds": taken, "peak_bytes": peak}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -121,7 +119,10 @@ def main(arguments: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="ebrm-stream-") as scratch:
         folder = given.folder or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
-        record("stream", measure(folder, given.bytes, given.small))
+        points: list[dict[str, Any]] = []
+        for point in measure(folder, given.bytes, given.small):
+            points.append(point)
+            record("stream", points)  # what is measured stays, whatever happens to the rest
 
 
 if __name__ == "__main__":

@@ -160,6 +160,13 @@ class TestRefused:
         with pytest.raises(BackboneError, match="The head score of .* is quantised"):
             load(tmp_path)
 
+    @pytest.mark.parametrize("damage", [{"hidden_size": "many"}, {"num_attention_heads": 5}])
+    def test_a_configuration_that_was_damaged(self, tmp_path: Path, damage: dict[str, Any]) -> None:
+        save_rm(tmp_path)
+        edit_config(tmp_path, **damage)
+        with pytest.raises(BackboneError, match=r"\(model_type 'llama'\): .*edited or damaged, get it again"):
+            load(tmp_path)
+
     def test_a_model_type_nobody_knows(self, tmp_path: Path) -> None:
         save_rm(tmp_path)
         edit_config(tmp_path, model_type="llama99")

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -310,16 +311,18 @@ def load_config(checkpoint: Checkpoint, trust: bool) -> Any:
         return AutoConfig.for_model(_ALIASES[kind], **{**values, "num_labels": 1})
     try:
         return AutoConfig.from_pretrained(str(checkpoint.folder), num_labels=1, trust_remote_code=trust)
-    except (ValueError, KeyError, OSError, ImportError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, OSError, ImportError, AttributeError, StrictDataclassError) as error:
         needs_code = bool(checkpoint.config.get("auto_map")) and not trust
         advice = (
             "It brings its own code: read it, then allow it with trust_remote_code=True."
             if needs_code
-            else "Use a transformers version that knows it, or teach ebrm with ebrm.backbone.families.register_family."
+            else "Use a transformers version that knows it, or teach ebrm with ebrm.backbone.families.register_family; "
+            "if config.json was edited or damaged, get it again."
         )
+        reason = " ".join(str(error).split())[:200]
         raise BackboneError(
             f"transformers {transformers.__version__} cannot read the configuration of {checkpoint.name} (model_type "
-            f"{kind!r}). {advice}"
+            f"{kind!r}): {reason.rstrip('.')}. {advice}"
         ) from error
 
 
