@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ebrm.curate.conflict import ConflictCount, filter_conflicts
+from ebrm.errors import DataError
 
 CHOSEN = torch.tensor([2.0, 1.0, 0.5, -1.0, 3.0])
 REJECTED = torch.tensor([1.0, 4.0, 0.5, -1.5, 2.75])
@@ -115,12 +116,12 @@ def test_no_pairs():
 def test_a_reward_that_is_not_finite_is_refused_with_its_index(bad, side):
     pair = [CHOSEN.clone(), REJECTED.clone()]
     pair[side][3] = bad
-    with pytest.raises(ValueError, match="the rewards of pair 3 are not finite"):
+    with pytest.raises(DataError, match=r"1 of 5 numbers \(rewards of .*\) are not finite, the first at index 3"):
         filter_conflicts(*pair)
 
 
 def test_infinite_rewards_on_both_sides_are_no_tie():
-    with pytest.raises(ValueError, match="pair 0"):
+    with pytest.raises(DataError, match="not finite, the first at index 0"):
         filter_conflicts(torch.tensor([math.inf]), torch.tensor([math.inf]))
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ebrm.finite import finite
+
 
 @dataclass(frozen=True)
 class ConflictCount:
@@ -89,13 +91,12 @@ def filter_conflicts(
         source, category: group names [p], for the report only.
 
     Raises:
-        ValueError: sides or labels of different length, or a reward that is not finite (its index is named).
+        DataError: a reward that is not finite (its index is named).
+        ValueError: sides or labels of different length.
     """
     if chosen_reward.shape != rejected_reward.shape or chosen_reward.dim() != 1:
         raise ValueError(f"expected two [p] tensors, got {chosen_reward.shape} and {rejected_reward.shape}")
-    margin = chosen_reward.double() - rejected_reward.double()
-    if not bool(torch.isfinite(margin).all()):
-        raise ValueError(f"the rewards of pair {int((~torch.isfinite(margin)).nonzero()[0, 0])} are not finite")
+    margin = finite(chosen_reward, "rewards of chosen responses") - finite(rejected_reward, "rewards of rejected ones")
     groups = {}
     for name, labels in (("source", source), ("category", category)):
         if labels is not None and len(labels) != len(margin):
