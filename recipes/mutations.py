@@ -46,9 +46,9 @@ MUTATIONS = [
     # curate
     M(
         "curate/conflict.py",
-        "chosen_reward.double() - rejected_reward.double()",
-        "rejected_reward.double() - chosen_reward.double()",
-        "chosen and rejected swapped",
+        "margin = finite(chosen_reward",
+        "margin = -finite(chosen_reward",
+        "the chosen reward with the other sign",
     ),
     M("curate/conflict.py", "ConflictReport(margin > 0,", "ConflictReport(margin >= 0,", "ties kept"),
     M("curate/conflict.py", "margin[margin < 0]", "margin[margin <= 0]", "ties counted as dropped"),
