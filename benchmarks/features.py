@@ -1,8 +1,8 @@
 """Reading embeddings and rewards of texts of mixed lengths, beside a bare transformers forward.
 
-`python -m benchmarks.features [--quick]` prints the figures. The bare forward takes the texts in the order given,
-padded on the right, in batches of one size; it gives the reward only, ebrm also the embedding with the means of two
-inner layers. Models are random, of real kinds, small enough for two cores. Both sides read the same texts, so that
+`python -m benchmarks.features [--quick]` prints the figures, with `--budgets` seconds by the most tokens in a batch. The
+bare forward takes the texts in the order given, padded on the right, in batches of one size; it gives the reward only,
+ebrm also the embedding with the means of two inner layers. Models are random, of real kinds, small enough for two cores. Both sides read the same texts, so that
 padding counts for nothing.
 """
 
@@ -30,6 +30,7 @@ from ebrm.preferences.text import TextRule
 #: Times the bare forward's tokens per second, at batch 1 and at the batch size that suits it best.
 REQUIRED_ALONE, REQUIRED_BEST = 3.0, 1.2
 BATCH_SIZES = (2, 4, 8, 16, 32, 64)
+BUDGETS = (512, 1024, 2048, 4096, 16384)
 VOCABULARY = 8192
 LONGEST = 512
 
@@ -168,6 +169,18 @@ def measure(shape: Shape, mix: str, count: int, turns: int) -> Iterator[Figure]:
         )
 
 
+def by_budget(shape: Shape, budgets: Sequence[int], count: int, turns: int) -> dict[int, float]:
+    """Median seconds of reading `count` texts of chat lengths, by the most tokens in a batch."""
+    backbone, token_ids = build(shape), texts(log_normal(count))
+    backbone.read(token_ids[:3])  # warms up, and checks the reading
+    taken: dict[int, list[float]] = {budget: [] for budget in budgets}
+    for _ in range(turns):
+        for budget in budgets:
+            backbone.token_budget = budget
+            taken[budget].append(seconds(partial(backbone.read, token_ids)))
+    return {budget: median(some) for budget, some in taken.items()}
+
+
 def figures(quick: bool) -> Iterator[Figure]:
     """Every model on chat lengths, the first on flat ones as well; quick: two models on chat lengths, fewer texts."""
     for shape in SHAPES[:2] if quick else SHAPES:
@@ -179,6 +192,11 @@ def figures(quick: bool) -> Iterator[Figure]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
-    for made in figures(parser.parse_args().quick):
+    parser.add_argument("--budgets", action="store_true")
+    given = parser.parse_args()
+    for shape in SHAPES if given.budgets else ():
+        found = by_budget(shape, BUDGETS, 64, 3)
+        print(f"{shape!s:24}", *(f"{budget}: {taken:.2f} s" for budget, taken in found.items()), sep="  ", flush=True)
+    for made in () if given.budgets else figures(given.quick):
         print(f"{made.figure:36} {made.network:36} {made.ratio:.2f} [{made.ratio_low:.2f}, {made.ratio_high:.2f}] "
               f"plain {made.plain_seconds:.2f} s ours {made.ours_seconds:.2f} s", flush=True)  # fmt: skip

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from benchmarks import features
-from benchmarks.features import MIXES, Shape, bare, best_size, build, measure, texts
+from benchmarks.features import MIXES, Shape, bare, best_size, build, by_budget, measure, texts
 
 TINY = (Shape("llama", 128, 2, "float32"), Shape("bert", 32, 2, "float32"), Shape("qwen3", 128, 2, "bfloat16"))
 
@@ -62,3 +62,16 @@ def test_a_reading_that_is_not_the_models_own_is_not_timed(monkeypatch: pytest.M
     monkeypatch.setattr(features, "bare", lambda model, ids, size: torch.full((len(ids),), 7.0))
     with pytest.raises(AssertionError, match="not close"):
         next(measure(TINY[0], "flat", 3, 1))
+
+
+def test_texts_are_read_once_a_turn_with_each_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[int] = []
+
+    def seconds(work) -> float:
+        work()
+        used.append(work.func.__self__.token_budget)
+        return float(len(used))
+
+    monkeypatch.setattr(features, "seconds", seconds)
+    assert by_budget(Shape("llama", 128, 2, "float32"), (64, 2048), 3, 3) == {64: 3.0, 2048: 4.0}
+    assert used == [64, 2048] * 3

@@ -22,8 +22,7 @@ __all__ = ["Backbone", "Head", "Reading", "vocabulary_size"]
 
 logger = logging.getLogger(__name__)
 
-#: Most tokens in a batch on a CPU: what its caches hold. Four times as many take up to half as long again, 16,384 twice
-#: as long (docs/performance.md).
+#: Most tokens in a batch on a CPU: what its caches hold; 16,384 take about twice as long (docs/performance.md).
 _CPU_BATCH_TOKENS = 1024
 
 
