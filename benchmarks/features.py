@@ -1,9 +1,9 @@
 """Reading embeddings and rewards of texts of mixed lengths, beside a bare transformers forward.
 
-`python -m benchmarks.features [--quick]` prints the figures, with `--budgets` seconds by the most tokens in a batch. The
-bare forward takes the texts in the order given, padded on the right, in batches of one size; it gives the reward only,
-ebrm also the embedding with the means of two inner layers. Models are random, of real kinds, small enough for two cores. Both sides read the same texts, so that
-padding counts for nothing.
+`python -m benchmarks.features [--quick]` prints the figures; with `--budgets`, seconds by the most tokens in a batch.
+The bare forward takes the texts in the order given, padded on the right, in batches of one size; it gives the reward
+only, ebrm also the embedding with the means of two inner layers. Models are random, of real kinds, small enough for two
+cores. Both sides read the same texts, so that padding counts for nothing.
 """
 
 from __future__ import annotations
