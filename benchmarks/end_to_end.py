@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import torch
 
 from benchmarks.timing import Figure, Ratio
-from ebrm.backbone.demo import adapter_folder
+from ebrm.backbone import adapter_folder
 from ebrm.fitting import fit
 from ebrm.model import EnergyRewardModel
 

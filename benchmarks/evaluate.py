@@ -16,11 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ebrm.evaluate.benchmarks.catalogue import available, open_benchmark
-from ebrm.evaluate.comparison.compare import evaluate
-from ebrm.evaluate.comparison.scored import Scored
-from ebrm.evaluate.metrics.terms import bootstrap_scores
-from ebrm.evaluate.scores import Scores
+from ebrm.benchmarks import available, open_benchmark
+from ebrm.evaluation import Scored, Scores, evaluate
+from ebrm.metrics import bootstrap_scores
 
 
 @contextmanager

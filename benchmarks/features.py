@@ -21,11 +21,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from benchmarks.timing import Figure, Ratio, seconds
-from ebrm.backbone.families import Loaded
-from ebrm.backbone.identity import BackboneIdentity
-from ebrm.backbone.layers import inner_layers
-from ebrm.backbone.read import Backbone
-from ebrm.preferences.text import TextRule
+from ebrm.backbone import Backbone, BackboneIdentity, Loaded, inner_layers
+from ebrm.data import TextRule
 
 #: Times the bare forward's tokens per second, at batch 1 and at the batch size that suits it best.
 REQUIRED_ALONE, REQUIRED_BEST = 3.0, 1.2

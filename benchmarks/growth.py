@@ -48,10 +48,8 @@ def make_features(folder: Path, rows: int, width: int = WIDTH) -> None:
     """Write features of `rows` rows (two a pair, four pairs a prompt) to `folder`, unless they are there."""
     import torch
 
+    from ebrm.features import FeatureConfig, Features, Pairs, save_features
     from ebrm.features import manifest as manifests
-    from ebrm.features.settings import FeatureSettings
-    from ebrm.features.store import Features, Pairs
-    from ebrm.features.write import save_features
 
     generator = torch.Generator().manual_seed(0)
     cause = torch.randn(rows, generator=generator)
@@ -68,12 +66,12 @@ def make_features(folder: Path, rows: int, width: int = WIDTH) -> None:
         embedding_dtype="bfloat16", embedding_size=width, shard_rows=4096, items=rows, pairs=len(pairs),
     )  # fmt: skip
     made = Features(None, manifest, pairs, reward, Made(cause, width))  # type: ignore[arg-type]
-    save_features(made, folder, FeatureSettings("bfloat16"))
+    save_features(made, folder, FeatureConfig("bfloat16"))
 
 
 def job(what: str, folder: Path) -> dict[str, Any]:
     """Do one job in this process: its seconds, and the most memory this process has held, in bytes."""
-    from ebrm.features.store import open_features
+    from ebrm.features import open_features
     from ebrm.fitting import fit
     from ebrm.model import EnergyRewardModel
 
@@ -157,7 +155,7 @@ def draw(points: list[dict[str, Any]], picture: Path = PICTURE) -> None:
             left.loglog(rows, seconds, "o-", label=label, markersize=4)
             right.loglog(rows, memory, "o-", label=label, markersize=4)
     rows = sorted({p["rows"] for p in points})
-    right.loglog(rows, [n * WIDTH * 2 / 2**30 for n in rows], "--", color="grey", label="the features' size on disk")
+    right.loglog(rows, [n * WIDTH * 2 / 2**30 for n in rows], "--", color="gray", label="the features' size on disk")
     right.axhline(2.5e9 / 2**30, color="black", linewidth=0.8, linestyle=":", label="2.5 GB")
     for axes, title in ((left, "seconds"), (right, "peak resident memory, GiB")):
         axes.set_title(title, fontsize=10)

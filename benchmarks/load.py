@@ -29,7 +29,7 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-from ebrm.files import write_json
+from ebrm.utils.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).with_name("load.json")
@@ -272,7 +272,7 @@ def judge(found: dict[str, Any]) -> dict[str, Any]:
 
 def prepare(folder: Path, count: int) -> tuple[Path, list[Text], float]:
     """The demonstration's model, saved; texts with their offline scores; mean tokens of a text."""
-    from ebrm.backbone.demo import adapter_folder
+    from ebrm.backbone import adapter_folder
     from ebrm.fitting import fit
 
     model = fit(features=adapter_folder().parent / "features", work=folder / "work", device="cpu").model

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from ebrm.aggregate import bilevel, ensembles, gates, granularity, lagrangian, nominal, steps, votes, weights
-from ebrm.files import write_json
 from ebrm.groups import Groups
 from ebrm.optimize import advantages, listwise, selection
 from ebrm.shape import checks, hardness, length, preference, process, running
+from ebrm.utils.files import write_json
 
 REWARDS, GROUPS = 1_000_000, 100_000
 REQUIRED = 0.5
@@ -33,7 +33,7 @@ _COLUMNS = 4
 ELSEWHERE: Mapping[str, str] = {
     "bilevel_weights": "a fit: as many calls of expected_trusted as L-BFGS takes steps",
     "min_norm_weights": "weights of a few gradients, not of rewards",
-    "neighbour_fusion": "compares every row's embedding with a whole bank's",
+    "neighbor_fusion": "compares every row's embedding with a whole bank's",
     "separability": "compares embeddings of sentences",
 }
 
@@ -95,8 +95,8 @@ def members(made: Made) -> dict[str, Callable[[], object]]:
     return {
         # aggregate
         "member_units": lambda: ensembles.member_units(heads),
-        "standardised": lambda: ensembles.standardised(heads, mean, std),
-        "centred": lambda: ensembles.centred(heads, m.of_table),
+        "standardized": lambda: ensembles.standardized(heads, mean, std),
+        "centered": lambda: ensembles.centered(heads, m.of_table),
         "ensemble_mean": lambda: ensembles.ensemble_mean(heads),
         "ensemble_median": lambda: ensembles.ensemble_median(heads),
         "worst_case": lambda: ensembles.worst_case(heads),
@@ -122,10 +122,10 @@ def members(made: Made) -> dict[str, Callable[[], object]]:
         # shape
         "preference_as_reward": lambda: preference.preference_as_reward(m.table[:, 0], m.table),
         "centred_on_references": lambda: preference.centred_on_references(m.table[:, 0], m.table),
-        "log_sigmoid_centred": lambda: preference.log_sigmoid_centred(m.reward, m.reward),
+        "log_sigmoid_centered": lambda: preference.log_sigmoid_centered(m.reward, m.reward),
         "reference_level": lambda: preference.reference_level(m.table),
         "RunningStatistics": lambda: m.statistics.updated(m.reward),
-        "running_standardised": lambda: running.running_standardised(m.reward, m.statistics),
+        "running_standardized": lambda: running.running_standardized(m.reward, m.statistics),
         "running_clipped": lambda: running.running_clipped(m.reward, m.statistics),
         "running_min_max": lambda: running.running_min_max(m.reward, m.statistics),
         "process_clip": lambda: process.process_clip(m.reward, 0.5),

@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.growth import RESULTS as GROWTH
 from benchmarks.run import RESULTS, duration, met, spread
 from benchmarks.timing import Figure
-from ebrm.files import read_json, write_text
+from ebrm.utils.files import read_json, write_text
 
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 

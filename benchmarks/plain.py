@@ -17,9 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from ebrm.energy.density import RewardDensity
-from ebrm.energy.network import EnergyNetwork
-from ebrm.energy.settings import FitSettings, InferenceSettings
+from ebrm.heads import EnergyNetwork, FitConfig, InferenceConfig, RewardDensity
 
 #: Rows refined at a time.
 BATCH = 1024
@@ -114,7 +112,7 @@ def plain_refine(
     density: RewardDensity,  # its units, support and training range
     embedding: Tensor,  # [n, d]
     reward: Tensor,  # [n], base units
-    settings: InferenceSettings = InferenceSettings(estimate="ascent"),  # noqa: B008 - frozen
+    settings: InferenceConfig = InferenceConfig(estimate="ascent"),  # noqa: B008 - frozen
 ) -> PlainAscent:
     """Algorithm 2 from the base reward: r̃ = r + λ ∂f/∂r, taken if f rises inside the support, else λ ← η λ."""
     network.requires_grad_(False).eval()
@@ -144,7 +142,7 @@ def plain_refine(
 
 
 def _log_noise(offset: Tensor, sigmas: tuple[float, ...]) -> Tensor:
-    """Log of the equal-weight mixture of centred Gaussians of widths `sigmas`, at `offset`, any shape."""
+    """Log of the equal-weight mixture of centered Gaussians of widths `sigmas`, at `offset`, any shape."""
     terms = [-0.5 * (offset / s) ** 2 - math.log(s * math.sqrt(2 * math.pi) * len(sigmas)) for s in sigmas]
     return torch.logsumexp(torch.stack(terms), 0)
 
@@ -185,7 +183,7 @@ def plain_epoch(
     density: RewardDensity,  # its units
     embedding: Tensor,  # [n, d]
     reward: Tensor,  # [n], base units
-    settings: FitSettings,  # noise, negatives, batch_rows, regularization
+    settings: FitConfig,  # noise, negatives, batch_rows, regularization
     generator: torch.Generator,
 ) -> float:
     """One shuffled pass of NCE+ over the rows; the mean loss. Dropout draws from torch's own generator."""

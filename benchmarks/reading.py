@@ -38,7 +38,7 @@ def drop_from_cache(files: list[Path]) -> None:
 
 def figures(quick: bool) -> Iterator[Figure]:
     """Two figures: cached, and from disk."""
-    from ebrm.features.store import open_features
+    from ebrm.features import open_features
 
     rows = 32_768 if quick else 131_072  # 256 MiB and 1 GiB of bfloat16
     with tempfile.TemporaryDirectory(prefix="ebrm-reading-") as scratch:

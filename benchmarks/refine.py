@@ -17,9 +17,7 @@ from torch import Tensor
 from benchmarks.plain import plain_network, plain_refine
 from benchmarks.rows import fit_briefly, made_rows
 from benchmarks.timing import Figure, Ratio, compare_each
-from ebrm.energy.density import RewardDensity
-from ebrm.energy.settings import FitSettings, InferenceSettings, NetworkSettings, paper_settings
-from ebrm.energy.trust import UNMEASURED
+from ebrm.heads import UNMEASURED, FitConfig, InferenceConfig, NetworkConfig, RewardDensity, paper_settings
 
 ASCENT, GRID, DEFAULT = "refine, same rule (ascent)", "posterior on a grid", "default model"
 #: Ratios that must be reached on two CPU cores, by embedding size.
@@ -64,7 +62,7 @@ def error(
     density: RewardDensity,
     embedding: Tensor,  # [n, d]
     reward: Tensor,  # [n], base units
-    settings: InferenceSettings = InferenceSettings(),  # noqa: B008 - frozen
+    settings: InferenceConfig = InferenceConfig(),  # noqa: B008 - frozen
     points: int = 4097,
 ) -> Error:
     """How far mean and mode of `refine` are from the network evaluated at `points` equally spaced rewards, float64."""
@@ -79,7 +77,7 @@ def error(
     width = trust.base_noise * float(units.reward_scale)
     for e, r0 in zip(embedding.split(8), reward.split(8), strict=True):
         e, r0 = units.embed(e.to(density.device)).double(), units.to_internal(r0.to(density.device)).double()
-        f = trust.sharpness * network.on_nodes(network.embed(e), nodes)
+        f = trust.power * network.on_nodes(network.embed(e), nodes)
         f = f - 0.5 * ((r0.unsqueeze(1) - nodes) / width) ** 2
         p = (f - f.amax(1, keepdim=True)).exp()
         p = p / (p * weight).sum(1, keepdim=True)
@@ -113,12 +111,12 @@ def _at_size(d: int, quick: bool, device: str) -> Iterator[Figure]:
     fitted_on = FITTED_ROWS[quick]
     embedding, reward = made_rows(max(fitted_on, *counts) if quick else OWN_ROWS[-1], d)
     e, r = embedding[:fitted_on], reward[:fitted_on]
-    brief = FitSettings(objective="likelihood", epochs=2 if quick else 6, nodes=16, batch_rows=128)
-    small = fit_briefly(e, r, NetworkSettings(size="small"), brief).density.to(device)
+    brief = FitConfig(objective="likelihood", epochs=2 if quick else 6, nodes=16, batch_rows=128)
+    small = fit_briefly(e, r, NetworkConfig(size="small"), brief).density.to(device)
     # At the paper's rate the network bends less: its ascents are shorter, and ours takes fewer nodes.
     gentle = replace(brief, learning_rate=paper_settings()[1].learning_rate)
-    smooth = fit_briefly(e, r, NetworkSettings(size="small"), gentle).density.to(device)
-    default = fit_briefly(e, r, NetworkSettings(), FitSettings()).density.to(device)
+    smooth = fit_briefly(e, r, NetworkConfig(size="small"), gentle).density.to(device)
+    default = fit_briefly(e, r, NetworkConfig(), FitConfig()).density.to(device)
     default.trust = UNMEASURED  # however far the density is trusted, it is computed: the check shall not pass it over
     for name, density in (("small", small), ("small at the paper's rate", smooth), ("default", default)):
         checked = 16 if quick else 64
@@ -130,9 +128,9 @@ def _at_size(d: int, quick: bool, device: str) -> Iterator[Figure]:
     def ways(n: int) -> dict[str, Callable[[], object]]:
         e, r = embedding[:n], reward[:n]
         return {
-            ASCENT: partial(small.refine, e, r, InferenceSettings(estimate="ascent")),
-            GRID: partial(small.refine, e, r, InferenceSettings()),
-            DEFAULT: partial(default.refine, e, r, InferenceSettings()),
+            ASCENT: partial(small.refine, e, r, InferenceConfig(estimate="ascent")),
+            GRID: partial(small.refine, e, r, InferenceConfig()),
+            DEFAULT: partial(default.refine, e, r, InferenceConfig()),
         }
 
     for n in counts:
@@ -149,7 +147,7 @@ def _at_size(d: int, quick: bool, device: str) -> Iterator[Figure]:
     plain = partial(plain_refine, plain_network(smooth.network), smooth, embedding[:n], reward[:n])
     steps = plain().steps
     print(f"d = {d:,}: at the paper's rate the plain ascent takes {', '.join(map(str, steps))} steps on {n} rows")
-    ways_of_smooth = {GRID: partial(smooth.refine, embedding[:n], reward[:n], InferenceSettings())}
+    ways_of_smooth = {GRID: partial(smooth.refine, embedding[:n], reward[:n], InferenceConfig())}
     ratio = compare_each(plain, ways_of_smooth, 3, warm_up=False)[GRID]
     called = f"{GRID}, fitted at the paper's rate: plain stops after {max(steps)} steps"
     yield _figure(GRID, ratio, d, n, device, REQUIRED[GRID][d], called=called)
@@ -165,7 +163,7 @@ def _at_size(d: int, quick: bool, device: str) -> Iterator[Figure]:
 def _figure(
     name: str, ratio: Ratio, d: int, rows: int, device: str, required: float | None, called: str | None = None
 ) -> Figure:
-    network = NetworkSettings().size if name == DEFAULT else "small"
+    network = NetworkConfig().size if name == DEFAULT else "small"
     return Figure.from_ratio(called or name, ratio, d=d, network=network, rows=rows, device=device, required=required)
 
 
@@ -173,11 +171,11 @@ def _large(quick: bool, device: str) -> Iterator[Figure]:
     """The published network for 8B reward models: one size, few rows, no requirement."""
     d, n = 4096, 4 if quick else _LARGE_ROWS
     embedding, reward = made_rows(32 if quick else 128, d)
-    brief = FitSettings(objective="likelihood", epochs=1, nodes=8, batch_rows=16)
-    density = fit_briefly(embedding, reward, NetworkSettings(size="large"), brief).density.to(device)
+    brief = FitConfig(objective="likelihood", epochs=1, nodes=8, batch_rows=16)
+    density = fit_briefly(embedding, reward, NetworkConfig(size="large"), brief).density.to(device)
     e, r = embedding[:n], reward[:n]
     plain = partial(plain_refine, plain_network(density.network), density, e, r)
-    density.refine(e[:1], r[:1], InferenceSettings())  # sets up what does not grow with the rows
-    ways = {GRID: partial(density.refine, e, r, InferenceSettings())}
+    density.refine(e[:1], r[:1], InferenceConfig())  # sets up what does not grow with the rows
+    ways = {GRID: partial(density.refine, e, r, InferenceConfig())}
     ratio = compare_each(plain, ways, 1 if quick else 3, warm_up=False)[GRID]
     yield Figure.from_ratio(GRID, ratio, d=d, network="large", rows=n, device=device)

@@ -22,16 +22,21 @@ from benchmarks.page import markdown, rewrite
 from benchmarks.plain import plain_network, plain_refine
 from benchmarks.rows import fit_briefly, made_rows
 from benchmarks.timing import seconds
-from ebrm.energy.density import RewardDensity
-from ebrm.energy.fit import train_step
-from ebrm.energy.grid import grid_nodes, posterior
-from ebrm.energy.interpolation import find_interpolation
-from ebrm.energy.network import tanh
-from ebrm.energy.settings import FitSettings, InferenceSettings, NetworkSettings
+from ebrm.heads import (
+    FitConfig,
+    InferenceConfig,
+    NetworkConfig,
+    RewardDensity,
+    find_interpolation,
+    grid_nodes,
+    posterior,
+    tanh,
+    train_step,
+)
 
 #: Floats of the embeddings that a step of inference is timed on: 64 MiB, more than the last cache holds.
 FLOATS = 2**24
-OURS = FitSettings(objective="likelihood")
+OURS = FitConfig(objective="likelihood")
 
 
 @dataclass(frozen=True)
@@ -142,7 +147,7 @@ class Shape:
         return 2.0 * sum(a * b for a, b in zip(self.joint, (*self.joint[1:], 1), strict=True))
 
 
-def shape_of(density: RewardDensity, d: int, settings: InferenceSettings) -> Shape:
+def shape_of(density: RewardDensity, d: int, settings: InferenceConfig) -> Shape:
     """The sizes of a fitted density; nodes are those that its interpolation needs, or the grid's without one."""
     space = find_interpolation(density.network, density.support_bounds())
     network = density.network
@@ -185,7 +190,7 @@ def measure_rates(shape: Shape, rows: int) -> Rates:
 def refining_steps(density: RewardDensity, shape: Shape, rates: Rates, embedding: Tensor, reward: Tensor) -> list[Step]:
     """The steps of `refine(estimate="mean")`, then the whole of it; `embedding` [n, d], `reward` [n]."""
     n, width, network = len(reward), shape.joint[0], density.network
-    settings = InferenceSettings(nodes=shape.grid)
+    settings = InferenceConfig(nodes=shape.grid)
     grid = grid_nodes(*density.support_bounds(), shape.grid)
     space = find_interpolation(network, density.support_bounds())
     nodes = grid.float() if space is None else space.nodes.float()
@@ -215,7 +220,7 @@ def refining_steps(density: RewardDensity, shape: Shape, rates: Rates, embedding
 
     weights = 4.0 * shape.parameters / n
     return [
-        step("standardise the embedding", lambda: units.embed(embedding), traffic=8.0 * shape.d),
+        step("standardize the embedding", lambda: units.embed(embedding), traffic=8.0 * shape.d),
         step(
             "embedding's part of the first layer", lambda: network.embed(standard),
             operations=2.0 * shape.d * width, traffic=4.0 * (shape.d + width) + weights,
@@ -245,7 +250,7 @@ def plain_steps(density: RewardDensity, shape: Shape, rates: Rates, embedding: T
     """One step of the plain ascent: two forwards and one backward in r."""
     network, width = plain_network(density.network), shape.joint[0]
     rows = slice(0, 1024)
-    one, more = (InferenceSettings(estimate="ascent", steps=steps) for steps in (1, 5))
+    one, more = (InferenceConfig(estimate="ascent", steps=steps) for steps in (1, 5))
     took = [
         typical(lambda s=s: plain_refine(network, density, embedding[rows], reward[rows], s), 3) for s in (one, more)
     ]
@@ -260,7 +265,7 @@ def plain_steps(density: RewardDensity, shape: Shape, rates: Rates, embedding: T
 
 
 def training_steps(density: RewardDensity, shape: Shape, rates: Rates, embedding: Tensor, reward: Tensor) -> list[Step]:
-    """One optimiser step of ours, a row, and the optimiser's own part of it."""
+    """One optimizer step of ours, a row, and the optimizer's own part of it."""
     n, width, evaluated = OURS.batch_rows, shape.joint[0], OURS.nodes + 1
     optimizer = torch.optim.AdamW(density.network.parameters(), lr=1e-6)
     generator = torch.Generator().manual_seed(0)
@@ -312,10 +317,10 @@ def roofline(d: int, size: str) -> str:
     """Both tables for one network, fitted briefly on made-up rows."""
     rows = FLOATS // d
     embedding, reward = made_rows(rows, d)
-    training = FitSettings() if size == NetworkSettings().size else OURS
-    brief = FitSettings(**{**vars(training), "epochs": 2})
-    density = fit_briefly(embedding[:1024], reward[:1024], NetworkSettings(size=size), brief).density
-    shape = shape_of(density, d, InferenceSettings())
+    training = FitConfig() if size == NetworkConfig().size else OURS
+    brief = FitConfig(**{**vars(training), "epochs": 2})
+    density = fit_briefly(embedding[:1024], reward[:1024], NetworkConfig(size=size), brief).density
+    shape = shape_of(density, d, InferenceConfig())
     rates = measure_rates(shape, rows)
     steps = [
         *refining_steps(density, shape, rates, embedding, reward),
@@ -329,7 +334,7 @@ def main() -> None:
     """Print the tables, or write them into the page."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.roofline", description="Rates, predicted and measured.")
     parser.add_argument("--d", type=int, nargs="+", default=[512, 4096])
-    parser.add_argument("--network", nargs="+", default=["small", NetworkSettings().size])
+    parser.add_argument("--network", nargs="+", default=["small", NetworkConfig().size])
     parser.add_argument("--write", action="store_true", help="put the tables into docs/performance.md")
     args = parser.parse_args()
     tables = []

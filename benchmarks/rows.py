@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ebrm.energy.fit import Fit, PairRows, fit_density
-from ebrm.energy.settings import FitSettings, NetworkSettings
+from ebrm.heads import Fit, FitConfig, NetworkConfig, PairRows, fit_density
 
 #: Directions that most of an embedding's variance lies in.
 _DIRECTIONS = 32
@@ -15,7 +14,7 @@ _DIRECTIONS = 32
 def made_rows(n: int, d: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Embeddings [n, d] and base rewards [n], float32.
 
-    An embedding is white noise plus 32 directions of falling weight, each number with a scale and a centre of its own;
+    An embedding is white noise plus 32 directions of falling weight, each number with a scale and a center of its own;
     the reward is a linear map of it plus noise of 0.3 of its standard deviation.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -24,18 +23,18 @@ def made_rows(n: int, d: int, seed: int = 0) -> tuple[Tensor, Tensor]:
         return torch.randn(*shape, generator=generator)
 
     directions = normal(_DIRECTIONS, d) / torch.arange(1, _DIRECTIONS + 1).sqrt().unsqueeze(1)
-    scale, centre = normal(d).exp(), normal(d)
+    scale, center = normal(d).exp(), normal(d)
     weight = normal(d) / d**0.5
     factors, noise = normal(n, _DIRECTIONS), normal(n)
     embedding = normal(n, d)  # in place from here on: at 2^17 rows it is gigabytes
     embedding.addmm_(factors, directions)
     signal = embedding @ weight
-    embedding.mul_(scale).add_(centre)
+    embedding.mul_(scale).add_(center)
     return embedding, 5.0 * (signal / signal.std() + 0.3 * noise) + 2.0
 
 
-def fit_briefly(embedding: Tensor, reward: Tensor, network: NetworkSettings, training: FitSettings) -> Fit:
-    """Fit on pairs of neighbouring rows, the one with the higher reward chosen in four pairs of five.
+def fit_briefly(embedding: Tensor, reward: Tensor, network: NetworkConfig, training: FitConfig) -> Fit:
+    """Fit on pairs of neighboring rows, the one with the higher reward chosen in four pairs of five.
 
     A tenth of the pairs is held out where the objective chooses how far to trust the density by them.
     """

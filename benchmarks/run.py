@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.timing import Figure
-from ebrm.files import write_json
+from ebrm.utils.files import write_json
 
 #: What is measured, and how the names of its figures begin.
 MODULES = {
@@ -142,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     figures = in_order([*before, *measure(args.only, args.quick, args.device, console)])
     console.print(table(figures), caption(figures), sep="\n\n", highlight=False)
     write_json(args.out, [asdict(figure) for figure in figures])
-    console.print(f"Written to {args.out}.", highlight=False)
+    console.print(f"RenderedText to {args.out}.", highlight=False)
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ def score(model: Path, source: Path, out: Path) -> tuple[float, int]:
 
 def make_models(folder: Path) -> tuple[Path, Path, Path]:
     """(the demonstration's model, a model of made features, those features)."""
-    from ebrm.features.store import open_features
+    from ebrm.features import open_features
     from ebrm.fitting import fit
 
     demo, plain, features = folder / "demo", folder / "features-model", folder / "features"

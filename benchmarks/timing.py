@@ -83,14 +83,14 @@ class Figure:
 
 def seconds(work: Callable[[], object]) -> float:
     """Wall time of one call, with everything it left running on a GPU."""
-    _synchronise()
+    _synchronize()
     started = time.perf_counter()
     work()
-    _synchronise()
+    _synchronize()
     return time.perf_counter() - started
 
 
-def _synchronise() -> None:
+def _synchronize() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 

@@ -18,9 +18,7 @@ from torch import Tensor, nn
 from benchmarks.plain import copy_back, plain_epoch, plain_network
 from benchmarks.rows import made_rows
 from benchmarks.timing import Figure, Ratio, seconds
-from ebrm.energy.density import RewardDensity
-from ebrm.energy.fit import read_batch, train_step
-from ebrm.energy.settings import FitSettings, NetworkSettings, paper_settings
+from ebrm.heads import FitConfig, NetworkConfig, RewardDensity, paper_settings, read_batch, train_step
 
 TO_LIKELIHOOD, PASS, SAME_RATE = "training epoch", "training epoch, per pass", "training epoch, plain at ebrm's rate"
 #: Ratios that must be reached on two CPU cores, by embedding size.
@@ -30,7 +28,7 @@ ROWS = {512: 2**10, 4096: 2**9}
 QUICK_ROWS = {512: 2**6, 4096: 2**5}
 SEEDS = (0, 1)
 PLAIN = paper_settings("small")[1]
-OURS = FitSettings(objective="likelihood")
+OURS = FitConfig(objective="likelihood")
 #: Ours is measured this often an epoch, and given up on after so many epochs.
 _CHECKS, _EPOCHS = 8, 5
 
@@ -81,9 +79,9 @@ def race(
     seed: int,
     *,
     device: str = "cpu",
-    network: NetworkSettings = NetworkSettings(size="small"),  # noqa: B008 - frozen
-    plain_settings: FitSettings = PLAIN,
-    our_settings: FitSettings = OURS,
+    network: NetworkConfig = NetworkConfig(size="small"),  # noqa: B008 - frozen
+    plain_settings: FitConfig = PLAIN,
+    our_settings: FitConfig = OURS,
 ) -> Race:
     """One plain epoch, then ours from the same weights until its held-out likelihood is as good.
 
@@ -134,7 +132,7 @@ def _plain_epoch(
     training: tuple[Tensor, Tensor],
     held_out: tuple[Tensor, Tensor],
     seed: int,
-    settings: FitSettings,
+    settings: FitConfig,
 ) -> tuple[float, float]:
     """(seconds, held-out -log p afterwards) of one plain epoch from the weights of `density`, which it keeps."""
     torch.manual_seed(seed)  # dropout
@@ -146,7 +144,7 @@ def _plain_epoch(
     return taken, held_out_loss(fitted, *held_out)
 
 
-def _optimizer(network: nn.Module, settings: FitSettings) -> torch.optim.Optimizer:
+def _optimizer(network: nn.Module, settings: FitConfig) -> torch.optim.Optimizer:
     return torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
 
 

@@ -14,14 +14,14 @@ import numpy as np
 import torch
 
 import ebrm
-from ebrm.energy.settings import FitSettings, InferenceSettings
-from ebrm.evaluate.metrics.calibration import Calibration, calibration
-from ebrm.features.store import open_features
+from ebrm.features import open_features
 from ebrm.fitting import fit
+from ebrm.heads import FitConfig, InferenceConfig
+from ebrm.metrics import Calibration, calibration
 
 WIDTHS = (0.1, 0.25, 0.5, 1.0, 2.0)
 SEEDS = (0, 1, 2)
-ASCENT = InferenceSettings(estimate="ascent")
+ASCENT = InferenceConfig(estimate="ascent")
 
 
 def line(name: str, accuracy: float, found: Calibration) -> str:
@@ -44,7 +44,7 @@ def main() -> None:
         accuracies, found = [], []
         for seed in SEEDS:
             # The joint objective has no beta; the likelihood and nce do.
-            training = FitSettings(objective="likelihood", filter_conflicts=True, beta=beta, seed=seed)
+            training = FitConfig(objective="likelihood", filter_conflicts=True, beta=beta, seed=seed)
             model = fit(features=features, training=training, inference=ASCENT).model
             sides = [
                 model.refine(features.embedding(rows), features.reward[rows]).reward for rows in (chosen, rejected)

@@ -33,11 +33,8 @@ from typing import Any
 
 import numpy as np
 
-from ebrm.evaluate.benchmarks.benchmark import Benchmark, Floats, Ties, padded
-from ebrm.evaluate.benchmarks.catalogue import open_benchmark
-from ebrm.evaluate.benchmarks.rewardbench import SECTIONS
-from ebrm.evaluate.benchmarks.rules import item_success
-from ebrm.evaluate.metrics.terms import score_values
+from ebrm.benchmarks import SECTIONS, Benchmark, Floats, Ties, item_success, open_benchmark, padded
+from ebrm.metrics import score_values
 
 TOLERANCE = 1e-9
 DRAWS = 20

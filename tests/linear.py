@@ -1,14 +1,14 @@
-"""Features made in code: rewards linear in the embedding, and pairs labelled by a noisy reading of them."""
+"""Features made in code: rewards linear in the embedding, and pairs labeled by a noisy reading of them."""
 
 from __future__ import annotations
 
 import torch
 
-from ebrm.energy.settings import FitSettings, NetworkSettings
-from ebrm.features.store import Features, Pairs
+from ebrm.features import Features, Pairs
+from ebrm.heads import FitConfig, NetworkConfig
 
-TINY = NetworkSettings(joint_widths=(24, 12), dropout=0.0)
-QUICK = FitSettings(epochs=12, learning_rate=1e-2, batch_rows=32, nodes=32, patience=0)
+TINY = NetworkConfig(joint_widths=(24, 12), dropout=0.0)
+QUICK = FitConfig(epochs=12, learning_rate=1e-2, batch_rows=32, nodes=32, patience=0)
 IDENTITY = {
     "name": "made-in-code",
     "revision": None,

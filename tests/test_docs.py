@@ -14,7 +14,7 @@ from unittest.mock import patch
 
 import pytest
 from tests.conftest import ROOT
-from tests.connect.policies import save_policy
+from tests.integrations.policies import save_policy
 from tests.serve.live import command_serving
 from tests.tiny import save_rm
 

@@ -11,12 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.linear import QUICK, TINY, linear_features
 
-from ebrm.energy.heads.settings import HeadKind, HeadSettings
-from ebrm.energy.settings import FitSettings, NetworkSettings
-from ebrm.energy.trust import BASE_NOISE, Trust
 from ebrm.errors import DataError, ModelError
-from ebrm.features.store import Pairs
+from ebrm.features import Pairs
 from ebrm.fitting import choose_splits, fit
+from ebrm.heads import FitConfig, Fusion, HeadConfig, HeadKind, NetworkConfig
+from ebrm.heads.fusion import BASE_NOISE
 from ebrm.model import EnergyRewardModel
 
 
@@ -29,7 +28,7 @@ def pairs_with(prompts: list[str], splits: list[str | None]) -> Pairs:
 def test_no_prompt_stands_in_two_parts_and_no_pair_is_used_twice(rows: list[tuple[int, str | None]]) -> None:
     pairs = pairs_with([f"p{prompt}" for prompt, _ in rows], [split for _, split in rows])
     try:
-        found = choose_splits(pairs, FitSettings())
+        found = choose_splits(pairs, FitConfig())
     except DataError:
         return
     parts = [found.train, found.validation, found.test]
@@ -41,27 +40,27 @@ def test_no_prompt_stands_in_two_parts_and_no_pair_is_used_twice(rows: list[tupl
 
 def test_the_data_s_own_splits_are_followed() -> None:
     pairs = pairs_with(["a", "b", "c", "d"], ["train", "validation", "test", "train"])
-    found = choose_splits(pairs, FitSettings())
+    found = choose_splits(pairs, FitConfig())
     assert (found.train.tolist(), found.validation.tolist(), found.test.tolist()) == ([0, 3], [1], [2])
     assert found.how == "the data's own splits"
 
 
 def test_a_training_pair_whose_prompt_is_held_out_is_left_out_and_said() -> None:
-    found = choose_splits(pairs_with(["a", "c", "b", "c"], ["train", "train", "validation", "test"]), FitSettings())
+    found = choose_splits(pairs_with(["a", "c", "b", "c"], ["train", "train", "validation", "test"]), FitConfig())
     assert found.train.tolist() == [0]
     assert "1 training pairs left out" in found.how
 
 
 def test_data_that_are_all_test_are_cut_by_prompt_instead() -> None:
     pairs = pairs_with([f"p{i}" for i in range(400)], ["test"] * 400)
-    found = choose_splits(pairs, FitSettings(validation_fraction=0.1, test_fraction=0.2))
+    found = choose_splits(pairs, FitConfig(validation_fraction=0.1, test_fraction=0.2))
     assert len(found.train) + len(found.validation) + len(found.test) == 400
     assert 0.6 < len(found.train) / 400 < 0.8 and 0.05 < len(found.validation) / 400 < 0.16
 
 
 def test_a_missing_validation_part_is_cut_from_the_training_prompts() -> None:
     pairs = pairs_with([f"p{i}" for i in range(300)], ["train"] * 250 + ["test"] * 50)
-    found = choose_splits(pairs, FitSettings())
+    found = choose_splits(pairs, FitConfig())
     assert found.test.tolist() == list(range(250, 300))
     assert 10 < len(found.validation) < 45 and set(found.validation) <= set(range(250))
     assert "validation cut by prompt" in found.how
@@ -70,7 +69,7 @@ def test_a_missing_validation_part_is_cut_from_the_training_prompts() -> None:
 def test_one_prompt_leaves_nothing_to_train_on() -> None:
     with pytest.raises(DataError, match=r"Of 2 pairs with 1 different prompts, none is left"):
         for seed in range(20):
-            choose_splits(pairs_with(["same", "same"], [None, None]), FitSettings(seed=seed))
+            choose_splits(pairs_with(["same", "same"], [None, None]), FitConfig(seed=seed))
 
 
 def test_a_model_fitted_on_clean_linear_rewards_ranks_like_them() -> None:
@@ -86,10 +85,10 @@ def test_a_model_fitted_on_clean_linear_rewards_ranks_like_them() -> None:
 
 def test_the_filter_is_counted_and_can_be_turned_off() -> None:
     features = linear_features(noise=1.0)
-    one = FitSettings(**{**vars(QUICK), "epochs": 1})
-    with_filter = fit(features=features, network=TINY, training=FitSettings(**{**vars(one), "filter_conflicts": True}))
+    one = FitConfig(**{**vars(QUICK), "epochs": 1})
+    with_filter = fit(features=features, network=TINY, training=FitConfig(**{**vars(one), "filter_conflicts": True}))
     without = fit(features=features, network=TINY, training=one)
-    assert not FitSettings().filter_conflicts  # the joint objective allows for wrong labels by itself
+    assert not FitConfig().filter_conflicts  # the joint objective allows for wrong labels by itself
     train = features.pairs.take(with_filter.splits.train)
     agree = features.reward[torch.from_numpy(train.chosen)] > features.reward[torch.from_numpy(train.rejected)]
     assert with_filter.conflicts.overall.kept == int(agree.sum()) < len(train)
@@ -100,7 +99,7 @@ def test_the_filter_is_counted_and_can_be_turned_off() -> None:
 
 @pytest.mark.parametrize("filtered", [False, True])
 def test_pairs_are_said_to_be_left_out_only_where_they_are(filtered: bool, caplog: pytest.LogCaptureFixture) -> None:
-    training = FitSettings(**{**vars(QUICK), "epochs": 1, "filter_conflicts": filtered})
+    training = FitConfig(**{**vars(QUICK), "epochs": 1, "filter_conflicts": filtered})
     with caplog.at_level("INFO", "ebrm.fitting"):
         fit(features=linear_features(60, noise=1.0), network=TINY, training=training)
     said = " ".join(record.getMessage() for record in caplog.records)
@@ -112,7 +111,7 @@ def test_pairs_are_said_to_be_left_out_only_where_they_are(filtered: bool, caplo
 def test_all_pairs_conflicting_is_an_error_that_says_what_to_do() -> None:
     features = linear_features(noise=0.0, swapped=True)
     with pytest.raises(ModelError, match="kept none.*not swapped.*without --filter-conflicts"):
-        fit(features=features, network=TINY, training=FitSettings(**{**vars(QUICK), "filter_conflicts": True}))
+        fit(features=features, network=TINY, training=FitConfig(**{**vars(QUICK), "filter_conflicts": True}))
 
 
 def test_without_the_filter_labels_that_all_contradict_the_base_reward_are_learnt() -> None:
@@ -124,14 +123,14 @@ def test_without_the_filter_labels_that_all_contradict_the_base_reward_are_learn
     assert not (features.reward[chosen] > features.reward[rejected]).any()
     refined = fitted.model.refine(features.embedding(slice(None)), features.reward).reward
     assert (refined[chosen] > refined[rejected]).float().mean() > 0.9
-    assert fitted.model.density_model.trust == Trust(1.0, BASE_NOISE[-1])  # the base reward is heard least
+    assert fitted.model.density_model.trust == Fusion(1.0, BASE_NOISE[-1])  # the base reward is heard least
 
 
 @pytest.mark.parametrize("kind", ["linear", "prototypes", "min_norm"])
 def test_another_head_is_fitted_on_the_same_pairs_saved_and_loaded(kind: HeadKind, tmp_path: Path) -> None:
     features = linear_features(200)
     features.pairs.source[:] = np.array(["a", "b"] * 100, dtype=object)
-    fitted = fit(features=features, head=HeadSettings(kind=kind, epochs=20))
+    fitted = fit(features=features, head=HeadConfig(kind=kind, epochs=20))
     energy = fit(features=features, network=TINY, training=QUICK)
     assert all(np.array_equal(getattr(fitted.splits, n), getattr(energy.splits, n)) for n in ("train", "test"))
     fitted.model.save_pretrained(tmp_path / "m")
@@ -147,7 +146,7 @@ def test_same_seed_same_bytes(tmp_path: Path) -> None:
     files = []
     for name in ("a", "b"):
         model = fit(
-            features=linear_features(), network=NetworkSettings(joint_widths=(16,), dropout=0.3), training=QUICK
+            features=linear_features(), network=NetworkConfig(joint_widths=(16,), dropout=0.3), training=QUICK
         ).model
         model.save_pretrained(tmp_path / name)
         files.append((tmp_path / name / "energy.safetensors").read_bytes())

@@ -14,18 +14,14 @@ from tests.linear import QUICK, TINY, linear_features
 from tests.tiny import save_rm
 
 import ebrm
-from ebrm.backbone.load import load_backbone
-from ebrm.backbone.settings import BackboneSettings
-from ebrm.energy.trust import BASE_NOISE, Trust
+from ebrm.backbone import BackboneConfig, load_backbone
+from ebrm.data import TextConfig, load_preferences
 from ebrm.errors import FeaturesError, ModelError, TextError
-from ebrm.features.extract import extract_features
-from ebrm.features.settings import FeatureSettings
-from ebrm.features.store import open_features
-from ebrm.features.write import save_features
+from ebrm.features import FeatureConfig, extract_features, open_features, save_features
 from ebrm.fitting import fit
+from ebrm.heads import Fusion
+from ebrm.heads.fusion import BASE_NOISE
 from ebrm.model import EnergyRewardModel, ModelRecord
-from ebrm.preferences.load import load_preferences
-from ebrm.preferences.settings import TextSettings
 
 WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 ROWS = [
@@ -42,7 +38,7 @@ def rm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def model(rm_folder: Path) -> EnergyRewardModel:
     rows = [row | {"prompt": f"{row['prompt']} {i}"} for i, row in enumerate(ROWS)]
-    training = ebrm.FitSettings(**{**vars(QUICK), "filter_conflicts": False})
+    training = ebrm.FitConfig(**{**vars(QUICK), "filter_conflicts": False})
     return EnergyRewardModel.fit(str(rm_folder), rows, network=TINY, training=training)
 
 
@@ -53,18 +49,18 @@ def feature_model() -> EnergyRewardModel:
 
 def test_the_base_reward_is_the_reward_model_s_own(model: EnergyRewardModel, rm_folder: Path) -> None:
     scored = model.score(["Say hello", "Say bye"], ["hello", "goodbye then"])
-    backbone = load_backbone(BackboneSettings(backbone=str(rm_folder)), TextSettings())
+    backbone = load_backbone(BackboneConfig(backbone=str(rm_folder)), TextConfig())
     ids = [backbone.tokenize("Say hello", "hello").ids, backbone.tokenize("Say bye", "goodbye then").ids]
     assert torch.allclose(scored.base_reward, backbone.read(ids).reward, atol=1e-6)
-    assert torch.equal(scored.moved, scored.reward - scored.base_reward)
+    assert torch.equal(scored.delta, scored.reward - scored.base_reward)
     assert (scored.interval[:, 0] <= scored.interval[:, 1]).all() and (scored.std > 0).all()
 
 
 def test_pairs_that_are_too_long_are_counted_aloud(rm_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     rows = [row | {"prompt": f"{row['prompt']} {i}"} for i, row in enumerate(ROWS)]
     rows[3]["chosen"] = "long " * 100
-    training = ebrm.FitSettings(epochs=1, filter_conflicts=False)
-    fitted = fit(str(rm_folder), rows, text=TextSettings(truncation="drop"), network=TINY, training=training)
+    training = ebrm.FitConfig(epochs=1, filter_conflicts=False)
+    fitted = fit(str(rm_folder), rows, text=TextConfig(truncation="drop"), network=TINY, training=training)
     assert "1 pairs are left out because a text has more than 128 tokens" in caplog.text
     assert fitted.model.record.data["pairs_dropped_as_too_long"] == 1
     assert fitted.model.record.data["pairs"] == len(rows) - 1
@@ -146,12 +142,12 @@ def test_how_far_the_base_reward_is_trusted_is_saved_with_the_model(
     assert loaded.density_model.trust == fitted
     before = loaded.refine(embedding, reward).reward
     assert torch.equal(before, feature_model.refine(embedding, reward).reward)
-    loaded.density_model.trust = Trust()
+    loaded.density_model.trust = Fusion()
     assert not torch.allclose(loaded.refine(embedding, reward).reward, before, atol=1e-3)
 
 
 def test_another_reward_model_under_the_same_path_is_refused(model: EnergyRewardModel, tmp_path: Path) -> None:
-    other = load_backbone(BackboneSettings(backbone=str(save_rm(tmp_path / "other", "qwen3", seed=7))), TextSettings())
+    other = load_backbone(BackboneConfig(backbone=str(save_rm(tmp_path / "other", "qwen3", seed=7))), TextConfig())
     model.save_pretrained(tmp_path / "m")
     with pytest.raises(ModelError, match="not the reward model that the energy was fitted on.*weights_fingerprint"):
         EnergyRewardModel.from_pretrained(tmp_path / "m", backbone=other)
@@ -162,8 +158,8 @@ def test_a_model_reads_the_layers_it_was_fitted_on(
     rm_folder: Path, tmp_path: Path, layers: tuple[float, ...], blocks: tuple[int, ...]
 ) -> None:
     rows = [row | {"prompt": f"{row['prompt']} {i}"} for i, row in enumerate(ROWS)]
-    training = ebrm.FitSettings(**{**vars(QUICK), "epochs": 1, "filter_conflicts": False})
-    settings = BackboneSettings(backbone=str(rm_folder), layers=layers)
+    training = ebrm.FitConfig(**{**vars(QUICK), "epochs": 1, "filter_conflicts": False})
+    settings = BackboneConfig(backbone=str(rm_folder), layers=layers)
     fitted = EnergyRewardModel.fit(
         str(rm_folder), rows, network=TINY, training=training, backbone_settings=settings, work=tmp_path / "work"
     )
@@ -175,7 +171,7 @@ def test_a_model_reads_the_layers_it_was_fitted_on(
     )
     assert torch.equal(fitted.score(["Hi"], ["there"]).reward, loaded.score(["Hi"], ["there"]).reward)
     assert loaded.with_backbone(token_budget=50).backbone.identity.layers == blocks
-    other = load_backbone(BackboneSettings(backbone=str(rm_folder)), TextSettings())  # block 1
+    other = load_backbone(BackboneConfig(backbone=str(rm_folder)), TextConfig())  # block 1
     said = f"the embedding differs.*layers is {blocks[0] if blocks else 'none'} in the fitted model and 1 now"
     with pytest.raises(ModelError, match=said):
         EnergyRewardModel.from_pretrained(tmp_path / "m", backbone=other)
@@ -188,7 +184,7 @@ def test_a_model_reads_the_layers_it_was_fitted_on(
 
 
 def test_another_text_rule_is_refused(model: EnergyRewardModel, rm_folder: Path, tmp_path: Path) -> None:
-    other = load_backbone(BackboneSettings(backbone=str(rm_folder)), TextSettings(template="plain"))
+    other = load_backbone(BackboneConfig(backbone=str(rm_folder)), TextConfig(template="plain"))
     model.save_pretrained(tmp_path / "m")
     with pytest.raises(ModelError, match="not be comparable.*template_sha256"):
         EnergyRewardModel.from_pretrained(tmp_path / "m", backbone=other)
@@ -270,7 +266,7 @@ def test_push_to_hub_uploads_the_saved_folder(
 
 
 def test_rewards_are_refined_from_disk_as_from_memory(feature_model: EnergyRewardModel, tmp_path: Path) -> None:
-    features = save_features(linear_features(), tmp_path, FeatureSettings(shard_rows=37))
+    features = save_features(linear_features(), tmp_path, FeatureConfig(shard_rows=37))
     one = feature_model.refine(features.embeddings, features.reward)
     other = feature_model.refine(features.embedding(slice(None)), features.reward)
     assert torch.equal(one.reward, other.reward) and torch.equal(one.interval, other.interval)
@@ -281,11 +277,11 @@ def test_features_are_fitted_and_refined_without_the_libraries_of_the_reward_mod
     script = """
 import sys
 from ebrm import EnergyRewardModel, open_features
-from ebrm.fitting import FitSettings, NetworkSettings, fit
+from ebrm.fitting import FitConfig, NetworkConfig, fit
 
 features = open_features("features")
-network = NetworkSettings(reward_widths=(4,), joint_widths=(8,))
-fit(features=features, network=network, training=FitSettings(epochs=1)).model.save_pretrained("model")
+network = NetworkConfig(reward_widths=(4,), joint_widths=(8,))
+fit(features=features, network=network, training=FitConfig(epochs=1)).model.save_pretrained("model")
 EnergyRewardModel.from_pretrained("model").refine(features.embeddings, features.reward)
 print([name for name in ("accelerate", "datasets", "peft", "tokenizers", "transformers") if name in sys.modules])
 """

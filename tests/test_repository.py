@@ -1,13 +1,17 @@
-"""What holds for the repository as a whole: imports, sizes, versions, packaging, and a test for every module."""
+"""The repository as a whole: public names, imports, sizes, words, versions, packaging."""
 
 from __future__ import annotations
 
+import ast
+import graphlib
+import importlib
 import importlib.metadata
 import json
 import re
 import subprocess
 import sys
 import tomllib
+import types
 from pathlib import Path
 
 import pytest
@@ -35,26 +39,11 @@ HEAVY = [
     "transformers",
 ]
 
-# Modules without a test file of the same name, and where they are tested instead.
-TESTED_ELSEWHERE: dict[str, str] = {
-    "__main__.py": "tests/cli/test_main.py",
-    "cli/demo.py": "tests/demo/test_run.py",
-    "cli/features.py": "tests/end_to_end/test_bad_input.py",
-    "cli/help.py": "tests/cli/test_main.py",
-    "cli/logs.py": "tests/cli/test_main.py",
-    "cli/outcome.py": "tests/cli/test_fit.py",
-    "cli/scoring.py": "tests/cli/test_score.py",
-    "errors.py": "tests/cli/test_main.py",
-    "evaluate/report/page.py": "tests/evaluate/report/test_fit.py",
-    "evaluate/report/fit_data.py": "tests/evaluate/report/test_fit.py",
-    "evaluate/report/fit_results.py": "tests/evaluate/report/test_fit.py",
-    "evaluate/report/fit_run.py": "tests/evaluate/report/test_fit.py",
-    "evaluate/report/svg.py": "tests/evaluate/report/test_figures.py",
-    "evaluate/results.py": "tests/evaluate/comparison/test_compare.py",
-    "evaluate/settings.py": "tests/evaluate/test_run.py",
-    "preferences/readers.py": "tests/preferences/test_sources.py",
-    "preferences/settings.py": "tests/preferences/test_load.py",
-}
+PACKAGES = sorted(path.parent for path in SOURCE.glob("*/__init__.pyi"))
+#: Words that no reward-model engineer uses for what they stand for here, and admissions that a claim was not checked.
+FORBIDDEN = re.compile(
+    r"\b(by lot|witness(es)?|rooms?|could not be verified|from memory|not checked against|unverified)\b", re.I
+)
 
 
 def loaded_by(code: str) -> set[str]:
@@ -89,10 +78,14 @@ def test_importing_ebrm_loads_nothing_heavy():
     assert loaded_by("import ebrm") == set()
 
 
-def test_settings_and_errors_load_nothing_heavy():
-    names = [".".join(path.relative_to(SOURCE.parent).with_suffix("").parts) for path in SOURCE.rglob("settings.py")]
+def test_configs_and_errors_load_nothing_heavy():
+    names = [
+        ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts)
+        for path in SOURCE.rglob("config.py")
+        if "integrations" not in path.parts
+    ]
     assert names
-    assert loaded_by("import ebrm.errors, ebrm.files, ebrm.progress, " + ", ".join(names)) == set()
+    assert loaded_by("import ebrm.errors, ebrm.utils.files, ebrm.utils.progress_bar, " + ", ".join(names)) == set()
 
 
 def test_help_loads_nothing_heavy():
@@ -112,19 +105,31 @@ def test_heavy_libraries_would_be_seen():
     assert loaded_by("import scipy") == {"scipy"}
 
 
-@pytest.mark.parametrize("name", sorted(ebrm._HOME))
-def test_every_lazy_name_is_there(name):
-    value = getattr(ebrm, name)
-    assert value.__name__ == name
-    assert value.__module__.startswith("ebrm.")
-    assert name in dir(ebrm) and name in ebrm.__all__
+def stub_of(package: Path) -> dict[str, str]:
+    """Public name -> module or package below `package` that its `__init__.pyi` takes it from."""
+    found = re.findall(r"^from \.([\w.]+) import (\w+) as \2$", (package / "__init__.pyi").read_text("utf-8"), re.M)
+    return {name: home for home, name in found}
 
 
-def test_lazy_names_are_the_ones_type_checkers_see():
-    said = re.findall(
-        r"^    from ([\w.]+) import (\w+) as \2$", (SOURCE / "__init__.py").read_text(encoding="utf-8"), re.M
+PUBLIC = [(package, name) for package in [SOURCE, *PACKAGES] for name in sorted(stub_of(package))]
+
+
+@pytest.mark.parametrize(("package", "name"), PUBLIC, ids=[f"{package.name}.{name}" for package, name in PUBLIC])
+def test_public_names_are_imported_from_their_package(package, name):
+    module = importlib.import_module(".".join(package.relative_to(SOURCE.parent).parts))
+    value = getattr(module, name)
+    assert not isinstance(value, types.ModuleType), "a module of that name hides it"
+    assert name in dir(module) and name in module.__all__
+
+
+@pytest.mark.parametrize("package", [SOURCE, *PACKAGES], ids=lambda path: path.name)
+def test_a_package_holds_its_docstring_and_its_public_names(package):
+    text = (package / "__init__.py").read_text("utf-8")
+    assert re.fullmatch(
+        r'"""[^"]+"""\s+import lazy_loader as lazy\s+__getattr__, __dir__, __all__ = lazy\.attach_stub.*\s*', text
     )
-    assert {name: home for home, name in said} == ebrm._HOME
+    said = (package / "__init__.pyi").read_text("utf-8").splitlines()
+    assert len(stub_of(package)) == len([line for line in said if line]), "a line that is not `from .x import y as y`"
 
 
 def test_unknown_name_is_an_attribute_error():
@@ -132,31 +137,60 @@ def test_unknown_name_is_an_attribute_error():
         _ = ebrm.nonsense
 
 
-def test_modules_stay_short():
+def test_modules_have_at_most_800_lines():
     lengths = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8").count("\n") for path in MODULES}
-    assert {name: lines for name, lines in lengths.items() if lines > 400} == {}
+    assert {name: lines for name, lines in lengths.items() if lines > 800} == {}
 
 
-def test_subpackages_hold_only_a_docstring():
-    busy = [
-        path
-        for path in SOURCE.glob("*/**/__init__.py")
-        if not re.fullmatch(r'"""[^"]+"""\s*', path.read_text(encoding="utf-8"))
+def test_sources_use_the_words_of_the_field():
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+        for path in MODULES
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if FORBIDDEN.search(line)
     ]
-    assert busy == []
+    assert found == []
 
 
-def test_every_module_has_its_test():
-    inside = [path.relative_to(SOURCE) for path in MODULES if path.name != "__init__.py"]
-    untested = {str(path) for path in inside if not (ROOT / "tests" / path.parent / f"test_{path.name}").exists()}
-    assert untested == set(TESTED_ELSEWHERE)
-    assert [place for place in TESTED_ELSEWHERE.values() if not (ROOT / place).exists()] == []
+def imported_by(path: Path, known: set[str]) -> set[str]:
+    """Modules of ours that `path` imports at any depth (not for type checkers), through package surfaces, too."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            node.body = []
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {home_of(node.module, alias.name, known) for alias in node.names}
+    return found & known
+
+
+def home_of(module: str, name: str, known: set[str]) -> str:
+    """The module that defines what `from module import name` gives."""
+    if f"{module}.{name}" in known:
+        return f"{module}.{name}"
+    folder = SOURCE.parent / module.replace(".", "/")
+    if (folder / "__init__.pyi").exists() and (home := stub_of(folder).get(name)):
+        return home_of(f"{module}.{home}", name, known)
+    return module
+
+
+def test_no_module_imports_itself_through_others():
+    names = {".".join(path.relative_to(SOURCE.parent).with_suffix("").parts): path for path in MODULES}
+    names = {name.removesuffix(".__init__"): path for name, path in names.items()}
+    graph = {name: imported_by(path, set(names)) - {name} for name, path in names.items()}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
 
 
 def test_every_benchmark_has_its_test():
     scripts = sorted(path.name for path in BENCHMARKS.glob("*.py") if path.name not in ("__init__.py", "evaluate.py"))
     assert scripts
-    assert [name for name in scripts if not (ROOT / "tests" / "benchmarks" / f"test_{name}").exists()] == []
+    assert [name for name in scripts if not (ROOT / "tests" / "speed" / f"test_{name}").exists()] == []
     lengths = {name: (BENCHMARKS / name).read_text(encoding="utf-8").count("\n") for name in scripts}
     assert {name: lines for name, lines in lengths.items() if lines > 400} == {}
 

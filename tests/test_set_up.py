@@ -83,7 +83,7 @@ def test_make_starts_afresh_after_a_set_up_that_was_cut_short(project):
 
 def test_make_starts_afresh_after_a_move(project, monkeypatch):
     make_ready()
-    moved = project.with_name("moved")
+    moved = project.with_name("delta")
     project.rename(moved)
     monkeypatch.chdir(moved)
     assert make_ready() == [".venv unusable"]

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from accelerate.tracking import GeneralTracker
 
-from ebrm.energy.fit import Epoch
-from ebrm.errors import SettingsError
+from ebrm.errors import ConfigError
+from ebrm.heads import Epoch
 from ebrm.tracking import tracked
 
 
@@ -63,10 +63,10 @@ def test_an_interrupted_fit_closes_its_tracker(tmp_path: Path) -> None:
 
 
 def test_unknown_and_missing_trackers_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(SettingsError, match="no tracker 'exel'"), tracked(["exel"], tmp_path, {}):
+    with pytest.raises(ConfigError, match="no tracker 'exel'"), tracked(["exel"], tmp_path, {}):
         pass
     monkeypatch.setattr("ebrm.tracking.find_spec", lambda name: None)
-    with pytest.raises(SettingsError, match="tracker wandb is not installed"), tracked(["wandb"], tmp_path, {}):
+    with pytest.raises(ConfigError, match="tracker wandb is not installed"), tracked(["wandb"], tmp_path, {}):
         pass
 
 

@@ -18,15 +18,10 @@ import numpy as np
 import torch
 
 import ebrm
-from ebrm.backbone.load import load_backbone
-from ebrm.backbone.settings import BackboneSettings
-from ebrm.evaluate.metrics.accuracy import paired_accuracy
-from ebrm.features.extract import extract_features
-from ebrm.features.store import Features, Pairs, open_features
-from ebrm.preferences.load import load_preferences
-from ebrm.preferences.schema import Preferences
-from ebrm.preferences.settings import PreferenceSettings, TextSettings
-from ebrm.preferences.split import hash_position
+from ebrm.backbone import BackboneConfig, load_backbone
+from ebrm.data import PreferenceConfig, Preferences, TextConfig, hash_position, load_preferences
+from ebrm.features import Features, Pairs, extract_features, open_features
+from ebrm.metrics import paired_accuracy
 
 
 def line(name: str, features: Features, pairs: Pairs, origin: str) -> str:
@@ -63,8 +58,8 @@ def main() -> None:
     for category in sorted(set(held.category.tolist())):
         part = held.take(np.flatnonzero(held.category == category))
         rows.append(line(f"{category}, held out", shipped, part, "people"))
-    backbone = load_backbone(BackboneSettings(backbone="demo", layers=()), TextSettings(truncation="drop"))
-    settings = PreferenceSettings(split="test")
+    backbone = load_backbone(BackboneConfig(backbone="demo", layers=()), TextConfig(truncation="drop"))
+    settings = PreferenceConfig(split="test")
     for name, file, origin in (
         ("AlpacaEval, test part", "alpaca_eval_pairs", "GPT-4"),
         ("mixture of its training sources, test part", "train_mix", "mixed"),

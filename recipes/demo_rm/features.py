@@ -10,12 +10,9 @@ from pathlib import Path
 
 from rows import demo_rows
 
-from ebrm.backbone.load import load_backbone
-from ebrm.backbone.settings import BackboneSettings
-from ebrm.features.extract import extract_features
-from ebrm.features.settings import FeatureSettings
-from ebrm.preferences.load import load_preferences
-from ebrm.preferences.settings import TextSettings
+from ebrm.backbone import BackboneConfig, load_backbone
+from ebrm.data import TextConfig, load_preferences
+from ebrm.features import FeatureConfig, extract_features
 
 
 def main() -> None:
@@ -31,12 +28,12 @@ def main() -> None:
         record["split"] = record.pop("part")
     trained = [bool(record.pop("rm_training")) for record in records]
     preferences = load_preferences(records)
-    backbone = load_backbone(BackboneSettings(backbone="demo", layers=()), TextSettings(truncation="drop"))
+    backbone = load_backbone(BackboneConfig(backbone="demo", layers=()), TextConfig(truncation="drop"))
     features = extract_features(
         backbone,
         preferences,
         args.out,
-        FeatureSettings(embedding_dtype="float16", shard_rows=8192),
+        FeatureConfig(embedding_dtype="float16", shard_rows=8192),
         rm_training=trained,
     )
     print(f"{len(features)} responses, {len(features.pairs)} pairs, dropped {features.manifest.get('dropped')}")

@@ -24,7 +24,7 @@ UNLICENSED = (
 TOO_LONG = ("allenai/FineGrainedRLHF",)
 #: Most pairs a prompt (the others would repeat a few prompts many times).
 PER_PROMPT = {"lmarena/arena-hard-auto": 4}
-#: Training pairs of the shipped features that come from the human-labelled part of train_mix (kept under 6 MB).
+#: Training pairs of the shipped features that come from the human-labeled part of train_mix (kept under 6 MB).
 OTHER_TRAIN_PAIRS = 150
 #: Shares of the prompts of a set whose rows the RM may see.
 RM_SHARE = {"hh_harmless_test": 0.55, "xstest_pairs": 0.5, "hhh_alignment": 0.5}

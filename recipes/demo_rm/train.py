@@ -20,9 +20,8 @@ from rows import Row, rm_training_rows
 from torch.nn import functional as F  # noqa: N812
 from transformers import AutoTokenizer
 
-from ebrm.backbone.demo import MeanPooledBert, encoder_folder
-from ebrm.preferences.settings import TextSettings
-from ebrm.preferences.text import make_text_rule, tokenize
+from ebrm.backbone import MeanPooledBert, encoder_folder
+from ebrm.data import TextConfig, make_text_rule, tokenize
 
 #: Tokens, padding included, a step (both sides of a pair count).
 STEP_TOKENS = 4096
@@ -38,7 +37,7 @@ CENTRE = 0.01
 def read_pairs(rows: list[Row], seed: int) -> list[tuple[list[int], list[int]]]:
     """Token ids (chosen, rejected) of every pair whose responses fit, shuffled."""
     tokenizer = AutoTokenizer.from_pretrained(encoder_folder())
-    rule = make_text_rule(tokenizer, TextSettings(template="plain", truncation="prompt_left"), 512)
+    rule = make_text_rule(tokenizer, TextConfig(template="plain", truncation="prompt_left"), 512)
     pairs, left_out = [], 0
     for row in rows:
         sides = (row["chosen"], row["rejected"])

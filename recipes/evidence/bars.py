@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from scores import MEAN
 from summary import Row
 
-from ebrm.energy.network import EnergyNetwork
-from ebrm.energy.settings import NetworkSettings
+from ebrm.heads import EnergyNetwork, NetworkConfig
 
 NOISE = 0.25
 SAFETY = (
@@ -25,7 +24,7 @@ Bar = dict[str, object]
 
 def parameters_ratio(embedding_size: int) -> float:
     """Parameters of the density's network over those of five SiLU heads."""
-    network = EnergyNetwork(embedding_size, NetworkSettings())
+    network = EnergyNetwork(embedding_size, NetworkConfig())
     heads = 5 * (embedding_size * _WIDTH + _WIDTH + _WIDTH + 1)
     return sum(weight.numel() for weight in network.parameters()) / heads
 

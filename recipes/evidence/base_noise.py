@@ -23,15 +23,15 @@ from features import TESTS
 from methods import Method, Refined, ebrm
 from study import Study, open_study
 
-from ebrm.energy.trust import Trust
-from ebrm.evaluate.metrics.terms import score_values
-from ebrm.files import atomic_path
+from ebrm.heads import Fusion
+from ebrm.metrics import score_values
+from ebrm.utils.files import atomic_path
 
 ERRORS = (0.7, 1.0, 1.4, 2.0, 2.8, math.inf)
 METHODS: dict[str, Method] = {
     "base": lambda p: Refined(p.reward),
-    **{f"EBRM, error {error:g}": lambda p, error=error: ebrm(p, trust=Trust(1.0, error)) for error in ERRORS},  # type: ignore[misc]
-    "EBRM, pooled only, error 2": lambda p: ebrm(p, pooled=True, trust=Trust(1.0, 2.0)),
+    **{f"EBRM, error {error:g}": lambda p, error=error: ebrm(p, trust=Fusion(1.0, error)) for error in ERRORS},  # type: ignore[misc]
+    "EBRM, pooled only, error 2": lambda p: ebrm(p, pooled=True, trust=Fusion(1.0, 2.0)),
 }
 
 

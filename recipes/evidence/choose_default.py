@@ -30,10 +30,8 @@ from heads import bradley_terry_head, silu_head
 from methods import Method, Problem, Refined, ebrm, linear
 from study import POOLED, Study, open_study
 
-from ebrm.energy.fit import PairRows
-from ebrm.energy.settings import FitSettings, NetworkSettings
-from ebrm.energy.trust import Trust
-from ebrm.files import atomic_path
+from ebrm.heads import FitConfig, Fusion, NetworkConfig, PairRows
+from ebrm.utils.files import atomic_path
 
 RESULTS = Path(__file__).parent / "results"
 #: Sources too small to be a fold of their own.
@@ -48,15 +46,15 @@ def _silu(width: int, epochs: int) -> Method:
 CANDIDATES: dict[str, Method] = {
     "EBRM": ebrm,
     "EBRM, pooled only": lambda p: ebrm(p, pooled=True),
-    "EBRM, joint layer of 64": lambda p: ebrm(p, network=NetworkSettings(joint_widths=(64,))),
-    "EBRM, dropout 0.2": lambda p: ebrm(p, network=NetworkSettings(dropout=0.2)),
-    "EBRM, no label flips": lambda p: ebrm(p, training=FitSettings(label_flips=0.0)),
-    "EBRM, no base reward": lambda p: ebrm(p, training=FitSettings(reward_weight=0.0)),
-    "EBRM, base reward weighs 1": lambda p: ebrm(p, training=FitSettings(reward_weight=1.0)),
-    "EBRM, conflict filter": lambda p: ebrm(p, training=FitSettings(filter_conflicts=True)),
-    "EBRM, density alone": lambda p: ebrm(p, trust=Trust()),
+    "EBRM, joint layer of 64": lambda p: ebrm(p, network=NetworkConfig(joint_widths=(64,))),
+    "EBRM, dropout 0.2": lambda p: ebrm(p, network=NetworkConfig(dropout=0.2)),
+    "EBRM, no label flips": lambda p: ebrm(p, training=FitConfig(label_noise=0.0)),
+    "EBRM, no base reward": lambda p: ebrm(p, training=FitConfig(reward_weight=0.0)),
+    "EBRM, base reward weighs 1": lambda p: ebrm(p, training=FitConfig(reward_weight=1.0)),
+    "EBRM, conflict filter": lambda p: ebrm(p, training=FitConfig(filter_conflicts=True)),
+    "EBRM, density alone": lambda p: ebrm(p, trust=Fusion()),
     "EBRM, reward only": lambda p: ebrm(
-        p, training=FitSettings(objective="likelihood", filter_conflicts=True, patience=0, epochs=5)
+        p, training=FitConfig(objective="likelihood", filter_conflicts=True, patience=0, epochs=5)
     ),
     "linear refit, ridge 0.3": lambda p: linear(p, p.train, 0.3),
     "linear refit, ridge 1": lambda p: linear(p, p.train, 1.0),

@@ -15,9 +15,9 @@ from reward_files import Refinements
 from selection import REFERENCES, pool_curves
 from summary import Row
 
-from ebrm.aggregate.ensembles import pessimistic
-from ebrm.evaluate.selection import Axis, longest_axis
-from ebrm.optimize.peak import Interval, curve_peak, mean_curve
+from ebrm.aggregate import pessimistic
+from ebrm.evaluation import Axis, longest_axis
+from ebrm.optimize import Interval, curve_peak, mean_curve
 
 QUESTION = "4 selection"
 NOISES = (0.0, 0.25)

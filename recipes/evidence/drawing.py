@@ -1,4 +1,4 @@
-"""How the study's figures look: 800 px wide, drawn at twice that; colours that are told apart without red and green."""
+"""How the study's figures look: 800 px wide, drawn at twice that; colors that are told apart without red and green."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ebrm.files import atomic_path
+from ebrm.utils.files import atomic_path
 
 WIDTH = 8.0  # inches, of 100 px each where it is shown
 _DPI = 200
 _COLOURS = 128
 INK, MUTED, GRID = "#1b1f24", "#5b6470", "#dfe3e8"
-#: Method to its colour and dashes; a method is drawn the same in every figure.
+#: Method to its color and dashes; a method is drawn the same in every figure.
 LOOKS: Mapping[str, tuple[str, str]] = {
     "base": ("#666f7b", "--"),
     "EBRM": ("#0072b2", "-"),
@@ -67,23 +67,23 @@ def drawn(path: Path, height: float) -> Iterator[Figure]:
         yield figure
         canvas.draw()
         image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-        # 128 colours are more than these drawings have, but for the edges of letters.
+        # 128 colors are more than these drawings have, but for the edges of letters.
         with atomic_path(path) as partial:
             image.quantize(_COLOURS, dither=Image.Dither.NONE).save(partial, format="PNG", optimize=True)
 
 
 def look(method: str) -> tuple[str, str]:
-    """Colour and dashes of a method: those of the first one that its name begins with, the longest name first."""
+    """Color and dashes of a method: those of the first one that its name begins with, the longest name first."""
     known = [name for name in sorted(LOOKS, key=len, reverse=True) if method.startswith(name)]
     return LOOKS[known[0]] if known else (INK, "-")
 
 
-def point(axes: Axes, x: float, y: float, ends: Sequence[float], colour: str, filled: bool, across: bool) -> None:
+def point(axes: Axes, x: float, y: float, ends: Sequence[float], color: str, filled: bool, across: bool) -> None:
     """A mark with its interval, along x (`across`) or along y."""
     if np.isfinite(ends).all():
         line = (ends, [y, y]) if across else ([x, x], ends)
-        axes.plot(*line, color=colour, linewidth=1.6, solid_capstyle="butt")
-    axes.plot(x, y, "o", color=colour, markerfacecolor=colour if filled else "white", markersize=5.5)
+        axes.plot(*line, color=color, linewidth=1.6, solid_capstyle="butt")
+    axes.plot(x, y, "o", color=color, markerfacecolor=color if filled else "white", markersize=5.5)
 
 
 def rows_axis(axes: Axes, labels: Sequence[str]) -> None:
@@ -96,10 +96,10 @@ def rows_axis(axes: Axes, labels: Sequence[str]) -> None:
 
 
 def label_ends(axes: Axes, ends: Mapping[str, float], gap: float) -> None:
-    """Name lines at the right, where they end [y], in their colours, at least `gap` apart."""
+    """Name lines at the right, where they end [y], in their colors, at least `gap` apart."""
     ordered = sorted(ends, key=lambda name: ends[name])
     places = np.array([ends[name] for name in ordered])
-    for _ in range(200):  # neighbours push each other apart until none is too near
+    for _ in range(200):  # neighbors push each other apart until none is too near
         short = gap - np.diff(places)
         if (short <= 1e-9).all():
             break

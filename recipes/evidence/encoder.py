@@ -9,18 +9,23 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel
 
-from ebrm.backbone.checkpoint import open_checkpoint
-from ebrm.backbone.demo import MeanPooledBert, adapter_folder, encoder_folder
-from ebrm.backbone.families import Loaded
-from ebrm.backbone.load import assemble, load_model
-from ebrm.backbone.read import Backbone
-from ebrm.backbone.settings import BackboneSettings
-from ebrm.preferences.settings import TextSettings
+from ebrm.backbone import (
+    Backbone,
+    BackboneConfig,
+    Loaded,
+    MeanPooledBert,
+    adapter_folder,
+    assemble,
+    encoder_folder,
+    load_model,
+    open_checkpoint,
+)
+from ebrm.data import TextConfig
 
 #: Layers whose hidden states are averaged over the text, 384 numbers each, in the order of the embedding.
 LAYERS = (2, 4, 6)
 #: Long prompts lose their beginning.
-TEXT = TextSettings(template="plain", truncation="prompt_left")
+TEXT = TextConfig(template="plain", truncation="prompt_left")
 
 
 class LayeredEncoder(nn.Module):
@@ -46,14 +51,14 @@ class LayeredEncoder(nn.Module):
 def load_encoder() -> Backbone:
     """The frozen encoder as a reward model without an opinion."""
     model = LayeredEncoder()
-    settings = BackboneSettings(backbone="frozen-minilm", layers=(), token_budget=8192)
+    settings = BackboneConfig(backbone="frozen-minilm", layers=(), token_budget=8192)
     sources = [open_checkpoint(str(encoder_folder()))]
     return assemble(Loaded(model, model.head, "head"), sources, settings, TEXT, name="frozen-minilm")
 
 
 def load_finetuned(name: str) -> Backbone:
     """The demonstration RM ("demo"), or one that `finetune.py` put into a folder, read as ebrm reads any RM."""
-    settings = BackboneSettings(backbone=name, dtype="bfloat16", token_budget=8192)
+    settings = BackboneConfig(backbone=name, dtype="bfloat16", token_budget=8192)
     folder = adapter_folder() if name == "demo" else Path(name)
     sources = [open_checkpoint(str(folder)), open_checkpoint(str(encoder_folder()))]
     loaded = load_model(sources, replace(settings, head=None), model_class=MeanPooledBert)

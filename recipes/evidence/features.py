@@ -16,14 +16,11 @@ from pathlib import Path
 import torch
 from encoder import load_encoder, load_finetuned
 
-from ebrm.backbone.read import Backbone
-from ebrm.evaluate.benchmarks.benchmark import Benchmark
-from ebrm.evaluate.benchmarks.catalogue import open_benchmark, sample_prompts
-from ebrm.evaluate.reading.models import BenchmarkTexts
-from ebrm.evaluate.reading.texts import TextCache
-from ebrm.features.settings import FeatureSettings
-from ebrm.features.tokens import Text
-from ebrm.preferences.schema import prompt_id
+from ebrm.backbone import Backbone
+from ebrm.benchmarks import Benchmark, open_benchmark, sample_prompts
+from ebrm.data import prompt_id
+from ebrm.evaluation import BenchmarkTexts, TextCache
+from ebrm.features import FeatureConfig, Text
 
 sys.path.append(str(Path(__file__).parent.parent / "demo_rm"))
 from rows import rm_training_rows  # noqa: E402
@@ -73,7 +70,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     backbone = load(args.model)
     cache = cache_of(backbone, args.cache)
-    settings = FeatureSettings(embedding_dtype="float16", shard_rows=1024)
+    settings = FeatureConfig(embedding_dtype="float16", shard_rows=1024)
     texts = {"train": training_texts(args.data)}
     texts |= {name: BenchmarkTexts.of(test).texts for name, test in test_sets(args.data, args.model).items()}
     for name, wanted in texts.items():

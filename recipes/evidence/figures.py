@@ -102,10 +102,10 @@ def _against_noise(axes: Axes, table: Table, kind: str, methods: Sequence[str], 
         rows = [table[kind, noise].get((method, "mean", "overall", metric)) for noise in noises]
         shift = 0.4 * (place - (len(methods) - 1) / 2)
         seen = [(100 * noise + shift, row) for noise, row in zip(noises, rows, strict=True) if row is not None]
-        colour, dash = look(method)
-        axes.plot([x for x, _ in seen], [row.value for _, row in seen], dash, color=colour)
+        color, dash = look(method)
+        axes.plot([x for x, _ in seen], [row.value for _, row in seen], dash, color=color)
         for x, row in seen:
-            point(axes, x, row.value, (row.low, row.high), colour, method != "base", across=False)
+            point(axes, x, row.value, (row.low, row.high), color, method != "base", across=False)
         ends[method] = seen[-1][1].value
     axes.set_xticks([100 * noise for noise in noises])
     return ends
@@ -193,8 +193,8 @@ def _curves(axes: Axes, lines: Sequence[dict[str, str]], methods: Sequence[str])
     for method in methods:
         mine = [line for line in lines if line["method"] == method]
         x, gold = ([number(line[name]) for line in mine] for name in ("x", "gold"))
-        colour, dash = look(method)
-        axes.plot(x, gold, dash, color=colour, linewidth=2.2 if method == "EBRM" else 1.5)
+        color, dash = look(method)
+        axes.plot(x, gold, dash, color=color, linewidth=2.2 if method == "EBRM" else 1.5)
 
 
 def _gain_bars(axes: Axes, found: dict[Key, Row], lines: Sequence[dict[str, str]], axis: str) -> None:
@@ -230,10 +230,10 @@ def calibration_figure(lines: Sequence[dict[str, str]], path: Path) -> None:
                 x, y, low, high = (
                     [100 * number(line[name]) for line in mine] for name in ("confidence", "accuracy", "low", "high")
                 )
-                colour, dash = look(method)
-                axes.plot(x, y, dash, color=colour, linewidth=1.4)
+                color, dash = look(method)
+                axes.plot(x, y, dash, color=color, linewidth=1.4)
                 for numbers in zip(x, y, low, high, strict=True):
-                    point(axes, *numbers[:2], numbers[2:], colour, method != "base", across=False)
+                    point(axes, *numbers[:2], numbers[2:], color, method != "base", across=False)
             axes.set_title(f"{100 * float(noise):g}% of the training labels turned round")
             axes.set_xlim(left=49)
         panels[0].set_ylabel("pairs ranked correctly, %")
@@ -245,8 +245,8 @@ def calibration_figure(lines: Sequence[dict[str, str]], path: Path) -> None:
 def _legend(figure: Figure, axes: Axes, methods: Sequence[str], marker: str) -> None:
     """Name the methods above the panels."""
     for method in methods:
-        colour, dash = look(method)
-        axes.plot([], [], dash if not marker else "", marker=marker, color=colour, markersize=5.5, label=method)
+        color, dash = look(method)
+        axes.plot([], [], dash if not marker else "", marker=marker, color=color, markersize=5.5, label=method)
     handles, labels = axes.get_legend_handles_labels()
     columns = len(labels) if len(labels) < 6 else 4
     figure.legend(handles, labels, loc="outside upper left", ncols=columns, columnspacing=1.4, handletextpad=0.5)

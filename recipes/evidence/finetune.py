@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from labels import held_out, turned
 
-from ebrm.preferences.schema import prompt_id
+from ebrm.data import prompt_id
 
 sys.path.append(str(Path(__file__).parent.parent / "demo_rm"))
 from rows import rm_training_rows  # noqa: E402

@@ -6,17 +6,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from ebrm.energy.fit import PairRows
+from ebrm.heads import PairRows
 
 
-def standardised(embedding: Tensor, rows: Tensor) -> Tensor:
+def standardized(embedding: Tensor, rows: Tensor) -> Tensor:
     """Every column to mean 0 and standard deviation 1 over `rows`."""
     some = embedding[rows]
     return (embedding - some.mean(0)) / some.std(0).clamp_min(1e-6)
 
 
 def bradley_terry_head(embedding: Tensor, pairs: PairRows, ridge: float) -> Tensor:  # [n, d] -> [d]
-    """Linear head by Bradley-Terry on standardised embeddings: mean loss + ridge/2 · |w|², to convergence."""
+    """Linear head by Bradley-Terry on standardized embeddings: mean loss + ridge/2 · |w|², to convergence."""
     difference = (embedding[pairs.chosen] - embedding[pairs.rejected]).double()
     w = torch.zeros(embedding.shape[1], dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([w], max_iter=200, tolerance_grad=1e-6, line_search_fn="strong_wolfe")

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from reward_files import Refinements
 from scores import ItemValues
 
-from ebrm.files import atomic_path
+from ebrm.utils.files import atomic_path
 
 _TEXT = pa.dictionary(pa.int32(), pa.string())
 SCHEMA = pa.schema(

@@ -8,16 +8,13 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from heads import bradley_terry_head, silu_head, standardised
+from heads import bradley_terry_head, silu_head, standardized
 from study import POOLED
 from torch import Tensor
 
-from ebrm.aggregate.ensembles import ensemble_mean, member_units, uncertainty_weighted, worst_case
-from ebrm.aggregate.ensembles import standardised as in_units
-from ebrm.energy.density import RewardDensity
-from ebrm.energy.fit import PairRows, fit_density
-from ebrm.energy.settings import FitSettings, InferenceSettings, NetworkSettings
-from ebrm.energy.trust import Trust
+from ebrm.aggregate import ensemble_mean, member_units, uncertainty_weighted, worst_case
+from ebrm.aggregate import standardized as in_units
+from ebrm.heads import FitConfig, Fusion, InferenceConfig, NetworkConfig, PairRows, RewardDensity, fit_density
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,9 +40,9 @@ class Problem:
 
     @lru_cache(maxsize=2)  # noqa: B019 - a few problems a run, one after the other
     def inputs(self, pooled: bool) -> Tensor:
-        """Standardised embeddings [n, d], or of the pooled position alone."""
+        """Standardized embeddings [n, d], or of the pooled position alone."""
         rows = torch.unique(torch.cat([self.train.chosen, self.train.rejected]))
-        return standardised(self.embedding[:, :POOLED] if pooled else self.embedding, rows)
+        return standardized(self.embedding[:, :POOLED] if pooled else self.embedding, rows)
 
     def agreeing(self) -> PairRows:
         """The training pairs whose label the base reward agrees with."""
@@ -110,11 +107,11 @@ def ebrm(
     problem: Problem,
     pairs: PairRows | None = None,
     *,
-    network: NetworkSettings = NetworkSettings(),  # noqa: B008 - frozen
-    training: FitSettings = FitSettings(),  # noqa: B008 - frozen
-    inference: InferenceSettings = InferenceSettings(),  # noqa: B008 - frozen
+    network: NetworkConfig = NetworkConfig(),  # noqa: B008 - frozen
+    training: FitConfig = FitConfig(),  # noqa: B008 - frozen
+    inference: InferenceConfig = InferenceConfig(),  # noqa: B008 - frozen
     pooled: bool = False,
-    trust: Trust | None = None,
+    trust: Fusion | None = None,
 ) -> Refined:
     """The energy-based refinement, by the library; its settings as given, its defaults where not."""
     embedding = problem.embedding[:, :POOLED] if pooled else problem.embedding
@@ -132,14 +129,14 @@ def ebrm(
 
 
 #: The paper's objective and steps on a network a quarter as wide, with an eighth of its noise samples, for time.
-NARROW = NetworkSettings(size="small", joint_widths=(256, 128))
-PAPER = FitSettings(
+NARROW = NetworkConfig(size="small", joint_widths=(256, 128))
+PAPER = FitConfig(
     objective="nce", filter_conflicts=True, negatives=96, regularization=0.05, epochs=5, patience=0, batch_rows=64
 )
-ASCENT = InferenceSettings(estimate="ascent", start="paper", nodes=33)
+ASCENT = InferenceConfig(estimate="ascent", start="paper", nodes=33)
 
 
-def paper_fit(problem: Problem, training: FitSettings = PAPER) -> RewardDensity:
+def paper_fit(problem: Problem, training: FitConfig = PAPER) -> RewardDensity:
     """The paper's density on the pooled embedding; the last epoch is kept, as there."""
     pairs = problem.agreeing() if training.filter_conflicts else problem.train
     none = PairRows(pairs.chosen[:0], pairs.rejected[:0])
@@ -149,7 +146,7 @@ def paper_fit(problem: Problem, training: FitSettings = PAPER) -> RewardDensity:
     ).density  # fmt: skip
 
 
-def paper_refine(problem: Problem, density: RewardDensity, inference: InferenceSettings = ASCENT) -> Refined:
+def paper_refine(problem: Problem, density: RewardDensity, inference: InferenceConfig = ASCENT) -> Refined:
     """Refined rewards of the few texts, NaN for the others."""
     rows = torch.arange(len(problem.reward)) if problem.few is None else problem.few
     reward = torch.full((len(problem.reward),), torch.nan)
@@ -196,14 +193,14 @@ BASELINES: dict[str, Method] = {
 OURS: dict[str, Method] = {
     "EBRM": ebrm,
     "EBRM, pooled only": lambda p: ebrm(p, pooled=True),
-    "EBRM, density alone": lambda p: ebrm(p, trust=Trust()),
-    "EBRM, mode": lambda p: ebrm(p, inference=InferenceSettings(estimate="mode")),
-    "EBRM, no base reward": lambda p: ebrm(p, training=FitSettings(reward_weight=0.0)),
-    "EBRM, no label flips": lambda p: ebrm(p, training=FitSettings(label_flips=0.0)),
-    "EBRM, conflict filter": lambda p: ebrm(p, training=FitSettings(filter_conflicts=True)),
+    "EBRM, density alone": lambda p: ebrm(p, trust=Fusion()),
+    "EBRM, mode": lambda p: ebrm(p, inference=InferenceConfig(estimate="mode")),
+    "EBRM, no base reward": lambda p: ebrm(p, training=FitConfig(reward_weight=0.0)),
+    "EBRM, no label flips": lambda p: ebrm(p, training=FitConfig(label_noise=0.0)),
+    "EBRM, conflict filter": lambda p: ebrm(p, training=FitConfig(filter_conflicts=True)),
     "EBRM, cross-fitted filter": lambda p: ebrm(p, p.cross_fitted()),
     "EBRM, reward only": lambda p: ebrm(
-        p, training=FitSettings(objective="likelihood", filter_conflicts=True, patience=0, epochs=5)
+        p, training=FitConfig(objective="likelihood", filter_conflicts=True, patience=0, epochs=5)
     ),
 }
 METHODS: dict[str, Method] = {**BASELINES, **OURS}

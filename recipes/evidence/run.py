@@ -24,8 +24,8 @@ from methods import METHODS, Problem, Refined, paper_variants
 from safetensors.torch import save_file
 from study import Study, open_study
 
-from ebrm.energy.fit import PairRows
-from ebrm.files import atomic_path
+from ebrm.heads import PairRows
+from ebrm.utils.files import atomic_path
 
 NOISES = (0.0, 0.1, 0.25, 0.4)
 
@@ -65,7 +65,7 @@ def run_cell(study: Study, problem: Problem, published: PairRows, path: Path) ->
             embedding, reward = (problem.embedding[a], problem.embedding[b]), (problem.reward[a], problem.reward[b])
             wins.append(density.prefer(embedding, reward, 65))
         found[f"wins of EBRM in {test}"] = torch.cat(wins)
-    found["trust"] = torch.tensor([density.trust.sharpness, density.trust.base_noise])
+    found["trust"] = torch.tensor([density.trust.power, density.trust.base_noise])
     with atomic_path(path) as partial:
         save_file(found, partial)
 

@@ -14,9 +14,9 @@ import numpy as np
 from reward_files import PAPER, Refinements
 from summary import Row, interval
 
+from ebrm.benchmarks import Benchmark, Score
 from ebrm.errors import DataError
-from ebrm.evaluate.benchmarks.benchmark import Benchmark, Score
-from ebrm.evaluate.metrics.terms import bootstrap_scores, score_values
+from ebrm.metrics import bootstrap_scores, score_values
 
 DRAWS = 2000
 MEAN = "mean"

@@ -1,4 +1,4 @@
-"""What selecting by a reward does to gold: best-of-n and KL-regularised optimisation on pools of responses.
+"""What selecting by a reward does to gold: best-of-n and KL-regularized optimization on pools of responses.
 
     rows, peaks = selection_rows({"base": reward, "refined": other}, {"rmb": study.tests["rmb"]})
 
@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ebrm.evaluate.benchmarks.benchmark import padded
-from ebrm.evaluate.selection import Axis, gold_curves, selection_axes
-from ebrm.optimize.peak import Interval, curve_peak, mean_curve
+from ebrm.benchmarks import padded
+from ebrm.evaluation import Axis, gold_curves, selection_axes
+from ebrm.optimize import Interval, curve_peak, mean_curve
 
 if TYPE_CHECKING:
     from study import TestSet

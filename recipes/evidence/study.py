@@ -13,9 +13,9 @@ from labels import held_out, turned
 from labels import place as place_of
 from torch import Tensor
 
-from ebrm.energy.fit import PairRows
-from ebrm.evaluate.benchmarks.benchmark import Benchmark
-from ebrm.evaluate.reading.models import BenchmarkTexts
+from ebrm.benchmarks import Benchmark
+from ebrm.evaluation import BenchmarkTexts
+from ebrm.heads import PairRows
 
 #: Fewest readable responses of a pool's prompt.
 LEAST_RESPONSES = 8
@@ -56,14 +56,14 @@ class Study:
     source: np.ndarray
     tests: dict[str, TestSet]
 
-    def labelled(self, noise: float, seed: int) -> tuple[Tensor, Tensor]:
+    def labeled(self, noise: float, seed: int) -> tuple[Tensor, Tensor]:
         """(chosen, rejected) with a share `noise` of the labels turned round."""
         wrong = torch.from_numpy(turned(self.pair.tolist(), noise, seed))
         return torch.where(wrong, self.rejected, self.chosen), torch.where(wrong, self.chosen, self.rejected)
 
     def split(self, noise: float, seed: int) -> tuple[PairRows, PairRows, np.ndarray]:
         """Training and held-out pairs under `noise`, and the places of the training pairs."""
-        chosen, rejected = self.labelled(noise, seed)
+        chosen, rejected = self.labeled(noise, seed)
         held = held_out(self.prompt.tolist(), seed)
         train, rest = np.flatnonzero(~held), np.flatnonzero(held)
         return PairRows(chosen[train], rejected[train]), PairRows(chosen[rest], rejected[rest]), train

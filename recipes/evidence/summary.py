@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ebrm.evaluate.metrics.bootstrap import percentile_estimate
-from ebrm.files import atomic_path
+from ebrm.metrics import percentile_estimate
+from ebrm.utils.files import atomic_path
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from scores import measure, score_rows
 from summary import COLUMNS, Row, write_rows, write_table
 
 from ebrm.errors import DataError
-from ebrm.files import write_json
+from ebrm.utils.files import write_json
 
 if TYPE_CHECKING:
     from study import Study

@@ -21,9 +21,7 @@ from scipy.special import expit
 from scipy.stats import t as student
 from summary import Row
 
-from ebrm.evaluate.metrics.bootstrap import Estimate
-from ebrm.evaluate.metrics.calibration import calibration
-from ebrm.evaluate.metrics.uncertainty import error_auroc, pair_std, risk_coverage
+from ebrm.metrics import Estimate, calibration, error_auroc, pair_std, risk_coverage
 
 QUESTION = "5 uncertainty"
 NOISES = (0.0, 0.25)

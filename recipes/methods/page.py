@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ebrm.evaluate.report.words import decimal
+from ebrm.report import decimal
 
 ROOT = Path(__file__).parent.parent.parent
 SOURCE = ROOT / "src" / "ebrm"
@@ -31,7 +31,7 @@ PARTS: Mapping[str, frozenset[str]] = {
         {
             "BilevelWeights", "Majority", "ConflictCount", "ConflictReport", "Corrupted", "Done", "Pairs", "Report",
             "Peers", "Strength", "Interval", "MeanCurve", "Peak", "Selection", "Tilted", "Labels", "HeadData",
-            "HeadSettings",
+            "HeadConfig",
         }
     ),
     "shared steps": frozenset(
@@ -50,7 +50,7 @@ WHEN: Mapping[str, str] = {
     "aggregate/granularity": "the whole is scored and so are its parts",
     "aggregate/lagrangian": "a requirement has to hold on average (harmlessness, length) while a reward rises",
     "aggregate/min_norm": "several objectives are learned together and none is to lose",
-    "aggregate/neighbours": "texts that say the same get different rewards",
+    "aggregate/neighbors": "texts that say the same get different rewards",
     "aggregate/nominal": "heads say how sure they are",
     "aggregate/steps": "a process reward model scores every step",
     "aggregate/votes": "several judges, or many answers to one question",
@@ -78,9 +78,9 @@ WHEN: Mapping[str, str] = {
     "optimize/advantages": "a policy is trained by group-relative policy gradient",
     "optimize/best_of_n": "the best of several responses is taken",
     "optimize/listwise": "several scored responses to each prompt are at hand",
-    "optimize/peak": "how far to optimise a reward is asked",
+    "optimize/peak": "how far to optimize a reward is asked",
     "optimize/selection": "a policy is fine-tuned on its own best responses",
-    "optimize/tilting": "what a KL-regularised policy would gain is asked, without training it",
+    "optimize/tilting": "what a KL-regularized policy would gain is asked, without training it",
     "energy/heads/anchored": "the base reward is good and is to change little",
     "energy/heads/attributes": "responses are rated rather than compared",
     "energy/heads/bayesian": "the reward has to know where pairs have said little",
@@ -97,9 +97,9 @@ WHEN: Mapping[str, str] = {
 MEASURED: Mapping[str, str] = {
     "ensemble_mean": "silu-mean", "ensemble_median": "silu-median", "worst_case": "silu-worst-case",
     "uncertainty_weighted": "silu-uwo", "mean_minus_std": "silu-mean-std", "log_sigmoid_sum": "base-and-silu",
-    "neighbour_fusion": "base-neighbours", "nominal_worst_case": "gaussian-worst-case",
-    "most_confident_head": "gaussian", "preference_as_reward": "base-par", "log_sigmoid_centred": "base-log-sigmoid",
-    "running_standardised": "base-standardised", "running_clipped": "base-clipped", "running_min_max": "base-min-max",
+    "neighbor_fusion": "base-neighbors", "nominal_worst_case": "gaussian-worst-case",
+    "most_confident_head": "gaussian", "preference_as_reward": "base-par", "log_sigmoid_centered": "base-log-sigmoid",
+    "running_standardized": "base-standardized", "running_clipped": "base-clipped", "running_min_max": "base-min-max",
     "length_penalty": "base-length", "relative_length_penalty": "base-shorter", "LinearHead": "linear",
     "SiluHead": "silu", "GaussianHeads": "gaussian", "BayesianHead": "bayesian", "BinaryFeedbackHead": "binary",
     "AnchoredHead": "anchored", "MinNormHead": "min_norm", "PrototypeHead": "prototypes",

@@ -13,27 +13,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ebrm.backbone.settings import BackboneSettings
-from ebrm.curate.conflict import ConflictReport, filter_conflicts
-from ebrm.energy.fit import Epoch, PairRows, fit_density
-from ebrm.energy.heads.data import labels_by_source
-from ebrm.energy.heads.fit import fit_head
-from ebrm.energy.heads.settings import HeadSettings
-from ebrm.energy.reward_posterior import RewardPosterior
-from ebrm.energy.settings import FitSettings, InferenceSettings, NetworkSettings
+from ebrm.backbone import BackboneConfig
+from ebrm.curate import ConflictReport, filter_conflicts
+from ebrm.data import PreferenceConfig, Preferences, TextConfig, load_preferences, split_by_prompt
 from ebrm.errors import DataError, ModelError
-from ebrm.features.extract import extract_features
-from ebrm.features.settings import FeatureSettings
-from ebrm.features.shards import EmbeddingRows
-from ebrm.features.store import Features, Pairs, open_features
+from ebrm.features import FeatureConfig, Features, Pairs, ShardedEmbeddings, extract_features, open_features
+from ebrm.heads import (
+    Epoch,
+    FitConfig,
+    HeadConfig,
+    InferenceConfig,
+    NetworkConfig,
+    PairRows,
+    RewardPosterior,
+    fit_density,
+    fit_head,
+    labels_by_source,
+)
 from ebrm.model import EnergyRewardModel, ModelRecord
-from ebrm.preferences.load import load_preferences
-from ebrm.preferences.schema import Preferences
-from ebrm.preferences.settings import PreferenceSettings, TextSettings
-from ebrm.preferences.split import split_by_prompt
 
 if TYPE_CHECKING:
-    from ebrm.backbone.read import Backbone
+    from ebrm.backbone import Backbone
 
 logger = logging.getLogger(__name__)
 
@@ -86,14 +86,14 @@ def fit(
     *,
     features: Features | str | Path | None = None,
     work: str | Path | None = None,
-    backbone_settings: BackboneSettings | None = None,
-    data: PreferenceSettings = PreferenceSettings(),  # noqa: B008 - frozen
-    text: TextSettings = TextSettings(),  # noqa: B008 - frozen
-    feature_settings: FeatureSettings = FeatureSettings(),  # noqa: B008 - frozen
-    network: NetworkSettings = NetworkSettings(),  # noqa: B008 - frozen
-    training: FitSettings = FitSettings(),  # noqa: B008 - frozen
-    inference: InferenceSettings = InferenceSettings(),  # noqa: B008 - frozen
-    head: HeadSettings | None = None,
+    backbone_settings: BackboneConfig | None = None,
+    data: PreferenceConfig = PreferenceConfig(),  # noqa: B008 - frozen
+    text: TextConfig = TextConfig(),  # noqa: B008 - frozen
+    feature_settings: FeatureConfig = FeatureConfig(),  # noqa: B008 - frozen
+    network: NetworkConfig = NetworkConfig(),  # noqa: B008 - frozen
+    training: FitConfig = FitConfig(),  # noqa: B008 - frozen
+    inference: InferenceConfig = InferenceConfig(),  # noqa: B008 - frozen
+    head: HeadConfig | None = None,
     device: str = "auto",
     on_epoch: Callable[[Epoch], None] | None = None,
 ) -> Fitted:
@@ -104,7 +104,7 @@ def fit(
         preferences: a source that :func:`ebrm.load_preferences` reads, or its result. Not needed with `features`.
         features: features read before (`ebrm features`, :func:`ebrm.import_features`), instead of the two above.
         work: folder for features and checkpoint, so that a stopped run goes on; a temporary one if not given.
-        backbone_settings, data, text, feature_settings: how to load, read, tokenise and store.
+        backbone_settings, data, text, feature_settings: how to load, read, tokenize and store.
         network, training, inference: the energy, its training and how rewards are read off it.
         head: another head than the energy on the same embeddings (:mod:`ebrm.energy.heads`), fitted on the CPU; a
             pair's source is its user or objective, where the kind has such. Of `training`, only what says how pairs
@@ -113,7 +113,7 @@ def fit(
         on_epoch: called after every epoch of the energy.
 
     Raises:
-        EbrmError: anything about the inputs that the user can mend.
+        EBRMError: anything about the inputs that the user can mend.
     """
     if (features is None) == (backbone is None or preferences is None):
         raise DataError("Give either a backbone and preferences, or features; this call has both or neither.")
@@ -123,21 +123,21 @@ def fit(
         loaded: Backbone | None = None
         prefs: Preferences | None = None
         if features is None:
-            from ebrm.backbone.load import Backbone, load_backbone  # not before: features need no transformers
+            from ebrm.backbone import Backbone, load_backbone  # not before: features need no transformers
 
             assert backbone is not None
             prefs = preferences if isinstance(preferences, Preferences) else load_preferences(preferences, data)
             if isinstance(backbone, Backbone):
                 loaded = backbone
             else:
-                settings = backbone_settings or BackboneSettings(backbone=backbone)
+                settings = backbone_settings or BackboneConfig(backbone=backbone)
                 loaded = load_backbone(replace(settings, backbone=backbone), text)
             started = time.monotonic()
             read = extract_features(loaded, prefs, folder / "features", feature_settings)
             seconds["features"] = time.monotonic() - started
             _say_what_was_too_long(read, loaded)
             if work is None:
-                everything = EmbeddingRows([read.embedding(slice(None))], read.embedding_size)
+                everything = ShardedEmbeddings([read.embedding(slice(None))], read.embedding_size)
                 read = replace(read, path=None, embeddings=everything)
         else:
             read = features if isinstance(features, Features) else open_features(features)
@@ -150,10 +150,10 @@ def fit(
 
 def _fit_features(
     features: Features,
-    network: NetworkSettings,
-    training: FitSettings,
-    inference: InferenceSettings,
-    head: HeadSettings | None,
+    network: NetworkConfig,
+    training: FitConfig,
+    inference: InferenceConfig,
+    head: HeadConfig | None,
     device: str,
     *,
     checkpoint: Path,
@@ -227,7 +227,7 @@ def _fit_features(
     return Fitted(model, features, splits, conflicts, history, preferences, seconds)
 
 
-def choose_splits(pairs: Pairs, training: FitSettings) -> Splits:
+def choose_splits(pairs: Pairs, training: FitConfig) -> Splits:
     """Divide pairs into train / validation / test, never with a prompt in two of them.
 
     Where the data's `split` column names at least two of train, validation and test, it is followed: pairs whose

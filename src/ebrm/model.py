@@ -13,21 +13,25 @@ import torch
 from huggingface_hub import ModelHubMixin
 from torch import Tensor
 
-from ebrm.backbone.identity import BackboneIdentity
-from ebrm.backbone.settings import BackboneSettings
-from ebrm.energy.heads.settings import HeadSettings
-from ebrm.energy.reward_posterior import RewardPosterior, load_posterior
-from ebrm.energy.rows import EmbeddingRows, FiniteRows, refuse_not_finite
-from ebrm.energy.settings import FitSettings, InferenceSettings, NetworkSettings
+from ebrm.backbone import BackboneConfig, BackboneIdentity
+from ebrm.data import Message, TextConfig, TextRule
 from ebrm.errors import ModelError, TextError
-from ebrm.files import sha256_json
-from ebrm.model_files import download_model, read_model, write_model
-from ebrm.preferences.schema import Message
-from ebrm.preferences.settings import TextSettings
-from ebrm.preferences.text import TextRule
+from ebrm.heads import (
+    EmbeddingSource,
+    FiniteRows,
+    FitConfig,
+    HeadConfig,
+    InferenceConfig,
+    NetworkConfig,
+    RewardPosterior,
+    load_posterior,
+    refuse_not_finite,
+)
+from ebrm.hub import download_model, read_model, write_model
+from ebrm.utils.files import sha256_json
 
 if TYPE_CHECKING:
-    from ebrm.backbone.read import Backbone
+    from ebrm.backbone import Backbone
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +48,7 @@ class RefinedReward:
         std: standard deviation of r given the response, under the fitted density [n].
         interval: central interval [n, 2] (90% unless the inference settings say otherwise).
         log_density: log p(reward | e) [n], per base unit.
-        moved: reward - base_reward [n].
+        delta: reward - base_reward [n].
     """
 
     reward: Tensor
@@ -52,7 +56,7 @@ class RefinedReward:
     std: Tensor
     interval: Tensor
     log_density: Tensor
-    moved: Tensor
+    delta: Tensor
 
     def __len__(self) -> int:
         return len(self.reward)
@@ -66,7 +70,7 @@ class RefinedReward:
             "interval_low": self.interval[:, 0],
             "interval_high": self.interval[:, 1],
             "log_density": self.log_density,
-            "moved": self.moved,
+            "delta": self.delta,
         }
         values = {name: column.tolist() for name, column in columns.items()}
         return [{name: values[name][i] for name in columns} for i in range(len(self))]
@@ -106,10 +110,10 @@ class ModelRecord:
         metrics: measured numbers, empty until an evaluation is recorded.
     """
 
-    network: NetworkSettings = NetworkSettings()
-    training: FitSettings = FitSettings()
-    inference: InferenceSettings = InferenceSettings()
-    head: HeadSettings | None = None
+    network: NetworkConfig = NetworkConfig()
+    training: FitConfig = FitConfig()
+    inference: InferenceConfig = InferenceConfig()
+    head: HeadConfig | None = None
     backbone: dict[str, Any] = field(default_factory=dict)
     text_rule: dict[str, Any] | None = None
     data: dict[str, Any] = field(default_factory=dict)
@@ -131,9 +135,9 @@ class ModelRecord:
             TypeError, KeyError: a field that is missing or unknown.
         """
         built = dict(values)
-        energy: dict[str, Any] = {"network": NetworkSettings, "training": FitSettings}
-        kinds: dict[str, Any] = {"head": HeadSettings} if built.get("head") else energy
-        for name, kind in (kinds | {"inference": InferenceSettings}).items():
+        energy: dict[str, Any] = {"network": NetworkConfig, "training": FitConfig}
+        kinds: dict[str, Any] = {"head": HeadConfig} if built.get("head") else energy
+        for name, kind in (kinds | {"inference": InferenceConfig}).items():
             # JSON has lists where the settings have tuples.
             entries = {k: tuple(v) if isinstance(v, list) else v for k, v in built[name].items()}
             built[name] = kind(**entries)
@@ -176,7 +180,7 @@ class EnergyRewardModel(
     # -- scoring ---------------------------------------------------------------------------------------------------
 
     @property
-    def inference(self) -> InferenceSettings:
+    def inference(self) -> InferenceConfig:
         """How rewards are read off the density."""
         return self.record.inference
 
@@ -215,7 +219,7 @@ class EnergyRewardModel(
         """The same model with its frozen RM loaded by other settings, e.g. `with_backbone(device="cuda:1")`.
 
         Args:
-            changes: fields of :class:`BackboneSettings`; what is left out is as it was when the model was fitted.
+            changes: fields of :class:`BackboneConfig`; what is left out is as it was when the model was fitted.
 
         Raises:
             ModelError, BackboneError: as `backbone`.
@@ -226,16 +230,16 @@ class EnergyRewardModel(
     def _load_backbone(self, changes: dict[str, Any]) -> Backbone:
         """Load the RM this model was fitted on, checked; the text rule is the one stored."""
         # Not before: this imports transformers, which takes as long as torch, and features need neither.
-        from ebrm.backbone.load import load_backbone
+        from ebrm.backbone import load_backbone
 
         assert self.record.text_rule is not None
         rule = TextRule.from_identity(self.record.text_rule)
-        text = TextSettings(**{f.name: getattr(rule, f.name) for f in fields(TextSettings)})
+        text = TextConfig(**{f.name: getattr(rule, f.name) for f in fields(TextConfig)})
         identity = BackboneIdentity.from_dict(self.record.backbone)
         saved: dict[str, Any] = {"backbone": identity.name, "revision": identity.revision, "dtype": identity.dtype}
         saved |= {"device": self._device, "trust_remote_code": self._trust_remote_code}
         blocks = None if "layers" in changes else identity.layers
-        backbone = load_backbone(BackboneSettings(**saved | changes), text, blocks=blocks)
+        backbone = load_backbone(BackboneConfig(**saved | changes), text, blocks=blocks)
         self._check_backbone(backbone)
         return backbone
 
@@ -255,7 +259,7 @@ class EnergyRewardModel(
                 raise ModelError(f"Scores would not be comparable with those the model was fitted on: {difference}.")
 
     def refine(
-        self, embedding: Tensor | EmbeddingRows, base_reward: Tensor, generator: torch.Generator | None = None
+        self, embedding: Tensor | EmbeddingSource, base_reward: Tensor, generator: torch.Generator | None = None
     ) -> RefinedReward:
         """Refine rewards from features: `embedding` [n, d] and `base_reward` [n]; no text, no backbone.
 
@@ -268,7 +272,7 @@ class EnergyRewardModel(
         Raises:
             ModelError: shapes that do not fit the model, or a value that is not finite (its row is named).
         """
-        size = self.density_model.standardizer.embedding_centre.shape[0]
+        size = self.density_model.standardizer.embedding_center.shape[0]
         shape = tuple(embedding.shape)
         if len(shape) != 2 or shape[1] != size or base_reward.shape != shape[:1]:
             raise ModelError(
@@ -284,7 +288,7 @@ class EnergyRewardModel(
             std=refined.std,
             interval=refined.interval,
             log_density=refined.log_density,
-            moved=refined.reward - base,
+            delta=refined.reward - base,
         )
 
     def density(self, embedding: Tensor, base_reward: Tensor, nodes: int = 257) -> tuple[Tensor, Tensor]:

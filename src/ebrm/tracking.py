@@ -8,8 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ebrm.energy.fit import Epoch
-from ebrm.errors import SettingsError
+from ebrm.errors import ConfigError
+from ebrm.heads import Epoch
 
 if TYPE_CHECKING:
     from accelerate.tracking import GeneralTracker
@@ -29,13 +29,13 @@ def tracked(
         settings: stage to its settings, logged once; nested values are flattened to `stage.name`.
 
     Raises:
-        SettingsError: an unknown name, or a tracker whose package is not installed.
+        ConfigError: an unknown name, or a tracker whose package is not installed.
     """
     for name in trackers:
         if isinstance(name, str) and name not in TRACKERS:
-            raise SettingsError(f"There is no tracker {name!r}; choose among {', '.join(TRACKERS)}.")
+            raise ConfigError(f"There is no tracker {name!r}; choose among {', '.join(TRACKERS)}.")
         if isinstance(name, str) and find_spec(name) is None:
-            raise SettingsError(f'The tracker {name} is not installed: pip install {name}, or "ebrm[trackers]".')
+            raise ConfigError(f'The tracker {name} is not installed: pip install {name}, or "ebrm[trackers]".')
     if not trackers:
         yield lambda epoch: None
         return

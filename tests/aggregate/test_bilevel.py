@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import softmax
 
-from ebrm.aggregate.bilevel import bilevel_weights, expected_trusted
-from ebrm.errors import DataError, SettingsError
+from ebrm.aggregate import bilevel_weights, expected_trusted
+from ebrm.errors import ConfigError, DataError
 from ebrm.groups import Groups
 
 
@@ -106,10 +106,10 @@ def test_nothing_to_learn() -> None:
 def test_refusals() -> None:
     trusted, auxiliary, groups = case(3)
     for beta in (0.0, -1.0, math.nan, math.inf):
-        with pytest.raises(SettingsError, match="β"):
+        with pytest.raises(ConfigError, match="β"):
             bilevel_weights(trusted, auxiliary, groups, beta)
     for decay, steps in ((-1.0, 5), (math.nan, 5), (0.1, 0)):
-        with pytest.raises(SettingsError, match="decay"):
+        with pytest.raises(ConfigError, match="decay"):
             bilevel_weights(trusted, auxiliary, groups, 1.0, decay, steps)
     with pytest.raises(ValueError, match="59 rows|60 rows"):
         bilevel_weights(trusted[1:], auxiliary, groups)

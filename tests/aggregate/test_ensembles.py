@@ -8,19 +8,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ebrm.aggregate.ensembles import (
-    centred,
+from ebrm.aggregate import (
+    centered,
     disagreement,
     ensemble_mean,
     ensemble_median,
     mean_minus_std,
     member_units,
     pessimistic,
-    standardised,
+    standardized,
     uncertainty_weighted,
     worst_case,
 )
-from ebrm.errors import DataError, SettingsError
+from ebrm.errors import ConfigError, DataError
 from ebrm.groups import Groups
 
 COMBINE = [ensemble_mean, ensemble_median, worst_case, uncertainty_weighted, mean_minus_std]
@@ -93,21 +93,21 @@ def test_rewards_keep_their_type_and_are_summed_in_float64(dtype: torch.dtype) -
         assert combine(rewards).dtype == dtype
     mean, std = member_units(rewards)
     assert mean.dtype == std.dtype == torch.float64
-    assert standardised(rewards, mean, std).dtype == dtype
+    assert standardized(rewards, mean, std).dtype == dtype
     assert pessimistic(rewards[0], rewards[1].abs()).dtype == dtype
     for combine in (ensemble_mean, uncertainty_weighted):
         assert torch.equal(combine(rewards + 1000), combine((rewards + 1000).double()).to(dtype))
     assert ensemble_mean(torch.tensor([[1], [2]])).tolist() == [1.5]  # Whole numbers do not stay so.
 
 
-def test_standardised_members_have_common_units() -> None:
+def test_standardized_members_have_common_units() -> None:
     rewards = members(4)
     moved = rewards * torch.tensor([1.0, 10.0, 0.1, 3.0])[:, None] + torch.tensor([0.0, -5.0, 100.0, 1.0])[:, None]
-    same, other = (standardised(r.double(), *member_units(r)) for r in (rewards, moved))
+    same, other = (standardized(r.double(), *member_units(r)) for r in (rewards, moved))
     assert other.numpy() == pytest.approx(same.numpy(), abs=1e-4)
     assert same.mean(1).numpy() == pytest.approx(np.zeros(4), abs=1e-12)
     assert same.square().mean(1).numpy() == pytest.approx(np.ones(4))
-    by_hand = standardised(torch.tensor([[1.0, 5.0], [4.0, 0.0]]), torch.tensor([1.0, 2.0]), torch.tensor([2.0, 4.0]))
+    by_hand = standardized(torch.tensor([[1.0, 5.0], [4.0, 0.0]]), torch.tensor([1.0, 2.0]), torch.tensor([2.0, 4.0]))
     assert by_hand.tolist() == [[0.0, 2.0], [0.5, -0.5]]
     # What it is for: an offset alone decides the worst case before, and nothing after.
     assert torch.equal(worst_case(moved)[:5], moved.amin(0)[:5])
@@ -116,31 +116,31 @@ def test_standardised_members_have_common_units() -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**32 - 1))
-def test_centred_members_do_not_depend_on_their_offsets(seed: int) -> None:
+def test_centered_members_do_not_depend_on_their_offsets(seed: int) -> None:
     groups = Groups.of([f"{i % 7}" for i in range(36)] + ["alone"])
     rewards = members(seed).double()
     generator = torch.Generator().manual_seed(seed)
     moved = rewards + 50 * torch.randn(4, 8, dtype=torch.float64, generator=generator)[:, groups.index]
-    found = centred(rewards, groups)
-    assert centred(moved, groups).numpy() == pytest.approx(found.numpy(), abs=1e-10)
+    found = centered(rewards, groups)
+    assert centered(moved, groups).numpy() == pytest.approx(found.numpy(), abs=1e-10)
     for member in found:
         assert groups.mean(member).numpy() == pytest.approx(np.zeros(8), abs=1e-12)
     assert found[:, -1].tolist() == [0.0] * 4
     for combine in COMBINE:
-        assert combine(centred(moved, groups)).numpy() == pytest.approx(combine(found).numpy(), abs=1e-9)
+        assert combine(centered(moved, groups)).numpy() == pytest.approx(combine(found).numpy(), abs=1e-9)
     order = torch.randperm(37, generator=generator)
-    mixed = centred(rewards[:, order], Groups(groups.index[order], groups.count))
+    mixed = centered(rewards[:, order], Groups(groups.index[order], groups.count))
     assert mixed.numpy() == pytest.approx(found[:, order].numpy(), abs=1e-12)
 
 
-def test_what_centring_is_for() -> None:
+def test_what_centering_is_for() -> None:
     # Two members, two responses: both prefer the first, and the second member's offset turns the worst case round.
     rewards, groups = torch.tensor([[1.0, 0.0], [-4.0, -7.0]]), Groups.of([0, 0])
     moved = rewards + torch.tensor([[0.0, 0.0], [6.0, 6.0]])
     assert worst_case(rewards).tolist() == [-4.0, -7.0] and worst_case(moved).tolist() == [1.0, -1.0]
     assert ensemble_median(rewards).argmax() == 0
-    assert centred(rewards, groups).tolist() == [[0.5, -0.5], [1.5, -1.5]]
-    assert worst_case(centred(moved, groups)).tolist() == [0.5, -1.5]
+    assert centered(rewards, groups).tolist() == [[0.5, -0.5], [1.5, -1.5]]
+    assert worst_case(centered(moved, groups)).tolist() == [0.5, -1.5]
 
 
 @settings(max_examples=20, deadline=None)
@@ -167,7 +167,7 @@ def test_an_offset_of_one_member_changes_the_order_of_rows_unless_it_is_a_mean()
 
 
 def centred_alone(rewards: torch.Tensor) -> torch.Tensor:
-    return centred(rewards, Groups.of(range(rewards.shape[-1])))
+    return centered(rewards, Groups.of(range(rewards.shape[-1])))
 
 
 @pytest.mark.parametrize("combine", [*COMBINE, member_units, disagreement, centred_alone])
@@ -199,19 +199,19 @@ def test_members_without_a_scale_are_named() -> None:
         (torch.tensor([1.0, float("nan"), 1.0, 1.0]), good),
     ):
         with pytest.raises(DataError, match="Member 1 "):
-            standardised(rewards, mean, std)
+            standardized(rewards, mean, std)
     for mean, std in ((torch.ones(3), good), (good, torch.ones(3)), (good[:, None], good)):
         with pytest.raises(ValueError, match="4 members"):
-            standardised(rewards, mean, std)
+            standardized(rewards, mean, std)
 
 
 @pytest.mark.parametrize("weight", [-0.1, float("nan"), float("inf")])
 def test_weights_are_checked(weight: float) -> None:
-    with pytest.raises(SettingsError, match="weight of the variance"):
+    with pytest.raises(ConfigError, match="weight of the variance"):
         uncertainty_weighted(members(7), weight)
-    with pytest.raises(SettingsError, match="weight of the standard deviation"):
+    with pytest.raises(ConfigError, match="weight of the standard deviation"):
         mean_minus_std(members(7), weight)
-    with pytest.raises(SettingsError, match="weight of the standard deviation"):
+    with pytest.raises(ConfigError, match="weight of the standard deviation"):
         pessimistic(torch.ones(2), torch.ones(2), weight)
 
 
@@ -233,10 +233,10 @@ def test_pessimism_needs_a_deviation_of_every_row() -> None:
 @pytest.mark.parametrize("ddof", [-1, 4, 5])
 def test_divisors_are_checked(ddof: int) -> None:
     for combine in (disagreement, mean_minus_std):
-        with pytest.raises(SettingsError, match=f"ddof is {ddof} for 4 members"):
+        with pytest.raises(ConfigError, match=f"ddof is {ddof} for 4 members"):
             combine(members(8), ddof=ddof)
 
 
 def test_groups_must_be_of_the_same_rows() -> None:
     with pytest.raises(ValueError, match="36 rows"):
-        centred(members(9), Groups.of(range(36)))
+        centered(members(9), Groups.of(range(36)))

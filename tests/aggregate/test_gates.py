@@ -7,16 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ebrm.aggregate.gates import (
-    EDITING,
-    GENERATION,
-    base_and_bonus,
-    gate,
-    gated,
-    log_sigmoid_sum,
-    verifiable_or_model,
-)
-from ebrm.errors import DataError, SettingsError
+from ebrm.aggregate import EDITING, GENERATION, base_and_bonus, gate, gated, log_sigmoid_sum, verifiable_or_model
+from ebrm.errors import ConfigError, DataError
 
 GATES = ["smooth", "min", "product"]
 
@@ -189,12 +181,12 @@ def test_refusals() -> None:
     with pytest.raises(ValueError, match="m requirements"):
         gate(torch.ones(3, 0))
     for smoothing in (0.0, -1.0, math.inf, math.nan):
-        with pytest.raises(SettingsError, match="smoothing"):
+        with pytest.raises(ConfigError, match="smoothing"):
             gate(good, smoothing=smoothing)
-    with pytest.raises(SettingsError, match="'mean'"):
+    with pytest.raises(ConfigError, match="'mean'"):
         gate(good, "mean")  # type: ignore[arg-type]
     for weights in ((0.0, 1.0), (1.0, -1.0), (math.nan, 1.0), (1.0, math.inf)):
-        with pytest.raises(SettingsError, match="weights of base and bonus"):
+        with pytest.raises(ConfigError, match="weights of base and bonus"):
             base_and_bonus(good[:, 0], good[:, 1], weights)
     with pytest.raises(ValueError, match=r"bonus \(16,\)"):
         base_and_bonus(good[:, 0], good[1:, 0])

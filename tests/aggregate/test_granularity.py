@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ebrm.aggregate.granularity import mixed_granularity
-from ebrm.errors import DataError, SettingsError
+from ebrm.aggregate import mixed_granularity
+from ebrm.errors import ConfigError, DataError
 from ebrm.groups import Groups
 
 WHOLE, ITEM, GROUPS = torch.tensor([10.0, 20.0]), torch.tensor([1.0, 8.0, 2.0, 6.0]), Groups.of([0, 1, 0, 0])
@@ -58,9 +58,9 @@ def test_refusals_and_types() -> None:
     for dtype in (torch.float32, torch.float64, torch.bfloat16):
         assert mixed_granularity(WHOLE.to(dtype), ITEM, GROUPS).dtype == dtype
     for weight in (-0.1, 1.1, math.nan):
-        with pytest.raises(SettingsError, match="weight of the whole"):
+        with pytest.raises(ConfigError, match="weight of the whole"):
             mixed_granularity(WHOLE, ITEM, GROUPS, weight)
-    with pytest.raises(SettingsError, match="'sum'"):
+    with pytest.raises(ConfigError, match="'sum'"):
         mixed_granularity(WHOLE, ITEM, GROUPS, items="sum")  # type: ignore[arg-type]
     with pytest.raises(DataError, match="whole.* index 1: nan"):
         mixed_granularity(torch.tensor([0.0, math.nan]), ITEM, GROUPS)

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ebrm.aggregate.lagrangian import Lagrangian
-from ebrm.errors import DataError, SettingsError
+from ebrm.aggregate import Lagrangian
+from ebrm.errors import ConfigError, DataError
 
 
 def numbers(seed: int, *shape: int) -> torch.Tensor:
@@ -73,7 +73,7 @@ def test_types_and_refusals() -> None:
     for dtype in (torch.float32, torch.float64, torch.bfloat16):
         assert state.combine(torch.ones(5, dtype=dtype), met).dtype == dtype
     for rate, limit in ((0.0, 1.0), (math.nan, 1.0), (1.0, 0.0), (1.0, math.inf)):
-        with pytest.raises(SettingsError, match="of the multipliers"):
+        with pytest.raises(ConfigError, match="of the multipliers"):
             Lagrangian.start(torch.zeros(2), rate, limit)
     with pytest.raises(DataError, match=r"threshold\) are not finite, the first at index 1"):
         Lagrangian.start(torch.tensor([0.0, math.inf]))

@@ -5,9 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ebrm.aggregate.ensembles import worst_case
-from ebrm.aggregate.nominal import most_confident_head, nominal_worst_case
-from ebrm.errors import DataError, SettingsError
+from ebrm.aggregate import most_confident_head, nominal_worst_case, worst_case
+from ebrm.errors import ConfigError, DataError
 
 KINDS = ["per_sample", "per_batch"]
 
@@ -116,7 +115,7 @@ def test_refusals() -> None:
             with pytest.raises(DataError, match=r"index \(3, 4\)"):
                 combine(*((wrong, std) if where is mean else (mean, wrong)))
     for weight in (-0.1, 1.1, float("nan")):
-        with pytest.raises(SettingsError, match="weight of the nominal"):
+        with pytest.raises(ConfigError, match="weight of the nominal"):
             nominal_worst_case(mean, std, weight)
-    with pytest.raises(SettingsError, match="'per_token'"):
+    with pytest.raises(ConfigError, match="'per_token'"):
         nominal_worst_case(mean, std, worst_case="per_token")  # type: ignore[arg-type]

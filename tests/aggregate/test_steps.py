@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from scipy.special import expit, logit
 from scipy.stats import gmean
 
-from ebrm.aggregate.steps import How, filled, step_reward
-from ebrm.errors import DataError, SettingsError
+from ebrm.aggregate import How, filled, step_reward
+from ebrm.errors import ConfigError, DataError
 from ebrm.groups import Groups
 
 BY_HAND = {
@@ -82,7 +82,7 @@ def test_responses_without_steps(how: How) -> None:
     found = step_reward(scores, groups, how, empty=0.0625)
     assert found[[0, 2]].tolist() == [0.0625, 0.0625] and float(found[1]) != 0.0625
     assert step_reward(torch.empty(0), Groups.of([]), how).shape == (0,)
-    with pytest.raises(SettingsError, match="without steps is nan"):
+    with pytest.raises(ConfigError, match="without steps is nan"):
         step_reward(scores, groups, how, empty=math.nan)
 
 
@@ -110,10 +110,10 @@ def test_refusals_and_types(how: How) -> None:
     with pytest.raises(ValueError, match="2 scores of steps, and 3 rows"):
         step_reward(scores[:2], groups, how)
     for clip in (0.0, 0.5, math.nan):
-        with pytest.raises(SettingsError, match="clip"):
+        with pytest.raises(ConfigError, match="clip"):
             step_reward(scores, groups, how, clip)
 
 
 def test_other_reductions_are_refused() -> None:
-    with pytest.raises(SettingsError, match="'median'; expected one of min, max"):
+    with pytest.raises(ConfigError, match="'median'; expected one of min, max"):
         step_reward(*one(0.5), "median")  # type: ignore[arg-type]

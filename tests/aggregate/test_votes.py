@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ebrm.aggregate.votes import majority_vote
+from ebrm.aggregate import majority_vote
 from ebrm.errors import DataError
 from ebrm.groups import Groups
 

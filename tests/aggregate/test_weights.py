@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ebrm.aggregate.weights import LLAMA3_70B_STEERLM, NEMOTRON_4_340B, attribute_sum, weighted_mean, weighted_sum
-from ebrm.errors import DataError, SettingsError
+from ebrm.aggregate import LLAMA3_70B_STEERLM, NEMOTRON_4_340B, attribute_sum, weighted_mean, weighted_sum
+from ebrm.errors import ConfigError, DataError
 
 NAMES = ["helpfulness", "correctness", "coherence", "complexity", "verbosity"]
 
@@ -68,11 +68,11 @@ def test_names_decide_and_not_their_order() -> None:
     one, two = torch.tensor([1.0, 2.0]), torch.tensor([5.0, 7.0])
     for attributes in ({"a": one, "b": two}, {"b": two, "unused": one, "a": one}):
         assert attribute_sum(attributes, {"b": 2.0, "a": -1.0}).tolist() == [9.0, 12.0]
-    with pytest.raises(SettingsError, match="weights for 'c', and attributes 'a', 'b'"):
+    with pytest.raises(ConfigError, match="weights for 'c', and attributes 'a', 'b'"):
         attribute_sum({"a": one, "b": two}, {"c": 1.0})
-    with pytest.raises(SettingsError, match="no attribute"):
+    with pytest.raises(ConfigError, match="no attribute"):
         attribute_sum({"a": one}, {})
-    with pytest.raises(SettingsError, match="finite"):
+    with pytest.raises(ConfigError, match="finite"):
         attribute_sum({"a": one}, {"a": float("nan")})
     with pytest.raises(ValueError, match="'b': 3"):
         attribute_sum({"a": one, "b": torch.ones(3)}, {"a": 1.0, "b": 1.0})

@@ -112,7 +112,7 @@ class FakeServer:
         too_long = [ids for ids in body["input"] if len(ids) > 128]
         if too_long:
             return 400, {"error": {"message": "This model's maximum context length is 128 tokens.", "code": 400}}
-        ignored = self.wrong == "normalised"
+        ignored = self.wrong == "normalized"
         vectors = [self.pooled(ids, ignored or body.get("use_activation") is not False) for ids in body["input"]]
         data = [{"index": i, "object": "embedding", "embedding": vector} for i, vector in enumerate(vectors)]
         if body.get("encoding_format") == "base64" and self.wrong != "nested":
@@ -128,7 +128,7 @@ class FakeServer:
         assert (body["query"], body["apply_softmax"]) == ([], False)
         made: dict[str, Any] = {"object": "scoring", "scores": [self.score(ids) for ids in body["items"]]}
         if body.get("return_pooled_hidden_states") and self.wrong != "old":
-            made["pooled_hidden_states"] = [self.pooled(ids, self.wrong == "normalised") for ids in body["items"]]
+            made["pooled_hidden_states"] = [self.pooled(ids, self.wrong == "normalized") for ids in body["items"]]
         return 200, made
 
     def handle(self, path: str, body: Any) -> tuple[int, dict[str, str], str]:

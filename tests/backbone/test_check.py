@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ebrm.backbone.check import check_padding, check_reading, reported_reward, require_linear
+from ebrm.backbone import require_linear
+from ebrm.backbone.check import check_padding, check_reading, reported_reward
 from ebrm.errors import BackboneError
 
 MASK = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 1, 1], [1, 1, 0, 0]])
@@ -128,7 +129,7 @@ def test_a_head_that_is_no_plain_linear_map() -> None:
     with pytest.raises(BackboneError, match="The head v of RM is a NoneType"):
         require_linear("RM", "v", None)
     for dtype in (torch.uint8, torch.int8, torch.float8_e4m3fn):
-        quantised = nn.Linear(4, 1)
-        quantised.weight = nn.Parameter(torch.zeros(1, 4).to(dtype), requires_grad=False)
-        with pytest.raises(BackboneError, match="The head v of RM is quantised"):
-            require_linear("RM", "v", quantised)
+        quantized = nn.Linear(4, 1)
+        quantized.weight = nn.Parameter(torch.zeros(1, 4).to(dtype), requires_grad=False)
+        with pytest.raises(BackboneError, match="The head v of RM is quantized"):
+            require_linear("RM", "v", quantized)

@@ -10,7 +10,7 @@ from huggingface_hub import errors
 from safetensors.torch import save_file
 from tests.tiny import build_model, save_rm
 
-from ebrm.backbone.checkpoint import open_checkpoint
+from ebrm.backbone import open_checkpoint
 from ebrm.errors import BackboneError
 
 

@@ -13,18 +13,14 @@ from tests.tiny import save_rm
 from torch import nn
 from transformers import BertForSequenceClassification
 
-from ebrm.backbone import demo
-from ebrm.backbone.identity import BackboneIdentity
-from ebrm.backbone.load import load_backbone
-from ebrm.backbone.settings import BackboneSettings
-from ebrm.energy.density import RewardDensity
-from ebrm.energy.settings import FitSettings, InferenceSettings, NetworkSettings
+from ebrm.backbone import BackboneConfig, BackboneIdentity, demo, load_backbone
 from ebrm.errors import BackboneError
-from ebrm.features.store import open_features
-from ebrm.files import sha256_file
+from ebrm.features import open_features
+from ebrm.heads import FitConfig, InferenceConfig, NetworkConfig, RewardDensity
 from ebrm.model import EnergyRewardModel, ModelRecord
+from ebrm.utils.files import sha256_file
 
-DEMO = BackboneSettings("demo", device="cpu")
+DEMO = BackboneConfig("demo", device="cpu")
 
 
 @pytest.fixture
@@ -92,7 +88,7 @@ real = pytest.mark.skipif(
 def test_a_model_fitted_on_the_packaged_features_reads_texts_as_they_were_read() -> None:
     packaged = open_features(demo.adapter_folder().parent / "features")
     record = ModelRecord(
-        NetworkSettings(joint_widths=(4,)), FitSettings(), InferenceSettings(),
+        NetworkConfig(joint_widths=(4,)), FitConfig(), InferenceConfig(),
         backbone=packaged.manifest["backbone"], text_rule=packaged.manifest["text"],
     )  # fmt: skip
     model = EnergyRewardModel(RewardDensity(packaged.embedding_size, record.network), record, device="cpu")

@@ -10,21 +10,18 @@ from safetensors.torch import load_file, save_file
 from tests.tiny import build_model, edit_config, save_rm, tokenizer_for
 from torch import Tensor, nn
 
-from ebrm.backbone import families
-from ebrm.backbone.checkpoint import Checkpoint, open_checkpoint
-from ebrm.backbone.families import HEAD_RULE, Loaded, head_names, register_family, stored_head
-from ebrm.backbone.load import load_backbone
-from ebrm.backbone.read import Backbone
-from ebrm.backbone.settings import BackboneSettings
+from ebrm.backbone import Backbone, BackboneConfig, Loaded, families, load_backbone, open_checkpoint
+from ebrm.backbone.checkpoint import Checkpoint
+from ebrm.backbone.families import HEAD_RULE, head_names, register_family, stored_head
+from ebrm.data import TextConfig
 from ebrm.errors import BackboneError
-from ebrm.preferences.settings import TextSettings
 
 IDS = [[9, 8, 7, 6], [5, 150], [100, 101, 102, 103, 104, 2]]
 
 
 def load(folder: Path, **settings: Any) -> Backbone:
     # Models of one's own may state no limit.
-    return load_backbone(BackboneSettings(str(folder), device="cpu", **settings), TextSettings(max_length=128))
+    return load_backbone(BackboneConfig(str(folder), device="cpu", **settings), TextConfig(max_length=128))
 
 
 def random_linear(rows: int, columns: int, seed: int) -> nn.Linear:
@@ -218,7 +215,7 @@ class TestRegister:
             load(folder)
         seen: list[Checkpoint] = []
 
-        def load_doubled(checkpoint: Checkpoint, settings: BackboneSettings) -> Loaded:
+        def load_doubled(checkpoint: Checkpoint, settings: BackboneConfig) -> Loaded:
             seen.append(checkpoint)
             model = Doubled()
             return Loaded(model, model.judge, "judge")
@@ -235,14 +232,14 @@ class TestRegister:
             reading.embedding[:, 32:], mean_hidden(build_model("llama", "base")), atol=1e-4, rtol=1e-4
         )
         assert backbone.identity.layers == (1,)
-        again = load_backbone(BackboneSettings(str(folder)), TextSettings(max_length=128), blocks=(2,))
+        again = load_backbone(BackboneConfig(str(folder)), TextConfig(max_length=128), blocks=(2,))
         assert again.identity.layers == (2,)
 
     def test_the_last_registered_is_asked_first_and_a_name_replaces(self) -> None:
-        def nothing(checkpoint: Checkpoint, settings: BackboneSettings) -> Loaded:
+        def nothing(checkpoint: Checkpoint, settings: BackboneConfig) -> Loaded:
             raise NotImplementedError
 
-        def also_nothing(checkpoint: Checkpoint, settings: BackboneSettings) -> Loaded:
+        def also_nothing(checkpoint: Checkpoint, settings: BackboneConfig) -> Loaded:
             raise NotImplementedError
 
         register_family("mine", lambda config: True, nothing)
@@ -253,7 +250,7 @@ class TestRegister:
         assert families.find_family({"x": 1}) is None
 
     def test_its_reading_is_checked_too(self, tmp_path: Path) -> None:
-        def load_wrong(checkpoint: Checkpoint, settings: BackboneSettings) -> Loaded:
+        def load_wrong(checkpoint: Checkpoint, settings: BackboneConfig) -> Loaded:
             model = Doubled()
             judge = model.judge
             model.forward = lambda input_ids, attention_mask: torch.sigmoid(  # type: ignore[method-assign]

@@ -6,16 +6,15 @@ import pytest
 import torch
 from tests.tiny import save_rm
 
-from ebrm.backbone.forward import Forward, configs, float32_head, pooled, vocabulary_size
+from ebrm.backbone import BackboneConfig, Forward, float32_head, load_backbone
+from ebrm.backbone.forward import configs, pooled, vocabulary_size
 from ebrm.backbone.layers import InnerLayers
-from ebrm.backbone.load import load_backbone
-from ebrm.backbone.settings import BackboneSettings
 from ebrm.errors import BackboneError
 
 
 @pytest.fixture(scope="module")
 def forward(tmp_path_factory: pytest.TempPathFactory) -> Forward:
-    return load_backbone(BackboneSettings(str(save_rm(tmp_path_factory.mktemp("rm"))), device="cpu")).forward
+    return load_backbone(BackboneConfig(str(save_rm(tmp_path_factory.mktemp("rm"))), device="cpu")).forward
 
 
 def with_head(forward: Forward, head: torch.nn.Linear) -> Forward:

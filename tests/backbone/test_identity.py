@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ebrm.backbone.identity import BackboneIdentity, fingerprint
+from ebrm.backbone import BackboneIdentity
+from ebrm.backbone.identity import fingerprint
 from ebrm.errors import BackboneError
 
 SKYWORK = BackboneIdentity(

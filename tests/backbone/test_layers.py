@@ -15,11 +15,9 @@ from hypothesis import strategies as st
 from tests.tiny import FAMILIES, MORE_FAMILIES, build_model, edit_config, save_rm
 from torch import Tensor, nn
 
-from ebrm.backbone.families import Loaded, ValueHeadModel, forget_family, register_family
-from ebrm.backbone.layers import InnerLayers, find_blocks, inner_layers
-from ebrm.backbone.load import load_backbone
-from ebrm.backbone.read import Backbone
-from ebrm.backbone.settings import BackboneSettings
+from ebrm.backbone import Backbone, BackboneConfig, Loaded, ValueHeadModel, inner_layers, load_backbone
+from ebrm.backbone.families import forget_family, register_family
+from ebrm.backbone.layers import InnerLayers, find_blocks
 from ebrm.errors import BackboneError
 
 IDS = [[9, 8, 7, 6, 5, 2], [50, 2], [100, 101, 102, 2], [7, 2]]
@@ -32,7 +30,7 @@ COUNTS = {
 
 
 def load(folder: Path, **settings: Any) -> Backbone:
-    return load_backbone(BackboneSettings(str(folder), device="cpu", **settings))
+    return load_backbone(BackboneConfig(str(folder), device="cpu", **settings))
 
 
 def naive_means(model: nn.Module, ids: list[int], indices: tuple[int, ...]) -> Tensor:
@@ -111,9 +109,9 @@ def test_blocks_that_are_not_there(tmp_path: Path) -> None:
             inner_layers("RM", model, (), indices)
     folder = save_rm(tmp_path)
     with pytest.raises(BackboneError, match="has 2 blocks, and hidden states after block 9"):
-        load_backbone(BackboneSettings(str(folder), device="cpu"), blocks=(9,))
-    assert load_backbone(BackboneSettings(str(folder), device="cpu"), blocks=(2,)).identity.layers == (2,)
-    assert load_backbone(BackboneSettings(str(folder), device="cpu"), blocks=()).identity.layers == ()
+        load_backbone(BackboneConfig(str(folder), device="cpu"), blocks=(9,))
+    assert load_backbone(BackboneConfig(str(folder), device="cpu"), blocks=(2,)).identity.layers == (2,)
+    assert load_backbone(BackboneConfig(str(folder), device="cpu"), blocks=()).identity.layers == ()
 
 
 class Stack(nn.Module):

@@ -12,17 +12,15 @@ import transformers
 from safetensors.torch import load_file, save_file
 from tests.tiny import CHAT_TEMPLATE, build_model, byte_tokenizer, edit_config, save_rm
 
-from ebrm.backbone.checkpoint import open_checkpoint
+from ebrm.backbone import Backbone, BackboneConfig, load_backbone, model_limit, open_checkpoint
 from ebrm.backbone.identity import fingerprint
-from ebrm.backbone.load import choose_device, load_backbone, model_limit, warn_of_attention
-from ebrm.backbone.read import Backbone
-from ebrm.backbone.settings import BackboneSettings
-from ebrm.errors import BackboneError, SettingsError
-from ebrm.preferences.settings import TextSettings
+from ebrm.backbone.load import choose_device, warn_of_attention
+from ebrm.data import TextConfig
+from ebrm.errors import BackboneError, ConfigError
 
 
-def load(folder: Path | str, text: TextSettings | None = None, **settings: Any) -> Backbone:
-    return load_backbone(BackboneSettings(str(folder), device="cpu", **settings), text)
+def load(folder: Path | str, text: TextConfig | None = None, **settings: Any) -> Backbone:
+    return load_backbone(BackboneConfig(str(folder), device="cpu", **settings), text)
 
 
 def edit_weights(folder: Path, **changes: torch.Tensor | None) -> None:
@@ -66,10 +64,10 @@ class TestLoaded:
 
     def test_text_settings_reach_the_rule(self, tmp_path: Path) -> None:
         save_rm(tmp_path)
-        rule = load(tmp_path, TextSettings(template="plain", max_length=50, truncation="drop")).text_rule
+        rule = load(tmp_path, TextConfig(template="plain", max_length=50, truncation="drop")).text_rule
         assert (rule.template, rule.max_length, rule.truncation) == ("plain", 50, "drop")
-        with pytest.raises(SettingsError, match="max_length is 129 tokens, but the model takes at most 128"):
-            load(tmp_path, TextSettings(max_length=129))
+        with pytest.raises(ConfigError, match="max_length is 129 tokens, but the model takes at most 128"):
+            load(tmp_path, TextConfig(max_length=129))
 
     def test_transformers_verbosity_is_as_before(self, tmp_path: Path) -> None:
         before = transformers.utils.logging.get_verbosity()
@@ -154,10 +152,10 @@ class TestRefused:
             load(tmp_path)
 
     @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.float8_e4m3fn])
-    def test_quantised_head(self, tmp_path: Path, dtype: torch.dtype) -> None:
+    def test_quantized_head(self, tmp_path: Path, dtype: torch.dtype) -> None:
         save_rm(tmp_path)
         edit_weights(tmp_path, score__weight=torch.ones(1, 32).to(dtype))
-        with pytest.raises(BackboneError, match="The head score of .* is quantised"):
+        with pytest.raises(BackboneError, match="The head score of .* is quantized"):
             load(tmp_path)
 
     @pytest.mark.parametrize("damage", [{"hidden_size": "many"}, {"num_attention_heads": 5}])
@@ -196,7 +194,7 @@ class TestRefused:
     @pytest.mark.parametrize("device", ["cuda:7", "nonsense"])
     def test_a_device_that_is_not_there_before_anything_is_loaded(self, device: str) -> None:
         with pytest.raises(BackboneError, match=f"The device '{device}' cannot be used here"):
-            load_backbone(BackboneSettings("nobody/no-such-model", device=device))
+            load_backbone(BackboneConfig("nobody/no-such-model", device=device))
 
 
 class TestRemoteCode:

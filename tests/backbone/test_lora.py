@@ -15,11 +15,8 @@ from tests.tiny import build_model, save_rm
 from torch import nn
 from transformers import AutoModelForSequenceClassification
 
-from ebrm.backbone.checkpoint import open_checkpoint
-from ebrm.backbone.load import load_backbone
+from ebrm.backbone import Backbone, BackboneConfig, load_backbone, open_checkpoint
 from ebrm.backbone.lora import attach_adapter
-from ebrm.backbone.read import Backbone
-from ebrm.backbone.settings import BackboneSettings
 from ebrm.errors import BackboneError
 
 IDS = [[9, 8, 7, 6], [5, 150], [100, 101, 102, 103, 104, 2]]
@@ -29,7 +26,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 
 def load(folder: Path, **settings: Any) -> Backbone:
-    return load_backbone(BackboneSettings(str(folder), device="cpu", **settings))
+    return load_backbone(BackboneConfig(str(folder), device="cpu", **settings))
 
 
 def save_adapter(folder: Path, base: Path, family: str = "llama", kind: str = "SEQ_CLS", **config: Any) -> Path:

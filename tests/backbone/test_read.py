@@ -11,12 +11,10 @@ from hypothesis import strategies as st
 from tests.tiny import DECODERS, FAMILIES, MORE_FAMILIES, byte_tokenizer, edit_config, save_rm
 from torch import Tensor
 
-from ebrm.backbone import families, forward
-from ebrm.backbone.load import load_backbone
-from ebrm.backbone.read import Backbone, Reading
-from ebrm.backbone.settings import BackboneSettings
+from ebrm.backbone import Backbone, BackboneConfig, families, forward, load_backbone
+from ebrm.backbone.read import Reading
+from ebrm.data import TextConfig
 from ebrm.errors import BackboneError, TextError
-from ebrm.preferences.settings import TextSettings
 
 SAVED: dict[str, Path] = {}
 
@@ -29,7 +27,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def load(folder: Path, **settings: Any) -> Backbone:
-    return load_backbone(BackboneSettings(str(folder), device="cpu", **settings))
+    return load_backbone(BackboneConfig(str(folder), device="cpu", **settings))
 
 
 @pytest.fixture(scope="module")
@@ -73,11 +71,11 @@ def test_rewards_of_more_families_are_the_models_own(tmp_path: Path, family: str
 
 
 def test_a_model_that_reads_its_reward_at_the_padding_is_refused(tmp_path: Path) -> None:
-    folder, text = save_rm(tmp_path, "xlnet"), TextSettings(max_length=100)
+    folder, text = save_rm(tmp_path, "xlnet"), TextConfig(max_length=100)
     # Its blocks give [tokens, texts, h], so that there is nothing to average.
     with pytest.raises(BackboneError, match=r"Block 1 of .* tensor of shape \[9, 2, 32\] for 2 texts .* --layers none"):
-        load_backbone(BackboneSettings(str(folder), device="cpu"), text).read([[5] * 9, [6, 7]])
-    backbone = load_backbone(BackboneSettings(str(folder), device="cpu", layers=()), text)
+        load_backbone(BackboneConfig(str(folder), device="cpu"), text).read([[5] * 9, [6, 7]])
+    backbone = load_backbone(BackboneConfig(str(folder), device="cpu", layers=()), text)
     with pytest.raises(BackboneError, match="another embedding when it is padded .* Use token_budget=1"):
         backbone.read([[5] * 9, [6, 7]])
     backbone.token_budget = 1
@@ -330,6 +328,6 @@ def test_tokenize_uses_the_text_rule(llama: Backbone) -> None:
 
 def test_a_written_conversation_is_read_by_the_same_rule(llama: Backbone) -> None:
     written = "<|start|>user\nHi<|end|>\n<|start|>assistant\nYes<|end|>"
-    assert llama.tokenize_written(written) == llama.tokenize("Hi", "Yes")
+    assert llama.tokenize_rendered(written) == llama.tokenize("Hi", "Yes")
     with pytest.raises(TextError, match="row 2: The text is a NoneType"):
-        llama.tokenize_written(None, "row 2")  # type: ignore[arg-type]
+        llama.tokenize_rendered(None, "row 2")  # type: ignore[arg-type]

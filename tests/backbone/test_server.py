@@ -14,22 +14,19 @@ from tests.backbone.pooling_server import FakeServer, serving
 from tests.terminal import ebrm, preference_rows, read_lines, refused, write_lines
 from tests.tiny import edit_config, save_rm
 
+from ebrm.backbone import BackboneConfig, load_backbone
 from ebrm.backbone.families import forget_family, register_family
-from ebrm.backbone.load import load_backbone
 from ebrm.backbone.server import ServerBackbone
-from ebrm.backbone.settings import BackboneSettings
-from ebrm.energy.settings import FitSettings, NetworkSettings
+from ebrm.data import TextConfig, load_preferences
 from ebrm.errors import BackboneError, ModelError, ServerError
-from ebrm.features.extract import extract_features
-from ebrm.features.manifest import read_manifest
-from ebrm.files import read_json
+from ebrm.features import extract_features, read_manifest
 from ebrm.fitting import fit
+from ebrm.heads import FitConfig, NetworkConfig
 from ebrm.model import EnergyRewardModel
-from ebrm.preferences.load import load_preferences
-from ebrm.preferences.settings import TextSettings
+from ebrm.utils.files import read_json
 
 IDS = [[5, 6, 7], [8], [9] * 6, [10, 11], [12, 13, 14, 15], [16]]
-SMALL: Any = {"network": NetworkSettings(joint_widths=(12, 6)), "training": FitSettings(epochs=1, batch_rows=16)}
+SMALL: Any = {"network": NetworkConfig(joint_widths=(12, 6)), "training": FitConfig(epochs=1, batch_rows=16)}
 TINY = ("--joint-widths", "12,6", "--epochs", 2, "--batch-rows", 16, "-q")
 
 
@@ -55,9 +52,9 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_lines(tmp_path_factory.mktemp("pairs") / "pairs.jsonl", preference_rows(24))
 
 
-def load(folder: Path, fake: FakeServer | None = None, text: TextSettings | None = None, **settings: Any) -> Any:
+def load(folder: Path, fake: FakeServer | None = None, text: TextConfig | None = None, **settings: Any) -> Any:
     given = {"layers": (), "device": "cpu", **({"server": fake.url} if fake else {})}
-    return load_backbone(BackboneSettings(str(folder), **given | settings), text)
+    return load_backbone(BackboneConfig(str(folder), **given | settings), text)
 
 
 def test_reads_what_the_model_here_reads(folder: Path, fake: FakeServer) -> None:
@@ -65,7 +62,7 @@ def test_reads_what_the_model_here_reads(folder: Path, fake: FakeServer) -> None
     assert isinstance(there, ServerBackbone)
     for prompt, response in [("Hi", "Hello"), ("Émoji 😀", "naïve"), ([{"role": "user", "content": "x"}], "")]:
         assert here.tokenize(prompt, response) == there.tokenize(prompt, response)
-    assert here.tokenize_written("A text.") == there.tokenize_written("A text.")
+    assert here.tokenize_rendered("A text.") == there.tokenize_rendered("A text.")
     ours, theirs = here.read(IDS), there.read(IDS)
     assert torch.allclose(ours.embedding, theirs.embedding, atol=1e-5)
     assert torch.allclose(ours.reward, theirs.reward, atol=1e-5)
@@ -136,7 +133,7 @@ def test_the_probe_runs_once_and_before_any_text(folder: Path) -> None:
 
 
 def test_a_wrong_server_is_refused_on_the_first_read(folder: Path) -> None:
-    with serving(FakeServer(folder, wrong="normalised")) as fake, pytest.raises(ServerError, match="L2-normalised"):
+    with serving(FakeServer(folder, wrong="normalized")) as fake, pytest.raises(ServerError, match="L2-normalized"):
         load(folder, fake).read([[5]])
 
 
@@ -172,7 +169,7 @@ def test_a_server_with_a_short_limit_is_said(folder: Path, caplog: pytest.LogCap
         assert load(folder, fake).text_rule == load(folder).text_rule
         assert "takes 64 tokens, and texts may have 128 (max_length)" in caplog.text
         caplog.clear()
-        load(folder, fake, TextSettings(max_length=64))
+        load(folder, fake, TextConfig(max_length=64))
         assert not caplog.text
 
 
@@ -190,18 +187,18 @@ def test_another_model_is_told_by_its_name(folder: Path, tmp_path: Path) -> None
 
 
 def test_inner_layers_are_not_to_be_had(folder: Path, vllm: FakeServer, caplog: pytest.LogCaptureFixture) -> None:
-    assert load_backbone(BackboneSettings(str(folder), server=vllm.url)).identity.layers == ()
+    assert load_backbone(BackboneConfig(str(folder), server=vllm.url)).identity.layers == ()
     assert "No inner layers are read: a pooling server" in caplog.text
     caplog.clear()
     load(folder, vllm)
-    load_backbone(BackboneSettings(str(folder), server=vllm.url), blocks=())
+    load_backbone(BackboneConfig(str(folder), server=vllm.url), blocks=())
     assert not caplog.text
     with pytest.raises(
         BackboneError, match=r"\(--layers 0.5\), and a pooling server .* Use --layers none, or no --server"
     ):
         load(folder, vllm, layers=(0.5,))
     with pytest.raises(BackboneError, match="made with inner layers .*blocks 1, 2.* fit with --layers none"):
-        load_backbone(BackboneSettings(str(folder), server=vllm.url), blocks=(1, 2))
+        load_backbone(BackboneConfig(str(folder), server=vllm.url), blocks=(1, 2))
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "bart"])
@@ -221,7 +218,7 @@ def test_heads_of_several_layers_are_refused(tmp_path: Path, vllm: FakeServer) -
 
 def test_what_cannot_be_served_is_refused(folder: Path, vllm: FakeServer, tmp_path: Path) -> None:
     with pytest.raises(BackboneError, match="`demo` averages over all tokens"):
-        load_backbone(BackboneSettings("demo", server=vllm.url))
+        load_backbone(BackboneConfig("demo", server=vllm.url))
     register_family("mine", lambda config: True, lambda *_: pytest.fail("loaded"))
     try:
         with pytest.raises(BackboneError, match="registered family"):
@@ -304,7 +301,7 @@ def test_the_commands_work_with_a_server(
 def test_benchmarks_keep_what_a_server_said_apart(
     folder: Path, vllm: FakeServer, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ebrm.evaluate.report import benchmarks as report
+    from ebrm.report import benchmarks as report
 
     monkeypatch.setenv("EBRM_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("EBRM_DATA", raising=False)

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from tests.terminal import ebrm, refused, write_lines
 
-from ebrm.cli.compare import CompareSettings
-from ebrm.evaluate.methods import METHODS
+from ebrm.cli.compare import CompareConfig
+from ebrm.evaluation.compare_heads import METHODS
 
 QUICK = ("--resamples", 100, "--epochs", 2, "--hidden", 8, "--joint-widths", "8,4", "--training-epochs", 1)
 
@@ -59,7 +59,7 @@ def test_settings_reach_the_heads(features: Path) -> None:
 
 
 def test_the_help_names_every_method() -> None:
-    words = CompareSettings.__dataclass_fields__["methods"].metadata["help"].replace(",", " ").replace(".", " ").split()
+    words = CompareConfig.__dataclass_fields__["methods"].metadata["help"].replace(",", " ").replace(".", " ").split()
     assert set(METHODS) <= set(words)
 
 

@@ -13,8 +13,8 @@ import pytest
 from tests.terminal import ebrm, ebrm_forked, preference_rows, refused, write_lines
 from tests.tiny import save_rm
 
-from ebrm.backbone.read import Backbone
-from ebrm.evaluate.report import benchmarks as report
+from ebrm.backbone import Backbone
+from ebrm.report import benchmarks as report
 
 
 @pytest.fixture(autouse=True)

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 from tests.terminal import ebrm, preference_rows, refused, snapshot, write_lines
 
-from ebrm.backbone.settings import BackboneSettings
+from ebrm.backbone import BackboneConfig
+from ebrm.card import trust_in_words
 from ebrm.cli import fit, outcome
 from ebrm.cli.options import Chosen, settings_of
-from ebrm.errors import SettingsError
-from ebrm.features.settings import FeatureSettings
+from ebrm.data import PreferenceConfig, TextConfig
+from ebrm.errors import ConfigError
+from ebrm.features import FeatureConfig
 from ebrm.model import EnergyRewardModel
-from ebrm.model_card import trust_in_words
-from ebrm.preferences.settings import PreferenceSettings, TextSettings
 
 
 @pytest.fixture(autouse=True)
@@ -58,12 +58,12 @@ def test_from_text_to_a_model_with_numbers_and_report(rm: Path, pairs: Path, tmp
 
 
 def test_accuracy_is_that_of_the_test_pairs(features: Path, model: Path) -> None:
-    from ebrm.energy.settings import FitSettings
-    from ebrm.features.store import open_features
+    from ebrm.features import open_features
     from ebrm.fitting import choose_splits
+    from ebrm.heads import FitConfig
 
     read = open_features(features)
-    test = read.pairs.take(choose_splits(read.pairs, FitSettings(epochs=2)).test)
+    test = read.pairs.take(choose_splits(read.pairs, FitConfig(epochs=2)).test)
     right = int((read.reward[test.chosen] > read.reward[test.rejected]).sum())
     metrics = json.loads((model / "metrics.json").read_text())
     assert metrics["pairs"] == len(test)
@@ -152,11 +152,11 @@ def test_every_option_is_either_refused_with_features_or_matters_to_the_fit() ->
         chosen = Chosen(fit._STAGES, {(setting.stage, setting.field): "a value"}, {})
         try:
             fit._refuse_unused(fit.FitJob("m", features="f"), chosen)
-        except SettingsError as error:
+        except ConfigError as error:
             assert f"together with {setting.flag} (" in str(error)
             refused_fields.add((setting.stage, setting.field))
-    read_by = {"reward_model": BackboneSettings, "data": PreferenceSettings, "text": TextSettings}
-    read_by["storage"] = FeatureSettings
+    read_by = {"reward_model": BackboneConfig, "data": PreferenceConfig, "text": TextConfig}
+    read_by["storage"] = FeatureConfig
     expected = {(stage, field.name) for stage, kind in read_by.items() for field in fields(kind)}
     assert refused_fields == expected - {("reward_model", "device")}
 

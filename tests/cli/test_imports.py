@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from tests.terminal import ebrm
 
-from ebrm.features.store import open_features
+from ebrm.features import open_features
 
 
 def arrays(folder: Path) -> Path:

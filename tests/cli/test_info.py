@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.terminal import child_environment, ebrm, refused
 
-from ebrm.model_card import trust_in_words
+from ebrm.card import trust_in_words
 
 
 def test_a_model(model: Path, rm: Path) -> None:
@@ -41,7 +41,7 @@ def test_what_is_trusted_and_what_was_left_out(model: Path, tmp_path: Path) -> N
         return " ".join(ran.out.split())
 
     assert f"trust {trust_in_words(json.loads((model / 'config.json').read_text())['trust'])}" in shown()
-    trust = {"sharpness": 0.5, "base_noise": None}
+    trust = {"power": 0.5, "base_noise": None}
     assert "trust base reward given no weight; density to the power 0.5" in shown(trust=trust)
     assert "to the power" not in shown(trust=None)  # written before it was said
     counts = {"kept": 1400, "dropped": 2, "tied": 1}

@@ -8,12 +8,12 @@ from typing import Annotated, Any, Literal
 import pytest
 import typer
 
-from ebrm.backbone.settings import BackboneSettings
+from ebrm.backbone import BackboneConfig
 from ebrm.cli.options import choose, command, read_config, settings_of
-from ebrm.energy.settings import FitSettings, InferenceSettings, NetworkSettings
-from ebrm.errors import SettingsError
-from ebrm.features.settings import FeatureSettings
-from ebrm.preferences.settings import PreferenceSettings, TextSettings
+from ebrm.data import PreferenceConfig, TextConfig
+from ebrm.errors import ConfigError
+from ebrm.features import FeatureConfig
+from ebrm.heads import FitConfig, InferenceConfig, NetworkConfig
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Second:
 
     def __post_init__(self) -> None:
         if self.seed < 0:
-            raise SettingsError("seed is negative")
+            raise ConfigError("seed is negative")
 
 
 STAGES: dict[str, type] = {"first": First, "second": Second}
@@ -102,7 +102,7 @@ def test_a_default_that_is_typed_still_wins_over_the_file(tmp_path: Path) -> Non
 
 def test_a_needed_field_is_asked_for_by_its_flag() -> None:
     chosen, _, _ = run([])
-    with pytest.raises(SettingsError, match=r"--name is needed: Its name\..*`name`"):
+    with pytest.raises(ConfigError, match=r"--name is needed: Its name\..*`name`"):
         chosen.of(First)
 
 
@@ -128,17 +128,17 @@ def test_given_holds_only_what_was_given(tmp_path: Path) -> None:
     ],
 )
 def test_mistakes_in_the_file(tmp_path: Path, text: str, words: tuple[str, ...]) -> None:
-    with pytest.raises(SettingsError) as caught:
+    with pytest.raises(ConfigError) as caught:
         read_config(config(tmp_path, text)[1], settings_of(STAGES))
     for word in words:
         assert word in str(caught.value)
 
 
 def test_a_file_that_is_not_there_or_not_text(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="no such file"):
+    with pytest.raises(ConfigError, match="no such file"):
         read_config(tmp_path / "no.yaml", settings_of(STAGES))
     (tmp_path / "b.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(SettingsError, match="UTF-8"):
+    with pytest.raises(ConfigError, match="UTF-8"):
         read_config(tmp_path / "b.yaml", settings_of(STAGES))
 
 
@@ -147,7 +147,7 @@ def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_a_field_named_like_its_stage_can_be_flat_or_nested(tmp_path: Path) -> None:
-    settings = settings_of({"backbone": BackboneSettings})
+    settings = settings_of({"backbone": BackboneConfig})
     flat = read_config(config(tmp_path, "backbone: a/b\n")[1], settings)
     nested = read_config(config(tmp_path, "backbone:\n  backbone: a/b\n")[1], settings)
     assert flat == nested == {("backbone", "backbone"): "a/b"}
@@ -162,8 +162,8 @@ def test_only_and_saved() -> None:
 
 def test_the_settings_of_the_library_are_all_options() -> None:
     stages = {
-        "data": PreferenceSettings, "text": TextSettings, "reward_model": BackboneSettings, "storage": FeatureSettings,
-        "network": NetworkSettings, "training": FitSettings, "inference": InferenceSettings,
+        "data": PreferenceConfig, "text": TextConfig, "reward_model": BackboneConfig, "storage": FeatureConfig,
+        "network": NetworkConfig, "training": FitConfig, "inference": InferenceConfig,
     }  # fmt: skip
     settings = settings_of(stages)
     assert len({s.flag for s in settings}) == len({s.key for s in settings}) == len(settings)
@@ -171,7 +171,7 @@ def test_the_settings_of_the_library_are_all_options() -> None:
         assert setting.help, f"{setting.stage}.{setting.field} has no help"
     chosen, _, _ = run(["--backbone", "m"], stages)
     for kind in stages.values():
-        expected = kind("m") if kind is BackboneSettings else kind()
+        expected = kind("m") if kind is BackboneConfig else kind()
         assert chosen.of(kind) == expected
 
 
@@ -193,8 +193,8 @@ def test_layers_are_depths_or_none(
 ) -> None:
     arguments = ["--backbone", "m", *(["--layers", typed] if typed else [])]
     arguments += config(tmp_path, written) if written else []
-    chosen, _, _ = run(arguments, {"reward_model": BackboneSettings})
-    assert chosen.of(BackboneSettings).layers == expected
+    chosen, _, _ = run(arguments, {"reward_model": BackboneConfig})
+    assert chosen.of(BackboneConfig).layers == expected
 
 
 def test_choose_needs_a_value_for_every_setting() -> None:

@@ -10,7 +10,7 @@ import pytest
 from tests.terminal import read_lines, write_lines
 
 from ebrm.cli.rows import Chunk, join_parts, kind_of, read_chunks, write_part
-from ebrm.errors import DataError, SettingsError
+from ebrm.errors import ConfigError, DataError
 
 ROWS: list[dict[str, Any]] = [
     {"id": 2**60, "prompt": 'a,b\n"c"', "response": "ü 🙂 \x00", "more": None},
@@ -115,7 +115,7 @@ def test_a_lone_surrogate_is_kept_in_json(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a.txt", "a", "a.json", "a.jsonl.gz"])
 def test_unknown_endings_for_output(name: str) -> None:
-    with pytest.raises(SettingsError, match=r"\.jsonl, \.csv or \.parquet"):
+    with pytest.raises(ConfigError, match=r"\.jsonl, \.csv or \.parquet"):
         kind_of(Path(name))
 
 

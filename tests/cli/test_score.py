@@ -44,7 +44,7 @@ def test_every_row_comes_out_in_order_with_what_the_model_says(model: Path, tmp_
         torch.testing.assert_close(torch.tensor([row[name] for row in found]), values, atol=tolerance, rtol=1e-5)
     for row in found:
         assert row["interval_low"] < row["interval_high"]
-        assert row["moved"] == pytest.approx(row["reward"] - row["base_reward"], abs=1e-5)
+        assert row["delta"] == pytest.approx(row["reward"] - row["base_reward"], abs=1e-5)
         assert row["error"] is None
 
 
@@ -174,7 +174,7 @@ def test_a_text_longer_than_the_model(model: Path, tmp_path: Path) -> None:
 
 
 def test_a_row_that_is_not_finite_is_marked(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ebrm.backbone.read import Backbone
+    from ebrm.backbone import Backbone
 
     read = Backbone.read
 
@@ -232,9 +232,9 @@ def test_inference_settings_change_the_result(model: Path, tmp_path: Path) -> No
     assert score(model, source, tmp_path / "a.jsonl", "--estimate", "ascent").code == 0
     assert score(model, source, tmp_path / "b.jsonl", "--estimate", "ascent", "--steps", 0).code == 0
     assert score(model, source, tmp_path / "c.jsonl").code == 0
-    moved = [row["moved"] for row in read_lines(tmp_path / "b.jsonl")]
+    moved = [row["delta"] for row in read_lines(tmp_path / "b.jsonl")]
     assert moved == pytest.approx([0] * 5, abs=1e-5)  # no ascent: the base reward
-    moves = {name: [row["moved"] for row in read_lines(tmp_path / f"{name}.jsonl")] for name in "abc"}
+    moves = {name: [row["delta"] for row in read_lines(tmp_path / f"{name}.jsonl")] for name in "abc"}
     assert moves["a"] != moved and moves["c"] != moved and moves["a"] != moves["c"]
 
 

@@ -19,7 +19,7 @@ def served(monkeypatch):
         listening("http://127.0.0.1:1234")
         ready()
 
-    monkeypatch.setattr(run, "serve", serve)
+    monkeypatch.setattr("ebrm.serve.serve", serve)
     return calls
 
 

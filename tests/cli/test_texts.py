@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from ebrm.cli.texts import find_shape
-from ebrm.errors import DataError, SettingsError
-from ebrm.preferences.schema import RowProblem
+from ebrm.data import RowProblem
+from ebrm.errors import ConfigError, DataError
 
 USER = {"role": "user", "content": "Hi"}
 REPLY = {"role": "assistant", "content": "Yes"}
@@ -103,5 +103,5 @@ def test_columns_that_hold_nothing_to_score() -> None:
         find_shape(["id", "text"], {}, "f")
     with pytest.raises(DataError, match=r"no column 'anwser'. Did you mean 'answer'"):
         find_shape(["prompt", "answer"], {"response": "anwser"}, "f")
-    with pytest.raises(SettingsError, match="'reply' is not one of our names"):
+    with pytest.raises(ConfigError, match="'reply' is not one of our names"):
         find_shape(["prompt", "answer"], {"reply": "answer"}, "f")

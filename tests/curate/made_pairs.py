@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ebrm.curate.pairs import Head, Pairs
+from ebrm.curate import Head, Pairs
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.curate.made_pairs import a_pair_each, generator
 
-from ebrm.curate.agreement import consensus, dual_consistency, judge_agreement
-from ebrm.errors import DataError, SettingsError
+from ebrm.curate import consensus, dual_consistency, judge_agreement
+from ebrm.errors import ConfigError, DataError
 
 
 def test_two_models_keep_flip_and_dispute() -> None:
@@ -119,22 +119,22 @@ def test_refusals() -> None:
     pairs = a_pair_each(2)
     half = torch.tensor([0.5, 0.5])
     for threshold in (0.4, 1.0):
-        with pytest.raises(SettingsError, match=f"threshold of agreement is {threshold}"):
+        with pytest.raises(ConfigError, match=f"threshold of agreement is {threshold}"):
             dual_consistency(pairs, half, half, threshold)
     with pytest.raises(DataError, match="gold model.* first at index 1"):
         dual_consistency(pairs, half, torch.tensor([0.5, 1.5]))
     with pytest.raises(ValueError, match="got 2 and 1"):
         dual_consistency(pairs, half, half[:1])
-    with pytest.raises(SettingsError, match="confidence is 0.3"):
+    with pytest.raises(ConfigError, match="confidence is 0.3"):
         consensus(pairs, half[None], confidence=0.3)
-    with pytest.raises(SettingsError, match="no voters"):
+    with pytest.raises(ConfigError, match="no voters"):
         consensus(pairs, torch.zeros(0, 2))
     with pytest.raises(ValueError, match="votes on 2 pairs"):
         consensus(pairs, torch.zeros(1, 3))
     with pytest.raises(DataError, match=r"\(0, 1\)"):
         consensus(pairs, torch.tensor([[0.5, math.nan]]))
     for least in (1, 3):
-        with pytest.raises(SettingsError, match=f"{least} of 2 judges"):
+        with pytest.raises(ConfigError, match=f"{least} of 2 judges"):
             judge_agreement(pairs, torch.zeros(2, 2, 2), least)
     with pytest.raises(ValueError, match="scores of both sides"):
         judge_agreement(pairs, torch.zeros(2, 2, 3))

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ebrm.curate.conflict import ConflictCount, filter_conflicts
+from ebrm.curate import ConflictCount, filter_conflicts
 from ebrm.errors import DataError
 
 CHOSEN = torch.tensor([2.0, 1.0, 0.5, -1.0, 3.0])

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.curate.made_pairs import generator
 
-from ebrm.curate.corruption import Corrupted, corruption_pairs
-from ebrm.errors import SettingsError
+from ebrm.curate import Corrupted, corruption_pairs
+from ebrm.errors import ConfigError
 from ebrm.groups import Groups
 
 # Parts of responses 0, 2 and 3, out of line; responses 1 and 4 have none.
@@ -96,7 +96,7 @@ def test_the_seed_decides() -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(SettingsError, match="corruption is 'shuffle'"):
+    with pytest.raises(ConfigError, match="corruption is 'shuffle'"):
         corruption_pairs(RESPONSE, "shuffle", generator())  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="2 responses have a prompt, and 5 parts"):
         corruption_pairs(RESPONSE, "splice", generator(), Groups.of([0, 1]))

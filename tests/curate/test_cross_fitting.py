@@ -7,10 +7,16 @@ import torch
 from tests.curate.made_pairs import a_pair_each, fit_linear, generator, separable
 from torch import Tensor
 
-from ebrm.curate.cross_fitting import cross_fitted_difference, estimated_noise
-from ebrm.curate.pairs import Head, Pairs, head_difference
-from ebrm.curate.strength import flip_weakest, preference_strength
-from ebrm.errors import DataError, SettingsError
+from ebrm.curate import (
+    Head,
+    Pairs,
+    cross_fitted_difference,
+    estimated_noise,
+    flip_weakest,
+    head_difference,
+    preference_strength,
+)
+from ebrm.errors import ConfigError, DataError
 from ebrm.groups import Groups
 
 
@@ -84,7 +90,7 @@ def test_noise_counts_ties_half() -> None:
 def test_refusals() -> None:
     pairs, embedding = a_pair_each(4), torch.zeros(8, 2)
     for folds, repeats in ((1, 1), (2, 0)):
-        with pytest.raises(SettingsError, match=f"{folds} folds, {repeats} times"):
+        with pytest.raises(ConfigError, match=f"{folds} folds, {repeats} times"):
             cross_fitted_difference(pairs, embedding, fit_linear, generator(), folds, repeats)
     with pytest.raises(DataError, match="0 pairs fall into 0 sets"):
         cross_fitted_difference(a_pair_each(0), embedding, fit_linear, generator())

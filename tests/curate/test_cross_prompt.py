@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 from tests.curate.made_pairs import generator
 from torch.nn.functional import logsigmoid
 
-from ebrm.curate.cross_prompt import cross_prompt_pairs
-from ebrm.curate.pairs import Pairs
-from ebrm.errors import SettingsError
+from ebrm.curate import Pairs, cross_prompt_pairs
+from ebrm.errors import ConfigError
 
 
 def said(pairs: Pairs, label: float) -> list[tuple[int, int]]:
@@ -73,5 +72,5 @@ def test_the_loss_of_a_tie_is_log_2_at_equal_rewards() -> None:
 def test_refusals() -> None:
     with pytest.raises(ValueError, match=r"expected bool \[n\]"):
         cross_prompt_pairs(torch.tensor([1, 0]), generator())
-    with pytest.raises(SettingsError, match="number of ties is -1"):
+    with pytest.raises(ConfigError, match="number of ties is -1"):
         cross_prompt_pairs(torch.tensor([True]), generator(), ties=-1)

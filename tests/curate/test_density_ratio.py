@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.curate.made_pairs import generator
 
-from ebrm.curate.density_ratio import density_ratio_weights, odds_weights
-from ebrm.errors import DataError, SettingsError
+from ebrm.curate import density_ratio_weights, odds_weights
+from ebrm.errors import ConfigError, DataError
 
 
 def test_odds_between_the_bounds() -> None:
@@ -66,9 +66,9 @@ def test_none_and_one() -> None:
 def test_refusals() -> None:
     two = torch.ones(2, 2)
     for low, high in ((0.0, 10.0), (1.1, 10.0), (0.5, 0.9), (0.5, math.inf), (math.nan, 10.0)):
-        with pytest.raises(SettingsError, match="bounds of a weight"):
+        with pytest.raises(ConfigError, match="bounds of a weight"):
             density_ratio_weights(two, two, low, high)
-    with pytest.raises(SettingsError, match="penalty is 0"):
+    with pytest.raises(ConfigError, match="penalty is 0"):
         density_ratio_weights(two, two, penalty=0)
     with pytest.raises(ValueError, match=r"\(2, 2\) and \(2, 3\)"):
         density_ratio_weights(two, torch.ones(2, 3))

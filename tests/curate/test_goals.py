@@ -6,8 +6,7 @@ import pytest
 import torch
 from tests.curate.made_pairs import a_pair_each, generator
 
-from ebrm.curate.goals import goal_conditioned_pairs
-from ebrm.curate.pairs import Pairs
+from ebrm.curate import Pairs, goal_conditioned_pairs
 from ebrm.errors import DataError
 
 

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from scipy.spatial import ConvexHull
 from tests.curate.made_pairs import a_pair_each, generator
 
-from ebrm.curate import hull
-from ebrm.curate.hull import convex_hull_augmentation, hull_vertices
+from ebrm.curate import convex_hull_augmentation, hull, hull_vertices
 from ebrm.errors import DataError
 from ebrm.groups import Groups
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.curate.made_pairs import a_pair_each
 
-from ebrm.curate.pairs import Done, Pairs, Report, head_difference
+from ebrm.curate import Done, Pairs, Report, head_difference
 from ebrm.errors import DataError
 
 
@@ -45,7 +45,7 @@ def test_steps_compose_and_every_pair_knows_what_was_done_to_it() -> None:
     )
     assert kept.origin.tolist() == [0, 2, 3] and kept.steps == ("given", "flip", "filter")
     assert kept.history(0) == ["given: made", "flip: flipped", "filter: kept"]
-    assert kept.history(1) == ["given: made", "flip: kept", "filter: labelled, weighted"]
+    assert kept.history(1) == ["given: made", "flip: kept", "filter: labeled, weighted"]
     assert kept.history(2) == ["given: made", "flip: flipped", "filter: margin"]
     # Counts are of the pairs that are left: the weight and label of the dropped one changed too.
     assert (report.kept, report.dropped, report.relabelled, report.reweighted, report.new_margins) == (3, 1, 1, 1, 1)

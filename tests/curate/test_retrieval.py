@@ -8,9 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.curate.made_pairs import generator
 
-from ebrm.curate import retrieval
-from ebrm.curate.retrieval import error_driven_retrieval, retrieval_budget
-from ebrm.errors import DataError, SettingsError
+from ebrm.curate import error_driven_retrieval, retrieval, retrieval_budget
+from ebrm.errors import ConfigError, DataError
 
 
 def test_the_budget_by_hand() -> None:
@@ -71,7 +70,7 @@ def test_nothing_held_out() -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(SettingsError, match="most neighbours of a pair are 0"):
+    with pytest.raises(ConfigError, match="most neighbors of a pair are 0"):
         retrieval_budget(torch.zeros(1), 0)
     with pytest.raises(DataError, match="out of range, the first at index 1: .*from 0 to 1"):
         retrieval_budget(torch.tensor([0.5, -2.0]))

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.curate.made_pairs import generator
 
-from ebrm.curate.selection import best_worst_pairs, hard_subset
-from ebrm.errors import DataError, SettingsError
+from ebrm.curate import best_worst_pairs, hard_subset
+from ebrm.errors import ConfigError, DataError
 from ebrm.groups import Groups
 
 REWARD = torch.tensor([1.0, 3.0, 2.0, 5.0, 5.0, 0.0, 0.5])
@@ -86,7 +86,7 @@ def test_refusals() -> None:
     with pytest.raises(DataError, match=r"evidence.*\(0, 1\)"):
         best_worst_pairs(torch.zeros(2), Groups.of([0, 0]), torch.tensor([[0.0, math.inf]]))
     for gap in (-1.0, math.nan):
-        with pytest.raises(SettingsError, match="least gap"):
+        with pytest.raises(ConfigError, match="least gap"):
             best_worst_pairs(REWARD, PROMPT, least_gap=gap)
     with pytest.raises(ValueError, match=r"evidence \[t, 7\]"):
         best_worst_pairs(REWARD, PROMPT, torch.zeros(1, 6))
@@ -96,7 +96,7 @@ def test_refusals() -> None:
         best_worst_pairs(REWARD, PROMPT, weight=torch.ones(2))
     with pytest.raises(ValueError, match="7 rows"):
         best_worst_pairs(REWARD[:3], PROMPT)
-    with pytest.raises(SettingsError, match="hard subset is -1"):
+    with pytest.raises(ConfigError, match="hard subset is -1"):
         hard_subset(REWARD, -1)
     with pytest.raises(DataError, match="index 0"):
         hard_subset(torch.tensor([math.nan]), 1)

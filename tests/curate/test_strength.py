@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from tests.curate.made_pairs import a_pair_each, generator
 from torch.nn.functional import logsigmoid
 
-from ebrm.curate.pairs import Pairs
-from ebrm.curate.strength import Strength, adaptive_margin, flip_weakest, preference_strength, soften_labels
-from ebrm.errors import DataError, SettingsError
+from ebrm.curate import Pairs, Strength, adaptive_margin, flip_weakest, preference_strength, soften_labels
+from ebrm.errors import ConfigError, DataError
 
 
 def strength(*mean: float) -> Strength:
@@ -124,15 +123,15 @@ def test_no_pairs_and_one() -> None:
 def test_refusals() -> None:
     with pytest.raises(DataError, match=r"the first at index \(1, 2\)"):
         preference_strength(torch.tensor([[0.0, 0, 0], [0, 0, math.nan]]))
-    with pytest.raises(SettingsError, match="no models"):
+    with pytest.raises(ConfigError, match="no models"):
         preference_strength(torch.zeros(0, 3))
     with pytest.raises(ValueError, match="2 dimensions"):
         preference_strength(torch.zeros(3))
-    with pytest.raises(SettingsError, match="fraction of pairs to flip is 1.5"):
+    with pytest.raises(ConfigError, match="fraction of pairs to flip is 1.5"):
         flip_weakest(a_pair_each(1), strength(0), 1.5)
-    with pytest.raises(SettingsError, match="smoothing is 0.6"):
+    with pytest.raises(ConfigError, match="smoothing is 0.6"):
         soften_labels(a_pair_each(1), strength(0), 0.6)
-    with pytest.raises(SettingsError, match="strongest pairs is -0.1"):
+    with pytest.raises(ConfigError, match="strongest pairs is -0.1"):
         soften_labels(a_pair_each(1), strength(0), 0.1, strongest=-0.1)
     with pytest.raises(ValueError, match="1 strengths were given for 2 pairs"):
         adaptive_margin(a_pair_each(2), strength(0))

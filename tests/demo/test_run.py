@@ -12,10 +12,10 @@ import pytest
 
 import ebrm
 from ebrm.backbone.demo import ENCODER_PACKAGE
+from ebrm.card import trust_in_words
 from ebrm.cli.main import main
-from ebrm.features.store import open_features
+from ebrm.features import open_features
 from ebrm.model import EnergyRewardModel
-from ebrm.model_card import trust_in_words
 
 PACKAGED = Path(ebrm.__path__[0]) / "demo"
 pytestmark = pytest.mark.skipif(find_spec(ENCODER_PACKAGE) is None, reason="the extra `demo` is not installed")
@@ -72,7 +72,7 @@ def test_the_readme_states_the_demonstration_s_numbers(ran: tuple[Path, str]) ->
     ):
         number = float(stated[label].split("|")[2].replace("points", "").replace("%", ""))
         assert number == pytest.approx(100 * value, abs=0.55), label
-    assert f"{metrics['pairs']:,} human-labelled pairs" in readme
+    assert f"{metrics['pairs']:,} human-labeled pairs" in readme
 
 
 def test_the_saved_model_scores_texts_again(ran: tuple[Path, str]) -> None:

@@ -102,7 +102,7 @@ def test_one_row(rm: Path, kept: Path) -> None:
 def test_all_pairs_conflicting(rm: Path, kept: Path) -> None:
     # The better side, as the reward model has it, is called rejected in every pair.
     assert features_of(rm, write_lines(kept / "a.jsonl", preference_rows(30)), kept / "a").code == 0
-    from ebrm.features.store import open_features
+    from ebrm.features import open_features
 
     read = open_features(kept / "a")
     swapped = []
@@ -223,7 +223,7 @@ def test_a_damaged_model(model: Path, kept: Path) -> None:
 
 def test_nan_in_an_embedding(kept: Path) -> None:
     from ebrm.errors import FeaturesError
-    from ebrm.features.imports import import_features
+    from ebrm.features import import_features
 
     draw = np.random.default_rng(0)
     embedding, reward = draw.normal(size=(8, 4)).astype("float32"), draw.normal(size=8).astype("float32")

@@ -10,8 +10,8 @@ from starlette.testclient import TestClient
 from tests.terminal import ebrm, read_lines, write_lines
 from transformers import AutoModelForSequenceClassification
 
-from ebrm.energy.heads.settings import HeadKind, HeadSettings
 from ebrm.fitting import fit
+from ebrm.heads import HeadConfig, HeadKind
 from ebrm.model import EnergyRewardModel
 from ebrm.serve.app import create_app
 
@@ -20,7 +20,7 @@ ROWS = [{"prompt": "Say hello.", "response": "Hello!"}, {"prompt": "Say hello.",
 
 @pytest.mark.parametrize("kind", ["silu", "gaussian", "anchored"])
 def test_a_head_is_used_like_the_energy_model(features: Path, tmp_path: Path, kind: HeadKind) -> None:
-    fit(features=features, head=HeadSettings(kind=kind, epochs=3)).model.save_pretrained(tmp_path / "head")
+    fit(features=features, head=HeadConfig(kind=kind, epochs=3)).model.save_pretrained(tmp_path / "head")
     model = EnergyRewardModel.from_pretrained(tmp_path / "head")
     offline = model.score([row["prompt"] for row in ROWS], [row["response"] for row in ROWS])
     assert bool((offline.std > 0).all()) and offline.reward[0] != offline.reward[1]

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from ebrm.backbone.identity import BackboneIdentity
+from ebrm.backbone import BackboneIdentity
+from ebrm.data import Preferences, TextRule, TokenizedText
+from ebrm.data.schema import Preference, PreferenceReport
 from ebrm.errors import TextTooLongError
-from ebrm.files import sha256_file
-from ebrm.preferences.schema import Preference, PreferenceReport, Preferences
-from ebrm.preferences.text import TextRule, TokenizedText
+from ebrm.utils.files import sha256_file
 
 
 class Reading:

@@ -13,17 +13,15 @@ import pytest
 import torch
 from tests.features.fakes import FakeBackbone, ask, contents, preferences, some_preferences
 
+from ebrm.data import prompt_id
 from ebrm.errors import BackboneError, FeaturesError, TextError
-from ebrm.features import ranks
-from ebrm.features.extract import extract_features, extract_texts
-from ebrm.features.settings import FeatureSettings
-from ebrm.features.store import open_features
-from ebrm.features.tokens import Text, text_id
-from ebrm.files import read_json, write_json
-from ebrm.preferences.schema import prompt_id
+from ebrm.features import FeatureConfig, Text, extract_features, extract_texts, open_features
+from ebrm.features import distributed as ranks
+from ebrm.features.tokens import text_id
+from ebrm.utils.files import read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[2]
-SMALL = FeatureSettings(shard_rows=8)
+SMALL = FeatureConfig(shard_rows=8)
 
 
 def test_items_are_the_different_texts_in_order_of_first_appearance(tmp_path):
@@ -100,7 +98,7 @@ def test_the_manifest_says_what_made_the_features(tmp_path):
 
 def test_batch_drift_is_measured_from_the_shortest_to_the_longest_text(tmp_path):
     backbone = FakeBackbone(token_budget=10_000)
-    made = extract_features(backbone, some_preferences(60), tmp_path / "f", FeatureSettings(shard_rows=1000))
+    made = extract_features(backbone, some_preferences(60), tmp_path / "f", FeatureConfig(shard_rows=1000))
     assert len(made) > 16
     lengths = [len(ids) for ids in backbone.drift_ids]
     tokens = pq.read_table(tmp_path / "f" / "items.parquet").column("tokens").to_pylist()
@@ -110,7 +108,7 @@ def test_batch_drift_is_measured_from_the_shortest_to_the_longest_text(tmp_path)
     assert made.manifest["batch_drift"] == pytest.approx(float(rewards.abs().max()) * 15e-5, rel=0.01)
 
 
-def test_a_finished_folder_is_returned_without_tokenising_or_reading(tmp_path):
+def test_a_finished_folder_is_returned_without_tokenizing_or_reading(tmp_path):
     data = some_preferences()
     extract_features(FakeBackbone(), data, tmp_path / "f", SMALL)
     before, backbone = contents(tmp_path / "f"), FakeBackbone()
@@ -153,7 +151,7 @@ def test_a_shard_depends_only_on_its_own_items(tmp_path):
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_embeddings_can_be_stored_in_half_the_space(tmp_path, dtype):
     full = extract_features(FakeBackbone(), some_preferences(), tmp_path / "full", SMALL)
-    half = extract_features(FakeBackbone(), some_preferences(), tmp_path / "half", FeatureSettings(dtype, 8))
+    half = extract_features(FakeBackbone(), some_preferences(), tmp_path / "half", FeatureConfig(dtype, 8))
     assert torch.equal(half.reward, full.reward)
     assert torch.equal(half.embedding(slice(None)), full.embedding(slice(None)).to(getattr(torch, dtype)).float())
     assert half.embeddings.stored_dtype == getattr(torch, dtype)
@@ -231,7 +229,7 @@ def test_progress_counts_every_text_and_every_token(tmp_path, monkeypatch):
 
     monkeypatch.setattr(ranks, "progress", progress)
     made = extract_features(FakeBackbone(), some_preferences(), tmp_path / "f", SMALL)
-    assert [(entry["what"], entry["unit"]) for entry in seen] == [("tokenising", "texts"), ("features", "tokens")]
+    assert [(entry["what"], entry["unit"]) for entry in seen] == [("tokenizing", "texts"), ("features", "tokens")]
     assert [entry["total"] for entry in seen] == [50, made.manifest["tokens"]] == [entry["done"] for entry in seen]
     assert seen[1]["steps"] >= len(made) / 8
     (tmp_path / "f" / "shard-00001.safetensors").unlink()
@@ -278,8 +276,8 @@ def test_an_embedding_too_large_for_its_number_type_is_refused_by_the_place_of_i
     with pytest.raises(
         FeaturesError, match=r"train.jsonl:2, rejected reaches \d.*e\+06, more than float16 can hold .65504"
     ):
-        extract_features(Large(), data, tmp_path / "f", FeatureSettings("float16"))
-    made = extract_features(Large(), data, tmp_path / "g", FeatureSettings("bfloat16"))
+        extract_features(Large(), data, tmp_path / "f", FeatureConfig("float16"))
+    made = extract_features(Large(), data, tmp_path / "g", FeatureConfig("bfloat16"))
     assert float(made.embedding(slice(None)).abs().max()) > 1e5
 
 
@@ -290,13 +288,13 @@ KILL = """
 import json, os, signal, sys
 from pathlib import Path
 import torch
-from ebrm.features.extract import extract_features, extract_texts
-from ebrm.features.settings import FeatureSettings
+from ebrm.features import extract_features, extract_texts
+from ebrm.features import FeatureConfig
 from tests.features.fakes import FakeBackbone, ask, contents, some_preferences
 
 torch.set_num_threads(1)
 os.fsync = lambda handle: None  # a killed process loses nothing that it wrote; only a machine without power does
-folder, data, settings = Path(sys.argv[1]), some_preferences(8), FeatureSettings(shard_rows=4)
+folder, data, settings = Path(sys.argv[1]), some_preferences(8), FeatureConfig(shard_rows=4)
 first = FakeBackbone()
 extract_features(first, data, folder / "unbroken", settings)
 drift = len(first.drift_ids)
@@ -441,7 +439,7 @@ def test_a_folder_of_something_else_is_refused_and_untouched(tmp_path, backbone,
     before, other = contents(tmp_path / "f"), FakeBackbone(**backbone)
     with pytest.raises(FeaturesError, match=said):
         extract_features(
-            other, some_preferences(**data), tmp_path / "f", FeatureSettings(**({"shard_rows": 8} | settings))
+            other, some_preferences(**data), tmp_path / "f", FeatureConfig(**({"shard_rows": 8} | settings))
         )
     assert other.reads == [] and contents(tmp_path / "f") == before
 
@@ -513,12 +511,11 @@ def test_unicode_null_bytes_and_long_texts_go_through(tmp_path):
 def test_a_real_reward_model(tmp_path):
     from tests.tiny import save_rm
 
-    from ebrm.backbone.load import load_backbone
-    from ebrm.backbone.settings import BackboneSettings
+    from ebrm.backbone import BackboneConfig, load_backbone
 
-    backbone = load_backbone(BackboneSettings(str(save_rm(tmp_path / "rm", "llama")), device="cpu", token_budget=256))
+    backbone = load_backbone(BackboneConfig(str(save_rm(tmp_path / "rm", "llama")), device="cpu", token_budget=256))
     data = preferences([("Hi", "Hello.", "Go away"), ("Why?", "Because of the moon", "No"), ("Hi", "Oh", "Hello.")])
-    made = extract_features(backbone, data, tmp_path / "f", FeatureSettings(shard_rows=2))
+    made = extract_features(backbone, data, tmp_path / "f", FeatureConfig(shard_rows=2))
     assert made.embedding_size == 32 + 32 and len(made) == 5  # the head's input, and the mean of one of two blocks
     assert made.manifest["backbone"]["layers"] == [1]
     for row, chosen, rejected in zip(data, made.pairs.chosen, made.pairs.rejected, strict=True):

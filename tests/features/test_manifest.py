@@ -6,8 +6,9 @@ import pytest
 
 from ebrm.errors import FeaturesError
 from ebrm.features import manifest as manifests
-from ebrm.features.manifest import describe, difference, read_manifest
-from ebrm.files import write_json
+from ebrm.features import read_manifest
+from ebrm.features.manifest import describe, difference
+from ebrm.utils.files import write_json
 
 
 def manifest(**changes):

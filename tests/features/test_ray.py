@@ -18,16 +18,16 @@ import torch
 from tests.features.fakes import FakeBackbone, contents, preferences, some_preferences
 from tests.terminal import ROOT, child_environment, ebrm, preference_rows, refused, write_lines
 
-from ebrm.backbone.settings import BackboneSettings
-from ebrm.errors import FeaturesError, SettingsError, TextError
-from ebrm.features import ranks
+from ebrm.backbone import BackboneConfig
+from ebrm.errors import ConfigError, FeaturesError, TextError
+from ebrm.features import EngineConfig, FeatureConfig, extract_features, ray_engine
+from ebrm.features import distributed as ranks
 from ebrm.features import ray as on_ray
-from ebrm.features.extract import extract_features, tokenize_preferences
-from ebrm.features.ray import ray_engine, read_on_ray
-from ebrm.features.settings import EngineSettings, FeatureSettings
-from ebrm.files import read_json
+from ebrm.features.extract import tokenize_preferences
+from ebrm.features.ray import read_on_ray
+from ebrm.utils.files import read_json
 
-SMALL = FeatureSettings(shard_rows=8)
+SMALL = FeatureConfig(shard_rows=8)
 
 # Ray Data warns of its own default settings when its context is made (`use_polars`, `use_push_based_shuffle`, …).
 pytestmark = pytest.mark.filterwarnings("ignore:`use_.* is deprecated:DeprecationWarning")
@@ -79,7 +79,7 @@ def first_read(data, shard: int, tmp_path: Path) -> str:
 
 
 def extract(load, data, out, settings=None, backbone=None):
-    engine = partial(read_on_ray, load, settings or EngineSettings("ray"))
+    engine = partial(read_on_ray, load, settings or EngineConfig("ray"))
     return extract_features(backbone or FakeBackbone(), data, out, SMALL, engine=engine)
 
 
@@ -245,22 +245,22 @@ def test_without_ray_one_paragraph_says_how_to_install_it(tmp_path, monkeypatch)
 
 def test_a_cluster_that_is_not_there_is_said_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr("ray.is_initialized", lambda: False)
-    with pytest.raises(SettingsError, match=r"No Ray cluster can be reached or started at 127.0.0.1:1: .*ray start"):
-        extract(FakeBackbone, some_preferences(3), tmp_path / "f", EngineSettings("ray", ray_address="127.0.0.1:1"))
+    with pytest.raises(ConfigError, match=r"No Ray cluster can be reached or started at 127.0.0.1:1: .*ray start"):
+        extract(FakeBackbone, some_preferences(3), tmp_path / "f", EngineConfig("ray", ray_address="127.0.0.1:1"))
 
 
 def test_a_cluster_without_room_is_refused(tmp_path):
-    with pytest.raises(SettingsError, match="No machine of the Ray cluster has 1 CPUs and 1 GPUs .* have 2 CPUs, 0 G"):
-        extract(FakeBackbone, some_preferences(3), tmp_path / "f", EngineSettings("ray", ray_gpus=1))
+    with pytest.raises(ConfigError, match="No machine of the Ray cluster has 1 CPUs and 1 GPUs .* have 2 CPUs, 0 G"):
+        extract(FakeBackbone, some_preferences(3), tmp_path / "f", EngineConfig("ray", ray_gpus=1))
 
 
 def test_processes_of_accelerate_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("ebrm.features.ranks.Ranks.__init__", lambda self: self.__dict__.update(index=0, count=2))
+    monkeypatch.setattr("ebrm.features.distributed.Ranks.__init__", lambda self: self.__dict__.update(index=0, count=2))
     with pytest.raises(FeaturesError, match="without `accelerate launch`"):
         extract(FakeBackbone, some_preferences(3), tmp_path / "f")
 
 
 def test_a_reward_model_on_the_cpu_takes_no_gpu():
-    chosen = ray_engine(BackboneSettings("rm", device="cpu"), settings=EngineSettings("ray", ray_actors=3)).args[1]
-    assert chosen == EngineSettings("ray", ray_actors=3, ray_gpus=0)
-    assert ray_engine(BackboneSettings("rm")).args[1] == EngineSettings("ray")
+    chosen = ray_engine(BackboneConfig("rm", device="cpu"), settings=EngineConfig("ray", ray_actors=3)).args[1]
+    assert chosen == EngineConfig("ray", ray_actors=3, ray_gpus=0)
+    assert ray_engine(BackboneConfig("rm")).args[1] == EngineConfig("ray")

@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from ebrm.errors import FeaturesError
-from ebrm.features import shards
-from ebrm.features.shards import DTYPES, EmbeddingRows, Shard, shard_bytes, shard_name, shard_size
+from ebrm.features import ShardedEmbeddings, shards
+from ebrm.features.shards import DTYPES, Shard, shard_bytes, shard_name, shard_size
 
 
-def make(folder: Path, sizes: list[int], width: int = 3, dtype: str = "float32") -> tuple[EmbeddingRows, torch.Tensor]:
+def make(
+    folder: Path, sizes: list[int], width: int = 3, dtype: str = "float32"
+) -> tuple[ShardedEmbeddings, torch.Tensor]:
     """Shards of the given sizes on disk as one matrix, and that matrix in memory."""
     generator = torch.Generator().manual_seed(0)
     whole = torch.randn(sum(sizes), width, generator=generator).to(DTYPES[dtype])
@@ -25,7 +27,7 @@ def make(folder: Path, sizes: list[int], width: int = 3, dtype: str = "float32")
         path.write_bytes(shard_bytes(whole[start : start + size], torch.arange(start, start + size).float()))
         mapped.append(Shard(path, size, width, dtype))
         start += size
-    return EmbeddingRows(mapped, width), whole.float()
+    return ShardedEmbeddings(mapped, width), whole.float()
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +214,7 @@ def reading_through(monkeypatch, readinto):
     monkeypatch.setattr(shards, "open", lambda path, *_, **__: Watched(path), raising=False)
 
 
-def test_neighbours_are_read_in_one_go(tmp_path, monkeypatch):
+def test_neighbors_are_read_in_one_go(tmp_path, monkeypatch):
     rows, whole = make(tmp_path, [8, 8])
     reads = []
     reading_through(monkeypatch, lambda file, into: reads.append(len(into)) or file.readinto(into))
@@ -237,5 +239,5 @@ def test_a_file_that_became_shorter_is_named(tmp_path, index):
 
 
 def test_a_block_is_of_a_fixed_number_of_bytes(tmp_path):
-    assert EmbeddingRows([torch.empty(9, 4096)], 4096).block * 4096 * 4 == 8 * 2**20
-    assert EmbeddingRows([], 10**7).block == 1
+    assert ShardedEmbeddings([torch.empty(9, 4096)], 4096).block * 4096 * 4 == 8 * 2**20
+    assert ShardedEmbeddings([], 10**7).block == 1

@@ -7,10 +7,8 @@ import pytest
 import torch
 
 from ebrm.errors import FeaturesError
-from ebrm.features.settings import FeatureSettings
-from ebrm.features.store import Features, Pairs, open_features
-from ebrm.features.write import save_features
-from ebrm.files import read_json, write_json
+from ebrm.features import FeatureConfig, Features, Pairs, open_features, save_features
+from ebrm.utils.files import read_json, write_json
 
 
 def made(n: int = 6, d: int = 3, **identity) -> Features:
@@ -47,8 +45,8 @@ def test_take_keeps_every_column_together():
 def test_pair_columns_of_other_lengths_or_names_are_defects():
     with pytest.raises(ValueError, match="rejected"):
         Pairs.build([0, 1], [2])
-    with pytest.raises(TypeError, match="colour"):
-        Pairs.build([0], [1], colour=["red"])
+    with pytest.raises(TypeError, match="color"):
+        Pairs.build([0], [1], color=["red"])
 
 
 def test_features_in_memory():
@@ -115,7 +113,7 @@ def test_imported_features_are_checked_by_what_they_state():
 
 @pytest.fixture
 def folder(tmp_path):
-    save_features(made(), tmp_path / "f", FeatureSettings(shard_rows=2))
+    save_features(made(), tmp_path / "f", FeatureConfig(shard_rows=2))
     return tmp_path / "f"
 
 

@@ -6,7 +6,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from ebrm.errors import FeaturesError
-from ebrm.features.tables import ITEM_SCHEMA, PAIR_SCHEMA, read_items, read_pairs, table_bytes
+from ebrm.features import read_items
+from ebrm.features.tables import ITEM_SCHEMA, PAIR_SCHEMA, read_pairs, table_bytes
 
 PAIRS = {
     "chosen": np.array([0, 2]),

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from tests.features.fakes import FakeBackbone, ask
 
+from ebrm.data import prompt_id
 from ebrm.errors import TextError
-from ebrm.features.ranks import Ranks
-from ebrm.features.tokens import Text, text_id, tokenize_texts
-from ebrm.preferences.schema import prompt_id
+from ebrm.features import Text
+from ebrm.features.distributed import Ranks
+from ebrm.features.tokens import text_id, tokenize_texts
 
 
 def text(prompt: str, response: str, where: str = "here") -> Text:
@@ -24,7 +25,7 @@ def test_a_text_is_known_by_its_prompt_and_response():
     assert text("p", "\ud83d").id  # half an emoji has an id, too
 
 
-def test_each_different_text_is_tokenised_once():
+def test_each_different_text_is_tokenized_once():
     backbone = FakeBackbone()
     given = [text("p", "a", "1"), text("p", "b", "2"), text("p", "a", "3"), text("q", "a", "4")]
     made, numbers, refused = tokenize_texts(backbone, given, len(given), Ranks())

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import zscore
 
-from ebrm.errors import DataError, SettingsError
+from ebrm.errors import ConfigError, DataError
 from ebrm.groups import Groups
-from ebrm.optimize.advantages import attribute_advantage, group_advantage, leave_one_out_advantage
+from ebrm.optimize import attribute_advantage, group_advantage, leave_one_out_advantage
 
 ROWS = st.lists(st.tuples(st.integers(0, 4), st.integers(-20, 20)), min_size=1, max_size=30)
 
@@ -40,18 +40,18 @@ def test_known_answers() -> None:
 def test_each_group_by_hand(rows: list[tuple[int, int]], ddof: int) -> None:
     ids, reward = [row[0] for row in rows], doubles(*(float(row[1]) for row in rows))
     groups = Groups.of(ids)
-    standardised = group_advantage(reward, groups, ddof=ddof, eps=0.0)
-    centred = group_advantage(reward, groups, divide_by_std=False)
+    standardized = group_advantage(reward, groups, ddof=ddof, eps=0.0)
+    centered = group_advantage(reward, groups, divide_by_std=False)
     alone = leave_one_out_advantage(reward, groups)
     for name in set(ids):
         where = [i for i, id in enumerate(ids) if id == name]
         some = reward[where]
         if bool((some == some[0]).all()):
-            for found in (standardised, centred, alone):
+            for found in (standardized, centered, alone):
                 assert found[where].tolist() == [0.0] * len(where)
             continue
-        assert standardised[where].tolist() == pytest.approx(zscore(some.numpy(), ddof=ddof).tolist())
-        assert centred[where].tolist() == pytest.approx((some - some.mean()).tolist())
+        assert standardized[where].tolist() == pytest.approx(zscore(some.numpy(), ddof=ddof).tolist())
+        assert centered[where].tolist() == pytest.approx((some - some.mean()).tolist())
         others = [(some.sum() - r) / (len(where) - 1) for r in some]
         assert alone[where].tolist() == pytest.approx([float(r - o) for r, o in zip(some, others, strict=True)])
 
@@ -69,17 +69,17 @@ def test_invariances(seed: int, offset: float, scale: float) -> None:
     def close(a: torch.Tensor, b: torch.Tensor) -> bool:
         return torch.allclose(a, b, rtol=1e-7, atol=1e-7)
 
-    standardised = group_advantage(reward, groups, eps=0.0)
-    centred = group_advantage(reward, groups, divide_by_std=False)
+    standardized = group_advantage(reward, groups, eps=0.0)
+    centered = group_advantage(reward, groups, divide_by_std=False)
     alone = leave_one_out_advantage(reward, groups)
-    assert close(group_advantage(reward * scales + moves, groups, eps=0.0), standardised)
-    assert close(group_advantage(reward * scales + moves, groups, divide_by_std=False), centred * scales)
+    assert close(group_advantage(reward * scales + moves, groups, eps=0.0), standardized)
+    assert close(group_advantage(reward * scales + moves, groups, divide_by_std=False), centered * scales)
     assert close(leave_one_out_advantage(reward * scales + moves, groups), alone * scales)
-    assert close(group_advantage(reward[order], mixed, eps=0.0), standardised[order])
+    assert close(group_advantage(reward[order], mixed, eps=0.0), standardized[order])
     assert close(leave_one_out_advantage(reward[order], mixed), alone[order])
     total = attribute_advantage(attribute, groups, "sum", weight, eps=0.0)
     each = attribute_advantage(attribute, groups, "per_attribute", weight, eps=0.0)
-    for found in (standardised, centred, alone, total, each):
+    for found in (standardized, centered, alone, total, each):
         assert groups.sum(found).tolist() == pytest.approx([0.0] * 9, abs=1e-10)
     moved = attribute + moves[:, None]
     assert close(attribute_advantage(moved, groups, "sum", weight, eps=0.0), total)
@@ -106,9 +106,9 @@ def test_a_large_attribute_swamps_the_sum_alone() -> None:
 
 def test_one_attribute_is_the_reward() -> None:
     reward, groups = draws(4, 12), Groups(torch.arange(12) % 3, 3)
-    for normalise in ("sum", "per_attribute"):
+    for normalize in ("sum", "per_attribute"):
         for ddof in (0, 1):
-            found = attribute_advantage(reward[:, None], groups, normalise, ddof=ddof)
+            found = attribute_advantage(reward[:, None], groups, normalize, ddof=ddof)
             assert torch.equal(found, group_advantage(reward, groups, ddof=ddof))
 
 
@@ -135,8 +135,8 @@ def test_equal_rewards_have_advantage_zero_exactly() -> None:
         for eps in (0.0, 1e-8):
             assert group_advantage(reward, groups, ddof=ddof, eps=eps).tolist() == [0.0] * 7
     assert leave_one_out_advantage(reward, groups).tolist() == [0.0] * 7
-    for normalise in ("sum", "per_attribute"):
-        assert attribute_advantage(reward[:, None], groups, normalise, eps=0.0).tolist() == [0.0] * 7
+    for normalize in ("sum", "per_attribute"):
+        assert attribute_advantage(reward[:, None], groups, normalize, eps=0.0).tolist() == [0.0] * 7
 
 
 def test_types_and_no_rows() -> None:
@@ -165,10 +165,10 @@ def test_refusals() -> None:
     for shape, weights in (((3, 2), 3), ((3, 0), 0)):
         with pytest.raises(ValueError, match=r"weights \[a\]"):
             attribute_advantage(torch.zeros(shape), one(3), "sum", torch.ones(weights))
-    with pytest.raises(SettingsError, match="'both'; expected one of sum, per_attribute"):
+    with pytest.raises(ConfigError, match="'both'; expected one of sum, per_attribute"):
         attribute_advantage(torch.zeros(3, 1), one(3), "both")  # type: ignore[arg-type]
-    with pytest.raises(SettingsError, match="ddof is 2"):
+    with pytest.raises(ConfigError, match="ddof is 2"):
         group_advantage(torch.zeros(3), one(3), ddof=2)
     for eps in (-1.0, math.nan):
-        with pytest.raises(SettingsError, match="eps"):
+        with pytest.raises(ConfigError, match="eps"):
             attribute_advantage(torch.zeros(3, 1), one(3), "sum", eps=eps)

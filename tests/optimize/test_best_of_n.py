@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.optimize.pools import ragged
 
-from ebrm.errors import DataError, SettingsError
-from ebrm.optimize.best_of_n import best_of_n_gold, best_of_n_kl
+from ebrm.errors import ConfigError, DataError
+from ebrm.optimize import best_of_n_gold, best_of_n_kl
 
 NAN = np.nan
 
@@ -122,5 +122,5 @@ def test_kl_bound_is_that_of_independent_draws(n: int) -> None:
 
 @pytest.mark.parametrize("n", [0, 0.5, -1, NAN, np.inf])
 def test_kl_needs_a_number_of_draws(n: float) -> None:
-    with pytest.raises(SettingsError, match=f"n is {float(n)}"):
+    with pytest.raises(ConfigError, match=f"n is {float(n)}"):
         best_of_n_kl([3, n])

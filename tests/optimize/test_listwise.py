@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import logsumexp, softmax
 
-from ebrm.errors import DataError, SettingsError
+from ebrm.errors import ConfigError, DataError
 from ebrm.groups import Groups
-from ebrm.optimize.listwise import soft_plackett_luce
+from ebrm.optimize import soft_plackett_luce
 
 ROWS = st.lists(
     st.tuples(st.integers(0, 4), st.floats(-5, 5), st.sampled_from([-1.0, 0.0, 0.1, 0.5, 2.0])), min_size=1, max_size=25
@@ -132,5 +132,5 @@ def test_refusals() -> None:
         with pytest.raises(ValueError, match="scores, .* rewards, and .* rows in groups"):
             soft_plackett_luce(torch.zeros(rows[0]), torch.zeros(rows[1]), one(rows[2]))
     for temperature in (0.0, -1.0, math.nan, math.inf):
-        with pytest.raises(SettingsError, match="temperature"):
+        with pytest.raises(ConfigError, match="temperature"):
             soft_plackett_luce(torch.zeros(2), torch.zeros(2), one(2), temperature)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ebrm.errors import DataError, SettingsError
-from ebrm.optimize.peak import curve_peak, mean_curve
+from ebrm.errors import ConfigError, DataError
+from ebrm.optimize import curve_peak, mean_curve
 
 NAN = np.nan
 
@@ -65,10 +65,10 @@ def test_the_peak_and_the_curve_see_the_same_resamples() -> None:
 def test_prompts_of_a_cluster_are_drawn_together() -> None:
     values = curves(4, 40)
     alone = mean_curve(values, resamples=500)
-    labelled = mean_curve(values, [f"prompt {i}" for i in range(40)], resamples=500)
+    labeled = mean_curve(values, [f"prompt {i}" for i in range(40)], resamples=500)
     # Every prompt five times over is no more evidence than once.
     copied = mean_curve(np.repeat(values, 5, axis=0), np.repeat(np.arange(40), 5), resamples=500)
-    for other in (labelled, copied):
+    for other in (labeled, copied):
         for one, two in ((alone.value, other.value), (alone.low, other.low), (alone.high, other.high)):
             assert two == pytest.approx(one)
     free = mean_curve(np.repeat(values, 5, axis=0), resamples=500)
@@ -129,5 +129,5 @@ def test_other_mistakes() -> None:
     with pytest.raises(ValueError, match="60 prompts"):
         mean_curve(curves(), np.zeros(59))
     for wrong in ({"resamples": 0}, {"level": 0.0}, {"level": 1.0}):
-        with pytest.raises(SettingsError, match="resamples"):
+        with pytest.raises(ConfigError, match="resamples"):
             mean_curve(curves(), **wrong)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ebrm.errors import DataError
-from ebrm.optimize.pools import pool_tables, pools_by_size, tie_groups
+from ebrm.optimize import pool_tables, pools_by_size, tie_groups
 
 NAN = np.nan
 

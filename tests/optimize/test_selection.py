@@ -8,10 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ebrm.errors import DataError, SettingsError
+from ebrm.errors import ConfigError, DataError
 from ebrm.groups import Groups
-from ebrm.optimize.best_of_n import best_of_n_gold
-from ebrm.optimize.selection import contrastive_subsample, reward_ranked_local, reward_ranked_top
+from ebrm.optimize import best_of_n_gold, contrastive_subsample, reward_ranked_local, reward_ranked_top
 
 ROWS = st.lists(st.tuples(st.integers(0, 4), st.integers(-4, 4)), min_size=1, max_size=30)
 
@@ -114,9 +113,9 @@ def test_refusals() -> None:
     with pytest.raises(DataError, match="A share of 0.2 of 3 responses is none"):
         reward_ranked_top(torch.zeros(3), groups)
     for share in (0.0, 1.1, math.nan):
-        with pytest.raises(SettingsError, match="share"):
+        with pytest.raises(ConfigError, match="share"):
             reward_ranked_top(torch.zeros(3), groups, share)
-    with pytest.raises(SettingsError, match="0 responses"):
+    with pytest.raises(ConfigError, match="0 responses"):
         reward_ranked_local(torch.zeros(3), groups, 0)
-    with pytest.raises(SettingsError, match="1 responses"):
+    with pytest.raises(ConfigError, match="1 responses"):
         contrastive_subsample(torch.zeros(3), groups, 1)

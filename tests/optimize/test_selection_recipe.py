@@ -10,11 +10,10 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from tests.evaluate.suites import benchmark, item
+from tests.evaluation.suites import benchmark, item
 
 from ebrm.errors import DataError
-from ebrm.optimize.best_of_n import best_of_n_gold
-from ebrm.optimize.peak import mean_curve
+from ebrm.optimize import best_of_n_gold, mean_curve
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "evidence" / "selection.py"
 

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from scipy import optimize, special, stats
 from tests.optimize.pools import ragged
 
-from ebrm.errors import DataError, SettingsError
-from ebrm.optimize.tilting import Tilted, tilt, tilt_to_kl
+from ebrm.errors import ConfigError, DataError
+from ebrm.optimize import Tilted, tilt, tilt_to_kl
 
 NAN = np.nan
 BETAS = [0.05, 0.3, 1.0, 10.0]
@@ -171,7 +171,7 @@ def test_prompts_without_responses_and_bad_input(function) -> None:
     with pytest.raises(DataError, match="row 0"):
         function([[1.0, NAN]], [[1.0, 2.0]], KLS)
     for bad in (-0.1, NAN):
-        with pytest.raises(SettingsError, match=f"is {bad} at place 1"):
+        with pytest.raises(ConfigError, match=f"is {bad} at place 1"):
             function([[1.0]], [[1.0]], [0.5, bad])
     with pytest.raises(ValueError, match=r"expected \[b\]"):
         function([[1.0]], [[1.0]], 0.5)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from scipy.special import expit
-from tests.evaluate.suites import benchmark, item, styles
+from tests.evaluation.suites import benchmark, item, styles
 
 METHODS = ("base", "EBRM", "EBRM, mode", "SiLU head", "5 SiLU heads, mean", "5 SiLU heads, WCO", "5 SiLU heads, UWO")
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.numpy import save_file
-from tests.evaluate.suites import benchmark, item, pool, styles
+from tests.evaluation.suites import benchmark, item, pool, styles
 from tests.recipes.refinements import METHODS, made_cells, official, pair_set
 
 from ebrm.errors import DataError

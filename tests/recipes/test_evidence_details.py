@@ -8,13 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy.special import expit
-from tests.evaluate.suites import pool, styles
+from tests.evaluation.suites import pool, styles
 from tests.recipes.refinements import METHODS, made_cells, pair_set
 
-from ebrm.evaluate.metrics.bootstrap import Estimate
-from ebrm.evaluate.metrics.calibration import calibration
-from ebrm.evaluate.metrics.uncertainty import error_auroc, risk_coverage
-from ebrm.optimize.best_of_n import best_of_n_gold
+from ebrm.metrics import Estimate, calibration, error_auroc, risk_coverage
+from ebrm.optimize import best_of_n_gold
 
 
 def test_curves_are_means_over_seeds_and_gains_are_paired(recipe):

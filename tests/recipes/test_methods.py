@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import ebrm.energy.heads
 import pytest
 
 import ebrm.aggregate
 import ebrm.curate
-import ebrm.energy.heads
 import ebrm.optimize
 import ebrm.shape
-from ebrm.evaluate.methods import METHODS
+from ebrm.evaluation.compare_heads import METHODS
 
 FOLDER = Path(__file__).parents[2] / "recipes" / "methods"
 ROOMS = (ebrm.aggregate, ebrm.shape, ebrm.curate, ebrm.optimize, ebrm.energy.heads)

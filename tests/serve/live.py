@@ -13,9 +13,8 @@ import pytest
 
 from ebrm.cli.main import main
 from ebrm.model import EnergyRewardModel
-from ebrm.serve import run
+from ebrm.serve import ServeConfig, run
 from ebrm.serve.scoring import Scoring
-from ebrm.serve.settings import ServeSettings
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Live:
 @contextmanager
 def serving(model: EnergyRewardModel, name: str = "a model", **settings: Any) -> Iterator[Live]:
     """Serve a model with these settings; at the end of the block, end as by SIGTERM."""
-    with _running(lambda ready: run.serve(model, ServeSettings(port=0, **settings), name, ready=ready)) as live:
+    with _running(lambda ready: run.serve(model, ServeConfig(port=0, **settings), name, ready=ready)) as live:
         yield live
 
 
@@ -46,7 +45,7 @@ def command_serving(words: Sequence[str]) -> Iterator[Live]:
 
     def command(ready: Callable[[], None]) -> None:
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(run, "serve", lambda *given: serve(*given[:5], ready))
+            patched.setattr("ebrm.serve.serve", lambda *given: serve(*given[:5], ready))
             assert main(list(words)) == 0
 
     with _running(command) as live:

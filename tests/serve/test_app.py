@@ -8,8 +8,8 @@ import torch
 from tests.serve.routes import JSON, KINDS, ask, client, run, together
 
 from ebrm.model import EnergyRewardModel
+from ebrm.serve import ServeConfig
 from ebrm.serve.app import create_app
-from ebrm.serve.settings import ServeSettings
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_ties_keep_the_order_given(app):
 
 
 def test_info_says_what_is_served_and_no_secret(energy):
-    app = create_app(energy, ServeSettings(token="secret-word", max_texts=7), name="a model")
+    app = create_app(energy, ServeConfig(token="secret-word", max_texts=7), name="a model")
     answer = ask(app, "GET", "/info", headers={"authorization": "Bearer secret-word"})
     said = answer.json()
     assert said["model"] == "a model" and said["fingerprint"] == energy.fingerprint()

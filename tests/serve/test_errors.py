@@ -3,14 +3,14 @@ from __future__ import annotations
 import pytest
 from tests.serve.routes import JSON, ask
 
+from ebrm.serve import ServeConfig
 from ebrm.serve.app import create_app
 from ebrm.serve.errors import Refused, response
-from ebrm.serve.settings import ServeSettings
 
 
 @pytest.fixture(scope="module")
 def app(energy):
-    return create_app(energy, ServeSettings(max_texts=3))
+    return create_app(energy, ServeConfig(max_texts=3))
 
 
 def refusal(answer, code, kind, row=None):

@@ -231,19 +231,19 @@ def test_it_fits_400_pixels_and_can_be_read_in_light_and_dark(browser: Any, live
     )
     assert page.evaluate(f"{cut}.length") == 0
     assert page.evaluate("[...document.querySelectorAll('button')].every((b) => b.clientHeight >= 30)")
-    paper = colour(page, "body", "backgroundColor")
+    paper = color(page, "body", "backgroundColor")
     assert (luminance(paper) < 0.05) == (scheme == "dark")
     texts = ["body", ".quiet", "#status", "dt", "dd", ".text"]
     for selector in texts:
-        assert contrast(colour(page, selector, "color"), paper) >= 4.5, selector
+        assert contrast(color(page, selector, "color"), paper) >= 4.5, selector
     for selector, kind in (("svg text.muted", "fill"), ("svg text.letter", "fill")):
-        assert contrast(colour(page, selector, kind), paper) >= 4.5, selector
-    assert contrast(colour(page, "#score", "color"), colour(page, "#score", "backgroundColor")) >= 4.5
-    assert contrast(colour(page, "textarea", "borderTopColor"), paper) >= 3
+        assert contrast(color(page, selector, kind), paper) >= 4.5, selector
+    assert contrast(color(page, "#score", "color"), color(page, "#score", "backgroundColor")) >= 4.5
+    assert contrast(color(page, "textarea", "borderTopColor"), paper) >= 3
     context.close()
 
 
-def colour(page: Any, selector: str, kind: str) -> tuple[float, ...]:
+def color(page: Any, selector: str, kind: str) -> tuple[float, ...]:
     said = page.evaluate(f"getComputedStyle(document.querySelector('{selector}')).{kind}")
     return tuple(int(part) / 255 for part in re.findall(r"\d+", said)[:3])
 

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from tests.terminal import ROOT, child_environment
 
-from ebrm.errors import ModelError, SettingsError
+from ebrm.errors import ConfigError, ModelError
 from ebrm.model import EnergyRewardModel
 
 pytestmark = [
@@ -85,20 +85,20 @@ def test_the_token_is_asked_for(url):
 def test_mistakes_are_said_before_a_replica_starts(url, model, tmp_path):
     from ebrm.serve.ray import app
 
-    with pytest.raises(SettingsError, match="replicas is 0"):
+    with pytest.raises(ConfigError, match="replicas is 0"):
         app({"model": str(model), "replicas": 0})
-    with pytest.raises(SettingsError, match="deadline"):
+    with pytest.raises(ConfigError, match="deadline"):
         app({"model": str(model), "deadline": 0})
     with pytest.raises(ModelError):
         app({"model": str(tmp_path / "nothing")})
-    with pytest.raises(SettingsError, match="replica: Extra inputs .* It takes model, replicas, gpus, max_wait"):
+    with pytest.raises(ConfigError, match="replica: Extra inputs .* It takes model, replicas, gpus, max_wait"):
         app({"model": str(model), "replica": 2})
-    with pytest.raises(SettingsError, match="model: Field required"):
+    with pytest.raises(ConfigError, match="model: Field required"):
         app({"token": "secret"})  # others would see it in the command line
 
 
 def test_without_ray_one_sentence_says_how_to_install_it(monkeypatch):
     monkeypatch.delitem(sys.modules, "ebrm.serve.ray", raising=False)
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(SettingsError, match=r"pip install 'ebrm\[ray,serve\]'"):
+    with pytest.raises(ConfigError, match=r"pip install 'ebrm\[ray,serve\]'"):
         __import__("ebrm.serve.ray")

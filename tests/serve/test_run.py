@@ -18,10 +18,9 @@ from tests.serve.live import serving
 from tests.serve.routes import KINDS
 from tests.terminal import child_environment
 
-from ebrm.errors import BackboneError, SettingsError
+from ebrm.errors import BackboneError, ConfigError
 from ebrm.model import EnergyRewardModel
-from ebrm.serve import run
-from ebrm.serve.settings import ServeSettings
+from ebrm.serve import ServeConfig, run
 
 BODY = {"prompts": ["a"], "responses": ["b"]}
 
@@ -175,11 +174,11 @@ def test_a_port_in_use_and_an_address_of_others_are_said():
     with run.bind("127.0.0.1", 0) as taken:
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(SettingsError, match=f"127.0.0.1 port {port}: Address already in use. Something listens"):
+        with pytest.raises(ConfigError, match=f"127.0.0.1 port {port}: Address already in use. Something listens"):
             run.bind("127.0.0.1", port)
-    with pytest.raises(SettingsError, match="choose another --host"):
+    with pytest.raises(ConfigError, match="choose another --host"):
         run.bind("203.0.113.7", 0)
-    with pytest.raises(SettingsError, match="no address that can be looked up"):
+    with pytest.raises(ConfigError, match="no address that can be looked up"):
         run.bind("no such host", 0)
 
 
@@ -200,7 +199,7 @@ def test_an_open_server_is_warned_of(model, monkeypatch, caplog, host, token, wa
     said = []
     with pytest.raises(BackboneError, match="not there"):  # ends by itself when there is nothing to serve
         run.serve(
-            EnergyRewardModel.from_pretrained(model), ServeSettings(host=host, port=0, token=token),
+            EnergyRewardModel.from_pretrained(model), ServeConfig(host=host, port=0, token=token),
             listening=said.append, ready=lambda: said.append("ready"),
         )  # fmt: skip
     assert len(said) == 1 and said[0].startswith("http://")

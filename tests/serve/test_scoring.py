@@ -10,9 +10,9 @@ import torch
 from tests.serve.routes import client, run, together
 
 from ebrm.errors import BackboneError
+from ebrm.serve import ServeConfig
 from ebrm.serve.app import create_app
-from ebrm.serve.scoring import Asked, Scoring
-from ebrm.serve.settings import ServeSettings
+from ebrm.serve.scoring import ScoreItem, Scoring
 
 
 def body(*responses):
@@ -31,7 +31,7 @@ def held(energy, monkeypatch):
         return run_batch(self, ids)
 
     def make(**settings):
-        app = create_app(energy, ServeSettings(max_wait=0.0, **settings))
+        app = create_app(energy, ServeConfig(max_wait=0.0, **settings))
         run(app.state.scoring._load())
         monkeypatch.setattr(app.state.scoring._batcher, "_run", lambda ids: waiting(app.state.scoring, ids))
         return app
@@ -104,7 +104,7 @@ def test_ending_answers_what_was_accepted(held):
 
 def test_one_bad_text_fails_only_its_own_request(energy, monkeypatch):
     """A text whose embedding overflows: found by the model only, in the middle of a batch of several requests."""
-    app = create_app(energy, ServeSettings(max_wait=50.0))
+    app = create_app(energy, ServeConfig(max_wait=50.0))
     poison = energy.backbone.tokenize("a", "poison").ids
     read = type(energy.backbone).read
 
@@ -144,25 +144,25 @@ def test_dropped_texts_are_named(energy):
 def test_texts_are_logged_when_asked_for_only(energy, caplog):
     caplog.set_level(logging.INFO)
     for log in (False, True):
-        together(create_app(energy, ServeSettings(log_texts=log)), [body("a certain answer")])
+        together(create_app(energy, ServeConfig(log_texts=log)), [body("a certain answer")])
         assert ("a certain answer" in caplog.text) is log
 
 
-def test_a_large_request_does_not_hold_up_tokenising_of_a_small_one(energy, monkeypatch):
+def test_a_large_request_does_not_hold_up_tokenizing_of_a_small_one(energy, monkeypatch):
     order = []
     ids = Scoring._ids_of
     monkeypatch.setattr(Scoring, "_ids_of", lambda self, text, row: order.append(text.response) or ids(self, text, row))
-    scoring = Scoring(energy, ServeSettings())
+    scoring = Scoring(energy, ServeConfig())
 
     async def main():
         await scoring._load()
-        many = [Asked("a", "many")] * 100
-        await asyncio.gather(scoring.score(many), scoring.score([Asked("a", "one")]))
+        many = [ScoreItem("a", "many")] * 100
+        await asyncio.gather(scoring.score(many), scoring.score([ScoreItem("a", "one")]))
 
     run(main())
     assert order.index("one") <= 16
 
 
 def test_no_texts_have_features_of_no_rows(energy):
-    embedding, base = Scoring(energy, ServeSettings()).features([])
+    embedding, base = Scoring(energy, ServeConfig()).features([])
     assert embedding.shape == (0, energy.backbone.embedding_size) and base.shape == (0,)

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ebrm.errors import DataError, SettingsError
+from ebrm.errors import ConfigError, DataError
 from ebrm.groups import Groups
-from ebrm.shape.checks import difficulty_weighted_checks
+from ebrm.shape import difficulty_weighted_checks
 
 
 def table(*rows: str) -> torch.Tensor:
@@ -131,5 +131,5 @@ def test_refusals() -> None:
     with pytest.raises(ValueError, match="expected weights"):
         difficulty_weighted_checks(passed, groups, lambda share: share[0])
     for number in (-0.1, math.nan, math.inf):
-        with pytest.raises(SettingsError, match="smoothing"):
+        with pytest.raises(ConfigError, match="smoothing"):
             difficulty_weighted_checks(passed, groups, smoothing=number)

@@ -12,7 +12,7 @@ from scipy.special import expit
 
 from ebrm.errors import DataError
 from ebrm.groups import Groups
-from ebrm.shape.hardness import hardness_scale, hardness_scaled_advantage, separability
+from ebrm.shape import hardness_scale, hardness_scaled_advantage, separability
 
 
 def doubles(*values: float) -> torch.Tensor:

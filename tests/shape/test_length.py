@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit
 
-from ebrm.errors import DataError, SettingsError
+from ebrm.errors import ConfigError, DataError
 from ebrm.groups import Groups
-from ebrm.shape.length import correct_length_penalty, length_penalty, relative_length_penalty
+from ebrm.shape import correct_length_penalty, length_penalty, relative_length_penalty
 
 ROWS = st.lists(
     st.tuples(st.integers(0, 4), st.integers(1, 500), st.sampled_from([0.0, 0.5, 1.0])), min_size=1, max_size=30
@@ -129,7 +129,7 @@ def test_refusals() -> None:
     with pytest.raises(ValueError, match="each of 3 rows"):
         relative_length_penalty(ones, one(3))
     for number in (-1.0, math.nan, math.inf):
-        with pytest.raises(SettingsError, match="length without penalty"):
+        with pytest.raises(ConfigError, match="length without penalty"):
             length_penalty(ones, free=number)
-        with pytest.raises(SettingsError, match="rate"):
+        with pytest.raises(ConfigError, match="rate"):
             length_penalty(ones, rate=number)

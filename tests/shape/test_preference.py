@@ -13,14 +13,8 @@ from scipy.optimize import curve_fit
 from scipy.special import expit, log_expit
 from scipy.stats import norm
 
-from ebrm.errors import DataError, SettingsError
-from ebrm.shape.preference import (
-    Squash,
-    centred_on_references,
-    log_sigmoid_centred,
-    preference_as_reward,
-    reference_level,
-)
+from ebrm.errors import ConfigError, DataError
+from ebrm.shape import Squash, centred_on_references, log_sigmoid_centered, preference_as_reward, reference_level
 
 ALL = get_args(Squash)
 
@@ -82,10 +76,10 @@ def test_invariances(seed: int, offset: float, squash: Squash, scale: float) -> 
         assert not torch.allclose(preference_as_reward(scale * reward, scale * reference, squash=squash), found)
     if squash != "polynomial":
         assert bool((preference_as_reward(reward + 0.1, reference, squash=squash) > found).all())
-    centred = centred_on_references(reward, reference)
-    assert centred.tolist() == pytest.approx((reward - reference.mean(1)).tolist())
+    centered = centred_on_references(reward, reference)
+    assert centered.tolist() == pytest.approx((reward - reference.mean(1)).tolist())
     moved = centred_on_references(scale * (reward + moves), scale * (reference + moves[:, None]))
-    assert moved.tolist() == pytest.approx((scale * centred).tolist(), abs=1e-9)
+    assert moved.tolist() == pytest.approx((scale * centered).tolist(), abs=1e-9)
 
 
 @pytest.mark.parametrize("squash", ALL)
@@ -106,28 +100,28 @@ def test_the_slope_is_highest_at_the_reference_and_gradients_are_right() -> None
         assert torch.autograd.gradcheck(
             lambda r, f, how=squash: preference_as_reward(r, f, 1.3, how), (values, reference)
         )
-    assert torch.autograd.gradcheck(log_sigmoid_centred, (values, reference[:, 0]))
+    assert torch.autograd.gradcheck(log_sigmoid_centered, (values, reference[:, 0]))
 
 
-def test_log_sigmoid_centred() -> None:
-    found = log_sigmoid_centred(doubles(3.0, 13.0, -7.0), torch.tensor(3.0))
+def test_log_sigmoid_centered() -> None:
+    found = log_sigmoid_centered(doubles(3.0, 13.0, -7.0), torch.tensor(3.0))
     assert found.tolist() == pytest.approx([-math.log(2), -4.5398899e-5, -10.0000454], rel=1e-6)
     for dtype in (torch.float32, torch.float64):  # Where log(sigmoid) is -infinity.
-        assert log_sigmoid_centred(torch.tensor([-1e4, 1e4], dtype=dtype), torch.zeros(2)).tolist() == [-1e4, 0.0]
+        assert log_sigmoid_centered(torch.tensor([-1e4, 1e4], dtype=dtype), torch.zeros(2)).tolist() == [-1e4, 0.0]
     reward = doubles(1.0).requires_grad_()
-    log_sigmoid_centred(reward, doubles(1.0)).sum().backward()
+    log_sigmoid_centered(reward, doubles(1.0)).sum().backward()
     assert reward.grad is not None and reward.grad.item() == pytest.approx(0.5)
 
 
 @settings(max_examples=20)
 @given(st.integers(0, 2**32 - 1), st.floats(-50, 50))
-def test_log_sigmoid_centred_moves_with_its_level(seed: int, offset: float) -> None:
+def test_log_sigmoid_centered_moves_with_its_level(seed: int, offset: float) -> None:
     reward, level = 5 * draws(seed, 20), draws(seed + 1, 20)
-    found = log_sigmoid_centred(reward, level)
+    found = log_sigmoid_centered(reward, level)
     assert found.tolist() == pytest.approx(log_expit((reward - level).numpy()).tolist())
-    assert log_sigmoid_centred(reward + offset, level + offset).tolist() == pytest.approx(found.tolist(), abs=1e-9)
-    assert torch.equal(log_sigmoid_centred(reward, level[0]).argsort(), reward.argsort())
-    assert not torch.allclose(log_sigmoid_centred(2 * reward, 2 * level), found)
+    assert log_sigmoid_centered(reward + offset, level + offset).tolist() == pytest.approx(found.tolist(), abs=1e-9)
+    assert torch.equal(log_sigmoid_centered(reward, level[0]).argsort(), reward.argsort())
+    assert not torch.allclose(log_sigmoid_centered(2 * reward, 2 * level), found)
 
 
 def test_levels_against_numpy_and_scipy() -> None:
@@ -164,7 +158,7 @@ def test_types_and_no_rows() -> None:
         for found in (
             preference_as_reward(reward, reference),
             centred_on_references(reward, reference),
-            log_sigmoid_centred(reward, reward),
+            log_sigmoid_centered(reward, reward),
             reference_level(reference),
         ):
             assert found.dtype == dtype and found.shape == (2,)
@@ -192,20 +186,20 @@ def test_refusals() -> None:
         with pytest.raises(ValueError, match="float32"):
             function(reward, reference, present=torch.ones(3, 2))
     for slope in (0.0, -1.0, math.nan, math.inf):
-        with pytest.raises(SettingsError, match="slope"):
+        with pytest.raises(ConfigError, match="slope"):
             preference_as_reward(reward, reference, slope)
-    with pytest.raises(SettingsError, match="'relu'; expected one of sigmoid"):
+    with pytest.raises(ConfigError, match="'relu'; expected one of sigmoid"):
         preference_as_reward(reward, reference, squash="relu")  # type: ignore[arg-type]
     with pytest.raises(DataError, match="reference level.* index 2: nan"):
-        log_sigmoid_centred(reward, nan[:, 1])
+        log_sigmoid_centered(reward, nan[:, 1])
     with pytest.raises(ValueError, match=r"levels \[n\]"):
-        log_sigmoid_centred(reward, torch.zeros(2))
+        log_sigmoid_centered(reward, torch.zeros(2))
     for quantile in (0.0, 1.0, math.nan):
-        with pytest.raises(SettingsError, match="quantile"):
+        with pytest.raises(ConfigError, match="quantile"):
             reference_level(reference, quantile)
-    with pytest.raises(SettingsError, match="ddof is 2"):
+    with pytest.raises(ConfigError, match="ddof is 2"):
         reference_level(reference, ddof=2)
-    with pytest.raises(SettingsError, match="'mean'; expected 'empirical'"):
+    with pytest.raises(ConfigError, match="'mean'; expected 'empirical'"):
         reference_level(reference, how="mean")  # type: ignore[arg-type]
     with pytest.raises(DataError, match=r"index \(2, 1\): nan"):
         reference_level(nan)

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ebrm.errors import DataError, SettingsError
+from ebrm.errors import ConfigError, DataError
 from ebrm.groups import Groups
-from ebrm.shape.process import process_clip, process_delta, process_return
+from ebrm.shape import process_clip, process_delta, process_return
 
 ROWS = st.lists(st.tuples(st.integers(0, 5), st.floats(0, 1)), min_size=1, max_size=30)
 
@@ -105,8 +105,8 @@ def test_refusals() -> None:
     with pytest.raises(ValueError, match="2 rewards for success, and 1 responses"):
         process_return(torch.zeros(2), one(2), torch.ones(2))
     for bad in (math.nan, math.inf):
-        with pytest.raises(SettingsError, match="threshold"):
+        with pytest.raises(ConfigError, match="threshold"):
             process_clip(torch.zeros(2), bad)
     for bad in (-1.0, math.nan):
-        with pytest.raises(SettingsError, match="weight"):
+        with pytest.raises(ConfigError, match="weight"):
             process_return(torch.zeros(2), one(2), torch.ones(1), bad)

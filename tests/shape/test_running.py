@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import zscore
 
-from ebrm.errors import DataError, SettingsError
-from ebrm.shape.running import RunningStatistics, running_clipped, running_min_max, running_standardised
+from ebrm.errors import ConfigError, DataError
+from ebrm.shape import RunningStatistics, running_clipped, running_min_max, running_standardized
 
 SHAPES: list[Callable[[torch.Tensor, RunningStatistics], torch.Tensor]]
-SHAPES = [running_standardised, running_min_max, running_clipped]
+SHAPES = [running_standardized, running_min_max, running_clipped]
 REWARDS = st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=30)
 
 
@@ -32,8 +32,8 @@ def test_known_answers() -> None:
     statistics = RunningStatistics().updated(reward)
     assert statistics == RunningStatistics(4, 3.0, 14.0, 1.0, 6.0)
     assert statistics.std() == pytest.approx(math.sqrt(3.5)) and statistics.std(1) == pytest.approx(math.sqrt(14 / 3))
-    assert running_standardised(reward, statistics).tolist() == pytest.approx(zscore(reward.numpy()).tolist())
-    assert running_standardised(reward, statistics, 1).tolist() == pytest.approx(
+    assert running_standardized(reward, statistics).tolist() == pytest.approx(zscore(reward.numpy()).tolist())
+    assert running_standardized(reward, statistics, 1).tolist() == pytest.approx(
         zscore(reward.numpy(), ddof=1).tolist()
     )
     low, high = 3 - math.sqrt(3.5), 3 + math.sqrt(3.5)
@@ -82,14 +82,14 @@ def test_offset_and_scale(seed: int, offset: float, scale: float) -> None:
         assert torch.equal(shape(reward[order], here), shape(reward, here)[order])
     one_prompt = reward + offset * (torch.arange(20) < 5)  # An offset of some rows is not lost on any.
     if abs(offset) > 1:
-        assert not torch.allclose(running_standardised(one_prompt, RunningStatistics().updated(one_prompt)),
-                                  running_standardised(reward, here))  # fmt: skip
+        assert not torch.allclose(running_standardized(one_prompt, RunningStatistics().updated(one_prompt)),
+                                  running_standardized(reward, here))  # fmt: skip
 
 
 def test_equal_rewards() -> None:
     same = seen(0.1, 0.1, 0.1)
     assert same.std() == same.std(1) == same.updated(doubles(0.1)).std() == 0.0
-    assert running_standardised(doubles(0.1, 1.1), same).tolist() == pytest.approx([0.0, 1.0])
+    assert running_standardized(doubles(0.1, 1.1), same).tolist() == pytest.approx([0.0, 1.0])
     assert running_clipped(doubles(0.1, 1.1), same).tolist() == pytest.approx([0.1, 0.1])
     assert running_min_max(doubles(0.1, 1.1), same).tolist() == [0.5, 0.5]
     assert seen(4.0).std(1) == 0.0
@@ -112,8 +112,8 @@ def test_refusals() -> None:
             shape(torch.tensor([math.inf]), seen(0.0, 1.0))
     with pytest.raises(ValueError, match="1 dimensions"):
         RunningStatistics().updated(torch.zeros(2, 2))
-    with pytest.raises(SettingsError, match="ddof is 2"):
-        running_standardised(torch.zeros(1), seen(0.0), 2)
+    with pytest.raises(ConfigError, match="ddof is 2"):
+        running_standardized(torch.zeros(1), seen(0.0), 2)
     for width in (0.0, -1.0, math.nan, math.inf):
-        with pytest.raises(SettingsError, match="width"):
+        with pytest.raises(ConfigError, match="width"):
             running_clipped(torch.zeros(1), seen(0.0), width)

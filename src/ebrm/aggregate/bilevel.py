@@ -10,9 +10,9 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
-from ebrm.errors import DataError, SettingsError
-from ebrm.finite import finite
+from ebrm.errors import ConfigError, DataError
 from ebrm.groups import Groups
+from ebrm.utils.validation import check_finite
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +42,7 @@ def expected_trusted(
         π_w(i | x) ∝ exp( (r_i + Σ_a w_a aux_ia) / β ),  over the responses i to prompt x
         J(w) = mean_x E_πw[r],  dJ/dw_a = mean_x Cov_πw(r, aux_a) / β
 
-    π_w is the policy that maximises the sum under a KL penalty β, from a uniform choice among the responses at hand.
+    π_w is the policy that maximizes the sum under a KL penalty β, from a uniform choice among the responses at hand.
     Adding a number to the rewards of a prompt leaves π_w; a constant auxiliary reward has gradient 0. β to infinity
     is the uniform choice, with gradient 0.
 
@@ -57,12 +57,12 @@ def expected_trusted(
         (J, dJ/dw [a] float64).
 
     Raises:
-        SettingsError: a β that is not above 0 and finite.
+        ConfigError: a β that is not above 0 and finite.
         DataError: a number that is not finite, or a prompt without rows, or none at all.
         ValueError: shapes other than said.
     """
     rewards, others = _checked(trusted, auxiliary, groups, beta)
-    weights = finite(weight, "weight")
+    weights = check_finite(weight, "weight")
     if weights.shape != others.shape[1:]:
         raise ValueError(f"{others.shape[1]} auxiliary rewards, and {tuple(weight.shape)} weights")
     return _value(rewards, others, groups, weights, beta)
@@ -76,7 +76,7 @@ def bilevel_weights(
     decay: float = 1e-3,
     steps: int = 200,
 ) -> BilevelWeights:
-    """Choose the weights of auxiliary rewards by what they do to the trusted reward: maximise J(w) - decay/2 ‖w‖².
+    """Choose the weights of auxiliary rewards by what they do to the trusted reward: maximize J(w) - decay/2 ‖w‖².
 
     The idea is that of "Behavior Alignment via Reward Function Optimization" (BARFI, arXiv 2310.19007): an inner
     problem (the policy that a mixed reward leads to) inside an outer one (what it earns of the primary reward). BARFI
@@ -97,12 +97,12 @@ def bilevel_weights(
         steps: at most so many of L-BFGS, 1 or more.
 
     Raises:
-        SettingsError: a β, decay or number of steps outside its range.
+        ConfigError: a β, decay or number of steps outside its range.
         DataError: a number that is not finite, or a prompt without rows, or none at all.
         ValueError: shapes other than said.
     """
     if not (math.isfinite(decay) and decay >= 0) or steps < 1:
-        raise SettingsError(f"decay {decay} and {steps} steps: expected a finite number of at least 0, and 1 or more.")
+        raise ConfigError(f"decay {decay} and {steps} steps: expected a finite number of at least 0, and 1 or more.")
     rewards, others = _checked(trusted, auxiliary, groups, beta)
 
     def loss(weight: np.ndarray) -> tuple[float, np.ndarray]:
@@ -131,8 +131,8 @@ def _value(rewards: Tensor, others: Tensor, groups: Groups, weight: Tensor, beta
 
 def _checked(trusted: Tensor, auxiliary: Tensor, groups: Groups, beta: float) -> tuple[Tensor, Tensor]:
     if not (math.isfinite(beta) and beta > 0):
-        raise SettingsError(f"β is {beta}; expected a finite number above 0.")
-    rewards, others = finite(trusted, "trusted reward"), finite(auxiliary, "auxiliary rewards [n, a]", 2)
+        raise ConfigError(f"β is {beta}; expected a finite number above 0.")
+    rewards, others = check_finite(trusted, "trusted reward"), check_finite(auxiliary, "auxiliary rewards [n, a]", 2)
     if not len(rewards) == len(others) == len(groups):
         raise ValueError(
             f"expected trusted [n], auxiliary [n, a] and groups of n rows, got {tuple(trusted.shape)}, "

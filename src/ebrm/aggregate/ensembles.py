@@ -4,7 +4,8 @@ Mean, worst case and uncertainty weighting are those of Coste et al., "Reward Mo
 Overoptimization" (arXiv 2310.02743); median and mean minus deviation those of Eisenstein et al., "Helping or Herding?
 Reward Model Ensembles Mitigate but do not Eliminate Reward Hacking" (arXiv 2312.09244). Bradley-Terry leaves a reward's
 scale free, and its offset for every prompt, so members have to be brought to common units first: `member_units` and
-`standardised` for one offset and scale a member, `centred` for one offset a member and prompt. Otherwise the worst case
+`standardized` for one offset and scale a member, `centered` for one offset a member and prompt. Otherwise the worst
+case
 is simply the member with the lowest offset, and the spread is that of the offsets. No combination mends an error that
 all members share.
 
@@ -19,13 +20,13 @@ import math
 import torch
 from torch import Tensor
 
-from ebrm.errors import DataError, SettingsError
-from ebrm.finite import alike, finite, within
+from ebrm.errors import ConfigError, DataError
 from ebrm.groups import Groups
+from ebrm.utils.validation import check_finite, check_range, check_same_shape
 
 
 def member_units(rewards: Tensor) -> tuple[Tensor, Tensor]:  # [k, n] -> [k], [k]
-    """Mean and standard deviation (divisor n) of each member, for `standardised`.
+    """Mean and standard deviation (divisor n) of each member, for `standardized`.
 
     Args:
         rewards: rewards of k members for the n rows that set the units, usually the training rows [k, n].
@@ -49,7 +50,7 @@ def member_units(rewards: Tensor) -> tuple[Tensor, Tensor]:  # [k, n] -> [k], [k
     return mean, (values - mean[:, None]).square().mean(1).sqrt()
 
 
-def standardised(rewards: Tensor, mean: Tensor, std: Tensor) -> Tensor:  # [k, n], [k], [k] -> [k, n]
+def standardized(rewards: Tensor, mean: Tensor, std: Tensor) -> Tensor:  # [k, n], [k], [k] -> [k, n]
     """Every member in units of its own standard deviation, from its own mean: (r - mean) / std.
 
     Args:
@@ -61,26 +62,26 @@ def standardised(rewards: Tensor, mean: Tensor, std: Tensor) -> Tensor:  # [k, n
         ValueError: shapes other than [k, n], [k] and [k].
     """
     members = _checked(rewards)
-    centre, spread = mean.double(), std.double()
-    if centre.shape != members.shape[:1] or spread.shape != members.shape[:1]:
+    center, spread = mean.double(), std.double()
+    if center.shape != members.shape[:1] or spread.shape != members.shape[:1]:
         raise ValueError(f"{tuple(mean.shape)} means and {tuple(std.shape)} deviations for {len(members)} members")
-    bad = ~(centre.isfinite() & spread.isfinite() & (spread > 0))
+    bad = ~(center.isfinite() & spread.isfinite() & (spread > 0))
     if bool(bad.any()):
         number = int(bad.nonzero()[0, 0])
         raise DataError(
-            f"Member {number} of the ensemble has mean {float(centre[number])} and standard deviation "
+            f"Member {number} of the ensemble has mean {float(center[number])} and standard deviation "
             f"{float(spread[number])}. Both must be finite and the deviation above 0: leave the member out, or fit its "
             "units on rows that it tells apart."
         )
-    return _like(rewards, (members - centre[:, None]) / spread[:, None])
+    return _like(rewards, (members - center[:, None]) / spread[:, None])
 
 
-def centred(rewards: Tensor, groups: Groups) -> Tensor:  # [k, n] -> [k, n]
+def centered(rewards: Tensor, groups: Groups) -> Tensor:  # [k, n] -> [k, n]
     """Every member from its own mean over each prompt's rows: what members then differ in is not their offsets.
 
     Adding a number to all rewards that one member gives one prompt changes nothing. What is left says nothing of how
     good a prompt's responses are as a whole: compare within prompts only. A prompt of one row gets 0 from every member.
-    For a mean over reference rows in place of the prompt's own, give that mean to `standardised` with deviations of 1.
+    For a mean over reference rows in place of the prompt's own, give that mean to `standardized` with deviations of 1.
 
     Args:
         rewards: rewards of k members for n rows [k, n].
@@ -123,7 +124,7 @@ def ensemble_median(rewards: Tensor) -> Tensor:  # [k, n] -> [n]
 
 
 def worst_case(rewards: Tensor) -> Tensor:  # [k, n] -> [n]
-    """Lowest reward that a member gives: worst-case optimisation, WCO (arXiv 2310.02743).
+    """Lowest reward that a member gives: worst-case optimization, WCO (arXiv 2310.02743).
 
     Args:
         rewards: rewards of k members, in common units, for n rows [k, n].
@@ -146,7 +147,7 @@ def uncertainty_weighted(rewards: Tensor, weight: float = 0.5) -> Tensor:  # [k,
         weight: how much the variance costs, 0 or more; 0 is the mean.
 
     Raises:
-        SettingsError: a weight below 0 or not finite.
+        ConfigError: a weight below 0 or not finite.
         DataError: a reward that is not finite.
         ValueError: not [k, n] with at least one of each.
     """
@@ -165,7 +166,7 @@ def disagreement(rewards: Tensor, ddof: int = 0) -> Tensor:  # [k, n] -> [n]
             minus deviation leaves open which it takes (arXiv 2312.09244); for five members they differ by 12%.
 
     Raises:
-        SettingsError: `ddof` not 0 or more, or not below the number of members.
+        ConfigError: `ddof` not 0 or more, or not below the number of members.
         DataError: a reward that is not finite.
         ValueError: not [k, n] with at least one of each.
     """
@@ -184,7 +185,7 @@ def mean_minus_std(rewards: Tensor, weight: float = 1.0, ddof: int = 0) -> Tenso
         ddof: as in `disagreement`.
 
     Raises:
-        SettingsError: a weight below 0 or not finite, or `ddof` not 0 or more, or not below the number of members.
+        ConfigError: a weight below 0 or not finite, or `ddof` not 0 or more, or not below the number of members.
         DataError: a reward that is not finite.
         ValueError: not [k, n] with at least one of each.
     """
@@ -204,19 +205,19 @@ def pessimistic(mean: Tensor, std: Tensor, weight: float = 1.0) -> Tensor:  # [n
         weight: how many standard deviations are taken off, 0 or more.
 
     Raises:
-        SettingsError: a weight below 0 or not finite.
+        ConfigError: a weight below 0 or not finite.
         DataError: a mean or deviation that is not finite, or a deviation below 0.
         ValueError: not two tensors of the same length.
     """
     _check_weight(weight, "The weight of the standard deviation")
-    centre, spread = finite(mean, "mean reward"), within(std, 0, math.inf, "standard deviation")
-    alike(mean=mean, std=std)
-    return _like(mean, centre - weight * spread)
+    center, spread = check_finite(mean, "mean reward"), check_range(std, 0, math.inf, "standard deviation")
+    check_same_shape(mean=mean, std=std)
+    return _like(mean, center - weight * spread)
 
 
 def _checked(rewards: Tensor) -> Tensor:
     """Rewards of the members in float64."""
-    members = finite(rewards, "rewards of the members [k, n]", 2)
+    members = check_finite(rewards, "rewards of the members [k, n]", 2)
     if not members.numel():
         raise ValueError(f"expected the rewards of k members for n rows [k, n], got {tuple(rewards.shape)}")
     return members
@@ -239,11 +240,11 @@ def _mean(members: Tensor) -> Tensor:
 def _std(members: Tensor, ddof: int) -> Tensor:
     """Standard deviation over members, divisor k - ddof."""
     if not 0 <= ddof < len(members):
-        raise SettingsError(f"ddof is {ddof} for {len(members)} members; expected 0 or more, and less than members.")
+        raise ConfigError(f"ddof is {ddof} for {len(members)} members; expected 0 or more, and less than members.")
     variance = _mean((members - _mean(members)).square()) * (len(members) / (len(members) - ddof))
     return torch.where(members.amin(0) == members.amax(0), torch.zeros_like(variance), variance).sqrt()
 
 
 def _check_weight(weight: float, what: str) -> None:
     if not (math.isfinite(weight) and weight >= 0):
-        raise SettingsError(f"{what} is {weight}; expected a finite number of at least 0.")
+        raise ConfigError(f"{what} is {weight}; expected a finite number of at least 0.")

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from ebrm.aggregate.weights import weighted_mean
-from ebrm.errors import DataError, SettingsError
-from ebrm.finite import alike, finite, within
+from ebrm.errors import ConfigError, DataError
+from ebrm.utils.validation import check_finite, check_range, check_same_shape
 
 #: Weights (base, bonus) that FIRM's public code takes: consistency as a bonus on the execution of an edit, quality as
 #: one on following the instruction.
@@ -49,7 +49,7 @@ def log_sigmoid_sum(rewards: Tensor, reference: Tensor) -> Tensor:  # [n, a], [n
         DataError: a number that is not finite.
         ValueError: not [n, a] with a ≥ 1, or a reference of another shape.
     """
-    values, level = finite(rewards, "rewards [n, a]", 2), finite(reference, "reference", reference.dim())
+    values, level = check_finite(rewards, "rewards [n, a]", 2), check_finite(reference, "reference", reference.dim())
     if not values.shape[1] or level.shape not in (values.shape, values.shape[1:]):
         raise ValueError(
             f"expected rewards [n, a] and a reference [n, a] or [a], got {tuple(rewards.shape)} and "
@@ -80,15 +80,15 @@ def gate(
         Values [n], in the type of `score`, that never fall as a score rises. The order of requirements does not matter.
 
     Raises:
-        SettingsError: a smoothing that is not above 0 and finite, or another `how`.
+        ConfigError: a smoothing that is not above 0 and finite, or another `how`.
         DataError: a score that is not finite or outside 0 to 1.
         ValueError: not [n, m] with m ≥ 1.
     """
-    scores = within(score, 0, 1, "scores of the requirements [n, m]", 2)
+    scores = check_range(score, 0, 1, "scores of the requirements [n, m]", 2)
     if not scores.shape[1]:
         raise ValueError(f"expected the scores of m requirements for n rows [n, m], got {tuple(score.shape)}")
     if not (math.isfinite(smoothing) and smoothing > 0):
-        raise SettingsError(f"The smoothing of a gate is {smoothing}; expected a finite number above 0.")
+        raise ConfigError(f"The smoothing of a gate is {smoothing}; expected a finite number above 0.")
     if how == "smooth":
         # log((s + δ) / (1 + δ)) = log1p(-(1 - s) / (1 + δ)), exactly 0 where s = 1
         result = torch.log1p((scores - 1) / (1 + smoothing)).mean(1).exp()
@@ -97,7 +97,7 @@ def gate(
     elif how == "product":
         result = scores.prod(1)
     else:
-        raise SettingsError(f"The gate is {how!r}; expected 'smooth', 'min' or 'product'.")
+        raise ConfigError(f"The gate is {how!r}; expected 'smooth', 'min' or 'product'.")
     return result.to(torch.result_type(score, 1.0))
 
 
@@ -123,11 +123,11 @@ def gated(
         Rewards from 0 to 1 [n], in the type of `objective`, that never fall as a score rises.
 
     Raises:
-        SettingsError: as `gate`.
+        ConfigError: as `gate`.
         DataError: a score that is not finite or outside 0 to 1, or weights that are not as said.
         ValueError: not [n, m] and [n, a], or not one weight an objective.
     """
-    scores = within(objective, 0, 1, "scores of the objectives [n, a]", 2)
+    scores = check_range(objective, 0, 1, "scores of the objectives [n, a]", 2)
     if len(requirement) != len(objective):
         raise ValueError(f"{len(requirement)} rows of requirements and {len(objective)} of objectives")
     result = gate(requirement.double(), how, smoothing) * weighted_mean(scores, weight)
@@ -142,7 +142,7 @@ def base_and_bonus(
 ) -> Tensor:  # [n]
     """A base score that a bonus raises to its full worth: R = base · (w_1 + w_2 · bonus) / (w_1 + w_2).
 
-    "Trust Your Critic" (FIRM, arXiv 2603.12247). Nothing is gained by the bonus where the base is 0, as with a sum:
+    "Fusion Your Critic" (FIRM, arXiv 2603.12247). Nothing is gained by the bonus where the base is 0, as with a sum:
     there (base 0, bonus 1) beats (base 0.4, bonus 0), and a model learns to do nothing well. R lies between
     base · w_1 / (w_1 + w_2) and base. Rises with both; the weights' common scale does not matter.
 
@@ -161,16 +161,16 @@ def base_and_bonus(
         Rewards from 0 to 1 [n], in the type of `base`.
 
     Raises:
-        SettingsError: weights that are not as said.
+        ConfigError: weights that are not as said.
         DataError: a score that is not finite or outside 0 to 1.
         ValueError: not [n] and [n].
     """
     first, second = weights
     if not (math.isfinite(first) and math.isfinite(second) and first > 0 and second >= 0):
-        raise SettingsError(f"The weights of base and bonus are {weights}; expected finite, above 0 and at least 0.")
-    alike(base=base, bonus=bonus)
+        raise ConfigError(f"The weights of base and bonus are {weights}; expected finite, above 0 and at least 0.")
+    check_same_shape(base=base, bonus=bonus)
     given = bonus if has_bonus is None else _chosen(has_bonus, bonus, torch.ones_like(bonus))
-    must, extra = within(base, 0, 1, "base score"), within(given, 0, 1, "bonus")
+    must, extra = check_range(base, 0, 1, "base score"), check_range(given, 0, 1, "bonus")
     share = second / (first + second)
     return (must * (1 - share * (1 - extra))).to(torch.result_type(base, 1.0))
 
@@ -194,7 +194,7 @@ def verifiable_or_model(check: Tensor, model: Tensor, verifiable: Tensor) -> Ten
         DataError: a number that is not finite where it is looked at.
         ValueError: not three [n], or `verifiable` not bool.
     """
-    alike(check=check, model=model)
+    check_same_shape(check=check, model=model)
     result = _chosen(verifiable, check, model)
     for name, numbers, looked_at in (("check", check, verifiable), ("model's reward", model, ~verifiable)):
         bad = looked_at & ~numbers.isfinite()

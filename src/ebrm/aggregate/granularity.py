@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from ebrm.aggregate.steps import filled
-from ebrm.errors import SettingsError
-from ebrm.finite import finite
+from ebrm.errors import ConfigError
 from ebrm.groups import Groups
+from ebrm.utils.validation import check_finite
 
 
 def mixed_granularity(
@@ -43,13 +43,13 @@ def mixed_granularity(
         sum alone.
 
     Raises:
-        SettingsError: a weight outside 0 to 1, another `items`, or an `empty` that is not finite.
+        ConfigError: a weight outside 0 to 1, another `items`, or an `empty` that is not finite.
         DataError: a reward that is not finite, or a response without items.
         ValueError: not [n] and [m], or groups that do not fit them.
     """
     if not 0 <= whole_weight <= 1:
-        raise SettingsError(f"The weight of the whole is {whole_weight}; expected a number from 0 to 1.")
-    of_whole, of_items = finite(whole, "rewards of the whole"), finite(item, "rewards of the items")
+        raise ConfigError(f"The weight of the whole is {whole_weight}; expected a number from 0 to 1.")
+    of_whole, of_items = check_finite(whole, "rewards of the whole"), check_finite(item, "rewards of the items")
     if len(groups) != len(of_items) or groups.count != len(of_whole):
         raise ValueError(
             f"{len(of_whole)} responses and {len(of_items)} items, and groups of {len(groups)} rows in {groups.count}"
@@ -59,7 +59,7 @@ def mixed_granularity(
     elif items == "discounted_sum":
         parts = groups.sum(of_items / (_place(groups) + 2).log2())
     else:
-        raise SettingsError(f"items is {items!r}; expected 'mean' or 'discounted_sum'.")
+        raise ConfigError(f"items is {items!r}; expected 'mean' or 'discounted_sum'.")
     parts = filled(parts, groups.sizes == 0, empty, "responses", "items")
     return (whole_weight * of_whole + (1 - whole_weight) * parts).to(torch.result_type(whole, 1.0))
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ebrm.errors import SettingsError
-from ebrm.finite import finite
+from ebrm.errors import ConfigError
+from ebrm.utils.validation import check_finite
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +19,7 @@ class Lagrangian:
         R = λ_0 r + Σ_k λ_k g_k,  λ = softmax(0, z_1 … z_k),  z_k ← z_k + rate · (threshold_k - mean g_k)
 
     As in Roy, "Effective Reward Specification in Deep Reinforcement Learning" (thesis, arXiv 2412.07177), where the
-    multipliers are normalised together with the reward's, which keeps the scale of R: a reward is not drowned by a
+    multipliers are normalized together with the reward's, which keeps the scale of R: a reward is not drowned by a
     requirement that cannot be met, only outweighed. The formula is written from accounts of the thesis and could not be
     verified; keeping z within ±`limit` (so that a requirement long met or long violated does not take as long to come
     back) and all defaults are ours.
@@ -44,14 +44,14 @@ class Lagrangian:
         """Equal multipliers for the reward and each requirement.
 
         Raises:
-            SettingsError: a rate or limit that is not above 0 and finite.
+            ConfigError: a rate or limit that is not above 0 and finite.
             DataError: a threshold that is not finite.
             ValueError: thresholds that are not [k].
         """
         for name, value in (("rate", rate), ("limit", limit)):
             if not (math.isfinite(value) and value > 0):
-                raise SettingsError(f"The {name} of the multipliers is {value}; expected a finite number above 0.")
-        least = finite(threshold, "threshold")
+                raise ConfigError(f"The {name} of the multipliers is {value}; expected a finite number above 0.")
+        least = check_finite(threshold, "threshold")
         return cls(least, torch.zeros_like(least), rate, limit)
 
     @property
@@ -66,7 +66,7 @@ class Lagrangian:
             DataError: a number that is not finite.
             ValueError: not [n] and [n, k].
         """
-        rewards, met = finite(reward, "reward"), self._checked(requirement)
+        rewards, met = check_finite(reward, "reward"), self._checked(requirement)
         if len(met) != len(rewards):
             raise ValueError(f"{len(rewards)} rewards, and {len(met)} rows of requirements")
         weight = self.multiplier
@@ -86,7 +86,7 @@ class Lagrangian:
         return replace(self, level=level.clamp(-self.limit, self.limit))
 
     def _checked(self, requirement: Tensor) -> Tensor:
-        met = finite(requirement, "requirements [n, k]", 2)
+        met = check_finite(requirement, "requirements [n, k]", 2)
         if met.shape[1] != len(self.threshold):
             raise ValueError(f"{len(self.threshold)} thresholds, and requirements {tuple(requirement.shape)}")
         return met

@@ -13,8 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ebrm.errors import SettingsError
-from ebrm.finite import alike, finite, within
+from ebrm.errors import ConfigError
+from ebrm.utils.validation import check_finite, check_range, check_same_shape
 
 
 def most_confident_head(mean: Tensor, std: Tensor) -> Tensor:  # [k, n], [k, n] -> [n]
@@ -67,12 +67,12 @@ def nominal_worst_case(
         case.
 
     Raises:
-        SettingsError: a weight outside 0 to 1, or another `worst_case`.
+        ConfigError: a weight outside 0 to 1, or another `worst_case`.
         DataError: a number that is not finite, or a standard deviation below 0.
         ValueError: not two [k, n] of the same shape, with at least one of each.
     """
     if not 0 <= nominal_weight <= 1:
-        raise SettingsError(f"The weight of the nominal reward is {nominal_weight}; expected a number from 0 to 1.")
+        raise ConfigError(f"The weight of the nominal reward is {nominal_weight}; expected a number from 0 to 1.")
     rewards, spread = _checked(mean, std)
     if worst_case == "per_sample":
         worst = rewards.amin(0)
@@ -80,7 +80,7 @@ def nominal_worst_case(
         of_heads = rewards.sort(1).values.mean(1)  # a sum depends on its order in the last bit
         worst = _mean_where(rewards, (of_heads == of_heads.amin())[:, None].expand_as(rewards))
     else:
-        raise SettingsError(f"worst_case is {worst_case!r}; expected 'per_sample' or 'per_batch'.")
+        raise ConfigError(f"worst_case is {worst_case!r}; expected 'per_sample' or 'per_batch'.")
     result = worst + nominal_weight * (_nominal(rewards, spread) - worst)
     return result.to(torch.result_type(mean, 1.0))
 
@@ -96,9 +96,9 @@ def _mean_where(rewards: Tensor, chosen: Tensor) -> Tensor:
 
 
 def _checked(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
-    rewards = finite(mean, "rewards of the heads [k, n]", 2)
-    spread = within(std, 0, math.inf, "standard deviations of the heads [k, n]", 2)
-    alike(mean=mean, std=std)
+    rewards = check_finite(mean, "rewards of the heads [k, n]", 2)
+    spread = check_range(std, 0, math.inf, "standard deviations of the heads [k, n]", 2)
+    check_same_shape(mean=mean, std=std)
     if not rewards.numel():
         raise ValueError(f"expected the rewards of k heads for n rows [k, n], got {tuple(mean.shape)}")
     return rewards, spread

@@ -8,9 +8,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from ebrm.errors import DataError, SettingsError
-from ebrm.finite import finite, within
+from ebrm.errors import ConfigError, DataError
 from ebrm.groups import Groups
+from ebrm.utils.validation import check_finite, check_range
 
 How = Literal["min", "max", "mean", "last", "product", "geometric_mean", "mean_logit", "mean_odds"]
 _PROBABILITIES = ("product", "geometric_mean", "mean_logit", "mean_odds")
@@ -51,17 +51,17 @@ def step_reward(
         Only "last" depends on the order of steps.
 
     Raises:
-        SettingsError: another `how`, or a clip or `empty` that is not as said.
+        ConfigError: another `how`, or a clip or `empty` that is not as said.
         DataError: a score that is not finite, or outside 0 to 1 where it has to be a probability, or a response
             without steps.
         ValueError: not one score for each row of the groups.
     """
     if how not in get_args(How):
-        raise SettingsError(f"The reduction is {how!r}; expected one of {', '.join(get_args(How))}.")
+        raise ConfigError(f"The reduction is {how!r}; expected one of {', '.join(get_args(How))}.")
     if not 0 < clip < 0.5:
-        raise SettingsError(f"The clip of probabilities is {clip}; expected a number above 0 and below 0.5.")
+        raise ConfigError(f"The clip of probabilities is {clip}; expected a number above 0 and below 0.5.")
     probabilities = how in _PROBABILITIES
-    scores = within(score, 0, 1, "step probabilities") if probabilities else finite(score, "step scores")
+    scores = check_range(score, 0, 1, "step probabilities") if probabilities else check_finite(score, "step scores")
     if len(groups) != len(scores):
         raise ValueError(f"{len(scores)} scores of steps, and {len(groups)} rows in groups")
     none = groups.sizes == 0
@@ -93,11 +93,11 @@ def filled(values: Tensor, none: Tensor, empty: float | None, of: str, without: 
 
     Raises:
         DataError: `empty` is None, and there is such a place.
-        SettingsError: `empty` is not finite.
+        ConfigError: `empty` is not finite.
     """
     if empty is not None:
         if not math.isfinite(empty):
-            raise SettingsError(f"The reward without {without} is {empty}; expected a finite number, or None.")
+            raise ConfigError(f"The reward without {without} is {empty}; expected a finite number, or None.")
         return torch.where(none, torch.full_like(values, empty), values)
     if bool(none.any()):
         raise DataError(

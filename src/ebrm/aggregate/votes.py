@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ebrm.errors import DataError
-from ebrm.finite import within
 from ebrm.groups import Groups
+from ebrm.utils.validation import check_range
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +62,7 @@ def majority_vote(vote: Tensor, groups: Groups, weight: Tensor | None = None) ->
     if weight is None:
         counts = torch.ones(len(label), dtype=torch.float64, device=label.device)
     else:
-        counts = within(weight, 0, math.inf, "weights of the votes")
+        counts = check_range(weight, 0, math.inf, "weights of the votes")
         if len(counts) != len(label):
             raise ValueError(f"{len(label)} votes and {len(counts)} weights")
     labels, number = torch.unique(label, return_inverse=True)

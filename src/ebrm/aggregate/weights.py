@@ -1,7 +1,7 @@
 """Several rewards added up with fixed weights, such as a reward model's ratings of several attributes.
 
 A weight has the inverse unit of its reward: rewards of different scales need weights that say so, or have to be brought
-to one scale first (`ensembles.standardised`, or within each prompt before adding). Otherwise the reward with the widest
+to one scale first (`ensembles.standardized`, or within each prompt before adding). Otherwise the reward with the widest
 spread decides.
 """
 
@@ -13,8 +13,8 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from ebrm.errors import DataError, SettingsError
-from ebrm.finite import finite
+from ebrm.errors import ConfigError, DataError
+from ebrm.utils.validation import check_finite
 
 #: Weights of the five HelpSteer2 attributes, each rated 0 to 4, for Llama3-70B-SteerLM-RM (its model card; an earlier
 #: revision has 0 for complexity and verbosity). Wang et al., "HelpSteer2" (arXiv 2406.08673).
@@ -86,19 +86,19 @@ def attribute_sum(attributes: Mapping[str, Tensor], weights: Mapping[str, float]
         Rewards [n], in the common type of the attributes.
 
     Raises:
-        SettingsError: no weights, one that is not finite, or one for an attribute that is not there.
+        ConfigError: no weights, one that is not finite, or one for an attribute that is not there.
         DataError: a reward that is not finite.
         ValueError: attributes that are not all [n].
     """
     if not weights or not weights.keys() <= attributes.keys():
-        raise SettingsError(
+        raise ConfigError(
             f"There are weights for {', '.join(map(repr, weights)) or 'no attribute'}, and attributes "
             f"{', '.join(map(repr, attributes)) or 'of no name'}. Expected weights for some of these: use their names."
         )
     weight = torch.tensor(list(weights.values()), dtype=torch.float64)
     if not bool(weight.isfinite().all()):
-        raise SettingsError(f"The weights are {dict(weights)}; expected finite numbers.")
-    columns = [finite(attributes[name], f"attribute {name!r}") for name in weights]
+        raise ConfigError(f"The weights are {dict(weights)}; expected finite numbers.")
+    columns = [check_finite(attributes[name], f"attribute {name!r}") for name in weights]
     if len({len(column) for column in columns}) > 1:
         raise ValueError("expected attributes of one length, got " + str({n: len(attributes[n]) for n in weights}))
     kind = attributes[next(iter(weights))].dtype
@@ -109,7 +109,7 @@ def attribute_sum(attributes: Mapping[str, Tensor], weights: Mapping[str, float]
 
 
 def _checked(rewards: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    values, weights = finite(rewards, "rewards [n, a]", 2), finite(weight, "weight")
+    values, weights = check_finite(rewards, "rewards [n, a]", 2), check_finite(weight, "weight")
     if values.shape[1:] != weights.shape or not len(weights):
         raise ValueError(
             f"expected rewards [n, a] and a weight for each of the a, got {tuple(rewards.shape)} and "

@@ -46,10 +46,10 @@ def refuse_unsupported(checkpoint: Checkpoint) -> None:
 
 
 def require_head(checkpoint: Checkpoint, head: StoredHead | None, looked_for: Iterable[str]) -> StoredHead:
-    """Give back the stored head, if it is one trained, unquantised map to a single reward.
+    """Give back the stored head, if it is one trained, unquantized map to a single reward.
 
     Raises:
-        BackboneError: no head in the checkpoint (a base or generative model), several labels, or a quantised head.
+        BackboneError: no head in the checkpoint (a base or generative model), several labels, or a quantized head.
     """
     if head is None:
         raise BackboneError(_no_head(checkpoint, tuple(looked_for)))
@@ -63,8 +63,8 @@ def require_head(checkpoint: Checkpoint, head: StoredHead | None, looked_for: It
     info = next(x for name, x in checkpoint.tensors.items() if plain_name(name) == head.name + ".weight")
     if info.dtype not in _FLOATS:
         raise BackboneError(
-            f"{_upper(where)} is quantised (stored as {info.dtype}), so the reward cannot be read exactly. Use the "
-            "unquantised model, or quantise again and leave the head out (llm_int8_skip_modules / "
+            f"{_upper(where)} is quantized (stored as {info.dtype}), so the reward cannot be read exactly. Use the "
+            "unquantized model, or quantize again and leave the head out (llm_int8_skip_modules / "
             "modules_to_not_convert)."
         )
     return head
@@ -112,7 +112,7 @@ def require_linear(name: str, path: str, module: nn.Module | None) -> nn.Linear:
     """Give back the head's module, if it is a plain linear map with floating-point weights.
 
     Raises:
-        BackboneError: another kind of module, or a quantised one.
+        BackboneError: another kind of module, or a quantized one.
     """
     if not isinstance(module, nn.Linear):
         raise BackboneError(
@@ -121,8 +121,8 @@ def require_linear(name: str, path: str, module: nn.Module | None) -> nn.Linear:
         )
     if not module.weight.dtype.is_floating_point or module.weight.element_size() < 2:
         raise BackboneError(
-            f"The head {path} of {name} is quantised ({type(module).__name__}, {module.weight.dtype}), so the reward "
-            "cannot be read exactly. Leave the head out of quantisation (llm_int8_skip_modules / "
+            f"The head {path} of {name} is quantized ({type(module).__name__}, {module.weight.dtype}), so the reward "
+            "cannot be read exactly. Leave the head out of quantization (llm_int8_skip_modules / "
             "modules_to_not_convert)."
         )
     return module

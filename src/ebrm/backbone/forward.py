@@ -175,7 +175,7 @@ def refuse_ids(name: str, token_ids: Sequence[Sequence[int]], limit: int | None,
             raise BackboneError(f"Row {row} has no tokens. Each text needs at least one; check the text rule.")
         if limit is not None and len(ids) > limit:
             raise BackboneError(
-                f"Row {row} has {len(ids)} tokens, and {name} takes at most {limit}. Tokenise with "
+                f"Row {row} has {len(ids)} tokens, and {name} takes at most {limit}. Tokenize with "
                 "truncation='prompt_left' or 'drop'."
             )
         if min(ids) < 0 or (vocabulary is not None and max(ids) >= vocabulary):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ebrm.errors import BackboneError
-from ebrm.files import sha256_file, sha256_json
+from ebrm.utils.files import sha256_file, sha256_json
 
 #: The attention implementation of a reward model that was read from a server, which does not say what it uses.
 SERVER = "server"

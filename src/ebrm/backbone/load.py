@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 
 from ebrm.backbone.check import refuse_missing, refuse_unsupported, require_head, require_linear
 from ebrm.backbone.checkpoint import HEAD_FILE, Checkpoint, open_checkpoint
+from ebrm.backbone.config import BackboneConfig
 from ebrm.backbone.families import (
     Loaded,
     StoredHead,
@@ -31,10 +32,8 @@ from ebrm.backbone.identity import BackboneIdentity, fingerprint
 from ebrm.backbone.layers import inner_layers
 from ebrm.backbone.lora import merge_adapter, open_base
 from ebrm.backbone.read import Backbone, Reading
-from ebrm.backbone.settings import BackboneSettings
+from ebrm.data import TextConfig, make_text_rule
 from ebrm.errors import BackboneError
-from ebrm.preferences.settings import TextSettings
-from ebrm.preferences.text import make_text_rule
 
 __all__ = ["Backbone", "Reading", "load_backbone", "load_model"]
 
@@ -45,7 +44,7 @@ _ALIASES = {"gpt_neox_reward_model": "gpt_neox"}
 
 
 def load_backbone(
-    settings: BackboneSettings, text: TextSettings | None = None, *, blocks: Sequence[int] | None = None
+    settings: BackboneConfig, text: TextConfig | None = None, *, blocks: Sequence[int] | None = None
 ) -> Backbone:
     """Load a reward model, find its head and settle its text rule.
 
@@ -59,34 +58,34 @@ def load_backbone(
         BackboneError: the model is not there, or is not a reward model with one trained scalar head; says which, and
             what to do.
         ServerError: a server (`settings.server`) that cannot be reached or serves something else.
-        SettingsError: a device that is not there, or text settings that do not fit the model.
+        ConfigError: a device that is not there, or text settings that do not fit the model.
     """
     if settings.server is not None:
         from ebrm.backbone.server import load_server
 
-        return load_server(settings, text or TextSettings(), blocks)
+        return load_server(settings, text or TextConfig(), blocks)
     choose_device(settings.device)  # a device that is not there is said before minutes of loading, not after
     if settings.backbone == "demo":
         from ebrm.backbone.demo import load_demo
 
-        return load_demo(settings, text or TextSettings(), blocks)
+        return load_demo(settings, text or TextConfig(), blocks)
     checkpoint = open_checkpoint(settings.backbone, settings.revision, settings.trust_remote_code)
     load = find_family(checkpoint.config)
     if load is not None:
         with quiet():
-            return assemble(load(checkpoint, settings), [checkpoint], settings, text or TextSettings(), blocks=blocks)
+            return assemble(load(checkpoint, settings), [checkpoint], settings, text or TextConfig(), blocks=blocks)
     sources = with_base(checkpoint, settings)
-    return assemble(load_model(sources, settings), sources, settings, text or TextSettings(), blocks=blocks)
+    return assemble(load_model(sources, settings), sources, settings, text or TextConfig(), blocks=blocks)
 
 
-def with_base(checkpoint: Checkpoint, settings: BackboneSettings) -> list[Checkpoint]:
+def with_base(checkpoint: Checkpoint, settings: BackboneConfig) -> list[Checkpoint]:
     """[model], or [adapter, base] for an adapter."""
     if checkpoint.adapter is None:
         return [checkpoint]
     return [checkpoint, open_base(checkpoint, settings.trust_remote_code)]
 
 
-def find_head(sources: Sequence[Checkpoint], settings: BackboneSettings) -> tuple[Checkpoint, StoredHead]:
+def find_head(sources: Sequence[Checkpoint], settings: BackboneConfig) -> tuple[Checkpoint, StoredHead]:
     """The reward head among the tensors of [model] or [adapter, base], and the checkpoint that holds it.
 
     Raises:
@@ -101,7 +100,7 @@ def find_head(sources: Sequence[Checkpoint], settings: BackboneSettings) -> tupl
     return sources[0], require_head(sources[0], None, names)  # raises: there is none
 
 
-def load_model(sources: Sequence[Checkpoint], settings: BackboneSettings, model_class: Any = None) -> Loaded:
+def load_model(sources: Sequence[Checkpoint], settings: BackboneConfig, model_class: Any = None) -> Loaded:
     """Load a model with its head from its checkpoint, or from an adapter and its base.
 
     Args:
@@ -137,8 +136,8 @@ def load_model(sources: Sequence[Checkpoint], settings: BackboneSettings, model_
 def assemble(
     loaded: Loaded,
     sources: Sequence[Checkpoint],
-    settings: BackboneSettings,
-    text: TextSettings,
+    settings: BackboneConfig,
+    text: TextConfig,
     name: str | None = None,
     blocks: Sequence[int] | None = None,
 ) -> Backbone:
@@ -256,7 +255,7 @@ def quiet() -> Iterator[None]:
 
 
 def _load_transformers(
-    checkpoint: Checkpoint, settings: BackboneSettings, model_class: Any
+    checkpoint: Checkpoint, settings: BackboneConfig, model_class: Any
 ) -> tuple[nn.Module, set[str]]:
     """Load through transformers; also give the names of weights that were not in the checkpoint."""
     trust = settings.trust_remote_code

@@ -2,7 +2,7 @@
 
 What differs between the two is here and nowhere else:
 
-- vLLM answers `POST /v1/embeddings` with what its pooler gives. Normalisation is switched off in each request
+- vLLM answers `POST /v1/embeddings` with what its pooler gives. Normalization is switched off in each request
   (`use_activation`), and the numbers come as base64 of float32. Where it also has a classifier, `POST /classify` gives
   the head's score.
 - SGLang keeps the reward head and answers `POST /v1/score` with its score; `return_pooled_hidden_states` adds what went
@@ -258,7 +258,7 @@ class PoolingServer:
 
 
 def _divide(token_ids: Sequence[Sequence[int]], budget: int) -> list[list[list[int]]]:
-    """Neighbours together, as many as fit into the budget."""
+    """Neighbors together, as many as fit into the budget."""
     requests: list[list[list[int]]] = [[]]
     room = budget
     for ids in token_ids:

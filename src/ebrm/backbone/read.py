@@ -14,9 +14,8 @@ from ebrm.backbone.families import Loaded
 from ebrm.backbone.forward import Forward, Head, configs, float32_head, vocabulary_size
 from ebrm.backbone.identity import BackboneIdentity
 from ebrm.backbone.layers import InnerLayers
+from ebrm.data import TextRule, TokenizedText, text
 from ebrm.errors import BackboneError
-from ebrm.preferences import text
-from ebrm.preferences.text import TextRule, TokenizedText
 
 __all__ = ["Backbone", "Head", "Reading", "vocabulary_size"]
 
@@ -41,7 +40,7 @@ class Reading:
 
 
 class Backbone:
-    """A frozen reward model: tokenises a prompt with a response, and reads (embedding, reward).
+    """A frozen reward model: tokenizes a prompt with a response, and reads (embedding, reward).
 
     Attributes:
         model: the model, in evaluation mode, without gradients.
@@ -87,20 +86,20 @@ class Backbone:
     def tokenize(
         self, prompt: Sequence[Mapping[str, str]] | str, response: str, where: str = ""
     ) -> TokenizedText | None:
-        """Token ids of a prompt with its response under `text_rule` (see `ebrm.preferences.text.tokenize`).
+        """Token ids of a prompt with its response under `text_rule` (see `ebrm.data.text.tokenize`).
 
         Raises:
             TextError: a text that cannot be written or is too long.
         """
         return text.tokenize(self.text_rule, self.tokenizer, prompt, response, where)
 
-    def tokenize_written(self, written: str, where: str = "") -> TokenizedText | None:
-        """Token ids of a conversation that is already one text (see `ebrm.preferences.text.tokenize_written`).
+    def tokenize_rendered(self, written: str, where: str = "") -> TokenizedText | None:
+        """Token ids of a conversation that is already one text (see `ebrm.data.text.tokenize_rendered`).
 
         Raises:
             TextError: a text that is not a string, has no tokens or is too long.
         """
-        return text.tokenize_written(self.text_rule, self.tokenizer, written, where)
+        return text.tokenize_rendered(self.text_rule, self.tokenizer, written, where)
 
     def read(self, token_ids: Sequence[Sequence[int]]) -> Reading:
         """Embeddings and rewards of n token sequences, in the order given; n may be 0.

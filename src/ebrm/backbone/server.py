@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ebrm.backbone.checkpoint import Checkpoint, open_checkpoint
+from ebrm.backbone.config import DEFAULT_LAYERS, BackboneConfig
 from ebrm.backbone.families import StoredHead, find_family, plain_name, refuse_unknown_parts
 from ebrm.backbone.forward import Head, refuse_ids, vocabulary_size
 from ebrm.backbone.identity import SERVER, BackboneIdentity
@@ -27,12 +28,10 @@ from ebrm.backbone.load import (
     with_base,
 )
 from ebrm.backbone.pooling import PoolingServer
-from ebrm.backbone.probe import embeddings, probe, probe_texts
+from ebrm.backbone.pooling_probe import embeddings, probe, probe_texts
 from ebrm.backbone.read import Backbone, Reading
-from ebrm.backbone.settings import DEFAULT_LAYERS, BackboneSettings
+from ebrm.data import TextConfig, TextRule, make_text_rule
 from ebrm.errors import BackboneError, ServerError
-from ebrm.preferences.settings import TextSettings
-from ebrm.preferences.text import TextRule, make_text_rule
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +72,7 @@ class ServerBackbone(Backbone):
         """Embeddings and rewards of n token sequences, in the order given; n may be 0.
 
         Before the first texts, the server is asked for embeddings of texts made for it, and what it gives is checked
-        (see `ebrm.backbone.probe`).
+        (see `ebrm.backbone.pooling_probe`).
 
         Raises:
             ServerError: the server cannot be reached, refuses, or gives something else than the input of the head.
@@ -103,7 +102,7 @@ class ServerBackbone(Backbone):
         answer = self.server.read(texts, self.token_budget)
         if not probe(self.server, self.head, self.head.weight, texts, answer):
             logger.warning(
-                "%s has no classifier beside the embeddings: that they are un-normalised and of the last token was "
+                "%s has no classifier beside the embeddings: that they are un-normalized and of the last token was "
                 "checked, but nothing can tell whether its weights are those of %s.",
                 self.server.name,
                 self.identity.name,
@@ -111,7 +110,7 @@ class ServerBackbone(Backbone):
         self._checked = True
 
 
-def load_server(settings: BackboneSettings, text: TextSettings, blocks: Sequence[int] | None = None) -> ServerBackbone:
+def load_server(settings: BackboneConfig, text: TextConfig, blocks: Sequence[int] | None = None) -> ServerBackbone:
     """Connect to the server of `settings.server`; tokenizer, configuration and head come from the checkpoint.
 
     Args:
@@ -174,7 +173,7 @@ def load_server(settings: BackboneSettings, text: TextSettings, blocks: Sequence
     )  # fmt: skip
 
 
-def _refuse_layers(settings: BackboneSettings, blocks: Sequence[int] | None) -> None:
+def _refuse_layers(settings: BackboneConfig, blocks: Sequence[int] | None) -> None:
     """Refuse inner layers that were asked for; say that the usual ones are not read."""
     gives = f"a pooling server ({settings.server}) gives the last token's state only"
     if blocks:
@@ -209,7 +208,7 @@ def _last(name: str) -> str:
     return name.replace("\\", "/").rstrip("/").rpartition("/")[2]
 
 
-def _skeleton(base: Checkpoint, config: Any, settings: BackboneSettings) -> nn.Module:
+def _skeleton(base: Checkpoint, config: Any, settings: BackboneConfig) -> nn.Module:
     """The model without its weights: what tells its class, its parts and its limits."""
     model_class = choose_class(base, config, settings.trust_remote_code)
     options = {"trust_remote_code": True} if settings.trust_remote_code else {}
@@ -250,7 +249,7 @@ def _read_head(owner: Checkpoint, stored: StoredHead, config: Any) -> Head:
     return Head(weight, bias)
 
 
-def _dtype(base: Checkpoint, config: Any, settings: BackboneSettings) -> str:
+def _dtype(base: Checkpoint, config: Any, settings: BackboneConfig) -> str:
     """The precision that the model would have here: what the server runs in, it does not say."""
     if settings.dtype != "auto":
         return settings.dtype

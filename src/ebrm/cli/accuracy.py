@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ebrm.cli.screen import Screen
+from ebrm.cli.console import Screen
 
 
 def show_accuracy(screen: Screen, metrics: dict[str, Any]) -> None:

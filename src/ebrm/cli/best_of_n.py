@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ebrm.cli.console import Screen
 from ebrm.cli.options import Chosen, command
-from ebrm.cli.screen import Screen
-from ebrm.errors import SettingsError
+from ebrm.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ebrm.evaluate.selection import Along, Selection
+    from ebrm.evaluation import Along, Selection
 
 _HEAD = ("reward", "axis", "x", "gold", "low", "high", "gain", "gain_low", "gain_high", "prompts")
 
 
 @dataclass(frozen=True)
-class PoolSettings:
+class PoolConfig:
     """Which columns are what, and where the results go."""
 
     out: str = field(metadata={"help": "Folder for curves.png, curves.csv and results.json; written anew."})
@@ -51,13 +51,13 @@ class PoolSettings:
         for name, least in (("least", 2), ("resamples", 100), ("seed", 0)):
             value = getattr(self, name)
             if value is not None and value < least:
-                raise SettingsError(f"{name} is {value}; it must be at least {least}.")
+                raise ConfigError(f"{name} is {value}; it must be at least {least}.")
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
 
-    @command(app, "best-of-n", {"selection": PoolSettings})
+    @command(app, "best-of-n", {"selection": PoolConfig})
     def best_of_n(
         screen: Screen,
         chosen: Chosen,
@@ -73,20 +73,19 @@ def register(app: typer.Typer) -> None:
         """Draw gold against n and against KL when a reward selects among the responses to a prompt.
 
         Gold of the best of n is the exact mean over all sets of n of a prompt's responses. KL is that of the policy
-        that maximises the reward under a KL penalty, from choosing at random among the responses. Intervals are over
+        that maximizes the reward under a KL penalty, from choosing at random among the responses. Intervals are over
         prompts; differences between rewards are paired.
         """
-        _best_of_n(screen, chosen.of(PoolSettings), pool)
+        _best_of_n(screen, chosen.of(PoolConfig), pool)
 
 
-def _best_of_n(screen: Screen, settings: PoolSettings, pool: str) -> None:
+def _best_of_n(screen: Screen, settings: PoolConfig, pool: str) -> None:
     out = Path(settings.out)
     if out.is_file():
-        raise SettingsError(f"--out {out} is a file. Name a folder.")
-    from ebrm.evaluate.pools import read_pools
-    from ebrm.evaluate.report.selection_figure import write_selection_figure
-    from ebrm.evaluate.selection import select
-    from ebrm.files import write_json, write_text
+        raise ConfigError(f"--out {out} is a file. Name a folder.")
+    from ebrm.evaluation import read_pools, select
+    from ebrm.report import write_selection_figure
+    from ebrm.utils.files import write_json, write_text
 
     pools = read_pools(pool, settings.reward, settings.gold, settings.prompt_column)
     selection = select(pools, settings.least, settings.resamples, settings.seed)
@@ -101,7 +100,7 @@ def _best_of_n(screen: Screen, settings: PoolSettings, pool: str) -> None:
 
 def _show(screen: Screen, selection: Selection, gold: str) -> None:
     """Gold at n = 2, 4, 8, … of each reward, then where each peaks and what is lost beyond."""
-    from ebrm.evaluate.report.words import count, decimal, interval
+    from ebrm.report import count, decimal, interval
 
     first = next(iter(selection.along))
     last = len(selection.along[first]["n"].x)
@@ -135,7 +134,7 @@ def _show(screen: Screen, selection: Selection, gold: str) -> None:
 
 def _peak(along: Along, word: str, digits: int, gold: str) -> str:
     """Where a curve is highest, and what is lost from there on."""
-    from ebrm.evaluate.report.words import decimal, interval
+    from ebrm.report import decimal, interval
 
     peak, end = along.peak, decimal(float(along.x[-1]), digits)
     where = f"{decimal(peak.x.value, digits)} {interval(peak.x.low, peak.x.high, digits)}"

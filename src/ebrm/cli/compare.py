@@ -8,19 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ebrm.backbone.settings import BackboneSettings
+from ebrm.backbone import BackboneConfig
+from ebrm.cli.console import Screen
 from ebrm.cli.options import Chosen, command
-from ebrm.cli.screen import Screen
-from ebrm.energy.heads.settings import HeadSettings
-from ebrm.energy.settings import FitSettings, InferenceSettings, NetworkSettings
-from ebrm.errors import SettingsError
+from ebrm.errors import ConfigError
+from ebrm.heads import FitConfig, HeadConfig, InferenceConfig, NetworkConfig
 
 if TYPE_CHECKING:
-    from ebrm.evaluate.method_table import Comparison
+    from ebrm.evaluation import Comparison
 
 
 @dataclass(frozen=True)
-class CompareSettings:
+class CompareConfig:
     """What is compared, on what, and where the results go."""
 
     methods: tuple[str, ...] = field(
@@ -29,7 +28,7 @@ class CompareSettings:
             "help": "Methods, with commas between, or `all`; differences are to the first. Heads: energy, linear, "
             "silu, gaussian, bayesian, binary, anchored, min_norm, prototypes, directional. Ensembles of two-layer "
             "heads: silu-mean, silu-median, silu-worst-case, silu-uwo, silu-mean-std. Others: base, "
-            "gaussian-worst-case, base-and-silu, base-neighbours, base-par, base-log-sigmoid, base-standardised, "
+            "gaussian-worst-case, base-and-silu, base-neighbors, base-par, base-log-sigmoid, base-standardized, "
             "base-clipped, base-min-max, base-length, base-shorter."
         },
     )
@@ -62,20 +61,20 @@ class CompareSettings:
         for name, least in (("limit", 1), ("members", 2), ("resamples", 100), ("seed", 0)):
             value = getattr(self, name)
             if value is not None and value < least:
-                raise SettingsError(f"{name} is {value}; it must be at least {least}.")
+                raise ConfigError(f"{name} is {value}; it must be at least {least}.")
 
 
 _STAGES = {
-    "comparison": CompareSettings,
-    "head": HeadSettings,
-    "network": NetworkSettings,
-    "training": FitSettings,
-    "inference": InferenceSettings,
-    "reward_model": BackboneSettings,
+    "comparison": CompareConfig,
+    "head": HeadConfig,
+    "network": NetworkConfig,
+    "training": FitConfig,
+    "inference": InferenceConfig,
+    "reward_model": BackboneConfig,
 }
 _ONLY = {
     "head": (
-        "l2", "hidden", "learning_rate", "weight_decay", "batch_pairs", "epochs", "patience", "smoothing", "centring",
+        "l2", "hidden", "learning_rate", "weight_decay", "batch_pairs", "epochs", "patience", "smoothing", "centering",
         "heads", "pessimism", "anchor", "prototypes", "dimension", "extrapolation", "seed",
     ),
     "training": ("validation_fraction", "test_fraction", "epochs", "patience", "seed"),
@@ -106,21 +105,26 @@ def register(app: typer.Typer) -> None:
 def _compare(screen: Screen, chosen: Chosen, folder: str) -> None:
     import os
 
-    settings = chosen.of(CompareSettings)
+    settings = chosen.of(CompareConfig)
     if settings.out is not None and Path(settings.out).is_file():
-        raise SettingsError(f"--out {settings.out} is a file. Name a folder.")
+        raise ConfigError(f"--out {settings.out} is a file. Name a folder.")
     from ebrm.errors import DataError
-    from ebrm.evaluate.method_table import check_names, compare_methods
-    from ebrm.evaluate.methods import Problem
-    from ebrm.evaluate.reading.pool import read_pool, tokens_of
-    from ebrm.evaluate.run import cache_folder, choose_items
-    from ebrm.evaluate.settings import BenchmarkSettings
-    from ebrm.features.store import open_features
+    from ebrm.evaluation import (
+        BenchmarkConfig,
+        Problem,
+        cache_folder,
+        choose_items,
+        compare_methods,
+        read_pool,
+        tokens_of,
+    )
+    from ebrm.evaluation.method_table import check_names
+    from ebrm.features import open_features
     from ebrm.fitting import choose_splits, pair_rows
 
     names = check_names(settings.methods)
     features = open_features(folder)
-    training = chosen.of(FitSettings)
+    training = chosen.of(FitConfig)
     splits = choose_splits(features.pairs, training)
     train, validation, test = (features.pairs.take(part) for part in (splits.train, splits.validation, splits.test))
     if not len(test):
@@ -130,17 +134,17 @@ def _compare(screen: Screen, chosen: Chosen, folder: str) -> None:
         )
     pool = None
     if settings.pool is not None:
-        from ebrm.evaluate.benchmarks.catalogue import open_benchmark
+        from ebrm.benchmarks import open_benchmark
 
         data = settings.data or os.environ.get("EBRM_DATA")
-        about = BenchmarkSettings(
+        about = BenchmarkConfig(
             (settings.pool,), data=data, limit=settings.limit, seed=settings.seed, cache=settings.cache
         )
         benchmark, _ = choose_items(open_benchmark(settings.pool, Path(data) if data else None), about, frozenset())
-        pool = read_pool(features, benchmark, cache_folder(about), chosen.given(BackboneSettings))
+        pool = read_pool(features, benchmark, cache_folder(about), chosen.given(BackboneConfig))
     problem = Problem(
         features.embeddings, features.reward, pair_rows(train), pair_rows(validation), train.source, validation.source,
-        settings.members, chosen.of(HeadSettings), chosen.of(NetworkSettings), training, chosen.of(InferenceSettings),
+        settings.members, chosen.of(HeadConfig), chosen.of(NetworkConfig), training, chosen.of(InferenceConfig),
     )  # fmt: skip
     screen.note(f"{len(train):,} pairs to fit on, {len(validation):,} to choose by, {len(test):,} to measure on.")
     comparison = compare_methods(
@@ -157,8 +161,9 @@ def _compare(screen: Screen, chosen: Chosen, folder: str) -> None:
     for line in notes(comparison):
         screen.say(line)
     if settings.out is not None:
-        from ebrm.evaluate.output.typeset import Entry, Table, markdown
-        from ebrm.files import write_json, write_text
+        from ebrm.report import Entry, markdown
+        from ebrm.report.typeset import Table
+        from ebrm.utils.files import write_json, write_text
 
         write_json(Path(settings.out) / "results.json", found)
         head, rows = table(comparison)
@@ -171,7 +176,7 @@ def _compare(screen: Screen, chosen: Chosen, folder: str) -> None:
 
 def table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     """The header and a row a method, as text."""
-    from ebrm.evaluate.report.words import decimal, interval
+    from ebrm.report import decimal, interval
 
     first, pool = comparison.methods[0].name, comparison.n is not None
     head = ["method", "accuracy, %", "interval", f"minus {first}", "interval", "ECE, %", "log loss", "interval"]
@@ -196,7 +201,7 @@ def table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
 
 def notes(comparison: Comparison) -> list[str]:
     """What has to be known to read the table."""
-    from ebrm.evaluate.report.words import count, decimal
+    from ebrm.report import count, decimal
 
     lines = [
         f"{count(comparison.pairs, 'held-out pair')} of {count(comparison.prompts, 'prompt')}; "

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import typer
 
+from ebrm.card import trust_in_words
 from ebrm.cli.accuracy import show_accuracy
+from ebrm.cli.console import Screen
 from ebrm.cli.options import Chosen, command
-from ebrm.cli.screen import Screen
 from ebrm.errors import DataError
-from ebrm.model_card import trust_in_words
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ebrm.backbone.settings import BackboneSettings
+from ebrm.backbone import BackboneConfig
+from ebrm.cli.console import Screen
 from ebrm.cli.options import Chosen, command
-from ebrm.cli.screen import Screen
-from ebrm.evaluate.settings import BenchmarkSettings
-from ebrm.features.settings import FeatureSettings
-from ebrm.preferences.settings import TextSettings
+from ebrm.data import TextConfig
+from ebrm.evaluation import BenchmarkConfig
+from ebrm.features import FeatureConfig
 
 if TYPE_CHECKING:
-    from ebrm.evaluate.metrics.bootstrap import Estimate
-    from ebrm.evaluate.results import Evaluation
+    from ebrm.evaluation import Evaluation
+    from ebrm.metrics import Estimate
 
 _SUFFIX = {"markdown": "md", "csv": "csv", "latex": "tex"}
 
@@ -34,11 +34,11 @@ class Output:
 
 
 _STAGES = {
-    "evaluation": BenchmarkSettings,
+    "evaluation": BenchmarkConfig,
     "output": Output,
-    "reward_model": BackboneSettings,
-    "text": TextSettings,
-    "storage": FeatureSettings,
+    "reward_model": BackboneConfig,
+    "text": TextConfig,
+    "storage": FeatureConfig,
 }
 _ONLY = {
     "reward_model": (
@@ -83,28 +83,26 @@ def register(app: typer.Typer) -> None:
 
 
 def _evaluate(screen: Screen, chosen: Chosen, models: list[str]) -> None:
-    settings, output = chosen.of(BenchmarkSettings), chosen.of(Output)
+    settings, output = chosen.of(BenchmarkConfig), chosen.of(Output)
     out = Path(output.out)
     if out.is_file():
-        from ebrm.errors import SettingsError
+        from ebrm.errors import ConfigError
 
-        raise SettingsError(f"--out {out} is a file. Name a folder.")
-    from ebrm.evaluate.run import cache_folder, evaluate_models
+        raise ConfigError(f"--out {out} is a file. Name a folder.")
+    from ebrm.evaluation import cache_folder, evaluate_models
 
     screen.kept = (
         f"What the reward models said so far is kept in {cache_folder(settings)}; run the same command again to go on."
     )
-    storage = chosen.given(FeatureSettings)
+    storage = chosen.given(FeatureConfig)
     evaluated = evaluate_models(
         models,
         settings,
-        reward_model=chosen.given(BackboneSettings),
-        text=chosen.of(TextSettings),
-        features=FeatureSettings(shard_rows=1024, **storage),
+        reward_model=chosen.given(BackboneConfig),
+        text=chosen.of(TextConfig),
+        features=FeatureConfig(shard_rows=1024, **storage),
     )
-    from ebrm.evaluate.output.tables import details, overview
-    from ebrm.evaluate.output.write import evaluation_to_dict, write_results
-    from ebrm.evaluate.report.benchmarks import write_benchmark_report
+    from ebrm.report import details, evaluation_to_dict, overview, write_benchmark_report, write_results
 
     evaluation = evaluated.evaluation
     write_results(out, evaluation, evaluated.scored)
@@ -114,7 +112,7 @@ def _evaluate(screen: Screen, chosen: Chosen, models: list[str]) -> None:
         _show(screen, evaluation)
         screen.facts(written)
     else:
-        from ebrm.files import write_text
+        from ebrm.utils.files import write_text
 
         write_text(out / f"scores.{_SUFFIX[output.format]}", details(evaluation, output.format))
         screen.block(overview(evaluation, output.format))  # nothing else on stdout: it may be on its way to a file
@@ -124,9 +122,8 @@ def _evaluate(screen: Screen, chosen: Chosen, models: list[str]) -> None:
 
 def _show(screen: Screen, evaluation: Evaluation) -> None:
     """The overall scores, one line a benchmark and scorer, then what must be known to read them."""
-    from ebrm.evaluate.output.tables import left_out
-    from ebrm.evaluate.report.words import decimal, interval
-    from ebrm.evaluate.results import apart
+    from ebrm.evaluation import apart
+    from ebrm.report import decimal, interval, left_out
 
     def change(estimate: Estimate | None, p: float | None) -> list[str]:
         if estimate is None:

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from ebrm.backbone.settings import BackboneSettings
+from ebrm.backbone import BackboneConfig
+from ebrm.cli.console import Screen
 from ebrm.cli.options import Chosen, command
-from ebrm.cli.screen import Screen
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ _ONLY = {"reward_model": ("backbone", "revision", "device", "dtype", "trust_remo
 def register(app: typer.Typer) -> None:
     """Add the command."""
 
-    @command(app, "export", {"job": ExportJob, "reward_model": BackboneSettings}, _ONLY, saved=("reward_model",))
+    @command(app, "export", {"job": ExportJob, "reward_model": BackboneConfig}, _ONLY, saved=("reward_model",))
     def export(
         screen: Screen,
         chosen: Chosen,
@@ -51,12 +51,12 @@ def register(app: typer.Typer) -> None:
 def _export(screen: Screen, chosen: Chosen, name: str) -> None:
     job = chosen.of(ExportJob)
     out = Path(job.out)
-    from ebrm.connect import export as exporting
+    from ebrm.integrations import exporting
     from ebrm.model import EnergyRewardModel
 
     exporting.refuse_used(out)  # before minutes of loading, not after
     model = EnergyRewardModel.from_pretrained(name)
-    changes = chosen.given(BackboneSettings)
+    changes = chosen.given(BackboneConfig)
     if model.record.text_rule is not None:
         # On the CPU unless told otherwise: nothing is computed here.
         model = model.with_backbone(**{"device": "cpu"} | changes)

@@ -9,11 +9,11 @@ from typing import Any
 
 import typer
 
-from ebrm.backbone.settings import BackboneSettings
+from ebrm.backbone import BackboneConfig
+from ebrm.cli.console import Screen
 from ebrm.cli.options import Chosen, command
-from ebrm.cli.screen import Screen
-from ebrm.features.settings import EngineSettings, FeatureSettings
-from ebrm.preferences.settings import PreferenceSettings, TextSettings
+from ebrm.data import PreferenceConfig, TextConfig
+from ebrm.features import EngineConfig, FeatureConfig
 
 logger = logging.getLogger(__name__)
 
@@ -33,11 +33,11 @@ class FeaturesJob:
 
 _STAGES = {
     "job": FeaturesJob,
-    "reward_model": BackboneSettings,
-    "data": PreferenceSettings,
-    "text": TextSettings,
-    "storage": FeatureSettings,
-    "engine": EngineSettings,
+    "reward_model": BackboneConfig,
+    "data": PreferenceConfig,
+    "text": TextConfig,
+    "storage": FeatureConfig,
+    "engine": EngineConfig,
 }
 
 
@@ -53,24 +53,24 @@ def register(app: typer.Typer) -> None:
         ebrm features` with the same options; on several machines: `--engine ray`.
         """
         job = chosen.of(FeaturesJob)
-        settings = chosen.of(BackboneSettings)
-        data, text, storage = chosen.of(PreferenceSettings), chosen.of(TextSettings), chosen.of(FeatureSettings)
-        machines = chosen.of(EngineSettings)
+        settings = chosen.of(BackboneConfig)
+        data, text, storage = chosen.of(PreferenceConfig), chosen.of(TextConfig), chosen.of(FeatureConfig)
+        machines = chosen.of(EngineConfig)
         if Path(job.out).is_file():
             from ebrm.errors import FeaturesError
 
             raise FeaturesError(f"--out {job.out} is a file. Name a folder.")
         engine, here = None, settings
         if machines.engine == "ray":
-            from ebrm.features.ray import ray_engine
+            from ebrm.features import ray_engine
 
             engine = ray_engine(settings, text, machines)
-            here = replace(settings, device="cpu")  # this process only tokenises; the GPUs are for the actors
-        from ebrm.preferences.load import load_preferences
+            here = replace(settings, device="cpu")  # this process only tokenizes; the GPUs are for the actors
+        from ebrm.data import load_preferences
 
         preferences = load_preferences(job.data, data)  # logs its report
-        from ebrm.backbone.load import load_backbone
-        from ebrm.features.extract import extract_features
+        from ebrm.backbone import load_backbone
+        from ebrm.features import extract_features
 
         screen.kept = "Finished shards are kept; run the same command again to go on."
         made = extract_features(load_backbone(here, text), preferences, job.out, storage, engine=engine)

@@ -10,17 +10,17 @@ from typing import Any
 
 import typer
 
-from ebrm.backbone.settings import BackboneSettings
+from ebrm.backbone import BackboneConfig
+from ebrm.card import trust_in_words
 from ebrm.cli.accuracy import show_accuracy
+from ebrm.cli.console import Screen
 from ebrm.cli.features import DATA_HELP
 from ebrm.cli.options import Chosen, command, settings_of
-from ebrm.cli.screen import Screen
-from ebrm.energy.settings import FitSettings, InferenceSettings, NetworkSettings
-from ebrm.errors import DataError, SettingsError
-from ebrm.features.settings import FeatureSettings
-from ebrm.files import read_json, sha256_json, write_json
-from ebrm.model_card import trust_in_words
-from ebrm.preferences.settings import PreferenceSettings, TextSettings
+from ebrm.data import PreferenceConfig, TextConfig
+from ebrm.errors import ConfigError, DataError
+from ebrm.features import FeatureConfig
+from ebrm.heads import FitConfig, InferenceConfig, NetworkConfig
+from ebrm.utils.files import read_json, sha256_json, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -54,16 +54,16 @@ class FitJob:
 
 _STAGES = {
     "job": FitJob,
-    "reward_model": BackboneSettings,
-    "data": PreferenceSettings,
-    "text": TextSettings,
-    "network": NetworkSettings,
-    "training": FitSettings,
-    "inference": InferenceSettings,
-    "storage": FeatureSettings,
+    "reward_model": BackboneConfig,
+    "data": PreferenceConfig,
+    "text": TextConfig,
+    "network": NetworkConfig,
+    "training": FitConfig,
+    "inference": InferenceConfig,
+    "storage": FeatureConfig,
 }
 #: What decides how features are made, and nothing after that.
-_READING = (BackboneSettings, PreferenceSettings, TextSettings, FeatureSettings)
+_READING = (BackboneConfig, PreferenceConfig, TextConfig, FeatureConfig)
 
 
 def register(app: typer.Typer) -> None:
@@ -84,12 +84,12 @@ def _fit(screen: Screen, chosen: Chosen) -> None:
     job = chosen.of(FitJob)
     from_text = job.features is None
     if from_text and job.data is None:
-        raise SettingsError("Nothing to fit on: give --backbone and --data, or --features.")
+        raise ConfigError("Nothing to fit on: give --backbone and --data, or --features.")
     if not from_text:
         _refuse_unused(job, chosen)
-    reward_model = chosen.of(BackboneSettings) if from_text else None
+    reward_model = chosen.of(BackboneConfig) if from_text else None
     stages: dict[type, Any] = {
-        kind: chosen.of(kind) for kind in _STAGES.values() if kind not in (FitJob, BackboneSettings)
+        kind: chosen.of(kind) for kind in _STAGES.values() if kind not in (FitJob, BackboneConfig)
     }
     out = Path(job.out)
     work = _claim(out, job, [asdict(value) for value in (reward_model, *stages.values()) if value is not None])
@@ -105,13 +105,13 @@ def _fit(screen: Screen, chosen: Chosen) -> None:
             features=job.features,
             work=work,
             backbone_settings=reward_model,
-            data=stages[PreferenceSettings],
-            text=stages[TextSettings],
-            feature_settings=stages[FeatureSettings],
-            network=stages[NetworkSettings],
-            training=stages[FitSettings],
-            inference=stages[InferenceSettings],
-            device=str(chosen.given(BackboneSettings).get("device", "auto")),
+            data=stages[PreferenceConfig],
+            text=stages[TextConfig],
+            feature_settings=stages[FeatureConfig],
+            network=stages[NetworkConfig],
+            training=stages[FitConfig],
+            inference=stages[InferenceConfig],
+            device=str(chosen.given(BackboneConfig).get("device", "auto")),
             on_epoch=log,
         )
     from ebrm.cli.outcome import write_outcome
@@ -127,7 +127,7 @@ def _fit(screen: Screen, chosen: Chosen) -> None:
 
 
 def _refuse_unused(job: FitJob, chosen: Chosen) -> None:
-    """Raise SettingsError if something was given that features leave no room for."""
+    """Raise ConfigError if something was given that features leave no room for."""
     unused = ["--data"] * (job.data is not None) + ["--keep-features"] * job.keep_features
     for setting in settings_of(_STAGES):
         kind = _STAGES[setting.stage]
@@ -135,7 +135,7 @@ def _refuse_unused(job: FitJob, chosen: Chosen) -> None:
         if kind in _READING and setting.field in chosen.given(kind) and setting.field != "device":
             unused.append(setting.flag)
     if unused:
-        raise SettingsError(
+        raise ConfigError(
             f"--features was given together with {', '.join(unused)} (typed or in the --config file). Features hold "
             "what the reward model said of the data, as it was read then: give either --features, or --backbone and "
             "--data with the options of reading."

@@ -14,7 +14,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from ebrm.cli.screen import width
+from ebrm.cli.console import width
 
 
 def command_class(groups: Sequence[tuple[str, Sequence[tuple[str, str]]]]) -> type[TyperCommand]:
@@ -29,7 +29,7 @@ def command_class(groups: Sequence[tuple[str, Sequence[tuple[str, str]]]]) -> ty
             ]
             shown = [("Arguments", arguments), *groups] if arguments else list(groups)
             usage = " ".join([ctx.command_path, *(name for name, _ in arguments), "[OPTIONS]"])
-            formatter.write(page(usage, self.help or "", shown, width(sys.stdout), _colour()))
+            formatter.write(page(usage, self.help or "", shown, width(sys.stdout), _color()))
 
     return Command
 
@@ -54,19 +54,19 @@ class Overview(TyperGroup):
             ("--version", "Print the version and stop."),
             ("-h, --help", "Print this, or the help of a command."),
         ]
-        columns, colour = width(sys.stdout), _colour()
-        text = page(f"{ctx.command_path} COMMAND [OPTIONS]", self.help or "", (), columns, colour)
+        columns, color = width(sys.stdout), _color()
+        text = page(f"{ctx.command_path} COMMAND [OPTIONS]", self.help or "", (), columns, color)
         longest = max(len(name) for name, _ in [*commands, *options])
         for title, rows in (("Commands", commands), ("Options", options)):
-            text += f"\n{_bold(title, colour)}\n"
+            text += f"\n{_bold(title, color)}\n"
             for name, line in rows:
-                text += _beside(name, line, longest, columns, colour)
-        text += f"\n{_bold('Start', colour)}\n" + "".join(f"  {line}\n" for line in self.example)
+                text += _beside(name, line, longest, columns, color)
+        text += f"\n{_bold('Start', color)}\n" + "".join(f"  {line}\n" for line in self.example)
         formatter.write(text)
 
 
 def page(
-    usage: str, about: str, groups: Sequence[tuple[str, Sequence[tuple[str, str]]]], columns: int, colour: bool
+    usage: str, about: str, groups: Sequence[tuple[str, Sequence[tuple[str, str]]]], columns: int, color: bool
 ) -> str:
     """The help page as text."""
     indent = " " * 11
@@ -74,18 +74,18 @@ def page(
     for paragraph in about.split("\n\n"):
         lines += [_fill(" ".join(paragraph.split()), columns), ""]
     for title, rows in groups:
-        lines.append(_bold(title, colour))
+        lines.append(_bold(title, color))
         for flags, text in rows:
-            lines.append("  " + _bold(flags, colour))
+            lines.append("  " + _bold(flags, color))
             if text:
                 lines.append(_fill(text, columns, " " * 6, " " * 6))
         lines.append("")
     return "\n".join(lines[:-1]) + "\n"
 
 
-def _beside(name: str, text: str, longest: int, columns: int, colour: bool) -> str:
+def _beside(name: str, text: str, longest: int, columns: int, color: bool) -> str:
     body = _fill(text, columns, " " * (longest + 4), " " * (longest + 4))
-    return "  " + _bold(name, colour) + " " * (longest - len(name) + 2) + body.lstrip() + "\n"
+    return "  " + _bold(name, color) + " " * (longest - len(name) + 2) + body.lstrip() + "\n"
 
 
 def _fill(text: str, columns: int, first: str = "", rest: str = "") -> str:
@@ -99,11 +99,11 @@ def _fill(text: str, columns: int, first: str = "", rest: str = "") -> str:
     )
 
 
-def _bold(text: str, colour: bool) -> str:
-    return typer.style(text, bold=True) if colour else text
+def _bold(text: str, color: bool) -> str:
+    return typer.style(text, bold=True) if color else text
 
 
-def _colour() -> bool:
+def _color() -> bool:
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 import typer
 
+from ebrm.cli.console import Screen
 from ebrm.cli.options import Chosen, command
-from ebrm.cli.screen import Screen
-from ebrm.features.settings import FeatureSettings
+from ebrm.features import FeatureConfig
 
 
 @dataclass(frozen=True)
@@ -32,16 +32,16 @@ class ImportJob:
 def register(app: typer.Typer) -> None:
     """Add the command."""
 
-    @command(app, "import", {"job": ImportJob, "storage": FeatureSettings})
+    @command(app, "import", {"job": ImportJob, "storage": FeatureConfig})
     def import_(screen: Screen, chosen: Chosen) -> None:
         """Import embeddings and rewards made elsewhere, to fit and score without texts and without a reward model."""
         job = chosen.of(ImportJob)
-        from ebrm.features.imports import import_features
+        from ebrm.features import import_features
 
         made = import_features(
             list(job.arrays),
             job.out,
-            chosen.of(FeatureSettings),
+            chosen.of(FeatureConfig),
             columns=job.columns,
             backbone_name=job.backbone_name,
         )

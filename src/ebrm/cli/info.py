@@ -7,12 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
+from ebrm.card import trust_in_words
 from ebrm.cli.accuracy import accuracy_rows
+from ebrm.cli.console import Screen
 from ebrm.cli.options import Chosen, command
-from ebrm.cli.screen import Screen
-from ebrm.errors import DataError, EbrmError, FeaturesError, ModelError
-from ebrm.files import read_json, sha256_file
-from ebrm.model_card import trust_in_words
+from ebrm.errors import DataError, EBRMError, FeaturesError, ModelError
+from ebrm.utils.files import read_json, sha256_file
 
 
 def register(app: typer.Typer) -> None:
@@ -71,7 +71,7 @@ def _from_hub(name: str) -> dict[str, Any]:
 
     try:
         return _json(Path(hf_hub_download(name, "config.json")), ModelError)
-    except EbrmError:
+    except EBRMError:
         raise
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -80,7 +80,7 @@ def _from_hub(name: str) -> dict[str, Any]:
         ) from None
 
 
-def _json(path: Path, kind: type[EbrmError]) -> dict[str, Any]:
+def _json(path: Path, kind: type[EBRMError]) -> dict[str, Any]:
     try:
         value = read_json(path)
     except (ValueError, OSError) as error:

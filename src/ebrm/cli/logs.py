@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ebrm.cli.screen import write
+from ebrm.cli.console import write
 
 _ENVIRONMENT = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -17,7 +17,7 @@ _ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TRANSFORMERS_VERBOSITY": "error",
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
-    # A forked data loader after tokenising in threads would print a page of advice.
+    # A forked data loader after tokenizing in threads would print a page of advice.
     "TOKENIZERS_PARALLELISM": "false",
 }
 

@@ -15,12 +15,12 @@ from typing import Annotated
 
 import typer
 
-from ebrm import __version__
+from ebrm._version import __version__
 from ebrm.cli import best_of_n, compare, demo, eval, export, features, fit, imports, info, score, serve
+from ebrm.cli.console import Screen, write
 from ebrm.cli.help import Overview
 from ebrm.cli.logs import logging_to_stderr
-from ebrm.cli.screen import Screen, write
-from ebrm.errors import EbrmError
+from ebrm.errors import EBRMError
 
 _INTERRUPTED = 130
 
@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def explain(error: BaseException) -> str | None:
     """The paragraph for an error the user can mend; None for a defect of ours."""
-    if isinstance(error, EbrmError):
+    if isinstance(error, EBRMError):
         return str(error)
     usage = _usage_error()
     if isinstance(error, usage):

@@ -1,6 +1,6 @@
 """Settings dataclasses as command-line options and as YAML keys: one list of names, one way to read a value.
 
-A command names its *stages* (``{"network": NetworkSettings, ...}``). Every field of every stage becomes an option,
+A command names its *stages* (``{"network": NetworkConfig, ...}``). Every field of every stage becomes an option,
 and the same field is a key of the ``--config`` file, either under its stage's name or at the top level. What is
 typed wins over the file, the file wins over the default. Values from both places are read by the same rules.
 
@@ -23,10 +23,10 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from ebrm.cli.coerce import MISSING, describe, parse, parse_items, show
+from ebrm.cli.console import Screen
 from ebrm.cli.help import command_class
-from ebrm.cli.screen import Screen
-from ebrm.cli.values import MISSING, describe, parse, parse_items, show
-from ebrm.errors import SettingsError
+from ebrm.errors import ConfigError
 
 T = TypeVar("T")
 
@@ -76,10 +76,10 @@ class Setting:
         return f"{self.help} (default: {switch if self.is_flag else show(default)})".strip()
 
     def read(self, value: Any, where: str) -> Any:
-        """Turn a typed or written value into the field's type; raise SettingsError naming `where`."""
+        """Turn a typed or written value into the field's type; raise ConfigError naming `where`."""
         parsed = parse(value, self.hint, where)
         if self.choices and parsed not in self.choices:
-            raise SettingsError(f"{where} is {show(value)}, but must be one of {_list(self.choices)}.")
+            raise ConfigError(f"{where} is {show(value)}, but must be one of {_list(self.choices)}.")
         return parsed
 
 
@@ -92,13 +92,13 @@ class Chosen:
         self._flags = dict(flags)
 
     def of(self, kind: type[T]) -> T:
-        """The dataclass of a stage; SettingsError when a field without a default was not given."""
+        """The dataclass of a stage; ConfigError when a field without a default was not given."""
         stage = next(name for name, known in self._stages.items() if known is kind)
         fields: Any = dataclasses.fields(kind)  # type: ignore[arg-type]
         values = {field.name: self._given[stage, field.name] for field in fields if (stage, field.name) in self._given}
         for field in fields:
             if field.name not in values and _default(field) is MISSING:
-                raise SettingsError(
+                raise ConfigError(
                     f"{self._flags[stage, field.name]} is needed: {_sentence(field.metadata.get('help', ''))} "
                     f"Give it on the command line, or as `{field.name}` in the --config file."
                 )
@@ -207,18 +207,18 @@ def read_config(path: str | Path, settings: Sequence[Setting]) -> dict[tuple[str
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
-        raise SettingsError(f"--config {path}: there is no such file.") from None
+        raise ConfigError(f"--config {path}: there is no such file.") from None
     except UnicodeDecodeError as error:
-        raise SettingsError(f"--config {path} is not UTF-8 text (byte {error.start}).") from None
+        raise ConfigError(f"--config {path} is not UTF-8 text (byte {error.start}).") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark is not None else ""
         problem = getattr(error, "problem", None) or "it cannot be parsed"
-        raise SettingsError(f"--config {path} is not valid YAML{where}: {problem}.") from None
+        raise ConfigError(f"--config {path} is not valid YAML{where}: {problem}.") from None
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise SettingsError(f"--config {path} holds {describe(content)} at the top; expected `setting: value` lines.")
+        raise ConfigError(f"--config {path} holds {describe(content)} at the top; expected `setting: value` lines.")
     by_place = {(setting.stage, setting.field): setting for setting in settings}
     by_key = {setting.key: setting for setting in settings}
     stages = {setting.stage for setting in settings}
@@ -228,13 +228,13 @@ def read_config(path: str | Path, settings: Sequence[Setting]) -> dict[tuple[str
             for field, inner in value.items():
                 if (key, field) not in by_place:
                     names = [setting.field for setting in settings if setting.stage == key]
-                    raise SettingsError(_unknown(f"{path}: {key}.{field}", str(field), names))
+                    raise ConfigError(_unknown(f"{path}: {key}.{field}", str(field), names))
                 given[key, field] = by_place[key, field].read(inner, f"{path}: {key}.{field}")
             continue
         if key in stages and value is None and key not in by_key:
             continue  # a stage's name with nothing under it
         if key not in by_key:
-            raise SettingsError(_unknown(f"{path}: {key}", str(key), sorted(stages | by_key.keys())))
+            raise ConfigError(_unknown(f"{path}: {key}", str(key), sorted(stages | by_key.keys())))
         setting = by_key[key]
         given[setting.stage, setting.field] = setting.read(value, f"{path}: {key}")
     return given

@@ -6,10 +6,10 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from ebrm.evaluate.fitted import measure
-from ebrm.evaluate.report.fit import write_report
-from ebrm.files import write_json
+from ebrm.evaluation.fitted import measure
 from ebrm.fitting import Fitted
+from ebrm.report import write_report
+from ebrm.utils.files import write_json
 
 logger = logging.getLogger(__name__)
 

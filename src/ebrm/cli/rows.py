@@ -13,9 +13,9 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
-from ebrm.errors import DataError, SettingsError
-from ebrm.files import atomic_path
-from ebrm.preferences.sources import read_rows
+from ebrm.data import read_rows
+from ebrm.errors import ConfigError, DataError
+from ebrm.utils.files import atomic_path
 
 Row = dict[str, Any]
 
@@ -37,10 +37,10 @@ class Chunk:
 
 
 def kind_of(path: Path) -> str:
-    """Tell "jsonl", "csv" and "parquet" by the name's ending; SettingsError for any other."""
+    """Tell "jsonl", "csv" and "parquet" by the name's ending; ConfigError for any other."""
     kind = _KINDS.get(path.suffix.lower())
     if kind is None:
-        raise SettingsError(
+        raise ConfigError(
             f"--out {path}: scored rows are written as .jsonl, .csv or .parquet, and this name ends in "
             f"{path.suffix or 'none of them'}."
         )

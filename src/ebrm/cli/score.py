@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ebrm.backbone.settings import BackboneSettings
+from ebrm.backbone import BackboneConfig
+from ebrm.cli.console import Screen
 from ebrm.cli.options import Chosen, command
-from ebrm.cli.scoring import ScoreSettings
-from ebrm.cli.screen import Screen
-from ebrm.energy.settings import InferenceSettings
+from ebrm.cli.scoring import ScoreConfig
+from ebrm.heads import InferenceConfig
 
 if TYPE_CHECKING:
     from ebrm.model import EnergyRewardModel
 
-_STAGES = {"scoring": ScoreSettings, "inference": InferenceSettings, "reward_model": BackboneSettings}
+_STAGES = {"scoring": ScoreConfig, "inference": InferenceConfig, "reward_model": BackboneConfig}
 # What a stored model leaves open: where and how fast its reward model runs, and where to find it.
 _ONLY = {
     "reward_model": (
@@ -61,14 +61,14 @@ def register(app: typer.Typer) -> None:
 def _score(screen: Screen, chosen: Chosen, model_name: str, source_name: str) -> None:
     from ebrm.cli.rows import kind_of
 
-    settings = chosen.of(ScoreSettings)
+    settings = chosen.of(ScoreConfig)
     kind_of(Path(settings.out))
     from ebrm.cli import scoring
-    from ebrm.features.manifest import MANIFEST
+    from ebrm.features import MANIFEST
     from ebrm.model import EnergyRewardModel
 
-    model = EnergyRewardModel.from_pretrained(model_name).with_inference(**chosen.given(InferenceSettings))
-    changes = chosen.given(BackboneSettings)
+    model = EnergyRewardModel.from_pretrained(model_name).with_inference(**chosen.given(InferenceConfig))
+    changes = chosen.given(BackboneConfig)
     path = Path(source_name)
     if (path / MANIFEST).is_file():
         opened = scoring.open_feature_pairs(path, settings, model)
@@ -92,11 +92,11 @@ def _with_backbone(model: EnergyRewardModel, changes: dict[str, Any]) -> EnergyR
     return model if not changes or model.record.text_rule is None else model.with_backbone(**changes)
 
 
-def _job(model: EnergyRewardModel, opened: Any, settings: ScoreSettings, changes: dict[str, Any]) -> dict[str, Any]:
+def _job(model: EnergyRewardModel, opened: Any, settings: ScoreConfig, changes: dict[str, Any]) -> dict[str, Any]:
     """What decides the bytes of the output. Not `bad_rows`: rows scored under stop are the same under mark."""
-    from ebrm import __version__
+    from ebrm._version import __version__
     from ebrm.cli.scoring import CHUNK_ROWS
-    from ebrm.files import sha256_json
+    from ebrm.utils.files import sha256_json
 
     return {
         "input": opened.fingerprint,
@@ -113,7 +113,7 @@ def _show(screen: Screen, out: str, summary: dict[str, Any]) -> None:
         ("rows", f"{summary['rows']:,}, {summary['scored']:,} scored"),
         ("mean reward", f"{summary['mean_reward']:.4g} (base {summary['mean_base_reward']:.4g})"),
         ("mean std", f"{summary['mean_std']:.4g}"),
-        ("mean change", f"{summary['mean_abs_moved']:.4g} up or down"),
+        ("mean change", f"{summary['mean_abs_delta']:.4g} up or down"),
     ]
     if "accuracy" in summary:
         facts.append(("chosen first", f"{summary['accuracy']:.1%} (base {summary['base_accuracy']:.1%})"))

@@ -10,30 +10,30 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ebrm.cli.journal import Journal
+from ebrm.cli.console import Screen
+from ebrm.cli.resume import Journal
 from ebrm.cli.rows import Chunk, Row, join_parts, kind_of, read_chunks, write_part
-from ebrm.cli.screen import Screen
 from ebrm.cli.texts import Shape, find_shape
+from ebrm.data import EXAMPLES, BadRow, RowProblem, count_kinds
 from ebrm.errors import DataError, TextError
-from ebrm.files import sha256_file
-from ebrm.preferences.schema import EXAMPLES, BadRow, RowProblem, count_kinds
-from ebrm.progress import progress
+from ebrm.utils.files import sha256_file
+from ebrm.utils.progress_bar import progress
 
 if TYPE_CHECKING:
-    from ebrm.features.store import Features
+    from ebrm.features import Features
     from ebrm.model import EnergyRewardModel
 
 #: Rows a chunk: the unit of work that a killed run may have to redo. Fixed, so that a resumed run forms equal batches.
 CHUNK_ROWS = 512
 
 #: Columns added for each text, in this order.
-MEASURES = ("reward", "base_reward", "std", "interval_low", "interval_high", "log_density", "moved")
+MEASURES = ("reward", "base_reward", "std", "interval_low", "interval_high", "log_density", "delta")
 
 BadRows = Literal["stop", "mark"]
 
 
 @dataclass(frozen=True)
-class ScoreSettings:
+class ScoreConfig:
     """What is scored and what becomes of it."""
 
     out: str = field(
@@ -80,11 +80,11 @@ class Input:
     added: tuple[str, ...]
     chunks: Callable[[], Iterator[Chunk]]
     score: Callable[[EnergyRewardModel, Chunk], Scored]
-    bad: tuple[BadRow, ...] = ()  # the first rows that are seen to be bad without tokenising
+    bad: tuple[BadRow, ...] = ()  # the first rows that are seen to be bad without tokenizing
     kinds: Counter[str] = field(default_factory=Counter)
 
 
-def open_texts(path: Path, settings: ScoreSettings) -> Input:
+def open_texts(path: Path, settings: ScoreConfig) -> Input:
     """Read a file once: columns, shape, row count, and every row that cannot be scored for what it holds.
 
     Raises:
@@ -124,14 +124,14 @@ def open_texts(path: Path, settings: ScoreSettings) -> Input:
     )
 
 
-def open_feature_pairs(path: Path, settings: ScoreSettings, model: EnergyRewardModel) -> Input:
+def open_feature_pairs(path: Path, settings: ScoreConfig, model: EnergyRewardModel) -> Input:
     """The pairs of a features folder: one row a pair, its texts known by their item numbers.
 
     Raises:
         FeaturesError: damaged features, or those of another reward model or text rule.
     """
-    from ebrm.features.store import open_features
-    from ebrm.files import sha256_json
+    from ebrm.features import open_features
+    from ebrm.utils.files import sha256_json
 
     features = open_features(path)
     features.check(model.record.backbone, model.record.text_rule)
@@ -163,7 +163,7 @@ def open_feature_pairs(path: Path, settings: ScoreSettings, model: EnergyRewardM
 
 def run(
     source: Input,
-    settings: ScoreSettings,
+    settings: ScoreConfig,
     job: dict[str, Any],
     screen: Screen,
     load: Callable[[], EnergyRewardModel],
@@ -314,9 +314,9 @@ def _summarize(out: Path, source: Input, prefix: str) -> dict[str, Any]:
                 sums["errors"] += 1
                 continue
             for side in ("chosen_", "rejected_") if pair else ("",):
-                for name in ("reward", "base_reward", "std", "moved"):
+                for name in ("reward", "base_reward", "std", "delta"):
                     value = float(row[f"{prefix}{side}{name}"])
-                    sums[name] += abs(value) if name == "moved" else value  # type: ignore[assignment]
+                    sums[name] += abs(value) if name == "delta" else value  # type: ignore[assignment]
                 sums["texts"] += 1
             if pair:
                 base, refined = (
@@ -333,7 +333,7 @@ def _summarize(out: Path, source: Input, prefix: str) -> dict[str, Any]:
     summary: dict[str, Any] = {"rows": sums["rows"], "scored": sums["rows"] - sums["errors"], "errors": sums["errors"]}
     for name in ("reward", "base_reward", "std"):
         summary[f"mean_{name}"] = sums[name] / texts
-    summary["mean_abs_moved"] = sums["moved"] / texts
+    summary["mean_abs_delta"] = sums["delta"] / texts
     if pair:
         summary |= {
             "base_accuracy": sums["base_right"] / good,

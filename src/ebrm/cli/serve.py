@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from ebrm.backbone.settings import BackboneSettings
+from ebrm.backbone import BackboneConfig
+from ebrm.cli.console import Screen
 from ebrm.cli.options import Chosen, command
-from ebrm.cli.screen import Screen
-from ebrm.energy.settings import InferenceSettings
-from ebrm.errors import SettingsError
-from ebrm.serve.settings import ServeSettings
+from ebrm.errors import ConfigError
+from ebrm.heads import InferenceConfig
+from ebrm.serve import ServeConfig
 
-_STAGES = {"server": ServeSettings, "inference": InferenceSettings, "reward_model": BackboneSettings}
+_STAGES = {"server": ServeConfig, "inference": InferenceConfig, "reward_model": BackboneConfig}
 _ONLY = {"reward_model": ("backbone", "revision", "device", "dtype", "attention", "trust_remote_code", "token_budget")}
 #: What the extra `serve` brings.
 _PACKAGES = ("fastapi", "uvicorn", "prometheus_client")
@@ -38,16 +38,16 @@ def register(app: typer.Typer) -> None:
 
 
 def _serve(screen: Screen, chosen: Chosen, name: str) -> None:
-    settings = chosen.of(ServeSettings)
+    settings = chosen.of(ServeConfig)
     missing = [package for package in _PACKAGES if find_spec(package) is None]
     if missing:
-        raise SettingsError(
+        raise ConfigError(
             f"`ebrm serve` needs packages that are not installed ({', '.join(missing)}): pip install 'ebrm[serve]'."
         )
     from ebrm.model import EnergyRewardModel
-    from ebrm.serve.run import serve
+    from ebrm.serve import serve
 
-    model = EnergyRewardModel.from_pretrained(name).with_inference(**chosen.given(InferenceSettings))
+    model = EnergyRewardModel.from_pretrained(name).with_inference(**chosen.given(InferenceConfig))
     screen.kept = "The server ended."
 
     def listening(url: str) -> None:
@@ -55,5 +55,5 @@ def _serve(screen: Screen, chosen: Chosen, name: str) -> None:
         screen.result({"url": url, "model": name})
         screen.note("The reward model is being loaded; GET /ready says when texts are scored.")
 
-    backbone = chosen.given(BackboneSettings)
+    backbone = chosen.given(BackboneConfig)
     serve(model, settings, name, backbone, listening, lambda: screen.note(f"ready: {name}"))

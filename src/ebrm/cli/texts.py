@@ -11,10 +11,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ebrm.errors import DataError, SettingsError
-from ebrm.preferences.formats import Columns, read_preference
-from ebrm.preferences.schema import Message, RowProblem, check_messages, check_prompt, check_text
-from ebrm.preferences.settings import COLUMN_NAMES
+from ebrm.data import (
+    COLUMN_NAMES,
+    Columns,
+    Message,
+    RowProblem,
+    check_messages,
+    check_prompt,
+    check_text,
+    read_preference,
+)
+from ebrm.errors import ConfigError, DataError
 
 Kind = Literal["response", "messages", "pair"]
 
@@ -103,12 +110,12 @@ def find_shape(seen: Sequence[str], mapping: Mapping[str, str], path: str) -> Sh
     """Decide by the columns what a file holds; `mapping` is {our name: the file's}.
 
     Raises:
-        SettingsError: a name of ours that does not exist. DataError: columns that are not there, or hold nothing to
+        ConfigError: a name of ours that does not exist. DataError: columns that are not there, or hold nothing to
             score.
     """
     for ours, theirs in mapping.items():
         if ours not in SCORE_COLUMNS:
-            raise SettingsError(
+            raise ConfigError(
                 f"--column {ours}={theirs}: {ours!r} is not one of our names ({', '.join(SCORE_COLUMNS)}). Write our "
                 "name first: --column response=answer."
             )
@@ -127,7 +134,7 @@ def find_shape(seen: Sequence[str], mapping: Mapping[str, str], path: str) -> Sh
         dict.fromkeys(map(str, seen))
     )
     if layout is not None:
-        wanted = ("prompt", "a", "b", "label") if layout == "labelled" else ("prompt", "chosen", "rejected")
+        wanted = ("prompt", "a", "b", "label") if layout == "labeled" else ("prompt", "chosen", "rejected")
         return Shape("pair", {ours: there[ours] for ours in wanted if ours in there}, layout)
     if "messages" in there:
         return Shape("messages", {"messages": there["messages"]})

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from ebrm.curate.pairs import Pairs, Report
-from ebrm.errors import SettingsError
-from ebrm.finite import finite, within
+from ebrm.errors import ConfigError
+from ebrm.utils.validation import check_finite, check_range
 
 
 def dual_consistency(
@@ -39,10 +39,10 @@ def dual_consistency(
         second as dropped.
     """
     if not 0.5 <= threshold < 1:
-        raise SettingsError(f"The threshold of agreement is {threshold}; expected a number from 0.5 to below 1.")
+        raise ConfigError(f"The threshold of agreement is {threshold}; expected a number from 0.5 to below 1.")
     one, two = (
-        within(best, 0, 1, "probability by the best model"),
-        within(gold, 0, 1, "probability by the gold model"),
+        check_range(best, 0, 1, "probability by the best model"),
+        check_range(gold, 0, 1, "probability by the gold model"),
     )
     if len(one) != len(pairs) or len(two) != len(pairs):
         raise ValueError(f"expected probabilities of {len(pairs)} pairs [p], got {len(one)} and {len(two)}")
@@ -78,8 +78,8 @@ def consensus(
         soft: whether the label becomes the mean probability of the preferred side; else it stays as it is.
     """
     if not 0.5 <= confidence <= 1:
-        raise SettingsError(f"The least confidence is {confidence}; expected a number from 0.5 to 1.")
-    known = within(probability, 0, 1, "probability [k, p]", 2)
+        raise ConfigError(f"The least confidence is {confidence}; expected a number from 0.5 to 1.")
+    known = check_range(probability, 0, 1, "probability [k, p]", 2)
     _voters(known, pairs)
     first, second = (known > 0.5).all(0), (known < 0.5).all(0)
     sure = (torch.maximum(known, 1 - known) >= confidence).all(0)
@@ -109,13 +109,13 @@ def judge_agreement(
         score: each judge's scores of both sides, chosen first, in its own unit [k, p, 2].
         least: how many of the k judges have to agree, more than half; None: all of them.
     """
-    known = finite(score, "score of a judge [k, p, 2]", 3)
+    known = check_finite(score, "score of a judge [k, p, 2]", 3)
     if known.shape[2] != 2:
         raise ValueError(f"expected scores of both sides [k, p, 2], got {tuple(score.shape)}")
     _voters(known, pairs)
     needed = len(known) if least is None else least
     if not len(known) < 2 * needed <= 2 * len(known):
-        raise SettingsError(
+        raise ConfigError(
             f"{needed} of {len(known)} judges have to agree; expected more than half of them, and at most all."
         )
     first = (known[:, :, 0] > known[:, :, 1]).sum(0) >= needed
@@ -125,6 +125,6 @@ def judge_agreement(
 
 def _voters(votes: Tensor, pairs: Pairs) -> None:
     if not len(votes):
-        raise SettingsError("Agreement was asked of no voters; expected at least 1.")
+        raise ConfigError("Agreement was asked of no voters; expected at least 1.")
     if votes.shape[1] != len(pairs):
         raise ValueError(f"expected votes on {len(pairs)} pairs [k, p], got {tuple(votes.shape)}")

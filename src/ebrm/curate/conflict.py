@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ebrm.finite import finite
+from ebrm.utils.validation import check_finite
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,9 @@ def filter_conflicts(
     """
     if chosen_reward.shape != rejected_reward.shape or chosen_reward.dim() != 1:
         raise ValueError(f"expected two [p] tensors, got {chosen_reward.shape} and {rejected_reward.shape}")
-    margin = finite(chosen_reward, "rewards of chosen responses") - finite(rejected_reward, "rewards of rejected ones")
+    margin = check_finite(chosen_reward, "rewards of chosen responses") - check_finite(
+        rejected_reward, "rewards of rejected ones"
+    )
     groups = {}
     for name, labels in (("source", source), ("category", category)):
         if labels is not None and len(labels) != len(margin):

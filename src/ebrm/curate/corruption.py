@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ebrm.curate.pairs import Pairs, Report
-from ebrm.errors import SettingsError
+from ebrm.errors import ConfigError
 from ebrm.groups import Groups
 
 Kind = Literal["swap", "duplicate", "splice"]
@@ -59,11 +59,11 @@ def corruption_pairs(
         the caller makes and puts after the n that there are; and the report.
 
     Raises:
-        SettingsError: another kind.
+        ConfigError: another kind.
         ValueError: prompts of another number of responses.
     """
     if kind not in ("swap", "duplicate", "splice"):
-        raise SettingsError(f"The corruption is {kind!r}; expected 'swap', 'duplicate' or 'splice'.")
+        raise ConfigError(f"The corruption is {kind!r}; expected 'swap', 'duplicate' or 'splice'.")
     if prompt is not None and len(prompt) != response.count:
         raise ValueError(f"{len(prompt)} responses have a prompt, and {response.count} parts")
     of = torch.arange(response.count) if prompt is None else prompt.index

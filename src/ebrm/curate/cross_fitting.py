@@ -9,9 +9,9 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from ebrm.curate.pairs import Fit, Pairs, head_difference
-from ebrm.errors import DataError, SettingsError
-from ebrm.finite import finite
+from ebrm.errors import ConfigError, DataError
 from ebrm.groups import Groups
+from ebrm.utils.validation import check_finite
 
 
 def cross_fitted_difference(
@@ -43,13 +43,13 @@ def cross_fitted_difference(
         Differences in the reward's unit, float64 [repeats, p].
 
     Raises:
-        SettingsError: fewer than 2 folds, or no repeat.
+        ConfigError: fewer than 2 folds, or no repeat.
         DataError: fewer unlinked sets of pairs than folds, or a number that is not finite.
         ValueError: shapes other than said.
     """
     if folds < 2 or repeats < 1:
-        raise SettingsError(f"Cross-fitting was asked for {folds} folds, {repeats} times; expected at least 2, and 1.")
-    finite(embedding, "embedding [n, d]", 2)
+        raise ConfigError(f"Cross-fitting was asked for {folds} folds, {repeats} times; expected at least 2, and 1.")
+    check_finite(embedding, "embedding [n, d]", 2)
     pairs.check_rows(len(embedding))
     if prompt is not None and len(prompt) != len(embedding):
         raise ValueError(f"{len(prompt)} rows have a prompt, and {len(embedding)} an embedding")
@@ -78,7 +78,7 @@ def estimated_noise(difference: Tensor) -> float:  # [k, p] ->
     An estimate of the rate of wrong labels, not from a paper, and one that errs: a head that cannot rank clean
     pairs counts its own mistakes as the labels', so it tends to be too high. NaN without pairs.
     """
-    mean = finite(difference, "difference of rewards [k, p]", 2).mean(0)
+    mean = check_finite(difference, "difference of rewards [k, p]", 2).mean(0)
     return float(((mean < 0).double() + 0.5 * (mean == 0).double()).mean())
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ebrm.curate.pairs import Pairs, Report
-from ebrm.errors import SettingsError
+from ebrm.errors import ConfigError
 
 
 def cross_prompt_pairs(
@@ -39,7 +39,7 @@ def cross_prompt_pairs(
         raise ValueError(f"expected bool [n], got {tuple(passed.shape)} of {passed.dtype}")
     for name, number in (("wins", wins), ("ties", ties)):
         if number is not None and number < 0:
-            raise SettingsError(f"The number of {name} is {number}; expected at least 0.")
+            raise ConfigError(f"The number of {name} is {number}; expected at least 0.")
     good, bad = passed.nonzero().flatten(), (~passed).nonzero().flatten()
     n, m = len(good), len(bad)
     win = _drawn(n * m, wins, generator)

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from ebrm.errors import DataError, SettingsError
-from ebrm.finite import finite
+from ebrm.errors import ConfigError, DataError
+from ebrm.utils.validation import check_finite
 
 
 def density_ratio_weights(
@@ -37,19 +37,22 @@ def density_ratio_weights(
         Weights of the negatives, in the embeddings' type.
 
     Raises:
-        SettingsError: a setting out of range.
+        ConfigError: a setting out of range.
         DataError: a number that is not finite, or no positive example beside negatives.
         ValueError: shapes other than said.
     """
     from sklearn.linear_model import LogisticRegression
 
-    good, bad = finite(positive, "positive embedding [n, d]", 2), finite(negative, "negative embedding [m, d]", 2)
+    good, bad = (
+        check_finite(positive, "positive embedding [n, d]", 2),
+        check_finite(negative, "negative embedding [m, d]", 2),
+    )
     if good.shape[1:] != bad.shape[1:]:
         raise ValueError(
             f"expected embeddings [n, d] and [m, d], got {tuple(positive.shape)} and {tuple(negative.shape)}"
         )
     if not 0 < penalty < math.inf:
-        raise SettingsError(f"The penalty is {penalty}; expected a number above 0.")
+        raise ConfigError(f"The penalty is {penalty}; expected a number above 0.")
     if not len(bad):
         return odds_weights(bad.sum(1), low, high).to(torch.result_type(negative, 1.0))
     if not len(good):
@@ -63,5 +66,5 @@ def density_ratio_weights(
 def odds_weights(logit: Tensor, low: float = 0.5, high: float = 10.0) -> Tensor:  # [m] -> [m]
     """clamp(f / (1 - f), low, high) for a classifier's logit of f, float64: exp of the logit, between the bounds."""
     if not 0 < low <= 1 <= high < math.inf:
-        raise SettingsError(f"The bounds of a weight are {low} and {high}; expected 0 < low <= 1 <= high.")
-    return finite(logit, "logit").clamp(math.log(low), math.log(high)).exp()
+        raise ConfigError(f"The bounds of a weight are {low} and {high}; expected 0 < low <= 1 <= high.")
+    return check_finite(logit, "logit").clamp(math.log(low), math.log(high)).exp()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ebrm.curate.pairs import Pairs, Report
-from ebrm.finite import finite
+from ebrm.utils.validation import check_finite
 
 
 def goal_conditioned_pairs(pairs: Pairs, score: Tensor) -> tuple[Pairs, Tensor, Report]:  # [n] -> of [2q], [2q]
@@ -29,7 +29,7 @@ def goal_conditioned_pairs(pairs: Pairs, score: Tensor) -> tuple[Pairs, Tensor, 
         The pairs, first all at the goal of the better response, then all at that of the worse; the goal of each; and
         the report. Weight, label and margin are those of the pair that each comes from.
     """
-    known = finite(score, "score")
+    known = check_finite(score, "score")
     better = (pairs.difference(known) > 0).nonzero().flatten()
     high, low = pairs.chosen[better], pairs.rejected[better]
     made = pairs.derived("goal-conditioned", better.repeat(2), torch.cat([high, low]), torch.cat([low, high]))

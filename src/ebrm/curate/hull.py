@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from ebrm.curate.pairs import Pairs, Report
-from ebrm.finite import finite
 from ebrm.groups import Groups
+from ebrm.utils.validation import check_finite
 
 # Points of the plane are told apart to so many decimals of the widest extent, angles of a corner to so many radians.
 _DECIMALS = 9
@@ -32,7 +32,7 @@ def hull_vertices(embedding: Tensor, group: Groups) -> Tensor:  # [n, d] -> [n]
     Returns:
         bool [n].
     """
-    known = finite(embedding, "embedding [n, d]", 2)
+    known = check_finite(embedding, "embedding [n, d]", 2)
     if len(known) != len(group):
         raise ValueError(f"{len(known)} embeddings were given for {len(group)} rows of groups")
     corner = torch.zeros(len(known), dtype=torch.bool)
@@ -61,7 +61,7 @@ def convex_hull_augmentation(pairs: Pairs, embedding: Tensor, copy_of: Tensor) -
     Returns:
         The pairs that were given, then the made ones, with the columns of theirs; and the report.
     """
-    known = finite(embedding, "embedding [n, d]", 2)
+    known = check_finite(embedding, "embedding [n, d]", 2)
     pairs.check_rows(len(known))
     if copy_of.shape != (len(known),) or copy_of.is_floating_point() or copy_of.dtype == torch.bool:
         raise ValueError(f"copy_of: expected {len(known)} whole numbers [n], got {tuple(copy_of.shape)}")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ebrm.errors import DataError
-from ebrm.finite import finite
+from ebrm.utils.validation import check_finite
 
 
 class Done(enum.IntFlag):
@@ -19,7 +19,7 @@ class Done(enum.IntFlag):
 
     MADE = 1
     FLIPPED = 2
-    LABELLED = 4
+    LABELED = 4
     WEIGHTED = 8
     MARGIN = 16
 
@@ -102,7 +102,7 @@ class Pairs:
         Raises:
             DataError: rewards that are not finite, or fewer than the rows that pairs are of.
         """
-        known = finite(reward, "reward", 2 if reward.dim() == 2 else 1)
+        known = check_finite(reward, "reward", 2 if reward.dim() == 2 else 1)
         self.check_rows(known.shape[-1])
         return known[..., self.chosen] - known[..., self.rejected]
 
@@ -152,7 +152,7 @@ class Pairs:
         flip = ~everything if flip is None else self._mask(flip, "flip")
         columns = self._columns(weight=weight, label=label, margin=margin)
         flags = flip * int(Done.FLIPPED)
-        for name, flag in (("weight", Done.WEIGHTED), ("label", Done.LABELLED), ("margin", Done.MARGIN)):
+        for name, flag in (("weight", Done.WEIGHTED), ("label", Done.LABELED), ("margin", Done.MARGIN)):
             if columns[name] is not getattr(self, name):
                 flags = flags + (columns[name] != getattr(self, name)) * int(flag)
         changed = replace(
@@ -186,7 +186,7 @@ class Pairs:
             kept=len(self) - counts[Done.MADE],
             made=counts[Done.MADE],
             flipped=counts[Done.FLIPPED],
-            relabelled=counts[Done.LABELLED],
+            relabelled=counts[Done.LABELED],
             reweighted=counts[Done.WEIGHTED],
             new_margins=counts[Done.MARGIN],
             numbers=dict(numbers or {}),
@@ -198,7 +198,7 @@ class Pairs:
             if values is None:
                 columns[name] = getattr(self, name)
                 continue
-            column = finite(values, name)
+            column = check_finite(values, name)
             if len(column) != len(self):
                 raise ValueError(f"{name}: {len(column)} were given for {len(self)} pairs")
             if name == "weight":
@@ -284,7 +284,7 @@ def head_difference(head: Head, embedding: Tensor, pairs: Pairs) -> Tensor:  # [
     pairs.check_rows(len(embedding))
     rows, place = torch.unique(torch.cat([pairs.chosen, pairs.rejected]), return_inverse=True)
     with torch.no_grad():
-        reward = finite(head(embedding[rows]), "reward by a fitted head")
+        reward = check_finite(head(embedding[rows]), "reward by a fitted head")
     if len(reward) != len(rows):
         raise ValueError(f"a fitted head gave {len(reward)} rewards for {len(rows)} embeddings")
     return reward[place[: len(pairs)]] - reward[place[len(pairs) :]]

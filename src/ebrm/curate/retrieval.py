@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ebrm.errors import SettingsError
-from ebrm.finite import directions, within
+from ebrm.errors import ConfigError
+from ebrm.utils.validation import check_range, unit_vectors
 
 # Cosines are held in tables of so many cells.
 _CHUNK_CELLS = 4_000_000
@@ -15,7 +15,7 @@ _DECIMALS = 9
 
 
 def retrieval_budget(probability: Tensor, most: int = 8) -> Tensor:  # [v] -> [v]
-    """How many neighbours each held-out pair is given: all where the model is wrong, fewer the surer it is.
+    """How many neighbors each held-out pair is given: all where the model is wrong, fewer the surer it is.
 
         k = most where p ≤ 1/2, else ⌈most · (1 - p)⌉,  p = σ(r(chosen) - r(rejected))
 
@@ -30,8 +30,8 @@ def retrieval_budget(probability: Tensor, most: int = 8) -> Tensor:  # [v] -> [v
         Whole numbers, int64 [v].
     """
     if most < 1:
-        raise SettingsError(f"The most neighbours of a pair are {most}; expected at least 1.")
-    p = within(probability, 0, 1, "probability")
+        raise ConfigError(f"The most neighbors of a pair are {most}; expected at least 1.")
+    p = check_range(probability, 0, 1, "probability")
     return torch.where(p <= 0.5, float(most), (most * (1 - p)).round(decimals=_DECIMALS).ceil()).long()
 
 
@@ -51,19 +51,19 @@ def error_driven_retrieval(
     Args:
         probability: the model's P(chosen is better) of v held-out pairs.
         embedding: theirs.
-        pool: embeddings of m unlabelled pairs; may be fewer than the budget.
-        most: the most neighbours of one pair.
+        pool: embeddings of m unlabeled pairs; may be fewer than the budget.
+        most: the most neighbors of one pair.
 
     Returns:
         Rows of the pool in ascending order, each once, int64 [q].
 
     Raises:
-        SettingsError: `most` below 1.
+        ConfigError: `most` below 1.
         DataError: a number that is not finite, a probability out of range, or an embedding of 0.
         ValueError: shapes other than said.
     """
     budget = retrieval_budget(probability, most).clamp_max(len(pool))
-    here, there = directions(embedding, "embedding"), directions(pool, "pool")
+    here, there = unit_vectors(embedding, "embedding"), unit_vectors(pool, "pool")
     if len(here) != len(budget) or here.shape[1:] != there.shape[1:]:
         raise ValueError(
             f"expected {len(budget)} embeddings [v, d] and a pool [m, d], got {tuple(embedding.shape)} and "

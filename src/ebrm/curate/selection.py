@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from ebrm.curate.pairs import Pairs, Report
-from ebrm.errors import SettingsError
-from ebrm.finite import finite
+from ebrm.errors import ConfigError
 from ebrm.groups import Groups
+from ebrm.utils.validation import check_finite
 
 
 def best_worst_pairs(
@@ -43,16 +43,16 @@ def best_worst_pairs(
     Returns:
         The pairs, in the order of prompts, with label 1; and a report with the number of prompts that have responses.
     """
-    total = finite(reward, "reward")
+    total = check_finite(reward, "reward")
     if not least_gap >= 0 or math.isnan(least_best):
-        raise SettingsError(
+        raise ConfigError(
             f"The least gap is {least_gap} and the least best reward {least_best}; expected a gap of at least 0, and "
             "numbers."
         )
     known = total
     if evidence is not None:
-        scores = finite(evidence, "evidence [t, n]", 2)
-        weights = torch.ones(len(scores), dtype=torch.float64) if weight is None else finite(weight, "weight")
+        scores = check_finite(evidence, "evidence [t, n]", 2)
+        weights = torch.ones(len(scores), dtype=torch.float64) if weight is None else check_finite(weight, "weight")
         if scores.shape[1] != len(total) or len(weights) != len(scores):
             raise ValueError(
                 f"expected evidence [t, {len(total)}] and weights [t], got {tuple(scores.shape)} and {len(weights)}"
@@ -82,8 +82,8 @@ def hard_subset(reward: Tensor, count: int) -> Tensor:  # [n] -> [q]
         count: how many, at least 0.
     """
     if count < 0:
-        raise SettingsError(f"The size of the hard subset is {count}; expected at least 0.")
-    return finite(reward, "reward").sort(stable=True).indices[:count].sort().values
+        raise ConfigError(f"The size of the hard subset is {count}; expected at least 0.")
+    return check_finite(reward, "reward").sort(stable=True).indices[:count].sort().values
 
 
 def _first(which: Tensor, prompt: Groups) -> Tensor:

@@ -1,7 +1,7 @@
 """How strongly several models prefer the chosen side of each pair, and what to do with weak and strong pairs.
 
 "Secrets of RLHF in Large Language Models Part II: Reward Modeling" (arXiv 2401.06080): models trained alike vote on the
-pairs; a low mean difference marks pairs that are likely labelled wrongly. The models must not have been fitted to
+pairs; a low mean difference marks pairs that are likely labeled wrongly. The models must not have been fitted to
 the labels they vote on, or they repeat them: see `ebrm.curate.cross_fitting`. The formulas were taken from accounts of
 the paper; its public code holds the plain loss only.
 """
@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from ebrm.curate.pairs import Pairs, Report
-from ebrm.errors import SettingsError
-from ebrm.finite import finite
+from ebrm.errors import ConfigError
+from ebrm.utils.validation import check_finite
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,13 +45,13 @@ def preference_strength(difference: Tensor) -> Strength:  # [k, p] -> of [p]
             `cross_fitted_difference`.
 
     Raises:
-        SettingsError: no model.
+        ConfigError: no model.
         DataError: a number that is not finite.
         ValueError: not [k, p].
     """
-    known = finite(difference, "difference of rewards [k, p]", 2)
+    known = check_finite(difference, "difference of rewards [k, p]", 2)
     if not len(known):
-        raise SettingsError("Preference strength was asked of no models; expected at least 1.")
+        raise ConfigError("Preference strength was asked of no models; expected at least 1.")
     mean = known.mean(0)
     same = (known == known[0]).all(0)
     mean = torch.where(same, known[0], mean)
@@ -87,7 +87,7 @@ def soften_labels(
 
         label' = (1 - a) · label + a · (1 - label),  where μ < weak or among the ⌊strongest · p⌋ highest μ
 
-    With it the loss of a pair labelled 1 is -(1 - a) log σ(d) - a log σ(-d), with its minimum at d = logit(1 - a).
+    With it the loss of a pair labeled 1 is -(1 - a) log σ(d) - a log σ(-d), with its minimum at d = logit(1 - a).
     Pairs of equal μ that do not all fit among the strongest are left out of them.
 
     Args:
@@ -98,7 +98,7 @@ def soften_labels(
         strongest: fraction of the pairs, from 0 to 1; the paper names the top 10% apart.
     """
     if not 0 <= smoothing <= 0.5:
-        raise SettingsError(f"The label smoothing is {smoothing}; expected a number from 0 to 0.5.")
+        raise ConfigError(f"The label smoothing is {smoothing}; expected a number from 0 to 0.5.")
     _fraction(strongest, "The fraction of strongest pairs")
     mean = _mean(pairs, strength)
     soft = (mean < weak) | _lowest(-mean, strongest)
@@ -117,7 +117,7 @@ def adaptive_margin(pairs: Pairs, strength: Strength) -> tuple[Pairs, Report]:
 
 
 def _mean(pairs: Pairs, strength: Strength) -> Tensor:
-    mean = finite(strength.mean, "preference strength")
+    mean = check_finite(strength.mean, "preference strength")
     if len(mean) != len(pairs):
         raise ValueError(f"{len(mean)} strengths were given for {len(pairs)} pairs")
     return mean
@@ -137,4 +137,4 @@ def _average(values: Tensor) -> float:
 
 def _fraction(value: float, what: str) -> None:
     if not 0 <= value <= 1:
-        raise SettingsError(f"{what} is {value}; expected a number from 0 to 1.")
+        raise ConfigError(f"{what} is {value}; expected a number from 0 to 1.")

@@ -1,4 +1,4 @@
-"""The demonstration: a small reward model, its features of real human-labelled pairs, and a few live texts.
+"""The demonstration: a small reward model, its features of real human-labeled pairs, and a few live texts.
 
 rm/            LoRA adapter and reward head for all-MiniLM-L6-v2, with a card
 features/      what that reward model says of the pairs: numbers, no text

@@ -7,17 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ebrm.backbone.identity import BackboneIdentity
-from ebrm.backbone.load import load_backbone
-from ebrm.backbone.settings import BackboneSettings
-from ebrm.evaluate.fitted import measure
-from ebrm.evaluate.report.fit import write_report
-from ebrm.evaluate.report.fit_data import LiveScore
-from ebrm.features.store import open_features
-from ebrm.files import read_json, write_json
+from ebrm.backbone import BackboneConfig, BackboneIdentity, load_backbone
+from ebrm.data import TextConfig
+from ebrm.evaluation.fitted import measure
+from ebrm.features import open_features
 from ebrm.fitting import fit
 from ebrm.model import EnergyRewardModel
-from ebrm.preferences.settings import TextSettings
+from ebrm.report import LiveScore, write_report
+from ebrm.utils.files import read_json, write_json
 
 _HERE = Path(__file__).parent
 TITLE = "Energy-based refinement of the demonstration reward model"
@@ -52,7 +49,7 @@ def run(out: str | Path) -> Demonstration:
     features = open_features(_HERE / "features")
     # First, so that a missing extra is said before the work, not after it. Read as the packaged features were.
     layers = BackboneIdentity.from_dict(features.manifest["backbone"]).layers
-    backbone = load_backbone(BackboneSettings(backbone="demo"), TextSettings(truncation="drop"), blocks=layers)
+    backbone = load_backbone(BackboneConfig(backbone="demo"), TextConfig(truncation="drop"), blocks=layers)
     fitted = fit(features=features)
     model = EnergyRewardModel(fitted.model.density_model, fitted.model.record, backbone)
     started = time.monotonic()

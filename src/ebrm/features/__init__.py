@@ -1,1 +1,5 @@
 """What the frozen reward model said, on disk: identity, shards, resume, memory-mapped reads."""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

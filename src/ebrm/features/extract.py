@@ -11,19 +11,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ebrm.data import Preferences
 from ebrm.errors import BackboneError, FeaturesError
 from ebrm.features import manifest as manifests
-from ebrm.features.claim import claim, missing_files
-from ebrm.features.ranks import Ranks
-from ebrm.features.settings import FeatureSettings
+from ebrm.features.config import FeatureConfig
+from ebrm.features.distributed import Ranks
+from ebrm.features.lock import claim, missing_files
 from ebrm.features.store import Features, Pairs, open_features
 from ebrm.features.tokens import Text, Texts, tokenize_texts
-from ebrm.features.write import Plan, Source, write_folder
-from ebrm.files import sha256_json
-from ebrm.preferences.schema import Preferences
+from ebrm.features.writer import Plan, Source, write_folder
+from ebrm.utils.files import sha256_json
 
 if TYPE_CHECKING:
-    from ebrm.backbone.read import Backbone
+    from ebrm.backbone import Backbone
 
 #: Makes shards of texts in other processes: texts, then what a `Writer` is given.
 Engine = Callable[[Texts, Path, dict[str, Any], Sequence[int], Callable[[int], None]], dict[str, Any]]
@@ -36,13 +36,13 @@ def extract_features(
     backbone: Backbone,
     preferences: Preferences,
     out: str | Path,
-    settings: FeatureSettings | None = None,
+    settings: FeatureConfig | None = None,
     rm_training: Sequence[bool] | np.ndarray | None = None,
     engine: Engine | None = None,
 ) -> Features:
     """Read embedding and reward of every different (prompt, response) of `preferences` into the folder `out`.
 
-    All texts are tokenised before the first forward, so a text that is too long stops the run at its beginning. A
+    All texts are tokenized before the first forward, so a text that is too long stops the run at its beginning. A
     folder that was left unfinished is continued, however it was stopped: finished shards are kept, and the result is
     byte for byte that of an unbroken run (with the same device, libraries and token budget, and enough memory). A
     finished folder of the same reward model, text rule, data and settings is returned without a forward. Under
@@ -55,7 +55,7 @@ def extract_features(
         settings: Number type and shard size.
         rm_training: Whether the reward model was trained on each pair, bool [len(preferences)], if known.
         engine: Reads the texts in other processes (see `ebrm.features.ray`), with the same result; `backbone` then
-            only tokenises.
+            only tokenizes.
 
     Raises:
         TextError: A text that is too long under truncation="error"; nothing has been written then.
@@ -63,7 +63,7 @@ def extract_features(
             finite or does not fit the number type, a full disk, or no pair left.
         BackboneError: The reward model cannot be read.
     """
-    settings, out, ranks = settings or FeatureSettings(), Path(out), Ranks()
+    settings, out, ranks = settings or FeatureConfig(), Path(out), Ranks()
     if len(preferences) == 0:
         raise FeaturesError("There are no preference pairs to read: the data has no rows that can be used.")
     if rm_training is not None and len(rm_training) != len(preferences):
@@ -107,7 +107,7 @@ def extract_features(
 
 
 def extract_texts(
-    backbone: Backbone, texts: Sequence[Text], out: str | Path, settings: FeatureSettings | None = None
+    backbone: Backbone, texts: Sequence[Text], out: str | Path, settings: FeatureConfig | None = None
 ) -> Features:
     """Read embedding and reward of every different text into the folder `out`; features without pairs.
 
@@ -124,7 +124,7 @@ def extract_texts(
         FeaturesError: As `extract_features`, but for the pairs.
         BackboneError: The reward model cannot be read.
     """
-    settings, out, ranks = settings or FeatureSettings(), Path(out), Ranks()
+    settings, out, ranks = settings or FeatureConfig(), Path(out), Ranks()
     manifest = manifests.describe(
         origin="extracted",
         backbone=backbone.identity.to_dict(),

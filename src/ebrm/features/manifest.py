@@ -9,7 +9,7 @@ from typing import Any
 
 from ebrm.errors import FeaturesError
 from ebrm.features.shards import shard_name
-from ebrm.files import read_json, sha256_file
+from ebrm.utils.files import read_json, sha256_file
 
 MANIFEST = "manifest.json"
 TABLES = ("items.parquet", "pairs.parquet")

@@ -2,7 +2,7 @@
 
 Ray Data hands shard numbers to actors. Each holds the reward model and the texts' token ids, which come to its machine
 once, and writes its shards into the folder itself: all machines must see it (and the reward model, if that is a folder)
-under the same path. The process that started the run plans, tokenises, holds the folder's lock and finishes, so a run
+under the same path. The process that started the run plans, tokenizes, holds the folder's lock and finishes, so a run
 that was begun on Ray can be continued without it, and the other way round.
 
 An actor that dies is started anew, and its shard is read again by it or another. A shard at which three died is given
@@ -27,19 +27,18 @@ import numpy as np
 import torch
 
 from ebrm import errors
-from ebrm.backbone.identity import BackboneIdentity
-from ebrm.backbone.settings import BackboneSettings
-from ebrm.errors import BackboneError, EbrmError, FeaturesError, SettingsError
+from ebrm.backbone import BackboneConfig, BackboneIdentity
+from ebrm.data import TextConfig
+from ebrm.errors import BackboneError, ConfigError, EBRMError, FeaturesError
 from ebrm.features import manifest as manifests
-from ebrm.features.claim import tidy
+from ebrm.features.config import EngineConfig
 from ebrm.features.extract import Engine, text_source
-from ebrm.features.settings import EngineSettings
+from ebrm.features.lock import tidy
 from ebrm.features.tokens import Texts
-from ebrm.features.write import write_shard
-from ebrm.preferences.settings import TextSettings
+from ebrm.features.writer import write_shard
 
 if TYPE_CHECKING:
-    from ebrm.backbone.read import Backbone
+    from ebrm.backbone import Backbone
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +48,7 @@ _MEASURE = -1  # in place of a shard number: measure what `Source.measure` does
 
 
 def ray_engine(
-    backbone: BackboneSettings, text: TextSettings | None = None, settings: EngineSettings | None = None
+    backbone: BackboneConfig, text: TextConfig | None = None, settings: EngineConfig | None = None
 ) -> Engine:
     """What `extract_features` takes as `engine` to read texts on a Ray cluster.
 
@@ -61,20 +60,20 @@ def ray_engine(
         settings: The cluster, how many actors, and GPUs for each.
 
     Raises:
-        SettingsError: Ray is not installed.
+        ConfigError: Ray is not installed.
     """
-    settings = settings or EngineSettings(engine="ray")
+    settings = settings or EngineConfig(engine="ray")
     if settings.ray_gpus is None and backbone.device.startswith("cpu"):
-        settings = EngineSettings("ray", settings.ray_address, settings.ray_actors, 0)
+        settings = EngineConfig("ray", settings.ray_address, settings.ray_actors, 0)
     _import_ray()
-    from ebrm.backbone.load import load_backbone
+    from ebrm.backbone import load_backbone
 
     return partial(read_on_ray, partial(load_backbone, backbone, text), settings)
 
 
 def read_on_ray(
     load: Callable[[], Backbone],
-    settings: EngineSettings,
+    settings: EngineConfig,
     texts: Texts,
     out: Path,
     manifest: dict[str, Any],
@@ -93,7 +92,7 @@ def read_on_ray(
         advance: Called with the tokens of each shard that is finished.
 
     Raises:
-        EbrmError: As without Ray, and a SettingsError where there is no Ray, no such cluster or no room on it.
+        EBRMError: As without Ray, and a ConfigError where there is no Ray, no such cluster or no room on it.
     """
     items = [*numbers, *([] if manifest["complete"] else [_MEASURE])]
     if not items:
@@ -160,7 +159,7 @@ class _Actor:
         try:
             drift = self._work(number)
             kind = said = ""
-        except EbrmError as error:
+        except EBRMError as error:
             kind, said = type(error).__name__, str(error)
         return {"shard": [number], "drift": [drift], "kind": [kind], "error": [said]}
 
@@ -222,7 +221,7 @@ def _import_ray() -> Any:
         import ray.data
         import ray.util.scheduling_strategies
     except ImportError as error:
-        raise SettingsError(
+        raise ConfigError(
             f"Engine ray needs Ray with its data part, which cannot be imported here ({error}). Install it with "
             "`pip install 'ebrm[ray]'`."
         ) from None
@@ -230,7 +229,7 @@ def _import_ray() -> Any:
 
 
 @contextmanager
-def _connected(ray: Any, settings: EngineSettings) -> Iterator[None]:
+def _connected(ray: Any, settings: EngineConfig) -> Iterator[None]:
     """Be part of the cluster while the body runs; a cluster of this machine alone ends with it."""
     if ray.is_initialized():
         yield
@@ -248,7 +247,7 @@ def _connected(ray: Any, settings: EngineSettings) -> Iterator[None]:
             )
     except (OSError, RuntimeError, ValueError) as error:
         place = f"at {address}" if address else "here"
-        raise SettingsError(
+        raise ConfigError(
             f"No Ray cluster can be reached or started {place}: {' '.join(str(error).split())[:400]}. Start one with "
             "`ray start --head`, join machines with `ray start --address=HOST:6379`, and run this command on one of "
             "them."
@@ -276,7 +275,7 @@ def _silent_stderr() -> Iterator[None]:
         os.close(kept)
 
 
-def _room(ray: Any, settings: EngineSettings, most: int) -> tuple[int, float, float]:
+def _room(ray: Any, settings: EngineConfig, most: int) -> tuple[int, float, float]:
     """How many actors to start, and the CPUs and GPUs of each."""
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     gpus = settings.ray_gpus
@@ -289,7 +288,7 @@ def _room(ray: Any, settings: EngineSettings, most: int) -> tuple[int, float, fl
     )
     if settings.ray_actors is None and room == 0:
         seen = "; ".join(f"{machine.get('CPU', 0):g} CPUs, {machine.get('GPU', 0):g} GPUs" for machine in machines)
-        raise SettingsError(
+        raise ConfigError(
             f"No machine of the Ray cluster has {cpus:g} CPUs and {gpus:g} GPUs for an actor; they have {seen}. Set "
             "ray_gpus, or, without GPUs, OMP_NUM_THREADS to the CPUs for each."
         )

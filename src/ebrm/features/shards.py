@@ -134,7 +134,7 @@ class Shard:
         _fill(file, into, self._embedding_start + start * self._row_bytes, self.path)
 
 
-class EmbeddingRows:
+class ShardedEmbeddings:
     """Embeddings of many shards as one matrix [n, d], read on demand and always given as float32 on the CPU.
 
     Indexing takes a slice or a LongTensor of positions in any order, with repeats (negative ones count from the
@@ -198,7 +198,7 @@ class EmbeddingRows:
         return out
 
     def _gather(self, index: Tensor) -> Tensor:
-        ordered, position = index.sort(stable=True)  # neighbours on disk are read together, shard by shard
+        ordered, position = index.sort(stable=True)  # neighbors on disk are read together, shard by shard
         stored = torch.empty(len(index), self.shape[1], dtype=self.stored_dtype)
         bounds = torch.searchsorted(ordered, self._starts).tolist()
         wanted = [number for number in range(len(self._shards)) if bounds[number] < bounds[number + 1]]
@@ -225,7 +225,7 @@ class EmbeddingRows:
 
 
 def _stretches(rows: Tensor) -> list[tuple[int, int, int]]:
-    """Ascending rows as (place in `rows`, first row, last row + 1) of neighbours that follow one another."""
+    """Ascending rows as (place in `rows`, first row, last row + 1) of neighbors that follow one another."""
     numbers = rows.numpy()
     begins = np.concatenate([[0], np.flatnonzero(np.diff(numbers) != 1) + 1, [len(numbers)]])
     return [(int(a), int(numbers[a]), int(numbers[a]) + int(b - a)) for a, b in zip(begins, begins[1:], strict=False)]

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ebrm.errors import FeaturesError
 from ebrm.features import manifest as manifests
-from ebrm.features.shards import DTYPES, EmbeddingRows, Shard, shard_name
+from ebrm.features.shards import DTYPES, Shard, ShardedEmbeddings, shard_name
 from ebrm.features.tables import read_pairs
 
 _ROUNDING = ("dtype", "attention")
@@ -116,7 +116,7 @@ class Features:
     manifest: dict[str, Any]
     pairs: Pairs
     reward: Tensor
-    embeddings: EmbeddingRows
+    embeddings: ShardedEmbeddings
 
     def __len__(self) -> int:
         """Number of items n."""
@@ -163,7 +163,7 @@ class Features:
         backbone: dict[str, Any] | None = None,
         text: dict[str, Any] | None = None,
     ) -> Features:
-        """Features held in memory, e.g. for tests or to be written by `ebrm.features.write.save_features`.
+        """Features held in memory, e.g. for tests or to be written by `ebrm.features.writer.save_features`.
 
         Raises:
             FeaturesError: Shapes that do not fit, pairs that refer to items that are not there, or NaN.
@@ -192,7 +192,7 @@ class Features:
             pairs=len(pairs),
             complete=True,
         )
-        return cls(None, manifest, pairs, reward, EmbeddingRows([embedding], embedding.shape[1]))
+        return cls(None, manifest, pairs, reward, ShardedEmbeddings([embedding], embedding.shape[1]))
 
 
 def check_pairs(pairs: Pairs, items: int) -> None:
@@ -264,4 +264,4 @@ def assemble(path: Path, manifest: dict[str, Any]) -> Features:
             f"{path / 'pairs.parquet'} has {len(pairs)} pairs, but the manifest has {manifest['pairs']}."
         )
     check_pairs(pairs, len(reward))
-    return Features(path, manifest, pairs, reward, EmbeddingRows(shards, manifest["embedding_size"]))
+    return Features(path, manifest, pairs, reward, ShardedEmbeddings(shards, manifest["embedding_size"]))

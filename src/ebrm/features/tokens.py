@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from ebrm.data import Message
 from ebrm.errors import TextError, TextTooLongError
-from ebrm.features.ranks import Ranks
-from ebrm.preferences.schema import Message
+from ebrm.features.distributed import Ranks
 
 if TYPE_CHECKING:
-    from ebrm.backbone.read import Backbone
+    from ebrm.backbone import Backbone
 
 
 class Text(NamedTuple):
@@ -118,7 +118,7 @@ def tokenize_texts(
     about: tuple[list[str], list[str], list[str]] = ([], [], [])
     numbers: list[int | None] = []
     refused: dict[str, str] = {}
-    with ranks.progress("tokenising", count, "texts") as advance:
+    with ranks.progress("tokenizing", count, "texts") as advance:
         for text in texts:
             key = (text.prompt_id, text.response)
             if key not in found:

@@ -1,1 +1,5 @@
 """What becomes of responses that are selected by a reward: pure functions over arrays."""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

@@ -13,11 +13,11 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from ebrm.errors import SettingsError
-from ebrm.finite import finite
+from ebrm.errors import ConfigError
 from ebrm.groups import Groups
+from ebrm.utils.validation import check_finite
 
-Normalise = Literal["sum", "per_attribute"]
+Normalize = Literal["sum", "per_attribute"]
 
 
 def group_advantage(
@@ -48,18 +48,20 @@ def group_advantage(
         Advantages [n], in the type of `reward`.
 
     Raises:
-        SettingsError: `ddof` not 0 or 1, or an eps below 0 or not finite.
+        ConfigError: `ddof` not 0 or 1, or an eps below 0 or not finite.
         DataError: a reward that is not finite.
         ValueError: not one reward for each row of the groups.
     """
     _check(ddof, eps)
-    return _advantage(finite(reward, "rewards"), groups, divide_by_std, ddof, eps).to(torch.result_type(reward, 1.0))
+    return _advantage(check_finite(reward, "rewards"), groups, divide_by_std, ddof, eps).to(
+        torch.result_type(reward, 1.0)
+    )
 
 
 def attribute_advantage(
     attribute: Tensor,  # [n, a]
     groups: Groups,
-    normalise: Normalise,
+    normalize: Normalize,
     weight: Tensor | None = None,  # [a]
     ddof: int = 0,
     eps: float = 1e-8,
@@ -78,7 +80,7 @@ def attribute_advantage(
     Args:
         attribute: a rewards for each of n rows [n, a].
         groups: the prompt of each row, of n rows.
-        normalise: "sum" or "per_attribute". There is no default: they differ by more than a detail.
+        normalize: "sum" or "per_attribute". There is no default: they differ by more than a detail.
         weight: of each attribute, in "sum" per unit of the attribute [a]; None: 1 each. Negative ones count against.
         ddof, eps: see `group_advantage`. (Euphonium's code has ddof 1 and eps 1e-8.)
 
@@ -86,20 +88,20 @@ def attribute_advantage(
         Advantages [n], in the type of `attribute`.
 
     Raises:
-        SettingsError: another `normalise`, `ddof` not 0 or 1, or an eps below 0 or not finite.
+        ConfigError: another `normalize`, `ddof` not 0 or 1, or an eps below 0 or not finite.
         DataError: an attribute or weight that is not finite.
         ValueError: not [n, a] with a ≥ 1 and n rows of groups, or not one weight an attribute.
     """
     _check(ddof, eps)
-    values = finite(attribute, "attributes [n, a]", 2)
-    weights = values.new_ones(values.shape[1]) if weight is None else finite(weight, "weights of attributes")
+    values = check_finite(attribute, "attributes [n, a]", 2)
+    weights = values.new_ones(values.shape[1]) if weight is None else check_finite(weight, "weights of attributes")
     if not values.shape[1] or weights.shape != values.shape[1:]:
         raise ValueError(
             f"expected attributes [n, a] and weights [a], got {tuple(values.shape)} and {tuple(weights.shape)}"
         )
-    if normalise == "sum":
+    if normalize == "sum":
         total = _advantage((values * weights).sum(1), groups, True, ddof, eps)
-    elif normalise == "per_attribute":
+    elif normalize == "per_attribute":
         total = sum(
             (
                 w * _advantage(column, groups, True, ddof, eps)
@@ -108,7 +110,7 @@ def attribute_advantage(
             start=values.new_zeros(len(values)),
         )
     else:
-        raise SettingsError(f"normalise is {normalise!r}; expected one of {', '.join(get_args(Normalise))}.")
+        raise ConfigError(f"normalize is {normalize!r}; expected one of {', '.join(get_args(Normalize))}.")
     return total.to(torch.result_type(attribute, 1.0))
 
 
@@ -130,7 +132,7 @@ def leave_one_out_advantage(reward: Tensor, groups: Groups) -> Tensor:  # [n] ->
         DataError: a reward that is not finite.
         ValueError: not one reward for each row of the groups.
     """
-    off = _advantage(finite(reward, "rewards"), groups, False, 0, 0.0)
+    off = _advantage(check_finite(reward, "rewards"), groups, False, 0, 0.0)
     sizes = groups.sizes.to(off)
     return (off * groups.spread(sizes / (sizes - 1).clamp_min(1))).to(torch.result_type(reward, 1.0))
 
@@ -146,6 +148,6 @@ def _advantage(values: Tensor, groups: Groups, divide_by_std: bool, ddof: int, e
 
 def _check(ddof: int, eps: float) -> None:
     if ddof not in (0, 1):
-        raise SettingsError(f"ddof is {ddof}; expected 0 or 1.")
+        raise ConfigError(f"ddof is {ddof}; expected 0 or 1.")
     if not (math.isfinite(eps) and eps >= 0):
-        raise SettingsError(f"eps is {eps}; expected a finite number of at least 0.")
+        raise ConfigError(f"eps is {eps}; expected a finite number of at least 0.")

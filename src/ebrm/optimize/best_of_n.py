@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import gammaln
 
-from ebrm.errors import SettingsError
+from ebrm.errors import ConfigError
 from ebrm.optimize.pools import Floats, Integers, pool_tables, pools_by_size, tie_groups
 
 _CHUNK_CELLS = 1_000_000
@@ -64,12 +64,12 @@ def best_of_n_kl(n: ArrayLike) -> Floats:
         n: how many responses are drawn, 1 or more, any shape.
 
     Raises:
-        SettingsError: an n below 1 or not finite.
+        ConfigError: an n below 1 or not finite.
     """
     number = np.asarray(n, dtype=np.float64)
     bad = number[~(np.isfinite(number) & (number >= 1))]
     if len(bad):
-        raise SettingsError(f"Best-of-n draws a finite number of responses, at least one; n is {bad[0]}.")
+        raise ConfigError(f"Best-of-n draws a finite number of responses, at least one; n is {bad[0]}.")
     return np.log(number) - (number - 1) / number
 
 

@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from ebrm.errors import SettingsError
-from ebrm.finite import finite
+from ebrm.errors import ConfigError
 from ebrm.groups import Groups
+from ebrm.utils.validation import check_finite
 
 
 def soft_plackett_luce(
@@ -47,13 +47,13 @@ def soft_plackett_luce(
         by the k - 1 choices.
 
     Raises:
-        SettingsError: a temperature that is not above 0 and finite.
+        ConfigError: a temperature that is not above 0 and finite.
         DataError: a score or reward that is not finite.
         ValueError: not a score and a reward for each row of the groups.
     """
     if not (math.isfinite(temperature) and temperature > 0):
-        raise SettingsError(f"The temperature is {temperature}; expected a finite number above 0.")
-    scores, logits = finite(score, "scores"), finite(reward.detach(), "rewards") / temperature
+        raise ConfigError(f"The temperature is {temperature}; expected a finite number above 0.")
+    scores, logits = check_finite(score, "scores"), check_finite(reward.detach(), "rewards") / temperature
     if not len(scores) == len(logits) == len(groups):
         raise ValueError(f"{len(scores)} scores, {len(logits)} rewards, and {len(groups)} rows in groups")
     rank = groups.rank(logits)

@@ -1,4 +1,4 @@
-"""Where a curve of gold peaks as a reward is optimised harder, and what is lost beyond: over-optimisation.
+"""Where a curve of gold peaks as a reward is optimized harder, and what is lost beyond: over-optimization.
 
 As rewards are imperfect, gold often rises and then falls (Gao et al., arXiv 2210.10760). Intervals are percentile
 bootstrap intervals over prompts: whole curves are drawn, so that what holds at one point and at another is compared on
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ebrm.errors import DataError, SettingsError
+from ebrm.errors import ConfigError, DataError
 from ebrm.optimize.pools import Floats, Integers
 
 RESAMPLES = 2000
@@ -79,7 +79,7 @@ def mean_curve(
         level: share of the resampled values inside the interval, in (0, 1).
 
     Raises:
-        SettingsError: `resamples` or `level` outside its range.
+        ConfigError: `resamples` or `level` outside its range.
         DataError: no prompts, or a value that is not finite.
         ValueError: values not [q, k], or not one cluster label a prompt.
     """
@@ -104,7 +104,7 @@ def curve_peak(
         cluster, resamples, seed, level: as in `mean_curve`; the same of the same values see the same resamples.
 
     Raises:
-        SettingsError: `resamples` or `level` outside its range.
+        ConfigError: `resamples` or `level` outside its range.
         DataError: no prompts, or a value that is not finite.
         ValueError: values not [q, k] with at least one point, an axis that is not [k], finite and ascending, or not
             one cluster label a prompt.
@@ -134,9 +134,7 @@ def _means(
 ) -> tuple[Floats, Floats]:
     """The mean curve [k] and those of the resamples [resamples, k]; no resamples with fewer than two clusters."""
     if resamples < 1 or not 0 < level < 1:
-        raise SettingsError(
-            f"{resamples} resamples and level {level}: expected 1 or more, and a level between 0 and 1."
-        )
+        raise ConfigError(f"{resamples} resamples and level {level}: expected 1 or more, and a level between 0 and 1.")
     curves = np.asarray(values, dtype=np.float64)
     if curves.ndim != 2:
         raise ValueError(f"values have shape {curves.shape}, expected [q, k]")

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ebrm.errors import DataError, SettingsError
-from ebrm.finite import finite
+from ebrm.errors import ConfigError, DataError
 from ebrm.groups import Groups
+from ebrm.utils.validation import check_finite
 
 # A share of rows, such as 0.29 of 100, may fall short of a whole number by its last bits.
 _ROUNDING = 1e-9
@@ -46,12 +46,12 @@ def reward_ranked_top(reward: Tensor, groups: Groups, share: float = 0.2) -> Sel
         The selection. Of equal rewards the first rows are kept.
 
     Raises:
-        SettingsError: a share outside (0, 1].
+        ConfigError: a share outside (0, 1].
         DataError: a reward that is not finite, or a share that keeps none of the rows there are.
         ValueError: not one reward for each row of the groups.
     """
     if not 0 < share <= 1:
-        raise SettingsError(f"The share of responses to keep is {share}; expected a number above 0, at most 1.")
+        raise ConfigError(f"The share of responses to keep is {share}; expected a number above 0, at most 1.")
     values = _checked(reward, groups)
     count = math.floor(share * len(values) + _ROUNDING)
     if len(values) and not count:
@@ -78,12 +78,12 @@ def reward_ranked_local(reward: Tensor, groups: Groups, keep: int = 1) -> Select
         The selection. Of equal rewards of a prompt the first rows are kept.
 
     Raises:
-        SettingsError: `keep` below 1.
+        ConfigError: `keep` below 1.
         DataError: a reward that is not finite.
         ValueError: not one reward for each row of the groups.
     """
     if keep < 1:
-        raise SettingsError(f"{keep} responses of each prompt are to be kept; expected 1 or more.")
+        raise ConfigError(f"{keep} responses of each prompt are to be kept; expected 1 or more.")
     return _selection(groups.rank(_checked(reward, groups)) < keep, groups)
 
 
@@ -106,18 +106,18 @@ def contrastive_subsample(score: Tensor, groups: Groups, keep: int) -> Selection
         The selection. Of equal scores the first rows count as better.
 
     Raises:
-        SettingsError: `keep` below 2.
+        ConfigError: `keep` below 2.
         DataError: a score that is not finite.
         ValueError: not one score for each row of the groups.
     """
     if keep < 2:
-        raise SettingsError(f"{keep} responses of each prompt are to be kept; expected 2 or more, best and worst.")
+        raise ConfigError(f"{keep} responses of each prompt are to be kept; expected 2 or more, best and worst.")
     rank = groups.rank(_checked(score, groups))
     return _selection((rank < keep - keep // 2) | (rank >= groups.spread(groups.sizes) - keep // 2), groups)
 
 
 def _checked(reward: Tensor, groups: Groups) -> Tensor:
-    values = finite(reward, "rewards")
+    values = check_finite(reward, "rewards")
     if len(values) != len(groups):
         raise ValueError(f"{len(values)} rewards, and {len(groups)} rows in groups")
     return values

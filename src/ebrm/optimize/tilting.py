@@ -1,9 +1,9 @@
 """The policy that a reward leads to under a KL penalty, exactly, on the responses at hand.
 
-Maximising E_π[r] - β KL(π ‖ uniform) over a prompt's responses gives π(y) ∝ exp(r(y) / β): reinforcement learning
+Maximizing E_π[r] - β KL(π ‖ uniform) over a prompt's responses gives π(y) ∝ exp(r(y) / β): reinforcement learning
 with that penalty, carried to its end (Korbak et al., arXiv 2205.11275; Yang et al., arXiv 2404.01730). Small β selects
 hard. No other policy as far from uniform has a higher expected reward, so expected gold along the KL shows what the
-reward alone is worth when it is optimised; comparing rewards at equal KL takes out their scale.
+reward alone is worth when it is optimized; comparing rewards at equal KL takes out their scale.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ebrm.errors import SettingsError
+from ebrm.errors import ConfigError
 from ebrm.optimize.pools import Floats, pool_tables, pools_by_size
 
 _CHUNK_CELLS = 1_000_000
@@ -52,7 +52,7 @@ def tilt(reward: ArrayLike, gold: ArrayLike, beta: ArrayLike) -> Tilted:
             ones equally often), infinity the one that chooses at random.
 
     Raises:
-        SettingsError: a β below 0 or NaN.
+        ConfigError: a β below 0 or NaN.
         DataError: a response with a reward but no gold or the reverse, or an infinite number.
         ValueError: not two tables of the same shape, or β not [b].
     """
@@ -84,7 +84,7 @@ def tilt_to_kl(reward: ArrayLike, gold: ArrayLike, kl: ArrayLike) -> Tilted:
         kl: how far to go, in nats [b]; 0 is the uniform choice, infinity that of the highest reward.
 
     Raises:
-        SettingsError: a KL below 0 or NaN.
+        ConfigError: a KL below 0 or NaN.
         DataError: a response with a reward but no gold or the reverse, or an infinite number.
         ValueError: not two tables of the same shape, or KL not [b].
     """
@@ -137,7 +137,7 @@ def _axis(value: ArrayLike, name: str) -> Floats:
     if axis.ndim != 1:
         raise ValueError(f"{name} has shape {axis.shape}, expected [b]")
     if not (axis >= 0).all():
-        raise SettingsError(
+        raise ConfigError(
             f"{name} is {axis[~(axis >= 0)][0]} at place {np.flatnonzero(~(axis >= 0))[0]}; expected "
             "numbers of at least 0."
         )

@@ -9,14 +9,15 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse
 
-from ebrm import __version__
+from ebrm._version import __version__
 from ebrm.model import EnergyRewardModel
-from ebrm.serve.answering import ERRORS, answer, prompt_of
+from ebrm.serve.compat_routes import add_compat_routes
+from ebrm.serve.config import ServeConfig
+from ebrm.serve.deadline import ERRORS, answer, prompt_of
+from ebrm.serve.docs_page import listing
 from ebrm.serve.errors import Refused, handle_errors
-from ebrm.serve.foreign import add_foreign_routes
-from ebrm.serve.gate import Gate
 from ebrm.serve.inspector import inspector_page
-from ebrm.serve.listing import listing
+from ebrm.serve.middleware import RequestLimits
 from ebrm.serve.requests import (
     Density,
     RankAnswer,
@@ -26,8 +27,7 @@ from ebrm.serve.requests import (
     ScoreRequest,
     ScoreResult,
 )
-from ebrm.serve.scoring import Asked, Scored, Scoring
-from ebrm.serve.settings import ServeSettings
+from ebrm.serve.scoring import Scored, ScoreItem, Scoring
 
 _DESCRIPTION = """Refined rewards of a frozen reward model, each with its uncertainty.
 
@@ -37,7 +37,7 @@ again."""
 
 def create_app(
     model: EnergyRewardModel,
-    settings: ServeSettings | None = None,
+    settings: ServeConfig | None = None,
     name: str = "ebrm",
     backbone: Mapping[str, Any] | None = None,
 ) -> FastAPI:
@@ -50,9 +50,9 @@ def create_app(
         model: what is served.
         settings: limits and token; host and port are for `ebrm.serve.run`.
         name: what answers call the model; `ebrm serve` gives the folder.
-        backbone: fields of :class:`BackboneSettings` by which the reward model is loaded; others as saved.
+        backbone: fields of :class:`BackboneConfig` by which the reward model is loaded; others as saved.
     """
-    settings = settings or ServeSettings()
+    settings = settings or ServeConfig()
     scoring = Scoring(model, settings, backbone)
 
     @asynccontextmanager
@@ -69,9 +69,9 @@ def create_app(
     app.state.scoring, app.state.name = scoring, name
     handle_errors(app)
     _own_routes(app, scoring, name)
-    add_foreign_routes(app, scoring, name)
+    add_compat_routes(app, scoring, name)
     _state_routes(app, scoring, name)
-    app.add_middleware(Gate, settings=settings, meters=scoring.meters)
+    app.add_middleware(RequestLimits, settings=settings, meters=scoring.meters)
     return app
 
 
@@ -80,14 +80,14 @@ def _own_routes(app: FastAPI, scoring: Scoring, name: str) -> None:
     async def score(request: Request, body: ScoreRequest) -> Any:
         """Refined reward, base reward, standard deviation and interval of each response."""
         if body.messages is not None:
-            texts = [Asked(prompt_of(messages[:-1]), messages[-1].content) for messages in body.messages]
+            texts = [ScoreItem(prompt_of(messages[:-1]), messages[-1].content) for messages in body.messages]
         else:
             assert body.prompts is not None and body.responses is not None  # ScoreRequest sees to it
-            texts = [Asked(prompt_of(p), r) for p, r in zip(body.prompts, body.responses, strict=True)]
+            texts = [ScoreItem(prompt_of(p), r) for p, r in zip(body.prompts, body.responses, strict=True)]
 
         async def work() -> ScoreAnswer:
             scored = await scoring.score(texts)
-            results = [ScoreResult(**_shared(one), log_density=one.values["log_density"], moved=one.values["moved"])
+            results = [ScoreResult(**_shared(one), log_density=one.values["log_density"], delta=one.values["delta"])
                        for one in scored]  # fmt: skip
             return ScoreAnswer(model=name, results=results, density=await _density(scoring, scored, body.density))
 
@@ -99,7 +99,7 @@ def _own_routes(app: FastAPI, scoring: Scoring, name: str) -> None:
         prompt = prompt_of(body.prompt)
 
         async def work() -> RankAnswer:
-            scored = await scoring.score([Asked(prompt, response) for response in body.responses])
+            scored = await scoring.score([ScoreItem(prompt, response) for response in body.responses])
             best = await _p_best(scoring, scored)
             order = sorted(range(len(scored)), key=lambda i: -scored[i].values["reward"])
             results = [

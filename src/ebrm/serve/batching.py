@@ -112,12 +112,12 @@ class Batcher(Generic[R]):
 
     async def _work(self) -> None:
         while self._waiting:
-            await self._company()
+            await self._wait_for_batch()
             batch = self._next()
             if batch:
                 await self._score(batch)
 
-    async def _company(self) -> None:
+    async def _wait_for_batch(self) -> None:
         """Wait until a batch is full or its first text has waited long enough."""
         while self._waiting and self._tokens < self._budget and len(self._waiting) < self._most:
             first = next(iter(self._waiting))

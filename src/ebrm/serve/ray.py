@@ -14,14 +14,14 @@ from typing import Any
 import pydantic
 from fastapi import FastAPI
 
-from ebrm.errors import SettingsError
-from ebrm.serve.settings import ServeSettings
+from ebrm.errors import ConfigError
+from ebrm.serve.config import ServeConfig
 
 try:
     import ray
     from ray import serve
 except ImportError as error:
-    raise SettingsError(
+    raise ConfigError(
         f"Serving on several GPUs needs Ray Serve, which cannot be imported here ({error}). Install it with "
         "`pip install 'ebrm[ray,serve]'`."
     ) from None
@@ -29,10 +29,10 @@ except ImportError as error:
 #: Ray Serve listens; and a token on the command line would be seen by others (EBRM_TOKEN is read instead).
 _NOT_HERE = ("host", "port", "token")
 
-_hints = typing.get_type_hints(ServeSettings)
+_hints = typing.get_type_hints(ServeConfig)
 _limits: dict[str, Any] = {
     field.name: (_hints[field.name], field.default)
-    for field in dataclasses.fields(ServeSettings)
+    for field in dataclasses.fields(ServeConfig)
     if field.name not in _NOT_HERE
 }
 
@@ -52,10 +52,10 @@ def app(arguments: dict[str, Any]) -> serve.Application:
     Args:
         arguments: `model`, a folder or Hub name that every machine sees; and if wanted `replicas`, processes (1);
             `gpus`, for each, possibly a part of one (unset: 1 where the cluster has GPUs, else 0); and limits of
-            :class:`ServeSettings`. Values may be text. The token is taken from EBRM_TOKEN.
+            :class:`ServeConfig`. Values may be text. The token is taken from EBRM_TOKEN.
 
     Raises:
-        SettingsError: an unknown argument, or one that is not of its type or range.
+        ConfigError: an unknown argument, or one that is not of its type or range.
         ModelError: no such model.
     """
     from ebrm.model import EnergyRewardModel
@@ -64,14 +64,14 @@ def app(arguments: dict[str, Any]) -> serve.Application:
         given = _Arguments.model_validate(arguments).model_dump()
     except pydantic.ValidationError as error:
         said = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
-        raise SettingsError(
+        raise ConfigError(
             f"The arguments of ebrm.serve.ray:app cannot be used ({said}). It takes "
             f"{', '.join(_Arguments.model_fields)}, as NAME=VALUE."
         ) from None
     name, replicas, gpus = given.pop("model"), given.pop("replicas"), given.pop("gpus")
-    settings = ServeSettings(**given)
+    settings = ServeConfig(**given)
     if replicas < 1:
-        raise SettingsError(f"The setting replicas is {replicas}; it must be 1 or more.")
+        raise ConfigError(f"The setting replicas is {replicas}; it must be 1 or more.")
     EnergyRewardModel.from_pretrained(name)  # what is wrong with it is said here, not in the logs of a replica
     folder = os.path.abspath(name) if os.path.isdir(name) else name
     if gpus is None:

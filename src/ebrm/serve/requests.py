@@ -89,7 +89,7 @@ class ScoreResult(BaseModel):
     std: float = Field(description="Standard deviation of the reward under the fitted density.")
     interval: tuple[float, float] = Field(description="Central interval; 90% unless /info says otherwise.")
     log_density: float = Field(description="log p(reward | e), per unit.")
-    moved: float = Field(description="reward - base_reward.")
+    delta: float = Field(description="reward - base_reward.")
 
 
 class RankResult(BaseModel):

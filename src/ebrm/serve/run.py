@@ -16,12 +16,12 @@ from typing import Any
 
 import uvicorn
 
-from ebrm.errors import SettingsError
+from ebrm.errors import ConfigError
 from ebrm.model import EnergyRewardModel
 from ebrm.serve.app import create_app
+from ebrm.serve.config import ServeConfig
 from ebrm.serve.connection import with_patience
 from ebrm.serve.scoring import Scoring
-from ebrm.serve.settings import ServeSettings
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ _BACKLOG = 2048
 
 def serve(
     model: EnergyRewardModel,
-    settings: ServeSettings,
+    settings: ServeConfig,
     name: str = "ebrm",
     backbone: Mapping[str, Any] | None = None,
     listening: Callable[[str], None] = lambda url: None,
@@ -46,7 +46,7 @@ def serve(
         ready: called once texts are scored.
 
     Raises:
-        SettingsError: the address cannot be listened on.
+        ConfigError: the address cannot be listened on.
         ModelError, BackboneError: the reward model cannot be loaded.
     """
     with bind(settings.host, settings.port) as listener:
@@ -139,14 +139,14 @@ def bind(host: str, port: int) -> socket.socket:
     """A socket bound to an address, not yet listening.
 
     Raises:
-        SettingsError: no such address here, or it is taken or forbidden.
+        ConfigError: no such address here, or it is taken or forbidden.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except (socket.gaierror, UnicodeError) as error:
-        raise SettingsError(f"--host {host} is no address that can be looked up ({error}).") from None
+        raise ConfigError(f"--host {host} is no address that can be looked up ({error}).") from None
     made = socket.socket(family, kind, protocol)
     try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -159,7 +159,7 @@ def bind(host: str, port: int) -> socket.socket:
             errno.EADDRNOTAVAIL: "This machine does not have that address: choose another --host.",
         }.get(error.errno or 0, "Choose another --host or --port.")
         reason = os.strerror(error.errno) if error.errno else str(error)
-        raise SettingsError(f"The server cannot listen on {host} port {port}: {reason}. {advice}") from None
+        raise ConfigError(f"The server cannot listen on {host} port {port}: {reason}. {advice}") from None
     return made
 
 

@@ -1,4 +1,4 @@
-"""Scoring for the routes: admission, tokenisation off the event loop, batches across requests."""
+"""Scoring for the routes: admission, tokenization off the event loop, batches across requests."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
-from ebrm.errors import EbrmError, ModelError, TextError
+from ebrm.data import TokenizedText
+from ebrm.errors import EBRMError, ModelError, TextError
 from ebrm.model import EnergyRewardModel, Prompt
-from ebrm.preferences.text import TokenizedText
 from ebrm.serve.batching import Batcher, TextFailed
+from ebrm.serve.config import ServeConfig
 from ebrm.serve.errors import Refused
-from ebrm.serve.meters import Meters
-from ebrm.serve.settings import ServeSettings
+from ebrm.serve.metrics import Metrics
 
 if TYPE_CHECKING:
-    from ebrm.backbone.read import Backbone
+    from ebrm.backbone import Backbone
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: Texts tokenised in a row for one request, before others get their turn.
+#: Texts tokenized in a row for one request, before others get their turn.
 _TOKENISED = 8
 
 
 @dataclass(frozen=True)
-class Asked:
+class ScoreItem:
     """A prompt and a response to score."""
 
     prompt: Prompt
@@ -46,14 +46,14 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Written:
+class RenderedText:
     """A text to score that was put through a chat template already."""
 
     text: str
 
     def tokenize(self, backbone: Backbone, where: str) -> TokenizedText | None:
         """By the same rules for start and end tokens and for length."""
-        return backbone.tokenize_written(self.text, where)
+        return backbone.tokenize_rendered(self.text, where)
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Scoring:
 
     Args:
         model, settings: what is served, and its limits.
-        backbone: fields of :class:`BackboneSettings` by which its reward model is loaded; others as saved.
+        backbone: fields of :class:`BackboneConfig` by which its reward model is loaded; others as saved.
 
     Attributes:
         model: what is served. Its reward model is loaded by :meth:`load`.
@@ -88,11 +88,11 @@ class Scoring:
     """
 
     def __init__(
-        self, model: EnergyRewardModel, settings: ServeSettings, backbone: Mapping[str, Any] | None = None
+        self, model: EnergyRewardModel, settings: ServeConfig, backbone: Mapping[str, Any] | None = None
     ) -> None:
         self.model, self.settings = model, settings
         self._backbone = dict(backbone or {})
-        self.meters = Meters(lambda: self.held)
+        self.meters = Metrics(lambda: self.held)
         self.held = 0
         self.draining = False
         self._idle = asyncio.Event()
@@ -137,7 +137,7 @@ class Scoring:
         """Run `work` on the model's thread."""
         return await asyncio.get_running_loop().run_in_executor(self._model, work)
 
-    async def score(self, texts: Sequence[Asked | Written]) -> list[Scored]:
+    async def score(self, texts: Sequence[ScoreItem | RenderedText]) -> list[Scored]:
         """Numbers of each text, in order; also of none.
 
         Raises:
@@ -165,19 +165,19 @@ class Scoring:
             if not self.held:
                 self._idle.set()
 
-    async def _score(self, texts: Sequence[Asked | Written]) -> list[Scored]:
+    async def _score(self, texts: Sequence[ScoreItem | RenderedText]) -> list[Scored]:
         if self._batcher is None:
             try:
                 # Shielded: one client that goes away must not stop the loading for all.
                 await asyncio.shield(self.loading)
-            except EbrmError as error:
+            except EBRMError as error:
                 raise Refused(503, "loading", f"The reward model cannot be loaded: {error}") from error
         assert self._batcher is not None
         tokens = await self._tokenize(texts)
         try:
             scored = await self._batcher.score([text.ids for text in tokens])
         except TextFailed as failed:
-            if isinstance(failed.cause, EbrmError):
+            if isinstance(failed.cause, EBRMError):
                 self.meters.refused.inc()
                 message = f"Text {failed.row} cannot be scored: {failed.cause}"
                 raise Refused(422, "text", message, failed.row) from failed
@@ -187,7 +187,7 @@ class Scoring:
                 logger.info("%s", json.dumps({**vars(text), **numbers.values}))
         return scored
 
-    async def _tokenize(self, texts: Sequence[Asked | Written]) -> list[TokenizedText]:
+    async def _tokenize(self, texts: Sequence[ScoreItem | RenderedText]) -> list[TokenizedText]:
         """Token ids of each text, a few at a time: a large request must not hold up a small one."""
         loop = asyncio.get_running_loop()
         tokens: list[TokenizedText] = []
@@ -196,10 +196,10 @@ class Scoring:
         self.meters.truncated.inc(sum(1 for text in tokens if text.truncated))
         return tokens
 
-    def _ids(self, texts: Sequence[Asked | Written], start: int) -> list[TokenizedText]:
+    def _ids(self, texts: Sequence[ScoreItem | RenderedText], start: int) -> list[TokenizedText]:
         return [self._ids_of(text, start + i) for i, text in enumerate(texts[start : start + _TOKENISED])]
 
-    def _ids_of(self, text: Asked | Written, row: int) -> TokenizedText:
+    def _ids_of(self, text: ScoreItem | RenderedText, row: int) -> TokenizedText:
         try:
             tokens = text.tokenize(self.model.backbone, f"Text {row}")
         except TextError as error:
@@ -231,7 +231,7 @@ class Scoring:
     def features(self, scored: Sequence[Scored]) -> tuple[Tensor, Tensor]:
         """(embedding [n, d], base reward [n]) of texts that were scored; n may be 0."""
         if not scored:
-            size = self.model.density_model.standardizer.embedding_centre.shape[0]
+            size = self.model.density_model.standardizer.embedding_center.shape[0]
             return torch.empty(0, size), torch.empty(0)
         return torch.stack([s.embedding for s in scored]), torch.stack([s.base_reward for s in scored])
 

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ebrm.errors import DataError, SettingsError
-from ebrm.finite import finite
+from ebrm.errors import ConfigError, DataError
 from ebrm.groups import Groups
+from ebrm.utils.validation import check_finite
 
 
 def difficulty_weighted_checks(
@@ -49,14 +49,14 @@ def difficulty_weighted_checks(
         passed; with other weights also that what fails has weight 0.
 
     Raises:
-        SettingsError: a smoothing below 0 or not finite.
+        ConfigError: a smoothing below 0 or not finite.
         DataError: a prompt that has responses but no checks, or weights that are negative, not finite, or all 0 where a
             response of the prompt fails a check.
         ValueError: `passed` not bool [n, t] for the n rows of groups, `present` not bool [q, t], or weights of another
             shape.
     """
     if not (math.isfinite(smoothing) and smoothing >= 0):
-        raise SettingsError(f"The smoothing of weights is {smoothing}; expected a finite number of at least 0.")
+        raise ConfigError(f"The smoothing of weights is {smoothing}; expected a finite number of at least 0.")
     if passed.dim() != 2 or len(passed) != len(groups) or passed.dtype != torch.bool:
         raise ValueError(f"expected bool [n, t] for {len(groups)} rows, got {passed.dtype} {tuple(passed.shape)}")
     shape = (groups.count, passed.shape[1])
@@ -77,7 +77,7 @@ def difficulty_weighted_checks(
     if raw.shape != shape:
         raise ValueError(f"expected weights {shape}, got {tuple(raw.shape)}")
     weights = torch.where(there & responses[:, None], raw, torch.zeros_like(raw))
-    weights = finite(weights, "weights of checks", 2)
+    weights = check_finite(weights, "weights of checks", 2)
     if bool((weights < 0).any()):
         row, column = (weights < 0).nonzero()[0].tolist()
         raise DataError(f"The weight of check {column} of prompt {row} is {float(weights[row, column]):g}, below 0.")

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from ebrm.errors import DataError
-from ebrm.finite import alike, finite
 from ebrm.groups import Groups
+from ebrm.utils.validation import check_finite, check_same_shape
 
 
 def separability(
@@ -75,10 +75,10 @@ def hardness_scale(separability: Tensor, responsiveness: Tensor | None = None) -
         DataError: a number that is not finite.
         ValueError: not [q] and [q].
     """
-    result = _against_mean(finite(separability, "separability"))
+    result = _against_mean(check_finite(separability, "separability"))
     if responsiveness is not None:
-        alike(separability=separability, responsiveness=responsiveness)
-        result = result + _against_mean(finite(responsiveness, "responsiveness"))
+        check_same_shape(separability=separability, responsiveness=responsiveness)
+        result = result + _against_mean(check_finite(responsiveness, "responsiveness"))
     return result.exp().to(torch.result_type(separability, 1.0))
 
 
@@ -101,7 +101,7 @@ def hardness_scaled_advantage(advantage: Tensor, scale: Tensor, groups: Groups) 
         DataError: a number that is not finite.
         ValueError: not one advantage for each row of the groups, or not one scale for each group.
     """
-    values, scales = finite(advantage, "advantages"), finite(scale, "scales")
+    values, scales = check_finite(advantage, "advantages"), check_finite(scale, "scales")
     if len(values) != len(groups) or len(scales) != groups.count:
         raise ValueError(
             f"{len(values)} advantages and {len(scales)} scales, for {len(groups)} rows and {groups.count} groups"
@@ -131,7 +131,7 @@ def _directions(embedding: Tensor, present: Tensor | None, what: str) -> tuple[T
             f"{int(without.sum())} of {len(there)} {what} are without sentences, the first at index "
             f"{int(without.nonzero()[0, 0])}. Leave those prompts out."
         )
-    values = finite(torch.where(there[..., None], embedding, 0.0), f"embeddings of {what}", 3)
+    values = check_finite(torch.where(there[..., None], embedding, 0.0), f"embeddings of {what}", 3)
     length = torch.linalg.vector_norm(values, dim=2, keepdim=True)
     none = there & (length[..., 0] == 0)
     if bool(none.any()):

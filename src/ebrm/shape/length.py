@@ -11,9 +11,9 @@ import math
 import torch
 from torch import Tensor
 
-from ebrm.errors import DataError, SettingsError
-from ebrm.finite import alike, within
+from ebrm.errors import ConfigError, DataError
 from ebrm.groups import Groups
+from ebrm.utils.validation import check_range, check_same_shape
 
 # Of the deviation of lengths, in tokens, as in the public code.
 _EPS = 1e-5
@@ -34,14 +34,14 @@ def length_penalty(length: Tensor, free: float = 300.0, rate: float = 0.01) -> T
         Penalties [n], 0 at most, in the type of `length` (the default type for whole numbers).
 
     Raises:
-        SettingsError: `free` or `rate` below 0 or not finite.
+        ConfigError: `free` or `rate` below 0 or not finite.
         DataError: a length that is not finite, or below 0.
         ValueError: not [n].
     """
     for name, value in (("length without penalty", free), ("rate", rate)):
         if not (math.isfinite(value) and value >= 0):
-            raise SettingsError(f"The {name} is {value}; expected a finite number of at least 0.")
-    beyond = (within(length, 0, math.inf, "lengths") - free).clamp_min(0)
+            raise ConfigError(f"The {name} is {value}; expected a finite number of at least 0.")
+    beyond = (check_range(length, 0, math.inf, "lengths") - free).clamp_min(0)
     return (0.0 - rate * beyond).to(torch.result_type(length, 1.0))
 
 
@@ -66,7 +66,7 @@ def relative_length_penalty(length: Tensor, groups: Groups) -> Tensor:  # [n] ->
         DataError: a length that is not finite, or not above 0.
         ValueError: not one length for each row of the groups.
     """
-    lengths = within(length, 0, math.inf, "lengths")
+    lengths = check_range(length, 0, math.inf, "lengths")
     if bool((lengths == 0).any()):
         none = (lengths == 0).nonzero()
         raise DataError(
@@ -101,8 +101,8 @@ def correct_length_penalty(length: Tensor, correct: Tensor, groups: Groups) -> T
         DataError: a length or `correct` that is not finite, a length below 0, or `correct` outside 0 to 1.
         ValueError: not one length and one `correct` for each row of the groups.
     """
-    alike(length=length, correct=correct)
-    lengths, worth = within(length, 0, math.inf, "lengths"), within(correct, 0, 1, "correctness")
+    check_same_shape(length=length, correct=correct)
+    lengths, worth = check_range(length, 0, math.inf, "lengths"), check_range(correct, 0, 1, "correctness")
     if len(groups) != len(lengths):
         raise ValueError(f"{len(lengths)} lengths, and {len(groups)} rows in groups")
     rows = (worth > 0).nonzero()[:, 0]

@@ -17,8 +17,8 @@ from scipy.special import ndtri
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from ebrm.errors import DataError, SettingsError
-from ebrm.finite import finite
+from ebrm.errors import ConfigError, DataError
+from ebrm.utils.validation import check_finite
 
 Squash = Literal["sigmoid", "tanh", "arctan", "polynomial"]
 _EDGE = 5.0
@@ -46,7 +46,7 @@ def preference_as_reward(
         arctan      1/m Σ_j arctan(s (r - r_ref,j))
         polynomial  the polynomial of degree 5 closest to σ at 100 even steps from -5 to 5; 0 below, 1 above
 
-    Further baselines of that code need no function here: squashing without centring is a reference of 0; its
+    Further baselines of that code need no function here: squashing without centering is a reference of 0; its
     "slow-then-fast" is that of `reward - 3`; its ceiling is `reward.clamp(max=…)`. A length penalty comes before.
 
     Args:
@@ -62,15 +62,15 @@ def preference_as_reward(
         equal to all its references gives 0.5 (0 for tanh and arctan).
 
     Raises:
-        SettingsError: a slope that is not above 0 and finite, or another `squash`.
+        ConfigError: a slope that is not above 0 and finite, or another `squash`.
         DataError: a number that is not finite, or a row without references.
         ValueError: not [n] and [n, m], or `present` not bool [n, m].
     """
     if not (math.isfinite(slope) and slope > 0):
-        raise SettingsError(f"The slope is {slope}; expected a finite number above 0.")
+        raise ConfigError(f"The slope is {slope}; expected a finite number above 0.")
     if squash not in get_args(Squash):
-        raise SettingsError(f"The squashing is {squash!r}; expected one of {', '.join(get_args(Squash))}.")
-    values = finite(reward, "rewards")
+        raise ConfigError(f"The squashing is {squash!r}; expected one of {', '.join(get_args(Squash))}.")
+    values = check_finite(reward, "rewards")
     others, there = _references(reference, present, len(values))
     ahead = slope * (values[:, None] - others)
     match squash:
@@ -95,18 +95,18 @@ def centred_on_references(reward: Tensor, reference: Tensor, present: Tensor | N
         reference, present: see `preference_as_reward` [n, m].
 
     Returns:
-        Centred rewards [n], in the type of `reward`.
+        Centered rewards [n], in the type of `reward`.
 
     Raises:
         DataError: a number that is not finite, or a row without references.
         ValueError: not [n] and [n, m], or `present` not bool [n, m].
     """
-    values = finite(reward, "rewards")
+    values = check_finite(reward, "rewards")
     others, there = _references(reference, present, len(values))
     return (values - _mean(others, there)).to(torch.result_type(reward, 1.0))
 
 
-def log_sigmoid_centred(reward: Tensor, level: Tensor) -> Tensor:  # [n], [n] or [] -> [n]
+def log_sigmoid_centered(reward: Tensor, level: Tensor) -> Tensor:  # [n], [n] or [] -> [n]
     """Log probability that a response is good: u = log σ(r - r_ref).
 
     Wang et al., "Transforming and Combining Rewards for Aligning Large Language Models" (arXiv 2402.00742), where
@@ -128,7 +128,7 @@ def log_sigmoid_centred(reward: Tensor, level: Tensor) -> Tensor:  # [n], [n] or
         DataError: a number that is not finite.
         ValueError: not [n], or a level of another shape.
     """
-    values, at = finite(reward, "rewards"), finite(level, "reference level", level.dim())
+    values, at = check_finite(reward, "rewards"), check_finite(level, "reference level", level.dim())
     if at.dim() and at.shape != values.shape:
         raise ValueError(
             f"expected rewards [n] and levels [n] or [], got {tuple(reward.shape)} and {tuple(level.shape)}"
@@ -145,7 +145,7 @@ def reference_level(
 ) -> Tensor:  # [q]
     """A quantile of each prompt's reference rewards: from there on a response counts as good.
 
-    "empirical" is the quantile of the references themselves, linear between neighbours (as `torch.quantile`). "normal"
+    "empirical" is the quantile of the references themselves, linear between neighbors (as `torch.quantile`). "normal"
     is that of a normal distribution fitted to them, mean + Φ⁻¹(quantile) · std, which PAR's code takes (arXiv
     2502.18770; it adds 0.00001 to the deviation, and here nothing is). An offset and positive scale of a prompt's
     references go through; their order does not matter.
@@ -162,14 +162,14 @@ def reference_level(
         Levels [q], in the type of `reference`. A single reference, and equal ones, are their own level.
 
     Raises:
-        SettingsError: a quantile outside (0, 1), `ddof` not 0 or 1, or another `how`.
+        ConfigError: a quantile outside (0, 1), `ddof` not 0 or 1, or another `how`.
         DataError: a number that is not finite, or a prompt without references.
         ValueError: not [q, m], or `present` not bool [q, m].
     """
     if not 0 < quantile < 1:
-        raise SettingsError(f"The quantile is {quantile}; expected a number above 0 and below 1.")
+        raise ConfigError(f"The quantile is {quantile}; expected a number above 0 and below 1.")
     if ddof not in (0, 1):
-        raise SettingsError(f"ddof is {ddof}; expected 0 or 1.")
+        raise ConfigError(f"ddof is {ddof}; expected 0 or 1.")
     values, there = _references(reference, present, len(reference))
     sizes = torch.full_like(values[:, 0], values.shape[1], dtype=torch.int64) if there is None else there.sum(1)
     values = (values if there is None else torch.where(there, values, torch.inf)).sort(1).values
@@ -188,7 +188,7 @@ def reference_level(
         square = torch.where(kept, off - mean[:, None], 0.0).square().sum(1) / (sizes - ddof).clamp_min(1)
         level = lowest[:, 0] + mean + float(ndtri(quantile)) * square.sqrt()
     else:
-        raise SettingsError(f"The level is {how!r}; expected 'empirical' or 'normal'.")
+        raise ConfigError(f"The level is {how!r}; expected 'empirical' or 'normal'.")
     return level.to(torch.result_type(reference, 1.0))
 
 
@@ -208,7 +208,7 @@ def _references(reference: Tensor, present: Tensor | None, rows: int) -> tuple[T
             "Every row needs at least one: sample a response to its prompt, or leave it out."
         )
     there = reference if present is None else torch.where(present, reference, torch.zeros_like(reference))
-    return finite(there, "rewards of references", 2), present
+    return check_finite(there, "rewards of references", 2), present
 
 
 def _mean(values: Tensor, there: Tensor | None) -> Tensor:  # [n, m], [n, m] -> [n]

@@ -11,9 +11,9 @@ import math
 import torch
 from torch import Tensor
 
-from ebrm.errors import SettingsError
-from ebrm.finite import finite
+from ebrm.errors import ConfigError
 from ebrm.groups import Groups
+from ebrm.utils.validation import check_finite
 
 
 def process_clip(score: Tensor, threshold: float) -> Tensor:  # [n] -> [n]
@@ -30,13 +30,13 @@ def process_clip(score: Tensor, threshold: float) -> Tensor:  # [n] -> [n]
         Rewards of the steps [n], in the type of `score`.
 
     Raises:
-        SettingsError: a threshold that is not finite.
+        ConfigError: a threshold that is not finite.
         DataError: a score that is not finite.
         ValueError: not [n].
     """
     if not math.isfinite(threshold):
-        raise SettingsError(f"The threshold of step scores is {threshold}; expected a finite number.")
-    return (finite(score, "step scores") - threshold).clamp_max(0).to(torch.result_type(score, 1.0))
+        raise ConfigError(f"The threshold of step scores is {threshold}; expected a finite number.")
+    return (check_finite(score, "step scores") - threshold).clamp_max(0).to(torch.result_type(score, 1.0))
 
 
 def process_delta(score: Tensor, groups: Groups) -> Tensor:  # [n] -> [n]
@@ -93,20 +93,20 @@ def process_return(
         R [count], in the type of `reward`. A response without steps has its reward for success.
 
     Raises:
-        SettingsError: a weight below 0 or not finite.
+        ConfigError: a weight below 0 or not finite.
         DataError: a number that is not finite.
         ValueError: not one reward for each row of the groups, or not one success for each response.
     """
     if not (math.isfinite(weight) and weight >= 0):
-        raise SettingsError(f"The weight of the steps is {weight}; expected a finite number of at least 0.")
-    rewards, succeeded = _checked(reward, groups), finite(success, "rewards for success")
+        raise ConfigError(f"The weight of the steps is {weight}; expected a finite number of at least 0.")
+    rewards, succeeded = _checked(reward, groups), check_finite(success, "rewards for success")
     if len(succeeded) != groups.count:
         raise ValueError(f"{len(succeeded)} rewards for success, and {groups.count} responses in groups")
     return (succeeded + weight * groups.sum(rewards)).to(torch.result_type(reward, 1.0))
 
 
 def _checked(score: Tensor, groups: Groups) -> Tensor:
-    scores = finite(score, "step scores")
+    scores = check_finite(score, "step scores")
     if len(scores) != len(groups):
         raise ValueError(f"{len(scores)} steps, and {len(groups)} rows in groups")
     return scores

@@ -1,10 +1,10 @@
-"""Rewards in the units of all rewards seen so far: standardised, clipped, or from 0 to 1.
+"""Rewards in the units of all rewards seen so far: standardized, clipped, or from 0 to 1.
 
 Baselines of the public code of "Reward Shaping to Mitigate Reward Hacking in RLHF" (PAR, arXiv 2502.18770), which
 updates the statistics with a batch before it shapes that batch:
 
     statistics = statistics.updated(reward)
-    shaped = running_standardised(reward, statistics)
+    shaped = running_standardized(reward, statistics)
 
 The shape of a reward thus changes as training goes on: the same text is worth something else later.
 """
@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ebrm.errors import DataError, SettingsError
-from ebrm.finite import finite
+from ebrm.errors import ConfigError, DataError
+from ebrm.utils.validation import check_finite
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class RunningStatistics:
             DataError: a reward that is not finite.
             ValueError: not [n].
         """
-        values = finite(reward.detach(), "rewards")
+        values = check_finite(reward.detach(), "rewards")
         if not len(values):
             return self
         lowest, highest = float(values.min()), float(values.max())
@@ -75,20 +75,20 @@ class RunningStatistics:
         """Standard deviation, divisor count - ddof; 0 of a single reward and of equal ones.
 
         Raises:
-            SettingsError: `ddof` not 0 or 1.
+            ConfigError: `ddof` not 0 or 1.
             DataError: nothing has been seen.
         """
         if ddof not in (0, 1):
-            raise SettingsError(f"ddof is {ddof}; expected 0 or 1.")
+            raise ConfigError(f"ddof is {ddof}; expected 0 or 1.")
         _seen(self)
         return math.sqrt(self.squares / max(self.count - ddof, 1))
 
 
-def running_standardised(reward: Tensor, statistics: RunningStatistics, ddof: int = 0) -> Tensor:  # [n] -> [n]
+def running_standardized(reward: Tensor, statistics: RunningStatistics, ddof: int = 0) -> Tensor:  # [n] -> [n]
     """In standard deviations from the mean: (r - mean) / std.
 
     If the statistics are of the same rewards, offset and positive scale of all of them change nothing; an offset of one
-    prompt does. While all rewards seen were equal they are centred only, as in the public code.
+    prompt does. While all rewards seen were equal they are centered only, as in the public code.
 
     Args:
         reward: rewards [n].
@@ -99,11 +99,11 @@ def running_standardised(reward: Tensor, statistics: RunningStatistics, ddof: in
         Rewards [n], in the type of `reward`.
 
     Raises:
-        SettingsError: `ddof` not 0 or 1.
+        ConfigError: `ddof` not 0 or 1.
         DataError: a reward that is not finite, or statistics of nothing.
         ValueError: not [n].
     """
-    values, std = finite(reward, "rewards"), statistics.std(ddof)
+    values, std = check_finite(reward, "rewards"), statistics.std(ddof)
     return ((values - statistics.mean) / (std or 1.0)).to(torch.result_type(reward, 1.0))
 
 
@@ -125,13 +125,13 @@ def running_clipped(
         Rewards [n], in the type of `reward`. While all rewards seen were equal every reward becomes that one.
 
     Raises:
-        SettingsError: a width that is not above 0 and finite, or `ddof` not 0 or 1.
+        ConfigError: a width that is not above 0 and finite, or `ddof` not 0 or 1.
         DataError: a reward that is not finite, or statistics of nothing.
         ValueError: not [n].
     """
     if not (math.isfinite(width) and width > 0):
-        raise SettingsError(f"The width of the clip is {width} deviations; expected a finite number above 0.")
-    values, reach = finite(reward, "rewards"), width * statistics.std(ddof)
+        raise ConfigError(f"The width of the clip is {width} deviations; expected a finite number above 0.")
+    values, reach = check_finite(reward, "rewards"), width * statistics.std(ddof)
     return values.clamp(statistics.mean - reach, statistics.mean + reach).to(torch.result_type(reward, 1.0))
 
 
@@ -152,7 +152,7 @@ def running_min_max(reward: Tensor, statistics: RunningStatistics) -> Tensor:  #
         DataError: a reward that is not finite, or statistics of nothing.
         ValueError: not [n].
     """
-    values = finite(reward, "rewards")
+    values = check_finite(reward, "rewards")
     _seen(statistics)
     reach = statistics.highest - statistics.lowest
     shaped = (values - statistics.lowest) / reach if reach > 0 else torch.full_like(values, 0.5)

@@ -1,0 +1,12 @@
+from .benchmark import Benchmark as Benchmark
+from .benchmark import Floats as Floats
+from .benchmark import Integers as Integers
+from .benchmark import Item as Item
+from .benchmark import Score as Score
+from .benchmark import Ties as Ties
+from .benchmark import padded as padded
+from .catalog import available as available
+from .catalog import open_benchmark as open_benchmark
+from .catalog import sample_prompts as sample_prompts
+from .rewardbench import SECTIONS as SECTIONS
+from .rules import item_success as item_success

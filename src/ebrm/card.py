@@ -1,0 +1,163 @@
+"""The README.md that is written beside a saved model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ebrm.heads import HEADS
+
+_HEAD = """---
+library_name: ebrm
+license: apache-2.0
+tags:
+- reward-model
+- energy-based-model
+- ebrm
+---
+"""
+
+_BASE_WEIGHTS = {
+    False: "It holds no language model: the backbone is referred to by name and fingerprint.",
+    True: "The weights of the backbone are part of it.",
+}
+_FROM_EBRM = """```python
+from ebrm import EnergyRewardModel
+
+model = EnergyRewardModel.from_pretrained("THIS_FOLDER_OR_REPOSITORY")
+scored = model.score(["What is 2 + 2?"], ["4"])
+scored.reward, scored.base_reward, scored.std
+```
+"""
+_FROM_TRANSFORMERS = """
+With transformers (`import ebrm` makes its Auto classes know the model):
+
+```python
+import ebrm
+from transformers import AutoModelForSequenceClassification
+
+model = AutoModelForSequenceClassification.from_pretrained("THIS_FOLDER_OR_REPOSITORY")
+```
+
+`model(input_ids=…, attention_mask=…)` gives the refined rewards as `.logits` [n, 1], beside `.base_reward`, `.std` and
+`.interval`.
+"""
+
+
+def model_card(record: dict[str, Any], standalone: bool = False) -> str:
+    """A model card in Markdown from what `config.json` holds of a model: what, numbers, data, settings, use.
+
+    Args:
+        record: what `config.json` holds.
+        standalone: the folder carries the reward model's weights, too.
+    """
+    backbone, data, metrics = record["backbone"], record["data"], record["metrics"]
+    name = backbone.get("name", "imported features")
+    sections = [
+        _HEAD,
+        f"# {_title(record)} {name}\n",
+        f"{_what(record)} {_BASE_WEIGHTS[standalone]}\n",
+        "## Measured\n",
+        _measured(metrics),
+        "## Backbone\n",
+        _table({k: v for k, v in backbone.items() if v is not None}),
+        "## Data\n",
+        _table({k: v for k, v in data.items() if k != "sources"}),
+        _sources(data.get("sources", {})),
+        _labels(record["filter"]),
+        "## Settings\n",
+        _table(
+            {
+                f"{stage}.{key}": value
+                for stage in ("network", "training", "head", "inference")
+                if stage in record
+                for key, value in record[stage].items()
+            }
+        ),
+        f"Epochs run: {len(record['history'])}; kept: {record['best_epoch']}.\n" if record["history"] else "",
+        trust_sentence(record["trust"]) + "\n" if record.get("trust") else "",
+        "## Use\n",
+        _FROM_TRANSFORMERS if standalone else _FROM_EBRM + ("" if record["text_rule"] is None else _FROM_TRANSFORMERS),
+        "Rewards are in the backbone's own units, so clip ranges and KL coefficients tuned for it still hold. Only "
+        "differences between responses to the same prompt mean something. The refined model inherits the backbone's "
+        "blind spots; its std says how spread the fitted density is, not that the backbone is right.\n",
+    ]
+    return "\n".join(section for section in sections if section)
+
+
+def _title(record: dict[str, Any]) -> str:
+    return "A head over the embeddings of" if record.get("head") else "Energy-based refinement of"
+
+
+def _what(record: dict[str, Any]) -> str:
+    if record.get("head"):
+        what = HEADS[record["head"]["kind"]]
+        return f"A head over the embeddings of a frozen reward model, fitted on preference pairs: {what}."
+    return (
+        "A density p(r | e) over the rewards of a frozen reward model, fitted on preference pairs (Energy-Based Reward "
+        "Models, arXiv 2504.13134)."
+    )
+
+
+def _measured(metrics: dict[str, Any]) -> str:
+    if not metrics.get("pairs"):
+        return "Nothing was measured when this model was saved.\n"
+    base, refined, difference = metrics["base"], metrics["refined"], metrics["difference"]
+
+    def row(label: str, value: dict[str, float], key: str) -> str:
+        interval = "-" if value["low"] is None else f"{100 * value['low']:.1f} to {100 * value['high']:.1f}"
+        return f"| {label} | {100 * value[key]:.1f} | {interval} |"
+
+    lines = [
+        f"Accuracy on {metrics['pairs']:,} held-out pairs, in percent, with 95% intervals (paired bootstrap over "
+        "prompts):\n",
+        "| | value | interval |",
+        "| --- | --- | --- |",
+        row("base", base, "accuracy"),
+        row("refined", refined, "accuracy"),
+        row("difference", difference, "value"),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _labels(report: dict[str, Any]) -> str:
+    if not report:
+        return ""
+    kept, total = f"{report['kept']:,}", report["kept"] + report["dropped"] + report["tied"]
+    outcome = f"The conflict filter left these out and kept {kept}." if report["used"] else "All were used."
+    return (
+        f"The backbone contradicts the labels of {report['dropped']:,} of {total:,} training pairs and ties on "
+        f"{report['tied']:,}. {outcome}\n"
+    )
+
+
+def trust_in_words(trust: Mapping[str, float | None]) -> str:
+    """What `Fusion.to_dict()` says: how far rewards follow the base reward, and how far the fitted density."""
+    noise, power = trust["base_noise"], trust["power"]
+    base = "base reward given no weight"
+    if noise is not None:
+        base = f"base reward trusted to within {noise:g} standard deviation{'' if noise == 1 else 's'}"
+    return f"{base}; density {f'to the power {power:g}' if power else 'given no weight'}"
+
+
+def trust_sentence(trust: Mapping[str, float | None]) -> str:
+    """:func:`trust_in_words` for readers who do not know what it is about."""
+    unit = "" if trust["base_noise"] is None else " (the standard deviation is that of the training rewards)"
+    return f"What the refined reward goes by: {trust_in_words(trust)}{unit}."
+
+
+def _sources(sources: dict[str, int]) -> str:
+    if not sources or set(sources) == {"-"}:
+        return ""
+    rows = [f"| {_cell(name)} | {count:,} |" for name, count in sorted(sources.items(), key=lambda item: -item[1])]
+    return "\n".join(["| source | pairs |", "| --- | --- |", *rows]) + "\n"
+
+
+def _table(values: dict[str, Any]) -> str:
+    rows = [f"| {_cell(key)} | {_cell(value)} |" for key, value in values.items()]
+    return "\n".join(["| | |", "| --- | --- |", *rows]) + "\n"
+
+
+def _cell(value: Any) -> str:
+    """Text safe inside a Markdown table."""
+    return str(value).replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")

@@ -1,1 +1,0 @@
-"""Where rewards are used: transformers, TRL, OpenRLHF, verl, and the client of `ebrm serve`."""

@@ -1,0 +1,138 @@
+"""What a user can choose about reading preferences and about turning text into tokens (no heavy imports)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from ebrm.errors import ConfigError
+
+BadRows = Literal["stop", "skip"]
+Bos = Literal["auto", "keep", "strip"]
+Eos = Literal["auto", "append", "keep"]
+Truncation = Literal["error", "prompt_left", "drop"]
+
+# Our name for a column -> what it holds. `columns` maps these names to the names in the user's data.
+COLUMN_NAMES: dict[str, str] = {
+    "prompt": "what was asked: a string, a list of messages, or such a list as a JSON string",
+    "chosen": "the preferred reply (or the whole conversation ending in it)",
+    "rejected": "the other reply (or the whole conversation ending in it)",
+    "a": "the first of two replies, where a label says which is better",
+    "b": "the second of two replies, where a label says which is better",
+    "label": "which of a and b is better: A>B, B>A, A, B, 0 (a) or 1 (b)",
+    "strength": "how strongly the preference was felt (a number, any unit; also read from `margin`)",
+    "source": "where the row comes from",
+    "category": "what kind of row it is; reports are broken down by it",
+    "split": "train, validation, test, …",
+}
+
+
+@dataclass(frozen=True)
+class PreferenceConfig:
+    """How preference pairs are read.
+
+    Raises:
+        ConfigError: a value outside its range, or a column name that is not one of `COLUMN_NAMES`.
+
+    """
+
+    split: str | None = field(
+        default=None,
+        metadata={
+            "help": "Split to read. Unset: `train` of a Hub data set, every row of local data. "
+            "Set: that split of a Hub data set, or the local rows whose `split` column holds this name."
+        },
+    )
+    columns: dict[str, str] = field(
+        default_factory=dict,
+        metadata={
+            "help": "Where a column has another name in the data: our name = its name (prompt=question, "
+            "a=response_A, b=response_B, label=label). Our names: " + ", ".join(COLUMN_NAMES) + "."
+        },
+    )
+    bad_rows: BadRows = field(
+        default="stop",
+        metadata={"help": "Rows that cannot be used: `stop` and list them, or `skip` and count them."},
+    )
+    limit: int | None = field(
+        default=None,
+        metadata={
+            "help": "Keep at most this many rows, chosen prompt by prompt with a fixed hash. A prompt's rows stay "
+            "together, and at least one prompt is kept. Unset: all."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        _one_of("bad_rows", self.bad_rows, BadRows)
+        if self.limit is not None and self.limit < 1:
+            raise ConfigError(f"limit is {self.limit} rows; it must be at least 1 (leave it unset to read all).")
+        for ours, theirs in self.columns.items():
+            if ours not in COLUMN_NAMES:
+                raise ConfigError(
+                    f"columns has {ours}={theirs}, but {ours!r} is not one of our column names "
+                    f"({', '.join(COLUMN_NAMES)}). Our name comes first: `--column prompt=question`."
+                )
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """How a prompt and a response become token ids.
+
+    Raises:
+        ConfigError: a value outside its range.
+
+    """
+
+    template: str | None = field(
+        default=None,
+        metadata={
+            "help": "Chat template. Unset (or `auto`): the tokenizer's own if it has one, else the plain format. "
+            "`plain` forces the plain format; anything else is a Jinja template's source."
+        },
+    )
+    template_kwargs: dict[str, Any] = field(
+        default_factory=dict,
+        metadata={"help": "Arguments passed to the chat template (enable_thinking=false)."},
+    )
+    bos: Bos = field(
+        default="auto",
+        metadata={
+            "help": "Start-of-text token. `auto`: exactly one where the tokenizer uses one; `keep`: whatever the "
+            "template and tokenizer give; `strip`: none."
+        },
+    )
+    eos: Eos = field(
+        default="auto",
+        metadata={
+            "help": "End-of-text token. `auto` and `keep`: what the template and tokenizer give; `append`: the text "
+            "ends with exactly one."
+        },
+    )
+    truncation: Truncation | None = field(
+        default=None,
+        metadata={
+            "help": "Texts over max_length: `error` stops and names the text, `prompt_left` cuts the prompt's "
+            "beginning (never the response), `drop` leaves the row out and counts it. Unset: error, but drop for "
+            "the `demo` model, which takes 512 tokens only."
+        },
+    )
+    max_length: int | None = field(
+        default=None,
+        metadata={"help": "Longest text, in tokens. Unset: the model's own limit."},
+    )
+
+    def __post_init__(self) -> None:
+        if self.template == "auto":
+            object.__setattr__(self, "template", None)
+        _one_of("bos", self.bos, Bos)
+        _one_of("eos", self.eos, Eos)
+        if self.truncation is not None:
+            _one_of("truncation", self.truncation, Truncation)
+        if self.max_length is not None and self.max_length < 1:
+            raise ConfigError(f"max_length is {self.max_length} tokens; it must be at least 1.")
+
+
+def _one_of(name: str, value: object, choices: Any) -> None:
+    allowed = get_args(choices)
+    if value not in allowed:
+        raise ConfigError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}.")

@@ -1,0 +1,289 @@
+"""The one form every preference takes after reading, the checks it has passed, and the report of the reading."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import reprlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from ebrm.utils.files import sha256_json
+
+Message = dict[str, str]  # {"role": "user", "content": "…"}
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+EXAMPLES = 5  # bad rows shown in full
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 72
+_short.maxlist = _short.maxdict = _short.maxlevel = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """One checked pair: to `prompt`, `chosen` is the better reply and `rejected` the other.
+
+    Attributes:
+        prompt: The conversation up to the reply; holds a user turn and ends in a user (or tool) turn.
+        chosen: The preferred reply, not blank, byte for byte as in the data.
+        rejected: The other reply, not blank and not equal to `chosen`.
+        strength: How strongly the preference was felt, in the data's own unit, finite; None if not given.
+        source: Where the row comes from; None if not given.
+        category: What kind of row it is; None if not given.
+        row: Where it was read: `file.jsonl:12` (line or row, from 1) or `rows[11]` (Python index, from 0).
+        split: The split it belongs to; None if not given.
+
+    """
+
+    prompt: tuple[Message, ...]
+    chosen: str
+    rejected: str
+    strength: float | None
+    source: str | None
+    category: str | None
+    row: str
+    split: str | None
+
+    @property
+    def prompt_id(self) -> str:
+        """The first 16 hexadecimal digits of the SHA-256 of the prompt's canonical JSON."""
+        return prompt_id(self.prompt)
+
+
+def prompt_id(prompt: Sequence[Message]) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of a message list's canonical JSON."""
+    return sha256_json(list(prompt))[:16]
+
+
+def conversation(messages: Sequence[Mapping[str, str]]) -> str:
+    """A prompt as people read it: a single user turn as it stands, more turns with their roles."""
+    if len(messages) == 1:
+        return messages[0]["content"]
+    return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row that cannot be used.
+
+    Attributes:
+        where: `file:row`.
+        field: The column (and the place in it) as the data name it, such as `chosen[1].content`.
+        value: What stood there, shortened.
+        kind: What is wrong with it, in a few fixed words.
+
+    """
+
+    where: str
+    field: str
+    value: str
+    kind: str
+
+    def __str__(self) -> str:
+        return f"{self.where}, {self.field}: {self.kind}, {self.value}"
+
+
+@dataclass(frozen=True)
+class PreferenceReport:
+    """What was read, in which format, and what was left out: `read = kept + skipped + limited`.
+
+    Attributes:
+        origin: The source, said in words.
+        format: The detected format, such as "explicit prompt, conversational".
+        read: Rows of the chosen split.
+        kept: Rows in the result.
+        skipped: Bad rows by kind.
+        examples: The first five bad rows.
+        duplicates: Kept rows whose prompt, chosen and rejected repeat an earlier row's exactly. They are kept:
+            two annotators who agree are two observations.
+        limited: Good rows left out by `limit`.
+
+    """
+
+    origin: str
+    format: str
+    read: int
+    kept: int
+    skipped: dict[str, int]
+    examples: tuple[BadRow, ...]
+    duplicates: int
+    limited: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON values."""
+        return dataclasses.asdict(self) | {"examples": [dataclasses.asdict(row) for row in self.examples]}
+
+    def summary(self) -> str:
+        """The report in one line, with the skipped kinds and exact repeats if there are any."""
+        text = f"{self.origin}: {self.kept:,} of {self.read:,} rows kept ({self.format})"
+        if self.skipped:
+            text += f"; {sum(self.skipped.values()):,} skipped ({count_kinds(self.skipped)})"
+        if self.limited:
+            text += f"; {self.limited:,} beyond the limit"
+        if self.duplicates:
+            text += f"; {self.duplicates:,} exact repeats among the kept"
+        return text
+
+
+@dataclass(frozen=True)
+class Preferences:
+    """Checked pairs in the order read, and the report of their reading."""
+
+    rows: tuple[Preference, ...]
+    report: PreferenceReport
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Preference]:
+        return iter(self.rows)
+
+    def __getitem__(self, index: int) -> Preference:
+        return self.rows[index]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (64 hexadecimal digits) of the rows' contents in order; where they were read does not count."""
+        digest = hashlib.sha256()
+        for r in self.rows:
+            content = [list(r.prompt), r.chosen, r.rejected, r.strength, r.source, r.category, r.split]
+            text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+            digest.update(text.encode("utf-8", "surrogatepass") + b"\n")
+        return digest.hexdigest()
+
+
+class RowProblem(ValueError):
+    """One row cannot be used: the kind of problem, the field and its value. Never leaves this package."""
+
+    def __init__(self, kind: str, field: str, value: object) -> None:
+        super().__init__(f"{field}: {kind}")
+        self.kind, self.field, self.value = kind, field, value
+
+    def at(self, where: str) -> BadRow:
+        """The problem as a row of the report."""
+        return BadRow(where, self.field, shorten(self.value), self.kind)
+
+
+def shorten(value: object) -> str:
+    """A value's repr, cut in the middle to at most 72 characters a string."""
+    return _short.repr(value)
+
+
+def count_kinds(kinds: dict[str, int]) -> str:
+    """`12 empty, 3 equal sides`, most frequent first."""
+    return ", ".join(f"{count:,} {kind}" for kind, count in sorted(kinds.items(), key=lambda kc: (-kc[1], kc[0])))
+
+
+def check_text(value: object, field: str) -> str:
+    r"""A string that holds something and can be encoded, returned as it is.
+
+    Null bytes, emoji and every other character are kept. A lone surrogate (half of an emoji, left by a cut or by a
+    broken `\ud83d` escape) has no UTF-8 form, so no tokenizer or file could take it.
+
+    Raises:
+        RowProblem: missing, not a string, empty, or lone surrogate.
+
+    """
+    if value is None:
+        raise RowProblem("missing", field, value)
+    if not isinstance(value, str):
+        raise RowProblem("not a string", field, value)
+    if not value.strip():
+        raise RowProblem("empty", field, value)
+    return check_encodable(value, field)
+
+
+def check_encodable(value: str, field: str) -> str:
+    """`value`, if it has a UTF-8 form; RowProblem otherwise."""
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        raise RowProblem("lone surrogate", field, value) from None
+    return value
+
+
+def check_messages(value: object, field: str) -> list[Message]:
+    """A non-empty list of messages, reduced to role and content.
+
+    Further keys (time stamps, names) are left out, except tool calls: they are part of what was said and have no
+    place in a text, so they are a problem. A system message may be empty, as some templates expect.
+
+    Raises:
+        RowProblem: missing, not a list of messages, unknown role, tool calls, or a content `check_text` refuses.
+
+    """
+    if value is None:
+        raise RowProblem("missing", field, value)
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise RowProblem("not a list of messages", field, value)
+    if not value:
+        raise RowProblem("empty", field, value)
+    messages: list[Message] = []
+    for i, message in enumerate(value):
+        at = f"{field}[{i}]"
+        if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
+            raise RowProblem("not a message with role and content", at, message)
+        if message["role"] not in ROLES:
+            raise RowProblem("unknown role", f"{at}.role", message["role"])
+        if message.get("tool_calls"):
+            raise RowProblem("tool calls", f"{at}.tool_calls", message["tool_calls"])
+        role, content = message["role"], message["content"]
+        if not (role == "system" and content == ""):
+            content = check_text(content, f"{at}.content")
+        messages.append({"role": role, "content": content})
+    return messages
+
+
+def check_prompt(prompt: Sequence[Message], field: str) -> tuple[Message, ...]:
+    """A conversation that asks for a reply.
+
+    Raises:
+        RowProblem: no user turn, or a last turn that is not the user's (or a tool's answer).
+
+    """
+    if not any(message["role"] == "user" for message in prompt):
+        raise RowProblem("no user turn", field, list(prompt))
+    if prompt[-1]["role"] not in ("user", "tool"):
+        raise RowProblem("prompt does not end in a user turn", field, prompt[-1])
+    return tuple(prompt)
+
+
+def check_strength(value: object, field: str) -> float | None:
+    """A finite number, also as a numeral (CSV); None and "" mean not given.
+
+    Raises:
+        RowProblem: not a number, or NaN or infinite.
+
+    """
+    if value is None or value == "":
+        return None
+    try:
+        if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+            raise ValueError
+        number = float(value)
+    except (ValueError, OverflowError):
+        raise RowProblem("strength is not a number", field, value) from None
+    if not math.isfinite(number):
+        raise RowProblem("strength is not finite", field, value)
+    return number
+
+
+def check_name(value: object, field: str) -> str | None:
+    """An optional name (source, category, split); whole numbers are taken as their numerals, "" as not given.
+
+    Raises:
+        RowProblem: not a string, or lone surrogate.
+
+    """
+    if value is None or value == "":
+        return None
+    if isinstance(value, int):
+        return str(value)
+    if not isinstance(value, str):
+        raise RowProblem("not a string", field, value)
+    return check_encodable(value, field)

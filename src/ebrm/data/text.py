@@ -1,0 +1,301 @@
+"""From a prompt and a response to token ids: the one place where text and token rules live.
+
+Fitting, scoring, evaluating and serving all go through :func:`tokenize`, or :func:`tokenize_rendered` for a
+conversation
+that somebody else has already written as one text. What they do is fixed by a :class:`TextRule`: the same text must
+never reach the reward model in two shapes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from jinja2 import TemplateError
+
+from ebrm.data.text_rule import PLAIN, TextRule, make_text_rule
+from ebrm.errors import TextError, TextTooLongError
+
+__all__ = ["TextRule", "TokenizedText", "make_text_rule", "render", "tokenize", "tokenize_rendered"]
+
+logger = logging.getLogger(__name__)
+
+_PLAIN_ROLES = {"system": "System", "user": "User", "assistant": "Assistant"}
+# Stand for a prompt and a response where a template's own writing is looked at.
+_ASKED, _ANSWERED = "\ue000", "\ue001"
+
+
+@dataclass(frozen=True)
+class TokenizedText:
+    """Token ids of one prompt with its response.
+
+    Attributes:
+        ids: token ids, special tokens included, at most `max_length` of them.
+        truncated: how many tokens were cut from the prompt's beginning (0 = none).
+    """
+
+    ids: list[int]
+    truncated: int
+
+
+def render(rule: TextRule, tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> str:
+    r"""Write a conversation as the text the model reads, before tokenization.
+
+    Plain format: `"\n\n".join(f"{Role}: {content}")` with the roles System, User and Assistant.
+
+    Raises:
+        TextError: no messages, a role the plain format does not know, a role or content that is not a string, or a
+            conversation the chat template refuses.
+    """
+    if not messages:
+        raise TextError("There are no messages to write. A prompt needs at least one turn.")
+    clean = [_clean_message(message, place) for place, message in enumerate(messages)]
+    if rule.template == PLAIN:
+        return "\n\n".join(f"{_plain_role(message['role'])}: {message['content']}" for message in clean)
+    try:
+        text = tokenizer.apply_chat_template(
+            clean, chat_template=rule.template, tokenize=False, add_generation_prompt=False, **rule.template_kwargs
+        )
+    except TemplateError as error:
+        roles = " → ".join(message["role"] for message in clean)
+        raise TextError(
+            f"The chat template refuses this conversation (turns: {roles}): {error}. Change the turns, or choose "
+            "another template (template='plain' takes any order of system, user and assistant)."
+        ) from error
+    return str(text)
+
+
+def tokenize(
+    rule: TextRule, tokenizer: Any, prompt: Sequence[Mapping[str, str]] | str, response: str, where: str = ""
+) -> TokenizedText | None:
+    """Turn a prompt and a response into the token ids the reward model reads.
+
+    Args:
+        rule: from :func:`make_text_rule`.
+        tokenizer: the tokenizer the rule was made for.
+        prompt: messages, or a string, which means one user turn.
+        response: the assistant's turn; may be empty.
+        where: the row's place (`file.jsonl:12`), for error messages.
+
+    Returns:
+        The token ids, or None when the text is too long and `truncation` is "drop".
+
+    Raises:
+        TextError: a text that cannot be written or is too long; the message names `where`, the lengths and the options.
+    """
+    at = f"{where}: " if where else ""
+    if not isinstance(response, str):
+        raise TextError(f"{at}The response is a {type(response).__name__}, not a string. Give the response as text.")
+    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+    try:
+        text = render(rule, tokenizer, [*turns, {"role": "assistant", "content": response}])
+    except TextError as error:
+        raise TextError(f"{at}{error}") from error
+    return _fit(rule, tokenizer, text, at, lambda: _response_start(rule, tokenizer, turns, text))
+
+
+def tokenize_rendered(rule: TextRule, tokenizer: Any, text: str, where: str = "") -> TokenizedText | None:
+    """Turn a conversation that is already written as one text into the token ids the reward model reads.
+
+    For the text that `rule` writes of a prompt and a response, these are the ids of :func:`tokenize`. A policy's output
+    often lacks the end of that: if the last turn is an assistant's in the rule's template, and is not closed (it ran
+    into a limit, or ends with an end-of-text token) or lacks the line break after what closes it, it is closed as the
+    template does. All else is read as it stands.
+
+    Args:
+        rule: from :func:`make_text_rule`.
+        tokenizer: the tokenizer the rule was made for.
+        text: the conversation, its special tokens written out; the start-of-text token may be left out.
+        where: the row's place, for error messages.
+
+    Returns:
+        The token ids, or None when the text is too long and `truncation` is "drop".
+
+    Raises:
+        TextError: not a string, no tokens, or too long; and with truncation "prompt_left", too long without the
+            rule's opening of an assistant's turn, so that nobody can say what may be cut.
+    """
+    at = f"{where}: " if where else ""
+    if not isinstance(text, str):
+        raise TextError(f"{at}The text is a {type(text).__name__}, not a string. Give the whole conversation as text.")
+    opening, closing = _assistant_marks(rule, tokenizer)
+    text = _closed(_without_surrogates(text), opening, closing, tokenizer.eos_token)
+
+    def start() -> int:
+        if not opening or opening not in text:
+            raise TextTooLongError(
+                f"{at}The text has more than the {rule.max_length} tokens of the limit, and its prompt cannot be cut: "
+                f"nothing shows where the response starts (the text rule opens an assistant's turn with {opening!r}). "
+                "Write the text with the reward model's own template, or give the prompt and the response apart."
+            )
+        return text.rindex(opening) + len(opening)
+
+    return _fit(rule, tokenizer, text, at, start)
+
+
+def _fit(rule: TextRule, tokenizer: Any, text: str, at: str, response_start: Callable[[], int]) -> TokenizedText | None:
+    """Token ids of a written text within the rule's length; `response_start` is asked only where it has to be cut."""
+    ids = _token_ids(rule, tokenizer, text)
+    if not ids:
+        raise TextError(f"{at}The text {text[:40]!r} has no tokens, so there is nothing to read. Leave it out.")
+    surplus = len(ids) - rule.max_length
+    if surplus <= 0:
+        return TokenizedText(ids, 0)
+    if rule.truncation == "drop":
+        return None
+    if rule.truncation == "error":
+        raise TextTooLongError(
+            f"{at}The text has {len(ids)} tokens, and the limit is {rule.max_length}. Choose one: raise max_length (if "
+            "the model takes longer texts), truncation='prompt_left' to cut the prompt's beginning, or "
+            "truncation='drop' to leave such rows out and count them."
+        )
+    leading = 1 if ids[0] in (tokenizer.bos_token_id, tokenizer.cls_token_id) else 0
+    tail = _tokens_from(rule, tokenizer, text, response_start())
+    room = rule.max_length - leading
+    if tail > room:
+        raise TextTooLongError(
+            f"{at}The response alone has {tail} tokens (those that close the turn included), and the limit is "
+            f"{rule.max_length}. ebrm never cuts a response: raise max_length, use truncation='drop' to leave such "
+            "rows out and count them, or shorten it."
+        )
+    return TokenizedText(ids[:leading] + ids[len(ids) - room :], surplus)
+
+
+def _assistant_marks(rule: TextRule, tokenizer: Any) -> tuple[str, str]:
+    """What the rule writes between a user's text and the assistant's, and after that; empty where it refuses both."""
+    try:
+        asked = [{"role": "user", "content": _ASKED}, {"role": "assistant", "content": _ANSWERED}]
+        written = render(rule, tokenizer, asked).partition(_ASKED)[2]
+    except TextError:
+        return "", ""
+    opening, _, closing = written.partition(_ANSWERED)
+    return opening, closing
+
+
+def _closed(text: str, opening: str, closing: str, eos: str | None) -> str:
+    """`text` with its last assistant's turn closed as the template closes it; see :func:`tokenize_rendered`."""
+    end = closing.rstrip()
+    if not opening or not end or opening not in text:
+        return text
+    start = text.rindex(opening) + len(opening)
+    head, response = text[:start], text[start:]
+    bare = response.rstrip()
+    if bare.endswith(end):
+        return head + bare.removesuffix(end) + closing
+    if end in response:  # something follows the end of the turn: not ours to understand
+        return text
+    while eos and response.endswith(eos):
+        response = response.removesuffix(eos)
+    return head + response + closing
+
+
+def _plain_role(role: str) -> str:
+    if role not in _PLAIN_ROLES:
+        raise TextError(
+            f"A message has the role {role!r}; the plain format knows system, user and assistant. Rename the role, or "
+            "give a chat template that has it."
+        )
+    return _PLAIN_ROLES[role]
+
+
+def _clean_message(message: Mapping[str, str], place: int) -> dict[str, str]:
+    clean = {}
+    for name in ("role", "content"):
+        value = message.get(name) if isinstance(message, Mapping) else None
+        if not isinstance(value, str):
+            raise TextError(
+                f"Message {place + 1} has {name} = {value!r}, which is not a string. Each message needs a role and a "
+                "content, both text."
+            )
+        clean[name] = _without_surrogates(value)
+    return clean
+
+
+def _without_surrogates(text: str) -> str:
+    """Join surrogate pairs and replace lone surrogates by U+FFFD: they have no UTF-8 form, tokenizers crash on them."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        _warn_once("Some texts hold lone surrogates (broken emoji, usually); each is replaced by U+FFFD.")
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
+def _token_ids(rule: TextRule, tokenizer: Any, text: str) -> list[int]:
+    ids = tokenizer(_final_text(rule, tokenizer, text), add_special_tokens=rule.template == PLAIN, verbose=False)
+    return _open(rule, tokenizer, _close(rule, tokenizer, list(ids["input_ids"])))
+
+
+def _final_text(rule: TextRule, tokenizer: Any, text: str) -> str:
+    if rule.eos != "append" or rule.template == PLAIN:
+        return text
+    # Templates often write a newline after the closing token; a model trained on texts that end with the token must
+    # not see it twice with a newline between.
+    bare = text.rstrip("\n")
+    return bare if bare.endswith(tokenizer.eos_token) else text + tokenizer.eos_token
+
+
+def _close(rule: TextRule, tokenizer: Any, ids: list[int]) -> list[int]:
+    """Apply the rule for the end-of-text token."""
+    if rule.eos != "append":
+        return ids
+    end = len(ids)
+    while end and ids[end - 1] == tokenizer.eos_token_id:
+        end -= 1
+    return [*ids[:end], tokenizer.eos_token_id]
+
+
+def _open(rule: TextRule, tokenizer: Any, ids: list[int]) -> list[int]:
+    """Apply the rule for the start-of-text token."""
+    bos = tokenizer.bos_token_id
+    if bos is None or rule.bos == "keep":
+        return ids
+    given = 0
+    while given < len(ids) and ids[given] == bos:
+        given += 1
+    if rule.bos == "strip":
+        # Where the start token is also the token that is pooled (RoBERTa's <s>), one has to stay.
+        return ids[given - 1 if given and bos == tokenizer.cls_token_id else given :]
+    if given > 1:
+        _warn_once(f"Texts start with {given} start-of-text tokens ({tokenizer.bos_token!r}); all but one are removed.")
+        return ids[given - 1 :]
+    if given == 0 and rule.template != PLAIN and _adds_bos(tokenizer):
+        return [bos, *ids]
+    return ids
+
+
+def _adds_bos(tokenizer: Any) -> bool:
+    ids = tokenizer("a", verbose=False)["input_ids"]
+    return bool(ids) and ids[0] == tokenizer.bos_token_id
+
+
+def _response_start(rule: TextRule, tokenizer: Any, turns: Sequence[Mapping[str, str]], text: str) -> int:
+    """Where in the written `text` the response starts."""
+    # Where the texts of two different responses part: no assumption about the template, which may trim the response or
+    # leave parts of it out.
+    other = render(rule, tokenizer, [*turns, {"role": "assistant", "content": _ANSWERED}])
+    return next((i for i, (a, b) in enumerate(zip(text, other, strict=False)) if a != b), min(len(text), len(other)))
+
+
+def _tokens_from(rule: TextRule, tokenizer: Any, text: str, start: int) -> int:
+    """How many tokens at the end belong to what stands from the character `start` on: a response and its closing."""
+    final, plain = _final_text(rule, tokenizer, text), rule.template == PLAIN
+    if not tokenizer.is_fast:
+        # No character offsets: the response tokenized alone, which may count a token more than in place.
+        return len(_close(rule, tokenizer, list(tokenizer(final[start:], add_special_tokens=plain)["input_ids"])))
+    encoded = tokenizer(final, add_special_tokens=plain, return_offsets_mapping=True, verbose=False)
+    ids, ends = list(encoded["input_ids"]), [end for _, end in encoded["offset_mapping"]]
+    first = next((i for i, end in enumerate(ends) if end > start), None)
+    if first is None:  # an empty response that nothing follows but added special tokens, whose offsets are (0, 0)
+        first = len(ends)
+        while first and ends[first - 1] == 0:
+            first -= 1
+    return len(_close(rule, tokenizer, ids)) - first
+
+
+@cache
+def _warn_once(message: str) -> None:
+    logger.warning(message)

@@ -1,1 +1,0 @@
-"""Other heads over a frozen reward model's embeddings, held, saved and served like the energy model."""

@@ -1,1 +1,0 @@
-"""Which differences between rewards are real: scores, intervals, tests and further measures."""

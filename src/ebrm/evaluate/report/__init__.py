@@ -1,1 +1,0 @@
-"""Pages that people read: one self-contained HTML file each."""

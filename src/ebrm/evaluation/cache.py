@@ -1,0 +1,126 @@
+"""What a reward model said of benchmark texts, kept in a cache: a text is read once, whatever asks for it later.
+
+A cache folder belongs to one reward model under one text rule. In it lies one features folder for each run that met
+new texts, so that other benchmarks, limits, statistics and energy models on the same reward model find theirs there.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ebrm.errors import FeaturesError
+from ebrm.features import (
+    MANIFEST,
+    FeatureConfig,
+    Features,
+    Text,
+    extract_texts,
+    open_features,
+    read_items,
+    read_manifest,
+)
+from ebrm.utils.files import sha256_json
+
+if TYPE_CHECKING:
+    from ebrm.backbone import Backbone
+
+logger = logging.getLogger(__name__)
+
+#: Embeddings a file; small, so that a long run that is stopped loses little.
+_SHARD_ROWS = 1024
+
+
+class ReadTexts:
+    """Rewards and embeddings of texts that one reward model has read, from one or more features folders.
+
+    Attributes:
+        parts: the folders, in the order of `reward`.
+        reward: float64 [n], the base reward of every text of every part.
+        refused: why texts could not be read, by text id.
+    """
+
+    def __init__(self, parts: Iterable[Features]) -> None:
+        self.parts: list[Features] = []
+        self.reward: NDArray[np.float64] = np.empty(0)
+        self.refused: dict[str, str] = {}
+        self._row: dict[str, int] = {}
+        for part in parts:
+            self._add(part)
+
+    def _add(self, part: Features) -> None:
+        assert part.path is not None
+        ids = read_items(part.path / "items.parquet")["text_id"]
+        if None in ids:
+            raise FeaturesError(
+                f"The features in {part.path} do not say which text is which: they were imported, or made by an older "
+                "version. Make them anew with `ebrm features`, or give the reward model itself."
+            )
+        for row, text in enumerate(ids, start=len(self.reward)):
+            self._row.setdefault(text, row)
+        self.reward = np.concatenate([self.reward, part.reward.double().numpy()])
+        self.refused |= part.manifest.get("refused") or {}
+        self.parts.append(part)
+
+    def rows(self, text_ids: Sequence[str]) -> NDArray[np.int64]:
+        """Where texts stand in `reward` [m]; -1 for those that are not there."""
+        find = self._row.get
+        return np.fromiter((find(text, -1) for text in text_ids), np.int64, len(text_ids))
+
+    def unread(self, texts: Iterable[Text]) -> list[Text]:
+        """The texts that are neither here nor known to be refused, each once, in the order given."""
+        new = {text.id: text for text in texts}
+        return [text for name, text in new.items() if name not in self._row and name not in self.refused]
+
+    def why_not(self, text_id: str) -> str:
+        """Why a text has no reward."""
+        return self.refused.get(text_id, "not in the features given")
+
+
+class TextCache(ReadTexts):
+    """Texts read so far by one reward model under one text rule, and the way to read more.
+
+    Args:
+        root: folder of all caches.
+        identity: the reward model's, as in a features manifest.
+        rule: the text rule's identity.
+        others: further features of the same reward model and text rule, which are only looked into.
+
+    Raises:
+        FeaturesError: a damaged folder in the cache, or `others` of another reward model or text rule.
+    """
+
+    def __init__(
+        self, root: Path, identity: dict[str, Any], rule: dict[str, Any], others: Sequence[Features] = ()
+    ) -> None:
+        self.path = root / _key(identity, rule)
+        found = []
+        for manifest in sorted((self.path / "texts").glob(f"*/{MANIFEST}")):
+            if read_manifest(manifest.parent)["complete"]:  # an unfinished one is continued when its texts are needed
+                found.append(open_features(manifest.parent, verify=False))
+        for other in others:
+            other.check(identity, rule)
+        super().__init__([*others, *found])
+
+    def read(self, texts: Iterable[Text], load: Callable[[], Backbone], settings: FeatureConfig | None = None) -> int:
+        """Read the texts that are not here yet; returns how many they were. `load` is called only if there are any.
+
+        A run that was stopped goes on with the texts it had finished, when the same texts are asked for again.
+        """
+        new = self.unread(texts)
+        if new:
+            folder = self.path / "texts" / sha256_json([text.id for text in new])[:16]
+            self._add(extract_texts(load(), new, folder, settings or FeatureConfig(shard_rows=_SHARD_ROWS)))
+        return len(new)
+
+
+def _key(identity: dict[str, Any], rule: dict[str, Any]) -> str:
+    """Name of a cache: readable first, then what decides every number. The same weights share it under any name."""
+    said = {name: value for name, value in identity.items() if name not in ("name", "revision")}
+    name = "".join(char if char.isalnum() else "-" for char in str(identity["name"]).rstrip("/").rpartition("/")[2])
+    return f"{name[:40]}-{sha256_json([said, rule])[:16]}"

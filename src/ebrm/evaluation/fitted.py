@@ -1,0 +1,246 @@
+"""Measuring a fit on its test pairs: the numbers that go into metrics.json, the model card and the report."""
+
+from __future__ import annotations
+
+import math
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+import torch
+
+from ebrm.data import conversation
+from ebrm.features import Pairs
+from ebrm.fitting import Fitted
+from ebrm.metrics import (
+    Calibration,
+    Estimate,
+    PairedAccuracy,
+    calibration,
+    error_auroc,
+    pair_std,
+    paired_accuracy,
+    paired_accuracy_by_category,
+)
+from ebrm.model import RefinedReward
+from ebrm.report import ChangedExample, LiveScore, ReportData
+
+_PACKAGES = ("ebrm", "torch", "transformers", "safetensors", "numpy", "scipy", "scikit-learn", "peft")
+_EXAMPLES = 6
+#: Rows read and refined at a time.
+_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the test pairs say.
+
+    Attributes:
+        metrics: plain numbers: base.accuracy, refined.accuracy, difference.{value, low, high}, pairs, kept_fraction
+            (of the training pairs, those fitted on), contradicted_fraction (those whose label the base reward
+            contradicts, fitted on or not), trust.{power, base_noise} (None: infinite), seconds, versions, and more;
+            `pairs` is 0 and what would be measured is None where nothing was held out.
+        report: everything the page shows; None where nothing was held out.
+    """
+
+    metrics: dict[str, Any]
+    report: ReportData | None
+
+
+def measure(
+    fitted: Fitted,
+    *,
+    title: str,
+    live: Sequence[LiveScore] = (),
+    notes: Sequence[str] = (),
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Measured:
+    """Evaluate base and refined rewards on the test pairs, which were used for nothing before.
+
+    Args:
+        fitted: result of :func:`ebrm.fitting.fit`.
+        title: of the report.
+        live: texts scored for the report.
+        notes: where the data come from, for the report.
+        resamples, seed: of the paired bootstrap over prompts.
+    """
+    pairs = fitted.features.pairs.take(fitted.splits.test)
+    record, labels = fitted.model.record, fitted.conflicts.overall
+    common: dict[str, Any] = {
+        "kept_fraction": labels.kept_fraction if record.training.filter_conflicts else 1.0,
+        "contradicted_fraction": labels.dropped_fraction,
+        "trust": fitted.model.density_model.trust.to_dict(),
+        "versions": versions(),
+    }
+    if len(pairs) == 0:
+        return Measured({"pairs": 0, "base": None, "refined": None, "difference": None, **common}, None)
+    started = time.monotonic()
+    items, (chosen, rejected) = _items(pairs)
+    refined, most = _refine(fitted, items)
+    probability = _probability(fitted, pairs)
+    seconds = fitted.seconds | {"refine": time.monotonic() - started}
+    started = time.monotonic()
+    sides = (
+        refined.base_reward[chosen].numpy(), refined.base_reward[rejected].numpy(),
+        refined.reward[chosen].numpy(), refined.reward[rejected].numpy(),
+    )  # fmt: skip
+    overall = paired_accuracy(*sides, pairs.prompt_id, resamples, seed)
+    by_category = paired_accuracy_by_category(*sides, pairs.prompt_id, pairs.category, resamples, seed)
+    std = torch.stack([refined.std[chosen], refined.std[rejected]], 1).numpy()
+    reliability = calibration(probability, pairs.prompt_id, resamples=resamples, seed=seed)
+    error = sides[2] <= sides[3]
+    seconds["evaluate"] = time.monotonic() - started
+    metrics = {
+        **_accuracy(overall),
+        "pairs": overall.pairs,
+        "prompts": overall.prompts,
+        "by_category": {name: _accuracy(value) | {"pairs": value.pairs} for name, value in by_category.items()},
+        "calibration": _calibration(reliability),
+        "error_auroc": _values(
+            {
+                "std": error_auroc(pair_std(std[:, 0], std[:, 1]), error, pairs.prompt_id, resamples, seed),
+                "confidence": error_auroc(
+                    1 - np.maximum(probability, 1 - probability), error, pairs.prompt_id, resamples, seed
+                ),
+            }
+        ),
+        "delta": {
+            "fraction": float((refined.delta.abs() > 1e-6).float().mean()),
+            "mean_absolute": float(refined.delta.abs().mean()),
+        },
+        "seconds": seconds,
+        **common,
+    }
+    report = ReportData(
+        title=title,
+        overall=overall,
+        by_category=by_category,
+        base_reward=np.stack(sides[:2], 1),
+        refined_reward=np.stack(sides[2:], 1),
+        probability=probability,
+        std=std,
+        prompt_id=pairs.prompt_id,
+        examples=_examples(fitted, pairs, items, refined, most),
+        filter_report=fitted.conflicts.to_dict(),
+        history=[epoch.to_dict() for epoch in fitted.history],
+        best_epoch=record.best_epoch,
+        trust=common["trust"],
+        live=live,
+        settings={stage: asdict(getattr(record, stage)) for stage in ("network", "training", "inference")},
+        versions=common["versions"],
+        notes=notes,
+        filtered=record.training.filter_conflicts,
+        interval_level=record.inference.coverage,
+    )
+    return Measured(metrics, report)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide the numbers."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _items(pairs: Pairs) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+    """The different items of the pairs, ascending [n], and where chosen and rejected are among them [p]."""
+    both = torch.from_numpy(np.concatenate([pairs.chosen, pairs.rejected]))
+    items, where = torch.unique(both, return_inverse=True)
+    chosen, rejected = where[: len(pairs)], where[len(pairs) :]
+    return items, (chosen, rejected)
+
+
+def _refine(fitted: Fitted, items: torch.Tensor) -> tuple[RefinedReward, torch.Tensor]:
+    """Refined rewards of the items, and which of them moved most [k]."""
+    draws = torch.Generator().manual_seed(fitted.model.inference.seed)
+    parts = [
+        fitted.model.refine(fitted.features.embedding(rows), fitted.features.reward[rows], draws)
+        for rows in items.split(_ROWS)
+    ]
+    refined = RefinedReward(
+        **{name: torch.cat([getattr(part, name) for part in parts]) for name in RefinedReward.__dataclass_fields__}
+    )
+    most = refined.delta.abs().argsort(descending=True, stable=True)[:_EXAMPLES]
+    return refined, most
+
+
+def _probability(fitted: Fitted, pairs: Pairs) -> np.ndarray:
+    """P(chosen > rejected) of every pair [p]."""
+    density, features, nodes = fitted.model.density_model, fitted.features, fitted.model.inference.nodes
+    chosen, rejected = torch.from_numpy(pairs.chosen), torch.from_numpy(pairs.rejected)
+    parts = [
+        density.prefer((features.embedding(a), features.embedding(b)), (features.reward[a], features.reward[b]), nodes)
+        for a, b in zip(chosen.split(_ROWS), rejected.split(_ROWS), strict=True)
+    ]
+    return torch.cat(parts).double().clamp(0, 1).numpy()
+
+
+def _examples(
+    fitted: Fitted, pairs: Pairs, items: torch.Tensor, refined: RefinedReward, most: torch.Tensor
+) -> list[ChangedExample]:
+    """The responses that moved most, with their densities, and their texts where the preferences are at hand."""
+    texts = {row.row: row for row in fitted.preferences.rows} if fitted.preferences is not None else {}
+    nodes, density = fitted.model.density(fitted.features.embedding(items[most]), fitted.features.reward[items[most]])
+    examples = []
+    for place, index in enumerate(most.tolist()):
+        item = int(items[index])
+        chosen = bool((pairs.chosen == item).any())
+        pair = int(np.flatnonzero((pairs.chosen if chosen else pairs.rejected) == item)[0])
+        text = texts.get(pairs.where[pair])
+        response = None if text is None else (text.chosen if chosen else text.rejected)
+        low, high = refined.interval[index].tolist()
+        examples.append(
+            ChangedExample(
+                prompt=None if text is None else conversation(text.prompt),
+                response=response,
+                label="chosen" if chosen else "rejected",
+                base_reward=float(refined.base_reward[index]),
+                refined_reward=float(refined.reward[index]),
+                std=float(refined.std[index]),
+                interval=(low, high),
+                density_nodes=nodes.numpy(),
+                density=density[place].numpy(),
+            )
+        )
+    return examples
+
+
+def _ends(estimate: Estimate) -> dict[str, float | None]:
+    """The interval's ends; None where there is none (one prompt)."""
+    return {name: end if math.isfinite(end) else None for name, end in (("low", estimate.low), ("high", estimate.high))}
+
+
+def _accuracy(value: PairedAccuracy) -> dict[str, Any]:
+    def side(name: str) -> dict[str, float | None]:
+        estimate = getattr(value, name)
+        ties = getattr(value, f"ties_{name}")
+        return {"accuracy": estimate.value, **_ends(estimate), "ties": ties}
+
+    return {
+        "base": side("base"),
+        "refined": side("refined"),
+        "difference": {"value": value.difference.value, **_ends(value.difference)},
+        "flips": {"fixed": value.flips_fixed, "broken": value.flips_broken, "sign_test_p": value.sign_test},
+    }
+
+
+def _values(estimates: Mapping[str, Estimate | None]) -> dict[str, Any]:
+    """Values by name, and under "intervals" their ends by name; None where there is nothing to estimate."""
+    return {
+        **{name: None if estimate is None else estimate.value for name, estimate in estimates.items()},
+        "intervals": {name: None if estimate is None else _ends(estimate) for name, estimate in estimates.items()},
+    }
+
+
+def _calibration(value: Calibration) -> dict[str, Any]:
+    estimates = {"ece": value.ece, "brier": value.brier, "log_loss": value.log_loss}
+    return {"ece_if_calibrated": value.ece_if_calibrated, **_values(estimates)}

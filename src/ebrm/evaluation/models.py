@@ -1,0 +1,316 @@
+"""The models of an evaluation: which reward models read the texts, and which energy models refine what they say."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from huggingface_hub import file_exists, try_to_load_from_cache
+
+from ebrm.backbone import SERVER, Backbone, BackboneConfig, BackboneIdentity, load_backbone
+from ebrm.benchmarks import Benchmark, Floats, Integers, padded
+from ebrm.data import TextConfig, prompt_id
+from ebrm.errors import EBRMError, FeaturesError, ModelError
+from ebrm.evaluation.cache import ReadTexts, TextCache
+from ebrm.evaluation.refined import RefinedTexts
+from ebrm.evaluation.scores import Scores
+from ebrm.features import MANIFEST, FeatureConfig, Features, Text, open_features
+from ebrm.model import EnergyRewardModel
+
+logger = logging.getLogger(__name__)
+
+_WEIGHTS = "energy.safetensors"
+_HERE = ("device", "token_budget", "trust_remote_code", "server")
+#: Last parts of a path that name nothing.
+_PLAIN_NAMES = ("model", "features", "checkpoint", "final", "rm", "ebrm")
+
+
+@dataclass(frozen=True, eq=False)
+class BenchmarkTexts:
+    """A benchmark's texts, and where each response's is among them.
+
+    Attributes:
+        benchmark: the benchmark.
+        texts: one a response, in the order of items and responses.
+        ids: text id of each.
+    """
+
+    benchmark: Benchmark
+    texts: tuple[Text, ...]
+    ids: tuple[str, ...]
+
+    @classmethod
+    def of(cls, benchmark: Benchmark) -> BenchmarkTexts:
+        """Take the texts of a benchmark."""
+        texts = []
+        for item in benchmark.items:
+            name = prompt_id(item.prompt)
+            for number, response in enumerate(item.responses, 1):
+                texts.append(Text(name, item.prompt, response, f"{item.where}, response {number}"))
+        return cls(benchmark, tuple(texts), tuple(text.id for text in texts))
+
+    def table(self, values: Floats | Integers) -> Floats:
+        """Values of the texts [m] as a table [n, r], NaN beyond an item's last response."""
+        lengths = [len(item.responses) for item in self.benchmark.items]
+        return padded(np.split(np.asarray(values, dtype=np.float64), np.cumsum(lengths)[:-1]))  # type: ignore[arg-type]
+
+
+@dataclass
+class RewardModel:
+    """One reward model under one text rule, with the energy models on it.
+
+    Attributes:
+        name: what its scores are called.
+        texts: what it has said.
+        load: loads it to read more texts; None where there are only features, and once it has read.
+        energies: energy models by name.
+        about: what it is, for the results.
+    """
+
+    name: str
+    texts: ReadTexts
+    load: Callable[[], Backbone] | None = None
+    energies: dict[str, EnergyRewardModel] = field(default_factory=dict)
+    about: dict[str, Any] = field(default_factory=dict)
+    _refined: dict[str, RefinedTexts] = field(default_factory=dict)
+
+    def read(self, benchmarks: Sequence[BenchmarkTexts], settings: FeatureConfig) -> int:
+        """Read the texts that have not been read, and let the reward model go; returns how many texts they were."""
+        if self.load is None or not isinstance(self.texts, TextCache):
+            return 0
+        loaded = cache(self.load)
+        count = 0
+        for benchmark in benchmarks:
+            if new := len(self.texts.unread(benchmark.texts)):
+                logger.info("%s reads %d texts of %s.", self.name, new, benchmark.benchmark.title)
+                count += self.texts.read(benchmark.texts, loaded, settings)
+        self.load = None
+        return count
+
+    def scores(self, benchmark: BenchmarkTexts) -> list[Scores]:
+        """Base and refined scores of a benchmark, the base first.
+
+        Raises:
+            FeaturesError: not one of its texts is among the features.
+        """
+        rows = self.texts.rows(benchmark.ids)
+        if len(rows) and (rows < 0).all() and not set(benchmark.ids) & self.texts.refused.keys():
+            raise FeaturesError(
+                f"The features of {self.name} hold none of the {len(rows):,} texts of {benchmark.benchmark.title}. "
+                "They were made of other data: make them of the benchmark, or give the reward model itself."
+            )
+        missing = {}
+        start = 0
+        for number, item in enumerate(benchmark.benchmark.items):
+            stop = start + len(item.responses)
+            gone = next((place for place in range(start, stop) if rows[place] < 0), None)
+            if gone is not None:
+                missing[number] = self.texts.why_not(benchmark.ids[gone])
+            start = stop
+        found = rows >= 0
+        place = np.where(np.isfinite(table := benchmark.table(rows)), table, -1).astype(np.int64)  # [n, r]
+
+        def values(of_texts: Floats) -> Floats:
+            taken = np.full(len(rows), np.nan)
+            taken[found] = of_texts[rows[found]]
+            return benchmark.table(taken)
+
+        made = [Scores(self.name, values(self.texts.reward), unscored=missing)]
+        for name, model in self.energies.items():
+            refined = self._refined_texts(name)
+            refined.refine(rows[found])
+            ends = np.stack([values(refined.interval[:, 0]), values(refined.interval[:, 1])], axis=-1)
+            made.append(
+                Scores(
+                    name,
+                    values(refined.reward),
+                    base=self.name,
+                    std=values(refined.std),
+                    interval=ends,
+                    interval_level=model.inference.coverage,
+                    prefer=lambda item, a, b, refined=refined: refined.prefer(place[item, a], place[item, b]),  # type: ignore[misc]
+                    unscored=missing,
+                )
+            )
+        return made
+
+    def _refined_texts(self, name: str) -> RefinedTexts:
+        if name not in self._refined:
+            folder = self.texts.path / "refined" if isinstance(self.texts, TextCache) else None
+            self._refined[name] = RefinedTexts(self.energies[name], self.texts, folder, name)
+        return self._refined[name]
+
+
+def open_models(
+    names: Sequence[str],
+    cache_folder: Path,
+    reward_model: dict[str, Any],
+    text: TextConfig,
+    read: Callable[[RewardModel], Any],
+) -> list[RewardModel]:
+    """Open models by name: energy models, reward models and features folders, one entry a reward model.
+
+    A features folder also serves the other models on the same reward model and text rule: what it holds is not read
+    again. Reward models are in memory one at a time.
+
+    Args:
+        names: folders and Hub names.
+        cache_folder: folder of all caches.
+        reward_model: settings of reward models that were given, by field of `BackboneConfig`.
+        text: how texts become token ids for plain reward models; energy models know their own rule.
+        read: reads what is needed of a model that has been opened.
+
+    Returns:
+        The reward models in the order of `names`, each with the energy models on it.
+
+    Raises:
+        EBRMError: a model that is not there or cannot be used; says which.
+    """
+    names = list(dict.fromkeys(names))
+    folders = {name: open_features(name) for name in names if (Path(name) / MANIFEST).is_file()}
+    energies = {
+        name: EnergyRewardModel.from_pretrained(name) for name in names if name not in folders and _is_energy(name)
+    }
+    called = _short_names(names)
+    groups: dict[Any, RewardModel] = {}
+    opened: dict[str, RewardModel] = {}
+
+    def group(identity: dict[str, Any], rule: dict[str, Any] | None) -> RewardModel:
+        matching = [part for part in folders.values() if _fits(part, identity, rule)]
+        texts = ReadTexts(matching) if rule is None else TextCache(cache_folder, identity, rule, matching)
+        key = texts.path if isinstance(texts, TextCache) else str(identity.get("name"))
+        about = {"kind": "reward model", "reward_model": identity, "text_rule": rule}
+        return groups.setdefault(key, RewardModel(str(identity.get("name") or "imported"), texts, about=about))
+
+    for name, part in folders.items():
+        opened[name] = group(part.manifest.get("backbone") or {}, part.manifest.get("text"))
+    for name, energy in energies.items():
+        opened[name] = group(_read_there(energy.record.backbone, reward_model), energy.record.text_rule)
+        opened[name].energies[called[name]] = energy
+        if energy.record.text_rule is not None:
+            opened[name].load = partial(_load_for, energy, reward_model)
+        elif not opened[name].texts.parts:
+            raise ModelError(
+                f"{name} was fitted on features made elsewhere, so it knows no reward model to read benchmarks with. "
+                "Give features of the benchmark too: ebrm eval MODEL FEATURES --benchmark …"
+            )
+    for name in names:
+        if name not in opened:
+            settings, rule = BackboneConfig(**reward_model | {"backbone": name}), _tolerant(name, text)
+            backbone = load_backbone(settings, rule)
+            identity = backbone.identity.to_dict()
+            # Its rewards do not depend on the layers read: those that an energy model or features need are as good.
+            same = next((known for known in groups.values() if _same_rewards(known, backbone)), None)
+            layers = BackboneIdentity.from_dict(same.about["reward_model"]).layers if same else backbone.identity.layers
+            if layers != backbone.identity.layers:
+                del backbone  # memory may hold one of them, but not two
+                backbone = load_backbone(settings, rule, blocks=layers)
+            opened[name] = same or group(identity, backbone.text_rule.identity())
+            opened[name].load = partial(_same, backbone)
+            read(opened[name])
+            del backbone
+    models = list({id(opened[name]): opened[name] for name in names}.values())
+    for model in models:
+        read(model)
+    short = _short_names([model.name for model in models])
+    refined = {name for model in models for name in model.energies}
+    taken = set(refined)
+    for model in models:
+        name = short[model.name] + (" (base)" if short[model.name] in refined else "")
+        # One reward model under two text rules has one name; so have two that were imported without any.
+        names_like_it = (f"{name} ({number})" for number in itertools.count(2))
+        model.name = next(other for other in itertools.chain([name], names_like_it) if other not in taken)
+        taken.add(model.name)
+    return models
+
+
+def score_function(
+    name: str, reward: Callable[[Sequence[Any], Sequence[str]], Sequence[float]], benchmark: Benchmark
+) -> Scores:
+    """Score a benchmark with anything that maps prompts and responses to rewards.
+
+    Args:
+        name: what the scorer is called.
+        reward: from prompts (lists of messages) and responses, one each, to as many numbers; NaN or None means that
+            there is none, and the item is left out and counted.
+        benchmark: the benchmark.
+
+    Raises:
+        ModelError: another number of rewards than of texts.
+    """
+    texts = BenchmarkTexts.of(benchmark)
+    given = list(reward([list(text.prompt) for text in texts.texts], [text.response for text in texts.texts]))
+    if len(given) != len(texts.texts):
+        raise ModelError(f"{name} gave {len(given)} rewards for {len(texts.texts)} texts; it must give one for each.")
+    return Scores(name, texts.table(np.array([np.nan if value is None else value for value in given], dtype=float)))
+
+
+def _tolerant(name: str, text: TextConfig) -> TextConfig:
+    """The text settings with what "unset" means for the packaged model; elsewhere long texts are left out anyway."""
+    return replace(text, truncation="drop") if name == "demo" and text.truncation is None else text
+
+
+def _same(backbone: Backbone) -> Backbone:
+    return backbone
+
+
+def _same_rewards(known: RewardModel, backbone: Backbone) -> bool:
+    """Whether what is known is of this reward model under this text rule, whichever layers were read."""
+    if known.about["text_rule"] != backbone.text_rule.identity():
+        return False
+    read = BackboneIdentity.from_dict(known.about["reward_model"])
+    return read.mismatch(replace(backbone.identity, layers=read.layers), exact=True) is None
+
+
+def _is_energy(name: str) -> bool:
+    if Path(name).is_dir():
+        return (Path(name) / _WEIGHTS).is_file()
+    if name.count("/") != 1:
+        return False
+    if isinstance(try_to_load_from_cache(name, _WEIGHTS), str):
+        return True  # downloaded before: no network is needed
+    try:
+        return file_exists(name, _WEIGHTS)
+    except Exception:  # noqa: BLE001 - no network, no such name: what is wrong is said when it is loaded
+        return False
+
+
+def _load_for(energy: EnergyRewardModel, settings: dict[str, Any]) -> Backbone:
+    """The reward model an energy model was fitted on; of the settings only where and how fast it runs applies."""
+    return energy.with_backbone(**{name: settings[name] for name in _HERE if name in settings}).backbone
+
+
+def _read_there(identity: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """The identity under which an energy model's texts are kept: a server's numbers apart from those read here."""
+    if not identity or bool(settings.get("server")) == (identity.get("attention") == SERVER):
+        return identity
+    return identity | {"attention": SERVER if settings.get("server") else "own"}
+
+
+def _fits(part: Features, identity: dict[str, Any], rule: dict[str, Any] | None) -> bool:
+    try:
+        part.check(identity, rule)
+    except EBRMError:
+        return False
+    return True
+
+
+def _short_names(names: Sequence[str]) -> dict[str, str]:
+    """The shortest ends of paths that still differ and say something."""
+    parts = {name: [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")] for name in names}
+    short = {}
+    for name, mine in parts.items():
+        length = 1
+        while length < len(mine) and (
+            mine[-length] in _PLAIN_NAMES
+            or any(other[-length:] == mine[-length:] for key, other in parts.items() if key != name)
+        ):
+            length += 1
+        short[name] = "/".join(mine[-length:]) or name
+    return short

@@ -1,0 +1,167 @@
+"""The evaluation from end to end: benchmarks, models, what the models say of the benchmarks, and the comparison."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ebrm.benchmarks import Benchmark, available, open_benchmark, sample_prompts
+from ebrm.data import PreferenceConfig, TextConfig, load_preferences, prompt_id
+from ebrm.errors import ConfigError
+from ebrm.evaluation.comparison import evaluate
+from ebrm.evaluation.config import BenchmarkConfig
+from ebrm.evaluation.fitted import versions
+from ebrm.evaluation.models import BenchmarkTexts, RewardModel, open_models
+from ebrm.evaluation.results import Evaluation
+from ebrm.evaluation.scored import Scored
+from ebrm.features import MANIFEST, FeatureConfig, open_features
+
+logger = logging.getLogger(__name__)
+
+ALL = "all"
+SEEN = "prompt seen in training"
+NOT_SAMPLED = "not sampled"
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """An evaluation with the rewards behind it, and how many texts had to be read for it."""
+
+    evaluation: Evaluation
+    scored: tuple[Scored, ...]
+    texts_read: int
+
+
+def evaluate_models(
+    models: Sequence[str],
+    settings: BenchmarkConfig,
+    *,
+    reward_model: dict[str, Any] | None = None,
+    text: TextConfig | None = None,
+    features: FeatureConfig | None = None,
+) -> Evaluated:
+    """Evaluate reward models and energy models on benchmarks; base and refined rewards come from the same features.
+
+    Args:
+        models: energy model folders, reward models (folder or Hub name) and features folders.
+        settings: benchmarks, statistics and where things are.
+        reward_model: fields of `BackboneConfig` for how reward models run.
+        text: text settings of plain reward models.
+        features: how new features are kept.
+
+    Raises:
+        EBRMError: a benchmark or model that cannot be used; nothing is lost that was read before.
+    """
+    seconds: dict[str, float] = {}
+    started = time.monotonic()
+
+    def lap(stage: str) -> None:
+        nonlocal started
+        now = time.monotonic()
+        seconds[stage] = seconds.get(stage, 0.0) + now - started
+        started = now
+
+    seen = seen_prompts(settings.seen)
+    chosen = [choose_items(benchmark, settings, seen) for benchmark in open_benchmarks(settings)]
+    texts = [BenchmarkTexts.of(benchmark) for benchmark, _ in chosen]
+    lap("benchmarks")
+    count = 0
+    kept = features or FeatureConfig(shard_rows=1024)
+
+    def read(model: RewardModel) -> None:
+        nonlocal count
+        count += model.read(texts, kept)
+
+    opened = open_models(models, cache_folder(settings), reward_model or {}, text or TextConfig(), read)
+    lap("reading")
+    scored = []
+    for benchmark, (chosen_benchmark, excluded) in zip(texts, chosen, strict=True):
+        scores = [score for model in opened for score in model.scores(benchmark)]
+        scored.append(Scored(chosen_benchmark, scores, excluded))
+    lap("refining")
+    about = {model.name: model.about for model in opened}
+    for model in opened:
+        about |= {name: _about(energy) for name, energy in model.energies.items()}
+    reference = settings.reference or opened[0].name
+    evaluation = evaluate(
+        scored,
+        reference,
+        resamples=settings.resamples,
+        permutations=settings.permutations,
+        seed=settings.seed,
+        about=about,
+        versions=versions(),
+        seconds=seconds,
+    )
+    return Evaluated(evaluation, tuple(scored), count)
+
+
+def open_benchmarks(settings: BenchmarkConfig) -> list[Benchmark]:
+    """The benchmarks asked for, each once, in the order given."""
+    folder = settings.data or os.environ.get("EBRM_DATA")
+    data = Path(folder) if folder else None
+    names: list[str] = []
+    for name in settings.benchmark:
+        if name == ALL and data is None:
+            raise ConfigError("`all` means every benchmark of a folder, and there is none: name it with --data.")
+        names += available(data) if name == ALL and data is not None else [name]
+    if not names:
+        raise ConfigError(f"There is no benchmark in {data}. Name the files or another folder.")
+    return [open_benchmark(name, data) for name in dict.fromkeys(names)]
+
+
+def choose_items(
+    benchmark: Benchmark, settings: BenchmarkConfig, seen: frozenset[str] | set[str]
+) -> tuple[Benchmark, dict[str, int]]:
+    """Leave out items whose prompt was seen in training, then sample prompts; and how many items each left out."""
+    excluded = {}
+    if seen:
+        index = [place for place, item in enumerate(benchmark.items) if prompt_id(item.prompt) not in seen]
+        if len(index) < len(benchmark):
+            excluded[SEEN] = len(benchmark) - len(index)
+            benchmark = benchmark.take(index)
+    if settings.limit is not None:
+        sampled = sample_prompts(benchmark, settings.limit, settings.seed)
+        if len(sampled) < len(benchmark):
+            excluded[NOT_SAMPLED] = len(benchmark) - len(sampled)
+            benchmark = sampled
+    return benchmark, excluded
+
+
+def seen_prompts(sources: Sequence[str]) -> set[str]:
+    """Ids of the prompts in preference data and features folders, those of a "test" split aside."""
+    seen: set[str] = set()
+    for source in sources:
+        if (Path(source) / MANIFEST).is_file():
+            pairs = open_features(source, verify=False).pairs
+            seen.update(
+                name for name, split in zip(pairs.prompt_id.tolist(), pairs.split, strict=True) if split != "test"
+            )
+        else:
+            seen.update(row.prompt_id for row in load_preferences(source, PreferenceConfig()) if row.split != "test")
+    return seen
+
+
+def cache_folder(settings: BenchmarkConfig) -> Path:
+    """Where what reward models said is kept."""
+    folder = settings.cache or os.environ.get("EBRM_CACHE")
+    if folder:
+        return Path(folder)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ebrm"
+
+
+def _about(energy: Any) -> dict[str, Any]:
+    """What an energy model is, for the results."""
+    record = energy.record.to_dict()
+    names = ("network", "training", "head", "inference", "data")
+    return {
+        "kind": "energy model" if energy.record.head is None else f"head {energy.record.head.kind}",
+        "reward_model": record["backbone"],
+        "fingerprint": energy.fingerprint(),
+        **{name: record[name] for name in names if name in record},
+    }

@@ -1,0 +1,190 @@
+"""What selecting by a reward does to gold: best-of-n and KL-regularized optimization on pools of responses.
+
+Gold along n is the exact mean over all sets of n responses of a pool, gold along KL that of the tilted policy at that
+KL in nats (:mod:`ebrm.optimize`), so there is no sampling noise but that of the prompts, which is what the intervals
+are about. All rewards are asked about the same prompts, and differences are paired.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ebrm.errors import DataError
+from ebrm.evaluation.pools import ResponsePools
+from ebrm.optimize import (
+    LEVEL,
+    RESAMPLES,
+    Floats,
+    MeanCurve,
+    Peak,
+    best_of_n_gold,
+    best_of_n_kl,
+    curve_peak,
+    mean_curve,
+    tilt_to_kl,
+)
+
+Axis = Literal["n", "kl"]
+#: Points on the axis of KL, from 0 to what the smallest pool allows.
+KL_POINTS = 21
+#: Unless told otherwise, curves go as far as all but one in so many prompts have responses.
+ONE_IN = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Along:
+    """Mean gold along an axis when one reward selects.
+
+    Attributes:
+        x: n, or KL in nats [k].
+        gold: mean over the prompts [k].
+        above_random: mean of gold minus that of any response, paired.
+        gain: mean of gold minus that of the first reward at the same place, paired; None for the first itself.
+        peak: where gold is highest, and what is lost from there to the end.
+    """
+
+    x: Floats
+    gold: MeanCurve
+    above_random: MeanCurve
+    gain: MeanCurve | None
+    peak: Peak
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """What selecting by each of several rewards is worth.
+
+    Attributes:
+        along: reward to axis to curve, in the order the rewards were given.
+        oracle: axis to mean gold when gold itself selects: what a perfect reward would give.
+        prompts, responses: how many there are in the curves.
+        left_out: reason to number of prompts that are in no curve.
+        resamples, seed, level: of the intervals.
+    """
+
+    along: Mapping[str, Mapping[Axis, Along]]
+    oracle: Mapping[Axis, MeanCurve]
+    prompts: int
+    responses: int
+    left_out: Mapping[str, int]
+    resamples: int
+    seed: int
+    level: float
+
+    @property
+    def random(self) -> tuple[float, float, float]:
+        """Mean gold of any response, with its interval: where every curve starts."""
+        start = self.oracle["n"]
+        return float(start.value[0]), float(start.low[0]), float(start.high[0])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; None for an interval that there is not."""
+        return {
+            "prompts": self.prompts,
+            "responses": self.responses,
+            "left_out": dict(self.left_out),
+            "resamples": self.resamples,
+            "seed": self.seed,
+            "level": self.level,
+            "random": _plain(np.array(self.random)),
+            "oracle": {axis: _curve(curve) for axis, curve in self.oracle.items()},
+            "rewards": {
+                name: {axis: _along(axis, found) for axis, found in axes.items()} for name, axes in self.along.items()
+            },
+        }
+
+
+def longest_axis(sizes: NDArray[np.int64]) -> int:
+    """The most responses that all but one in `ONE_IN` prompts have, from their numbers of responses [q]."""
+    return int(np.sort(sizes)[len(sizes) // ONE_IN])
+
+
+def selection_axes(smallest: int, kl: Sequence[float] | None = None) -> dict[Axis, Floats]:
+    """Every n up to the size of the smallest pool, and KL, evenly from 0 to the log of that size unless given."""
+    return {
+        "n": np.arange(1.0, smallest + 1),
+        "kl": np.linspace(0, np.log(smallest), KL_POINTS) if kl is None else np.asarray(kl, dtype=np.float64),
+    }
+
+
+def gold_curves(reward: Floats, gold: Floats, axes: Mapping[Axis, Floats]) -> dict[Axis, Floats]:
+    """Gold by prompt along both axes [q, k], for rewards and gold [q, m] with NaN beyond a pool's end."""
+    return {
+        "n": best_of_n_gold(reward, gold)[:, : len(axes["n"])],
+        "kl": tilt_to_kl(reward, gold, axes["kl"]).gold,
+    }
+
+
+def select(
+    pools: ResponsePools, least: int | None = None, resamples: int = RESAMPLES, seed: int = 0, level: float = LEVEL
+) -> Selection:
+    """Curves of every reward along n and KL, with paired intervals over prompts.
+
+    Args:
+        pools: rewards and gold of the responses; differences are to the first reward.
+        least: prompts with fewer responses are left out and counted. Curves end at the smallest pool that stays, so
+            that a higher number gives longer curves over fewer prompts. None: `longest_axis`, and at least 2.
+        resamples, seed, level: of the bootstrap over prompts.
+
+    Raises:
+        ConfigError: `resamples` or `level` outside its range.
+        DataError: no prompt has two responses, or `least` of them.
+    """
+    few = max(2, longest_axis(pools.sizes)) if least is None else max(2, least)
+    keep = pools.sizes >= few
+    if not keep.any():
+        raise DataError(
+            f"No prompt has {few} responses or more; the most are {pools.sizes.max(initial=0)}. Selection needs "
+            "several responses to one prompt: check the column with the prompt, or lower --least."
+        )
+    left_out = dict(pools.left_out)
+    if not keep.all():
+        left_out[f"fewer than {few} responses"] = int((~keep).sum())
+    kept = pools.take(keep)
+    axes = selection_axes(int(kept.sizes.min()))
+    about: dict[str, Any] = {"resamples": resamples, "seed": seed, "level": level}
+    by_reward = {name: gold_curves(table, kept.gold, axes) for name, table in kept.reward.items()}
+    first = next(iter(by_reward))
+    along = {
+        name: {
+            axis: Along(
+                x,
+                mean_curve(found[axis], **about),
+                mean_curve(found[axis] - found[axis][:, :1], **about),
+                None if name == first else mean_curve(found[axis] - by_reward[first][axis], **about),
+                curve_peak(found[axis], x, **about),
+            )
+            for axis, x in axes.items()
+        }
+        for name, found in by_reward.items()
+    }
+    oracle = {axis: mean_curve(curve, **about) for axis, curve in gold_curves(kept.gold, kept.gold, axes).items()}
+    return Selection(along, oracle, len(kept.gold), int(kept.sizes.sum()), left_out, **about)
+
+
+def _along(axis: Axis, found: Along) -> dict[str, Any]:
+    extra = {"kl_bound": _plain(best_of_n_kl(found.x))} if axis == "n" else {}
+    return {
+        "x": _plain(found.x),
+        **extra,
+        "gold": _curve(found.gold),
+        "above_random": _curve(found.above_random),
+        "gain": None if found.gain is None else _curve(found.gain),
+        "peak": {
+            name: dict(zip(("value", "low", "high"), _plain(np.array([i.value, i.low, i.high])), strict=True))
+            for name, i in vars(found.peak).items()
+        },
+    }
+
+
+def _curve(curve: MeanCurve) -> dict[str, Any]:
+    return {name: _plain(values) for name, values in vars(curve).items()}
+
+
+def _plain(values: Floats) -> list[float | None]:
+    return [float(value) if np.isfinite(value) else None for value in values]

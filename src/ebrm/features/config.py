@@ -1,0 +1,94 @@
+"""How features are stored."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from ebrm.errors import ConfigError
+
+EngineName = Literal["local", "ray"]
+EMBEDDING_DTYPES = ("float32", "float16", "bfloat16")
+
+
+@dataclass(frozen=True)
+class FeatureConfig:
+    """How embeddings and rewards are laid out on disk.
+
+    Attributes:
+        embedding_dtype: What an embedding is stored as. Rewards are always float32, and whatever is stored is
+            read back as float32.
+        shard_rows: Texts a shard. A shard is written whole or not at all, so a killed run loses at most one
+            shard a process.
+    """
+
+    embedding_dtype: str = field(
+        default="float32",
+        metadata={
+            "help": "Number type of stored embeddings: float32, float16 or bfloat16 (half the disk). "
+            "Rewards are always float32."
+        },
+    )
+    shard_rows: int = field(
+        default=4096,
+        metadata={"help": "Texts a shard, the unit of work that a killed run may have to redo."},
+    )
+
+    def __post_init__(self) -> None:
+        if self.embedding_dtype not in EMBEDDING_DTYPES:
+            raise ConfigError(
+                f"embedding_dtype is {self.embedding_dtype!r}; expected one of {', '.join(EMBEDDING_DTYPES)}."
+            )
+        if isinstance(self.shard_rows, bool) or not isinstance(self.shard_rows, int) or self.shard_rows < 1:
+            raise ConfigError(f"shard_rows is {self.shard_rows!r}; expected a whole number of at least 1.")
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """Where texts are read: in this process (and those of `accelerate launch`), or on a Ray cluster.
+
+    Attributes:
+        engine: "local" or "ray".
+        ray_address: The cluster ("auto", host:port). Unset: the one of RAY_ADDRESS or, if there is none, one that runs
+            on this machine; where none does, this machine alone.
+        ray_actors: Processes that hold the reward model. Unset: as many as find room.
+        ray_gpus: GPUs each of them takes, possibly a part of one. Unset: 1 where the cluster has GPUs and the device is
+            not the CPU, else 0.
+    """
+
+    engine: EngineName = field(
+        default="local",
+        metadata={
+            "help": "Where texts are read: `local`, or `ray` for the machines of a Ray cluster (extra `ray`). All of "
+            "them must see the reward model and the output folder under the same path."
+        },
+    )
+    ray_address: str | None = field(
+        default=None,
+        metadata={
+            "help": "The Ray cluster: `auto`, or host:port. Unset: RAY_ADDRESS, else the cluster that this machine is "
+            "part of, else this machine alone."
+        },
+    )
+    ray_actors: int | None = field(
+        default=None,
+        metadata={"help": "Processes on the cluster that hold the reward model. Unset: as many as find room there."},
+    )
+    ray_gpus: float | None = field(
+        default=None,
+        metadata={
+            "help": "GPUs for each of them, possibly a part of one (0.5). Unset: 1 where the cluster has GPUs, else 0."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if self.engine not in get_args(EngineName):
+            raise ConfigError(f"engine is {self.engine!r}; expected one of {', '.join(get_args(EngineName))}.")
+        given = [n for n in ("ray_address", "ray_actors", "ray_gpus") if getattr(self, n) is not None]
+        if self.engine != "ray" and given:
+            raise ConfigError(f"{', '.join(given)} is for engine ray, and engine is {self.engine!r}.")
+        if self.ray_actors is not None and self.ray_actors < 1:
+            raise ConfigError(f"ray_actors is {self.ray_actors}; expected a whole number of at least 1.")
+        if self.ray_gpus is not None and not 0 <= self.ray_gpus < math.inf:
+            raise ConfigError(f"ray_gpus is {self.ray_gpus}; expected 0 or more.")

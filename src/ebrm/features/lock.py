@@ -1,0 +1,119 @@
+"""Holding a folder for writing: only one that is ours, for what it was begun for, by one run at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from ebrm.errors import EBRMError, FeaturesError
+from ebrm.features import manifest as manifests
+from ebrm.features.distributed import Ranks
+from ebrm.features.manifest import MANIFEST
+
+_LOCK = ".lock"
+
+
+@contextmanager
+def claim(out: Path, identity: dict[str, Any], ranks: Ranks) -> Iterator[dict[str, Any] | None]:
+    """Hold the folder `out` for writing; yield its manifest if it has one.
+
+    A folder that is complete and whole is for reading, and may be read-only: it needs no lock. The manifest that is
+    yielded then says `complete`, and `missing_files` finds nothing.
+
+    Args:
+        out: The folder; made if it is not there.
+        identity: What must be equal in a folder that is to be continued (see `manifest.identity`).
+        ranks: The processes that share the work; only the main one locks.
+
+    Raises:
+        FeaturesError: A folder with something else in it, features of another identity (naming both sides), damaged
+            files, or another run that is writing there.
+    """
+    lock: FileLock | None = None
+    error: EBRMError | None = None
+    if ranks.main:
+        try:
+            found = _inspect(out, identity)
+            if found is None or not found["complete"] or missing_files(out, found):
+                lock = _lock(out)
+                _inspect(out, identity)  # another run may have finished or begun in between
+                tidy(out)
+            elif any(out.glob(".*")):  # killed at its very end, or just ending
+                with suppress(EBRMError):
+                    lock = _lock(out)
+                    tidy(out)
+        except EBRMError as caught:
+            error = caught
+    try:
+        ranks.agree(error)
+        yield manifests.read_manifest(out) if (out / MANIFEST).exists() else None
+    finally:
+        if lock is not None:
+            # Unlinked while it is held: whoever opened this file meanwhile finds it unlinked and tries anew.
+            (out / _LOCK).unlink(missing_ok=True)
+            lock.release()
+
+
+def missing_files(out: Path, manifest: dict[str, Any]) -> list[str]:
+    """Files of the folder that are not there."""
+    return [name for name in manifests.file_names(manifest) if not (out / name).exists()]
+
+
+def _inspect(out: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
+    """The manifest of a folder that may be written to or returned; None for one that is empty or not there."""
+    if not out.exists():
+        return None
+    if not out.is_dir():
+        raise FeaturesError(f"{out} is a file; features need a folder. Choose another name.")
+    if not (out / MANIFEST).exists():
+        other = sorted(p.name for p in out.iterdir() if p.name != _LOCK and not _is_partial(p.name))
+        if other:
+            raise FeaturesError(
+                f"{out} is not empty and holds no features (it has {', '.join(other[:3])}"
+                f"{', …' if len(other) > 3 else ''}, and no {MANIFEST}). Nothing was changed in it; choose another "
+                "folder."
+            )
+        return None
+    found = manifests.read_manifest(out)
+    unlike = manifests.difference(manifests.identity(found), identity, "what is there", "this run")
+    if unlike is not None:
+        raise FeaturesError(
+            f"{out} holds {'' if found['complete'] else 'the beginning of '}other features than this run makes: "
+            f"{unlike}. Nothing was changed in it; choose another folder, or delete this one to make it anew."
+        )
+    if found["complete"]:
+        faults = manifests.find_faults(out, found, verify=True)
+        damaged = {name: fault for name, fault in faults.items() if fault != manifests.MISSING}
+        if damaged:
+            raise FeaturesError(manifests.fault_message(out, found, damaged))
+    return found
+
+
+def tidy(out: Path) -> None:
+    """Remove what a killed process left half written; only under the lock."""
+    for path in out.iterdir():
+        if _is_partial(path.name):
+            path.unlink()
+
+
+def _is_partial(name: str) -> bool:
+    return name.startswith(".") and name.endswith(".partial")
+
+
+def _lock(out: Path) -> FileLock:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(out / _LOCK)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise FeaturesError(
+            f"Another run is writing features to {out}. Wait until it has finished (the same command then returns at "
+            "once), or choose another folder."
+        ) from None
+    except OSError as error:
+        raise FeaturesError(f"Features cannot be written to {out}: {error.strerror}. Choose another folder.") from error
+    return lock

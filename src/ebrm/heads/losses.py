@@ -1,0 +1,137 @@
+"""The loss of preference pairs, given the rewards of their responses: Bradley-Terry and what is added to it."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from ebrm.errors import ConfigError, DataError
+from ebrm.utils.validation import check_finite, check_same_shape
+
+
+def pair_loss(
+    chosen: Tensor,  # [p]
+    rejected: Tensor,  # [p]
+    *,
+    margin: Tensor | float = 0.0,  # [p] or one number
+    scale: Tensor | float = 1.0,  # [p] or one number
+    label: Tensor | float = 1.0,  # [p] or one number
+    smoothing: float = 0.0,
+    weight: Tensor | float = 1.0,  # [p] or one number
+    ties: float | None = None,
+    tied: Tensor | None = None,  # [p]
+    centering: float = 0.0,
+) -> Tensor:  # [p]
+    """Loss of each pair [p]: w · [-μ log σ(s d - m) - (1 - μ) log σ(-s d - m)] + c (r_c + r_r)², d = r_c - r_r.
+
+    With nothing but the rewards it is Bradley and Terry's -log σ(d). What else the field uses are cases of it:
+
+    ============================================= =======================================================
+    adaptive or constant margin                   `margin`; arXiv 2401.06080, 2410.01257
+    scaled Bradley-Terry                          `weight` = strength of the preference; arXiv 2410.01257
+    label smoothing, soft labels                  `smoothing`, `label`; arXiv 2401.06080
+    win-tie                                       `label` = 0.5 where both passed; arXiv 2512.22170
+    rank consistency as a soft label              `label` = consistency, `scale` = beta; arXiv 2410.12735
+    margin-scaled beta                            `scale`; arXiv 2502.10391
+    ties after Rao and Kupper                     `ties`, `tied`; VideoReward, arXiv 2501.13918
+    zero-mean penalty                             `centering`; arXiv 2502.10391 (arXiv 2509.16127 found that it hurts)
+    ============================================= =======================================================
+
+    Ties after Rao and Kupper (1967), with θ = `ties` and t = log θ: P(c above r) = σ(z - t), P(r above c) = σ(-z - t)
+    and P(tie) = (θ² - 1) σ(z - t) σ(-z - t), which add up to one; z = s d. A margin is then on top of t, for wins and
+    ties alike, and `label` has no say in pairs that are tied.
+
+    Without a margin or centering it does not change with a constant added to both rewards; nowhere is it free of their
+    scale. It is a proper likelihood of soft labels only for m = 0: with a margin the two sides' probabilities do not
+    add up to one (SoliReward's code has such a loss for its ties, at twice the paper's weight; here `label` = 0.5 and
+    no margin is the paper's). A label of 0 is the other response's win; NeMo-Aligner takes a strength of 0, a tie, for
+    a win of the second response.
+
+    Smoothing is not the label loss of the energy model (:func:`ebrm.heads.objective.noisy_preference_nll`): that mixes
+    probabilities, -log[(1 - ε) P + ε (1 - P)], and is bounded; this mixes their logarithms, and is not.
+
+    Args:
+        chosen, rejected: rewards of the two responses [p]; gradients go through both.
+        margin: m, 0 or more or, where it is measured, of any sign.
+        scale: s, 0 or more.
+        label: μ = P(the chosen is better), 0 to 1.
+        smoothing: a in μ' = (1 - a) μ + a (1 - μ), 0 to 0.5.
+        weight: w, 0 or more. Losses are not divided by it: the mean over pairs is the papers' loss, where a pair of
+            weight 2 counts as two.
+        ties: θ, above 1 (the paper: 5); None knows no ties.
+        tied: bool [p], which pairs are ties; needs `ties`.
+        centering: c, 0 or more; the penalty has no weight.
+
+    Returns:
+        losses in the type of `chosen`, computed in float64; no pairs give an empty tensor.
+
+    Raises:
+        ConfigError: smoothing, ties or centering outside their range; tied pairs without `ties`.
+        DataError: a reward, margin, scale, label or weight that is not finite or out of its range.
+        ValueError: shapes that differ.
+    """
+    if not 0.0 <= smoothing <= 0.5:
+        raise ConfigError(f"The label smoothing is {smoothing}; it must be between 0 and 0.5.")
+    if ties is not None and not (math.isfinite(ties) and ties >= 1):
+        raise ConfigError(f"The tie parameter theta is {ties}; it must be a number of at least 1.")
+    if not (math.isfinite(centering) and centering >= 0):
+        raise ConfigError(f"The weight of the centering penalty is {centering}; it must be 0 or more.")
+    check_same_shape(chosen=chosen, rejected=rejected)
+    first, second = check_finite(chosen, "reward of the chosen"), check_finite(rejected, "reward of the rejected")
+    m = _column(margin, first, "margin", -math.inf, math.inf)
+    s = _column(scale, first, "scale", 0.0, math.inf)
+    mu = _column(label, first, "label", 0.0, 1.0)
+    w = _column(weight, first, "weight", 0.0, math.inf)
+    mu = (1 - smoothing) * mu + smoothing * (1 - mu)
+    z = s * (first - second)
+    threshold = m if ties is None else m + math.log(ties)
+    win, loss = -logsigmoid(z - threshold), -logsigmoid(-z - threshold)
+    value = torch.where(mu == 1, win, torch.where(mu == 0, loss, mu * win + (1 - mu) * loss))
+    if tied is not None:
+        check_same_shape(chosen=chosen, tied=tied)
+        if bool(tied.any()):
+            if ties is None or ties == 1:
+                raise ConfigError(
+                    f"{int(tied.sum())} pairs are ties, which have probability 0 without a tie parameter above 1. Give "
+                    "`ties` (the paper: 5), or leave ties out, or give them the label 0.5."
+                )
+            value = torch.where(tied, win + loss - math.log(ties**2 - 1), value)
+    value = w * value
+    if centering:
+        value = value + centering * (first + second).square()
+    return value.to(chosen.dtype)
+
+
+def tie_probabilities(difference: Tensor, ties: float = 5.0) -> tuple[Tensor, Tensor, Tensor]:  # [n] -> [n] each
+    """P(first above second), P(second above first), P(tie) after Rao and Kupper, for differences of reward [n].
+
+    σ(d - log θ), σ(-d - log θ) and (θ² - 1) times their product; they add up to one. θ = 1 knows no ties. VideoReward
+    (arXiv 2501.13918) takes 5: equal rewards tie in two of three cases.
+
+    Raises:
+        ConfigError: θ below 1. DataError: a difference that is not finite.
+    """
+    if not (math.isfinite(ties) and ties >= 1):
+        raise ConfigError(f"The tie parameter theta is {ties}; it must be a number of at least 1.")
+    d = check_finite(difference, "difference of reward")
+    first, second = torch.sigmoid(d - math.log(ties)), torch.sigmoid(-d - math.log(ties))
+    return tuple(p.to(difference.dtype) for p in (first, second, (ties**2 - 1) * first * second))  # type: ignore[return-value]
+
+
+def _column(value: Tensor | float, like: Tensor, what: str, low: float, high: float) -> Tensor:
+    """One number a pair, float64, within its range."""
+    column = value if isinstance(value, Tensor) else torch.tensor(float(value), dtype=torch.float64)
+    if column.dim() == 0:
+        column = column.to(like).expand_as(like)
+    if column.shape != like.shape:
+        raise ValueError(f"expected one {what} for each of {len(like)} pairs, got {tuple(column.shape)}")
+    column = check_finite(column, what).to(like.device)
+    bad = (column < low) | (column > high)
+    if bool(bad.any()):
+        place = int(bad.nonzero()[0, 0])
+        limits = f"between {low:g} and {high:g}" if math.isfinite(high) else f"{low:g} or more"
+        raise DataError(f"The {what} of pair {place} is {float(column[place])}; it must be {limits}.")
+    return column

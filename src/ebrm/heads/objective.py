@@ -1,0 +1,178 @@
+"""What is minimized: label-noise-aware NCE+, the exact likelihood, and the joint likelihood of labels and rewards."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ebrm.heads.network import EnergyNetwork
+from ebrm.heads.noise import MixtureNoise
+
+
+def nce_loss(
+    positive: Tensor,  # [n]
+    positive_log_noise: Tensor,  # [n]
+    negative: Tensor,  # [n, m]
+    negative_log_noise: Tensor,  # [n, m]
+) -> Tensor:  # [n]
+    """NCE+ loss a row: -[a⁰ - logsumexp_{m=0..M} aᵐ] with a = f - log p_N, the noisy positive first.
+
+    Args:
+        positive: f at the noisy positive y⁰ = r + ν.
+        positive_log_noise: log p_N(y⁰ | r), under the *unscaled* mixture.
+        negative: f at the M noise samples.
+        negative_log_noise: log p_N(yᵐ | r).
+
+    Source: Gustafsson et al., BMVC 2020, eq. 9-10; EBRM, arXiv 2504.13134, eq. 5.
+    """
+    a0 = positive - positive_log_noise
+    a = torch.cat([a0.unsqueeze(1), negative - negative_log_noise], dim=1)
+    return torch.logsumexp(a, 1) - a0
+
+
+def likelihood_loss(positive: Tensor, on_nodes: Tensor, log_weight: Tensor) -> Tensor:  # [n], [n, g], [] or [g] -> [n]
+    """Exact negative log-likelihood a row, -f(e, y⁰) + log Z(e), with log Z by quadrature on g nodes."""
+    return torch.logsumexp(on_nodes + log_weight, 1) - positive
+
+
+def shifted_nodes(low: float, high: float, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """`count` equally spaced nodes over [low, high] with one random offset, and the log of their common weight.
+
+    The offset is uniform in a cell, so the quadrature is unbiased for Z at any count: a peak narrower than a cell
+    is hit as often as it should be, and does not hide between fixed nodes for all of training.
+    """
+    step = (high - low) / count
+    offset = torch.rand((), generator=generator, device=generator.device)
+    nodes = low + (torch.arange(count, device=generator.device) + offset) * step
+    return nodes, torch.log(torch.tensor(step, device=generator.device))
+
+
+def _parts(rows: int, rows_at_once: int) -> Iterator[slice]:
+    return (slice(first, min(first + rows_at_once, rows)) for first in range(0, rows, rows_at_once))
+
+
+def nce_step_losses(
+    network: EnergyNetwork,
+    embedding: Tensor,  # [n, d]
+    reward: Tensor,  # [n]
+    noise: MixtureNoise,
+    *,
+    beta: float,
+    negatives: int,
+    regularization: float,
+    generator: torch.Generator,
+    rows_at_once: int,
+) -> Iterator[Tensor]:
+    """Mean NCE+ loss of a batch plus λ·mean f², as the terms of a sum over `rows_at_once` rows each.
+
+    Fresh noise and dropout masks are drawn for the whole batch first, so that how it is split changes no result.
+    Inputs in internal units.
+    """
+    n, device = len(reward), embedding.device
+    center = reward.unsqueeze(1)
+    positive = center + noise.offsets((n, 1), generator, beta).to(device)
+    negative = center + noise.offsets((n, negatives), generator).to(device)
+    y = torch.cat([positive, negative], dim=1)
+    log_noise = noise.log_prob(y, center)
+    masks = network.dropout_masks(n, generator)
+    for part in _parts(n, rows_at_once):
+        embedded = network.embed(embedding[part]).unsqueeze(1)
+        f = network.join(embedded, network.reward_part(y[part]), [mask[part] for mask in masks])
+        loss = nce_loss(f[:, 0], log_noise[part, 0], f[:, 1:], log_noise[part, 1:])
+        yield (loss + regularization * f.square().mean(1)).sum() / n
+
+
+def likelihood_step_losses(
+    network: EnergyNetwork,
+    embedding: Tensor,  # [n, d]
+    reward: Tensor,  # [n]
+    noise: MixtureNoise,
+    *,
+    beta: float,
+    support: tuple[float, float],
+    nodes: int,
+    regularization: float,
+    generator: torch.Generator,
+    rows_at_once: int,
+) -> Iterator[Tensor]:
+    """Mean exact negative log-likelihood of the noisy positives plus λ·mean f², split like :func:`nce_step_losses`."""
+    n, device = len(reward), embedding.device
+    positive = reward + noise.offsets((n,), generator, beta).to(device)
+    positive = positive.clamp(*support)
+    grid, log_weight = (drawn.to(device) for drawn in shifted_nodes(*support, nodes, generator))
+    masks = network.dropout_masks(n, generator)
+    for part in _parts(n, rows_at_once):
+        embedded, kept = network.embed(embedding[part]).unsqueeze(1), [mask[part] for mask in masks]
+        f_positive = network.join(embedded, network.reward_part(positive[part].unsqueeze(1)), kept).squeeze(1)
+        f_nodes = network.join(embedded, network.reward_part(grid).unsqueeze(0), kept)
+        loss = likelihood_loss(f_positive, f_nodes, log_weight)
+        square = (f_positive.square() + f_nodes.square().sum(1)) / (nodes + 1)
+        yield (loss + regularization * square).sum() / n
+
+
+def measurement_loss(
+    log_mass: Tensor, nodes: Tensor, reward: Tensor, noise: float
+) -> Tensor:  # [n, g], [g], [n] -> [n]
+    """-log ∫ p(r | e) N(reward; r, noise²) dr: the base reward as a noisy measurement of the true one, r.
+
+    Args:
+        log_mass: log-probabilities of the nodes' cells [n, g].
+        nodes: rewards [g].
+        reward: base rewards [n].
+        noise: standard deviation of the measurement.
+    """
+    distance = (reward.unsqueeze(1) - nodes) / noise
+    constant = math.log(noise) + 0.5 * math.log(2 * math.pi)
+    return constant - torch.logsumexp(log_mass - 0.5 * distance.square(), 1)
+
+
+def noisy_preference_nll(chosen: Tensor, rejected: Tensor, flips: float) -> Tensor:  # [p, g], [p, g] -> [p]
+    """-log[(1 - ε) P + ε (1 - P)] with P = P(r_c > r_r) under the two densities and ε = `flips` wrong labels.
+
+    Args:
+        chosen, rejected: log-probabilities of the same cells [p, g]; mass in one cell is split evenly.
+        flips: share of wrong labels, 0 to 0.5.
+    """
+    won, other = chosen.exp(), rejected.exp()
+    win = (won * (other.cumsum(1) - 0.5 * other)).sum(1)
+    return -(flips + (1 - 2 * flips) * win).clamp_min(torch.finfo(win.dtype).tiny).log()
+
+
+def joint_step_losses(
+    network: EnergyNetwork,
+    embedding: Tensor,  # [2p, d], the chosen first, then the rejected in the same order
+    reward: Tensor,  # [2p]
+    *,
+    flips: float,
+    reward_weight: float,
+    reward_noise: float,
+    support: tuple[float, float],
+    nodes: int,
+    regularization: float,
+    generator: torch.Generator,
+    rows_at_once: int,
+) -> Iterator[Tensor]:
+    """Mean over pairs of :func:`noisy_preference_nll` + `reward_weight` · mean :func:`measurement_loss` of both +
+    λ·mean f².
+
+    The density over the reward has two witnesses: the pair's label, wrong with probability `flips`, and the base
+    reward, a measurement with noise. Both are integrals over r, computed on nodes with one random offset a step.
+    Chosen and rejected share dropout masks, so that they are compared under the same network. Split into parts like
+    :func:`nce_step_losses`.
+    """
+    p, device = len(reward) // 2, embedding.device
+    grid, _ = (drawn.to(device) for drawn in shifted_nodes(*support, nodes, generator))
+    masks = network.dropout_masks(p, generator)
+    for part in _parts(p, max(1, rows_at_once // 2)):
+        both = torch.cat([torch.arange(p)[part], p + torch.arange(p)[part]]).to(device)
+        kept = [torch.cat([mask[part], mask[part]]) for mask in masks]
+        f = network.join(network.embed(embedding[both]).unsqueeze(1), network.reward_part(grid).unsqueeze(0), kept)
+        log_mass = torch.log_softmax(f, 1)
+        chosen, rejected = log_mass.chunk(2)
+        loss = noisy_preference_nll(chosen, rejected, flips).sum()
+        if reward_weight > 0:
+            loss = loss + 0.5 * reward_weight * measurement_loss(log_mass, grid, reward[both], reward_noise).sum()
+        yield (loss + 0.5 * regularization * f.square().mean(1).sum()) / p

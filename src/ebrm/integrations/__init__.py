@@ -1,0 +1,5 @@
+"""Where rewards are used: transformers, TRL, OpenRLHF, verl, and the client of `ebrm serve`."""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

@@ -1,0 +1,146 @@
+"""A tokenizer whose chat template alone writes texts as ebrm does, for libraries that tokenize by themselves.
+
+TRL writes a conversation with the tokenizer's chat template and tokenizes that without adding special tokens. What
+`ebrm.data.text` decides about start and end tokens therefore has to stand in the template.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from ebrm.data import PLAIN, TextRule, tokenize
+from ebrm.errors import ModelError, TextError
+
+_PLAIN_TEMPLATE = (
+    "{%- set names = {'system': 'System', 'user': 'User', 'assistant': 'Assistant'} -%}"
+    "{%- for message in messages -%}"
+    "{%- if message['role'] not in names -%}"
+    "{{- raise_exception('The plain format knows the roles system, user and assistant.') -}}"
+    "{%- endif -%}"
+    "{{- '' if loop.first else '\\n\\n' -}}{{- names[message['role']] + ': ' + message['content'] -}}"
+    "{%- endfor -%}"
+)
+_USER, _ANSWER = {"role": "user", "content": "What is 2 + 2?"}, {"role": "assistant", "content": "Four."}
+# Conversations on which the template is compared with ebrm's own writing, as (prompt, response).
+_PROBES: tuple[tuple[list[dict[str, str]], str], ...] = (
+    ([_USER], "It is four."),
+    ([_USER], ""),
+    ([_USER], "  Two lines\n\nand spaces \n"),
+    ([{"role": "system", "content": "Be brief."}, _USER], "4"),
+    (
+        [_USER, _ANSWER, {"role": "user", "content": "And 3 + 3? \u00fc\u4f60\U0001f600"}],
+        "Six \u2014 \u00e9\u6c34\U0001f389.",
+    ),
+)
+
+
+def make_tokenizer(rule: TextRule, tokenizer: Any) -> Any:
+    """A copy of a base RM's tokenizer whose chat template writes what the text rule says.
+
+    `tok(tok.apply_chat_template(messages, tokenize=False), add_special_tokens=False)` gives the ids of
+    :func:`ebrm.data.text.tokenize`, except that nothing is cut: a longer text is left as it is.
+
+    Raises:
+        ModelError: this tokenizer gives other ids whatever its template says.
+    """
+    own = copy.deepcopy(tokenizer)
+    own.chat_template = write_template(rule, tokenizer)
+    own.padding_side, own.model_max_length = "right", rule.max_length
+    own.model_input_names = ["input_ids", "attention_mask"]
+    if own.pad_token is None:
+        own.pad_token = own.eos_token
+    different = first_difference(rule, tokenizer, own)
+    if different is not None:
+        raise ModelError(
+            f"This tokenizer ({type(tokenizer).__name__}) cannot write texts for transformers as the fitted model's "
+            f"text rule says: {different}. Score with EnergyRewardModel, or in TRL with "
+            "ebrm.integrations.trl.reward_function."
+        )
+    return own
+
+
+def first_difference(rule: TextRule, tokenizer: Any, other: Any) -> str | None:
+    """Where `other`, used as TRL uses a tokenizer, gives other ids than the text rule; None where it does not."""
+    anything = replace(rule, max_length=10**9)
+    for prompt, response in _PROBES:
+        try:
+            tokens = tokenize(anything, tokenizer, prompt, response)
+        except TextError:
+            continue  # the template refuses such conversations
+        assert tokens is not None
+        messages = [*prompt, {"role": "assistant", "content": response}]
+        try:
+            text = other.apply_chat_template(messages, tokenize=False)
+            ids = list(other(text, add_special_tokens=False, verbose=False)["input_ids"])
+        except ValueError as error:  # no chat template
+            return " ".join(str(error).split())[:120]
+        if ids != tokens.ids:
+            roles = " \u2192 ".join(message["role"] for message in messages)
+            return f"of turns {roles} it makes {_short(ids)}, and {_short(tokens.ids)} was expected"
+    return None
+
+
+def write_template(rule: TextRule, tokenizer: Any) -> str:
+    """The source of a chat template that writes whole texts, start and end tokens included."""
+    before, after = _added(tokenizer) if rule.template == PLAIN else ("", "")
+    template = _PLAIN_TEMPLATE if rule.template == PLAIN else rule.template
+    given = "".join(f"{{%- set {name} = {value!r} +%}}" for name, value in rule.template_kwargs.items())
+    rules = _end(rule, tokenizer) + _start(rule, tokenizer)
+    if not rules and not before and not after:
+        return given + template
+    # A template's last line break does not count, nor do the breaks after tags; `+` keeps the others.
+    written = f"{{%+ set written +%}}{template.removesuffix(chr(10))}{{%+ endset -%}}"
+    whole = f"{{%- set ns = namespace(text={before!r} + written + {after!r}, starts=0) -%}}"
+    return given + written + whole + rules + "{{- ns.text -}}"
+
+
+def _end(rule: TextRule, tokenizer: Any) -> str:
+    if rule.eos != "append":
+        return ""
+    eos = repr(tokenizer.eos_token)
+    bare = ""
+    if rule.template != PLAIN:  # line breaks after an end token that the template has written itself
+        bare = (
+            f"{{%- if ns.text.rstrip('\\n').endswith({eos}) -%}}"
+            "{%- set ns.text = ns.text.rstrip('\\n') -%}{%- endif -%}"
+        )
+    return (
+        f"{bare}{{%- for _ in ns.text.split({eos}) -%}}{{%- if ns.text.endswith({eos}) -%}}"
+        f"{{%- set ns.text = ns.text[:-{len(tokenizer.eos_token)}] -%}}{{%- endif -%}}{{%- endfor -%}}"
+        f"{{%- set ns.text = ns.text + {eos} -%}}"
+    )
+
+
+def _start(rule: TextRule, tokenizer: Any) -> str:
+    if tokenizer.bos_token is None or rule.bos == "keep":
+        return ""
+    bos = repr(tokenizer.bos_token)
+    if rule.bos == "strip":
+        # Where the start token is also the token that is pooled, one has to stay.
+        kept = f"{bos} if ns.starts else ''" if tokenizer.bos_token_id == tokenizer.cls_token_id else "''"
+    else:
+        ids = tokenizer("a", verbose=False)["input_ids"]
+        adds = rule.template != PLAIN and bool(ids) and ids[0] == tokenizer.bos_token_id
+        kept = bos if adds else f"{bos} if ns.starts else ''"
+    return (
+        f"{{%- for _ in ns.text.split({bos}) -%}}{{%- if ns.text.startswith({bos}) -%}}"
+        f"{{%- set ns.text = ns.text[{len(tokenizer.bos_token)}:] -%}}{{%- set ns.starts = ns.starts + 1 -%}}"
+        f"{{%- endif -%}}{{%- endfor -%}}{{%- set ns.text = ({kept}) + ns.text -%}}"
+    )
+
+
+def _added(tokenizer: Any) -> tuple[str, str]:
+    """The special tokens that a tokenizer adds before and after a text, written out."""
+    bare = list(tokenizer("a", add_special_tokens=False, verbose=False)["input_ids"])
+    full = list(tokenizer("a", verbose=False)["input_ids"])
+    first = next((i for i in range(len(full)) if full[i : i + len(bare)] == bare), 0)
+    tokens = tokenizer.convert_ids_to_tokens(full)
+    return "".join(tokens[:first]), "".join(tokens[first + len(bare) :])
+
+
+def _short(ids: Sequence[int]) -> str:
+    shown = ", ".join(map(str, ids[:6]))
+    return f"[{shown}{', …' if len(ids) > 6 else ''}] ({len(ids)} tokens)"

@@ -1,0 +1,338 @@
+"""EBRMForSequenceClassification: the base RM and its energy as one transformers model."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.utils.generic import ModelOutput
+
+from ebrm.backbone import (
+    BackboneIdentity,
+    Forward,
+    float32_head,
+    inner_layers,
+    model_limit,
+    refuse_missing,
+    require_linear,
+)
+from ebrm.data import TextRule
+from ebrm.errors import ModelError, TextTooLongError
+from ebrm.hub import write_card, write_energy
+from ebrm.integrations.base import build_base, describe_base
+from ebrm.integrations.config import EBRMConfig
+from ebrm.integrations.loading import HUB, backbone_changes
+from ebrm.integrations.tokenizer import first_difference
+from ebrm.model import EnergyRewardModel
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class EBRMOutput(ModelOutput):
+    """Refined rewards of n texts, float32, in the base RM's units, where the token ids are.
+
+    Attributes:
+        logits: the refined rewards [n, 1].
+        base_reward: what the base RM says [n].
+        std: standard deviation of the fitted density [n].
+        interval: central interval [n, 2] (90% unless the inference settings say otherwise).
+    """
+
+    logits: Tensor | None = None
+    base_reward: Tensor | None = None
+    std: Tensor | None = None
+    interval: Tensor | None = None
+
+
+class EBRMForSequenceClassification(PreTrainedModel):
+    """A frozen reward model and the density that refines its rewards, called as transformers' classifiers are.
+
+    Load one with `from_pretrained` (also through `AutoModelForSequenceClassification`, after `import ebrm`), or wrap a
+    model in memory with :meth:`wrap`. It only scores: there are no gradients, and it stays in evaluation mode.
+
+    Attributes:
+        base: the base RM; its precision and device are what transformers is asked for.
+        energy: the fitted density with its settings, always float32, where `base` is; None until loaded.
+    """
+
+    config_class = EBRMConfig
+    main_input_name = "input_ids"
+    base_model_prefix = "base"
+    # Whether the base RM has an implementation of attention is for the base RM to say.
+    _supports_sdpa = _supports_flash_attn = _supports_flash_attn_2 = _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    def __init__(self, config: EBRMConfig, base: nn.Module | None = None, head: str | None = None) -> None:
+        wanted = config._attn_implementation  # what is asked for; the next line puts in a default
+        super().__init__(config)
+        description = config.base or {}
+        if not description and (base is None or head is None):
+            raise ModelError(
+                "This configuration refers to a base RM by name and fingerprint, and holds no description to build it "
+                "from. Load the model with EBRMForSequenceClassification.from_pretrained."
+            )
+        self.base = build_base(description, wanted) if base is None else base
+        self._head_path: str = head if head is not None else description["head"]
+        self.energy: EnergyRewardModel | None = None
+        self._identity = BackboneIdentity.from_dict(config.backbone)
+        self._rule = TextRule.from_identity(config.text_rule)
+        self._layers = inner_layers(self._identity.name, self.base, (), self._identity.layers)
+        self._limit = model_limit(self.base)
+        self._checked = False
+        self.post_init()
+        self.requires_grad_(False).eval()
+
+    # -- scoring ---------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        return_dict: bool | None = None,
+        **others: Any,
+    ) -> EBRMOutput | tuple[Tensor, ...]:
+        """Refined rewards of texts.
+
+        Args:
+            input_ids: token ids [n, L] of whole texts, as the model's text rule writes them.
+            attention_mask: [n, L], 1 where there is text, on whichever side the padding is. Without it every token is
+                taken for text; that is refused where several rows begin or end in `config.pad_token_id`.
+            return_dict: False gives the output as a tuple.
+            others: `token_type_ids` that are all 0, and switches that are off, are accepted.
+
+        Raises:
+            TextTooLongError: a text is longer than the text rule or the base RM allows; nothing is cut here.
+            ModelError, BackboneError: a row without tokens or with unknown ones, something else asked for (hidden
+                states, embeddings, labels), or no energy loaded.
+        """
+        if self.energy is None:
+            raise ModelError("This model was built from a configuration alone: load it with from_pretrained.")
+        _refuse_others(others)
+        rows = self._rows(input_ids, attention_mask)
+        assert input_ids is not None
+        device = self._device()
+        with torch.autocast(device.type, enabled=False), torch.autocast("cpu", enabled=False):
+            embedding = self._read(rows, device)
+            head = self._head()
+            if self.energy.density_model.device != device:
+                with torch.inference_mode(False):
+                    self.energy.to(device)
+            refined = self.energy.refine(embedding, float32_head(head)(embedding))
+        found = [refined.reward[:, None], refined.base_reward, refined.std, refined.interval]
+        output = EBRMOutput(*(value.to(input_ids.device) for value in found))
+        return output.to_tuple() if return_dict is False else output
+
+    def _read(self, rows: list[list[int]], device: torch.device) -> Tensor:  # -> [n, d]
+        """Embeddings of token sequences, read as `Backbone.read` reads them."""
+        name = self._identity.name
+        forward = Forward(
+            name=name, head_module=self._identity.head_module, model=self.base, head=self._head(), layers=self._layers,
+            pad=_pad_id(self.base.config, self.config), device=device, limit=self._limit,
+        )  # fmt: skip
+        forward.refuse(rows)
+        if not rows:
+            return torch.empty(0, self._head().in_features + self._layers.size)
+        embedding = forward.embed(rows, check=not self._checked)
+        self._checked = True
+        return embedding
+
+    def _rows(self, input_ids: Tensor | None, attention_mask: Tensor | None) -> list[list[int]]:
+        """The tokens of each text, without padding."""
+        if input_ids is None or input_ids.dim() != 2:
+            seen = "nothing" if input_ids is None else f"a tensor of shape {list(input_ids.shape)}"
+            raise ModelError(f"input_ids is {seen}; token ids [texts, tokens] were expected.")
+        if attention_mask is None:
+            pad = self.config.pad_token_id
+            if (
+                pad is not None
+                and len(input_ids) > 1
+                and bool((input_ids[:, :1] == pad).any() | (input_ids[:, -1:] == pad).any())
+            ):
+                raise ModelError(
+                    f"Some of the {len(input_ids)} rows begin or end in the padding token {pad}, and there is no "
+                    "attention_mask to tell padding from text. Pass the tokenizer's attention_mask."
+                )
+            rows = input_ids.tolist()
+        elif attention_mask.shape != input_ids.shape:
+            raise ModelError(
+                f"attention_mask has the shape {list(attention_mask.shape)} and input_ids {list(input_ids.shape)}; a "
+                "mask [texts, tokens] was expected."
+            )
+        else:
+            pairs = zip(input_ids.tolist(), attention_mask.tolist(), strict=True)
+            rows = [[token for token, text in zip(ids, mask, strict=True) if text] for ids, mask in pairs]
+        longest = min(self._rule.max_length, self._limit or self._rule.max_length)
+        long = [row for row, ids in enumerate(rows) if len(ids) > longest]
+        if long:
+            raise TextTooLongError(
+                f"{len(long)} of {len(rows)} texts are too long, first row {long[0]}: it has {len(rows[long[0]])} "
+                f"tokens, and the limit is {longest}. They are not cut here: shorten them (in TRL: shorter prompts or "
+                "max_completion_length), or score texts, which can be cut by the text rule, with EnergyRewardModel."
+            )
+        return rows
+
+    def _head(self) -> nn.Linear:
+        return require_linear(self._identity.name, self._head_path, self.base.get_submodule(self._head_path))
+
+    def _device(self) -> torch.device:
+        """Where token ids go."""
+        return self.base.get_input_embeddings().weight.device  # type: ignore[operator]
+
+    # -- what transformers and those who use it ask of a model --------------------------------------------------------
+
+    @property
+    def score(self) -> Any:
+        """Refuses: a refined reward belongs to a whole text. TRL's PPO looks here for a head over hidden states."""
+        raise ModelError(
+            "A refined reward belongs to a whole text, so EBRMForSequenceClassification has no head that hidden states "
+            "could be given to: call the model itself and read .logits. Trainers that score hidden states token by "
+            "token (TRL's PPO) cannot use it; GRPOTrainer and RLOOTrainer can."
+        )
+
+    @property
+    def base_model(self) -> nn.Module:
+        """This model itself: it has no part that others could use in its place."""
+        return self
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The base RM's table of token embeddings."""
+        return self.base.get_input_embeddings()  # type: ignore[operator]
+
+    def train(self, mode: bool = True) -> EBRMForSequenceClassification:
+        """Stay in evaluation mode: the model is frozen."""
+        return super().train(False)
+
+    # -- on disk and on the Hub ------------------------------------------------------------------------------------
+
+    @classmethod
+    def wrap(cls, model: EnergyRewardModel, config: EBRMConfig | None = None) -> EBRMForSequenceClassification:
+        """An :class:`EnergyRewardModel` with its base RM, as a transformers model; weights are shared, not copied.
+
+        Raises:
+            ModelError: fitted on features made elsewhere, or the base RM is not run here but in a server.
+        """
+        backbone = model.backbone
+        if not isinstance(getattr(backbone, "model", None), nn.Module):
+            raise ModelError(
+                f"{backbone.identity.name} runs in a server, so there is no model to wrap. Load it without a server."
+            )
+        if config is None:
+            config = EBRMConfig(**model.record.to_dict(), trust=model.density_model.trust.to_dict())
+        head = next(path for path, part in backbone.model.named_modules() if part is backbone.forward.head)
+        config.base = describe_base(backbone.model, head)
+        if not config.own_tokenizer:
+            config._name_or_path = backbone.identity.name
+        config.dtype = next(backbone.model.parameters()).dtype
+        config.pad_token_id = backbone.forward.pad
+        wrapped = cls(config, backbone.model, head)
+        wrapped.energy = model
+        return wrapped
+
+    @classmethod
+    def from_pretrained(cls, name: Any, *args: Any, config: Any = None, **kwargs: Any) -> Any:  # type: ignore[override]
+        """Load a folder or Hub repository, standalone or one that refers to its base RM.
+
+        Args:
+            name: the folder or `owner/name`.
+            args: as for every transformers model.
+            config: an `EBRMConfig` to use instead of the folder's own.
+            kwargs: as for every transformers model (`dtype`, `device_map`, `attn_implementation`, `revision`, …). Where
+                the base RM is referred to, it is loaded as :class:`EnergyRewardModel` loads it: `dtype` is that of the
+                fit unless given, and `device_map` can name one device only.
+
+        Raises:
+            ModelError: files that are missing, damaged or do not belong together, or weights that the checkpoint
+                lacks: nothing is ever left random.
+        """
+        hub = {key: kwargs[key] for key in HUB if key in kwargs}
+        if config is None:
+            config = EBRMConfig.from_pretrained(name, **hub)
+        if kwargs.get("subfolder"):
+            raise ModelError("subfolder is not supported: give the folder or repository that holds config.json.")
+        with_info = kwargs.pop("output_loading_info", False)
+        energy = EnergyRewardModel.from_pretrained(name, **hub)
+        if config.base is None:
+            model: Any = cls._refer(energy, name, config, kwargs)
+            info: dict[str, Any] = {}
+        else:
+            loaded: Any = super().from_pretrained(name, *args, config=config, output_loading_info=True, **kwargs)
+            model, info = loaded
+            refuse_missing(str(name), [*info["missing_keys"], *(str(key) for key in info["mismatched_keys"])])
+            model.requires_grad_(False)
+            model.energy = energy
+            model._head()  # refused where it is quantized
+        return (model, info) if with_info else model
+
+    @classmethod
+    def _refer(
+        cls, energy: EnergyRewardModel, name: Any, config: EBRMConfig, options: dict[str, Any]
+    ) -> EBRMForSequenceClassification:
+        """Load the base RM that an ebrm model refers to, checked, and wrap both."""
+        if energy.record.text_rule is None:
+            _ = energy.backbone  # refused: fitted on features made elsewhere
+        options = {"attn_implementation": config._attn_implementation} | options  # an Auto class puts it there
+        backbone = energy.with_backbone(**backbone_changes(options)).backbone
+        if not config.own_tokenizer:
+            different = first_difference(backbone.text_rule, backbone.tokenizer, backbone.tokenizer)
+            if different is not None:
+                logger.warning(
+                    "The tokenizer of %s does not by itself write texts as the model was fitted on (%s). Where a "
+                    "library tokenizes by itself, as TRL does, give it the folder that `ebrm export` writes instead "
+                    "of %s.", backbone.identity.name, different, name,
+                )  # fmt: skip
+        else:
+            config._name_or_path = str(name)
+        energy._backbone = backbone
+        return cls.wrap(energy, config)
+
+    def save_pretrained(  # type: ignore[override]
+        self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any
+    ) -> None:
+        """Write a standalone folder: `config.json`, the base RM's weights, `energy.safetensors`, and a model card.
+
+        The tokenizer is not part of it; `ebrm export --standalone` writes it, too.
+
+        Raises:
+            ModelError: a base RM that transformers cannot build from a configuration.
+        """
+        if self.energy is None or self.config.base is None:
+            raise ModelError(
+                f"{self._identity.name} ({self._identity.architecture}) cannot be written into a standalone folder: "
+                "transformers cannot build such a model from a configuration. Save the EnergyRewardModel, which refers "
+                "to it (`ebrm export` without --standalone)."
+            )
+        hub = {key: kwargs.pop(key) for key in ("repo_id", "commit_message", "private", "create_pr") if key in kwargs}
+        folder = Path(save_directory)
+        if kwargs.get("is_main_process", True):
+            for key, value in write_energy(folder, self.energy.density_model.state_dict()).items():
+                setattr(self.config, key, value)
+            write_card(folder, self.config.record(), standalone=True)
+        super().save_pretrained(save_directory, **kwargs)
+        if push_to_hub:
+            self.push_to_hub(hub.pop("repo_id", folder.name), **hub)
+
+
+def _pad_id(*configs: Any) -> int:
+    """A token to pad with; any that the base RM knows will do, the mask says what is text."""
+    choices = (getattr(config, "pad_token_id", None) for config in configs)
+    return next((pad for pad in choices if isinstance(pad, int) and pad >= 0), 0)
+
+
+def _refuse_others(others: dict[str, Any]) -> None:
+    kinds = others.pop("token_type_ids", None)
+    if kinds is not None and bool(kinds.any()):
+        raise ModelError("token_type_ids are not all 0. An ebrm model reads one text a row, never two segments.")
+    others.pop("use_cache", None)
+    asked = sorted(name for name, value in others.items() if value is not None and value is not False)
+    if asked:
+        raise ModelError(
+            f"EBRMForSequenceClassification takes input_ids and attention_mask; {', '.join(asked)} cannot be used. It "
+            "scores whole texts and is not trained: fit with `ebrm fit`."
+        )

@@ -1,0 +1,188 @@
+"""Does P(chosen > rejected) mean what it says?
+
+A pair's probability p = P(chosen > rejected) always comes with the same outcome, "chosen was chosen": as they stand,
+such data cannot be calibrated. Which side is called first must not matter, so here a pair counts by its *confidence*
+max(p, 1 - p), in [0.5, 1], and by whether the side with the larger probability is the chosen one. This is the folded
+form of counting each pair twice, as (p, 1) and as (1 - p, 0). p = 0.5 exactly counts as half right.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ebrm.errors import DataError
+from ebrm.metrics.bootstrap import (
+    LEVEL,
+    Estimate,
+    cluster_sums,
+    clustered_mean,
+    finite_array,
+    percentile_estimate,
+    resample_sums,
+)
+
+Floats = NDArray[np.float64]
+
+# A sum of float32 probabilities may miss one by this much.
+_ROUNDING = 1e-5
+
+
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """Pairs of about the same confidence.
+
+    Attributes:
+        confidence: their mean confidence, in [0.5, 1].
+        accuracy: share of them whose more probable side is the chosen one, with its interval over prompts.
+        pairs: how many they are.
+    """
+
+    confidence: float
+    accuracy: Estimate
+    pairs: int
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How probabilities compare with what happened.
+
+    Attributes:
+        bins: the reliability curve, bins of about equal numbers of pairs, by rising confidence.
+        ece: expected calibration error, the mean over pairs of |accuracy - confidence| of their bin (0 is best). Its
+            interval is for the mean of this number over samples of this size, what chance adds included: it says
+            whether the error is more than `ece_if_calibrated`, not that it is more than 0.
+        ece_if_calibrated: about what `ece` would be by chance alone if every probability were exactly right: with
+            finite data it is never 0. It is larger where the pairs of a prompt are right or wrong together.
+        brier: mean of (1 - p)^2 (0 is best, 0.25 for always saying one half), with its interval over prompts.
+        log_loss: mean of -log p, in nats (0 is best, 0.693 for always saying one half), with its interval over prompts.
+        pairs: number of pairs.
+    """
+
+    bins: tuple[ReliabilityBin, ...]
+    ece: Estimate
+    ece_if_calibrated: float
+    brier: Estimate
+    log_loss: Estimate
+    pairs: int
+
+
+def equal_mass_bins(value: ArrayLike, bins: int) -> NDArray[np.int64]:
+    """Assign values to at most `bins` bins of about equal counts; equal values always share a bin.
+
+    Returns:
+        Bin of each value [n], 0 .. at most bins - 1, rising with the value and without gaps.
+    """
+    value = np.asarray(value, dtype=np.float64)
+    edges = np.quantile(value, np.linspace(0, 1, bins + 1))
+    _, index = np.unique(np.searchsorted(edges[1:-1], value), return_inverse=True)
+    return index.astype(np.int64)
+
+
+def confidence_and_correct(probability: ArrayLike) -> tuple[Floats, Floats]:
+    """Fold P(chosen > rejected) into (confidence, correct).
+
+    Args:
+        probability: P(chosen > rejected) [p], in [0, 1].
+
+    Returns:
+        max(p, 1 - p) [p], and 1 where p > 0.5, 0.5 where p = 0.5, 0 where p < 0.5 [p].
+
+    Raises:
+        DataError: if a probability is not finite or outside [0, 1] by more than float32 rounding.
+    """
+    probability = finite_array(probability, "P(chosen > rejected)")
+    outside = np.flatnonzero((probability < -_ROUNDING) | (probability > 1 + _ROUNDING))
+    if len(outside):
+        raise DataError(
+            f"P(chosen > rejected) must lie in [0, 1], but {len(outside)} of {len(probability)} values do not, the "
+            f"first ({probability[outside[0]]}) in row {outside[0]}. Rewards or margins are not probabilities."
+        )
+    probability = probability.clip(0, 1)
+    correct = np.where(probability > 0.5, 1.0, np.where(probability == 0.5, 0.5, 0.0))
+    return np.maximum(probability, 1 - probability), correct
+
+
+def calibration(
+    probability: ArrayLike,
+    prompt_id: ArrayLike | None = None,
+    bins: int = 10,
+    resamples: int = 1000,
+    seed: int = 0,
+    level: float = LEVEL,
+) -> Calibration:
+    """Measure the calibration of P(chosen > rejected); see the module's text for the folded form it uses.
+
+    Args:
+        probability: P(chosen > rejected) [p], in [0, 1].
+        prompt_id: one label a pair [p], the unit resampled for the intervals; None: each pair its own.
+        bins: how many bins of equal mass (Nguyen and O'Connor, 2015; fewer where confidences repeat).
+        resamples: bootstrap resamples, of all pairs and of each bin.
+        seed: seed of the resampling.
+        level: share of the resampled values inside the intervals.
+
+    Raises:
+        DataError: if there are no pairs, or a probability is not finite or outside [0, 1].
+        ValueError: if the arrays differ in length.
+    """
+    confidence, correct = confidence_and_correct(probability)
+    prompts = np.arange(len(confidence)) if prompt_id is None else np.asarray(prompt_id)
+    if len(prompts) != len(confidence):
+        raise ValueError(f"{len(confidence)} probabilities and {len(prompts)} prompt ids")
+    prompts = np.unique(prompts, return_inverse=True)[1]
+    index = equal_mass_bins(confidence, bins)
+    curve, gaps = [], []
+    for number in range(index.max() + 1):
+        rows = index == number
+        accuracy = clustered_mean(correct[rows], prompts[rows], resamples, seed, level)
+        curve.append(ReliabilityBin(float(confidence[rows].mean()), accuracy, int(rows.sum())))
+        gaps.append(np.where(rows, correct - confidence, 0.0))
+
+    p = np.asarray(probability, dtype=np.float64).clip(0, 1)
+    losses = (1 - p) ** 2, -np.log(p.clip(np.finfo(np.float64).eps))  # "impossible" must cost much, but not all
+    sums = cluster_sums([np.ones(len(p)), *losses, *gaps], prompts)
+    draws = np.full((1, sums.shape[1]), np.nan)
+    if len(sums) > 1:  # one prompt says nothing about how prompts differ
+        draws = resample_sums(sums, resamples, np.random.default_rng(seed))
+    mean, drawn = (totals[..., 1:] / totals[..., :1] for totals in (sums.sum(axis=0), draws))
+    return Calibration(
+        bins=tuple(curve),
+        ece=_ece_estimate(mean[2:], drawn[:, 2:], level),
+        ece_if_calibrated=_ece_by_chance(confidence, index, np.sum(gaps, axis=0), prompts),
+        brier=percentile_estimate(mean[0], drawn[:, 0], level),
+        log_loss=percentile_estimate(mean[1], drawn[:, 1], level),
+        pairs=len(confidence),
+    )
+
+
+def _ece_estimate(gap: Floats, drawn: Floats, level: float) -> Estimate:
+    """Σ |gap| over bins [m] with the interval of its sampling distribution, from resampled gaps [B, m].
+
+    Resampled gaps are noisy twice, so their ECE is too large and too spread. So the observed gaps are shrunk by the
+    factor at which resampling noise around them gives the observed ECE on average: near 0 for a calibrated reward,
+    whose gaps are but noise, near 1 where the gaps are real.
+    """
+    ece, noise = float(np.abs(gap).sum()), drawn - gap
+    smallest, largest = 0.0, 1.0
+    for _ in range(30):
+        middle = (smallest + largest) / 2
+        if np.abs(middle * gap + noise).sum(axis=1).mean() < ece:
+            smallest = middle
+        else:
+            largest = middle
+    draws = np.abs(smallest * gap + noise).sum(axis=1)
+    return percentile_estimate(ece, (draws - draws.mean() + ece).clip(0), level)
+
+
+def _ece_by_chance(confidence: Floats, index: NDArray[np.int64], gap: Floats, prompt: NDArray[np.int64]) -> float:
+    """Mean ECE of calibrated rewards, from each bin's tosses of coins that know their bias."""
+    variance = np.bincount(index, confidence * (1 - confidence))
+    # Kish's design effect: how much more the sums of a prompt's gaps vary than if its pairs were independent.
+    rest = gap - (np.bincount(index, gap) / np.bincount(index))[index]
+    _, both = np.unique(index * np.int64(len(confidence)) + prompt, return_inverse=True)
+    apart, together = (rest**2).sum(), (np.bincount(both, rest) ** 2).sum()
+    effect = together / apart if apart > _ROUNDING**2 * len(gap) else 1.0
+    # |sum of n centered coin tosses| is about half-normal: its mean is sqrt(2 / pi) standard deviations.
+    return float(np.sqrt(2 / np.pi * effect * variance).sum() / len(confidence))

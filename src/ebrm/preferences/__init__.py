@@ -1,1 +1,0 @@
-"""Preference pairs in, from the Hub or files, as one checked schema; the text and token rules in one place."""

@@ -1,0 +1,16 @@
+from .benchmarks import write_benchmark_report as write_benchmark_report
+from .files import evaluation_to_dict as evaluation_to_dict
+from .files import write_results as write_results
+from .fit import write_report as write_report
+from .fit_data import ChangedExample as ChangedExample
+from .fit_data import LiveScore as LiveScore
+from .fit_data import ReportData as ReportData
+from .selection_figures import write_selection_figure as write_selection_figure
+from .tables import details as details
+from .tables import left_out as left_out
+from .tables import overview as overview
+from .typeset import Entry as Entry
+from .typeset import markdown as markdown
+from .words import count as count
+from .words import decimal as decimal
+from .words import interval as interval

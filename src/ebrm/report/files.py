@@ -1,0 +1,190 @@
+"""The files of an evaluation: results.json, every reward in items.parquet, and what reward-bench's own tools read."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from ebrm.evaluation import BenchmarkResult, Evaluation, Scored, ScorerResult, prompt_ids
+from ebrm.metrics import Estimate, RiskCoverage
+from ebrm.report.rewardbench_files import write_rewardbench
+from ebrm.utils.files import atomic_path, write_json
+
+#: Points of a risk-coverage curve in results.json: coverage 0.01, 0.02, ... 1 (fewer where there are fewer pairs).
+CURVE_POINTS = 100
+
+
+def write_results(out: str | Path, evaluation: Evaluation, scored: Sequence[Scored]) -> tuple[Path, ...]:
+    """Write an evaluation to a folder, each file atomically.
+
+    Args:
+        out: the folder, made if it is not there. It gets `results.json` (see `evaluation_to_dict`), `items.parquet`
+            (see `write_items`) and, if RewardBench 1 or 2 is among the benchmarks, `reward-bench/` and
+            `reward-bench-2/` (see `ebrm.report.rewardbench_files`).
+        evaluation: what was found.
+        scored: the benchmarks and scores it was made from.
+
+    Returns:
+        The files, in the order written.
+    """
+    out = Path(out)
+    items = write_items(out / "items.parquet", evaluation, scored)
+    files = write_rewardbench(out, evaluation, scored)
+    results = out / "results.json"
+    write_json(results, evaluation_to_dict(evaluation))  # last: where it is, all is there
+    return items, *files, results
+
+
+def evaluation_to_dict(evaluation: Evaluation) -> dict[str, Any]:
+    """Everything found, as JSON values: shares of 1, null where there is no number.
+
+    Keys: `reference`, `resamples`, `level`, `permutations`, `seed`; `scorers` (name to `base` and what is known about
+    it); `benchmarks` (list, see below); `versions`; `seconds`. A benchmark has `name`, `title`, `origin`, `notes`,
+    `items`, `prompts`, `excluded`, `unscored`, `unscored_items`; `scores` (list of `name`, `kind`, `weights`, `items`,
+    `prompts`); `scorers`: name to `scores` (name to `value`, `shared`, `difference`, `p`, `p_holm`, `best`,
+    `not_worse`), `metrics`, `calibration` and `risk`; and `regressions`. An estimate is `value`, `low`, `high`. Margins
+    and whole risk-coverage curves can be computed from items.parquet and are not here; a curve is given by `curve`,
+    pairs of coverage and risk at about every hundredth of the `pairs`.
+    """
+    return {
+        "reference": evaluation.reference,
+        "resamples": evaluation.resamples,
+        "level": evaluation.level,
+        "permutations": evaluation.permutations,
+        "seed": evaluation.seed,
+        "scorers": {
+            name: {**plain(evaluation.about.get(name, {})), "base": base} for name, base in evaluation.bases.items()
+        },
+        "order": list(evaluation.bases),
+        "benchmarks": [_benchmark(result) for result in evaluation.benchmarks],
+        "versions": plain(evaluation.versions),
+        "seconds": plain(evaluation.seconds),
+    }
+
+
+def write_items(path: str | Path, evaluation: Evaluation, scored: Sequence[Scored]) -> Path:
+    """Write one row for every response: what it is and what every scorer says of it.
+
+    Columns: `benchmark`, `item`, `group`, `prompt_id`, `where` (the place it was read), `response` (its place among the
+    item's responses, from 0), `gold`, `compared` (whether the item is in the numbers: all scorers could score it), and
+    for each scorer `reward:NAME` and, if it has densities, `std:NAME`; null where there is none.
+
+    Args:
+        path: the file.
+        evaluation: what was found; says which items are compared.
+        scored: the benchmarks and scores it was made from, in the same order.
+    """
+    densities = {scores.name for one in scored for scores in one.scorers if scores.std is not None}
+    fields = [
+        *((name, pa.string()) for name in ("benchmark", "item", "group", "prompt_id", "where")),
+        ("response", pa.int32()),
+        ("gold", pa.float64()),
+        ("compared", pa.bool_()),
+    ]
+    for name in evaluation.bases:
+        fields.append((f"reward:{name}", pa.float64()))
+        if name in densities:
+            fields.append((f"std:{name}", pa.float64()))
+    schema = pa.schema(fields)
+    with atomic_path(path) as partial, pq.ParquetWriter(partial, schema, compression="zstd") as writer:
+        for result, one in zip(evaluation.benchmarks, scored, strict=True):
+            writer.write_table(_responses(result, one, schema))
+    return Path(path)
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON takes it: data classes and mappings as objects, NaN and infinity as null."""
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(name): plain(one) for name, one in value.items()}
+    if isinstance(value, set | frozenset):
+        return sorted(plain(one) for one in value)
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+def _benchmark(result: BenchmarkResult) -> dict[str, Any]:
+    whole = ("name", "title", "origin", "notes", "items", "prompts", "excluded", "unscored", "unscored_items")
+    return {
+        **{name: plain(getattr(result, name)) for name in whole},
+        "scores": [
+            {**plain(score), "items": result.counts[score.name][0], "prompts": result.counts[score.name][1]}
+            for score in result.scores
+        ],
+        "scorers": {name: _scorer(scorer) for name, scorer in result.scorers.items()},
+        "regressions": plain(result.regressions),
+    }
+
+
+def _scorer(scorer: ScorerResult) -> dict[str, Any]:
+    return {
+        "scores": {
+            name: {**plain(cell), "best": name in scorer.best, "not_worse": name in scorer.not_worse}
+            for name, cell in scorer.cells.items()
+        },
+        "metrics": plain(scorer.metrics),
+        "calibration": plain(scorer.calibration),
+        "risk": {name: _risk(curve) for name, curve in scorer.risk.items()},
+    }
+
+
+def _risk(curve: RiskCoverage) -> dict[str, Any]:
+    pairs = len(curve.coverage)
+    places = np.unique(np.ceil(np.arange(1, CURVE_POINTS + 1) / CURVE_POINTS * pairs).astype(np.int64)) - 1
+    numbers = {
+        field.name: plain(getattr(curve, field.name))
+        for field in dataclasses.fields(curve)
+        if isinstance(getattr(curve, field.name), float | Estimate)
+    }
+    return {**numbers, "pairs": pairs, "curve": np.stack([curve.coverage, curve.risk], axis=1)[places].tolist()}
+
+
+def _responses(result: BenchmarkResult, one: Scored, schema: pa.Schema) -> pa.Table:
+    """The rows of one benchmark."""
+    items, gold = one.benchmark.items, one.benchmark.gold()
+    place, response = np.nonzero(~np.isnan(gold))
+    unscored = set(result.unscored_items)
+    compared = np.array([item.id not in unscored for item in items], dtype=bool)
+
+    def texts(values: Sequence[str]) -> pa.Array:
+        names: dict[str, int] = {}
+        index = np.array([names.setdefault(value, len(names)) for value in values], dtype=np.int32)
+        return pa.DictionaryArray.from_arrays(index[place], list(names)).cast(pa.string())
+
+    def numbers(table: NDArray[np.float64] | None) -> pa.Array:
+        if table is None:
+            return pa.nulls(len(place), pa.float64())
+        return pa.array(table[place, response], from_pandas=True)  # NaN becomes null
+
+    columns: dict[str, pa.Array] = {
+        "benchmark": texts([result.name] * len(items)),
+        "item": texts([item.id for item in items]),
+        "group": texts([item.group for item in items]),
+        "prompt_id": texts(prompt_ids(items)),
+        "where": texts([item.where for item in items]),
+        "response": pa.array(response.astype(np.int32)),
+        "gold": numbers(gold),
+        "compared": pa.array(compared[place]),
+    }
+    for scores in one.scorers:
+        columns[f"reward:{scores.name}"] = numbers(scores.reward)
+        columns[f"std:{scores.name}"] = numbers(scores.std)
+    return pa.table([columns[name] for name in schema.names], schema=schema)

@@ -1,0 +1,2 @@
+from .config import ServeConfig as ServeConfig
+from .run import serve as serve

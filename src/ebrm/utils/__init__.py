@@ -1,0 +1,1 @@
+"""Files, progress and checks that every package uses."""

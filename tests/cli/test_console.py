@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from ebrm.cli.console import Screen, facts_text, plain_table, printable, write
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_lines_are_whole_where_there_is_no_terminal() -> None:
+    stream = io.StringIO()
+    write(stream, "word " * 60 + "\n\n  an item\x1b[31m\n")
+    assert stream.getvalue() == ("word " * 60).strip() + "\n  an item\\x1b[31m\n"
+
+
+@pytest.mark.parametrize("columns", [40, 80])
+def test_lines_fit_a_terminal(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    stream = Terminal()
+    write(stream, "word " * 60 + "\n  " + "item " * 30)
+    lines = stream.getvalue().splitlines()
+    assert len(lines) > 2
+    assert max(map(len, lines)) <= columns
+    assert sum(line.startswith("    item") for line in lines) >= 1  # continued items stand deeper
+
+
+def test_printable_shows_control_characters_and_keeps_unicode() -> None:
+    assert printable("a\x00b\x1b[2J ü 🙂\tz") == "a\\x00b\\x1b[2J ü 🙂 z"
+
+
+def test_a_stream_that_cannot_say_it_gets_an_escape() -> None:
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding="ascii", write_through=True)
+    write(stream, "ü 🙂")
+    assert raw.getvalue() == b"\\xfc \\U0001f642\n"
+
+
+def test_plain_table_aligns() -> None:
+    assert plain_table(("", "n"), [("a", "1"), ("bcd", "23")], "T") == "T\n      n\na     1\nbcd  23\n"
+
+
+@pytest.mark.parametrize("columns", [20, 40, 80, 100])
+def test_facts_fit(columns: int) -> None:
+    text = facts_text([("a long name of a fact", "value " * 30), ("b", "x")], columns)
+    assert max(map(len, text.splitlines())) <= max(columns, 21)  # a name is never cut
+    assert text.split().count("value") == 30
+
+
+def test_json_mode_prints_one_object_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+    screen = Screen(json=True)
+    screen.say("no")
+    screen.table(("a",), [("b",)])
+    screen.facts([("a", "b")])
+    screen.note("aside")
+    screen.result({"x": "ü"})
+    captured = capsys.readouterr()
+    assert captured.out == '{\n  "x": "ü"\n}\n'
+    assert captured.err == "aside\n"
+
+
+def test_people_get_tables_and_no_json(capsys: pytest.CaptureFixture[str]) -> None:
+    screen = Screen(quiet=True)
+    screen.note("aside")
+    screen.table(("a",), [("b",)])
+    screen.result({"x": 1})
+    captured = capsys.readouterr()
+    assert captured.out == "a\nb\n"
+    assert captured.err == ""

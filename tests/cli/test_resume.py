@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ebrm.cli.resume import Journal
+from ebrm.errors import DataError
+
+JOB = {"input": "1", "model": "2"}
+
+
+def finished(out: Path) -> Journal:
+    journal = Journal(out, JOB)
+    assert not journal.open(overwrite=False)
+    journal.part(0, "jsonl").write_text("x")
+    out.write_text("done")
+    journal.finish({"rows": 1})
+    return journal
+
+
+def test_a_finished_job_is_known_and_leaves_only_its_record(tmp_path: Path) -> None:
+    out = tmp_path / "o.jsonl"
+    journal = finished(out)
+    assert [path.name for path in journal.folder.iterdir()] == ["job.json"]
+    again = Journal(out, JOB)
+    assert again.open(overwrite=False)
+    assert again.record["summary"] == {"rows": 1}
+
+
+def test_an_unfinished_job_goes_on_also_with_overwrite(tmp_path: Path) -> None:
+    out = tmp_path / "o.jsonl"
+    journal = Journal(out, JOB)
+    journal.open(overwrite=False)
+    journal.part(0, "jsonl").write_text("x")
+    for overwrite in (False, True):
+        again = Journal(out, JOB)
+        assert not again.open(overwrite)
+        assert again.part(0, "jsonl").exists()
+
+
+def test_a_kill_between_output_and_record_is_mended(tmp_path: Path) -> None:
+    out = tmp_path / "o.jsonl"
+    journal = Journal(out, JOB)
+    journal.open(overwrite=False)
+    journal.part(0, "jsonl").write_text("x")
+    out.write_text("complete")
+    again = Journal(out, JOB)
+    assert not again.open(overwrite=False)
+    assert again.part(0, "jsonl").exists()
+
+
+def test_what_is_not_ours_is_left_alone(tmp_path: Path) -> None:
+    out = tmp_path / "o.jsonl"
+    out.write_text("mine")
+    with pytest.raises(DataError, match="exists already.*--overwrite"):
+        Journal(out, JOB).open(overwrite=False)
+    assert out.read_text() == "mine"
+    assert list(tmp_path.iterdir()) == [out]
+    assert not Journal(out, JOB).open(overwrite=True)
+    assert out.read_text() == "mine"  # until the new one is complete
+
+
+def test_an_output_changed_since_is_not_taken_for_ours(tmp_path: Path) -> None:
+    out = tmp_path / "o.jsonl"
+    finished(out)
+    out.write_text("DONE")  # the same length
+    with pytest.raises(DataError, match="was changed"):
+        Journal(out, JOB).open(overwrite=False)
+    assert out.read_text() == "DONE"
+
+
+def test_a_finished_output_that_was_removed_is_made_again(tmp_path: Path) -> None:
+    out = tmp_path / "o.jsonl"
+    finished(out)
+    out.unlink()
+    assert not Journal(out, JOB).open(overwrite=False)
+
+
+def test_overwriting_a_finished_job_starts_anew(tmp_path: Path) -> None:
+    out = tmp_path / "o.jsonl"
+    journal = finished(out)
+    assert not Journal(out, JOB).open(overwrite=True)
+    assert not journal.part(0, "jsonl").exists()
+
+
+def test_unfinished_work_of_another_job_is_named(tmp_path: Path) -> None:
+    out = tmp_path / "o.jsonl"
+    first = Journal(out, JOB)
+    first.open(overwrite=False)
+    first.part(0, "jsonl").write_text("x")
+    other = Journal(out, {**JOB, "model": "3"})
+    with pytest.raises(DataError, match=r"another model.*--overwrite"):
+        other.open(overwrite=False)
+    assert first.part(0, "jsonl").exists()
+    assert not other.open(overwrite=True)
+    assert not first.part(0, "jsonl").exists()
+
+
+def test_a_torn_record_is_not_trusted(tmp_path: Path) -> None:
+    out = tmp_path / "o.jsonl"
+    journal = Journal(out, JOB)
+    journal.open(overwrite=False)
+    (journal.folder / "job.json").write_text("{")
+    with pytest.raises(DataError, match="--overwrite"):
+        Journal(out, JOB).open(overwrite=False)
+
+
+def test_a_folder_is_no_output(tmp_path: Path) -> None:
+    (tmp_path / "o.jsonl").mkdir()
+    with pytest.raises(DataError, match="folder"):
+        Journal(tmp_path / "o.jsonl", JOB).open(overwrite=True)

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.curate.made_pairs import a_pair_each, fit_linear, generator, separable
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from ebrm.curate import Head, Pairs, exchange, head_difference, independent_heads, peer_review
+from ebrm.errors import ConfigError, DataError
+
+
+def test_each_head_gets_what_the_other_is_surest_of() -> None:
+    one, two = torch.tensor([5.0, 1.0, 3.0, -2.0]), torch.tensor([0.0, 4.0, -1.0, 2.0])
+    for_one, for_two = exchange(one, two, 0.5)
+    assert for_one.tolist() == [False, True, False, True] and for_two.tolist() == [True, False, True, False]
+    # The second head's share does not depend on its own opinion.
+    assert torch.equal(exchange(one, -two, 0.5)[1], for_two) and not torch.equal(exchange(one, -two, 0.5)[0], for_one)
+    same = exchange(one, one, 0.5)
+    assert torch.equal(same[0], same[1])
+    assert exchange(one, two, 1.0)[0].all() and exchange(one, two, 0.51)[0].sum() == 3
+    assert int(exchange(torch.arange(100.0), torch.arange(100.0), 0.55)[0].sum()) == 55
+    assert exchange(torch.zeros(3), torch.zeros(3), 0.3)[0].tolist() == [True, False, False]
+    assert exchange(torch.zeros(0), torch.zeros(0), 0.3)[0].shape == (0,)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6), st.floats(0.05, 1), st.floats(0.1, 9), st.integers(-5, 5))
+def test_the_exchange_knows_no_scale_offset_or_order(seed: int, rate: float, scale: float, offset: int) -> None:
+    random = generator(seed)
+    one, two = torch.randn(2, 15, generator=random, dtype=torch.float64)
+    found = exchange(one, two, rate)
+    moved = exchange(scale * one + offset, two, rate)
+    order = torch.randperm(15, generator=random)
+    other = exchange(one[order], two[order], rate)
+    for mask, again, shuffled in zip(found, moved, other, strict=True):
+        assert torch.equal(mask, again) and torch.equal(mask[order], shuffled)
+        assert int(mask.sum()) == math.ceil(rate * 15 - 1e-9)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_wrong_labels_are_left_out_and_what_is_kept_fits_clean_pairs_better(seed: int) -> None:
+    embedding, pairs, wrong = separable(300, 0.3, seed)
+    trusted, peers, report = peer_review(pairs, embedding, fit_linear, 0.3, generator(seed))
+    assert float((~wrong[trusted.origin]).double().mean()) > 0.95  # 0.7 before
+    assert 150 < report.kept == len(trusted) <= 210
+    assert report.numbers == {"noise": 0.3, "rounds": 5} and trusted.steps[-1] == "peer review"
+    fresh, clean, _ = separable(2000, 0.0, seed + 100)
+
+    def loss(head: Head) -> float:
+        return float(-logsigmoid(head_difference(head, fresh, clean)).mean())
+
+    # Labels that are wrong at random shrink a linear head rather than turn it, so it is the loss that tells.
+    plain, control = fit_linear(embedding, pairs), independent_heads(pairs, embedding, fit_linear, generator(seed))
+    assert loss(fit_linear(embedding, trusted)) < 0.5 * min(loss(plain), loss(control.reward))
+    assert loss(peers.reward) < 0.5 * min(loss(plain), loss(control.reward))
+
+
+def test_the_keep_rate_falls_along_the_ramp() -> None:
+    embedding, pairs, _ = separable(100, 0.2)
+    sizes: list[int] = []
+
+    def fit(embedding: Tensor, pairs: Pairs) -> Head:
+        sizes.append(len(pairs))
+        return fit_linear(embedding, pairs)
+
+    _, peers, _ = peer_review(pairs, embedding, fit, 0.2, generator(), rounds=4, ramp=2)
+    assert peers.kept == pytest.approx((0.9, 0.8, 0.8, 0.8))
+    assert sizes == [50, 50, 90, 90, 80, 80, 80, 80, 80, 80]
+    assert peers.fitted.sum(1).tolist() == [80, 80]
+
+
+def test_without_noise_both_heads_are_fitted_to_all_pairs() -> None:
+    embedding, pairs, _ = separable(60, 0.1)
+    trusted, peers, report = peer_review(pairs, embedding, fit_linear, 0.0, generator(), rounds=1)
+    plain = head_difference(fit_linear(embedding, pairs), embedding, pairs)
+    torch.testing.assert_close(peers.difference, plain)
+    assert len(trusted) == 60 and report.dropped == 0 and bool(peers.fitted.all())
+
+
+def test_the_seed_decides() -> None:
+    embedding, pairs, _ = separable(60, 0.2)
+    one, same, other = (
+        peer_review(pairs, embedding, fit_linear, 0.2, generator(seed), rounds=1)[1].difference for seed in (0, 0, 1)
+    )
+    assert torch.equal(one, same) and not torch.equal(one, other)
+
+
+def test_the_control_averages_two_heads_fitted_to_their_own_draws() -> None:
+    embedding, pairs, _ = separable(80, 0.2)
+    peers = independent_heads(pairs, embedding, fit_linear, generator())
+    draws = torch.randint(80, (2, 80), generator=generator())
+    for head, draw in zip((peers.first, peers.second), draws, strict=True):
+        torch.testing.assert_close(head(embedding), fit_linear(embedding, pairs.select(draw))(embedding))
+    assert peers.fitted[0].nonzero().flatten().tolist() == draws[0].unique().tolist() and peers.kept == ()
+    torch.testing.assert_close(peers.reward(embedding), (peers.first(embedding) + peers.second(embedding)) / 2)
+    torch.testing.assert_close(peers.difference, pairs.difference(peers.reward(embedding)))
+
+
+def test_refusals() -> None:
+    pairs, embedding = a_pair_each(4), torch.zeros(8, 2)
+    for noise in (-0.1, 0.5, math.nan):
+        with pytest.raises(ConfigError, match="share of wrong labels"):
+            peer_review(pairs, embedding, fit_linear, noise, generator())
+    for rounds, ramp in ((0, 1), (1, 0)):
+        with pytest.raises(ConfigError, match=f"{rounds} rounds, with a ramp of {ramp}"):
+            peer_review(pairs, embedding, fit_linear, 0.2, generator(), rounds, ramp)
+    for rate in (0.0, 1.1):
+        with pytest.raises(ConfigError, match="share of pairs to keep"):
+            exchange(torch.zeros(2), torch.zeros(2), rate)
+    with pytest.raises(ValueError, match="one shape"):
+        exchange(torch.zeros(2), torch.zeros(3), 0.5)
+    with pytest.raises(DataError, match="second head.* index 1"):
+        exchange(torch.zeros(2), torch.tensor([0.0, math.nan]), 0.5)
+    with pytest.raises(DataError, match="1 pairs; expected at least 2"):
+        peer_review(a_pair_each(1), embedding, fit_linear, 0.2, generator())
+    with pytest.raises(DataError, match="0 pairs; expected at least 2"):
+        independent_heads(a_pair_each(0), embedding, fit_linear, generator())
+    with pytest.raises(DataError, match="rows beyond the 7"):
+        independent_heads(pairs, embedding[:7], fit_linear, generator())
+    embedding[2, 0] = math.inf
+    with pytest.raises(DataError, match=r"\(2, 0\)"):
+        peer_review(pairs, embedding, fit_linear, 0.2, generator())

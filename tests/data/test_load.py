@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ebrm.data import PreferenceConfig, load_preferences
+from ebrm.data.load import limit_by_prompt
+from ebrm.data.schema import Preference
+from ebrm.errors import DataError
+
+GOOD = {"prompt": "2+2?", "chosen": "4", "rejected": "5"}
+ASK = [{"role": "user", "content": "2+2?"}]
+
+
+def load(source: Any, **settings: Any) -> Any:
+    return load_preferences(source, PreferenceConfig(**settings))
+
+
+def jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def bad_file(tmp_path: Path) -> Path:
+    bad: list[dict[str, Any]] = [
+        {"chosen": ""},
+        {"rejected": "4"},
+        {"chosen": ""},
+        {"prompt": None},
+        {"strength": float("nan")},
+    ] * 2
+    return jsonl(tmp_path / "a.jsonl", [GOOD, *({**GOOD, **change} for change in bad), {**GOOD, "chosen": "four"}])
+
+
+def test_the_same_pairs_from_every_kind_of_source(tmp_path: Path) -> None:
+    rows = [GOOD, {**GOOD, "chosen": "four 👋"}]
+    jsonl(tmp_path / "a.jsonl", rows)
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    (tmp_path / "a.csv").write_text("prompt,chosen,rejected\n2+2?,4,5\n2+2?,four 👋,5\n")
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    sources = [
+        rows,
+        datasets.Dataset.from_list(rows),
+        *(tmp_path / f"a.{k}" for k in ("jsonl", "json", "csv", "parquet")),
+    ]
+    loaded = [load(source) for source in sources]
+    assert {p.fingerprint for p in loaded} == {loaded[0].fingerprint}
+    assert [row.chosen for row in loaded[0]] == ["4", "four 👋"]
+    assert [row.row for row in loaded[2]] == ["a.jsonl:1", "a.jsonl:2"]
+    assert {p.report.format for p in loaded} == {"explicit prompt, standard"}
+
+
+def test_bad_rows_stop_with_count_kinds_the_first_five_and_the_way_out(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        load(bad_file(tmp_path))
+    said = str(caught.value)
+    assert "10 of 12 rows cannot be used (4 empty, 2 equal sides, 2 missing, 2 strength is not finite)" in said
+    shown = [line.strip() for line in said.splitlines() if line.startswith("  ")]
+    assert shown == [
+        "a.jsonl:2, chosen: empty, ''",
+        "a.jsonl:3, rejected: equal sides, '4'",
+        "a.jsonl:4, chosen: empty, ''",
+        "a.jsonl:5, prompt: missing, None",
+        "a.jsonl:6, strength: strength is not finite, nan",
+    ]
+    assert "--bad-rows skip" in said
+    assert "\n\n" not in said
+
+
+def test_bad_rows_are_skipped_and_counted_when_asked(tmp_path: Path) -> None:
+    loaded = load(bad_file(tmp_path), bad_rows="skip")
+    report = loaded.report
+    assert [row.row for row in loaded] == ["a.jsonl:1", "a.jsonl:12"]
+    assert (report.read, report.kept, sum(report.skipped.values())) == (12, 2, 10)
+    assert report.skipped == {"empty": 4, "equal sides": 2, "missing": 2, "strength is not finite": 2}
+    assert [row.where for row in report.examples] == [f"a.jsonl:{i}" for i in range(2, 7)]
+
+
+def test_nothing_but_bad_rows_is_an_error_even_when_skipping() -> None:
+    with pytest.raises(DataError, match=r"2 of 2 rows cannot be used \(2 empty\).*"):
+        load([{**GOOD, "chosen": ""}] * 2, bad_rows="skip")
+
+
+def test_lone_surrogates_are_bad_rows_and_other_unicode_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(
+        json.dumps({**GOOD, "chosen": "4 \ud83d"}) + "\n" + json.dumps({**GOOD, "chosen": "4 \x00👋\u2028"}) + "\n"
+    )
+    with pytest.raises(DataError, match="1 lone surrogate") as caught:
+        load(path)
+    str(caught.value).encode("utf-8")
+    assert load(path, bad_rows="skip")[0].chosen == "4 \x00👋\u2028"
+
+
+def test_empty_files(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "a.json", "a.csv"):
+        (tmp_path / name).write_text("")
+        with pytest.raises(DataError, match=rf"{name} holds no rows"):
+            load(tmp_path / name)
+    for name, text in (("b.json", "[]"), ("b.csv", "prompt,chosen,rejected\n"), ("b.jsonl", "\n\n")):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(DataError, match=rf"{name} holds no rows"):
+            load(tmp_path / name)
+    with pytest.raises(DataError, match="holds no rows"):
+        load([])
+
+
+def test_one_row_and_a_reply_of_a_megabyte() -> None:
+    loaded = load([{**GOOD, "chosen": "x" * 1_000_000}])
+    assert (len(loaded), len(loaded[0].chosen)) == (1, 1_000_000)
+
+
+def test_wrong_columns_name_seen_expected_and_the_option() -> None:
+    row = {"question": "q", "response_A": "x", "response_B": "y", "label": "A>B"}
+    with pytest.raises(
+        DataError,
+        match=r"columns are question, response_A, response_B, label; expected prompt.*"
+        r"--column prompt=question --column a=response_A --column b=response_B",
+    ):
+        load([row] * 3)  # fmt: skip
+    mapped = load([row], columns={"prompt": "question", "a": "response_A", "b": "response_B", "label": "label"})
+    assert (mapped[0].chosen, mapped[0].rejected) == ("x", "y")
+
+
+def test_wrong_columns_are_found_without_reading_everything() -> None:
+    rows = [{"question": "q"}] * 100 + [{"question": "q"}, GOOD]
+    with pytest.raises(DataError, match="The columns are question"):
+        load(rows)
+
+
+def test_a_mapped_column_that_is_not_there() -> None:
+    with pytest.raises(DataError, match=r"--column strength=score.*columns are prompt, chosen, rejected"):
+        load([GOOD], columns={"strength": "score"})
+    late = load([GOOD, {**GOOD, "score": 1}], columns={"strength": "score"})
+    assert [row.strength for row in late] == [None, 1.0]
+
+
+def test_rows_without_the_columns_are_bad_rows_wherever_they_stand() -> None:
+    loaded = load([{"prompt": "x"}, GOOD, {"chosen": "The x", "rejected": "The y"}], bad_rows="skip")
+    assert [(row.where, row.field, row.kind) for row in loaded.report.examples] == [
+        ("rows[0]", "chosen", "missing"),
+        ("rows[2]", "prompt", "missing"),  # not the implicit prompt "The "
+    ]
+    implicit = [{"chosen": "Q\nx", "rejected": "Q\ny"}, GOOD]
+    assert load(implicit, bad_rows="skip").report.skipped == {"prompt in some rows only": 1}
+
+
+def test_two_replies_do_not_make_a_prompt_when_a_column_looks_like_one() -> None:
+    row = {"question": "Who?", "chosen": "The cat", "rejected": "The dog"}
+    for bad_rows in ("stop", "skip"):
+        with pytest.raises(DataError, match=r"'question' looks like the prompt.*--column prompt=question"):
+            load([row], bad_rows=bad_rows)
+    assert load([row], columns={"prompt": "question"})[0].prompt[0]["content"] == "Who?"
+
+
+def test_a_mixture_of_shapes_is_said_aloud(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="ebrm"):
+        loaded = load([GOOD, GOOD, {**GOOD, "prompt": ASK}])
+    expected = "mixed: explicit prompt, standard (2 rows); explicit prompt, conversational (1 rows)"
+    assert loaded.report.format == expected
+    assert expected in caplog.text
+
+
+def test_skywork_shape() -> None:
+    sides = {
+        "chosen": [*ASK, {"role": "assistant", "content": "4"}],
+        "rejected": [*ASK, {"role": "assistant", "content": "5"}],
+    }
+    loaded = load(datasets.Dataset.from_list([{**sides, "source": "magpie"}]))
+    assert loaded.report.format == "implicit prompt, conversational"
+    assert (loaded[0].prompt, loaded[0].chosen, loaded[0].source) == (tuple(ASK), "4", "magpie")
+
+
+def test_exact_repeats_are_kept_and_counted() -> None:
+    swapped = {**GOOD, "chosen": "5", "rejected": "4"}
+    rows = [GOOD, {**GOOD, "source": "x"}, swapped, {**GOOD, "prompt": "2+2"}, GOOD]
+    rows += [{**GOOD, "chosen": "ab", "rejected": "c"}, {**GOOD, "chosen": "a", "rejected": "bc"}]
+    loaded = load(rows)
+    assert (len(loaded), loaded.report.duplicates) == (7, 2)
+
+
+def test_splits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    rows = [{**GOOD, "split": "train"}, {**GOOD, "split": "test"}]
+    assert [row.split for row in load(rows)] == ["train", "test"]
+    only = load(rows, split="test")
+    assert ([row.split for row in only], only.report.read) == (["test"], 1)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **options: datasets.Dataset.from_list([GOOD]))
+    assert load("owner/name", split="validation")[0].split == "validation"
+
+
+def test_limit_keeps_whole_prompts(tmp_path: Path) -> None:
+    rows = [{"prompt": f"p{i % 10}", "chosen": f"c{i}", "rejected": "r"} for i in range(30)]
+    loaded = load(rows, limit=10)
+    assert (loaded.report.read, loaded.report.kept, loaded.report.limited) == (30, 9, 21)
+    counts = [sum(row.prompt == kept.prompt for row in loaded) for kept in loaded]
+    assert set(counts) == {3}
+    assert len(load(rows, limit=9)) == 9  # a prompt that just fits is taken
+    assert len(load(rows, limit=30)) == len(load(rows, limit=99)) == 30
+
+
+def pair(prompt: int, i: int) -> Preference:
+    return Preference(({"role": "user", "content": str(prompt)},), f"c{i}", "r", None, None, None, f"rows[{i}]", None)
+
+
+@given(st.lists(st.integers(0, 8), max_size=40), st.integers(1, 45), st.integers(0, 10), st.randoms())
+def test_limit_is_whole_nested_and_stable(prompts: list[int], limit: int, more: int, shuffle: Any) -> None:
+    rows = [pair(prompt, i) for i, prompt in enumerate(prompts)]
+    kept = limit_by_prompt(rows, limit)
+    kept_prompts = {row.prompt_id for row in kept}
+    assert kept == [row for row in rows if row.prompt_id in kept_prompts]  # whole prompts, old order
+    assert len(kept) <= limit or len(kept_prompts) == 1
+    assert bool(kept) == bool(rows)
+    assert {row.row for row in kept} <= {row.row for row in limit_by_prompt(rows, limit + more)}
+    mixed = list(rows)
+    shuffle.shuffle(mixed)
+    assert {row.row for row in limit_by_prompt(mixed, limit)} == {row.row for row in kept}

@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+
+import pytest
+
+from ebrm.data import BadRow, PreferenceConfig, Preferences, RowProblem, TextConfig, conversation, schema
+from ebrm.data.schema import Preference, PreferenceReport
+from ebrm.errors import ConfigError
+
+ASK = ({"role": "user", "content": "2+2?"},)
+PAIR = Preference(ASK, "4", "5", 0.5, "sums", "maths", "f.jsonl:1", "train")
+REPORT = PreferenceReport("f.jsonl", "explicit prompt, standard", 4, 1, {"empty": 2}, (), 0, limited=1)
+
+
+def preferences(*rows: Preference) -> Preferences:
+    return Preferences(rows, REPORT)
+
+
+def test_prompt_id_is_the_hash_of_the_canonical_json() -> None:
+    canonical = '[{"content":"2+2?","role":"user"}]'
+    assert PAIR.prompt_id == hashlib.sha256(canonical.encode()).hexdigest()[:16]
+    reordered = ({"content": "2+2?", "role": "user"},)
+    assert replace(PAIR, prompt=reordered).prompt_id == PAIR.prompt_id
+    assert replace(PAIR, prompt=({"role": "user", "content": "2+2? "},)).prompt_id != PAIR.prompt_id
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"prompt": ({"role": "user", "content": "2+3?"},)},
+        {"chosen": "four"},
+        {"rejected": "six"},
+        {"chosen": "5", "rejected": "4"},
+        {"strength": None},
+        {"source": None},
+        {"category": "x"},
+        {"split": "test"},
+    ],
+)
+def test_fingerprint_changes_with_every_content(change: dict) -> None:
+    assert preferences(replace(PAIR, **change)).fingerprint != preferences(PAIR).fingerprint
+
+
+def test_fingerprint_is_about_order_and_not_about_where_rows_were_read() -> None:
+    other = replace(PAIR, chosen="four")
+    assert preferences(PAIR, other).fingerprint != preferences(other, PAIR).fingerprint
+    assert preferences(replace(PAIR, row="elsewhere:9")).fingerprint == preferences(PAIR).fingerprint
+    assert len(preferences(PAIR).fingerprint) == 64
+
+
+def test_preferences_are_a_sequence() -> None:
+    other = replace(PAIR, chosen="four")
+    both = preferences(PAIR, other)
+    assert (len(both), list(both), both[1]) == (2, [PAIR, other], other)
+
+
+def test_report_says_every_count_and_becomes_json() -> None:
+    report = replace(REPORT, duplicates=3, examples=(BadRow("f.jsonl:2", "chosen", "''", "empty"),))
+    assert report.summary() == (
+        "f.jsonl: 1 of 4 rows kept (explicit prompt, standard); 2 skipped (2 empty); 1 beyond the limit; "
+        "3 exact repeats among the kept"
+    )
+    as_json = json.loads(json.dumps(report.to_dict()))
+    assert as_json["examples"] == [{"where": "f.jsonl:2", "field": "chosen", "value": "''", "kind": "empty"}]
+    assert as_json["skipped"] == {"empty": 2}
+
+
+@pytest.mark.parametrize("text", ["a", "\x00", "null \x00 inside", "👩‍👩‍👧", "\u2028x", "  kept  ", "é", "e\u0301"])
+def test_text_is_kept_as_it_is(text: str) -> None:
+    assert schema.check_text(text, "chosen") == text
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        (None, "missing"),
+        ("", "empty"),
+        (" \n\t", "empty"),
+        (3, "not a string"),
+        (["a"], "not a string"),
+        ("half \ud83d", "lone surrogate"),
+    ],
+)
+def test_unusable_text(value: object, kind: str) -> None:
+    with pytest.raises(RowProblem) as caught:
+        schema.check_text(value, "chosen")
+    assert (caught.value.kind, caught.value.field) == (kind, "chosen")
+
+
+def test_bad_row_shows_a_shortened_printable_value() -> None:
+    row = RowProblem("lone surrogate", "chosen", "x" * 10_000 + "\ud83d").at("f.jsonl:3")
+    assert len(row.value) < 90
+    str(row).encode("utf-8")
+    assert str(row).startswith("f.jsonl:3, chosen: lone surrogate, 'xxx")
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "field"),
+    [
+        (None, "missing", "p"),
+        ("hello", "not a list of messages", "p"),
+        ([], "empty", "p"),
+        (["hello"], "not a message with role and content", "p[0]"),
+        ([{"role": "user"}], "not a message with role and content", "p[0]"),
+        ([{"role": "alien", "content": "x"}], "unknown role", "p[0].role"),
+        ([*ASK, {"role": "assistant", "content": " "}], "empty", "p[1].content"),
+        ([{"role": "user", "content": [{"type": "text"}]}], "not a string", "p[0].content"),
+        ([{"role": "assistant", "content": "x", "tool_calls": [{}]}], "tool calls", "p[0].tool_calls"),
+    ],
+)
+def test_unusable_messages(value: object, kind: str, field: str) -> None:
+    with pytest.raises(RowProblem) as caught:
+        schema.check_messages(value, "p")
+    assert (caught.value.kind, caught.value.field) == (kind, field)
+
+
+def test_messages_keep_role_and_content_only_and_an_empty_system_message() -> None:
+    given = [{"role": "system", "content": ""}, {"role": "user", "content": "x", "time": 3, "tool_calls": None}]
+    assert schema.check_messages(given, "p") == [
+        {"role": "system", "content": ""},
+        {"role": "user", "content": "x"},
+    ]
+
+
+def test_a_prompt_asks() -> None:
+    system, reply = {"role": "system", "content": "s"}, {"role": "assistant", "content": "r"}
+    assert schema.check_prompt([system, *ASK], "p") == (system, *ASK)
+    with pytest.raises(RowProblem, match="no user turn"):
+        schema.check_prompt([system], "p")
+    with pytest.raises(RowProblem, match="does not end in a user turn"):
+        schema.check_prompt([*ASK, reply], "p")
+
+
+def test_strength() -> None:
+    given: list[object] = [None, "", 2, 0.5, "0.25", -1]
+    assert [schema.check_strength(v, "s") for v in given] == [None, None, 2.0, 0.5, 0.25, -1.0]
+    for value in (float("nan"), float("inf"), "nan"):
+        with pytest.raises(RowProblem, match="not finite"):
+            schema.check_strength(value, "s")
+    for other in ("much", True, [1]):
+        with pytest.raises(RowProblem, match="not a number"):
+            schema.check_strength(other, "s")
+
+
+def test_names() -> None:
+    assert [schema.check_name(v, "c") for v in (None, "", "x", 3)] == [None, None, "x", "3"]
+    with pytest.raises(RowProblem, match="not a string"):
+        schema.check_name(float("nan"), "c")
+    with pytest.raises(RowProblem, match="lone surrogate"):
+        schema.check_name("\udc00", "c")
+
+
+def test_settings_refuse_what_they_do_not_know() -> None:
+    assert PreferenceConfig().split is None
+    assert TextConfig(template="auto").template is None
+    for wrong in ({"bad_rows": "ignore"}, {"limit": 0}, {"columns": {"question": "prompt"}}):
+        with pytest.raises(ConfigError):
+            PreferenceConfig(**wrong)
+    for wrong in ({"bos": "no"}, {"eos": "strip"}, {"truncation": "right"}, {"max_length": 0}):
+        with pytest.raises(ConfigError):
+            TextConfig(**wrong)
+
+
+def test_a_conversation_shows_its_roles_only_where_there_are_several_turns() -> None:
+    assert conversation([{"role": "user", "content": "Hi"}]) == "Hi"
+    turns = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Yes?"},
+        {"role": "user", "content": "Go"},
+    ]
+    assert conversation(turns) == "user: Hi\n\nassistant: Yes?\n\nuser: Go"

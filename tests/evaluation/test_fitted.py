@@ -1,0 +1,126 @@
+"""Measuring a fit: the right sides, the right items, the numbers of the modules it calls."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tests.linear import QUICK, TINY, linear_features
+
+from ebrm.evaluation.fitted import measure
+from ebrm.fitting import Fitted, fit
+from ebrm.metrics import calibration, error_auroc
+
+
+@pytest.fixture(scope="module")
+def fitted() -> Fitted:
+    return fit(features=linear_features(noise=0.7), network=TINY, training=QUICK)
+
+
+def test_accuracy_is_that_of_the_test_pairs_one_by_one(fitted: Fitted) -> None:
+    metrics = measure(fitted, title="t").metrics
+    features = fitted.features
+    refined = fitted.model.refine(features.embedding(slice(None)), features.reward).reward
+    test = features.pairs.take(fitted.splits.test)
+    for name, reward in (("base", features.reward), ("refined", refined)):
+        right = [bool(reward[c] > reward[r]) for c, r in zip(test.chosen, test.rejected, strict=True)]
+        assert metrics[name]["accuracy"] == pytest.approx(np.mean(right))
+    assert metrics["pairs"] == len(test) and metrics["prompts"] == len(set(test.prompt_id))
+    gain = metrics["refined"]["accuracy"] - metrics["base"]["accuracy"]
+    assert metrics["difference"]["value"] == pytest.approx(gain)
+    flips = metrics["flips"]
+    assert (flips["fixed"] - flips["broken"]) / len(test) == pytest.approx(gain)
+
+
+def test_categories_add_up(fitted: Fitted) -> None:
+    metrics = measure(fitted, title="t").metrics
+    parts = metrics["by_category"]
+    assert sum(part["pairs"] for part in parts.values()) == metrics["pairs"]
+    mean = sum(part["pairs"] * part["refined"]["accuracy"] for part in parts.values()) / metrics["pairs"]
+    assert mean == pytest.approx(metrics["refined"]["accuracy"])
+
+
+def test_metrics_are_json_and_have_what_is_promised(fitted: Fitted) -> None:
+    metrics = json.loads(json.dumps(measure(fitted, title="t").metrics, allow_nan=False))
+    assert {"low", "high"} <= metrics["difference"].keys()
+    labels = fitted.conflicts.overall
+    assert metrics["kept_fraction"] == 1.0  # no filter: every training pair is fitted on
+    assert 0 < metrics["contradicted_fraction"] == labels.dropped / len(fitted.splits.train)
+    assert metrics["trust"] == fitted.model.density_model.trust.to_dict()
+    assert {"filter", "fit", "refine", "evaluate"} <= metrics["seconds"].keys()
+    assert {"python", "torch", "transformers", "ebrm"} <= metrics["versions"].keys()
+
+
+def test_what_the_filter_left_out_is_counted() -> None:
+    training = replace(QUICK, epochs=1, objective="likelihood", filter_conflicts=True)
+    fitted = fit(features=linear_features(noise=0.7), network=TINY, training=training)
+    measured = measure(fitted, title="t", resamples=20)
+    metrics, labels = measured.metrics, fitted.conflicts.overall
+    assert metrics["kept_fraction"] == labels.kept / len(fitted.splits.train) < 1
+    assert metrics["contradicted_fraction"] == labels.dropped / len(fitted.splits.train) > 0
+    assert metrics["trust"] == {"power": 1.0, "base_noise": None}  # JSON has no infinity
+    assert measured.report is not None and measured.report.filtered and measured.report.trust == metrics["trust"]
+
+
+def test_the_examples_are_those_that_moved_most_and_carry_their_densities(fitted: Fitted) -> None:
+    report = measure(fitted, title="t").report
+    assert report is not None
+    moved = np.abs(np.asarray(report.refined_reward) - np.asarray(report.base_reward)).ravel()
+    shown = [abs(example.refined_reward - example.base_reward) for example in report.examples]
+    assert shown == pytest.approx(sorted(moved, reverse=True)[: len(shown)], abs=1e-5)
+    for example in report.examples:
+        assert np.trapezoid(example.density, example.density_nodes) == pytest.approx(1, abs=1e-3)
+
+
+def test_probabilities_favor_the_side_with_the_higher_mean(fitted: Fitted) -> None:
+    report = measure(fitted, title="t").report
+    assert report is not None
+    test = fitted.features.pairs.take(fitted.splits.test)
+    mean = fitted.model.with_inference(estimate="mean")
+    sides = [
+        mean.refine(fitted.features.embedding(rows), fitted.features.reward[rows]).reward
+        for rows in (torch.from_numpy(test.chosen), torch.from_numpy(test.rejected))
+    ]
+    agree = (sides[0] > sides[1]).numpy() == (np.asarray(report.probability) > 0.5)
+    assert agree.mean() > 0.9
+
+
+def test_uncertainty_is_held_against_the_pairs_the_refined_reward_gets_wrong(fitted: Fitted) -> None:
+    measured = measure(fitted, title="t")
+    assert measured.report is not None
+    refined, std = np.asarray(measured.report.refined_reward), np.asarray(measured.report.std)
+    wrong = refined[:, 0] <= refined[:, 1]
+    spread = np.sqrt((std**2).sum(1))
+    above = (spread[wrong][:, None] > spread[~wrong]) + 0.5 * (spread[wrong][:, None] == spread[~wrong])
+    assert measured.metrics["error_auroc"]["std"] == pytest.approx(above.mean())
+
+
+def test_calibration_and_uncertainty_come_with_intervals_over_prompts(fitted: Fitted) -> None:
+    measured = measure(fitted, title="t", resamples=300, seed=3)
+    assert measured.report is not None
+    probability, prompts = np.asarray(measured.report.probability), measured.report.prompt_id
+    found = calibration(probability, prompts, resamples=300, seed=3)
+    numbers = measured.metrics["calibration"]
+    assert set(numbers) == {"ece", "ece_if_calibrated", "brier", "log_loss", "intervals"}
+    for name in ("ece", "brier", "log_loss"):
+        estimate = getattr(found, name)
+        assert numbers[name] == estimate.value
+        assert numbers["intervals"][name] == {"low": estimate.low, "high": estimate.high}
+    assert numbers["brier"] == pytest.approx(np.mean((1 - probability) ** 2))
+    refined, std = np.asarray(measured.report.refined_reward), np.asarray(measured.report.std)
+    wrong = refined[:, 0] <= refined[:, 1]
+    auroc = measured.metrics["error_auroc"]
+    for name, uncertainty in (("std", np.hypot(*std.T)), ("confidence", np.minimum(probability, 1 - probability))):
+        expected = error_auroc(uncertainty, wrong, prompts, resamples=300, seed=3)
+        assert expected is not None and auroc[name] == pytest.approx(expected.value)
+        assert auroc["intervals"][name] == pytest.approx({"low": expected.low, "high": expected.high})
+
+
+def test_without_test_pairs_nothing_is_claimed(fitted: Fitted) -> None:
+    empty = replace(fitted, splits=replace(fitted.splits, test=np.zeros(0, np.int64)))
+    measured = measure(empty, title="t")
+    assert measured.report is None and measured.metrics["pairs"] == 0 and measured.metrics["base"] is None
+    assert {"kept_fraction", "contradicted_fraction", "trust", "versions"} < measured.metrics.keys()

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.features.fakes import FakeBackbone, contents, some_preferences
+
+from ebrm.errors import FeaturesError
+from ebrm.features import extract_features
+from ebrm.features import manifest as manifests
+from ebrm.features.distributed import Ranks
+from ebrm.features.lock import claim
+
+ROOT = Path(__file__).resolve().parents[2]
+IDENTITY = {name: None for name in ("origin", "backbone", "text", "data", "embedding_dtype", "shard_rows")}
+
+
+def test_a_new_or_empty_folder_is_claimed_and_left_without_a_lock(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for out in (tmp_path / "empty", tmp_path / "deep" / "new"):
+        with claim(out, IDENTITY, Ranks()) as found:
+            assert found is None and out.is_dir()
+        assert contents(out) == {}
+
+
+@pytest.mark.parametrize("name", ["notes.txt", ".hidden", "shard-00000.safetensors", "sub"])
+def test_a_folder_with_something_else_in_it_is_refused_and_untouched(tmp_path, name):
+    (tmp_path / name).mkdir() if name == "sub" else (tmp_path / name).write_text("mine")
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(FeaturesError, match=f"is not empty and holds no features .it has {name}, and no manifest"):
+        extract_features(FakeBackbone(), some_preferences(), tmp_path)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_the_manifest_of_another_tool_is_refused_and_untouched(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"name": "a web app"}')
+    before = contents(tmp_path)
+    with pytest.raises(FeaturesError, match="not the manifest of an ebrm features folder"):
+        extract_features(FakeBackbone(), some_preferences(), tmp_path)
+    assert contents(tmp_path) == before
+
+
+def test_a_file_in_the_way_is_refused(tmp_path):
+    (tmp_path / "f").write_text("mine")
+    with pytest.raises(FeaturesError, match="is a file; features need a folder"):
+        extract_features(FakeBackbone(), some_preferences(), tmp_path / "f")
+    with pytest.raises(FeaturesError, match="cannot be written to"):
+        extract_features(FakeBackbone(), some_preferences(), tmp_path / "f" / "g")
+    assert (tmp_path / "f").read_text() == "mine"
+
+
+def test_what_a_killed_run_left_half_written_is_removed(tmp_path):
+    for name in (".manifest.json.77.partial", ".shard-00000.safetensors.78.partial", ".lock"):
+        (tmp_path / name).write_text("half")
+    extract_features(FakeBackbone(), some_preferences(), tmp_path)
+    assert not any(name.startswith(".") for name in contents(tmp_path))
+
+
+def test_leftovers_of_a_run_killed_at_its_very_end_are_removed_too(tmp_path):
+    extract_features(FakeBackbone(), some_preferences(), tmp_path)
+    before = contents(tmp_path)
+    for name in (".lock", ".shard-00000.safetensors.78.partial"):
+        (tmp_path / name).write_text("")
+    extract_features(FakeBackbone(), some_preferences(), tmp_path)
+    assert contents(tmp_path) == before
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from ebrm.features.lock import claim
+from ebrm.features.distributed import Ranks
+
+with claim(Path(sys.argv[1]), {}, Ranks()):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_two_processes_do_not_write_one_folder(tmp_path):
+    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path / "f")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    with holder:
+        assert holder.stdout.readline() == "held\n"
+        backbone = FakeBackbone()
+        with pytest.raises(FeaturesError, match="Another run is writing features to"):
+            extract_features(backbone, some_preferences(), tmp_path / "f")
+        assert backbone.tokenized == 0 and set(contents(tmp_path / "f")) == {".lock"}
+        holder.stdin.close()
+    assert holder.returncode == 0
+    extract_features(FakeBackbone(), some_preferences(), tmp_path / "f")
+    assert ".lock" not in contents(tmp_path / "f")
+
+
+def test_a_finished_folder_can_be_returned_while_it_is_read_only(tmp_path):
+    extract_features(FakeBackbone(), some_preferences(), tmp_path / "f")
+    tmp_path.joinpath("f").chmod(0o555)
+    try:
+        extract_features(FakeBackbone(), some_preferences(), tmp_path / "f")
+        assert not any(name.startswith(".") for name in contents(tmp_path / "f"))
+    finally:
+        tmp_path.joinpath("f").chmod(0o755)
+
+
+def test_the_manifest_of_what_is_there_is_given(tmp_path):
+    made = extract_features(FakeBackbone(), some_preferences(), tmp_path / "f")
+    with claim(tmp_path / "f", manifests.identity(made.manifest), Ranks()) as found:
+        assert found == made.manifest

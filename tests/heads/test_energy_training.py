@@ -1,0 +1,801 @@
+from __future__ import annotations
+
+import copy
+import dataclasses
+import logging
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import integrate, stats
+from tests.heads.toys import KNOWN, pairs_of
+from torch import Tensor
+
+import ebrm.heads.energy_training as fit_module
+import ebrm.heads.rows as rows_module
+from ebrm.errors import ModelError
+from ebrm.heads import (
+    UNMEASURED,
+    Epoch,
+    Fit,
+    FitConfig,
+    Fusion,
+    InferenceConfig,
+    NetworkConfig,
+    PairRows,
+    RewardDensity,
+    fit_density,
+)
+from ebrm.heads.fusion import BASE_NOISE
+from ebrm.heads.held_out import log_density
+
+TINY = NetworkConfig(reward_widths=(4,), joint_widths=(6, 5), dropout=0.5)
+QUICK = FitConfig(beta=0.1, epochs=4, batch_rows=16, nodes=16, negatives=16, learning_rate=1e-2, patience=0)
+OBJECTIVES = ["joint", "likelihood", "nce"]
+ON_ROWS = ["likelihood", "nce"]  # of responses, whose labels are not seen
+
+
+def data(rows: int = 80, d: int = 3) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    embedding = torch.randn(rows, d, generator=generator)
+    return embedding, 3 + 2 * embedding[:, 0] + 0.5 * torch.randn(rows, generator=generator)
+
+
+def quick_fit(rows: int = 80, held_out: int = 30, **options) -> Fit:
+    """A few seconds' worth of nothing: 50 training rows, 30 validation rows, four epochs."""
+    embedding, reward = data(rows)
+    training = dataclasses.replace(QUICK, **{k: options.pop(k) for k in list(options) if hasattr(QUICK, k)})
+    pairs = pairs_of(rows - held_out), pairs_of(held_out, first=rows - held_out)
+    return fit_density(embedding, reward, *pairs, network=TINY, training=training, **options)
+
+
+def ordered(pairs: PairRows, value: Tensor, flips: float = 0.0) -> PairRows:
+    """The pairs with the higher value chosen, but for a share of wrong labels."""
+    wrong = torch.rand(len(pairs), generator=torch.Generator().manual_seed(7)) < flips
+    right = (value[pairs.chosen] > value[pairs.rejected]) ^ wrong
+    return PairRows(torch.where(right, pairs.chosen, pairs.rejected), torch.where(right, pairs.rejected, pairs.chosen))
+
+
+def accuracy(value: Tensor, pairs: PairRows) -> float:
+    return float((value[pairs.chosen] > value[pairs.rejected]).double().mean())
+
+
+def same_weights(one: RewardDensity, other: RewardDensity) -> bool:
+    a, b = one.state_dict(), other.state_dict()
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+# Same seed, same bytes.
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(objective):
+    before = torch.get_rng_state()
+    one, same = (quick_fit(objective=objective) for _ in range(2))
+    assert same_weights(one.density, same.density)
+    assert [dataclasses.replace(e, seconds=0.0) for e in one.history] == [
+        dataclasses.replace(e, seconds=0.0) for e in same.history
+    ]
+    assert not same_weights(one.density, quick_fit(objective=objective, seed=1).density)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_an_interrupted_fit_goes_on_to_the_same_weights(objective, tmp_path):
+    class Interrupted(KeyboardInterrupt):
+        pass
+
+    def stop_after_two(epoch: Epoch) -> None:
+        if epoch.epoch == 2:
+            raise Interrupted
+
+    whole = quick_fit(objective=objective)
+    file = tmp_path / "fit.safetensors"
+    with pytest.raises(Interrupted):
+        quick_fit(objective=objective, checkpoint=file, on_epoch=stop_after_two)
+    seen: list[int] = []
+    resumed = quick_fit(objective=objective, checkpoint=file, on_epoch=lambda epoch: seen.append(epoch.epoch))
+    assert seen == [3, 4]
+    assert same_weights(whole.density, resumed.density)
+    assert resumed.best_epoch == whole.best_epoch
+    assert resumed.density.trust == whole.density.trust
+    assert [dataclasses.replace(e, seconds=0.0) for e in resumed.history] == [
+        dataclasses.replace(e, seconds=0.0) for e in whole.history
+    ]
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_finished_fit_is_not_done_again_and_can_be_continued(objective, tmp_path):
+    file = tmp_path / "fit.safetensors"
+    first = quick_fit(objective=objective, checkpoint=file, epochs=2)
+    seen: list[int] = []
+    again = quick_fit(objective=objective, checkpoint=file, epochs=2, on_epoch=lambda epoch: seen.append(epoch.epoch))
+    assert seen == [] and same_weights(first.density, again.density)  # the trust is among them
+    assert [epoch.seconds for epoch in again.history] == [epoch.seconds for epoch in first.history]
+    longer = quick_fit(objective=objective, checkpoint=file, epochs=4)
+    assert same_weights(longer.density, quick_fit(objective=objective, epochs=4).density)
+
+
+def test_a_checkpoint_with_other_settings_or_data_is_refused_naming_them(tmp_path):
+    file = tmp_path / "fit.safetensors"
+    quick_fit(checkpoint=file)
+    embedding, reward = data()
+    train, validation = pairs_of(50), pairs_of(30, first=50)
+
+    def resume(embedding=embedding, reward=reward, train=train, validation=validation, **options):
+        options = {"network": TINY, "training": QUICK} | options
+        fit_density(embedding, reward, train, validation, checkpoint=file, **options)
+
+    resume()
+    swapped = reward.clone()
+    swapped[[0, 1]] = reward[[1, 0]]  # the same sums
+    other = {
+        r"network\.dropout is 0\.5, this run's is 0\.25": {"network": dataclasses.replace(TINY, dropout=0.25)},
+        r"training\.learning_rate is 0\.01, this run's is 0\.02": {
+            "training": dataclasses.replace(QUICK, learning_rate=0.02)
+        },
+        r"training\.seed is 0, this run's is 7": {"training": dataclasses.replace(QUICK, seed=7)},
+        r"training\.objective is joint, this run's is likelihood": {
+            "training": dataclasses.replace(QUICK, objective="likelihood")
+        },
+        r"training\.label_noise is 0\.1, this run's is 0\.2": {"training": dataclasses.replace(QUICK, label_noise=0.2)},
+        r"inference\.estimate is mean, this run's is mode": {"inference": InferenceConfig(estimate="mode")},
+        r"embedding_shape is \[80, 3\], this run's is \[80, 2\]": {"embedding": embedding[:, :2]},
+        "embeddings is": {"embedding": embedding + 1},
+        "rewards is": {"reward": swapped},
+        "training_pairs is": {"train": pairs_of(48)},
+        "validation_pairs is": {"validation": PairRows(validation.rejected, validation.chosen)},
+    }
+    for said, changed in other.items():
+        with pytest.raises(ModelError, match=f"is of another run: its {said}.*Delete it"):
+            resume(**changed)
+
+
+# What counts as a training row.
+
+
+@pytest.mark.parametrize("objective", ON_ROWS)
+def test_a_response_in_several_pairs_is_one_row_and_the_label_is_not_seen(objective):
+    embedding, reward = data(40)
+    training = dataclasses.replace(QUICK, objective=objective)
+    once = pairs_of(40)
+    chosen, rejected = once.chosen, once.rejected
+    often = PairRows(torch.cat([rejected, chosen, chosen]), torch.cat([chosen, rejected, rejected.flip(0)]))
+    one, other = (
+        fit_density(embedding, reward, pairs, pairs_of(0), network=TINY, training=training).density
+        for pairs in (once, often)
+    )
+    assert same_weights(one, other)
+
+
+def test_the_joint_objective_sees_the_labels_and_every_pair_as_often_as_it_is_given():
+    embedding, reward = data(40)
+    once = pairs_of(40)
+
+    def fitted(chosen: Tensor, rejected: Tensor) -> RewardDensity:
+        return fit_density(
+            embedding, reward, PairRows(chosen, rejected), pairs_of(0), network=TINY, training=QUICK
+        ).density
+
+    density = fitted(once.chosen, once.rejected)
+    swapped = fitted(once.rejected, once.chosen)
+    twice = fitted(once.chosen.repeat(2), once.rejected.repeat(2))
+    for other in (swapped, twice):
+        assert not same_weights(density, other)
+        assert torch.equal(density.standardizer.reward_mean, other.standardizer.reward_mean)  # units are of the rows
+        assert torch.equal(density.support, other.support)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_rows_outside_the_training_pairs_do_not_reach_the_fit(objective):
+    embedding, reward = data(60)
+    training = dataclasses.replace(QUICK, objective=objective)
+    one = fit_density(embedding, reward, pairs_of(40), pairs_of(0), network=TINY, training=training).density
+    embedding[40:], reward[40:] = 1e6, -1e6
+    other = fit_density(embedding, reward, pairs_of(40), pairs_of(0), network=TINY, training=training).density
+    assert same_weights(one, other)
+    assert float(one.standardizer.reward_mean) == pytest.approx(reward[:40].double().mean().item())
+
+
+def watch_steps(monkeypatch) -> list[list[float]]:
+    """What the steps are given: rewards of the batch, which are those of their embeddings; the loss is their count."""
+    batches: list[list[float]] = []
+
+    def step(_, e: Tensor, r: Tensor, *rest) -> float:
+        assert torch.equal(e.squeeze(1), r)
+        batches.append(r.tolist())
+        return float(len(r))
+
+    monkeypatch.setattr(fit_module, "train_step", step)
+    return batches
+
+
+def test_every_pair_is_seen_once_an_epoch_in_a_new_order_the_chosen_first(monkeypatch):
+    embedding, reward = torch.arange(50.0).unsqueeze(1), torch.arange(50.0)
+    batches = watch_steps(monkeypatch)
+    chosen = torch.cat([torch.tensor([3, 3, 3]), torch.arange(10, 32)])  # one row against several
+    rejected = torch.cat([torch.tensor([1, 40, 5]), torch.arange(49, 27, -1)])  # and rows on both sides
+    fit = fit_density(embedding, reward, PairRows(chosen, rejected), pairs_of(0), network=TINY, training=QUICK)
+    assert [len(batch) for batch in batches] == [16, 16, 16, 2] * 4  # rows a step: eight pairs
+    pairs = [list(zip(batch[: len(batch) // 2], batch[len(batch) // 2 :], strict=True)) for batch in batches]
+    epochs = [sum(pairs[i : i + 4], []) for i in range(0, 16, 4)]
+    given = sorted(zip(chosen.tolist(), rejected.tolist(), strict=True))
+    assert all(sorted(epoch) == given for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+    assert fit.history[0].loss == pytest.approx((3 * 16 * 8 + 2 * 1) / 25)  # batches weigh by their pairs
+
+
+@pytest.mark.parametrize("objective", ON_ROWS)
+def test_every_row_is_seen_once_an_epoch_in_a_new_order(objective, monkeypatch):
+    embedding, reward = torch.arange(50.0).unsqueeze(1), torch.arange(50.0)
+    batches = watch_steps(monkeypatch)
+    training = dataclasses.replace(QUICK, objective=objective)
+    fit = fit_density(embedding, reward, pairs_of(50), pairs_of(0), network=TINY, training=training)
+    epochs = [sum(batches[i : i + 4], []) for i in range(0, 16, 4)]
+    assert [len(batch) for batch in batches] == [16, 16, 16, 2] * 4
+    assert all(sorted(epoch) == reward.tolist() for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+    assert fit.history[0].loss == pytest.approx((3 * 16 * 16 + 2 * 2) / 50)  # batches weigh by their rows
+
+
+def test_embeddings_are_read_in_pieces():
+    """A reader on disk: rows by LongTensor or slice, half precision inside, never all at once."""
+
+    class OnDisk:
+        shape = (80, 3)
+        largest = 0
+
+        def __getitem__(self, index):
+            part = data()[0][index]
+            self.largest = max(self.largest, len(part))
+            return part
+
+    reader = OnDisk()
+    embedding, reward = data()
+    pairs = pairs_of(50), pairs_of(30, first=50)
+    got = fit_density(reader, reward, *pairs, network=TINY, training=QUICK)
+    assert reader.largest < 80
+    assert same_weights(got.density, fit_density(embedding, reward, *pairs, network=TINY, training=QUICK).density)
+
+
+# Which epoch is kept.
+
+
+def scripted(monkeypatch, scores: list[tuple[float, float, float]]) -> None:
+    """Let validation return (accuracy, -log p, label loss) from a list."""
+    left = iter(scores)
+    monkeypatch.setattr(fit_module, "validate", lambda *_: next(left))
+
+
+NOTHING = (math.nan, math.nan, math.nan)
+
+
+@pytest.mark.parametrize(
+    ("objective", "scores", "best"),
+    [
+        # highest accuracy, then lowest -log p; the label loss counts for nothing
+        ("likelihood", [(0.5, 1.0, 0.1), (0.7, 1.0, 0.2), (0.7, 0.9, 0.3), (0.6, 0.1, 0.4)], 3),
+        ("nce", [(0.7, 1.0, 0.5), (0.7, 1.0, 0.1), (0.6, 0.5, 0.1), (0.5, 0.5, 0.1)], 1),  # the earlier of equals
+        ("likelihood", [(0.5, 1.0, 0.5), (0.6, 1.0, 0.5), (0.7, 1.0, 0.5), (0.8, 9.0, 0.5)], 4),
+        # lowest label loss; accuracy and -log p count for nothing
+        ("joint", [(0.9, 0.1, 0.6), (0.5, 9.0, 0.5), (0.8, 0.1, 0.7), (0.9, 0.1, 0.6)], 2),
+        ("joint", [(0.5, 1.0, 0.6), (0.5, 1.0, 0.5), (0.9, 0.1, 0.5), (0.9, 0.1, 0.6)], 2),  # the earlier of equals
+        ("joint", [NOTHING] * 4, 4),  # nothing held out: the last
+        ("likelihood", [NOTHING] * 4, 4),
+    ],
+)
+def test_the_best_epoch_is_kept(monkeypatch, objective, scores, best):
+    scripted(monkeypatch, scores)
+    fit = quick_fit(objective=objective)
+    assert fit.best_epoch == best and len(fit.history) == 4
+    scripted(monkeypatch, [(0.1 * epoch, 1.0, 1.0 / (1 + epoch)) for epoch in range(9)])
+    assert same_weights(fit.density, quick_fit(objective=objective, epochs=best).density)
+    assert not fit.density.training
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_fitting_stops_when_patience_is_out(objective, monkeypatch):
+    accuracy = (0.5, 0.7, 0.6, 0.7, 0.9)
+    scripted(monkeypatch, [(a, 1.0, 1 - a) for a in accuracy])
+    fit = quick_fit(objective=objective, epochs=5, patience=2)
+    assert (len(fit.history), fit.best_epoch) == (4, 2)
+    scripted(monkeypatch, [(a, 1.0, 1 - a) for a in (0.5, 0.4, 0.6, 0.5, 0.4)])
+    assert len(quick_fit(objective=objective, epochs=5, patience=0).history) == 5
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_without_validation_pairs_the_last_epoch_is_kept_and_patience_waits(objective):
+    fit = quick_fit(objective=objective, rows=50, held_out=0, patience=1)
+    assert (len(fit.history), fit.best_epoch) == (4, 4)
+    assert all(
+        math.isnan(value)
+        for epoch in fit.history
+        for value in (epoch.validation_accuracy, epoch.validation_nll, epoch.validation_label_loss)
+    )
+    # The other objectives have nothing to do with the base reward once they are fitted.
+    assert fit.density.trust == (UNMEASURED if objective == "joint" else Fusion())
+
+
+def test_without_validation_pairs_the_base_reward_is_heard_a_little():
+    embedding, reward = data(50)
+    fit = fit_density(embedding, reward, pairs_of(50), pairs_of(0), network=TINY, training=QUICK)
+    lower, refined, higher = (
+        fit.density.refine(embedding, reward + shift, InferenceConfig()).reward for shift in (-1.0, 0.0, 1.0)
+    )
+    assert bool((lower < refined).all()) and bool((refined < higher).all())
+    fit.density.trust = Fusion()
+    alone, moved = (fit.density.refine(embedding, r, InferenceConfig()).reward for r in (reward, reward + 1))
+    assert torch.equal(alone, moved) and not torch.allclose(alone, refined, atol=1e-3)
+
+
+def label_loss_by_hand(p: np.ndarray, nodes: np.ndarray, flips: float) -> float:
+    """Mean over pairs of neighboring rows, from densities [n, g] at the nodes [g], by the trapezoid rule."""
+    cells = p * (nodes[1] - nodes[0])
+    cells[:, [0, -1]] /= 2
+    higher = np.tril(np.ones((len(nodes), len(nodes))), -1) + 0.5 * np.eye(len(nodes))
+    win = np.einsum("pi,ij,pj->p", cells[0::2], higher, cells[1::2])
+    return float(-np.log((1 - flips) * win + flips * (1 - win)).mean())
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize(
+    "inference",
+    [
+        InferenceConfig(),
+        InferenceConfig(estimate="ascent"),
+        InferenceConfig(estimate="ascent", start="random", seed=3),
+    ],
+    ids=["mean", "ascent", "random"],
+)
+def test_validation_is_the_deployed_inference_of_the_density(inference, objective, monkeypatch):
+    monkeypatch.setattr(rows_module, "_READ_FLOATS", 7 * 3)  # several reads, which must not change a thing
+    embedding, reward = data()
+    fit = quick_fit(objective=objective, inference=inference, label_noise=0.2)
+    fit.density.trust = Fusion()  # the base reward is weighed in after the epoch is chosen
+    e, r = embedding[50:], reward[50:]
+    refined = fit.density.refine(e, r, inference).reward
+    best = fit.history[fit.best_epoch - 1]
+    assert best.validation_accuracy == pytest.approx(float((refined[0::2] > refined[1::2]).double().mean()))
+    nodes, p = (value.double().numpy() for value in fit.density.density(e, r, inference.nodes))
+    at_base = [np.interp(r[i], nodes, np.log(p[i])) for i in range(30)]
+    assert best.validation_nll == pytest.approx(-np.mean(at_base), abs=1e-3)
+    assert best.validation_label_loss == pytest.approx(label_loss_by_hand(p, nodes, 0.2), abs=1e-4)
+
+
+def test_validation_pairs_may_share_rows_and_ties_are_not_right():
+    embedding, reward = data()
+    pairs = PairRows(torch.tensor([60, 60, 70, 70]), torch.tensor([61, 62, 61, 70]))
+    fit = fit_density(embedding, reward, pairs_of(50), pairs, network=TINY, training=QUICK)
+    fit.density.trust = Fusion()
+    refined = fit.density.refine(embedding, reward, InferenceConfig()).reward
+    right = [refined[c] > refined[r] for c, r in zip(pairs.chosen, pairs.rejected, strict=True)]
+    assert not right[-1]
+    assert fit.history[fit.best_epoch - 1].validation_accuracy == sum(map(float, right)) / 4
+
+
+def test_log_density_counts_rewards_outside_the_support_as_on_its_edge():
+    density = quick_fit(objective="likelihood").density
+    embedding, reward = data(1)
+    nodes, p = density.density(embedding, reward)
+    got = log_density(density, embedding.expand(3, 3), torch.tensor([-1e6, 1e6, nodes[10].item()]), 257)
+    assert got.tolist() == pytest.approx(p[0, [0, -1, 10]].log().tolist(), abs=1e-3)
+
+
+# Units.
+
+
+@settings(max_examples=8)
+@given(st.floats(0.01, 100), st.floats(-1000, 1000), st.sampled_from(OBJECTIVES))
+def test_an_affine_change_of_the_base_rewards_changes_only_units(a, b, objective):
+    embedding, reward = data(40)
+    reward = reward.double()  # so that a·r + b is not rounded
+    training = dataclasses.replace(QUICK, objective=objective, epochs=1)
+    one, other = (
+        fit_density(embedding, r, pairs_of(40), pairs_of(0), network=TINY, training=training).density
+        for r in (reward, a * reward + b)
+    )
+    before = one.refine(embedding, reward, InferenceConfig())
+    after = other.refine(embedding, a * reward + b, InferenceConfig())
+    tolerance = 1e-3 * a + 1e-6 * abs(b)
+    for name in ("reward", "mean", "mode", "interval"):
+        assert torch.allclose(getattr(after, name), a * getattr(before, name) + b, rtol=0, atol=tolerance), name
+    assert torch.allclose(after.std, a * before.std, rtol=1e-3)
+    assert torch.allclose(after.log_density, before.log_density - math.log(a), atol=1e-2)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("a", [0.25, 1024.0])
+def test_a_power_of_two_times_the_base_rewards_changes_only_units_exactly(a, objective):
+    embedding, reward = data(40)
+    training = dataclasses.replace(QUICK, objective=objective)
+    pairs = ordered(pairs_of(24), embedding[:, 0]), ordered(pairs_of(16, first=24), embedding[:, 0])
+    one, other = (
+        fit_density(embedding, r, *pairs, network=TINY, training=training).density for r in (reward, a * reward)
+    )
+    assert one.trust == other.trust and math.isinf(one.trust.base_noise) == (objective != "joint")
+    for estimate in ("mean", "ascent"):
+        before, after = (
+            density.refine(embedding, r, InferenceConfig(estimate=estimate)).reward
+            for density, r in ((one, reward), (other, a * reward))
+        )
+        assert torch.equal(after, a * before)
+
+
+# One step.
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_the_activation_budget_does_not_change_the_weights(objective, monkeypatch):
+    whole = quick_fit(objective=objective)
+    monkeypatch.setattr(fit_module, "_ACTIVATIONS", 6 * 16 * 5)  # five rows at a time
+    split = quick_fit(objective=objective)
+    for name, value in whole.density.state_dict().items():
+        assert torch.allclose(value, split.density.state_dict()[name], rtol=1e-3, atol=1e-4), name
+    assert [e.loss for e in whole.history] == pytest.approx([e.loss for e in split.history], rel=1e-4)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_the_loss_falls(objective):
+    embedding, reward = data()
+    training = dataclasses.replace(QUICK, objective=objective, epochs=30)
+    history = fit_density(
+        embedding, reward, ordered(pairs_of(80), reward), pairs_of(0), network=TINY, training=training
+    ).history
+    assert history[-1].loss < history[0].loss - 0.1
+
+
+def test_noise_widths_are_in_standard_deviations_of_the_internal_reward(monkeypatch):
+    seen = []
+
+    def watch(*arguments, **options):
+        seen.append((arguments[3].sigmas, options["negatives"], options["beta"], options["regularization"]))
+        return original(*arguments, **options)
+
+    original = fit_module.nce_step_losses
+    monkeypatch.setattr(fit_module, "nce_step_losses", watch)
+    quick_fit(objective="nce", noise_scales=(0.875, 0.25), reward_scale=4.0, beta=0.2, regularization=0.03, epochs=1)
+    assert set(seen) == {((3.5, 1.0), 16, 0.2, 0.03)}
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_without_a_number_of_epochs_those_planned_for_the_steps_are_made(objective, monkeypatch):
+    planned: list[int] = []
+    monkeypatch.setattr(FitConfig, "planned_epochs", lambda _, steps: planned.append(steps) or 3)
+    assert len(quick_fit(objective=objective, epochs=None, rows=80, held_out=30).history) == 3
+    assert planned == [4]  # 50 training rows, 16 of them a step, or 25 pairs, 8 of them a step
+
+
+def test_no_gradients_are_left_behind():
+    assert all(parameter.grad is None for parameter in quick_fit(epochs=1).density.parameters())
+
+
+def test_gradients_are_clipped():
+    embedding, reward = data(16)
+    density = RewardDensity(3, TINY, torch.Generator().manual_seed(0))
+    density.fit_units(reward, [embedding], QUICK, center=True)
+    before = density.network.output.bias.detach().clone(), density.network.output.weight.detach().clone()
+    training = dataclasses.replace(QUICK, clip_norm=1e-3)
+    optimizer = torch.optim.SGD(density.network.parameters(), lr=1.0)
+    fit_module.train_step(density, embedding, reward, training, optimizer, torch.Generator().manual_seed(0))
+    norm = math.sqrt(sum(float(p.grad.square().sum()) for p in density.network.parameters()))
+    assert norm == pytest.approx(1e-3, rel=1e-3)
+    moved = (density.network.output.weight.detach() - before[1]).norm()
+    assert 0 < moved <= 1.01e-3  # and the step is a step
+
+
+# What cannot be fitted.
+
+
+def test_no_pairs_at_all():
+    embedding, reward = data()
+    with pytest.raises(ModelError, match=r"No training pairs are left to fit the energy on \(0 given\)"):
+        fit_density(embedding, reward, pairs_of(0), pairs_of(4))
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1])
+def test_equal_rewards(value):
+    embedding, _ = data()
+    with pytest.raises(ModelError, match="The 10 training rewards are all equal"):
+        fit_density(embedding, torch.full((80,), value), pairs_of(10), pairs_of(0), network=TINY, training=QUICK)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_gradient_that_is_not_finite(objective):
+    embedding, reward = data()
+    embedding[7, 1] = math.nan
+    network = dataclasses.replace(TINY, standardize_embedding=False)
+    with pytest.raises(ModelError, match=f"The gradient of the {objective} objective is not finite .*--learning-rate"):
+        fit_density(
+            embedding, reward, pairs_of(10), pairs_of(0), network=network,
+            training=dataclasses.replace(QUICK, objective=objective),
+        )  # fmt: skip
+
+
+def test_two_rows_can_be_fitted():
+    fit = fit_density(
+        torch.tensor([[0.0], [1.0]]), torch.tensor([0.0, 1.0]), pairs_of(2), pairs_of(2), network=TINY, training=QUICK
+    )
+    assert all(math.isfinite(epoch.loss) for epoch in fit.history)
+
+
+# What is reported.
+
+
+def test_every_epoch_is_reported(caplog):
+    seen: list[Epoch] = []
+    with caplog.at_level(logging.INFO, logger="ebrm"):
+        fit = quick_fit(on_epoch=seen.append)
+    assert tuple(seen) == fit.history
+    assert [epoch.epoch for epoch in seen] == [1, 2, 3, 4]
+    assert all(epoch.seconds > 0 for epoch in seen)
+    lines = [record.getMessage() for record in caplog.records if record.getMessage().startswith("Epoch")]
+    assert len(lines) == 4
+    for line, epoch in zip(lines, seen, strict=True):
+        assert f"held out: accuracy {epoch.validation_accuracy:.4f}, " in line
+        assert f"label loss {epoch.validation_label_loss:.4f}" in line
+    assert any(str(fit.density.trust) in record.getMessage() for record in caplog.records)
+
+
+def test_numbers_that_were_not_measured_are_none_in_json():
+    epoch = Epoch(1, 0.5, math.nan, math.nan, math.nan, 2.0)
+    assert epoch.to_dict() == {
+        "epoch": 1, "loss": 0.5, "validation_accuracy": None, "validation_nll": None, "validation_label_loss": None,
+        "seconds": 2.0,
+    }  # fmt: skip
+
+
+# What is fitted is the density that the data came from.
+
+
+@pytest.fixture(scope="module", params=[(name, objective) for name in KNOWN for objective in ON_ROWS], ids="-".join)
+def fitted_to_known(request):
+    name, objective = request.param
+    embedding, reward = KNOWN[name].sample(4000, seed=0)
+    fit = fit_density(
+        embedding,
+        reward,
+        pairs_of(4000),
+        pairs_of(0),
+        network=NetworkConfig(reward_widths=(16,), joint_widths=(32, 16), dropout=0.0),
+        training=FitConfig(
+            objective=objective, noise_scales=(0.3, 1.0), beta=1e-6, regularization=0.0, learning_rate=3e-3,
+            weight_decay=0.0, epochs=12, batch_rows=100, negatives=32, nodes=32, patience=0,
+        ),
+    )  # fmt: skip
+    return KNOWN[name], fit.density
+
+
+def divergence(truth, density: RewardDensity, shift: float = 0.0) -> float:
+    """Mean KL(truth ‖ fitted) over e, in nats."""
+    e = torch.linspace(-0.9, 0.9, 13)
+    nodes, p = density.density(e.unsqueeze(1), torch.zeros(13), nodes=513)
+    log_truth = truth.log_density(e, nodes - shift)
+    log_fitted = p.double().clamp_min(1e-30).log()
+    return torch.trapezoid(log_truth.exp() * (log_truth - log_fitted), nodes.double(), dim=1).mean().item()
+
+
+def probability_integral(truth, density: RewardDensity) -> np.ndarray:
+    """P(r ≤ its held-out draw | e) under the fitted density, for 1000 draws."""
+    embedding, reward = truth.sample(1000, seed=1)
+    nodes, p = (value.double().numpy() for value in density.density(embedding, reward, nodes=513))
+    cumulative = integrate.cumulative_trapezoid(p, nodes, axis=1, initial=0)
+    return np.array([np.interp(reward[i].item(), nodes, cumulative[i]) for i in range(1000)])
+
+
+def test_the_fitted_density_is_the_known_one(fitted_to_known):
+    truth, density = fitted_to_known
+    # 0.009 to 0.035 nats over three seeds.
+    assert divergence(truth, density) < 0.04
+    assert divergence(truth, density, shift=0.2) > 0.05  # the bound can tell
+
+
+def test_held_out_rewards_are_spread_as_the_fitted_density_says(fitted_to_known):
+    truth, density = fitted_to_known
+    u = probability_integral(truth, density)
+    # 1000 draws from the truth itself stay below 0.052 in 99 of 100 samples; the rest is for the fit's own error.
+    assert stats.kstest(u, "uniform").statistic < 0.07
+    assert ((u > 0.05) & (u < 0.95)).mean() == pytest.approx(0.9, abs=0.04)
+
+
+def test_refined_rewards_in_inference_mode_are_those_outside(fitted_to_known):
+    truth, density = fitted_to_known
+    embedding, reward = truth.sample(20, seed=2)
+    outside = density.refine(embedding, reward, InferenceConfig()).reward
+    with torch.inference_mode():
+        assert torch.allclose(density.refine(embedding, reward, InferenceConfig()).reward, outside, atol=1e-3)
+
+
+# The joint objective: labels that are often wrong, and a base reward that knows much or nothing.
+
+SMALL = NetworkConfig(reward_widths=(8,), joint_widths=(32,), dropout=0.2)
+JOINT = FitConfig(batch_rows=64, nodes=16, learning_rate=5e-3, epochs=6, patience=0, label_noise=0.25)
+TRAIN, HELD_OUT, TEST = pairs_of(1200), pairs_of(400, first=1200), pairs_of(800, first=1600)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+    """2400 responses: what they are truly worth, what is read of them, and pairs in the true order but for flips."""
+
+    true: Tensor
+    embedding: Tensor
+    reward: Tensor
+
+    def fit(self, flips: float, training: FitConfig = JOINT) -> RewardDensity:
+        train, held_out = (ordered(pairs, self.true, flips) for pairs in (TRAIN, HELD_OUT))
+        return fit_density(self.embedding, self.reward, train, held_out, network=SMALL, training=training).density
+
+    def refined(self, density: RewardDensity, **inference) -> Tensor:
+        return density.refine(self.embedding, self.reward, InferenceConfig(**inference)).reward
+
+    @property
+    def test(self) -> PairRows:
+        return ordered(TEST, self.true)
+
+
+def scene(knows: str, seed: int = 0) -> Scene:
+    """`knows`: what tells the true reward, the embedding or the base reward; the other is noise beside it.
+
+    Under "both" both tell it, the base reward with an error of its own. Under "labels" too, but there the base
+    reward's error is a taste that the embedding tells as well.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    embedding = torch.randn(2400, 6, generator=generator) * torch.tensor([1.0, 5.0, 0.1, 1.0, 1.0, 1.0])
+    noise = torch.randn(2400, generator=generator)
+    if knows == "base":
+        return Scene(noise, embedding, 10 + 3 * noise)
+    true = embedding[:, 0] + 0.2 * embedding[:, 1]
+    if knows == "labels":
+        return Scene(true, embedding, 10 + 3 * (0.3 * true + embedding[:, 3]))
+    return Scene(true, embedding, 10 + 3 * (true + noise if knows == "both" else noise))
+
+
+@pytest.fixture(scope="module")
+def embedding_knows() -> tuple[Scene, RewardDensity]:
+    chosen = scene("embedding")
+    return chosen, chosen.fit(flips=0.25)
+
+
+@pytest.fixture(scope="module")
+def both_know() -> tuple[Scene, RewardDensity]:
+    chosen = scene("both")
+    return chosen, chosen.fit(flips=0.25)
+
+
+def test_a_quarter_of_wrong_labels_is_seen_through(embedding_knows):
+    seen, density = embedding_knows
+    base, refined = accuracy(seen.reward, seen.test), accuracy(seen.refined(density), seen.test)
+    assert base < 0.55
+    assert refined > 0.85 and refined > base + 0.2
+    assert density.trust == Fusion(1.0, BASE_NOISE[-1])  # the base reward is heard as little as is tried
+    for estimate in ("mode", "ascent"):
+        assert accuracy(seen.refined(density, estimate=estimate), seen.test) > 0.8
+
+
+def test_two_witnesses_are_better_than_the_base_reward(both_know):
+    seen, density = both_know
+    base, refined = accuracy(seen.reward, seen.test), accuracy(seen.refined(density), seen.test)
+    assert base == pytest.approx(0.8, abs=0.05)
+    assert refined > 0.9 and refined > base + 0.08
+    assert density.trust.power > 0
+
+
+def test_a_taste_of_the_base_reward_is_unlearnt_from_the_labels_alone():
+    """Where the base reward is wrong in a way the embedding tells, its own likelihood only repeats it."""
+    seen = scene("labels")
+    joint, alone = (
+        seen.fit(flips=0.25, training=dataclasses.replace(JOINT, objective=objective))
+        for objective in ("joint", "likelihood")
+    )
+    base, repeated, refined = (
+        accuracy(value, seen.test) for value in (seen.reward, seen.refined(alone), seen.refined(joint))
+    )
+    assert repeated == pytest.approx(base, abs=0.06)
+    assert refined > base + 0.15 and refined > repeated + 0.15
+    assert alone.trust == Fusion()
+
+
+@pytest.mark.parametrize("flips", [0.0, 0.25])
+def test_a_base_reward_that_is_the_truth_keeps_its_order(flips):
+    seen = scene("base")
+    density = seen.fit(flips)
+    assert accuracy(seen.reward, seen.test) == 1.0
+    assert accuracy(seen.refined(density), seen.test) > 0.97
+    assert density.trust.base_noise < 1.0 or density.trust.power == 0.0
+
+
+@pytest.mark.parametrize("knows", ["embedding_knows", "both_know"])
+def test_probabilities_of_preference_are_calibrated_against_the_labels(knows, request):
+    """Of labels flipped with ε, a share (1 - ε) P + ε (1 - P) is chosen where P is said."""
+    seen, fitted = request.getfixturevalue(knows)
+    density = copy.deepcopy(fitted)
+    if knows == "embedding_knows":
+        density.trust = Fusion()  # of the density: a base reward that is noise, and never left out, is no part of this
+    labels = ordered(TEST, seen.true, flips=0.25)
+    first, second = TEST.chosen, TEST.rejected
+    said = density.prefer((seen.embedding[first], seen.embedding[second]), (seen.reward[first], seen.reward[second]))
+    expected = (0.75 * said + 0.25 * (1 - said)).double()
+    chosen = (labels.chosen == first).double()
+    sure = expected > expected.median()
+    for part in (sure, ~sure):
+        assert float(chosen[part].mean()) == pytest.approx(float(expected[part].mean()), abs=0.09)
+
+
+def test_the_held_out_label_loss_is_better_than_chance(embedding_knows):
+    seen, density = embedding_knows
+    labels = ordered(TEST, seen.true, flips=0.25)
+    rows = torch.stack([labels.chosen, labels.rejected], 1).reshape(-1)
+    nodes, p = (v.double().numpy() for v in density.density(seen.embedding[rows], seen.reward[rows], 65))
+    assert label_loss_by_hand(p, nodes, 0.25) < math.log(2) - 0.05
+
+
+def test_order_of_the_rows_does_not_matter():
+    seen = scene("embedding")
+    order = torch.randperm(2400, generator=torch.Generator().manual_seed(3))
+    place = torch.empty_like(order)
+    place[order] = torch.arange(2400)  # row i is now at place[i]
+    training = dataclasses.replace(JOINT, epochs=1)
+    one, other = (
+        fit_density(
+            seen.embedding[rows], seen.reward[rows], PairRows(at[TRAIN.chosen], at[TRAIN.rejected]),
+            PairRows(at[HELD_OUT.chosen], at[HELD_OUT.rejected]), network=SMALL, training=training,
+        )
+        for rows, at in ((torch.arange(2400), torch.arange(2400)), (order, place))
+    )  # fmt: skip
+    assert one.history[0].validation_label_loss == pytest.approx(other.history[0].validation_label_loss, abs=1e-4)
+    assert one.density.trust == other.density.trust
+    assert torch.allclose(
+        seen.refined(one.density), Scene(seen.true, seen.embedding, seen.reward).refined(other.density), atol=1e-2
+    )
+
+
+def test_trust_is_chosen_for_the_epoch_that_is_kept(monkeypatch):
+    """Neither the last epoch's density nor the training pairs are looked at."""
+    seen = scene("embedding")
+    asked = []
+
+    def watch(held_out, **options):
+        asked.append((list(held_out), options))
+        return Fusion(0.25, 2.8)
+
+    monkeypatch.setattr(fit_module, "choose_fusion", watch)
+    scripted(monkeypatch, [(0.5, 1.0, loss) for loss in (0.6, 0.5, 0.7)])
+    held_out = ordered(HELD_OUT, seen.true)
+    fit = fit_density(
+        seen.embedding, seen.reward, ordered(TRAIN, seen.true), held_out, network=SMALL,
+        training=dataclasses.replace(JOINT, epochs=3, reward_scale=4.0),
+    )  # fmt: skip
+    assert fit.best_epoch == 2 and fit.density.trust == Fusion(0.25, pytest.approx(2.8))
+    (((part,), options),) = asked
+    assert options == {"flips": 0.25, "scale": 4.0}
+    fit.density.trust = Fusion()
+    at = fit.density.internal_posterior(seen.embedding[1200:1600], seen.reward[1200:1600], InferenceConfig().nodes)
+    assert torch.allclose(part.log_mass, at.log_cells().float(), atol=1e-4)
+    assert torch.allclose(part.nodes, at.nodes.float())
+    assert torch.allclose(part.reward, fit.density.standardizer.to_internal(seen.reward[1200:1600]))
+    assert torch.equal(part.chosen + 1200, held_out.chosen) and torch.equal(part.rejected + 1200, held_out.rejected)
+
+
+def test_joint_settings_reach_the_step_in_internal_units(monkeypatch):
+    seen = []
+
+    def watch(*arguments, **options):
+        seen.append({k: v for k, v in options.items() if k not in ("generator", "rows_at_once")})
+        return original(*arguments, **options)
+
+    original = fit_module.joint_step_losses
+    monkeypatch.setattr(fit_module, "joint_step_losses", watch)
+    fit = quick_fit(
+        label_noise=0.2, reward_weight=0.7, reward_noise=1.5, reward_scale=4.0, nodes=12, regularization=0.03, epochs=1
+    )
+    assert len(seen) == 4
+    assert all(
+        step
+        == {
+            "flips": 0.2, "reward_weight": 0.7, "reward_noise": 6.0, "nodes": 12, "regularization": 0.03,
+            "support": fit.density.support_bounds(),
+        }
+        for step in seen
+    )  # fmt: skip

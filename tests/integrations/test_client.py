@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import asyncio
+import json
+
+import httpx
+import pytest
+import torch
+from tests.serve.routes import KINDS
+
+from ebrm.errors import ConfigError, ServerError, TextError
+from ebrm.integrations import Client
+from ebrm.integrations import client as clients
+from ebrm.integrations.client import AsyncClient, RefusedText
+from ebrm.model import EnergyRewardModel
+from ebrm.serve import ServeConfig
+from ebrm.serve.app import create_app
+
+ROW = {"reward": 1.5, "base_reward": 1.0, "std": 0.5, "interval": [0.0, 2.0], "log_density": -1.0, "delta": 0.5}
+
+
+class Servers(httpx.BaseTransport):
+    """Answers as told, one after another, and keeps what was asked: (host, path, body)."""
+
+    def __init__(self, *answers) -> None:
+        self.answers, self.asked = list(answers), []
+
+    def handle_request(self, request):
+        body = json.loads(request.read() or b"null")
+        self.asked.append((request.url.host, request.url.path, body))
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        answer = answer(body) if callable(answer) else answer
+        if isinstance(answer, Exception):
+            raise answer
+        return httpx.Response(answer[0], json=answer[1], headers=answer[2] if len(answer) > 2 else {})
+
+
+def scored(body):
+    return 200, {"results": [{**ROW, "reward": float(len(text))} for text in body["responses"]]}
+
+
+def error(code, message="said", row=None, **headers):
+    return code, {"error": {"kind": "k", "message": message, "row": row}}, headers
+
+
+@pytest.fixture
+def slept(monkeypatch):
+    """Seconds that were waited; none are."""
+    waited = []
+    monkeypatch.setattr(clients.time, "sleep", waited.append)
+    return waited
+
+
+def one(*answers, url="http://a", **more):
+    servers = Servers(*answers)
+    return Client(url, transport=servers, **more), servers
+
+
+def test_numbers_are_put_together():
+    client, servers = one(scored)
+    refined = client.score(["a"], ["four"])
+    assert refined.reward.tolist() == [4.0] and refined.interval.tolist() == [[0.0, 2.0]]
+    assert refined.reward.dtype == torch.float32 and refined.log_density.tolist() == [-1.0]
+    assert servers.asked == [("a", "/v1/score", {"prompts": ["a"], "responses": ["four"]})]
+    assert len(client.score([], [])) == 0 and len(servers.asked) == 1
+
+
+def test_a_busy_server_is_asked_again_after_longer_and_longer_pauses(slept):
+    client, servers = one(error(503), httpx.ConnectError("refused"), httpx.ReadTimeout("late"), error(502), scored)
+    assert client.score(["a"], ["b"]).reward.tolist() == [1.0]
+    assert len(servers.asked) == 5 and len(slept) == 4
+    assert all(0.8 * 0.5 * 2**k <= pause <= 0.5 * 2**k for k, pause in enumerate(slept))
+
+
+def test_retry_after_is_obeyed_up_to_a_limit(slept):
+    again = [error(503, **{"Retry-After": seconds}) for seconds in ("7", "99999", "Fri, 31 Dec 1999 23:59:59 GMT")]
+    client, _ = one(*again, scored)
+    client.score(["a"], ["b"])
+    assert slept[:2] == [7.0, 120.0] and slept[2] <= 2.0
+
+
+def test_after_all_tries_it_raises_and_says_what_was_tried(slept):
+    client, servers = one(error(503, "the queue is full"), tries=3)
+    with pytest.raises(ServerError, match=r"3 tries in \d+ seconds.*http://a: 503 the queue is full.*tries=") as said:
+        client.score(["a"], ["b"])
+    assert len(servers.asked) == 3 and len(slept) == 2
+    assert "POST /v1/score" in str(said.value)
+    client, _ = one(httpx.ConnectError("Connection refused"), tries=1)
+    with pytest.raises(ServerError, match=r"1 try .*ConnectError \(Connection refused\)"):
+        client.info()
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (error(401), "token=…"),
+        (error(404), "Is it `ebrm serve`"),
+        (error(413, "too large"), "413 too large"),
+        (error(422, "another shape"), "422 another shape"),
+        ((200, {"results": []}), "0 results for 1 texts"),
+        ((200, {"something": 1}), "no results for 1 texts"),
+        ((200, {"results": [{"reward": 1}]}), "holds no rewards"),
+        ((200, {"results": [{**ROW, "reward": None}]}), "holds no rewards"),
+        ((200, []), "refuses"),
+        ((301, {}), "301 Moved Permanently"),
+    ],
+)
+def test_what_will_not_get_better_is_raised_at_once(answer, said, slept):
+    client, servers = one(answer)
+    with pytest.raises(ServerError, match=said):
+        client.score(["a"], ["b"])
+    assert len(servers.asked) == 1 and not slept
+
+
+def test_large_lists_go_in_requests_that_the_server_takes(slept):
+    info = (200, {"limits": {"max_texts": 3, "max_body": 10_000}})
+    client, servers = one(info, scored)
+    responses = ["x" * k for k in range(8)]
+    assert client.score(["p"] * 8, responses).reward.tolist() == list(range(8))
+    assert [len(body["responses"]) for _, path, body in servers.asked if path == "/v1/score"] == [3, 3, 2]
+    client.score(["p"] * 2, ["a", "b"])
+    assert [path for _, path, _ in servers.asked].count("/info") == 1
+    # By bytes: two of 300 and their prompts do not fit one body of 700, of which 100 are kept for the rest.
+    client, servers = one((200, {"limits": {"max_texts": 100, "max_body": 700}}), scored)
+    client.score(["p"] * 3, ["y" * 300] * 3)
+    assert [len(body["responses"]) for _, path, body in servers.asked if path == "/v1/score"] == [1, 1, 1]
+
+
+def test_a_text_that_cannot_be_read_is_named_in_the_whole_list():
+    info = (200, {"limits": {"max_texts": 2, "max_body": 10_000}})
+    client, _ = one(info, scored, error(422, "Text 1: too long", row=1))
+    with pytest.raises(RefusedText, match=r"Text 1: too long \(row 3 of all\)") as refused:
+        client.score(["p"] * 4, ["a", "b", "c", "d"])
+    assert refused.value.row == 3 and isinstance(refused.value, TextError)
+    with pytest.raises(TextError, match="2 prompts but 1 responses"):
+        client.score(["a", "b"], ["c"])
+
+
+def test_servers_take_turns_and_one_that_is_away_is_passed_over(slept):
+    client, servers = one(scored, url=["http://a/", "http://b"])
+    for _ in range(4):
+        client.score(["p"], ["r"])
+    assert [host for host, _, _ in servers.asked] == ["a", "b", "a", "b"]
+    client, servers = one(httpx.ConnectError("away"), scored, url=["http://a", "http://b"])
+    assert len(client.score(["p"], ["r"])) == 1
+    assert [host for host, _, _ in servers.asked] == ["a", "b"] and not slept
+
+
+def test_waiting_until_all_are_ready(slept):
+    info = (200, {"fingerprint": "f"})
+    client, servers = one(httpx.ConnectError("away"), error(503, "loading"), (200, {}), info)
+    client.wait_until_ready()
+    assert slept == [1.0, 1.0] and [path for _, path, _ in servers.asked] == ["/ready"] * 3 + ["/info"]
+    client, _ = one(error(503, "loading"))
+    with pytest.raises(ServerError, match="http://a is not ready after 0 seconds: 503 loading"):
+        client.wait_until_ready(0)
+    client, _ = one(error(401, "no token"))
+    with pytest.raises(ServerError, match="refuses: 401 no token"):
+        client.wait_until_ready()
+    answers = [(200, {}), info, (200, {}), (200, {"fingerprint": "g"})]
+    client, _ = one(*answers, url=["http://a", "http://b"])
+    with pytest.raises(ServerError, match="do not serve the same model"):
+        client.wait_until_ready()
+
+
+def test_addresses_and_tries_are_checked():
+    for url in ("127.0.0.1:8080", [], ["http://a", "b"]):
+        with pytest.raises(ConfigError, match="address of a server"):
+            Client(url)
+    with pytest.raises(ConfigError, match="tries"):
+        Client("http://a", tries=0)
+
+
+@pytest.fixture(scope="module")
+def energy(model):
+    return EnergyRewardModel.from_pretrained(model)
+
+
+def test_a_client_of_the_real_server_gives_what_the_model_gives(energy):
+    kinds = [KINDS[kind] for kind in KINDS if kind != "over-long"]
+    prompts, responses = [prompt for prompt, _ in kinds], [response for _, response in kinds]
+    app = create_app(energy, ServeConfig(token="word", max_texts=2, queue=4))
+
+    async def main():
+        async with AsyncClient("http://server", token="word", transport=httpx.ASGITransport(app=app)) as client:
+            refined = await client.score(prompts, responses)
+            ranked = await client.rank("a", ["b", "c"])
+            info = await client.info()
+            written = await client.get_reward(["x"])
+            await client.wait_until_ready()
+            with pytest.raises(RefusedText, match="row 2 of all"):
+                await client.score(["a", "b", "eta theta " * 60], ["c", "d", "e"])
+            with pytest.raises(ServerError, match="limit is 2"):
+                await client.rank("a", ["b", "c", "d"])
+        return refined, ranked, info, written
+
+    refined, ranked, info, written = asyncio.run(main())
+    offline = energy.score(prompts, responses)
+    for name in ("reward", "base_reward", "std", "interval", "log_density", "delta"):
+        assert torch.allclose(getattr(refined, name), getattr(offline, name), atol=1e-5), name
+    assert [row.index for row in ranked] == [row.index for row in energy.rank("a", ["b", "c"])]
+    assert ranked[0].p_best == pytest.approx(energy.rank("a", ["b", "c"])[0].p_best, abs=1e-5)
+    assert info["fingerprint"] == energy.fingerprint()
+    assert len(written["rewards"]) == len(written["extra_logs"]["std"]) == 1
+
+
+def test_the_plain_client_ranks_and_closes():
+    rows = [{**ROW, "index": 1, "rank": 1, "p_best": 0.7}, {**ROW, "index": 0, "rank": 2, "p_best": 0.3}]
+    servers = Servers((200, {"results": rows}))
+    with Client("http://a", token="word", transport=servers) as client:
+        first, _ = client.rank([{"role": "user", "content": "a", "name": "x"}], ["b", "c"])
+    assert (first.index, first.response, first.p_best) == (1, "c", 0.7)
+    assert servers.asked[0][2]["prompt"] == [{"role": "user", "content": "a"}]
+    client, _ = one((200, {"results": [{"index": 9}]}))
+    with pytest.raises(ServerError, match="no ranking"):
+        client.rank("a", ["b"])
+
+
+def test_written_texts(slept):
+    answer = {"rewards": [1.0], "scores": [0.5], "extra_logs": {}}
+    client, servers = one((200, answer))
+    assert client.get_reward(["x"]) == answer and servers.asked[0][2] == {"query": ["x"]}
+    with pytest.raises(ServerError, match="1 results for 2 texts"):
+        client.get_reward(["x", "y"])

@@ -1,0 +1,203 @@
+"""Exported folders: complete or not there, and what loads from them scores the same."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from huggingface_hub import HfApi
+from safetensors.torch import load_file, save_file
+from tests.integrations.autos import FAMILIES, PROMPTS, RESPONSES, as_trl, fitted
+from tests.tiny import edit_config
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+from ebrm.errors import BackboneError, DataError, ModelError
+from ebrm.integrations import EBRMConfig, EBRMForSequenceClassification
+from ebrm.integrations.exporting import export
+from ebrm.model import EnergyRewardModel
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("exports")
+
+
+@pytest.fixture(scope="module")
+def standalone(root: Path) -> Path:
+    return export(fitted(root), root / "standalone", standalone=True)
+
+
+def scores(folder: Path, **options: Any) -> torch.Tensor:
+    """What TRL would read of a folder, loaded as it loads one."""
+    model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1, **options)
+    tokenizer = AutoTokenizer.from_pretrained(model.config._name_or_path)
+    with torch.inference_mode():
+        return model(**as_trl(tokenizer, PROMPTS, RESPONSES)).logits[:, 0]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_both_kinds_score_as_the_model_does(root: Path, family: str, tmp_path: Path) -> None:
+    model = fitted(root, family)
+    expected = model.score(PROMPTS, RESPONSES).reward
+    for kind in (True, False):
+        folder = export(model, tmp_path / str(kind), standalone=kind)
+        torch.testing.assert_close(scores(folder), expected, atol=1e-5, rtol=0)
+        assert type(AutoConfig.from_pretrained(folder)) is EBRMConfig
+        assert "AutoModelForSequenceClassification" in (folder / "README.md").read_text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["False", "True"]
+
+
+@pytest.mark.parametrize("bos", ["strip", "keep"])
+def test_a_text_rule_that_is_not_the_tokenizer_s_own(root: Path, tmp_path: Path, bos: str) -> None:
+    model = fitted(root, "llama", bos=bos, eos="append", template="plain" if bos == "strip" else None)
+    folder = export(model, tmp_path / "m", standalone=True)
+    torch.testing.assert_close(scores(folder), model.score(PROMPTS, RESPONSES).reward, atol=1e-5, rtol=0)
+
+
+def test_a_standalone_folder_needs_nothing_else(root: Path, tmp_path: Path) -> None:
+    model = fitted(root, "qwen3")
+    expected = model.score(PROMPTS, RESPONSES).reward
+    made = export(model, tmp_path / "m", standalone=True)
+    here = Path(model.record.backbone["name"])
+    here.rename(tmp_path / "elsewhere")
+    try:
+        moved = Path(shutil.move(made, tmp_path / "delta"))
+        torch.testing.assert_close(scores(moved), expected, atol=1e-5, rtol=0)
+    finally:
+        (tmp_path / "elsewhere").rename(here)
+    with pytest.raises(BackboneError, match="There is no reward model"):
+        AutoModelForSequenceClassification.from_pretrained(_gone(export(model, tmp_path / "r")))
+
+
+def _gone(folder: Path) -> Path:
+    config = json.loads((folder / "config.json").read_text())
+    edit_config(folder, backbone=config["backbone"] | {"name": "no-such/rm"})
+    return folder
+
+
+def test_a_folder_that_fit_wrote_loads_as_it_is(root: Path, tmp_path: Path) -> None:
+    model = fitted(root)
+    model.save_pretrained(tmp_path / "m")
+    torch.testing.assert_close(scores(tmp_path / "m"), model.score(PROMPTS, RESPONSES).reward, atol=1e-5, rtol=0)
+    loaded = EBRMForSequenceClassification.from_pretrained(tmp_path / "m")
+    assert loaded.config._name_or_path == model.record.backbone["name"]
+
+
+def test_a_tokenizer_that_writes_otherwise_is_told(
+    root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = fitted(root, "llama", bos="strip")
+    model.save_pretrained(tmp_path / "m")
+    EBRMForSequenceClassification.from_pretrained(tmp_path / "m")
+    assert "does not by itself write texts as the model was fitted on" in caplog.text
+    caplog.clear()
+    EBRMForSequenceClassification.from_pretrained(export(model, tmp_path / "e"))
+    assert not caplog.text
+
+
+def test_the_energy_model_reads_an_exported_folder(root: Path, standalone: Path) -> None:
+    model, loaded = fitted(root), EnergyRewardModel.from_pretrained(standalone)
+    assert loaded.fingerprint() == model.fingerprint()
+    assert json.dumps(loaded.record.to_dict(), sort_keys=True) == json.dumps(model.record.to_dict(), sort_keys=True)
+
+
+@pytest.mark.parametrize("kind", [True, False], ids=["standalone", "referring"])
+def test_precision_and_device_are_those_asked_for(root: Path, tmp_path: Path, kind: bool) -> None:
+    folder = export(fitted(root), tmp_path / "m", standalone=kind)
+    exact, half = scores(folder), scores(folder, dtype=torch.bfloat16, device_map="cpu", attn_implementation="eager")
+    assert not torch.equal(half, exact)
+    torch.testing.assert_close(half, exact, atol=0.3, rtol=0.1)
+    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype="bfloat16", attn_implementation="eager")
+    assert model.dtype == torch.bfloat16 and model.base.config._attn_implementation == "eager"
+    expected = {name: tensor.dtype for name, tensor in fitted(root).density_model.state_dict().items()}
+    assert {name: t.dtype for name, t in model.energy.density_model.state_dict().items()} == expected
+    again = AutoModelForSequenceClassification.from_pretrained(folder, device_map={"": "cpu"}, output_loading_info=True)
+    assert again[0].dtype == torch.float32
+
+
+def test_saved_again_in_parts_it_is_the_same(standalone: Path, tmp_path: Path) -> None:
+    model = EBRMForSequenceClassification.from_pretrained(standalone)
+    model.save_pretrained(tmp_path / "m", max_shard_size="20KB")
+    assert len(list((tmp_path / "m").glob("model-*.safetensors"))) > 1
+    again = EBRMForSequenceClassification.from_pretrained(tmp_path / "m")
+    ids = torch.tensor([[5, 6, 7]])
+    assert torch.equal(model(ids).logits, again(ids).logits)
+
+
+def test_push_to_hub_uploads_the_whole_folder(standalone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = EBRMForSequenceClassification.from_pretrained(standalone)
+    sent: dict[str, Any] = {}
+
+    def upload(self: Any, folder: Any, repo_id: str, *_: Any, **__: Any) -> None:
+        sent[repo_id] = {path.name for path in Path(folder).iterdir()}
+
+    monkeypatch.setattr(HfApi, "create_repo", lambda self, repo_id, **_: SimpleNamespace(repo_id=repo_id))
+    monkeypatch.setattr(type(model), "_upload_modified_files", upload)
+    model.push_to_hub("me/mine")
+    model.save_pretrained(standalone.parent / "pushed", push_to_hub=True, repo_id="me/other")
+    files = {"README.md", "config.json", "energy.safetensors", "model.safetensors"}
+    assert {name: found >= files for name, found in sent.items()} == {"me/mine": True, "me/other": True}
+
+
+class TestRefused:
+    @pytest.mark.parametrize("lost", ["base.score.weight", "base.model.layers.0.mlp.up_proj.weight"])
+    def test_weights_that_are_missing_are_never_random(self, standalone: Path, tmp_path: Path, lost: str) -> None:
+        folder = Path(shutil.copytree(standalone, tmp_path / "m"))
+        weights = load_file(folder / "model.safetensors")
+        del weights[lost]
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(BackboneError, match=f"lacks weights that the model needs: {lost}"):
+            AutoModelForSequenceClassification.from_pretrained(folder)
+
+    def test_weights_of_another_shape(self, standalone: Path, tmp_path: Path) -> None:
+        folder = Path(shutil.copytree(standalone, tmp_path / "m"))
+        weights = load_file(folder / "model.safetensors")
+        weights["base.score.weight"] = weights["base.score.weight"].repeat(2, 1)
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(BackboneError, match=r"lacks weights that the model needs: .*base\.score\.weight"):
+            AutoModelForSequenceClassification.from_pretrained(folder, ignore_mismatched_sizes=True)
+
+    def test_another_energy(self, standalone: Path, root: Path, tmp_path: Path) -> None:
+        folder = Path(shutil.copytree(standalone, tmp_path / "m"))
+        fitted(root, "qwen3").save_pretrained(tmp_path / "q")
+        shutil.copy(tmp_path / "q" / "energy.safetensors", folder)
+        with pytest.raises(ModelError, match="energy.safetensors is damaged or belongs to another config"):
+            AutoModelForSequenceClassification.from_pretrained(folder)
+
+    def test_options_that_need_the_weights_in_the_folder(self, root: Path, tmp_path: Path) -> None:
+        folder = export(fitted(root), tmp_path / "m")
+        with pytest.raises(ModelError, match="quantization_config cannot be used .* --standalone"):
+            EBRMForSequenceClassification.from_pretrained(folder, quantization_config={"load_in_8bit": True})
+        with pytest.raises(ModelError, match="device_map is .* loaded on one device"):
+            EBRMForSequenceClassification.from_pretrained(folder, device_map={"base.model": 0, "base.score": 1})
+        with pytest.raises(ModelError, match="subfolder is not supported"):
+            EBRMForSequenceClassification.from_pretrained(folder, subfolder="x")
+
+    def test_a_base_that_transformers_cannot_build(self, root: Path, tmp_path: Path) -> None:
+        model = fitted(root).with_backbone()
+        model.backbone.model.extra = torch.nn.Linear(2, 2)
+        with pytest.raises(ModelError, match="cannot be written into a standalone folder"):
+            export(model, tmp_path / "m", standalone=True)
+        assert not list(tmp_path.iterdir())
+        torch.testing.assert_close(
+            scores(export(model, tmp_path / "m")), model.score(PROMPTS, RESPONSES).reward, atol=1e-5, rtol=0
+        )
+
+    def test_a_place_that_is_taken(self, root: Path, tmp_path: Path) -> None:
+        (tmp_path / "x").write_text("mine")
+        with pytest.raises(DataError, match="exists already and is not empty"):
+            export(fitted(root), tmp_path)
+        with pytest.raises(DataError, match="is a file"):
+            export(fitted(root), tmp_path / "x")
+        assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+    def test_nothing_half_written_stays(self, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        with pytest.raises(OSError, match="No space"):
+            export(fitted(root), tmp_path / "m")
+        assert not list(tmp_path.iterdir())

@@ -1,0 +1,217 @@
+"""OpenRLHF 0.11.2's own client where that package is installed, and one written from it where it is not."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import logging
+from collections.abc import Iterator
+from itertools import cycle
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+import torch
+from tests.integrations.policies import TEMPLATE
+from tests.serve.live import serving
+from tests.tiny import byte_tokenizer
+
+from ebrm.errors import ConfigError, ServerError, TextError
+from ebrm.integrations import Client, openrlhf
+from ebrm.model import EnergyRewardModel
+
+FILE = openrlhf.__file__
+POLICY = byte_tokenizer(template=TEMPLATE)
+PROMPTS = ["Hello", "Was ist das? 🙂", "Say yes", "Go"]
+RESPONSES = ["Yes", "", "ok ok ok", "nein"]
+ENDS = ["<|end|>", "<|end|>\n", "</s>", ""]  # how a policy ends: its end of turn, or its limit
+
+
+class WrittenExecutor:
+    """What OpenRLHF 0.11.2's `SingleTurnAgentExecutor` does with rewards."""
+
+    def __init__(self, endpoints: list[str]) -> None:
+        self.endpoints, self.turn, self.reward_func = endpoints, cycle(endpoints), None
+        if endpoints[0].endswith(".py"):
+            spec = importlib.util.spec_from_file_location("reward_func", endpoints[0])
+            assert spec is not None and spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+            self.reward_func = module.reward_func
+
+    async def execute(
+        self, prompt: str, label: Any, sampling_params: Any, max_length: int, hf_tokenizer: Any, llm_engine: Any
+    ) -> dict[str, Any]:
+        asked = hf_tokenizer(text=prompt, add_special_tokens=False, return_tensors="pt")["input_ids"][0].tolist()
+        written = (await llm_engine.generate(asked, sampling_params, multi_modal_data=None)).outputs[0].token_ids
+        output: dict[str, Any] = {"reward": None, "scores": None, "extra_logs": {}}
+        query = hf_tokenizer.decode(asked + written, skip_special_tokens=False)
+        try:
+            info = await self._fetch([query], [prompt], [label])
+            output.update(reward=info["rewards"], scores=info["scores"], extra_logs=info["extra_logs"])
+        except Exception:
+            logging.getLogger("test").info("Failed to fetch reward from remote RM", exc_info=True)
+        return output
+
+    async def _fetch(self, queries: list[str], prompts: list[str], labels: list[Any]) -> Any:
+        if self.reward_func is not None:
+            return await asyncio.to_thread(self.reward_func, queries, prompts, labels)
+        async with httpx.AsyncClient(timeout=180) as client:
+            body = {"query": queries, "prompts": prompts, "labels": labels}
+            return (await client.post(next(self.turn), json=body)).raise_for_status().json()
+
+
+class Engine:
+    """Stands for vLLM: the responses of `RESPONSES`, ended as in `ENDS`."""
+
+    async def generate(self, ids: list[int], params: Any, multi_modal_data: Any) -> Any:
+        text = POLICY.decode(ids)
+        (row,) = [i for i, prompt in enumerate(PROMPTS) if f"user\n{prompt}<" in text]
+        written = POLICY(RESPONSES[row] + ENDS[row], add_special_tokens=False)["input_ids"]
+        return SimpleNamespace(outputs=[SimpleNamespace(token_ids=written, finish_reason="stop", logprobs=None)])
+
+
+def forget(function: Any) -> None:
+    """Make a reward function read the environment anew, and close what it opened."""
+    opened = function.__globals__["_open"]
+    if opened.cache_info().currsize and isinstance(client := opened()[1].args[0], Client):
+        client.close()
+    opened.cache_clear()
+
+
+def run(kind: str, endpoints: list[str]) -> list[dict[str, Any]]:
+    """Roll out all prompts at once, as OpenRLHF does."""
+    made: Any = WrittenExecutor
+    if kind == "real":
+        made = pytest.importorskip("openrlhf.utils.agent", reason="OpenRLHF is not installed").SingleTurnAgentExecutor
+    executor = made(endpoints)
+    params = SimpleNamespace(max_tokens=64, logprobs=None)
+
+    async def one(prompt: str) -> dict[str, Any]:
+        messages = [{"role": "user", "content": prompt}]
+        text = POLICY.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return await executor.execute(text, "label", params, 4096, POLICY, Engine())
+
+    async def together() -> list[dict[str, Any]]:
+        return await asyncio.gather(*(one(prompt) for prompt in PROMPTS))
+
+    found = asyncio.run(together())
+    if executor.reward_func is not None:
+        forget(executor.reward_func)
+    return found
+
+
+def check(found: list[dict[str, Any]], model: EnergyRewardModel) -> None:
+    want = model.score(PROMPTS, RESPONSES)
+
+    def column(values: list[Any]) -> torch.Tensor:
+        return torch.stack([torch.as_tensor(value, dtype=torch.float32).reshape(()) for value in values])
+
+    close = {"rtol": 0.0, "atol": 1e-5}
+    torch.testing.assert_close(column([one["reward"] for one in found]), want.reward, **close)
+    units = model.density_model.standardizer
+    scores = torch.sigmoid((want.reward - float(units.reward_mean)) / float(units.reward_std))
+    torch.testing.assert_close(column([one["scores"] for one in found]), scores, **close)
+    for name in ("base_reward", "std"):
+        torch.testing.assert_close(column([one["extra_logs"][name] for one in found]), getattr(want, name), **close)
+
+
+@pytest.fixture(autouse=True)
+def nothing_set(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name in ("MODEL", "SERVER", "TOKEN", "PESSIMISM", "UNUSABLE_REWARD"):
+        monkeypatch.delenv(f"EBRM_{name}", raising=False)
+    yield
+    forget(openrlhf.reward_func)
+
+
+@pytest.mark.parametrize("kind", ["written", "real"])
+class TestTheClient:
+    def test_with_the_file_and_a_model(
+        self, kind: str, refined: EnergyRewardModel, model: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("EBRM_MODEL", str(model))
+        monkeypatch.setenv("EBRM_DEVICE", "cpu")
+        check(run(kind, [FILE]), refined)
+
+    def test_with_the_file_and_a_server(
+        self, kind: str, refined: EnergyRewardModel, server: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("EBRM_SERVER", server)
+        monkeypatch.setenv("EBRM_TOKEN", "secret")
+        check(run(kind, [FILE]), refined)
+
+    def test_with_addresses(self, kind: str, refined: EnergyRewardModel, model: Path) -> None:
+        with serving(EnergyRewardModel.from_pretrained(model)) as live:  # OpenRLHF's client sends no token
+            check(run(kind, [f"{live.url}/get_reward"] * 2), refined)
+
+    def test_an_unusable_text(
+        self, kind: str, model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setenv("EBRM_MODEL", str(model))
+        monkeypatch.setitem(globals(), "RESPONSES", ["no " * 200, *RESPONSES[1:]])
+        with caplog.at_level(logging.ERROR):
+            found = run(kind, [FILE])
+        assert [one["reward"] is None for one in found] == [True, False, False, False]
+        assert "No reward: The text has" in caplog.text
+        monkeypatch.setenv("EBRM_UNUSABLE_REWARD", "-9")
+        (first, second, *_) = run(kind, [FILE])
+        assert float(first["reward"]) == -9 and float(first["scores"]) == 0 and float(second["reward"]) != -9
+        assert [float(one["extra_logs"]["unusable"]) for one in (first, second)] == [1, 0]
+
+
+class TestTheFunction:
+    QUERY = "<s><|start|>user\nHi<|end|>\n<|start|>assistant\nYes<|end|>\n"
+
+    def test_pessimism(self, refined: EnergyRewardModel, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("EBRM_MODEL", str(model))
+        monkeypatch.setenv("EBRM_PESSIMISM", "2")
+        found = openrlhf.reward_func([self.QUERY], ["Hi"], [None])
+        want = refined.score(["Hi"], ["Yes"])
+        torch.testing.assert_close(found["rewards"], want.reward - 2 * want.std, rtol=0.0, atol=1e-5)
+
+    def test_no_queries(self, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("EBRM_MODEL", str(model))
+        found = openrlhf.reward_func([], [], [])
+        assert [len(found["rewards"]), len(found["scores"]), len(found["extra_logs"]["std"])] == [0, 0, 0]
+
+    def test_several_queries_and_one_that_a_server_refuses(self, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("EBRM_SERVER", server)
+        monkeypatch.setenv("EBRM_TOKEN", "secret")
+        queries = [self.QUERY, self.QUERY + "x" * 200]
+        with pytest.raises(TextError, match="the limit is 128"):
+            openrlhf.reward_func(queries, ["Hi"] * 2, [None] * 2)
+        monkeypatch.setenv("EBRM_UNUSABLE_REWARD", "-9")
+        forget(openrlhf.reward_func)
+        found = openrlhf.reward_func(queries, ["Hi"] * 2, [None] * 2)
+        assert found["rewards"][1] == -9 and found["rewards"][0] != -9
+
+    def test_mistakes_are_logged_and_raised(
+        self, server: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with pytest.raises(ConfigError, match="EBRM_MODEL is '' and EBRM_SERVER is ''"):
+            openrlhf.reward_func([self.QUERY], ["Hi"], [None])
+        monkeypatch.setenv("EBRM_SERVER", server)
+        monkeypatch.setenv("EBRM_TOKEN", "wrong")
+        with pytest.raises(ServerError, match="401"):
+            openrlhf.reward_func([self.QUERY], ["Hi"], [None])
+        assert [record.getMessage()[:11] for record in caplog.records if record.name == openrlhf.__name__] == [
+            "No reward: ",
+            "No reward: ",
+        ]
+
+    def test_a_model_is_loaded_once_for_all_threads(self, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("EBRM_MODEL", str(model))
+        loaded = []
+        load = EnergyRewardModel.from_pretrained
+        monkeypatch.setattr(
+            openrlhf.EnergyRewardModel, "from_pretrained", lambda *a, **k: loaded.append(a) or load(*a, **k)
+        )
+
+        async def several() -> None:
+            calls = (asyncio.to_thread(openrlhf.reward_func, [self.QUERY], ["Hi"], [None]) for _ in range(4))
+            await asyncio.gather(*calls)
+
+        asyncio.run(several())
+        assert len(loaded) == 1

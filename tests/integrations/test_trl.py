@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import math
+import re
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.integrations.policies import LONG, prompts, save_policy
+from tests.integrations.remote import Remote
+from tests.serve.live import serving
+from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
+
+from ebrm.errors import ConfigError, EBRMError, ModelError
+from ebrm.integrations import Client, reward_function
+from ebrm.model import EnergyRewardModel, RefinedReward
+
+CLOSE = {"rtol": 0.0, "atol": 1e-5}
+TRAINERS = {"grpo": (GRPOTrainer, GRPOConfig), "rloo": (RLOOTrainer, RLOOConfig)}
+
+
+class Logged:
+    """What a trainer gives to be logged with."""
+
+    def __init__(self) -> None:
+        self.metrics: dict[str, float] = {}
+        self.columns: dict[str, list[Any]] = {}
+
+    def given(self) -> dict[str, Any]:
+        return {"log_metric": self.metrics.__setitem__, "log_extra": self.columns.__setitem__, "trainer_state": None}
+
+
+def call(function: Any, prompts: Sequence[Any], completions: Sequence[Any], **given: Any) -> list[Any]:
+    result = function(prompts=prompts, completions=completions, completion_ids=[[1]] * len(prompts), **given)
+    return asyncio.run(result) if inspect.isawaitable(result) else result
+
+
+def expected(
+    model: EnergyRewardModel, prompts: Sequence[Any], responses: Sequence[str], mode: str = "mean", k: float = 1.0
+) -> torch.Tensor:
+    found = model.with_inference(estimate="mode" if mode == "mode" else "mean").score(prompts, responses)
+    return found.reward - (k * found.std if mode == "pessimistic" else 0)
+
+
+# transformers 5.23 says that its own arguments, which TRL 1.16 sets, will have other names.
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*deprecated:FutureWarning")
+@pytest.mark.parametrize(
+    ("trainer", "kind", "mode", "asynchronous"),
+    [
+        ("grpo", "plain", "mean", False),
+        ("grpo", "conversational", "pessimistic", True),
+        ("rloo", "plain", "mode", True),
+        ("rloo", "conversational", "mean", False),
+    ],
+)
+def test_trainers_train_on_the_offline_scores(
+    refined: EnergyRewardModel, trainer: str, kind: str, mode: Any, asynchronous: bool, tmp_path: Path
+) -> None:
+    made, config = TRAINERS[trainer]
+    function = reward_function(refined, mode, k=2.0, asynchronous=asynchronous, name="refined")
+    arguments = config(
+        output_dir=str(tmp_path), max_steps=2, per_device_train_batch_size=8, num_generations=2, seed=1,
+        max_completion_length=6, logging_steps=1, use_cpu=True, report_to="none", save_strategy="no", bf16=False,
+        disable_tqdm=True, dataloader_pin_memory=False,
+    )  # fmt: skip
+    policy = save_policy(tmp_path / "policy")
+    run = made(model=policy, reward_funcs=function, args=arguments, train_dataset=prompts(kind))
+    run.train()
+    asked = list(run._logs["prompt"])
+    rewards, usable = list(run._logs["rewards"]["refined"]), [LONG not in str(prompt) for prompt in asked]
+    assert [math.isnan(reward) for reward in rewards] == [not use for use in usable] and usable.count(True) == 6
+    said = [answer if kind == "plain" else answer[0]["content"] for answer in run._logs["completion"]]
+    rows = [row for row, use in enumerate(usable) if use]
+    kept, answers = [asked[row] for row in rows], [said[row] for row in rows]
+    want = expected(refined, kept, answers, mode, 2.0)
+    torch.testing.assert_close(torch.tensor(rewards)[rows], want, **CLOSE)
+    found = refined.score(kept, answers)
+    log = run.state.log_history[-2]  # the last entry is that of the whole run
+    assert log["step"] == 2 and log["refined/unusable"] == 0.25
+    assert log["refined/base_reward"] == pytest.approx(float(found.base_reward.mean()), abs=1e-5)
+    assert log["refined/std"] == pytest.approx(float(found.std.mean()), abs=1e-5)
+    assert log["rewards/refined/mean"] == pytest.approx(
+        float(expected(refined, kept, answers, mode, 2.0).mean()), abs=1e-4
+    )
+    column = list(run._logs["extra"]["refined/base_reward"])
+    assert [value is None for value in column] == [not use for use in usable]
+    torch.testing.assert_close(torch.tensor([column[row] for row in rows]), found.base_reward, **CLOSE)
+
+
+class TestRows:
+    def test_conversations_are_scored_up_to_the_last_turn(self, refined: EnergyRewardModel) -> None:
+        talk = [{"role": "user", "content": "Hi", "tool_calls": None}]
+        turns = [
+            {"role": "assistant", "content": "Wait."},
+            {"role": "user", "content": "Well?"},
+            {"role": "assistant", "content": "Yes.", "reasoning_content": "hm"},
+        ]
+        parts = [{"role": "assistant", "content": [{"type": "text", "text": "Y"}, {"type": "text", "text": "es."}]}]
+        typed = [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]
+        got = call(reward_function(refined), [talk, typed, "Hi"], [turns, parts, turns[-1:]])
+        want = expected(refined, [talk + turns[:2], talk, "Hi"], ["Yes."] * 3)
+        torch.testing.assert_close(torch.tensor(got), want, **CLOSE)
+
+    def test_the_same_alone_and_together(self, refined: EnergyRewardModel) -> None:
+        function = reward_function(refined)
+        answers = ["Yes", "", "ok " * 9, "ünïcode 🙂"]
+        together = call(function, ["Hi"] * 4, answers)
+        alone = [call(function, ["Hi"], [answer])[0] for answer in answers]
+        assert together == pytest.approx(alone, abs=1e-5)
+        torch.testing.assert_close(torch.tensor(together), expected(refined, ["Hi"] * 4, answers), **CLOSE)
+
+    @pytest.mark.parametrize(
+        ("prompt", "completion", "why"),
+        [
+            (LONG, "Yes", r"has \d+ tokens, and the limit is 128"),
+            ("Hi", None, "The completion is None, neither a string nor a list"),
+            ("Hi", [], r"The completion is \[\], neither"),
+            ("Hi", [{"role": "tool", "content": "4"}], "ends with .*'tool'.*, not with an assistant's turn"),
+            ("Hi", [{"role": "assistant", "content": None}], "ends with .*None"),
+            ("Hi", [{"role": "assistant", "content": [{"type": "image"}]}], "ends with .*image"),
+            ([{"role": "user", "content": None}], "Yes", "Message 1 has content = None"),
+            (None, "Yes", "The prompt is None"),
+        ],
+    )
+    def test_unusable_ones_are_none_and_counted_and_said_once(
+        self, refined: EnergyRewardModel, prompt: Any, completion: Any, why: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        function, logged = reward_function(refined, name="r"), Logged()
+        with caplog.at_level(logging.WARNING):
+            for _ in range(2):
+                got = call(
+                    function, ["Hi", prompt, "Hi", prompt], ["Yes", completion, "No", completion], **logged.given()
+                )
+        want = expected(refined, ["Hi", "Hi"], ["Yes", "No"]).tolist()
+        assert [got[0], got[2]] == pytest.approx(want, abs=1e-5) and got[1] is got[3] is None
+        assert logged.metrics["r/unusable"] == 0.5 and logged.columns["r/std"][1] is None
+        (said,) = [record.getMessage() for record in caplog.records]
+        assert said.startswith("r: row 1 of this call has no reward (None): ")
+        assert re.search(why, said)
+
+    def test_only_unusable_rows(self, refined: EnergyRewardModel) -> None:
+        logged = Logged()
+        assert call(reward_function(refined), [LONG], ["Yes"], **logged.given()) == [None]
+        assert logged.metrics == {"ebrm/unusable": 1.0} and logged.columns["ebrm/base_reward"] == [None]
+        assert call(reward_function(refined), [], []) == []
+
+    def test_what_moved_is_counted(self, refined: EnergyRewardModel) -> None:
+        logged = Logged()
+        call(reward_function(refined), ["Hi"] * 5, ["Yes", "No", "ok", "hm", "what"], **logged.given())
+        found = refined.score(["Hi"] * 5, ["Yes", "No", "ok", "hm", "what"])
+        moved = [abs(m) > s for m, s in zip(found.delta.tolist(), found.std.tolist(), strict=True)]
+        assert logged.metrics["ebrm/moved"] == pytest.approx(sum(moved) / 5)
+
+
+class TestMaking:
+    def test_kinds_of_function_and_names(self, refined: EnergyRewardModel) -> None:
+        plain, threaded = reward_function(refined), reward_function(refined, "mode", asynchronous=True)
+        assert inspect.isfunction(plain) and not inspect.iscoroutinefunction(plain)
+        assert inspect.isfunction(threaded) and inspect.iscoroutinefunction(threaded)
+        named = reward_function(refined, "pessimistic", name="safe")
+        unnamed = reward_function(refined, "pessimistic")
+        names = [function.__name__ for function in (plain, threaded, named, unnamed)]
+        assert names == ["ebrm", "ebrm_mode", "safe", "ebrm_pessimistic"]
+
+    def test_the_asynchronous_one_leaves_the_loop_free(self, refined: EnergyRewardModel) -> None:
+        entered, passed = threading.Event(), threading.Event()
+
+        class Slow(Remote):
+            def score(self, prompts: Sequence[Any], responses: Sequence[str]) -> RefinedReward:
+                entered.set()
+                assert passed.wait(20), "the loop did not run while the model did"
+                return super().score(prompts, responses)
+
+        async def other() -> None:
+            await asyncio.to_thread(entered.wait, 20)
+            passed.set()
+
+        async def both() -> Any:
+            function = reward_function(Slow(refined), asynchronous=True)
+            return (await asyncio.gather(function(prompts=["Hi"], completions=["Yes"]), other()))[0]
+
+        assert asyncio.run(both()) == pytest.approx(expected(refined, ["Hi"], ["Yes"]).tolist(), abs=1e-5)
+
+    def test_one_model_may_be_used_by_several_functions_at_once(self, refined: EnergyRewardModel) -> None:
+        functions = [reward_function(refined, mode, asynchronous=True) for mode in ("mean", "mode", "pessimistic")] * 3
+        answers = ["Yes", "No " * 9, "ok"]
+
+        async def together() -> list[Any]:
+            return await asyncio.gather(*(f(prompts=["Hi"] * 3, completions=answers) for f in functions))
+
+        got = asyncio.run(together())
+        for mode, rewards in zip(("mean", "mode", "pessimistic"), got[:3], strict=True):
+            assert rewards == pytest.approx(expected(refined, ["Hi"] * 3, answers, mode).tolist(), abs=1e-5)
+        assert got[:3] == got[3:6] == got[6:]
+
+    def test_from_a_folder(self, refined: EnergyRewardModel, model: Path) -> None:
+        got = call(reward_function(str(model)), ["Hi"], ["Yes"])
+        assert got == pytest.approx(expected(refined, ["Hi"], ["Yes"]).tolist(), abs=1e-5)
+
+    def test_rows_that_a_server_refuses(self, refined: EnergyRewardModel) -> None:
+        remote = Remote(refined)
+        got = call(reward_function(remote), ["Hi", LONG, LONG, "Hi"], ["Yes", "a", "b", "No"])
+        assert got[1] is got[2] is None and remote.asked == 3
+        want = expected(refined, ["Hi", "Hi"], ["Yes", "No"]).tolist()
+        assert [got[0], got[3]] == pytest.approx(want, abs=1e-5)
+        assert call(reward_function(remote), [LONG], ["a"]) == [None]
+
+    def test_through_a_server(self, refined: EnergyRewardModel, model: Path) -> None:
+        with serving(EnergyRewardModel.from_pretrained(model)) as live, Client(live.url) as client:
+            for asynchronous in (False, True):
+                function = reward_function(client, "pessimistic", k=2.0, asynchronous=asynchronous)
+                got = call(function, ["Hi", LONG, "Ho"], ["Yes", "a", "No"])
+                want = expected(refined, ["Hi", "Ho"], ["Yes", "No"], "pessimistic", 2.0).tolist()
+                assert [got[0], got[2]] == pytest.approx(want, abs=1e-5) and got[1] is None
+            with pytest.raises(ConfigError, match="The server gives the mean of the density, .* for its mode"):
+                reward_function(client, "mode")
+
+    def test_a_failure_that_is_no_rows_fault_is_raised(self) -> None:
+        class Down:
+            def score(self, prompts: Sequence[Any], responses: Sequence[str]) -> RefinedReward:
+                raise EBRMError("nobody answers")
+
+        with pytest.raises(EBRMError, match="nobody answers"):
+            call(reward_function(Down()), ["Hi"], ["Yes"])
+
+    @pytest.mark.parametrize(
+        ("given", "kind", "said"),
+        [
+            ({"mode": "best"}, ConfigError, "mode is 'best'; it must be one of mean, mode, pessimistic"),
+            ({"k": -1.0}, ConfigError, "k is -1.0"),
+            ({"k": math.nan}, ConfigError, "k is nan"),
+            ({"model": "http://127.0.0.1:1"}, ModelError, r"is an address.*Client\('http://127.0.0.1:1'\)"),
+            ({"model": "/no/such/folder"}, ModelError, "/no/such/folder"),
+        ],
+    )
+    def test_mistakes(self, refined: EnergyRewardModel, given: dict[str, Any], kind: type, said: str) -> None:
+        with pytest.raises(kind, match=said):
+            reward_function(**{"model": refined, **given})

@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import brier_score_loss, log_loss
+
+from ebrm.errors import DataError
+from ebrm.metrics import calibration, clustered_mean, confidence_and_correct, equal_mass_bins
+
+
+def simulate(generator: np.random.Generator, pairs: int, temperature: float = 1.0) -> np.ndarray:
+    """P(chosen > rejected) stated by a judge whose logits are `temperature` times the honest ones."""
+    honest = generator.normal(scale=1.5, size=pairs)
+    first_is_chosen = generator.random(pairs) < 1 / (1 + np.exp(-honest))
+    stated = 1 / (1 + np.exp(-temperature * honest))
+    return np.where(first_is_chosen, stated, 1 - stated)
+
+
+def test_known_answer() -> None:
+    # Two confidences: 0.6, right 3 of 4; 0.9, right 2 of 4.
+    p = np.array([0.6, 0.6, 0.6, 0.4, 0.9, 0.9, 0.1, 0.1])
+    result = calibration(p, bins=2)
+    assert [b.pairs for b in result.bins] == [4, 4]
+    assert [b.confidence for b in result.bins] == pytest.approx([0.6, 0.9])
+    assert [b.accuracy.value for b in result.bins] == pytest.approx([0.75, 0.5])
+    assert result.ece.value == pytest.approx((0.15 + 0.4) / 2)
+    assert result.brier.value == pytest.approx((3 * 0.16 + 0.36 + 2 * 0.01 + 2 * 0.81) / 8)
+    assert result.log_loss.value == pytest.approx(-np.log(p).mean())
+
+
+def test_agrees_with_sklearn() -> None:
+    generator = np.random.default_rng(0)
+    p = simulate(generator, 4000, temperature=1.7)
+    result = calibration(p, bins=10, resamples=10)
+    confidence, correct = confidence_and_correct(p)
+    rate, mean = calibration_curve(correct, confidence, n_bins=10, strategy="quantile")
+    assert [b.confidence for b in result.bins] == pytest.approx(mean)
+    assert [b.accuracy.value for b in result.bins] == pytest.approx(rate)
+    # Brier and log loss do not care which side is called first: any orientation gives the same.
+    side = generator.integers(0, 2, size=len(p))
+    stated = np.where(side == 1, p, 1 - p)
+    assert result.brier.value == pytest.approx(brier_score_loss(side, stated))
+    assert result.log_loss.value == pytest.approx(log_loss(side, stated))
+
+
+def test_ece_of_a_calibrated_simulator_goes_to_zero() -> None:
+    generator = np.random.default_rng(1)
+    small, large = (calibration(simulate(generator, n), resamples=10) for n in (1_000, 300_000))
+    assert large.ece.value < 0.003 < small.ece.value
+    assert calibration(simulate(generator, 300_000, temperature=3.0), resamples=10).ece.value > 0.08
+
+
+def test_ece_by_chance_is_what_calibrated_simulators_show() -> None:
+    generator = np.random.default_rng(2)
+    results = [calibration(simulate(generator, 800), resamples=2) for _ in range(60)]
+    assert np.mean([r.ece.value for r in results]) == pytest.approx(
+        np.mean([r.ece_if_calibrated for r in results]), rel=0.1
+    )
+
+
+def together(generator: np.random.Generator, prompts: int, temperature: float) -> tuple[np.ndarray, np.ndarray]:
+    """As `simulate`, but the pairs of a prompt (1 to 4) tend to be right or wrong together; and their prompts."""
+    prompt = np.repeat(np.arange(prompts), generator.integers(1, 5, prompts))
+    honest = generator.normal(scale=1.5, size=len(prompt))
+    luck = np.sqrt(0.5) * (generator.normal(size=prompts)[prompt] + generator.normal(size=len(prompt)))
+    first_is_chosen = luck < norm.ppf(1 / (1 + np.exp(-honest)))
+    stated = 1 / (1 + np.exp(-temperature * honest))
+    return np.where(first_is_chosen, stated, 1 - stated), prompt
+
+
+def test_ece_by_chance_knows_that_pairs_go_together() -> None:
+    generator = np.random.default_rng(5)
+    p = np.repeat(simulate(generator, 500), 4)
+    loose, clustered = calibration(p, resamples=2), calibration(p, np.repeat(np.arange(500), 4), resamples=2)
+    assert clustered.ece_if_calibrated == pytest.approx(2 * loose.ece_if_calibrated)
+    results = [calibration(*together(generator, 400, 1.0), resamples=2) for _ in range(100)]
+    chance = np.mean([r.ece_if_calibrated for r in results])
+    assert np.mean([r.ece.value for r in results]) == pytest.approx(chance, rel=0.1)
+    # Sure and right: nothing varies, and rounding is not taken for variation.
+    assert calibration(np.full(60, 0.9), np.arange(60) // 20, resamples=2).ece_if_calibrated == pytest.approx(
+        np.sqrt(2 / np.pi * 0.9 * 0.1 / 60)
+    )
+
+
+@pytest.mark.parametrize(("temperature", "most"), [(1.0, 0.99), (2.0, 0.97)])
+def test_intervals_cover_the_truth_under_clustered_prompts(temperature: float, most: float) -> None:
+    """The ECE's is for its mean over samples of this size; it is somewhat too wide where all its bins are noise."""
+    generator = np.random.default_rng(6)
+    population = calibration(*together(generator, 100_000, temperature), bins=5, resamples=1)
+    found = [
+        calibration(*together(generator, 250, temperature), bins=5, resamples=250, seed=study) for study in range(800)
+    ]
+    mean = np.mean([one.ece.value for one in found])
+    for truth, estimates, widest in (
+        (mean, [one.ece for one in found], most),
+        (population.brier.value, [one.brier for one in found], 0.97),
+        (population.log_loss.value, [one.log_loss for one in found], 0.97),
+    ):
+        coverage = np.mean([not estimate.excludes(truth) for estimate in estimates])
+        assert 0.93 < coverage < widest, coverage
+        assert all(estimate.low <= estimate.value <= estimate.high for estimate in estimates)
+    # As wide as the ECEs of such samples are spread, also where resampling alone would add to their noise.
+    width = np.mean([one.ece.high - one.ece.low for one in found])
+    assert width == pytest.approx(3.92 * np.std([one.ece.value for one in found]), rel=0.08)
+
+
+def test_ece_interval_tells_real_errors_from_chance() -> None:
+    generator = np.random.default_rng(7)
+    honest, bold = calibration(simulate(generator, 2000)), calibration(simulate(generator, 2000, temperature=2.0))
+    assert honest.ece.low < honest.ece_if_calibrated < honest.ece.high
+    assert bold.ece.low > 1.5 * bold.ece_if_calibrated
+    for found in (honest, bold):
+        assert 0 <= found.ece.low < found.ece.value < found.ece.high
+
+
+def test_brier_and_log_loss_have_the_intervals_of_means() -> None:
+    p, prompt = together(np.random.default_rng(8), 300, 1.0)
+    found = calibration(p, prompt, resamples=6000)
+    for ours, value in ((found.brier, (1 - p) ** 2), (found.log_loss, -np.log(p))):
+        theirs = clustered_mean(value, prompt, 6000, seed=1)
+        assert ours.value == pytest.approx(theirs.value)
+        width = theirs.high - theirs.low
+        assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.08 * width)
+
+
+def test_one_prompt_has_no_intervals() -> None:
+    found = calibration([0.7, 0.6, 0.2], ["a", "a", "a"], bins=2)
+    for estimate in (found.ece, found.brier, found.log_loss):
+        assert np.isfinite(estimate.value) and np.isnan([estimate.low, estimate.high]).all()
+
+
+def test_bins_have_intervals_over_prompts() -> None:
+    generator = np.random.default_rng(3)
+    p = np.repeat(simulate(generator, 500), 4)  # every prompt's four pairs are copies
+    prompt = np.repeat(np.arange(500), 4)
+    clustered, loose = calibration(p, prompt, bins=4), calibration(p, bins=4)
+    for wide, narrow in zip(clustered.bins, loose.bins, strict=True):
+        assert wide.accuracy.value == narrow.accuracy.value
+        ratio = (wide.accuracy.high - wide.accuracy.low) / (narrow.accuracy.high - narrow.accuracy.low)
+        assert ratio == pytest.approx(2, rel=0.15)
+
+
+def test_one_half_is_half_right() -> None:
+    confidence, correct = confidence_and_correct([0.5, 0.2, 0.7])
+    assert confidence.tolist() == [0.5, 0.8, 0.7] and correct.tolist() == [0.5, 0, 1]
+    result = calibration([0.5] * 20)
+    assert len(result.bins) == 1 and result.ece.value == 0 and result.brier.value == 0.25
+
+
+def test_certain_and_wrong_is_finite() -> None:
+    assert 30 < calibration([0.0]).log_loss.value < 40
+
+
+def test_float32_rounding_is_forgiven() -> None:
+    rounded = calibration(np.array([1 + 1e-6, -1e-6]), resamples=2)
+    assert rounded == calibration([1.0, 0.0], resamples=2)
+
+
+def test_does_not_depend_on_the_order_of_rows() -> None:
+    generator = np.random.default_rng(4)
+    p, prompt = simulate(generator, 999).round(2), np.arange(999) // 3
+    order = generator.permutation(999)
+    one, two = calibration(p, prompt, resamples=50), calibration(p[order], prompt[order], resamples=50)
+    assert [b.pairs for b in one.bins] == [b.pairs for b in two.bins]
+    assert [b.accuracy for b in one.bins] == [b.accuracy for b in two.bins]
+    assert (one.ece, one.brier, one.log_loss) == (two.ece, two.brier, two.log_loss)
+    assert one.ece_if_calibrated == pytest.approx(two.ece_if_calibrated, rel=1e-12)
+
+
+def test_equal_mass_bins_are_equal_and_keep_ties_together() -> None:
+    assert np.bincount(equal_mass_bins(np.random.default_rng(0).random(1000), 10)).tolist() == pytest.approx(
+        [100] * 10, abs=1
+    )
+    index = equal_mass_bins([1, 1, 1, 1, 1, 1, 2, 3], 4)
+    assert len(set(index[:6])) == 1 and index.min() == 0 and set(np.diff(np.unique(index))) <= {1}
+
+
+def test_bad_input_is_named() -> None:
+    with pytest.raises(DataError, match=r"lie in \[0, 1\], but 1 of 3 values do not, the first \(1.5\) in row 2"):
+        calibration([0.1, 0.2, 1.5])
+    with pytest.raises(DataError, match="empty"):
+        calibration([])
+    with pytest.raises(ValueError, match="2 probabilities and 1 prompt ids"):
+        calibration([0.1, 0.2], ["a"])

@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from tests.evaluation.suites import all_kinds, best_of, pairwise, three
+
+from ebrm.data import prompt_id
+from ebrm.evaluation import Cell, Evaluation, Scored, evaluate
+from ebrm.metrics import Estimate
+from ebrm.report import evaluation_to_dict, write_results
+from ebrm.report.files import plain, write_items
+
+FEW: dict[str, Any] = {"resamples": 50, "permutations": 49}
+
+
+def some() -> tuple[Evaluation, list[Scored]]:
+    scored = []
+    for made in all_kinds():
+        rm, refined, poor = three(made)
+        poor = replace(poor, unscored={2: "the text is too long"})
+        rm.reward[4, 0] = np.nan
+        scored.append(Scored(made, (rm, refined, poor), {"not sampled": 9}))
+    about = {"rm": {"path": Path("models/rm"), "rate": np.float64(0.5), "bad": math.inf}, "poor": {"base": "wrong"}}
+    evaluation = evaluate(scored, "rm", about=about, versions={"numpy": "2"}, seconds={"reading": 1.0}, **FEW)
+    return evaluation, scored
+
+
+@pytest.fixture(scope="module")
+def made() -> tuple[Evaluation, list[Scored]]:
+    return some()
+
+
+def estimate(value: Estimate | None) -> dict[str, float | None] | None:
+    if value is None:
+        return None
+    ends = {"value": value.value, "low": value.low, "high": value.high}
+    return {name: end if math.isfinite(end) else None for name, end in ends.items()}
+
+
+def test_results_hold_every_number(made: tuple[Evaluation, list[Scored]]) -> None:
+    evaluation = made[0]
+    found = json.loads(json.dumps(evaluation_to_dict(evaluation), allow_nan=False))
+    assert [found[name] for name in ("reference", "resamples", "permutations", "seed", "level")] == [
+        "rm",
+        50,
+        49,
+        0,
+        0.95,
+    ]
+    assert found["order"] == ["rm", "rm-refined", "poor"]
+    assert found["scorers"] == {
+        "rm": {"path": "models/rm", "rate": 0.5, "bad": None, "base": None},
+        "rm-refined": {"base": "rm"},
+        "poor": {"base": None},
+    }
+    assert found["versions"] == {"numpy": "2"} and set(found["seconds"]) == {"reading", "compare"}
+    assert [one["name"] for one in found["benchmarks"]] == ["pairs", "best-of", "pool", "styles"]
+    for result, one in zip(evaluation.benchmarks, found["benchmarks"], strict=True):
+        assert (one["title"], one["origin"], one["notes"]) == (result.title, result.origin, list(result.notes))
+        assert (one["items"], one["prompts"]) == (result.items, result.prompts)
+        assert one["excluded"] == {"not sampled": 9} and one["unscored_items"] == list(result.unscored_items)
+        assert one["unscored"] == {
+            "rm": {"the reward is not a number": 1}, "rm-refined": {}, "poor": {"the text is too long": 1},
+        }  # fmt: skip
+        for score, entry in zip(result.scores, one["scores"], strict=True):
+            items, prompts = result.counts[score.name]
+            about = {"name": score.name, "kind": score.kind, "weights": dict(score.weights)}
+            assert entry == {**about, "items": items, "prompts": prompts}
+        for name, scorer in result.scorers.items():
+            there = one["scorers"][name]
+            assert set(there) == {"scores", "metrics", "calibration", "risk"}
+            assert list(there["scores"]) == list(scorer.cells)
+            for score, cell in scorer.cells.items():
+                assert there["scores"][score] == {
+                    "value": estimate(cell.value), "shared": estimate(cell.shared),
+                    "difference": estimate(cell.difference), "p": cell.p, "p_holm": cell.p_holm,
+                    "gain": estimate(cell.gain), "p_gain": cell.p_gain, "p_gain_holm": cell.p_gain_holm,
+                    "best": score in scorer.best, "not_worse": score in scorer.not_worse,
+                }  # fmt: skip
+            assert there["metrics"] == {metric: estimate(value) for metric, value in scorer.metrics.items()}
+            if scorer.calibration is None:
+                assert there["calibration"] is None
+            else:
+                assert there["calibration"]["ece"] == estimate(scorer.calibration.ece)
+                assert len(there["calibration"]["bins"]) == len(scorer.calibration.bins)
+                assert there["calibration"]["bins"][0]["accuracy"] == estimate(scorer.calibration.bins[0].accuracy)
+        assert len(one["regressions"]) == len(result.regressions)
+        first = result.regressions[0]
+        assert one["regressions"][0] == {
+            "item": first.item, "group": first.group, "prompt": first.prompt, "right": first.right,
+            "wrong": first.wrong, "base": list(first.base), "refined": list(first.refined), "scorer": first.scorer,
+        }  # fmt: skip
+
+
+def test_risk_curves_are_thinned_to_hundredths(made: tuple[Evaluation, list[Scored]]) -> None:
+    evaluation = made[0]
+    found = evaluation_to_dict(evaluation)["benchmarks"]
+    for result, one in zip(evaluation.benchmarks, found, strict=True):
+        for name, scorer in result.scorers.items():
+            there = one["scorers"][name]["risk"]
+            assert list(there) == list(scorer.risk)
+            for kind, curve in scorer.risk.items():
+                pairs = len(curve.coverage)
+                assert there[kind]["pairs"] == pairs
+                assert there[kind]["area"] == estimate(curve.area) and there[kind]["best"] == curve.best
+                assert there[kind]["gain"] == estimate(curve.gain) and there[kind]["random"] == curve.random
+                points = there[kind]["curve"]
+                assert len(points) == 100 and points[-1] == [1.0, curve.risk[-1]]
+                for share, (coverage, risk) in enumerate(points, start=1):
+                    kept = round(coverage * pairs)
+                    assert risk == curve.risk[kept - 1]
+                    assert share / 100 - 1e-9 <= coverage < share / 100 + 1 / pairs
+
+
+def test_a_short_curve_is_whole() -> None:
+    few = pairwise(count=7)
+    result = evaluation_to_dict(evaluate([Scored(few, three(few)[:1])], "rm", **FEW))["benchmarks"][0]
+    points = result["scorers"]["rm"]["risk"]["confidence"]["curve"]
+    assert [point[0] for point in points] == pytest.approx([k / 7 for k in range(1, 8)])
+
+
+def test_items_hold_every_reward(made: tuple[Evaluation, list[Scored]], tmp_path: Path) -> None:
+    evaluation, scored = made
+    path = write_items(tmp_path / "items.parquet", evaluation, scored)
+    table = pq.read_table(path)
+    assert table.column_names == [
+        "benchmark", "item", "group", "prompt_id", "where", "response", "gold", "compared", "reward:rm",
+        "reward:rm-refined", "std:rm-refined", "reward:poor",
+    ]  # fmt: skip
+    rows = iter(table.to_pylist())
+    for one in scored:
+        for number, item in enumerate(one.benchmark.items):
+            for response, gold in enumerate(item.gold):
+                row = next(rows)
+                expected = {
+                    "benchmark": one.benchmark.name, "item": item.id, "group": item.group,
+                    "prompt_id": prompt_id(item.prompt), "where": item.where, "response": response, "gold": gold,
+                    "compared": number not in (2, 4),
+                }  # fmt: skip
+                for scores in one.scorers:
+                    reward = scores.reward[number, response]
+                    expected[f"reward:{scores.name}"] = None if math.isnan(reward) else reward
+                    if scores.std is not None:
+                        expected[f"std:{scores.name}"] = scores.std[number, response]
+                assert row == expected
+    assert next(rows, None) is None
+
+
+def test_a_density_in_one_benchmark_only(tmp_path: Path) -> None:
+    scored = []
+    for each in (pairwise(count=5), best_of(count=5)):
+        rm, refined, _ = three(each)
+        plain_one = replace(refined, std=None, interval=None, prefer=None)
+        scored.append(Scored(each, (rm, refined if each.name == "pairs" else plain_one)))
+    evaluation = evaluate(scored, "rm", **FEW)
+    rows = pq.read_table(write_items(tmp_path / "items.parquet", evaluation, scored)).to_pylist()
+    for row in rows:
+        assert (row["std:rm-refined"] is None) == (row["benchmark"] == "best-of")
+
+
+def test_everything_is_written_and_the_same_each_time(made: tuple[Evaluation, list[Scored]], tmp_path: Path) -> None:
+    evaluation, scored = made
+    evaluation = replace(evaluation, seconds={})
+    files = write_results(tmp_path / "out", evaluation, scored)
+    assert files == (tmp_path / "out" / "items.parquet", tmp_path / "out" / "results.json")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["items.parquet", "results.json"]
+    assert json.loads(files[1].read_text(encoding="utf-8")) == evaluation_to_dict(evaluation)
+    before = [file.read_bytes() for file in files]
+    again, scored = some()
+    write_results(str(tmp_path / "out"), replace(again, seconds={}), scored)
+    assert [file.read_bytes() for file in files] == before
+
+
+def test_reward_bench_files_come_along(tmp_path: Path) -> None:
+    each = replace(pairwise(count=9), name="rewardbench")
+    scored = [Scored(each, three(each)[:1])]
+    files = write_results(tmp_path, evaluate(scored, "rm", **FEW), scored)
+    assert [file.relative_to(tmp_path).as_posix() for file in files] == [
+        "items.parquet",
+        "reward-bench/eval-set/local/rm.json",
+        "reward-bench/eval-set-scores/local/rm.json",
+        "results.json",
+    ]
+
+
+def test_plain_values() -> None:
+    value = {
+        1: (np.arange(3), np.float32(0.5), np.bool_(True)),
+        "set": frozenset({"b", "a"}),
+        "cell": Cell(Estimate(1.0, math.nan, -math.inf), Estimate(0, 0, 0)),
+        "text": "x",
+        "none": None,
+    }
+    assert plain(value) == {
+        "1": [[0, 1, 2], 0.5, True],
+        "set": ["a", "b"],
+        "cell": {
+            "value": {"value": 1.0, "low": None, "high": None},
+            "shared": {"value": 0, "low": 0, "high": 0},
+            "difference": None,
+            "p": None,
+            "p_holm": None,
+            "gain": None,
+            "p_gain": None,
+            "p_gain_holm": None,
+        },
+        "text": "x",
+        "none": None,
+    }

@@ -1,0 +1,105 @@
+"""A model's folder: complete, checked, never half-written."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from tests.linear import QUICK, TINY, linear_features
+
+from ebrm.errors import ModelError
+from ebrm.fitting import fit
+from ebrm.heads import Fusion
+from ebrm.hub import download_model, read_model
+from ebrm.model import EnergyRewardModel
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    fit(features=linear_features(60), network=TINY, training=QUICK).model.save_pretrained(tmp_path / "m")
+    return tmp_path / "m"
+
+
+def test_only_safetensors_json_and_the_card_are_written(folder: Path) -> None:
+    assert sorted(p.name for p in folder.iterdir()) == ["README.md", "config.json", "energy.safetensors"]
+
+
+@pytest.mark.parametrize("name", ["config.json", "energy.safetensors"])
+def test_a_missing_file_is_named(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    with pytest.raises(ModelError, match=f"holds no {name}"):
+        EnergyRewardModel.from_pretrained(folder)
+
+
+def test_one_altered_byte_of_the_weights_is_noticed(folder: Path) -> None:
+    path = folder / "energy.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(ModelError, match="energy.safetensors is damaged.*SHA-256"):
+        read_model(folder)
+
+
+def test_a_config_that_is_not_json_is_named(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+    with pytest.raises(ModelError, match="not readable JSON"):
+        read_model(folder)
+
+
+def test_a_plain_reward_model_s_folder_is_recognized_as_such(folder: Path) -> None:
+    (folder / "config.json").write_text('{"architectures": ["LlamaForSequenceClassification"]}')
+    with pytest.raises(ModelError, match="perhaps a plain reward model"):
+        read_model(folder)
+
+
+def test_a_model_of_the_earlier_format_is_told_to_be_fitted_again(folder: Path) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": "ebrm-model-1"}))
+    with pytest.raises(ModelError, match="saved by an earlier ebrm.*Fit it again.*--features"):
+        read_model(folder)
+
+
+def test_an_unknown_setting_in_the_config_is_an_error_not_ignored(folder: Path) -> None:
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    config["network"]["color"] = "red"
+    path.write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="cannot be put together.*color"):
+        EnergyRewardModel.from_pretrained(folder)
+
+
+def test_what_is_trusted_stands_in_the_config_but_the_weights_decide(folder: Path) -> None:
+    path = folder / "config.json"
+    model = EnergyRewardModel.from_pretrained(folder)
+    trusted = model.density_model.trust
+    assert json.loads(path.read_text())["trust"] == trusted.to_dict()
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"trust": {"power": 0.0, "base_noise": 9.0}}))
+    assert EnergyRewardModel.from_pretrained(folder).density_model.trust == trusted
+    model.density_model.trust = Fusion(0.5, math.inf)
+    model.save_pretrained(folder)
+    assert json.loads(path.read_text())["trust"] == {"power": 0.5, "base_noise": None}
+    assert "base reward given no weight; density to the power 0.5" in (folder / "README.md").read_text()
+    assert EnergyRewardModel.from_pretrained(folder).density_model.trust == Fusion(0.5, math.inf)
+
+
+def test_a_config_that_does_not_say_what_is_trusted_can_be_read(folder: Path) -> None:
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    del config["trust"]
+    path.write_text(json.dumps(config))
+    EnergyRewardModel.from_pretrained(folder)
+
+
+def test_neither_folder_nor_hub_name() -> None:
+    with pytest.raises(ModelError, match="no-such/model is neither a folder here nor"):
+        download_model("no-such/model", None, None, None, True)
+
+
+def test_saving_over_a_model_replaces_it(folder: Path) -> None:
+    before = (folder / "energy.safetensors").read_bytes()
+    fit(features=linear_features(60, seed=5), network=TINY, training=QUICK).model.save_pretrained(folder)
+    assert (folder / "energy.safetensors").read_bytes() != before
+    EnergyRewardModel.from_pretrained(folder)
+    assert not list(folder.glob(".*"))

@@ -1,0 +1,54 @@
+"""Files are whole or not there."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from ebrm.utils.files import atomic_path, read_json, sha256_file, sha256_json, write_json, write_text
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "a.txt"
+    write_text(target, "old")
+    with pytest.raises(RuntimeError), atomic_path(target) as partial:
+        partial.write_text("half")
+        raise RuntimeError
+    assert target.read_text() == "old" and os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_nothing_is_at_the_final_name_until_the_body_ends(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "a.txt"
+    with atomic_path(target) as partial:
+        partial.write_text("new")
+        assert not target.exists() and partial.parent == target.parent
+    assert target.read_text() == "new" and os.listdir(target.parent) == ["a.txt"]
+
+
+def test_the_file_gets_the_process_s_usual_permissions(tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.write_text("x")
+    with atomic_path(tmp_path / "made") as partial:
+        partial.write_text("x")
+        partial.chmod(0o600)
+    assert (tmp_path / "made").stat().st_mode == plain.stat().st_mode
+
+
+def test_json_is_stable_and_refuses_nan(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"b": 1, "a": "é"})
+    assert (tmp_path / "a.json").read_text(encoding="utf-8") == '{\n  "a": "é",\n  "b": 1\n}\n'
+    assert read_json(tmp_path / "a.json") == {"a": "é", "b": 1}
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "a.json", {"a": float("nan")})
+    assert read_json(tmp_path / "a.json") == {"a": "é", "b": 1}
+
+
+def test_hashes(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc")
+    assert sha256_file(tmp_path / "a") == hashlib.sha256(b"abc").hexdigest()
+    assert sha256_json({"a": 1, "b": 2}) == sha256_json({"b": 2, "a": 1})
+    assert sha256_json({"a": 1}) != sha256_json({"a": "1"})
+    assert sha256_json({"a": "é"}) == hashlib.sha256('{"a":"é"}'.encode()).hexdigest()
