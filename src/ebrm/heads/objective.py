@@ -155,13 +155,11 @@ def joint_step_losses(
     generator: torch.Generator,
     rows_at_once: int,
 ) -> Iterator[Tensor]:
-    """Mean over pairs of :func:`noisy_preference_nll` + `reward_weight` · mean :func:`measurement_loss` of both +
-    λ·mean f².
+    """Joint objective: noisy preference NLL plus `reward_weight` times the base reward's measurement NLL plus λ·mean f².
 
-    The density over the reward has two witnesses: the pair's label, wrong with probability `flips`, and the base
-    reward, a measurement with noise. Both are integrals over r, computed on nodes with one random offset a step.
-    Chosen and rejected share dropout masks, so that they are compared under the same network. Split into parts like
-    :func:`nce_step_losses`.
+    The density explains the pair's label, wrong with probability `flips`, and the base reward, a measurement with
+    noise. Both are integrals over r, computed on nodes with one random offset a step. Chosen and rejected share
+    dropout masks, so that they are compared under the same network. Split into parts like :func:`nce_step_losses`.
     """
     p, device = len(reward) // 2, embedding.device
     grid, _ = (drawn.to(device) for drawn in shifted_nodes(*support, nodes, generator))
