@@ -155,7 +155,7 @@ def joint_step_losses(
     generator: torch.Generator,
     rows_at_once: int,
 ) -> Iterator[Tensor]:
-    """Joint objective: noisy preference NLL plus `reward_weight` times the base reward's measurement NLL plus λ·mean f².
+    """Joint objective: noisy preference NLL + `reward_weight` · measurement NLL of the base reward + λ·mean f².
 
     The density explains the pair's label, wrong with probability `flips`, and the base reward, a measurement with
     noise. Both are integrals over r, computed on nodes with one random offset a step. Chosen and rejected share
