@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import os
 from pathlib import Path
 
 import pytest
 
+from ebrm.utils import files
 from ebrm.utils.files import atomic_path, read_json, sha256_file, sha256_json, write_json, write_text
 
 
@@ -28,13 +30,22 @@ def test_nothing_is_at_the_final_name_until_the_body_ends(tmp_path: Path) -> Non
     assert target.read_text() == "new" and os.listdir(target.parent) == ["a.txt"]
 
 
-def test_the_file_gets_the_process_s_usual_permissions(tmp_path: Path) -> None:
-    plain = tmp_path / "plain"
-    plain.write_text("x")
-    with atomic_path(tmp_path / "made") as partial:
-        partial.write_text("x")
-        partial.chmod(0o600)
-    assert (tmp_path / "made").stat().st_mode == plain.stat().st_mode
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_the_file_has_the_mode_of_the_umask_of_that_moment(tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        with atomic_path(tmp_path / "made") as partial:
+            partial.write_text("x")
+            partial.chmod(0o600)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "made").stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+def test_the_umask_is_never_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("another thread would write with this mask"))
+    importlib.reload(files)
+    files.write_text(tmp_path / "made", "x")
 
 
 def test_json_is_stable_and_refuses_nan(tmp_path: Path) -> None:

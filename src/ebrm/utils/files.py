@@ -5,20 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-
-def _umask() -> int:
-    """The process's file mode mask, which can only be read by setting it."""
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
-
-
-_UMASK = _umask()
 
 
 @contextmanager
@@ -26,16 +17,22 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success flush it to disk and rename it over `path`.
 
     If the body raises, the temporary file is removed and `path` is left as it was. A process killed in the body
-    leaves a file named `.<name>.<pid>.partial`, which no reader here takes for a finished one.
+    leaves a file named `.<name>.<pid>.partial`, which no reader here takes for a finished one. The file has the mode
+    that the umask gives new files, whatever the body makes of it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
+        partial.unlink(missing_ok=True)
+        # The kernel applies the umask; Python could only read it by setting it, for all threads of the process.
+        file = os.open(partial, os.O_CREAT | os.O_WRONLY, 0o666)
+        mode = stat.S_IMODE(os.fstat(file).st_mode)
+        os.close(file)
         yield partial
         with open(partial, "rb") as handle:
             os.fsync(handle.fileno())
-        partial.chmod(0o666 & ~_UMASK)  # some writers make files that only their owner can read
+        partial.chmod(mode)  # some writers make files that only their owner can read
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
