@@ -10,6 +10,7 @@ from .features import FeatureConfig as FeatureConfig
 from .features import extract_features as extract_features
 from .features import import_features as import_features
 from .features import open_features as open_features
+from .groups import Groups as Groups
 from .heads import FitConfig as FitConfig
 from .heads import InferenceConfig as InferenceConfig
 from .heads import NetworkConfig as NetworkConfig
@@ -17,3 +18,4 @@ from .integrations import EBRMConfig as EBRMConfig
 from .integrations import EBRMForSequenceClassification as EBRMForSequenceClassification
 from .model import EnergyRewardModel as EnergyRewardModel
 from .model import RefinedReward as RefinedReward
+from .pairs import PreferencePairs as PreferencePairs

@@ -71,7 +71,7 @@ def test_consensus_by_hand() -> None:
     p = torch.tensor([[0.9, 0.1, 0.5, 0.51], [0.7, 0.4, 0.9, 0.99]], dtype=torch.float64)
     kept, report = consensus(a_pair_each(4), p, soft=True)
     assert kept.chosen.tolist() == [0, 3, 6] and kept.label.tolist() == pytest.approx([0.8, 0.75, 0.75])
-    assert (report.flipped, report.relabelled) == (1, 3)
+    assert (report.flipped, report.relabeled) == (1, 3)
     assert consensus(a_pair_each(4), p, confidence=0.7)[0].origin.tolist() == [0]
     one, _ = consensus(a_pair_each(4), p[:1])
     assert one.origin.tolist() == [0, 1, 3]  # one model drops just what it does not know

@@ -10,9 +10,10 @@ from scipy.stats import kendalltau, spearmanr
 from tests.curate.made_pairs import a_pair_each, generator
 from torch.nn.functional import logsigmoid
 
-from ebrm.curate import Pairs, consistency_labels, rank_consistency
+from ebrm.curate import consistency_labels, rank_consistency
 from ebrm.errors import ConfigError, DataError
 from ebrm.groups import Groups
+from ebrm.pairs import PreferencePairs
 
 ONE = Groups(torch.zeros(4, dtype=torch.int64), 1)
 UP = torch.arange(4.0)
@@ -89,10 +90,10 @@ def test_offsets_and_scales_of_prompts_and_the_order_of_rows_do_not_matter(seed:
 def test_labels_are_the_agreement() -> None:
     groups = Groups.of([0, 0, 1, 1, 2])
     c = torch.tensor([1.0, 0.25, math.nan], dtype=torch.float64)
-    pairs = Pairs.of(torch.tensor([0, 2]), torch.tensor([1, 3]), label=torch.tensor([1.0, 0.75]))
+    pairs = PreferencePairs.of(torch.tensor([0, 2]), torch.tensor([1, 3]), label=torch.tensor([1.0, 0.75]))
     labeled, report = consistency_labels(pairs, c, groups)
     assert labeled.label.tolist() == [1.0, 0.25 * 0.75 + 0.75 * 0.25]
-    assert report.relabelled == 1 and report.numbers["mean consistency"] == 0.625
+    assert report.relabeled == 1 and report.numbers["mean consistency"] == 0.625
     labeled, _ = consistency_labels(a_pair_each(2), c, groups, average=True)
     assert labeled.label.tolist() == [0.625, 0.625]
     assert consistency_labels(a_pair_each(0), c, groups)[1].numbers["mean consistency"] == 0.0

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from ebrm.curate import (
     Head,
-    Pairs,
     cross_fitted_difference,
     estimated_noise,
     flip_weakest,
@@ -18,9 +17,10 @@ from ebrm.curate import (
 )
 from ebrm.errors import ConfigError, DataError
 from ebrm.groups import Groups
+from ebrm.pairs import PreferencePairs
 
 
-def remember(embedding: Tensor, pairs: Pairs) -> Head:
+def remember(embedding: Tensor, pairs: PreferencePairs) -> Head:
     """A head that knows by heart the rows it was fitted to (their first number is the row), and nothing else."""
     best = set(pairs.chosen.tolist())
     return lambda rows: torch.tensor([1.0 if int(row) in best else 0.0 for row in rows[:, 0]])
@@ -35,14 +35,14 @@ def test_no_head_judges_what_it_was_fitted_to() -> None:
 
 def test_pairs_that_share_a_row_or_a_prompt_are_judged_together() -> None:
     # A chain 0 > 1 > 2 > 3 and pairs of their own: with row 1 known from one pair, the other would not be 0.
-    pairs = Pairs.of(torch.tensor([0, 1, 2, 4, 6, 8]), torch.tensor([1, 2, 3, 5, 7, 9]))
+    pairs = PreferencePairs.of(torch.tensor([0, 1, 2, 4, 6, 8]), torch.tensor([1, 2, 3, 5, 7, 9]))
     embedding = torch.arange(10.0)[:, None]
     for seed in range(10):
         found = cross_fitted_difference(pairs, embedding, remember, generator(seed), folds=2)
         assert bool((found == 0).all())
     calls: list[set[int]] = []
 
-    def fit(embedding: Tensor, pairs: Pairs) -> Head:
+    def fit(embedding: Tensor, pairs: PreferencePairs) -> Head:
         calls.append(set(pairs.origin.tolist()))
         return remember(embedding, pairs)
 
@@ -56,7 +56,7 @@ def test_pairs_that_share_a_row_or_a_prompt_are_judged_together() -> None:
 def test_every_fold_has_its_share_and_the_seed_decides() -> None:
     sizes: list[int] = []
 
-    def fit(embedding: Tensor, pairs: Pairs) -> Head:
+    def fit(embedding: Tensor, pairs: PreferencePairs) -> Head:
         sizes.append(len(pairs))
         return lambda rows: rows[:, 0]
 
@@ -101,3 +101,13 @@ def test_refusals() -> None:
     embedding[3, 1] = math.nan
     with pytest.raises(DataError, match=r"index \(3, 1\)"):
         cross_fitted_difference(pairs, embedding, fit_linear, generator(), 2)
+
+
+def test_a_head_reads_only_the_rows_of_pairs() -> None:
+    embedding = torch.tensor([[1.0], [math.nan], [5.0], [2.0]])
+    pairs = PreferencePairs.of(torch.tensor([2, 3]), torch.tensor([0, 2]))
+    assert head_difference(lambda rows: 2 * rows[:, 0], embedding, pairs).tolist() == [8.0, -6.0]
+    with pytest.raises(ValueError, match="gave 2 rewards for 3 embeddings"):
+        head_difference(lambda rows: rows[:2, 0], embedding, pairs)
+    with pytest.raises(DataError, match="reward by a fitted head"):
+        head_difference(lambda rows: rows[:, 0] * math.inf, embedding, pairs)

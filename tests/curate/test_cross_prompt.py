@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 from tests.curate.made_pairs import generator
 from torch.nn.functional import logsigmoid
 
-from ebrm.curate import Pairs, cross_prompt_pairs
+from ebrm.curate import cross_prompt_pairs
 from ebrm.errors import ConfigError
+from ebrm.pairs import PreferencePairs
 
 
-def said(pairs: Pairs, label: float) -> list[tuple[int, int]]:
+def said(pairs: PreferencePairs, label: float) -> list[tuple[int, int]]:
     which = pairs.label == label
     return list(zip(pairs.chosen[which].tolist(), pairs.rejected[which].tolist(), strict=True))
 

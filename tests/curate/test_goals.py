@@ -6,8 +6,9 @@ import pytest
 import torch
 from tests.curate.made_pairs import a_pair_each, generator
 
-from ebrm.curate import Pairs, goal_conditioned_pairs
+from ebrm.curate import goal_conditioned_pairs
 from ebrm.errors import DataError
+from ebrm.pairs import PreferencePairs
 
 
 def test_two_pairs_of_each() -> None:
@@ -28,16 +29,14 @@ def test_the_goal_prefers_the_chosen_side() -> None:
 
 
 def test_all_pairs_of_three_responses_aim_at_each_against_each_other() -> None:
-    pairs = Pairs.of(torch.tensor([0, 0, 1]), torch.tensor([1, 2, 2]))
+    pairs = PreferencePairs.of(torch.tensor([0, 0, 1]), torch.tensor([1, 2, 2]))
     made, goal, _ = goal_conditioned_pairs(pairs, torch.tensor([3.0, 2.0, 1.0]))
     said = set(zip(goal.tolist(), made.chosen.tolist(), made.rejected.tolist(), strict=True))
     assert said == {(3 - i, i, j) for i in range(3) for j in range(3) if i != j}
 
 
 def test_columns_are_those_of_the_pair() -> None:
-    pairs = Pairs.of(
-        torch.tensor([0]), torch.tensor([1]), torch.tensor([2.0]), torch.tensor([0.75]), torch.tensor([3.0])
-    )
+    pairs = PreferencePairs.of([0], [1], weight=[2.0], label=[0.75], margin=[3.0])
     made, _, _ = goal_conditioned_pairs(pairs, torch.tensor([1.0, 0.0]))
     assert (made.weight.tolist(), made.label.tolist(), made.margin.tolist()) == ([2, 2], [0.75, 0.75], [3, 3])
 

@@ -10,8 +10,9 @@ from tests.curate.made_pairs import a_pair_each, fit_linear, generator, separabl
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from ebrm.curate import Head, Pairs, exchange, head_difference, independent_heads, peer_review
+from ebrm.curate import Head, exchange, head_difference, independent_heads, peer_review
 from ebrm.errors import ConfigError, DataError
+from ebrm.pairs import PreferencePairs
 
 
 def test_each_head_gets_what_the_other_is_surest_of() -> None:
@@ -64,7 +65,7 @@ def test_the_keep_rate_falls_along_the_ramp() -> None:
     embedding, pairs, _ = separable(100, 0.2)
     sizes: list[int] = []
 
-    def fit(embedding: Tensor, pairs: Pairs) -> Head:
+    def fit(embedding: Tensor, pairs: PreferencePairs) -> Head:
         sizes.append(len(pairs))
         return fit_linear(embedding, pairs)
 

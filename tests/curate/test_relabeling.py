@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from tests.curate.made_pairs import a_pair_each
 from torch.nn.functional import logsigmoid
 
-from ebrm.curate import Pairs, dynamic_labels
+from ebrm.curate import dynamic_labels
 from ebrm.errors import ConfigError, DataError
+from ebrm.pairs import PreferencePairs
 
 
 def test_five_steps_at_one_difference() -> None:
@@ -20,7 +21,7 @@ def test_five_steps_at_one_difference() -> None:
     belief = 1 / (1 + math.e)
     assert pairs.label.item() == pytest.approx(0.7006242, abs=1e-7)
     assert pairs.label.item() == pytest.approx(belief + 0.9**5 * (1 - belief), abs=1e-12)
-    assert report.relabelled == 1 and len(pairs.steps) == 6
+    assert report.relabeled == 1 and len(pairs.steps) == 6
 
 
 def test_the_gradient_vanishes_where_the_label_is_the_belief() -> None:
@@ -39,7 +40,7 @@ def test_the_gradient_vanishes_where_the_label_is_the_belief() -> None:
 )
 def test_labels_stay_probabilities_between_label_and_belief(rows: list[tuple[float, float]], rate: float) -> None:
     label, difference = torch.tensor(rows, dtype=torch.float64).T
-    pairs = Pairs.of(2 * torch.arange(len(rows)), 2 * torch.arange(len(rows)) + 1, label=label)
+    pairs = PreferencePairs.of(2 * torch.arange(len(rows)), 2 * torch.arange(len(rows)) + 1, label=label)
     moved, _ = dynamic_labels(pairs, difference, rate)
     belief = torch.sigmoid(difference)
     assert bool((moved.label >= torch.minimum(label, belief) - 1e-12).all())
@@ -49,7 +50,7 @@ def test_labels_stay_probabilities_between_label_and_belief(rows: list[tuple[flo
 
 def test_rate_0_changes_nothing() -> None:
     pairs, report = dynamic_labels(a_pair_each(2), torch.tensor([-3.0, 1.0]), rate=0.0)
-    assert pairs.label.tolist() == [1.0, 1.0] and report.relabelled == 0 and report.numbers["mean move"] == 0.0
+    assert pairs.label.tolist() == [1.0, 1.0] and report.relabeled == 0 and report.numbers["mean move"] == 0.0
 
 
 def test_no_pairs_and_refusals() -> None:

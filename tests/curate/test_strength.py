@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from tests.curate.made_pairs import a_pair_each, generator
 from torch.nn.functional import logsigmoid
 
-from ebrm.curate import Pairs, Strength, adaptive_margin, flip_weakest, preference_strength, soften_labels
+from ebrm.curate import Strength, adaptive_margin, flip_weakest, preference_strength, soften_labels
 from ebrm.errors import ConfigError, DataError
+from ebrm.pairs import PreferencePairs
 
 
 def strength(*mean: float) -> Strength:
@@ -75,14 +76,14 @@ def test_equal_strengths_are_flipped_together_or_not_at_all() -> None:
 
 
 def test_weak_and_strongest_labels_are_softened() -> None:
-    pairs = Pairs.of(
+    pairs = PreferencePairs.of(
         2 * torch.arange(5), 2 * torch.arange(5) + 1, label=torch.tensor([1.0, 1.0, 0.9, 1.0, 0.5], dtype=torch.float64)
     )
     soft, report = soften_labels(pairs, strength(-1, 0, -2, 5, 3), smoothing=0.2, strongest=0.4)
     assert soft.label.tolist() == pytest.approx([0.8, 1.0, 0.8 * 0.9 + 0.2 * 0.1, 0.8, 0.5])
-    assert report.relabelled == 3  # a tie stays one
+    assert report.relabeled == 3  # a tie stays one
     assert soften_labels(pairs, strength(-1, 0, -2, 5, 3), 0.5, weak=10.0)[0].label.tolist() == [0.5] * 5
-    assert soften_labels(pairs, strength(-1, 0, -2, 5, 3), 0.0, weak=10.0)[1].relabelled == 0
+    assert soften_labels(pairs, strength(-1, 0, -2, 5, 3), 0.0, weak=10.0)[1].relabeled == 0
 
 
 @pytest.mark.parametrize("smoothing", [0.1, 0.3, 0.5])
@@ -116,7 +117,7 @@ def test_no_pairs_and_one() -> None:
     none = preference_strength(torch.zeros(3, 0))
     for step in (flip_weakest, adaptive_margin):
         assert step(a_pair_each(0), none)[1].given == 0
-    assert soften_labels(a_pair_each(0), none, 0.1)[1].relabelled == 0
+    assert soften_labels(a_pair_each(0), none, 0.1)[1].relabeled == 0
     assert flip_weakest(a_pair_each(1), strength(-1))[1].flipped == 0  # a fifth of one pair is none
 
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ebrm.curate.pairs import Pairs, Report
 from ebrm.errors import ConfigError
+from ebrm.pairs import CurationReport, PreferencePairs
 from ebrm.utils.validation import check_finite, check_range
 
 
 def dual_consistency(
-    pairs: Pairs,
+    pairs: PreferencePairs,
     best: Tensor,  # [p]
     gold: Tensor,  # [p]
     threshold: float = 0.5,
-) -> tuple[Pairs, Pairs, Report]:
+) -> tuple[PreferencePairs, PreferencePairs, CurationReport]:
     """Keep a pair that two reward models agree with, flip one that both reject, and hand back the others.
 
         keep where p_best > t and p_gold > t;  flip where p_best < 1 - t and p_gold < 1 - t
@@ -56,11 +56,11 @@ def dual_consistency(
 
 
 def consensus(
-    pairs: Pairs,
+    pairs: PreferencePairs,
     probability: Tensor,  # [k, p]
     confidence: float = 0.5,
     soft: bool = False,
-) -> tuple[Pairs, Report]:
+) -> tuple[PreferencePairs, CurationReport]:
     """Keep the pairs on which all k models prefer the same side, with that side as the chosen one.
 
         keep where all p_k > 1/2 or all p_k < 1/2, and min_k max(p_k, 1 - p_k) ≥ confidence
@@ -94,10 +94,10 @@ def consensus(
 
 
 def judge_agreement(
-    pairs: Pairs,
+    pairs: PreferencePairs,
     score: Tensor,  # [k, p, 2]
     least: int | None = None,
-) -> tuple[Pairs, Report]:
+) -> tuple[PreferencePairs, CurationReport]:
     """Keep the pairs on which enough judges score the same side higher, with that side as the chosen one.
 
     With all judges the filter of "RAG-RewardBench" (arXiv 2412.13746), which keeps a pair of four commercial judges'
@@ -123,7 +123,7 @@ def judge_agreement(
     return pairs.after("judge agreement", keep=first | second, flip=second, numbers={"judges": len(known)})
 
 
-def _voters(votes: Tensor, pairs: Pairs) -> None:
+def _voters(votes: Tensor, pairs: PreferencePairs) -> None:
     if not len(votes):
         raise ConfigError("Agreement was asked of no voters; expected at least 1.")
     if votes.shape[1] != len(pairs):

@@ -7,9 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ebrm.curate.pairs import Pairs, Report
 from ebrm.errors import ConfigError, DataError
 from ebrm.groups import Groups
+from ebrm.pairs import CurationReport, PreferencePairs
 from ebrm.utils.validation import check_finite, check_range, check_same_shape
 
 Measure = Literal["kendall", "spearman", "top order"]
@@ -67,11 +67,11 @@ def rank_consistency(
 
 
 def consistency_labels(
-    pairs: Pairs,
+    pairs: PreferencePairs,
     consistency: Tensor,  # [count]
     prompt: Groups,  # of [n]
     average: bool = False,
-) -> tuple[Pairs, Report]:
+) -> tuple[PreferencePairs, CurationReport]:
     """Fusion each label as far as two rankings of its prompt agree.
 
         label' = C · label + (1 - C) · (1 - label)

@@ -13,9 +13,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ebrm.curate.pairs import Pairs, Report
 from ebrm.errors import ConfigError
 from ebrm.groups import Groups
+from ebrm.pairs import CurationReport, PreferencePairs
 
 Kind = Literal["swap", "duplicate", "splice"]
 
@@ -40,7 +40,7 @@ def corruption_pairs(
     kind: Kind,
     generator: torch.Generator,
     prompt: Groups | None = None,  # of [n]
-) -> tuple[Pairs, Corrupted, Report]:
+) -> tuple[PreferencePairs, Corrupted, CurationReport]:
     """Every response that can be corrupted over its corrupted self.
 
     swap: two parts change places (order); the parts stay the same. duplicate: one part stands twice, one after the
@@ -91,7 +91,7 @@ def corruption_pairs(
         start = (of_prompt.cumsum(0) - of_prompt)[of[origin]]
         place = _below(others[origin], generator)
         sequence[one] = along[place + (place >= start) * of_prompt[of[origin]]]
-    pairs = Pairs.of(origin, response.count + torch.arange(len(origin)), step=f"{kind} corruption")
+    pairs = PreferencePairs.of(origin, response.count + torch.arange(len(origin)), step=f"{kind} corruption")
     corrupted = Corrupted(sequence, Groups(number, len(origin)), origin)
     return pairs, corrupted, pairs.report(0, {"responses": response.count})
 

@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from ebrm.curate.pairs import Fit, Pairs, head_difference
 from ebrm.errors import ConfigError, DataError
 from ebrm.groups import Groups
+from ebrm.pairs import PreferencePairs
 from ebrm.utils.validation import check_finite
+
+#: A head's reward of embeddings [m, d] -> [m].
+Head = Callable[[Tensor], Tensor]
+#: Fits a head on pairs of the rows of embeddings [n, d].
+Fit = Callable[[Tensor, PreferencePairs], Head]
+
+
+def head_difference(head: Head, embedding: Tensor, pairs: PreferencePairs) -> Tensor:  # [n, d] -> [p]
+    """A head's r(chosen) - r(rejected), float64, without gradient; it reads only the rows that pairs are of."""
+    pairs.check_rows(len(embedding))
+    rows, place = torch.unique(torch.cat([pairs.chosen, pairs.rejected]), return_inverse=True)
+    with torch.no_grad():
+        reward = check_finite(head(embedding[rows]), "reward by a fitted head")
+    if len(reward) != len(rows):
+        raise ValueError(f"a fitted head gave {len(reward)} rewards for {len(rows)} embeddings")
+    return reward[place[: len(pairs)]] - reward[place[len(pairs) :]]
 
 
 def cross_fitted_difference(
-    pairs: Pairs,
+    pairs: PreferencePairs,
     embedding: Tensor,  # [n, d]
     fit: Fit,
     generator: torch.Generator,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ebrm.curate.pairs import Pairs, Report
 from ebrm.errors import ConfigError
+from ebrm.pairs import CurationReport, PreferencePairs
 
 
 def cross_prompt_pairs(
@@ -14,7 +14,7 @@ def cross_prompt_pairs(
     generator: torch.Generator,
     wins: int | None = None,
     ties: int | None = None,
-) -> tuple[Pairs, Report]:
+) -> tuple[PreferencePairs, CurationReport]:
     """Pass over fail, and pass beside pass as a tie, over all answers to all prompts.
 
         label 1 for (i, j) in W x L;  label 1/2 for {i, j} within W;  never two of L
@@ -50,7 +50,7 @@ def cross_prompt_pairs(
     chosen = torch.cat([good[win // max(m, 1)], good[start]])
     rejected = torch.cat([bad[win % max(m, 1)], good[(start + apart) % max(n, 1)]])
     label = torch.cat([torch.ones(len(win), dtype=torch.float64), torch.full((len(tie),), 0.5, dtype=torch.float64)])
-    pairs = Pairs.of(chosen, rejected, label=label, step="cross-prompt pairs")
+    pairs = PreferencePairs.of(chosen, rejected, label=label, step="cross-prompt pairs")
     return pairs, pairs.report(0, {"wins": len(win), "ties": len(tie)})
 
 

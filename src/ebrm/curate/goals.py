@@ -5,11 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ebrm.curate.pairs import Pairs, Report
+from ebrm.pairs import CurationReport, PreferencePairs
 from ebrm.utils.validation import check_finite
 
 
-def goal_conditioned_pairs(pairs: Pairs, score: Tensor) -> tuple[Pairs, Tensor, Report]:  # [n] -> of [2q], [2q]
+def goal_conditioned_pairs(
+    pairs: PreferencePairs, score: Tensor
+) -> tuple[PreferencePairs, Tensor, CurationReport]:  # of [2q], [2q]
     """Two pairs of each: aimed at the better response's score it is preferred, aimed at the worse one's, the other is.
 
         R(y, g) = -(g - score(y))²:  R(chosen, g) = 0 > R(rejected, g) in every pair, with g = score(chosen)

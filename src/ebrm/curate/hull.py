@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ebrm.curate.pairs import Pairs, Report
 from ebrm.groups import Groups
+from ebrm.pairs import CurationReport, PreferencePairs
 from ebrm.utils.validation import check_finite
 
 # Points of the plane are told apart to so many decimals of the widest extent, angles of a corner to so many radians.
@@ -45,7 +45,9 @@ def hull_vertices(embedding: Tensor, group: Groups) -> Tensor:  # [n, d] -> [n]
     return corner
 
 
-def convex_hull_augmentation(pairs: Pairs, embedding: Tensor, copy_of: Tensor) -> tuple[Pairs, Report]:  # [n, d], [n]
+def convex_hull_augmentation(
+    pairs: PreferencePairs, embedding: Tensor, copy_of: Tensor
+) -> tuple[PreferencePairs, CurationReport]:
     """Add to each pair one of every outermost perturbed copy of its chosen response, over the same rejected one.
 
     "The Trickle-down Impact of Reward (In-)consistency on RLHF" (arXiv 2309.16155): each chosen response is perturbed

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ebrm.curate.pairs import Fit, Head, Pairs, Report, head_difference
+from ebrm.curate.cross_fitting import Fit, Head, head_difference
 from ebrm.errors import ConfigError, DataError
+from ebrm.pairs import CurationReport, PreferencePairs
 from ebrm.utils.validation import check_finite, check_same_shape
 
 
@@ -68,14 +69,14 @@ def exchange(first: Tensor, second: Tensor, keep_rate: float) -> tuple[Tensor, T
 
 
 def peer_review(
-    pairs: Pairs,
+    pairs: PreferencePairs,
     embedding: Tensor,  # [n, d]
     fit: Fit,
     noise: float,
     generator: torch.Generator,
     rounds: int = 5,
     ramp: int = 3,
-) -> tuple[Pairs, Peers, Report]:
+) -> tuple[PreferencePairs, Peers, CurationReport]:
     """Co-teach two heads, and keep the pairs that both trust in the end.
 
     Round t: both heads rate all pairs, hand the other those they are surest of, and are fitted anew to what they got;
@@ -125,7 +126,7 @@ def peer_review(
     return trusted, peers, report
 
 
-def independent_heads(pairs: Pairs, embedding: Tensor, fit: Fit, generator: torch.Generator) -> Peers:
+def independent_heads(pairs: PreferencePairs, embedding: Tensor, fit: Fit, generator: torch.Generator) -> Peers:
     """The control of `peer_review`: two heads that know nothing of each other, averaged.
 
     Each is fitted to p pairs drawn with replacement (ours: so that they differ even if `fit` does not draw). Whatever
@@ -138,12 +139,14 @@ def independent_heads(pairs: Pairs, embedding: Tensor, fit: Fit, generator: torc
     return _peers(heads, fitted, embedding, pairs, ())
 
 
-def _peers(heads: list[Head], fitted: Tensor, embedding: Tensor, pairs: Pairs, kept: tuple[float, ...]) -> Peers:
+def _peers(
+    heads: list[Head], fitted: Tensor, embedding: Tensor, pairs: PreferencePairs, kept: tuple[float, ...]
+) -> Peers:
     one, two = (head_difference(head, embedding, pairs) for head in heads)
     return Peers(heads[0], heads[1], fitted, (one + two) / 2, kept)
 
 
-def _enough(pairs: Pairs, embedding: Tensor) -> None:
+def _enough(pairs: PreferencePairs, embedding: Tensor) -> None:
     check_finite(embedding, "embedding [n, d]", 2)
     pairs.check_rows(len(embedding))
     if len(pairs) < 2:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ebrm.curate.pairs import Pairs, Report
 from ebrm.errors import ConfigError
+from ebrm.pairs import CurationReport, PreferencePairs
 from ebrm.utils.validation import check_finite
 
 
-def dynamic_labels(pairs: Pairs, difference: Tensor, rate: float = 0.1) -> tuple[Pairs, Report]:  # difference [p]
+def dynamic_labels(
+    pairs: PreferencePairs, difference: Tensor, rate: float = 0.1
+) -> tuple[PreferencePairs, CurationReport]:
     """Move each label a step towards what the model that is being fitted says of its pair.
 
         label' = (1 - γ) · label + γ · σ(d),  d = r(chosen) - r(rejected), without gradient

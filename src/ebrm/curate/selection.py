@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from ebrm.curate.pairs import Pairs, Report
 from ebrm.errors import ConfigError
 from ebrm.groups import Groups
+from ebrm.pairs import CurationReport, PreferencePairs
 from ebrm.utils.validation import check_finite
 
 
@@ -20,7 +20,7 @@ def best_worst_pairs(
     weight: Tensor | None = None,  # [t]
     least_gap: float = 0.0,
     least_best: float = -math.inf,
-) -> tuple[Pairs, Report]:
+) -> tuple[PreferencePairs, CurationReport]:
     """One pair a prompt: the response with the highest total over that with the lowest, if they lie apart.
 
         total = r + Σ_t λ_t evidence_t;  kept where total_best > total_worst, the gap is ≥ least_gap and
@@ -65,7 +65,7 @@ def best_worst_pairs(
     worst = _first(total == prompt.spread(low), prompt)
     apart = (high > low) & (high - low >= least_gap)
     apart[apart.clone()] &= known[best[apart]] >= least_best
-    pairs = Pairs.of(best[apart], worst[apart], step="best and worst")
+    pairs = PreferencePairs.of(best[apart], worst[apart], step="best and worst")
     prompts = int((prompt.sizes > 0).sum())
     return pairs, pairs.report(0, {"prompts": prompts, "share with a pair": len(pairs) / max(prompts, 1)})
 

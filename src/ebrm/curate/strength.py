@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ebrm.curate.pairs import Pairs, Report
 from ebrm.errors import ConfigError
+from ebrm.pairs import CurationReport, PreferencePairs
 from ebrm.utils.validation import check_finite
 
 
@@ -59,8 +59,8 @@ def preference_strength(difference: Tensor) -> Strength:  # [k, p] -> of [p]
 
 
 def flip_weakest(
-    pairs: Pairs, strength: Strength, fraction: float = 0.2, below: float = math.inf
-) -> tuple[Pairs, Report]:
+    pairs: PreferencePairs, strength: Strength, fraction: float = 0.2, below: float = math.inf
+) -> tuple[PreferencePairs, CurationReport]:
     """Flip the pairs of the lowest strength: the paper's 20%, where it finds labels that are likely wrong.
 
     The lowest ⌊fraction · p⌋ by μ; pairs of equal μ are flipped together or, where not all of them fit, not at all,
@@ -81,8 +81,8 @@ def flip_weakest(
 
 
 def soften_labels(
-    pairs: Pairs, strength: Strength, smoothing: float, weak: float = 0.0, strongest: float = 0.1
-) -> tuple[Pairs, Report]:
+    pairs: PreferencePairs, strength: Strength, smoothing: float, weak: float = 0.0, strongest: float = 0.1
+) -> tuple[PreferencePairs, CurationReport]:
     """Smooth the labels of weak pairs, which may be wrong, and of the strongest, which are overfitted.
 
         label' = (1 - a) · label + a · (1 - label),  where μ < weak or among the ⌊strongest · p⌋ highest μ
@@ -106,7 +106,7 @@ def soften_labels(
     return pairs.after("soften labels", label=torch.where(soft, smooth, pairs.label))
 
 
-def adaptive_margin(pairs: Pairs, strength: Strength) -> tuple[Pairs, Report]:
+def adaptive_margin(pairs: PreferencePairs, strength: Strength) -> tuple[PreferencePairs, CurationReport]:
     """Ask each pair for the difference that the models saw: margin = μ, so that its loss is -log σ(d - μ).
 
     Negative for pairs that the models contradict, which then count little. After `flip_weakest`, take the strength of
@@ -116,7 +116,7 @@ def adaptive_margin(pairs: Pairs, strength: Strength) -> tuple[Pairs, Report]:
     return pairs.after("adaptive margin", margin=mean, numbers={"mean margin": _average(mean)})
 
 
-def _mean(pairs: Pairs, strength: Strength) -> Tensor:
+def _mean(pairs: PreferencePairs, strength: Strength) -> Tensor:
     mean = check_finite(strength.mean, "preference strength")
     if len(mean) != len(pairs):
         raise ValueError(f"{len(mean)} strengths were given for {len(pairs)} pairs")

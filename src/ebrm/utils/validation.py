@@ -2,17 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from ebrm.errors import DataError
 
+#: Numbers as a tensor, a NumPy array or a (nested) list.
+ArrayLike = Tensor | np.ndarray | Sequence[Any]
 
-def check_finite(values: Tensor, what: str, dims: int = 1) -> Tensor:
+
+def as_tensor(values: ArrayLike, what: str, device: torch.device | str | None = None) -> Tensor:
+    """Numbers as a tensor: tensors keep their dtype, arrays theirs, lists of floats are float64.
+
+    Args:
+        values: a tensor, a NumPy array or a (nested) list of numbers or bools.
+        what: what one of them is called, for messages ("reward").
+        device: where the tensor shall be; None: where it is, and the CPU for arrays and lists.
+
+    Raises:
+        TypeError: anything else.
+    """
+    if isinstance(values, Tensor):
+        return values if device is None else values.to(device)
+    try:
+        array = np.array(None if isinstance(values, str | bytes | dict | set) else values)
+    except ValueError:  # lists of different lengths
+        array = np.array(None)
+    if array.dtype.kind not in "biuf":
+        seen = f"an array of {array.dtype}" if isinstance(values, np.ndarray) else f"{values!r:.60}"
+        raise TypeError(f"{what}: expected numbers in a tensor, a NumPy array or a list of equal rows, got {seen}")
+    if array.dtype.kind == "u" and array.dtype.itemsize > 1:
+        array = array.astype(np.int64)
+    if array.dtype.byteorder not in "=|":
+        array = array.astype(array.dtype.newbyteorder("="))
+    return torch.from_numpy(array).to(device) if device is not None else torch.from_numpy(array)
+
+
+def check_finite(values: ArrayLike, what: str, dims: int = 1) -> Tensor:
     """`values` in float64, if all of them are finite numbers.
 
     Args:
-        values: a tensor of any number type, of `dims` dimensions.
+        values: a tensor, array or list of any number type, of `dims` dimensions.
         what: what one of them is called, for messages ("reward").
         dims: the number of dimensions they must have.
 
@@ -20,6 +54,7 @@ def check_finite(values: Tensor, what: str, dims: int = 1) -> Tensor:
         DataError: a NaN or an infinity; the message counts them and has the index of the first.
         ValueError: another number of dimensions.
     """
+    values = as_tensor(values, what)
     if values.dim() != dims:
         raise ValueError(f"{what}: expected a tensor of {dims} dimensions, got the shape {tuple(values.shape)}")
     bad = ~torch.isfinite(values)
@@ -32,11 +67,11 @@ def check_finite(values: Tensor, what: str, dims: int = 1) -> Tensor:
     return values.double()
 
 
-def check_range(values: Tensor, low: float, high: float, what: str, dims: int = 1) -> Tensor:
+def check_range(values: ArrayLike, low: float, high: float, what: str, dims: int = 1) -> Tensor:
     """`values` in float64, if all of them are finite and from `low` to `high`.
 
     Args:
-        values: a tensor of any number type, of `dims` dimensions.
+        values: a tensor, array or list of any number type, of `dims` dimensions.
         low, high: the least and the highest that is allowed; the highest may be infinite.
         what: what one of them is called, for messages ("standard deviation").
         dims: the number of dimensions they must have.
@@ -58,7 +93,7 @@ def check_range(values: Tensor, low: float, high: float, what: str, dims: int = 
     return numbers
 
 
-def unit_vectors(embedding: Tensor, what: str) -> Tensor:  # [n, d] -> [n, d]
+def unit_vectors(embedding: ArrayLike, what: str) -> Tensor:  # [n, d] -> [n, d]
     """Embeddings brought to length 1, in float64: their products are cosines.
 
     Args:
