@@ -7,7 +7,7 @@ import pytest
 
 from ebrm.errors import ConfigError
 from ebrm.heads import FitConfig, InferenceConfig, NetworkConfig, paper_settings
-from ebrm.heads.config import SIZES
+from ebrm.heads.old_config import SIZES
 
 STAGES = [NetworkConfig, FitConfig, InferenceConfig]
 

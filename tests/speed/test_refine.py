@@ -10,7 +10,7 @@ from benchmarks.rows import fit_briefly, made_rows
 from benchmarks.timing import Ratio
 
 from ebrm.heads import FitConfig, Fusion, InferenceConfig, NetworkConfig, RewardDensity
-from ebrm.heads.config import SIZES
+from ebrm.heads.old_config import SIZES
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_an_inaccurate_posterior_stops_the_run(wrong):
 
 def test_figures_and_what_they_must_reach(monkeypatch, capsys):
     tiny = {size: ((4,), (8,)) for size in SIZES}
-    monkeypatch.setattr("ebrm.heads.config.SIZES", tiny)
+    monkeypatch.setattr("ebrm.heads.old_config.SIZES", tiny)
     monkeypatch.setattr(refine, "made_rows", lambda n, d, made=made_rows: made(min(n, 4096), d // 64))
     monkeypatch.setattr(refine, "PLAIN_ROWS", {512: (8, 16), 4096: (8,)})
     monkeypatch.setattr(refine, "OWN_ROWS", (64,))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ebrm.heads.config import InferenceConfig
+from ebrm.heads.old_config import InferenceConfig
 
 #: (rows [k], reward [k]) → (f [k], ∂f/∂r [k]): value and derivative for the rows still moving.
 ValueAndDerivative = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]

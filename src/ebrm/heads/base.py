@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.special import log_ndtr, ndtr, ndtri
 
 from ebrm.aggregate import pessimistic
-from ebrm.heads.config import InferenceConfig
 from ebrm.heads.data import HeadData
 from ebrm.heads.energy import Refinement
 from ebrm.heads.fusion import Fusion
 from ebrm.heads.grid import Posterior, grid_nodes
 from ebrm.heads.head_config import HeadConfig
+from ebrm.heads.old_config import InferenceConfig
 from ebrm.heads.rows import EmbeddingSource, rows_at_once
 from ebrm.heads.standardize import Standardizer
 

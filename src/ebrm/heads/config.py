@@ -1,10 +1,12 @@
-"""Settings of the energy model, one dataclass a stage: network, training, inference."""
+"""Configs of heads: one frozen dataclass a head and an objective; a knob that a head does not have is refused."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import Literal
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Literal
 
 from ebrm.errors import ConfigError
 
@@ -16,55 +18,64 @@ SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
 }
 
 
-def require(condition: bool, name: str, value: object, expected: str) -> None:
-    """Raise a ConfigError that says what `name` is and what it must be, unless `condition` holds."""
-    if not condition:
-        raise ConfigError(f"The setting {name} is {value!r}; it must be {expected}.")
+class _Config:
+    """Checks that fields of a frozen dataclass share; each error names the field."""
+
+    def _require(self, condition: bool, name: str, expected: str) -> None:
+        if not condition:
+            raise ConfigError(f"The setting {name} is {getattr(self, name)!r}; it must be {expected}.")
+
+    def _choices(self) -> None:
+        """Fields with a `Literal` type hold one of its values."""
+        for name, hint in typing.get_type_hints(type(self)).items():
+            if typing.get_origin(hint) is Literal:
+                allowed = typing.get_args(hint)
+                self._require(getattr(self, name) in allowed, name, f"{', '.join(allowed[:-1])} or {allowed[-1]}")
+
+    def _above(self, bound: float, *names: str) -> None:
+        for name in names:
+            self._require(getattr(self, name) > bound, name, f"above {bound:g}")
+
+    def _at_least(self, bound: float, *names: str) -> None:
+        for name in names:
+            self._require(getattr(self, name) >= bound, name, f"{bound:g} or more")
+
+    def _between(self, low: float, high: float, *names: str) -> None:
+        for name in names:
+            self._require(low < getattr(self, name) < high, name, f"between {low:g} and {high:g}")
+
+
+# -- the energy ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class NetworkConfig:
-    """The energy network f(e, r) (arXiv 2504.13134, appendix; sizes as published)."""
+class NetworkConfig(_Config):
+    """The energy network f(e, r) (EBRM, arXiv 2504.13134, appendix; sizes as published).
 
-    size: Literal["slim", "small", "large"] = field(
-        default="slim",
-        metadata={
-            "help": "Widths: slim (reward branch 16-32, one joint layer of 128); as published: small (16-32-64, "
-            "1024-512) for RMs up to about 1.3B, large (64-128-256, 8192-4096-2048) for 8B.",
-            "choices": ("slim", "small", "large"),
-        },
-    )
-    reward_widths: tuple[int, ...] | None = field(
-        default=None, metadata={"help": "Widths of the reward branch, instead of those of `size`."}
-    )
-    joint_widths: tuple[int, ...] | None = field(
-        default=None, metadata={"help": "Widths of the joint layers, instead of those of `size`."}
-    )
-    dropout: float = field(
-        default=0.5,
-        metadata={
-            "help": "Dropout probability after each joint layer in training. One mask a row, shared by all rewards it "
-            "is evaluated at; one a pair under the joint objective."
-        },
-    )
-    standardize_embedding: bool = field(
-        default=True,
-        metadata={
-            "help": "Bring each number of the embedding to mean 0 and standard deviation 1 on the training rows."
-        },
-    )
+    Attributes:
+        size: widths: slim (reward branch 16-32, one joint layer of 128); as published: small (16-32-64, 1024-512) for
+            RMs up to about 1.3B, large (64-128-256, 8192-4096-2048) for 8B.
+        reward_widths: widths of the reward branch, instead of those of `size`.
+        joint_widths: widths of the joint layers, instead of those of `size`.
+        dropout: dropout probability after each joint layer in training. One mask a row, shared by all rewards it is
+            evaluated at; one a pair under the joint objective.
+        standardize_embedding: bring each dimension of the embedding to mean 0 and standard deviation 1 on the training
+            rows.
+    """
+
+    size: Literal["slim", "small", "large"] = "slim"
+    reward_widths: tuple[int, ...] | None = None
+    joint_widths: tuple[int, ...] | None = None
+    dropout: float = 0.5
+    standardize_embedding: bool = True
 
     def __post_init__(self) -> None:
-        require(self.size in SIZES, "size", self.size, "slim, small or large")
-        require(0.0 <= self.dropout < 1.0, "dropout", self.dropout, "at least 0 and below 1")
-        for name, widths in (("reward_widths", self.reward_widths), ("joint_widths", self.joint_widths)):
-            if widths is not None:
-                require(
-                    len(widths) > 0 and all(w > 0 for w in widths),
-                    name,
-                    widths,
-                    "one or more positive whole numbers",
-                )
+        self._choices()
+        self._require(0.0 <= self.dropout < 1.0, "dropout", "at least 0 and below 1")
+        for name in ("reward_widths", "joint_widths"):
+            widths = getattr(self, name)
+            whole = widths is None or (len(widths) > 0 and all(w > 0 for w in widths))
+            self._require(whole, name, "one or more positive whole numbers")
 
     @property
     def widths(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -74,199 +85,557 @@ class NetworkConfig:
 
 
 @dataclass(frozen=True)
-class FitConfig:
-    """How the energy is fitted. Noise widths are relative to the standard deviation of the training rewards."""
+class JointConfig(_Config):
+    """Joint likelihood of the pairs' labels and the base rewards (ours).
 
-    objective: Literal["joint", "likelihood", "nce"] = field(
-        default="joint",
-        metadata={
-            "help": "joint: the pairs' labels and the base reward; likelihood: the base reward alone, exact, log Z by "
-            "quadrature on shared nodes; nce: the base reward alone, NCE+ with sampled noise (the paper).",
-            "choices": ("joint", "likelihood", "nce"),
-        },
-    )
-    filter_conflicts: bool = field(
-        default=False,
-        metadata={
-            "help": "Keep only the training pairs whose label the base RM agrees with (the paper). The joint objective "
-            "allows for wrong labels by itself."
-        },
-    )
-    label_noise: float = field(
-        default=0.1, metadata={"help": "Share of wrong labels the joint objective reckons with, 0 to 0.5."}
-    )
-    reward_weight: float = field(
-        default=0.1, metadata={"help": "Weight of the base reward against the label; objective joint only."}
-    )
-    reward_noise: float = field(
-        default=2.0,
-        metadata={
-            "help": "How far the base reward is taken to be from the true one, in standard deviations of the reward; "
-            "objective joint only."
-        },
-    )
-    noise_scales: tuple[float, ...] = field(
-        default=(0.875,),
-        metadata={
-            "help": "Standard deviations of the noise mixture, in standard deviations of the reward (paper: 3.5 / 4); "
-            "objectives likelihood and nce."
-        },
-    )
-    beta: float = field(
-        default=0.1,
-        metadata={
-            "help": "Label noise: the positive is moved by noise of beta times those widths. Larger values widen the "
-            "densities (recipes/label_noise.py); objectives likelihood and nce."
-        },
-    )
-    negatives: int = field(default=768, metadata={"help": "Noise samples a row (M); objective nce only."})
-    nodes: int = field(
-        default=32,
-        metadata={"help": "Quadrature nodes, shifted at random each step; objectives joint and likelihood."},
-    )
-    reward_scale: float = field(
-        default=1.0,
-        metadata={"help": "Standard deviation of the rewards inside the model (paper: 4 for large RMs)."},
-    )
-    regularization: float = field(
-        default=1e-3,
-        metadata={
-            "help": "Weight of the mean squared energy (lambda): it fixes the constant that p(r | e) leaves free in f."
-        },
-    )
-    learning_rate: float = field(default=1e-3, metadata={"help": "AdamW learning rate."})
-    weight_decay: float = field(default=1e-2, metadata={"help": "AdamW weight decay."})
-    batch_rows: int = field(
-        default=128, metadata={"help": "Rows (responses) a step; the joint objective takes half as many pairs."}
-    )
-    epochs: int | None = field(
-        default=None,
-        metadata={
-            "help": "Passes over the training rows. Unset: 3 under the joint objective and 5 else, or as many as make "
-            "200 and 1,000 optimizer steps on little data."
-        },
-    )
-    patience: int = field(
-        default=5,
-        metadata={
-            "help": "Stop after this many epochs without a better validation result (joint: label likelihood; else "
-            "accuracy); 0: never."
-        },
-    )
-    clip_norm: float = field(default=1.0, metadata={"help": "Largest norm of the gradient; larger ones are scaled."})
-    validation_fraction: float = field(
-        default=0.1,
-        metadata={"help": "Share of the prompts held out to choose the epoch, where the data name no such split."},
-    )
-    test_fraction: float = field(
-        default=0.2,
-        metadata={"help": "Share of the prompts held out to measure the result, where the data name no such split."},
-    )
-    seed: int = field(default=0, metadata={"help": "Seed of initial weights, shuffling, noise and dropout."})
+    Attributes:
+        label_noise: share of wrong labels that is assumed, from 0 to below 0.5.
+        reward_weight: weight of the base reward against the label.
+        reward_noise: assumed standard deviation of the base reward's error, in standard deviations of the reward.
+        nodes: quadrature nodes, shifted at random each step.
+    """
+
+    kind: ClassVar[str] = "joint"
+
+    label_noise: float = 0.1
+    reward_weight: float = 0.1
+    reward_noise: float = 2.0
+    nodes: int = 32
 
     def __post_init__(self) -> None:
-        require(
-            self.objective in ("joint", "likelihood", "nce"), "objective", self.objective, "joint, likelihood or nce"
-        )
-        require(0.0 <= self.label_noise < 0.5, "label_noise", self.label_noise, "at least 0 and below 0.5")
-        require(
-            len(self.noise_scales) > 0 and all(s > 0 for s in self.noise_scales),
-            "noise_scales", self.noise_scales, "one or more positive numbers",
-        )  # fmt: skip
-        for name in ("reward_scale", "reward_noise", "learning_rate", "clip_norm"):
-            require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
-        for name in ("beta", "reward_weight", "regularization", "weight_decay", "patience", "seed"):
-            require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
-        require(self.negatives >= 1, "negatives", self.negatives, "1 or more")
-        least = 2 if self.objective == "joint" else 1
-        require(self.batch_rows >= least, "batch_rows", self.batch_rows, f"{least} or more")
-        require(self.epochs is None or self.epochs >= 1, "epochs", self.epochs, "1 or more, or unset")
-        require(self.nodes >= 8, "nodes", self.nodes, "8 or more")
-        for name in ("validation_fraction", "test_fraction"):
-            require(0.0 < getattr(self, name) < 0.5, name, getattr(self, name), "between 0 and 0.5")
+        self._require(0.0 <= self.label_noise < 0.5, "label_noise", "at least 0 and below 0.5")
+        self._at_least(0, "reward_weight")
+        self._above(0, "reward_noise")
+        self._at_least(8, "nodes")
 
-    def planned_epochs(self, steps: int) -> int:
-        """How many passes of `steps` optimizer steps each are made, unless patience ends before."""
-        if self.epochs is not None:
-            return self.epochs
-        passes, least = (3, 200) if self.objective == "joint" else (5, 1000)
-        return max(passes, math.ceil(least / steps))
+
+class _NoisyPositive(_Config):
+    """What the objectives on the base reward alone share."""
+
+    noise_scales: tuple[float, ...]
+
+    def _check_noise(self) -> None:
+        scales = len(self.noise_scales) > 0 and all(scale > 0 for scale in self.noise_scales)
+        self._require(scales, "noise_scales", "one or more positive numbers")
+        self._at_least(0, "beta")
 
 
 @dataclass(frozen=True)
-class InferenceConfig:
-    """How a refined reward is read off p(r | e). Steps and windows are in the model's internal reward units."""
+class LikelihoodConfig(_NoisyPositive):
+    """Exact likelihood of the base reward alone: log Z by quadrature on nodes shared by the batch.
 
-    estimate: Literal["ascent", "mode", "mean"] = field(
-        default="mean",
-        metadata={
-            "help": "mean: of the density; mode: its highest point; ascent: gradient ascent on it from the start (the "
-            "paper).",
-            "choices": ("ascent", "mode", "mean"),
-        },
-    )
-    start: Literal["base", "paper", "zero", "random"] = field(
-        default="base",
-        metadata={
-            "help": "Where the ascent starts. base: the base reward, clamped to the range seen in training; paper: the "
-            "base reward inside `window`, a random draw outside; zero; random.",
-            "choices": ("base", "paper", "zero", "random"),
-        },
-    )
-    window: tuple[float, float] = field(
-        default=(-2.0, 2.0), metadata={"help": "start paper: base rewards inside it are kept."}
-    )
-    fallback: tuple[float, float] = field(
-        default=(-4.0, 4.0), metadata={"help": "start paper and random: range of the uniform draw."}
-    )
-    steps: int = field(default=50, metadata={"help": "Ascent steps, at most (T)."})
-    step_size: float = field(default=0.5, metadata={"help": "First step size."})
-    step_decay: float = field(default=0.1, metadata={"help": "Factor on the step size after a rejected step."})
-    step_stop: float = field(default=1e-6, metadata={"help": "A row stops when its step size falls below this."})
-    nodes: int = field(default=129, metadata={"help": "Quadrature nodes for mean, std, quantiles and log Z."})
-    coverage: float = field(default=0.9, metadata={"help": "Probability inside the reported interval."})
-    seed: int = field(default=0, metadata={"help": "Seed of random starts."})
+    Attributes:
+        noise_scales: standard deviations of the noise mixture, in standard deviations of the reward (paper: 3.5 / 4).
+        beta: label noise: the positive is moved by noise of beta times those widths. Larger values widen the densities
+            (recipes/label_noise.py).
+        nodes: quadrature nodes, shifted at random each step.
+    """
+
+    kind: ClassVar[str] = "likelihood"
+
+    noise_scales: tuple[float, ...] = (0.875,)
+    beta: float = 0.1
+    nodes: int = 32
 
     def __post_init__(self) -> None:
-        require(self.estimate in ("ascent", "mode", "mean"), "estimate", self.estimate, "ascent, mode or mean")
-        require(
-            self.start in ("base", "paper", "zero", "random"),
-            "start",
-            self.start,
-            "base, paper, zero or random",
-        )
+        self._check_noise()
+        self._at_least(8, "nodes")
+
+
+@dataclass(frozen=True)
+class NCEConfig(_NoisyPositive):
+    """Label-noise-aware NCE+ on the base reward alone, with sampled noise (EBRM, arXiv 2504.13134, eq. 5).
+
+    Attributes:
+        noise_scales: standard deviations of the noise mixture, in standard deviations of the reward (paper: 3.5 / 4).
+        beta: label noise: the positive is moved by noise of beta times those widths.
+        negatives: noise samples a row (M).
+    """
+
+    kind: ClassVar[str] = "nce"
+
+    noise_scales: tuple[float, ...] = (0.875,)
+    beta: float = 0.1
+    negatives: int = 768
+
+    def __post_init__(self) -> None:
+        self._check_noise()
+        self._at_least(1, "negatives")
+
+
+Objective = JointConfig | LikelihoodConfig | NCEConfig
+#: Objective by kind.
+OBJECTIVES: dict[str, type[Objective]] = {c.kind: c for c in (JointConfig, LikelihoodConfig, NCEConfig)}
+
+
+@dataclass(frozen=True)
+class TrainingConfig(_Config):
+    """Optimization of the energy by AdamW.
+
+    Attributes:
+        reward_scale: standard deviation of the rewards inside the model (paper: 4 for large RMs).
+        regularization: weight of the mean squared energy (lambda): it fixes the constant that p(r | e) leaves free in
+            f.
+        learning_rate: AdamW learning rate.
+        weight_decay: AdamW weight decay.
+        batch_rows: rows (responses) a step; the joint objective takes half as many pairs.
+        epochs: passes over the training rows. Unset: 3 under the joint objective and 5 else, or as many as make 200 and
+            1,000 optimizer steps on little data.
+        patience: stop after this many epochs without a better validation result (joint: label likelihood; else
+            accuracy); 0: never.
+        clip_norm: largest norm of the gradient; larger ones are scaled.
+    """
+
+    reward_scale: float = 1.0
+    regularization: float = 1e-3
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-2
+    batch_rows: int = 128
+    epochs: int | None = None
+    patience: int = 5
+    clip_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        self._above(0, "reward_scale", "learning_rate", "clip_norm")
+        self._at_least(0, "regularization", "weight_decay", "patience")
+        self._at_least(1, "batch_rows")
+        self._require(self.epochs is None or self.epochs >= 1, "epochs", "1 or more, or unset")
+
+
+@dataclass(frozen=True)
+class InferenceConfig(_Config):
+    """How a refined reward is read off p(r | e). Steps and windows are in the model's internal reward units.
+
+    Attributes:
+        estimate: mean: of the density; mode: its highest point; ascent: gradient ascent on it from the start (the
+            paper).
+        start: where the ascent starts. base: the base reward, clamped to the range seen in training; paper: the base
+            reward inside `window`, a random draw outside; zero; random.
+        window: start paper: base rewards inside it are kept.
+        fallback: start paper and random: range of the uniform draw.
+        steps: ascent steps, at most (T).
+        step_size: first step size.
+        step_decay: factor on the step size after a rejected step.
+        step_stop: a row stops when its step size falls below this.
+        nodes: quadrature nodes for mean, std, quantiles, probabilities and log Z.
+        coverage: probability inside the reported interval.
+        seed: seed of random starts.
+    """
+
+    estimate: Literal["ascent", "mode", "mean"] = "mean"
+    start: Literal["base", "paper", "zero", "random"] = "base"
+    window: tuple[float, float] = (-2.0, 2.0)
+    fallback: tuple[float, float] = (-4.0, 4.0)
+    steps: int = 50
+    step_size: float = 0.5
+    step_decay: float = 0.1
+    step_stop: float = 1e-6
+    nodes: int = 129
+    coverage: float = 0.9
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self._choices()
         for name in ("window", "fallback"):
             low, high = getattr(self, name)
-            require(low < high, name, (low, high), "two numbers, the lower first")
-        require(self.steps >= 0, "steps", self.steps, "0 or more")
-        require(self.step_size > 0, "step_size", self.step_size, "above 0")
-        require(0.0 < self.step_decay < 1.0, "step_decay", self.step_decay, "between 0 and 1")
-        require(self.step_stop > 0, "step_stop", self.step_stop, "above 0")
-        require(self.nodes >= 9, "nodes", self.nodes, "9 or more")
-        require(0.0 < self.coverage < 1.0, "coverage", self.coverage, "between 0 and 1")
+            self._require(low < high, name, "two numbers, the lower first")
+        self._at_least(0, "steps", "seed")
+        self._above(0, "step_size", "step_stop")
+        self._between(0, 1, "step_decay", "coverage")
+        self._at_least(9, "nodes")
 
 
-def paper_settings(
-    size: Literal["small", "large"] = "small",
-) -> tuple[NetworkConfig, FitConfig, InferenceConfig]:
-    """The paper's settings (arXiv 2504.13134): network, training and hybrid-start inference.
+@dataclass(frozen=True)
+class EstimateConfig(_Config):
+    """How a reward is read off a distribution that is known in closed form.
 
-    The 8B network sees rewards scaled to standard deviation 4, the small one unscaled rewards; here rewards are always
-    standardized first, so that the same settings mean the same for every RM.
+    Attributes:
+        estimate: mean: of the distribution; mode: its highest point.
+        coverage: probability inside the reported interval.
     """
-    scale = 4.0 if size == "large" else 1.0
-    return (
-        NetworkConfig(size=size, standardize_embedding=False),
-        FitConfig(
-            objective="nce",
-            filter_conflicts=True,
-            beta=0.1,
-            reward_scale=scale,
-            regularization=0.05,
-            learning_rate=9e-5,
-            batch_rows=256,
-            epochs=5,
-            patience=0,
-        ),
-        InferenceConfig(estimate="ascent", start="paper"),
+
+    estimate: Literal["mean", "mode"] = "mean"
+    coverage: float = 0.9
+
+    def __post_init__(self) -> None:
+        self._choices()
+        self._between(0, 1, "coverage")
+
+
+# -- heads -----------------------------------------------------------------------------------------------------------
+
+
+#: Least values of fields that several heads have.
+_LEAST = {
+    "label_smoothing": 0, "centering": 0, "pessimism": 0, "anchor": 0, "weight_decay": 0, "patience": 0,
+    "hidden": 1, "batch_pairs": 1, "epochs": 1, "heads": 1, "prototypes": 1, "dimension": 1,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadConfig(_Config):
+    """Base of the heads' configs; `HEADS` has them by kind.
+
+    Attributes:
+        inference: how rewards are read off the head.
+    """
+
+    kind: ClassVar[str]
+    #: What the head is, in a few words.
+    title: ClassVar[str]
+
+    inference: InferenceConfig | EstimateConfig = EstimateConfig()
+
+    def __post_init__(self) -> None:
+        names = {field.name for field in fields(self)}
+        for name in _LEAST.keys() & names:
+            self._at_least(_LEAST[name], name)
+        if "label_smoothing" in names:
+            self._require(getattr(self, "label_smoothing") <= 0.5, "label_smoothing", "between 0 and 0.5")  # noqa: B009
+        if "learning_rate" in names:
+            self._above(0, "learning_rate")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; :func:`head_config` reads them back."""
+        return _to_dict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnergyConfig(HeadConfig):
+    """The energy model: a density p(r | e) = exp f(e, r) / Z(e) (EBRM, arXiv 2504.13134).
+
+    Attributes:
+        network: the network f.
+        objective: what is minimized: JointConfig, LikelihoodConfig or NCEConfig.
+        training: how.
+        inference: how rewards are read off the density.
+    """
+
+    kind: ClassVar[str] = "energy"
+    title: ClassVar[str] = "density p(r | e) of an energy-based model (EBRM)"
+
+    network: NetworkConfig = NetworkConfig()
+    objective: Objective = JointConfig()
+    training: TrainingConfig = TrainingConfig()
+    inference: InferenceConfig = InferenceConfig()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        least = 2 if self.objective.kind == "joint" else 1
+        if self.training.batch_rows < least:
+            raise ConfigError(f"The setting batch_rows is {self.training.batch_rows}; it must be {least} or more.")
+
+    def planned_epochs(self, steps: int) -> int:
+        """How many passes of `steps` optimizer steps each are made, unless patience ends before."""
+        if self.training.epochs is not None:
+            return self.training.epochs
+        passes, least = (3, 200) if self.objective.kind == "joint" else (5, 1000)
+        return max(passes, math.ceil(least / steps))
+
+    @classmethod
+    def paper(cls, size: Literal["small", "large"] = "small") -> EnergyConfig:
+        """The paper's network, training and hybrid-start inference; fit it with `FitConfig(filter_conflicts=True)`.
+
+        The 8B network sees rewards scaled to standard deviation 4, the small one unscaled rewards; here rewards are
+        always standardized first, so that the same settings mean the same for every RM.
+        """
+        return cls(
+            network=NetworkConfig(size=size, standardize_embedding=False),
+            objective=NCEConfig(beta=0.1),
+            training=TrainingConfig(
+                reward_scale=4.0 if size == "large" else 1.0,
+                regularization=0.05,
+                learning_rate=9e-5,
+                batch_rows=256,
+                epochs=5,
+                patience=0,
+            ),
+            inference=InferenceConfig(estimate="ascent", start="paper"),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _RidgeConfig(HeadConfig):
+    """Linear heads: a mean loss plus half of `ridge` times the squared weights.
+
+    Attributes:
+        ridge: weight of the penalty. Unset: the value of a grid with the lowest held-out loss; 0.1 where none are held
+            out.
+    """
+
+    ridge: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require(self.ridge is None or self.ridge > 0, "ridge", "above 0, or unset")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearConfig(_RidgeConfig):
+    """Linear Bradley-Terry head.
+
+    Attributes:
+        label_smoothing: a in (1 - a) · label + a · (1 - label), 0 to 0.5.
+        centering: weight of the penalty (r_c + r_r)² (arXiv 2502.10391).
+    """
+
+    kind: ClassVar[str] = "linear"
+    title: ClassVar[str] = "Bradley-Terry, linear"
+
+    label_smoothing: float = 0.0
+    centering: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class BayesianConfig(LinearConfig):
+    """Linear Bradley-Terry head with a Gaussian posterior over its weights (Laplace's approximation).
+
+    Attributes:
+        pessimism: standard deviations taken off the reward.
+    """
+
+    kind: ClassVar[str] = "bayesian"
+    title: ClassVar[str] = "Bradley-Terry, linear, with a Bayesian last layer (Laplace) and pessimism"
+
+    pessimism: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class GaussianConfig(_RidgeConfig):
+    """Ensemble of Gaussian heads with deviations of their own (BRME, arXiv 2409.15360).
+
+    Attributes:
+        heads: number of heads.
+        label_smoothing: a in (1 - a) · label + a · (1 - label), 0 to 0.5.
+        pessimism: standard deviations taken off the reward.
+    """
+
+    kind: ClassVar[str] = "gaussian"
+    title: ClassVar[str] = "Gaussian heads with their own deviations (BRME)"
+
+    heads: int = 5
+    label_smoothing: float = 0.0
+    pessimism: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttributesConfig(_RidgeConfig):
+    """Linear regression of rated attributes, weighted (HelpSteer2, arXiv 2406.08673).
+
+    Attributes:
+        weights: weight of each attribute in the reward. None given: equal weights.
+    """
+
+    kind: ClassVar[str] = "attributes"
+    title: ClassVar[str] = "linear regression of rated attributes, weighted (HelpSteer2)"
+
+    weights: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require(all(math.isfinite(weight) for weight in self.weights), "weights", "finite numbers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BinaryConfig(_RidgeConfig):
+    """Linear head for thumbs up and down, by a shifted binary cross-entropy (BCO, arXiv 2404.04656)."""
+
+    kind: ClassVar[str] = "binary"
+    title: ClassVar[str] = "unpaired thumbs, shifted binary cross-entropy (BCO)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnchoredConfig(_RidgeConfig):
+    """Linear Bradley-Terry head held near the base reward (ReMoDetect, arXiv 2405.17382).
+
+    Attributes:
+        anchor: weight of the mean squared distance to the base reward.
+        label_smoothing: a in (1 - a) · label + a · (1 - label), 0 to 0.5.
+    """
+
+    kind: ClassVar[str] = "anchored"
+    title: ClassVar[str] = "linear correction of the base reward, anchored to it (ReMoDetect)"
+
+    anchor: float = 0.01
+    label_smoothing: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class MinNormConfig(HeadConfig):
+    """Linear Bradley-Terry head, the pairs' sources balanced by the min-norm direction (MORE, arXiv 2312.07401).
+
+    Attributes:
+        ridge: weight of half the squared weights, 0 or more.
+        label_smoothing: a in (1 - a) · label + a · (1 - label), 0 to 0.5.
+    """
+
+    kind: ClassVar[str] = "min_norm"
+    title: ClassVar[str] = "Bradley-Terry, linear, objectives balanced by the min-norm direction (MORE)"
+
+    ridge: float = 0.0
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._at_least(0, "ridge")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _TwoLayerConfig(HeadConfig):
+    """Heads with one hidden SiLU layer, trained by AdamW; the pass with the lowest held-out loss is kept.
+
+    Attributes:
+        hidden: width of the hidden layer.
+        learning_rate: AdamW learning rate.
+        weight_decay: AdamW weight decay.
+        batch_pairs: pairs a step.
+        epochs: passes over the pairs, at most.
+        patience: stop after this many passes without a better held-out loss; 0: never.
+    """
+
+    hidden: int = 128
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-2
+    batch_pairs: int = 128
+    epochs: int = 20
+    patience: int = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiLUConfig(_TwoLayerConfig):
+    """Two-layer SiLU head fitted by Bradley-Terry (BaseReward, arXiv 2509.16127).
+
+    Attributes:
+        label_smoothing: a in (1 - a) · label + a · (1 - label), 0 to 0.5.
+        centering: weight of the penalty (r_c + r_r)² (arXiv 2502.10391; arXiv 2509.16127 found that it hurts).
+    """
+
+    kind: ClassVar[str] = "silu"
+    title: ClassVar[str] = "Bradley-Terry, two layers with SiLU (BaseReward)"
+
+    label_smoothing: float = 0.0
+    centering: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DirectionalConfig(SiLUConfig):
+    """Two-layer SiLU head, corrected along the direction that raises its rewards most (after arXiv 2512.24146).
+
+    Attributes:
+        extrapolation: w in h(e - b) + w (h(e + b) - h(e - b)).
+    """
+
+    kind: ClassVar[str] = "directional"
+    title: ClassVar[str] = "two-layer SiLU head, its favorite direction made unprofitable (D2-Align)"
+
+    extrapolation: float = 1.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require(math.isfinite(self.extrapolation), "extrapolation", "a number")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrototypesConfig(_TwoLayerConfig):
+    """Ideal points of users (the pairs' sources) as mixtures of prototypes (PAL, arXiv 2406.08469).
+
+    Attributes:
+        prototypes: number of prototypes.
+        dimension: dimension of the ideal points.
+    """
+
+    kind: ClassVar[str] = "prototypes"
+    title: ClassVar[str] = "ideal points of users as mixtures of prototypes (PAL)"
+
+    prototypes: int = 2
+    dimension: int = 16
+
+
+#: Kind to config, the energy first.
+HEADS: dict[str, type[HeadConfig]] = {
+    config.kind: config
+    for config in (
+        EnergyConfig, LinearConfig, SiLUConfig, GaussianConfig, BayesianConfig, AttributesConfig, BinaryConfig,
+        AnchoredConfig, MinNormConfig, PrototypesConfig, DirectionalConfig,
     )
+}  # fmt: skip
+
+
+# -- the same for every head -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FitConfig(_Config):
+    """How pairs are divided, filtered and weighted, whatever the head.
+
+    Attributes:
+        validation_fraction: share of the prompts held out to choose the epoch or penalty, where the data name no such
+            split.
+        test_fraction: share of the prompts held out to measure the result, where the data name no such split.
+        filter_conflicts: keep only the training pairs whose label the base RM agrees with (the paper). The energy's
+            joint objective allows for wrong labels by itself.
+        strength: how annotators' strength of preference enters the loss, scaled to mean 1 over the pairs that have
+            one. weight: multiplies the pair's loss (scaled Bradley-Terry, arXiv 2410.01257); margin: is added to the
+            pair's margin; off: not at all.
+        seed: seed of initial weights, shuffling, resampling, noise and dropout, and of the split.
+    """
+
+    validation_fraction: float = 0.1
+    test_fraction: float = 0.2
+    filter_conflicts: bool = False
+    strength: Literal["weight", "margin", "off"] = "weight"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self._choices()
+        for name in ("validation_fraction", "test_fraction"):
+            self._require(0.0 < getattr(self, name) < 0.5, name, "between 0 and 0.5")
+        self._at_least(0, "seed")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return _to_dict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> FitConfig:
+        """The config whose :meth:`to_dict` these values are; an unknown field is a ConfigError."""
+        return _read(cls, values)
+
+
+def head_config(values: Mapping[str, Any]) -> HeadConfig:
+    """The config whose :meth:`HeadConfig.to_dict` these values are, also after JSON.
+
+    Raises:
+        ConfigError: an unknown kind or field, or a value out of range.
+    """
+    kind = values.get("kind")
+    if kind not in HEADS:
+        raise ConfigError(f"There is no head of kind {kind!r}; the kinds are {', '.join(HEADS)}.")
+    return _read(HEADS[kind], values)
+
+
+def _to_dict(config: Any) -> dict[str, Any]:
+    kind = {"kind": config.kind} if hasattr(config, "kind") else {}
+    values = {field.name: getattr(config, field.name) for field in fields(config)}
+    return kind | {name: _to_dict(v) if isinstance(v, _Config) else v for name, v in values.items()}
+
+
+def _read(config: Any, values: Mapping[str, Any]) -> Any:
+    """A config of this class; JSON's lists become tuples."""
+    known = {field.name: field for field in fields(config)}
+    unknown = set(values) - set(known) - {"kind"}
+    if unknown:
+        raise ConfigError(
+            f"{config.__name__} has no field {', '.join(sorted(unknown))}; it has {', '.join(known) or 'none'}."
+        )
+    read: dict[str, Any] = {}
+    for name, value in values.items():
+        if name == "kind":
+            continue
+        if isinstance(value, Mapping):
+            inner: Any = OBJECTIVES.get(value.get("kind", "")) if name == "objective" else type(known[name].default)
+            if inner is None:
+                raise ConfigError(f"There is no objective {value.get('kind')!r}; there are {', '.join(OBJECTIVES)}.")
+            value = _read(inner, value)
+        read[name] = tuple(value) if isinstance(value, list) else value
+    return config(**read)

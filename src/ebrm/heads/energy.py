@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from ebrm.heads.ascent import ascend, starting_reward
-from ebrm.heads.config import FitConfig, InferenceConfig, NetworkConfig
 from ebrm.heads.fusion import Fusion, weigh
 from ebrm.heads.grid import Curves, Posterior, grid_nodes, posterior
 from ebrm.heads.interpolation import MISFIT, Interpolation, find_interpolation
 from ebrm.heads.network import EnergyNetwork
+from ebrm.heads.old_config import FitConfig, InferenceConfig, NetworkConfig
 from ebrm.heads.rows import EmbeddingSource
 from ebrm.heads.standardize import Standardizer
 

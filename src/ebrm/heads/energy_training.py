@@ -17,12 +17,12 @@ from torch import Tensor
 
 from ebrm.errors import ModelError
 from ebrm.heads.checkpoint import load_checkpoint, save_checkpoint
-from ebrm.heads.config import FitConfig, InferenceConfig, NetworkConfig
 from ebrm.heads.energy import RewardDensity
 from ebrm.heads.fusion import UNMEASURED, choose_fusion
 from ebrm.heads.held_out import held_out_densities, validate
 from ebrm.heads.noise import MixtureNoise
 from ebrm.heads.objective import joint_step_losses, likelihood_step_losses, nce_step_losses
+from ebrm.heads.old_config import FitConfig, InferenceConfig, NetworkConfig
 from ebrm.heads.rows import EmbeddingSource, rows_at_once
 from ebrm.utils.progress_bar import progress
 

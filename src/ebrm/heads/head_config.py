@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ebrm.heads.config import require
+from ebrm.heads.old_config import require
 
 HeadKind = Literal[
     "linear",

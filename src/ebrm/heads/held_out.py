@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ebrm.heads.config import InferenceConfig
 from ebrm.heads.energy import RewardDensity
 from ebrm.heads.fusion import HeldOut
 from ebrm.heads.grid import Posterior
 from ebrm.heads.objective import noisy_preference_nll
+from ebrm.heads.old_config import InferenceConfig
 from ebrm.heads.rows import EmbeddingSource, rows_at_once
 
 if TYPE_CHECKING:

@@ -7,11 +7,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ebrm.heads.config import InferenceConfig, NetworkConfig
 from ebrm.heads.energy import Refinement, RewardDensity
 from ebrm.heads.fusion import Fusion
 from ebrm.heads.grid import Posterior
 from ebrm.heads.head_config import HeadConfig
+from ebrm.heads.old_config import InferenceConfig, NetworkConfig
 from ebrm.heads.registry import load_head
 from ebrm.heads.rows import EmbeddingSource
 from ebrm.heads.standardize import Standardizer
