@@ -1,10 +1,14 @@
-"""What a user sees when something they gave cannot be used.
+"""Exceptions for what a user can correct, and how their texts name settings.
 
-Every error that the user can mend derives from :class:`EBRMError`; the command line prints its text as one
-paragraph and exits with code 2. Anything else that is raised is a defect of ours and keeps its traceback.
+Every such exception derives from :class:`EBRMError`; the command line prints its text as one paragraph and exits with
+code 2. Anything else that is raised is a defect of ours and keeps its traceback. A text names a setting by its field or
+argument, in backticks; the command line shows the option instead.
 """
 
 from __future__ import annotations
+
+import json
+from typing import Any
 
 
 class EBRMError(Exception):
@@ -41,3 +45,8 @@ class ConfigError(EBRMError):
 
 class ServerError(EBRMError):
     """A server that cannot be reached, does not answer, or answers something else than was asked for."""
+
+
+def setting(name: str, value: Any) -> str:
+    """A field or argument with a value, as error texts write it: `bad_rows="skip"`, in backticks."""
+    return f"`{name}={json.dumps(value, ensure_ascii=False)}`"

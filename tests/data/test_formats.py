@@ -278,13 +278,13 @@ def test_a_mapping_to_labelled_columns_wins_over_other_columns() -> None:
 @pytest.mark.parametrize(
     ("seen", "mapping", "options"),
     [
-        (["question", "chosen", "rejected"], {}, "`--column prompt=question`"),
+        (["question", "chosen", "rejected"], {}, '`columns={"prompt": "question"}`'),
         (
             ["question", "response_A", "response_B", "label"],
             {},
-            "`--column prompt=question --column a=response_A --column b=response_B`",
+            '`columns={"prompt": "question", "a": "response_A", "b": "response_B"}`',
         ),
-        (["x", "y"], {}, "`--column prompt=question`"),
+        (["x", "y"], {}, '`columns={"prompt": "question"}`'),
         (["prompt", "chosen"], {"rejected": "worse"}, "rejected=worse"),
     ],
 )

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import replace
 
 import pytest
 
-from ebrm.data import BadRow, PreferenceConfig, Preferences, RowProblem, TextConfig, conversation, schema
+from ebrm.data import COLUMN_NAMES, BadRow, PreferenceConfig, Preferences, RowProblem, TextConfig, conversation, schema
 from ebrm.data.schema import Preference, PreferenceReport
-from ebrm.errors import ConfigError
+from ebrm.errors import ConfigError, setting
 
 ASK = ({"role": "user", "content": "2+2?"},)
 PAIR = Preference(ASK, "4", "5", 0.5, "sums", "maths", "f.jsonl:1", "train")
@@ -162,6 +163,16 @@ def test_settings_refuse_what_they_do_not_know() -> None:
     for wrong in ({"bos": "no"}, {"eos": "strip"}, {"truncation": "right"}, {"max_length": 0}):
         with pytest.raises(ConfigError):
             TextConfig(**wrong)
+
+
+def test_the_docstring_of_the_columns_names_them_all() -> None:
+    listed = re.search(r"Our names: (.*?)\.", " ".join((PreferenceConfig.__doc__ or "").split()))
+    assert listed and listed[1].split(", ") == list(COLUMN_NAMES)
+
+
+def test_an_error_writes_a_setting_as_python_in_backticks() -> None:
+    assert setting("bad_rows", "skip") == '`bad_rows="skip"`'
+    assert setting("columns", {"prompt": "Frage ü"}) == '`columns={"prompt": "Frage ü"}`'
 
 
 def test_a_conversation_shows_its_roles_only_where_there_are_several_turns() -> None:

@@ -284,7 +284,7 @@ def test_what_is_on_disk_wins_over_a_hub_name(hub: Hub, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("data/train.jsonl", r"no file or folder 'data/train.jsonl' .*Hub was not asked.*data/train\.jsonl@main"),
+        ("data/train.jsonl", r"no file or folder 'data/train.jsonl' .*Hub was not tried.*data/train\.jsonl@main"),
         ("train.parquet", r"no file or folder .*Hub data set either \(owner/name"),
         ("squad", r"no file or folder .*Hub data set either"),
         ("/tmp/no/such/file.jsonl", r"no file or folder .*Hub data set either"),

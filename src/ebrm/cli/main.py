@@ -7,8 +7,10 @@ kept · 1 a defect of ours, with its traceback.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -92,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def explain(error: BaseException) -> str | None:
     """The paragraph for an error the user can mend; None for a defect of ours."""
     if isinstance(error, EBRMError):
-        return str(error)
+        return as_options(str(error))
     usage = _usage_error()
     if isinstance(error, usage):
         context = getattr(error, "ctx", None)
@@ -104,6 +106,23 @@ def explain(error: BaseException) -> str | None:
         what = f"{os.strerror(number)}{f': {place}' if place else ''}"
         return f"{what}. {_ADVICE[number]}"
     return None
+
+
+def as_options(text: str) -> str:
+    """An error's text with settings as they are typed: `bad_rows="skip"` becomes `--bad-rows skip`."""
+    parts, end = [], 0
+    for found in re.finditer(r"`(\w+)=(?=\S)", text):
+        try:
+            value, stop = json.JSONDecoder().raw_decode(text, found.end())
+        except ValueError:
+            continue
+        if text[stop : stop + 1] == "`" and found.start() >= end:
+            items = value.items() if isinstance(value, dict) else [(None, value)]
+            flag = "--" + (found[1].removesuffix("s") if isinstance(value, dict) else found[1]).replace("_", "-")
+            typed = (shlex.quote(f"{value}" if name is None else f"{name}={value}") for name, value in items)
+            parts += [text[end : found.start()], "`", " ".join(f"{flag} {item}" for item in typed)]
+            end = stop
+    return "".join([*parts, text[end:]])
 
 
 def _usage_error() -> type[Exception]:

@@ -14,6 +14,7 @@ import dataclasses
 import difflib
 import functools
 import inspect
+import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -135,12 +136,20 @@ def settings_of(
                 flag="",
                 hint=hint,
                 default=None if stage in saved else _default(field),
-                help=field.metadata.get("help", ""),
+                help=field.metadata.get("help") or _documented(kind).get(field.name, ""),
                 choices=tuple(field.metadata.get("choices", ())),
             )
             flag = key.removesuffix("s") if setting.is_mapping else key
             found.append(dataclasses.replace(setting, flag="--" + flag.replace("_", "-")))
     return found
+
+
+def _documented(kind: type) -> dict[str, str]:
+    """Field -> what the `Attributes:` section of its class's docstring says of it."""
+    _, _, section = inspect.cleandoc(kind.__doc__ or "").partition("\nAttributes:\n")
+    section = re.split(r"\n(?=\S)", section, maxsplit=1)[0]
+    entries = re.findall(r"^    (\w+): (.+(?:\n {8}.+)*)", section, re.M)
+    return {name: " ".join(text.split()) for name, text in entries}
 
 
 def command(

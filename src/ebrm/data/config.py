@@ -1,11 +1,11 @@
-"""What a user can choose about reading preferences and about turning text into tokens (no heavy imports)."""
+"""Configuration of reading preference pairs, and of templates, special tokens and lengths."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from ebrm.errors import ConfigError
+from ebrm.errors import ConfigError, setting
 
 BadRows = Literal["stop", "skip"]
 Bos = Literal["auto", "keep", "strip"]
@@ -31,36 +31,24 @@ COLUMN_NAMES: dict[str, str] = {
 class PreferenceConfig:
     """How preference pairs are read.
 
+    Attributes:
+        split: Split to read. Unset: `train` of a Hub data set, every row of local data. Set: that split of a Hub data
+            set, or the local rows whose `split` column holds this name.
+        columns: Where a column has another name in the data: our name = its name (prompt=question, a=response_A,
+            b=response_B, label=label). Our names: prompt, chosen, rejected, a, b, label, strength, source, category,
+            split.
+        bad_rows: Rows that cannot be used: `stop` and list them, or `skip` and count them.
+        limit: Keep at most this many rows, chosen prompt by prompt with a fixed hash. A prompt's rows stay together,
+            and at least one prompt is kept. Unset: all.
+
     Raises:
         ConfigError: a value outside its range, or a column name that is not one of `COLUMN_NAMES`.
-
     """
 
-    split: str | None = field(
-        default=None,
-        metadata={
-            "help": "Split to read. Unset: `train` of a Hub data set, every row of local data. "
-            "Set: that split of a Hub data set, or the local rows whose `split` column holds this name."
-        },
-    )
-    columns: dict[str, str] = field(
-        default_factory=dict,
-        metadata={
-            "help": "Where a column has another name in the data: our name = its name (prompt=question, "
-            "a=response_A, b=response_B, label=label). Our names: " + ", ".join(COLUMN_NAMES) + "."
-        },
-    )
-    bad_rows: BadRows = field(
-        default="stop",
-        metadata={"help": "Rows that cannot be used: `stop` and list them, or `skip` and count them."},
-    )
-    limit: int | None = field(
-        default=None,
-        metadata={
-            "help": "Keep at most this many rows, chosen prompt by prompt with a fixed hash. A prompt's rows stay "
-            "together, and at least one prompt is kept. Unset: all."
-        },
-    )
+    split: str | None = None
+    columns: dict[str, str] = field(default_factory=dict)
+    bad_rows: BadRows = "stop"
+    limit: int | None = None
 
     def __post_init__(self) -> None:
         _one_of("bad_rows", self.bad_rows, BadRows)
@@ -70,7 +58,7 @@ class PreferenceConfig:
             if ours not in COLUMN_NAMES:
                 raise ConfigError(
                     f"columns has {ours}={theirs}, but {ours!r} is not one of our column names "
-                    f"({', '.join(COLUMN_NAMES)}). Our name comes first: `--column prompt=question`."
+                    f"({', '.join(COLUMN_NAMES)}). Our name comes first: {setting('columns', {'prompt': 'question'})}."
                 )
 
 
@@ -78,48 +66,29 @@ class PreferenceConfig:
 class TextConfig:
     """How a prompt and a response become token ids.
 
+    Attributes:
+        template: Chat template. Unset (or `auto`): the tokenizer's own if it has one, else the plain format. `plain`
+            forces the plain format; anything else is a Jinja template's source.
+        template_kwargs: Arguments passed to the chat template (enable_thinking=false).
+        bos: Start-of-text token. `auto`: exactly one where the tokenizer uses one; `keep`: whatever the template and
+            tokenizer give; `strip`: none.
+        eos: End-of-text token. `auto` and `keep`: what the template and tokenizer give; `append`: the text ends with
+            exactly one.
+        truncation: Texts over max_length: `error` stops and names the text, `prompt_left` cuts the prompt's beginning
+            (never the response), `drop` leaves the row out and counts it. Unset: error, but drop for the `demo`
+            model, which takes 512 tokens only.
+        max_length: Longest text, in tokens. Unset: the model's own limit.
+
     Raises:
         ConfigError: a value outside its range.
-
     """
 
-    template: str | None = field(
-        default=None,
-        metadata={
-            "help": "Chat template. Unset (or `auto`): the tokenizer's own if it has one, else the plain format. "
-            "`plain` forces the plain format; anything else is a Jinja template's source."
-        },
-    )
-    template_kwargs: dict[str, Any] = field(
-        default_factory=dict,
-        metadata={"help": "Arguments passed to the chat template (enable_thinking=false)."},
-    )
-    bos: Bos = field(
-        default="auto",
-        metadata={
-            "help": "Start-of-text token. `auto`: exactly one where the tokenizer uses one; `keep`: whatever the "
-            "template and tokenizer give; `strip`: none."
-        },
-    )
-    eos: Eos = field(
-        default="auto",
-        metadata={
-            "help": "End-of-text token. `auto` and `keep`: what the template and tokenizer give; `append`: the text "
-            "ends with exactly one."
-        },
-    )
-    truncation: Truncation | None = field(
-        default=None,
-        metadata={
-            "help": "Texts over max_length: `error` stops and names the text, `prompt_left` cuts the prompt's "
-            "beginning (never the response), `drop` leaves the row out and counts it. Unset: error, but drop for "
-            "the `demo` model, which takes 512 tokens only."
-        },
-    )
-    max_length: int | None = field(
-        default=None,
-        metadata={"help": "Longest text, in tokens. Unset: the model's own limit."},
-    )
+    template: str | None = None
+    template_kwargs: dict[str, Any] = field(default_factory=dict)
+    bos: Bos = "auto"
+    eos: Eos = "auto"
+    truncation: Truncation | None = None
+    max_length: int | None = None
 
     def __post_init__(self) -> None:
         if self.template == "auto":

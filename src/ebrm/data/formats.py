@@ -1,4 +1,4 @@
-"""The shapes preference pairs come in, and how each is turned into (prompt, chosen, rejected).
+"""Formats of preference pairs, each turned into (prompt, chosen, rejected).
 
 Shapes (TRL's names): an *explicit* prompt has a column of its own, an *implicit* one is what both sides begin with;
 *standard* sides are strings, *conversational* ones are lists of messages. Two replies with a label are an explicit
@@ -24,6 +24,7 @@ from ebrm.data.schema import (
     check_strength,
     check_text,
 )
+from ebrm.errors import setting
 
 Layout = Literal["explicit", "implicit", "labeled"]
 
@@ -31,39 +32,15 @@ Layout = Literal["explicit", "implicit", "labeled"]
 _ALIASES = {"strength": ("strength", "margin")}
 
 # Names other data sets use, only to suggest a mapping.
-_USUAL_NAMES = {
-    "prompt": ("question", "instruction", "query", "input", "conversation_input", "context"),
-    "chosen": ("chosen_response", "response_chosen", "preferred", "winner_response", "best", "positive"),
-    "rejected": (
-        "rejected_response",
-        "response_rejected",
-        "reject",
-        "dispreferred",
-        "loser_response",
-        "negative",
-    ),
-    "a": (
-        "response_a",
-        "answer_a",
-        "completion_a",
-        "output_a",
-        "response_0",
-        "response_1",
-        "response1",
-        "answer_0",
-    ),
-    "b": (
-        "response_b",
-        "answer_b",
-        "completion_b",
-        "output_b",
-        "response_1",
-        "response_2",
-        "response2",
-        "answer_1",
-    ),
-    "label": ("label", "preference", "winner", "better", "better_response_id", "overall_preference"),
+_USUAL = {
+    "prompt": "question instruction query input conversation_input context",
+    "chosen": "chosen_response response_chosen preferred winner_response best positive",
+    "rejected": "rejected_response response_rejected reject dispreferred loser_response negative",
+    "a": "response_a answer_a completion_a output_a response_0 response_1 response1 answer_0",
+    "b": "response_b answer_b completion_b output_b response_1 response_2 response2 answer_1",
+    "label": "label preference winner better better_response_id overall_preference",
 }
+_USUAL_NAMES = {ours: tuple(names.split()) for ours, names in _USUAL.items()}
 
 USUAL_PROMPT_NAMES = _USUAL_NAMES["prompt"]
 COMMON_BEGINNING = "implicit prompt, standard (longest common beginning)"
@@ -106,7 +83,7 @@ class Columns:
         """What columns were seen, which were expected, and how to map them."""
         lower = {str(name).lower(): str(name) for name in seen}
         labeled = {"a", "b"} & self.mapping.keys() or any(name in lower for name in _USUAL_NAMES["a"])
-        options: list[str] = []
+        guesses: dict[str, str] = {}
         taken: set[str] = set()
         for ours in ("prompt", "a", "b", "label") if labeled else ("prompt", "chosen", "rejected"):
             if ours not in self.mapping and ours in seen:
@@ -115,14 +92,13 @@ class Columns:
             guess = next((lower[n.lower()] for n in names if n.lower() in lower.keys() - taken), None)
             if guess is not None:
                 taken.add(guess.lower())
-                options.append(f"--column {ours}={guess}")
-        shown = " ".join(options) or "--column prompt=question"
+                guesses[ours] = guess
         absent = [f"{ours}={theirs}" for ours, theirs in self.mapping.items() if theirs not in seen]
         mapped = f" The mapping names columns that are not there: {', '.join(absent)}." if absent else ""
         return (
             f"The columns are {', '.join(map(str, seen)) or 'none'}; expected prompt, chosen and rejected (the prompt "
             "may also be the common beginning of chosen and rejected), or prompt, a, b and label."
-            f"{mapped} Name the columns of the data with `{shown}`."
+            f"{mapped} Name the columns of the data with {setting('columns', guesses or {'prompt': 'question'})}."
         )
 
 
@@ -184,15 +160,12 @@ def _by_label(row: Mapping[str, Any], columns: Columns) -> tuple[tuple[Any, str]
     if label is None:
         raise RowProblem("missing", name, label)
     # True and False are not among the words: nothing says which reply `True` names.
-    said = str(label).strip().strip("[]").replace(" > ", ">").strip().lower()
-    if said in _BETTER_A:
+    word = str(label).strip().strip("[]").replace(" > ", ">").strip().lower()
+    if word in _BETTER_A:
         return a, b
-    if said in _BETTER_B:
+    if word in _BETTER_B:
         return b, a
-    raise RowProblem("tie" if said in _TIE else "label not understood", name, label)
-
-
-# ---- explicit prompt ----------------------------------------------------------------------------------------------
+    raise RowProblem("tie" if word in _TIE else "label not understood", name, label)
 
 
 def _explicit(
@@ -246,11 +219,11 @@ def _is_conversation(side: Any) -> bool:
 
 
 def _repeats(prompt: Any, messages: Sequence[Message]) -> bool:
-    """Whether a prompt column says what the conversation says: all of it, or one of its user turns."""
-    said = _messages_in(prompt) if isinstance(prompt, str) else prompt
-    if said is None:
+    """Whether a prompt column repeats the conversation, or one of its user turns."""
+    turns = _messages_in(prompt) if isinstance(prompt, str) else prompt
+    if turns is None:
         return any(m["role"] == "user" and m["content"].strip() == prompt.strip() for m in messages)
-    return isinstance(said, Sequence) and [dict(m) for m in said if isinstance(m, Mapping)] == list(messages)
+    return isinstance(turns, Sequence) and [dict(m) for m in turns if isinstance(m, Mapping)] == list(messages)
 
 
 def _messages_in(text: str) -> list[Any] | None:
@@ -263,9 +236,6 @@ def _messages_in(text: str) -> list[Any] | None:
         return None
     is_list = isinstance(value, list) and all(isinstance(m, dict) and {"role", "content"} <= m.keys() for m in value)
     return value if is_list and value else None
-
-
-# ---- implicit prompt ----------------------------------------------------------------------------------------------
 
 
 def _implicit(chosen: Any, rejected: Any, names: tuple[str, str]) -> tuple[list[Message], list[Any], str]:

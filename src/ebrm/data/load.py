@@ -1,13 +1,18 @@
-"""From any source to checked preferences: every row is either kept or counted, with the reason."""
+"""Preference pairs from any source, each row kept or counted with the reason; splits by prompt."""
 
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import sha256
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ebrm.data.config import PreferenceConfig
 from ebrm.data.formats import COMMON_BEGINNING, USUAL_PROMPT_NAMES, Columns, Layout, read_preference
@@ -21,8 +26,7 @@ from ebrm.data.schema import (
     count_kinds,
 )
 from ebrm.data.sources import Source, open_source
-from ebrm.data.split import hash_position
-from ebrm.errors import DataError
+from ebrm.errors import ConfigError, DataError, setting
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -32,16 +36,18 @@ logger = logging.getLogger(__name__)
 # After this many rows without the columns of a preference, the columns are wrong, not the rows.
 _PATIENCE = 100
 
+_SPAN = 2**64  # positions of `hash_position`
+
 
 def load_preferences(
-    source: str | Path | Dataset | list[dict[str, Any]], settings: PreferenceConfig | None = None
+    source: str | Path | Dataset | list[dict[str, Any]], config: PreferenceConfig | None = None
 ) -> Preferences:
     """Read preference pairs into the one checked schema.
 
     Args:
         source: A file, folder or glob (JSONL, JSON, CSV, Parquet), a Hub name `owner/name[:config][@revision]`, a
             `datasets.Dataset`, or a list of dicts; see `sources.open_source`.
-        settings: See `PreferenceConfig`; defaults apply if None.
+        config: See `PreferenceConfig`; defaults apply if None.
 
     Returns:
         The pairs in the order read, and the report: format, counts, bad rows, exact repeats (which are kept).
@@ -51,19 +57,19 @@ def load_preferences(
             `bad_rows="stop"`; no good row at all.
 
     """
-    settings = settings or PreferenceConfig()
-    opened = open_source(source, settings)
-    rows, shapes, kinds, examples, read = _read(opened, settings)
+    config = config or PreferenceConfig()
+    opened = open_source(source, config)
+    rows, shapes, kinds, examples, read = _read(opened, config)
     if read == 0:
         raise DataError(f"{opened.origin} holds no rows. Check that it is the file meant and is complete.")
-    if kinds and (settings.bad_rows == "stop" or not rows):
+    if kinds and (config.bad_rows == "stop" or not rows):
         raise DataError(_explain_bad_rows(opened.origin, read, kinds, examples))
     good = len(rows)
-    if settings.limit is not None:
-        rows = limit_by_prompt(rows, settings.limit)
+    if config.limit is not None:
+        rows = limit_by_prompt(rows, config.limit)
     report = PreferenceReport(
         origin=opened.origin,
-        format=_said(shapes),
+        format=_format(shapes),
         read=read,
         kept=len(rows),
         skipped=dict(kinds),
@@ -78,16 +84,16 @@ def load_preferences(
 
 
 def _read(
-    source: Source, settings: PreferenceConfig
+    source: Source, config: PreferenceConfig
 ) -> tuple[list[Preference], Counter[str], Counter[str], list[BadRow], int]:
-    columns = Columns(settings.columns)
+    columns = Columns(config.columns)
     layout: Layout | None = None
     waiting: list[tuple[str, dict[str, Any]]] = []  # rows before the first with the columns of a preference
     rows: list[Preference] = []
     shapes: Counter[str] = Counter()
     kinds: Counter[str] = Counter()
     examples: list[BadRow] = []
-    unseen = set(settings.columns)  # our names whose mapped column no row has shown yet
+    unseen = set(config.columns)  # our names whose mapped column no row has shown yet
     first_columns: list[str] = []
     read = 0
 
@@ -108,7 +114,7 @@ def _read(
         read += 1
         first_columns = first_columns or list(row)
         if unseen:
-            unseen = {ours for ours in unseen if settings.columns[ours] not in row}
+            unseen = {ours for ours in unseen if config.columns[ours] not in row}
         layout = layout or columns.layout(row)
         if layout is None:
             waiting.append((where, row))
@@ -123,9 +129,9 @@ def _read(
         seen = list(dict.fromkeys(name for _, row in waiting for name in row))
         raise DataError(f"{source.origin} does not hold preferences that can be found. {columns.explain(seen)}")
     if read and unseen:
-        missing = " ".join(f"--column {ours}={settings.columns[ours]}" for ours in sorted(unseen))
+        missing = {ours: config.columns[ours] for ours in sorted(unseen)}
         raise DataError(
-            f"`{missing}` names what no row of {source.origin} has. The first row's columns are "
+            f"{setting('columns', missing)} names what no row of {source.origin} has. The first row's columns are "
             f"{', '.join(map(str, first_columns))}."
         )
     overlooked = next((name for name in first_columns if name in USUAL_PROMPT_NAMES), None)
@@ -133,8 +139,8 @@ def _read(
         # Two replies that both start with "The" would otherwise yield the prompt "The ".
         raise DataError(
             f"{source.origin} has no column prompt, so the prompt would be what chosen and rejected both begin with; "
-            f"but its column {overlooked!r} looks like the prompt. Say `--column prompt={overlooked}`; if it is not "
-            "the prompt, rename it."
+            f"but its column {overlooked!r} looks like the prompt. Set {setting('columns', {'prompt': overlooked})}; "
+            "if it is not the prompt, rename it."
         )
     return rows, shapes, kinds, examples, read
 
@@ -144,16 +150,17 @@ def _explain_bad_rows(origin: str, read: int, kinds: Counter[str], examples: lis
     shown = "The first:" if bad > len(examples) else "They are:"
     listed = "".join(f"\n  {row}" for row in examples)
     if bad == read:
-        way_out = "No row is left to use: check the file and the column names (`--column prompt=question`)."
+        example = setting("columns", {"prompt": "question"})
+        way_out = f"No row is left to use: check the file and the column names ({example})."
     else:
-        way_out = "Mend them, or leave them out and have them counted with `--bad-rows skip`."
+        way_out = f"Mend them, or leave them out and have them counted with {setting('bad_rows', 'skip')}."
     return (
         f"{origin}: {bad:,} of {read:,} rows cannot be used ({count_kinds(kinds)}). {shown} (row, field: kind, "
         f"value){listed}\n{way_out}"
     )
 
 
-def _said(shapes: Counter[str]) -> str:
+def _format(shapes: Counter[str]) -> str:
     if len(shapes) == 1:
         return next(iter(shapes))
     return "mixed: " + "; ".join(f"{shape} ({count:,} rows)" for shape, count in shapes.most_common())
@@ -187,3 +194,46 @@ def limit_by_prompt(rows: list[Preference], limit: int) -> list[Preference]:
             break
         kept += by_prompt[prompt]
     return [rows[i] for i in sorted(kept)]
+
+
+def hash_position(text: str) -> int:
+    """Where `text` falls among 2**64 equal places: the first 8 bytes of its SHA-256."""
+    return int.from_bytes(sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")
+
+
+def split_by_prompt(
+    prompt_ids: Sequence[str], fractions: dict[str, float], seed: int
+) -> dict[str, np.ndarray]:  # int64 row indices, ascending
+    """Divide rows into named parts so that all rows of a prompt are in one part, which no comparison may straddle.
+
+    The part depends on nothing but (seed, prompt_id), so it stays when rows are added, removed or reordered.
+    Parts hold their fraction of the *prompts* in expectation; with few prompts a part may be empty.
+
+    Args:
+        prompt_ids: One id a row.
+        fractions: Part name to its share of prompts, at least 0 each, summing to 1. Their order counts: it lays the
+            parts out along the hash.
+        seed: Another seed gives an independent split.
+
+    Returns:
+        The rows of every part, ascending int64 indices; together every row exactly once.
+
+    Raises:
+        ConfigError: a negative or non-finite fraction, or a sum other than 1.
+
+    """
+    shares = list(fractions.values())
+    if not shares or any(not (math.isfinite(s) and s >= 0) for s in shares) or abs(math.fsum(shares) - 1) > 1e-9:
+        raise ConfigError(f"fractions are {fractions}; they must each be 0 or more and sum to 1.")
+    bounds = [min(round(total * _SPAN), _SPAN) for total in accumulate(shares)]
+    # Rounding may leave the sum just under 1; whatever lies beyond the last part that has a share is that part's.
+    last = max(i for i, share in enumerate(shares) if share > 0)
+    bounds[last:] = [_SPAN] * (len(bounds) - last)
+    names = list(fractions)
+    part_of: dict[str, int] = {}
+    for prompt in prompt_ids:
+        if prompt not in part_of:
+            position = hash_position(f"split:{seed}:{prompt}")
+            part_of[prompt] = next(i for i, bound in enumerate(bounds) if position < bound)
+    parts = np.fromiter((part_of[prompt] for prompt in prompt_ids), dtype=np.int64, count=len(prompt_ids))
+    return {name: np.flatnonzero(parts == i) for i, name in enumerate(names)}

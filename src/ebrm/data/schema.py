@@ -1,4 +1,4 @@
-"""The one form every preference takes after reading, the checks it has passed, and the report of the reading."""
+"""Schema of preference pairs: the checked pair, checks of its fields, and the report of a reading."""
 
 from __future__ import annotations
 
@@ -90,10 +90,10 @@ class BadRow:
 
 @dataclass(frozen=True)
 class PreferenceReport:
-    """What was read, in which format, and what was left out: `read = kept + skipped + limited`.
+    """Counts of a reading, its format and the rows left out: `read = kept + skipped + limited`.
 
     Attributes:
-        origin: The source, said in words.
+        origin: The source's name in messages.
         format: The detected format, such as "explicit prompt, conversational".
         read: Rows of the chosen split.
         kept: Rows in the result.
@@ -210,8 +210,8 @@ def check_encodable(value: str, field: str) -> str:
 def check_messages(value: object, field: str) -> list[Message]:
     """A non-empty list of messages, reduced to role and content.
 
-    Further keys (time stamps, names) are left out, except tool calls: they are part of what was said and have no
-    place in a text, so they are a problem. A system message may be empty, as some templates expect.
+    Further keys (time stamps, names) are left out, except tool calls: they are part of the conversation and have
+    no place in a text, so they are a problem. A system message may be empty, as some templates expect.
 
     Raises:
         RowProblem: missing, not a list of messages, unknown role, tool calls, or a content `check_text` refuses.

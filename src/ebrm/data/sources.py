@@ -1,23 +1,35 @@
-"""Rows out of whatever the user names: files, folders, globs, a Hub data set, a `Dataset`, a list of dicts.
+"""Rows of files (JSON lines, JSON, CSV, Parquet), folders, globs, Hub data sets, a `Dataset` or a list of dicts.
 
-Nothing here knows what a preference is: `read_rows` serves every command that takes rows in.
+Every row comes with its place, `file.jsonl:12`. Nothing here knows preferences: `read_rows` serves all that takes rows
+in. A file that is not what its name says stops the reading whatever is done about bad rows: past the damage nothing
+can be trusted to be a row.
 """
 
 from __future__ import annotations
 
+import csv
 import glob
+import gzip
+import json
 import os
 import re
 import sys
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TextIO, cast
 
 from ebrm.data.config import PreferenceConfig
-from ebrm.data.readers import READERS, LocatedRow, kind_of, one_line, reader_of
 from ebrm.data.schema import shorten
-from ebrm.errors import DataError
+from ebrm.errors import DataError, setting
+
+Row = dict[str, Any]
+LocatedRow = tuple[str, Row]  # ("file.jsonl:12", row)
+Reader = Callable[[Path, str], Iterator[LocatedRow]]  # (the file, its name in `where`)
+
+_PARQUET_BATCH = 256  # rows in memory at a time; a row may hold megabytes
+_DAMAGE = (OSError, EOFError, zlib.error)
 
 _HUB_NAME = re.compile(
     r"(?P<name>[A-Za-z0-9][\w.-]*/[\w.-]+)(?::(?P<config>[^@:/\s]+))?(?:@(?P<revision>[^@\s]+))?", re.ASCII
@@ -26,10 +38,10 @@ _HUB_NAME = re.compile(
 
 @dataclass(frozen=True)
 class Source:
-    """Where rows come from, decided but not yet read.
+    """A recognized source of rows, not yet read.
 
     Attributes:
-        origin: The source, said in words.
+        origin: Its name in messages.
         split: The Hub split being read; None for local data.
         rows: Starts reading; yields (where, row). `where` is `file:N` with N the line (JSONL, CSV) or the row (JSON,
             Parquet) from 1, or `rows[i]`, `dataset[i]`, `owner/name split[i]` with i from 0.
@@ -41,60 +53,57 @@ class Source:
     rows: Callable[[], Iterator[LocatedRow]]
 
 
-def read_rows(source: Any, settings: PreferenceConfig | None = None) -> Iterator[LocatedRow]:
+def read_rows(source: Any, config: PreferenceConfig | None = None) -> Iterator[LocatedRow]:
     """Read rows one after another, with where each stands; the rows are not checked or changed.
 
-    JSONL, CSV and Parquet are streamed; a JSON array is read whole. Of the settings only `split` matters here (and
+    JSONL, CSV and Parquet are streamed; a JSON array is read whole. Of `config` only `split` matters here (and
     the name `columns` gives that column).
 
     Args:
         source: As for `open_source`.
-        settings: See `PreferenceConfig`; defaults apply if None.
+        config: See `PreferenceConfig`; defaults apply if None.
 
     Raises:
         DataError: no such source, or a file that is not what its name says, with the file and line.
 
     """
-    return open_source(source, settings).rows()
+    return open_source(source, config).rows()
 
 
-def open_source(source: Any, settings: PreferenceConfig | None = None) -> Source:
-    """Decide what `source` is.
+def open_source(source: Any, config: PreferenceConfig | None = None) -> Source:
+    """Recognize a source, without reading it.
 
     Args:
         source: A path to a file (.jsonl, .ndjson, .json, .csv, .tsv, .parquet; text also with .gz), a folder (one
             kind of file, searched recursively; or one written by `Dataset.save_to_disk`), a glob, a Hub name
             `owner/name[:config][@revision]`, a `datasets.Dataset`, or a list of dicts. What exists on disk wins over
             a Hub name; a `Path` is never a Hub name.
-        settings: `split` picks a Hub split (unset: train) or filters local rows on their `split` column (unset: all).
+        config: `split` picks a Hub split (unset: train) or filters local rows on their `split` column (unset: all).
 
     Raises:
         DataError: `source` is none of these, or the Hub does not give it.
 
     """
-    settings = settings or PreferenceConfig()
+    config = config or PreferenceConfig()
     if isinstance(source, (str, os.PathLike)):
-        return _open_named(source, settings)
+        return _open_named(source, config)
     datasets = sys.modules.get("datasets")  # whoever holds a Dataset has imported it; no one else needs to
     if datasets is not None and isinstance(source, (datasets.DatasetDict, datasets.IterableDatasetDict)):
-        return _open_dataset_dict(source, "DatasetDict", settings)
+        return _open_dataset_dict(source, "DatasetDict", config)
     if datasets is not None and isinstance(source, (datasets.Dataset, datasets.IterableDataset)):
-        return _local(f"Dataset ({source.info.dataset_name or 'unnamed'})", _dataset(source, "dataset"), settings)
+        return _local(f"Dataset ({source.info.dataset_name or 'unnamed'})", _dataset(source, "dataset"), config)
     if isinstance(source, (list, tuple)):
-        return _local(f"list of {len(source):,} rows", lambda: _list(source), settings)
+        return _local(f"list of {len(source):,} rows", lambda: _list(source), config)
     raise DataError(
         f"The data are given as {type(source).__name__}; expected a path, a glob, a Hub name "
         "(owner/name[:config][@revision]), a datasets.Dataset or a list of dicts."
     )
 
 
-# ---- names: disk first, then the Hub ------------------------------------------------------------------------------
-
-
-def _open_named(source: str | os.PathLike[str], settings: PreferenceConfig) -> Source:
+def _open_named(source: str | os.PathLike[str], config: PreferenceConfig) -> Source:
     name = os.fspath(source)
     try:
-        local = _open_local(name, settings)
+        local = _open_local(name, config)
     except OSError as error:
         raise DataError(
             f"{name!r} cannot be looked at: {one_line(error)} Check the path and its permissions."
@@ -113,48 +122,48 @@ def _open_named(source: str | os.PathLike[str], settings: PreferenceConfig) -> S
     if reader_of(Path(name)) is not None:
         raise DataError(
             f"{absent}. It could also be read as a Hub data set, but its ending says it is a file, so the Hub was not "
-            f"asked. Check the path; for a Hub data set of exactly this name write {name}@main."
+            f"tried. Check the path; for a Hub data set of exactly this name write {name}@main."
         )
-    return _open_hub(hub, absent, settings)
+    return _open_hub(hub, absent, config)
 
 
-def _open_local(name: str, settings: PreferenceConfig) -> Source | None:
+def _open_local(name: str, config: PreferenceConfig) -> Source | None:
     """What `name` is on this disk; None if it is nothing here."""
     if not name:
         raise DataError("The name of the data is empty; expected a path, a glob or a Hub name (owner/name).")
     path = Path(name).expanduser()
     if path.is_dir():
         if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
-            return _open_saved_dataset(path, settings)
-        return _open_files(name, _files_in(path), path, settings)
+            return _open_saved_dataset(path, config)
+        return _open_files(name, _files_in(path), path, config)
     if path.exists():
-        return _open_files(name, [path], path.parent, settings)
+        return _open_files(name, [path], path.parent, config)
     if not glob.has_magic(name):
         return None
     found = sorted(Path(p) for p in glob.glob(str(path), recursive=True) if os.path.isfile(p))
     if not found:
         raise DataError(f"No file matches the pattern {name!r} (looked from {Path.cwd()}). Check the pattern.")
-    return _open_files(name, found, Path(os.path.commonpath([p.parent for p in found])), settings)
+    return _open_files(name, found, Path(os.path.commonpath([p.parent for p in found])), config)
 
 
-def _open_hub(hub: re.Match[str], absent: str, settings: PreferenceConfig) -> Source:
+def _open_hub(hub: re.Match[str], absent: str, config: PreferenceConfig) -> Source:
     import datasets
 
-    name, config, revision = hub["name"], hub["config"], hub["revision"]
-    split = settings.split or "train"
-    said = name + (f", config {config}" if config else "") + (f", revision {revision}" if revision else "")
+    name, subset, revision = hub["name"], hub["config"], hub["revision"]
+    split = config.split or "train"
+    shown = name + (f", config {subset}" if subset else "") + (f", revision {revision}" if revision else "")
     try:
-        data = datasets.load_dataset(name, config, split=split, revision=revision)
+        data = datasets.load_dataset(name, subset, split=split, revision=revision)
     except Exception as error:  # noqa: BLE001 - network, authorization, config and split names: all outside us
         raise DataError(
-            f"{absent}, and read as a Hub data set, {said}, split {split}, it could not be loaded: "
-            f"{type(error).__name__}: {one_line(error)} Check the path or the name, choose another split with "
-            "`--split`, or a config with owner/name:config."
+            f"{absent}, and read as a Hub data set, {shown}, split {split}, it could not be loaded: "
+            f"{type(error).__name__}: {one_line(error)} Check the path or the name, choose another `split`, or a "
+            "config with owner/name:config."
         ) from error
-    return Source(f"Hub data set {said}, split {split}", split, _dataset(data, f"{name} {split}"))
+    return Source(f"Hub data set {shown}, split {split}", split, _dataset(data, f"{name} {split}"))
 
 
-def _open_saved_dataset(path: Path, settings: PreferenceConfig) -> Source:
+def _open_saved_dataset(path: Path, config: PreferenceConfig) -> Source:
     import datasets
 
     try:
@@ -165,20 +174,20 @@ def _open_saved_dataset(path: Path, settings: PreferenceConfig) -> Source:
             f"{type(error).__name__}: {one_line(error)}"
         ) from error
     if isinstance(data, datasets.DatasetDict):
-        return _open_dataset_dict(data, str(path), settings)
-    return _local(str(path), _dataset(data, path.name), settings)
+        return _open_dataset_dict(data, str(path), config)
+    return _local(str(path), _dataset(data, path.name), config)
 
 
-def _open_dataset_dict(data: Mapping[Any, Any], said: str, settings: PreferenceConfig) -> Source:
-    split = settings.split or "train"
+def _open_dataset_dict(data: Mapping[Any, Any], origin: str, config: PreferenceConfig) -> Source:
+    split = config.split or "train"
     if split not in data:
         raise DataError(
-            f"{said} has no split {split!r}; it has {', '.join(map(str, data))}. Choose one with `--split`."
+            f"{origin} has no split {split!r}; it has {', '.join(map(str, data))}. Set `split` to one of these."
         )
-    return Source(f"{said}, split {split}", split, _dataset(data[split], f"dataset {split}"))
+    return Source(f"{origin}, split {split}", split, _dataset(data[split], f"dataset {split}"))
 
 
-def _open_files(name: str, paths: list[Path], root: Path, settings: PreferenceConfig) -> Source:
+def _open_files(name: str, paths: list[Path], root: Path, config: PreferenceConfig) -> Source:
     readers = []
     for path in paths:
         reader = reader_of(path)
@@ -194,7 +203,7 @@ def _open_files(name: str, paths: list[Path], root: Path, settings: PreferenceCo
             yield from reader(path, _printable(str(path.relative_to(root))))
 
     files = "" if len(paths) == 1 else f" ({len(paths):,} files)"
-    return _local(_printable(name) + files, rows, settings)
+    return _local(_printable(name) + files, rows, config)
 
 
 def _files_in(folder: Path) -> list[Path]:
@@ -217,14 +226,11 @@ def _files_in(folder: Path) -> list[Path]:
     return found
 
 
-# ---- splits of local data -----------------------------------------------------------------------------------------
-
-
-def _local(origin: str, rows: Callable[[], Iterator[LocatedRow]], settings: PreferenceConfig) -> Source:
-    wanted = settings.split
+def _local(origin: str, rows: Callable[[], Iterator[LocatedRow]], config: PreferenceConfig) -> Source:
+    wanted = config.split
     if wanted is None:
         return Source(origin, None, rows)
-    column = settings.columns.get("split", "split")
+    column = config.columns.get("split", "split")
     return Source(f"{origin}, split {wanted}", None, lambda: _only(rows(), column, wanted, origin))
 
 
@@ -234,9 +240,9 @@ def _only(rows: Iterable[LocatedRow], column: str, wanted: str, origin: str) -> 
     for where, row in rows:
         if column not in row:
             raise DataError(
-                f"Split {wanted!r} is asked of {origin}, but {where} has no column {column!r} (columns: "
-                f"{_listed(row)}). Name the column with `--column split=…`, name the file of that split itself, or "
-                "leave `--split` out to read every row."
+                f"Split {wanted!r} of {origin} is wanted, but {where} has no column {column!r} (columns: "
+                f"{', '.join(map(str, row)) or 'none'}). Name the column with {setting('columns', {'split': '…'})}, "
+                "name the file of that split itself, or leave `split` out to read every row."
             )
         if row[column] == wanted:
             matched = True
@@ -246,11 +252,8 @@ def _only(rows: Iterable[LocatedRow], column: str, wanted: str, origin: str) -> 
     if seen and not matched:
         raise DataError(
             f"No row of {origin} has {wanted!r} in its column {column!r}; it holds {', '.join(sorted(seen))}. "
-            "Choose one of these with `--split`."
+            "Set `split` to one of these."
         )
-
-
-# ---- rows in memory --------------------------------------------------------------------------------------------
 
 
 def _list(source: Iterable[Any]) -> Iterator[LocatedRow]:
@@ -269,10 +272,175 @@ def _dataset(data: Any, label: str) -> Callable[[], Iterator[LocatedRow]]:
     return rows
 
 
-def _listed(row: Mapping[str, Any]) -> str:
-    return ", ".join(map(str, row)) or "none"
-
-
 def _printable(name: str) -> str:
     """A file name as text that can be written anywhere, though file names may hold any bytes."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def reader_of(path: Path) -> Reader | None:
+    """The reader for a file by the ending of its name, or None if there is none."""
+    if path.name.lower().endswith(".parquet.gz"):
+        return None
+    return READERS.get(kind_of(path))
+
+
+def kind_of(path: Path) -> str:
+    """The ending that says what a file holds, without `.gz`, in lower case: `.jsonl`."""
+    return os.path.splitext(path.name.lower().removesuffix(".gz"))[1]
+
+
+def one_line(error: BaseException) -> str:
+    """An error's text as one sentence."""
+    text = " ".join(str(error).split()) or "no reason given"
+    return text if text.endswith((".", "!", "?")) else text + "."
+
+
+def _jsonl(path: Path, label: str) -> Iterator[LocatedRow]:
+    try:
+        with _open_bytes(path) as handle:
+            yield from _json_lines(handle, label)
+    except _DAMAGE as error:
+        raise _unreadable(path, error) from error
+
+
+def _json_lines(lines: Iterable[bytes], label: str) -> Iterator[LocatedRow]:
+    # Bytes, because a line ends at \n and nowhere else: text may hold U+2028 and its kin.
+    for number, line in enumerate(lines, 1):
+        text = _decode(line, f"{label}:{number}", first=number == 1).strip()
+        if not text:
+            continue
+        hint = " If the file is one JSON array or object, name it .json." if text[0] == "[" or text == "{" else ""
+        try:
+            row = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise _not_json(error, text, label, number, hint) from error
+        if not isinstance(row, dict):
+            raise DataError(
+                f"{label}:{number} holds {type(row).__name__} {shorten(row)}; every line must be one JSON object.{hint}"
+            )
+        yield f"{label}:{number}", row
+
+
+def _json(path: Path, label: str) -> Iterator[LocatedRow]:
+    """An array of objects, one object, or (as many files named .json are) one object a line."""
+    try:
+        with _open_bytes(path) as handle:
+            data = handle.read()
+    except _DAMAGE as error:
+        raise _unreadable(path, error) from error
+    text = _decode(data, label, first=True)
+    if not text.strip():
+        return
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, json.JSONDecodeError) and error.msg == "Extra data":
+            yield from _json_lines(data.split(b"\n"), label)
+            return
+        raise _not_json(error, text, label, 1) from error
+    for number, row in enumerate(value if isinstance(value, list) else [value], 1):
+        if not isinstance(row, dict):
+            raise DataError(
+                f"{label}: element {number} is {type(row).__name__} {shorten(row)}; the file must hold an array of "
+                "JSON objects."
+            )
+        yield f"{label}:{number}", row
+
+
+def _not_json(error: BaseException, text: str, label: str, line: int, hint: str = "") -> DataError:
+    if isinstance(error, json.JSONDecodeError):
+        at = error.colno - 1
+        near = text.split("\n")[error.lineno - 1][max(at - 30, 0) : at + 30]
+        reason = f"{error.msg}, at column {error.colno}, near {near!r}."
+        line += error.lineno - 1
+    else:  # a number of thousands of digits, nesting without end
+        reason = one_line(error)
+    return DataError(f"{label}:{line} is not JSON that can be read: {reason}{hint} Mend or remove that line.")
+
+
+def _csv(path: Path, label: str, delimiter: str = ",") -> Iterator[LocatedRow]:
+    # The module's limit of 128 kB a field is there for all callers at once; a reply of 1 MB is a fair reply.
+    csv.field_size_limit(max(csv.field_size_limit(), 2**31 - 1))
+    line = 1
+    try:
+        with _open_text(path) as handle:
+            reader = csv.reader(handle, delimiter=delimiter, strict=True)
+            header = next(reader, None)
+            if header is None:
+                return
+            if len(set(header)) < len(header):
+                raise DataError(f"{label}:1 names a column twice: {', '.join(header)}. Column names must differ.")
+            line = reader.line_num + 1
+            for values in reader:
+                if values and len(values) != len(header):
+                    raise DataError(
+                        f"{label}:{line} has {len(values)} fields, the header has {len(header)} "
+                        f"({', '.join(header)}). Mend that line; a field with a comma or line break needs quotes."
+                    )
+                if values:
+                    yield f"{label}:{line}", dict(zip(header, values, strict=True))
+                line = reader.line_num + 1
+    except csv.Error as error:
+        raise DataError(f"{label}:{line} is not CSV: {one_line(error)} Mend that line.") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{label}, near line {line}, is not UTF-8: {one_line(error)} Convert the file.") from error
+    except _DAMAGE as error:
+        raise _unreadable(path, error) from error
+
+
+def _tsv(path: Path, label: str) -> Iterator[LocatedRow]:
+    return _csv(path, label, delimiter="\t")
+
+
+def _parquet(path: Path, label: str) -> Iterator[LocatedRow]:
+    import pyarrow
+    import pyarrow.parquet
+
+    number = 0
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=_PARQUET_BATCH):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"{label}:{number}", row
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{label}, within {_PARQUET_BATCH} rows of row {number + 1}, holds text that is not UTF-8: "
+            f"{one_line(error)} Convert the file."
+        ) from error
+    except (pyarrow.ArrowException, *_DAMAGE) as error:
+        raise _unreadable(path, error) from error
+
+
+READERS: dict[str, Callable[[Path, str], Iterator[LocatedRow]]] = {
+    ".jsonl": _jsonl,
+    ".ndjson": _jsonl,
+    ".json": _json,
+    ".csv": _csv,
+    ".tsv": _tsv,
+    ".parquet": _parquet,
+}
+
+
+def _open_bytes(path: Path) -> BinaryIO:
+    if path.name.lower().endswith(".gz"):
+        return cast(BinaryIO, gzip.open(path, "rb"))
+    return open(path, "rb")
+
+
+def _open_text(path: Path) -> TextIO:
+    if path.name.lower().endswith(".gz"):
+        return cast(TextIO, gzip.open(path, "rt", encoding="utf-8-sig", newline=""))
+    return open(path, encoding="utf-8-sig", newline="")
+
+
+def _decode(data: bytes, where: str, first: bool) -> str:
+    try:
+        return data.decode("utf-8-sig" if first else "utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where} is not UTF-8: {one_line(error)} Convert the file to UTF-8.") from error
+
+
+def _unreadable(path: Path, error: BaseException) -> DataError:
+    kind = kind_of(path)
+    return DataError(f"{path} cannot be read as {kind}: {type(error).__name__}: {one_line(error)} Is it complete?")

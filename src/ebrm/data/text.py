@@ -1,31 +1,177 @@
-"""From a prompt and a response to token ids: the one place where text and token rules live.
+"""Chat templates and tokenization: token ids of a prompt with its response, by one rule for all of the library.
 
-Fitting, scoring, evaluating and serving all go through :func:`tokenize`, or :func:`tokenize_rendered` for a
-conversation
-that somebody else has already written as one text. What they do is fixed by a :class:`TextRule`: the same text must
-never reach the reward model in two shapes.
+Everything goes through :func:`tokenize`, or :func:`tokenize_rendered` for a conversation that is already one text. What
+they do is fixed by a :class:`TextRule`, whose identity is stored with features and models: the same text must never
+reach the reward model in two shapes.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
 
 from jinja2 import TemplateError
 
-from ebrm.data.text_rule import PLAIN, TextRule, make_text_rule
-from ebrm.errors import TextError, TextTooLongError
-
-__all__ = ["TextRule", "TokenizedText", "make_text_rule", "render", "tokenize", "tokenize_rendered"]
+from ebrm.data.config import TextConfig
+from ebrm.errors import ConfigError, TextError, TextTooLongError, setting
+from ebrm.utils.files import sha256_json
 
 logger = logging.getLogger(__name__)
 
+PLAIN = "plain"
+# Arguments of apply_chat_template that ebrm decides itself.
+_RESERVED_KWARGS = {"conversation", "messages", "tokenize", "chat_template", "add_generation_prompt", "return_dict"}
+# tokenizers without a limit carry int(1e30); anything this large is no limit of a model.
+_SANE_LENGTH = 1_000_000
+
 _PLAIN_ROLES = {"system": "System", "user": "User", "assistant": "Assistant"}
 # Stand for a prompt and a response where a template's own writing is looked at.
-_ASKED, _ANSWERED = "\ue000", "\ue001"
+_PROMPT, _RESPONSE = "\ue000", "\ue001"
+
+
+@dataclass(frozen=True)
+class TextRule:
+    """Template, special tokens, truncation and length for one tokenizer; stored with features and models.
+
+    Attributes:
+        template: "plain", or the source of the chat template.
+        template_kwargs: arguments passed to the chat template (for example `{"enable_thinking": False}`).
+        bos: "auto", "keep" or "strip" (see `TextConfig`).
+        eos: "auto", "append" or "keep".
+        truncation: "error", "prompt_left" or "drop".
+        max_length: longest text, in tokens, special tokens counted.
+    """
+
+    template: str
+    template_kwargs: dict[str, Any]
+    bos: str
+    eos: str
+    truncation: str
+    max_length: int
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides the token ids, as JSON-ready values, with the template's SHA-256."""
+        return {**asdict(self), "template_sha256": sha256_json(self.template)}
+
+    @classmethod
+    def from_identity(cls, identity: Mapping[str, Any]) -> TextRule:
+        """Rebuild the rule from `identity()`'s result.
+
+        Raises:
+            TextError: a field is missing, or the template does not have the SHA-256 stored beside it.
+        """
+        try:
+            rule = cls(**{name: identity[name] for name in cls.__dataclass_fields__})
+        except KeyError as error:
+            raise TextError(
+                f"The stored text rule has no field {error.args[0]!r} (it has {', '.join(sorted(identity))}). It was "
+                "written by another version or damaged; make the features or the model again."
+            ) from error
+        if identity.get("template_sha256") != sha256_json(rule.template):
+            raise TextError(
+                "The stored text rule's template does not match the SHA-256 stored beside it: the file was edited or "
+                "damaged. Restore it, or make the features or the model again."
+            )
+        return rule
+
+    def mismatch(self, other: TextRule, *, ours: str = "here", theirs: str = "there") -> str | None:
+        """Say where two rules differ, naming both sides; None when they make the same token ids."""
+        a, b = self.identity(), other.identity()
+        parts = [
+            f"{name} is {a[name]!r} {ours} and {b[name]!r} {theirs}"
+            for name in ("template_sha256", "template_kwargs", "bos", "eos", "truncation", "max_length")
+            if a[name] != b[name]
+        ]
+        return "the text rule differs: " + "; ".join(parts) if parts else None
+
+
+def make_text_rule(tokenizer: Any, config: TextConfig, model_limit: int | None) -> TextRule:
+    """Text rule of a tokenizer and a model, by a configuration.
+
+    Args:
+        tokenizer: a transformers tokenizer.
+        config: template, special tokens, truncation, length.
+        model_limit: longest text the model takes, in tokens; None when it does not say.
+
+    Raises:
+        ConfigError: `max_length` above the model's limit, no limit known and none given, a template argument
+            that this library decides itself, `eos="append"` with a tokenizer that has no end-of-text token, or a
+            template name the tokenizer does not have.
+    """
+    reserved = sorted(_RESERVED_KWARGS & set(config.template_kwargs))
+    if reserved:
+        raise ConfigError(
+            f"template_kwargs sets {', '.join(reserved)}, which ebrm decides itself (the text is the whole "
+            "conversation, without a generation prompt). Remove it; template_kwargs is for the template's own "
+            "variables."
+        )
+    if config.eos == "append" and tokenizer.eos_token_id is None:
+        raise ConfigError(
+            f"eos is 'append', but this tokenizer has no end-of-text token. Use {setting('eos', 'auto')}, or set "
+            "eos_token in the model's tokenizer_config.json."
+        )
+    template = _choose_template(tokenizer, config)
+    if template == PLAIN and config.template_kwargs:
+        raise ConfigError(
+            f"template_kwargs ({', '.join(sorted(config.template_kwargs))}) would have no effect: the text goes in "
+            "the plain format, which takes no arguments. Remove them, or give a chat template."
+        )
+    return TextRule(
+        template=template,
+        template_kwargs=dict(config.template_kwargs),
+        bos=config.bos,
+        eos=config.eos,
+        truncation=config.truncation or "error",
+        max_length=_choose_length(tokenizer, config.max_length, model_limit),
+    )
+
+
+def _choose_template(tokenizer: Any, config: TextConfig) -> str:
+    own = getattr(tokenizer, "chat_template", None)
+    named = own if isinstance(own, dict) else {}
+    if config.template is None:
+        if not own:
+            return PLAIN
+        if not named:
+            return str(own)
+        if "default" not in named:
+            raise ConfigError(
+                f"The tokenizer has several chat templates ({', '.join(sorted(named))}) and none is called default. "
+                "Set `template` to one of these names."
+            )
+        return str(named["default"])
+    if config.template == PLAIN:
+        return PLAIN
+    if config.template in named:
+        return str(named[config.template])
+    if "{" not in config.template:
+        choices = ["auto", PLAIN, *sorted(named)]
+        raise ConfigError(
+            f"template is {config.template!r}, which is neither a template this model has nor a Jinja template (it "
+            f"has no braces). Use one of {', '.join(choices)}, or give the template's source."
+        )
+    return config.template
+
+
+def _choose_length(tokenizer: Any, wanted: int | None, model_limit: int | None) -> int:
+    stated = getattr(tokenizer, "model_max_length", None)
+    limits = [n for n in (model_limit, stated) if n is not None and 0 < n < _SANE_LENGTH]
+    if wanted is not None:
+        if model_limit is not None and wanted > model_limit:
+            raise ConfigError(
+                f"max_length is {wanted} tokens, but the model takes at most {model_limit}. Lower `max_length`, or "
+                "leave it unset to use the model's limit."
+            )
+        return wanted
+    if not limits:
+        raise ConfigError(
+            "Neither the model nor its tokenizer says how long a text may be. Set `max_length` (in tokens) to the "
+            "length the reward model was trained with."
+        )
+    return int(min(limits))
 
 
 @dataclass(frozen=True)
@@ -63,7 +209,7 @@ def render(rule: TextRule, tokenizer: Any, messages: Sequence[Mapping[str, str]]
         roles = " → ".join(message["role"] for message in clean)
         raise TextError(
             f"The chat template refuses this conversation (turns: {roles}): {error}. Change the turns, or choose "
-            "another template (template='plain' takes any order of system, user and assistant)."
+            f"another template ({setting('template', PLAIN)} takes any order of system, user and assistant)."
         ) from error
     return str(text)
 
@@ -116,7 +262,7 @@ def tokenize_rendered(rule: TextRule, tokenizer: Any, text: str, where: str = ""
 
     Raises:
         TextError: not a string, no tokens, or too long; and with truncation "prompt_left", too long without the
-            rule's opening of an assistant's turn, so that nobody can say what may be cut.
+            rule's opening of an assistant's turn, which shows what may be cut.
     """
     at = f"{where}: " if where else ""
     if not isinstance(text, str):
@@ -137,7 +283,7 @@ def tokenize_rendered(rule: TextRule, tokenizer: Any, text: str, where: str = ""
 
 
 def _fit(rule: TextRule, tokenizer: Any, text: str, at: str, response_start: Callable[[], int]) -> TokenizedText | None:
-    """Token ids of a written text within the rule's length; `response_start` is asked only where it has to be cut."""
+    """Token ids of a rendered text within the rule's length; `response_start` is called only where it has to be cut."""
     ids = _token_ids(rule, tokenizer, text)
     if not ids:
         raise TextError(f"{at}The text {text[:40]!r} has no tokens, so there is nothing to read. Leave it out.")
@@ -148,30 +294,30 @@ def _fit(rule: TextRule, tokenizer: Any, text: str, at: str, response_start: Cal
         return None
     if rule.truncation == "error":
         raise TextTooLongError(
-            f"{at}The text has {len(ids)} tokens, and the limit is {rule.max_length}. Choose one: raise max_length (if "
-            "the model takes longer texts), truncation='prompt_left' to cut the prompt's beginning, or "
-            "truncation='drop' to leave such rows out and count them."
+            f"{at}The text has {len(ids)} tokens, and the limit is {rule.max_length}. Choose one: raise `max_length` "
+            f"(if the model takes longer texts), {setting('truncation', 'prompt_left')} to cut the prompt's beginning, "
+            f"or {setting('truncation', 'drop')} to leave such rows out and count them."
         )
     leading = 1 if ids[0] in (tokenizer.bos_token_id, tokenizer.cls_token_id) else 0
     tail = _tokens_from(rule, tokenizer, text, response_start())
-    room = rule.max_length - leading
-    if tail > room:
+    kept = rule.max_length - leading
+    if tail > kept:
         raise TextTooLongError(
             f"{at}The response alone has {tail} tokens (those that close the turn included), and the limit is "
-            f"{rule.max_length}. ebrm never cuts a response: raise max_length, use truncation='drop' to leave such "
-            "rows out and count them, or shorten it."
+            f"{rule.max_length}. ebrm never cuts a response: raise `max_length`, use {setting('truncation', 'drop')} "
+            "to leave such rows out and count them, or shorten it."
         )
-    return TokenizedText(ids[:leading] + ids[len(ids) - room :], surplus)
+    return TokenizedText(ids[:leading] + ids[len(ids) - kept :], surplus)
 
 
 def _assistant_marks(rule: TextRule, tokenizer: Any) -> tuple[str, str]:
-    """What the rule writes between a user's text and the assistant's, and after that; empty where it refuses both."""
+    """Template text between a user's turn and the assistant's, and after that; empty where it refuses both."""
     try:
-        asked = [{"role": "user", "content": _ASKED}, {"role": "assistant", "content": _ANSWERED}]
-        written = render(rule, tokenizer, asked).partition(_ASKED)[2]
+        turns = [{"role": "user", "content": _PROMPT}, {"role": "assistant", "content": _RESPONSE}]
+        written = render(rule, tokenizer, turns).partition(_PROMPT)[2]
     except TextError:
         return "", ""
-    opening, _, closing = written.partition(_ANSWERED)
+    opening, _, closing = written.partition(_RESPONSE)
     return opening, closing
 
 
@@ -276,7 +422,7 @@ def _response_start(rule: TextRule, tokenizer: Any, turns: Sequence[Mapping[str,
     """Where in the written `text` the response starts."""
     # Where the texts of two different responses part: no assumption about the template, which may trim the response or
     # leave parts of it out.
-    other = render(rule, tokenizer, [*turns, {"role": "assistant", "content": _ANSWERED}])
+    other = render(rule, tokenizer, [*turns, {"role": "assistant", "content": _RESPONSE}])
     return next((i for i, (a, b) in enumerate(zip(text, other, strict=False)) if a != b), min(len(text), len(other)))
 
 
