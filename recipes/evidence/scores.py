@@ -16,7 +16,7 @@ from summary import Row, interval
 
 from ebrm.benchmarks import Benchmark, Score
 from ebrm.errors import DataError
-from ebrm.metrics import bootstrap_scores, score_values
+from ebrm.metrics import Bootstrap, bootstrap_scores, score_values
 
 DRAWS = 2000
 MEAN = "mean"
@@ -111,7 +111,7 @@ def measure(
         weights = np.array([[score.weights.get(term, 0.0) for term in found.names] for score in scores])
         point = score_values(found.term, found.value, weights).reshape(len(scores), len(methods), seeds).mean(axis=2)
         cluster = np.array(test.benchmark.clusters())[found.item]
-        prompts = bootstrap_scores(found.term, found.value, cluster, weights, draws, seed=place)
+        prompts = bootstrap_scores(found.term, found.value, cluster, weights, bootstrap=Bootstrap(draws, seed=place))
         both = np.einsum("bqms,bs->bqm", prompts.reshape(draws, len(scores), len(methods), seeds), counts / seeds)
         for number, score in enumerate(scores):
             at = (name, score.name)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ebrm.metrics import percentile_estimate
+from ebrm.metrics import Bootstrap
 from ebrm.utils.files import atomic_path
 
 
@@ -52,7 +52,7 @@ COLUMNS = tuple(field.name for field in fields(Row))
 
 def interval(draws: np.ndarray) -> tuple[float, float]:
     """Central 95% of resampled values [B]."""
-    found = percentile_estimate(0.0, draws)
+    found = Bootstrap().estimate(0.0, draws)
     return found.low, found.high
 
 

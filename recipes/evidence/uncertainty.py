@@ -21,12 +21,12 @@ from scipy.special import expit
 from scipy.stats import t as student
 from summary import Row
 
-from ebrm.metrics import Estimate, calibration, error_auroc, pair_std, risk_coverage
+from ebrm.metrics import Bootstrap, Estimate, calibration, error_auroc, pair_std, risk_coverage
 
 QUESTION = "5 uncertainty"
 NOISES = (0.0, 0.25)
 ALL = "all"
-RESAMPLES = 500
+BOOTSTRAP = Bootstrap(500)
 MARGIN_OF = ("base", "SiLU head", "5 SiLU heads, mean", "EBRM")
 STD_OF = ("EBRM", "5 SiLU heads, mean")
 CURVE_COLUMNS = ("base_rm", "noise", "benchmark", "method", "confidence", "accuracy", "low", "high", "pairs")
@@ -126,13 +126,13 @@ def _metrics(judged: Judged) -> Iterator[tuple[tuple[str, str], Estimate | None]
     ]
     for kind, table, uncertainty in kinds:
         for method, values in table.items():
-            about = uncertainty(values), ~(judged.margin[method] > 0), judged.prompt, RESAMPLES
-            yield (method, f"error AUROC, {kind}"), error_auroc(*about)
-            curve = risk_coverage(*about)
+            about = uncertainty(values), ~(judged.margin[method] > 0), judged.prompt
+            yield (method, f"error AUROC, {kind}"), error_auroc(*about, bootstrap=BOOTSTRAP)
+            curve = risk_coverage(*about, bootstrap=BOOTSTRAP)
             yield (method, f"risk-coverage area, {kind}"), curve.area
             yield (method, f"risk-coverage gain, {kind}"), curve.gain
     for method, probability in judged.probability.items():
-        found = calibration(probability, judged.prompt, resamples=RESAMPLES)
+        found = calibration(probability, judged.prompt, bootstrap=BOOTSTRAP)
         yield (method, "ECE"), found.ece
         yield (method, "Brier"), found.brier
         yield (method, "log loss"), found.log_loss
@@ -142,7 +142,7 @@ def _reliability(method: str, sets: Sequence[Judged]) -> Iterator[list[object]]:
     """Bins of the pairs of all seeds together."""
     probability = np.concatenate([judged.probability[method] for judged in sets])
     prompt = np.concatenate([judged.prompt for judged in sets])
-    for one in calibration(probability, prompt, resamples=RESAMPLES).bins:
+    for one in calibration(probability, prompt, bootstrap=BOOTSTRAP).bins:
         numbers = one.confidence, one.accuracy.value, one.accuracy.low, one.accuracy.high
         yield [*(f"{number:.4f}" for number in numbers), one.pairs]
 

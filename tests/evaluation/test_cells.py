@@ -14,7 +14,7 @@ from ebrm.benchmarks.benchmark import Terms
 from ebrm.evaluation import Cell, Scored, Scores
 from ebrm.evaluation.cells import Official, Standing, estimates, official_values, standings
 from ebrm.evaluation.scored import common_items
-from ebrm.metrics import Estimate, percentile_estimate
+from ebrm.metrics import Bootstrap, Estimate
 
 NAN = float("nan")
 
@@ -24,7 +24,7 @@ def official(made: Benchmark, scorers: Sequence[Scores]) -> Official:
 
 
 def stand(made: Benchmark, scorers: Sequence[Scores], reference: str = "rm", **settings: int) -> dict[str, Standing]:
-    settings = {"resamples": 200, "permutations": 199} | settings
+    settings = {"bootstrap": Bootstrap(200), "permutations": 199} | settings
     return standings(official(made, scorers), [one.name for one in scorers], reference, **settings)
 
 
@@ -66,7 +66,7 @@ def test_ties_are_counted_both_ways() -> None:
     values = official(made, (Scores("tied", reward), Scores("untied", untied)))
     assert values.value.T.tolist() == [[1, 0, 0, 0], [1, 1, 0, 0]]
     assert values.shared.T.tolist() == [[1, 0.5, 0, 0.5], [1, 1, 0, 0]]
-    found = standings(values, ["tied", "untied"], "untied", resamples=500)
+    found = standings(values, ["tied", "untied"], "untied", bootstrap=Bootstrap(500))
     tied, other = found["tied"].cells["overall"], found["untied"].cells["overall"]
     assert (tied.value.value, tied.shared.value, other.value.value, other.shared.value) == (0.25, 0.5, 0.5, 0.5)
     assert other.value == other.shared
@@ -84,7 +84,9 @@ def test_tests_are_of_the_official_rule() -> None:
 def test_the_seed_is_that_of_resamples_and_permutations() -> None:
     made = pairwise()
     scorers = (plain_scores(made, "rm"), plain_scores(made, "close", 0.8, 5))
-    first, again, other = (stand(made, scorers, seed=seed)["close"].cells["overall"] for seed in (0, 0, 1))
+    first, again, other = (
+        stand(made, scorers, bootstrap=Bootstrap(200, seed=seed))["close"].cells["overall"] for seed in (0, 0, 1)
+    )
     assert first == again
     assert first.p != other.p and first.value.low != other.value.low and first.difference.low != other.difference.low
 
@@ -139,7 +141,9 @@ def test_differences_and_tests_agree_with_scipy() -> None:
     made = pool(count=30)
     rm, _, poor = three(made)
     close = plain_scores(made, "close", skill=0.95, seed=4)
-    found = standings(official(made, (rm, close, poor)), ["rm", "close", "poor"], "rm", resamples=4000, seed=1)
+    found = standings(
+        official(made, (rm, close, poor)), ["rm", "close", "poor"], "rm", bootstrap=Bootstrap(4000, seed=1)
+    )
     mine = success(made.items, rm.reward, None)
     for scores in (close, poor):
         other = success(made.items, scores.reward, None)
@@ -185,7 +189,7 @@ def test_a_smaller_level_makes_smaller_intervals() -> None:
     made = pool()
     values = official(made, (plain_scores(made, "rm"),))
     wide, narrow = (
-        standings(values, ["rm"], "rm", resamples=300, level=level)["rm"].cells["overall"].value
+        standings(values, ["rm"], "rm", bootstrap=Bootstrap(300, level=level))["rm"].cells["overall"].value
         for level in (0.95, 0.5)
     )
     assert wide.low < narrow.low < narrow.high < wide.high
@@ -222,7 +226,7 @@ def made_values(columns: Sequence[Sequence[float]]) -> Official:
 
 
 def sets(values: Official, names: Sequence[str]) -> tuple[list[str], list[str]]:
-    found = standings(values, names, names[0], resamples=10, permutations=999)
+    found = standings(values, names, names[0], bootstrap=Bootstrap(10), permutations=999)
     best = [name for name in names if "overall" in found[name].best]
     close = [name for name in names if "overall" in found[name].not_worse]
     return best, close
@@ -283,7 +287,7 @@ def test_a_score_without_items_is_no_number_and_no_test() -> None:
     values = official(made, (rm, refined, poor))
     assert values.counts()["code"] == values.counts()["absent"] == (0, 0)
     assert values.counts()["overall"] == values.counts()["chat"] == (12, 12)
-    found = standings(values, ["rm", "rm-refined", "poor"], "rm", resamples=50, permutations=99)
+    found = standings(values, ["rm", "rm-refined", "poor"], "rm", bootstrap=Bootstrap(50), permutations=99)
     for name in ("code", "code/hard", "absent"):
         for standing in found.values():
             cell = standing.cells[name]
@@ -294,16 +298,16 @@ def test_a_score_without_items_is_no_number_and_no_test() -> None:
     assert [cell.p_holm for cell in tested] == pytest.approx(naive_holm([cell.p for cell in tested]))
 
 
-def test_estimates_are_percentile_estimates() -> None:
+def test_estimates_are_percentiles() -> None:
     generator = np.random.default_rng(0)
     draws = generator.normal(size=(50, 3, 2))
     draws[generator.random(50) < 0.3, 1, 1] = np.nan
     draws[:, 2, 0] = np.nan
     value = generator.normal(size=(3, 2))
-    found = estimates(value, draws, 0.8)
+    found = estimates(value, draws, Bootstrap(level=0.8))
     for row in range(3):
         for column in range(2):
-            expected = percentile_estimate(value[row, column], draws[:, row, column], 0.8)
+            expected = Bootstrap(level=0.8).estimate(value[row, column], draws[:, row, column])
             assert tuple(found[row][column].__dict__.values()) == pytest.approx(
                 tuple(expected.__dict__.values()), nan_ok=True
             )
@@ -317,7 +321,12 @@ def test_gains_are_from_the_own_base_and_equal_differences_where_that_is_the_ref
     def cell(scorers: Sequence[Scores], reference: str) -> Cell:
         bases = [one.base for one in scorers]
         found = standings(
-            official(made, scorers), [one.name for one in scorers], reference, bases, resamples=200, permutations=199
+            official(made, scorers),
+            [one.name for one in scorers],
+            reference,
+            bases,
+            bootstrap=Bootstrap(200),
+            permutations=199,
         )
         return found["refined"].cells["overall"]
 

@@ -12,7 +12,7 @@ from tests.linear import QUICK, TINY, linear_features
 
 from ebrm.evaluation.fitted import measure
 from ebrm.fitting import Fitted, fit
-from ebrm.metrics import calibration, error_auroc
+from ebrm.metrics import Bootstrap, calibration, error_auroc
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_metrics_are_json_and_have_what_is_promised(fitted: Fitted) -> None:
 def test_what_the_filter_left_out_is_counted() -> None:
     training = replace(QUICK, epochs=1, objective="likelihood", filter_conflicts=True)
     fitted = fit(features=linear_features(noise=0.7), network=TINY, training=training)
-    measured = measure(fitted, title="t", resamples=20)
+    measured = measure(fitted, title="t", bootstrap=Bootstrap(20))
     metrics, labels = measured.metrics, fitted.conflicts.overall
     assert metrics["kept_fraction"] == labels.kept / len(fitted.splits.train) < 1
     assert metrics["contradicted_fraction"] == labels.dropped / len(fitted.splits.train) > 0
@@ -99,10 +99,10 @@ def test_uncertainty_is_held_against_the_pairs_the_refined_reward_gets_wrong(fit
 
 
 def test_calibration_and_uncertainty_come_with_intervals_over_prompts(fitted: Fitted) -> None:
-    measured = measure(fitted, title="t", resamples=300, seed=3)
+    measured = measure(fitted, title="t", bootstrap=Bootstrap(300, seed=3))
     assert measured.report is not None
     probability, prompts = np.asarray(measured.report.probability), measured.report.prompt_id
-    found = calibration(probability, prompts, resamples=300, seed=3)
+    found = calibration(probability, prompts, bootstrap=Bootstrap(300, seed=3))
     numbers = measured.metrics["calibration"]
     assert set(numbers) == {"ece", "ece_if_calibrated", "brier", "log_loss", "intervals"}
     for name in ("ece", "brier", "log_loss"):
@@ -114,7 +114,7 @@ def test_calibration_and_uncertainty_come_with_intervals_over_prompts(fitted: Fi
     wrong = refined[:, 0] <= refined[:, 1]
     auroc = measured.metrics["error_auroc"]
     for name, uncertainty in (("std", np.hypot(*std.T)), ("confidence", np.minimum(probability, 1 - probability))):
-        expected = error_auroc(uncertainty, wrong, prompts, resamples=300, seed=3)
+        expected = error_auroc(uncertainty, wrong, prompts, bootstrap=Bootstrap(300, seed=3))
         assert expected is not None and auroc[name] == pytest.approx(expected.value)
         assert auroc["intervals"][name] == pytest.approx({"low": expected.low, "high": expected.high})
 

@@ -28,6 +28,7 @@ from ebrm.evaluation.measures import Measures, measure
 from ebrm.evaluation.pairs import right_wrong_pairs
 from ebrm.evaluation.scored import common_items
 from ebrm.metrics import (
+    Bootstrap,
     Estimate,
     calibration,
     clustered_mean,
@@ -44,7 +45,7 @@ NAN = float("nan")
 def measured(made: Benchmark, scorers: Sequence[Scores], **settings: float) -> dict[str, Measures]:
     common = common_items(Scored(made, scorers))
     pairs = right_wrong_pairs(common.gold, ids=[one.id for one in common.benchmark.items])
-    return measure(common, official_values(common), pairs, **{"resamples": 100} | settings)
+    return measure(common, official_values(common), pairs, **{"bootstrap": Bootstrap(100)} | settings)
 
 
 def values(metrics: Mapping[str, Estimate]) -> dict[str, float]:
@@ -195,7 +196,7 @@ def test_items_without_an_order_are_in_no_rank_correlation() -> None:
                 each,
                 official_values(fewer),
                 right_wrong_pairs(each.gold, ids=[i.id for i in each.benchmark.items]),
-                resamples=10,
+                bootstrap=Bootstrap(10),
             )["rm"].metrics
         )
         for each in (common, fewer)
@@ -210,8 +211,8 @@ def test_lengths_are_characters_and_centered_within_items() -> None:
     length = np.array([[len(text) for text in one.responses] for one in made.items])
     label = np.repeat(np.arange(len(made)), 2)
     clusters = np.repeat(made.clusters(), 2)
-    expected = length_correlation(rm.reward.ravel(), length.ravel(), label, clusters, resamples=500)
-    found = measured(made, (rm,), resamples=500)["rm"].metrics["length_correlation"]
+    expected = length_correlation(rm.reward.ravel(), length.ravel(), label, clusters, bootstrap=Bootstrap(500))
+    found = measured(made, (rm,), bootstrap=Bootstrap(500))["rm"].metrics["length_correlation"]
     assert found.value == pytest.approx(expected.value)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.05)
     by_length = Scores("long", length.astype(float))
@@ -271,15 +272,20 @@ def test_flips_follow_the_official_rule() -> None:
 def test_intervals_are_over_clusters_and_from_a_thousand_resamples() -> None:
     made = pairwise(count=200, prompts=20)
     rm = plain_scores(made, "rm")
-    found = measured(made, (rm,), resamples=3000)
-    assert same(found["rm"], measured(made, (rm,), resamples=MOST_RESAMPLES)["rm"])
-    assert not same(found["rm"], measured(made, (rm,), resamples=MOST_RESAMPLES - 1)["rm"])
+    found = measured(made, (rm,), bootstrap=Bootstrap(3000))
+    assert same(found["rm"], measured(made, (rm,), bootstrap=Bootstrap(MOST_RESAMPLES))["rm"])
+    assert not same(found["rm"], measured(made, (rm,), bootstrap=Bootstrap(MOST_RESAMPLES - 1))["rm"])
     won = (rm.reward[:, 0] > rm.reward[:, 1]).astype(float)
-    expected = clustered_mean(won, made.clusters(), 4000, seed=3)
+    expected = clustered_mean(won, made.clusters(), bootstrap=Bootstrap(4000, seed=3))
     mine = found["rm"].metrics["accuracy"]
     assert (mine.value, mine.low, mine.high) == pytest.approx((expected.value, expected.low, expected.high), abs=0.012)
-    assert measured(made, (rm,), seed=1)["rm"].metrics["accuracy"] != measured(made, (rm,))["rm"].metrics["accuracy"]
-    narrow, wide = (measured(made, (rm,), level=level)["rm"].metrics["accuracy"] for level in (0.5, 0.95))
+    assert (
+        measured(made, (rm,), bootstrap=Bootstrap(100, seed=1))["rm"].metrics["accuracy"]
+        != measured(made, (rm,))["rm"].metrics["accuracy"]
+    )
+    narrow, wide = (
+        measured(made, (rm,), bootstrap=Bootstrap(100, level))["rm"].metrics["accuracy"] for level in (0.5, 0.95)
+    )
     assert wide.low < narrow.low < narrow.high < wide.high
 
 

@@ -13,6 +13,7 @@ from ebrm.evaluation import Comparison, compare_methods
 from ebrm.evaluation.compare_heads import METHODS, Fitted
 from ebrm.evaluation.method_table import check_names
 from ebrm.evaluation.pool_reading import ReadPool
+from ebrm.metrics import Bootstrap
 
 TEST, TUNED = FEATURES.pairs.take(np.arange(160, 200)), FEATURES.pairs.take(np.arange(120, 160))
 
@@ -30,7 +31,9 @@ def pool() -> ReadPool:
 
 
 def compared(*names: str, with_pool: bool = False) -> Comparison:
-    return compare_methods(names, problem(), FEATURES, TEST, TUNED, pool=pool() if with_pool else None, resamples=200)
+    return compare_methods(
+        names, problem(), FEATURES, TEST, TUNED, pool=pool() if with_pool else None, bootstrap=Bootstrap(200)
+    )
 
 
 def test_numbers_by_hand() -> None:

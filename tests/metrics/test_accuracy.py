@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from ebrm.errors import DataError
-from ebrm.metrics import NO_CATEGORY, correct_pairs, paired_accuracy, paired_accuracy_by_category, sign_test
+from ebrm.metrics import NO_CATEGORY, Bootstrap, correct_pairs, paired_accuracy, paired_accuracy_by_category, sign_test
 
 
 def simulate(generator: np.random.Generator, prompts: int, lift: float = 0.15) -> tuple[np.ndarray, ...]:
@@ -67,7 +67,7 @@ def test_the_difference_is_paired() -> None:
 
 def test_interval_agrees_with_scipy_over_prompts() -> None:
     base, zero, refined, _, prompt = simulate(np.random.default_rng(2), 200)
-    ours = paired_accuracy(base, zero, refined, zero, prompt, resamples=6000, seed=5)
+    ours = paired_accuracy(base, zero, refined, zero, prompt, bootstrap=Bootstrap(6000, seed=5))
     pairs = np.bincount(prompt)
     gain = np.bincount(prompt, weights=(refined > 0).astype(float) - (base > 0))
     theirs = stats.bootstrap(
@@ -90,7 +90,7 @@ def test_intervals_cover_the_truth_under_clustered_prompts() -> None:
     generator = np.random.default_rng(8)
     studies, hits = 800, np.zeros(3)
     for study in range(studies):
-        result = paired_accuracy(*simulate(generator, 150), resamples=400, seed=study)
+        result = paired_accuracy(*simulate(generator, 150), bootstrap=Bootstrap(400, seed=study))
         estimates = (result.base, result.refined, result.difference)
         hits += [not e.excludes(t) for e, t in zip(estimates, truth, strict=True)]
     assert (hits / studies > 0.93).all() and (hits / studies < 0.97).all(), hits / studies
@@ -103,26 +103,32 @@ def test_nothing_depends_on_the_order_of_rows(seed: int) -> None:
     rows = simulate(generator, 40)
     order = generator.permutation(len(rows[0]))
     category = np.array(["x", "y", None], dtype=object)[rows[4] % 3]
-    assert paired_accuracy(*rows, resamples=50) == paired_accuracy(*(a[order] for a in rows), resamples=50)
-    assert paired_accuracy_by_category(*rows, category, resamples=50) == paired_accuracy_by_category(
-        *(a[order] for a in rows), category[order], resamples=50
+    assert paired_accuracy(*rows, bootstrap=Bootstrap(50)) == paired_accuracy(
+        *(a[order] for a in rows), bootstrap=Bootstrap(50)
+    )
+    assert paired_accuracy_by_category(*rows, category, bootstrap=Bootstrap(50)) == paired_accuracy_by_category(
+        *(a[order] for a in rows), category[order], bootstrap=Bootstrap(50)
     )
 
 
 def test_a_category_does_not_depend_on_the_others() -> None:
     rows = simulate(np.random.default_rng(3), 90)
     category = np.array(["safety", "code", None], dtype=object)[rows[4] % 3]
-    result = paired_accuracy_by_category(*rows, category, resamples=100)
+    result = paired_accuracy_by_category(*rows, category, bootstrap=Bootstrap(100))
     assert list(result) == [NO_CATEGORY, "code", "safety"]
     assert sum(part.pairs for part in result.values()) == len(category)
     alone = category == "safety"
-    assert result["safety"] == paired_accuracy(*(a[alone] for a in rows), resamples=100)
+    assert result["safety"] == paired_accuracy(*(a[alone] for a in rows), bootstrap=Bootstrap(100))
 
 
 def test_the_seed_decides_the_resamples() -> None:
     rows = simulate(np.random.default_rng(3), 90)
-    assert paired_accuracy(*rows, resamples=100, seed=1) == paired_accuracy(*rows, resamples=100, seed=1)
-    assert paired_accuracy(*rows, resamples=100, seed=1) != paired_accuracy(*rows, resamples=100, seed=2)
+    assert paired_accuracy(*rows, bootstrap=Bootstrap(100, seed=1)) == paired_accuracy(
+        *rows, bootstrap=Bootstrap(100, seed=1)
+    )
+    assert paired_accuracy(*rows, bootstrap=Bootstrap(100, seed=1)) != paired_accuracy(
+        *rows, bootstrap=Bootstrap(100, seed=2)
+    )
 
 
 def test_sign_test_by_hand() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ebrm.errors import DataError
-from ebrm.metrics import Estimate, detection_auroc
+from ebrm.metrics import Bootstrap, Estimate, detection_auroc
 
 
 def auroc(*args: object, **settings: object) -> Estimate:
@@ -33,13 +33,13 @@ def test_it_is_the_share_of_all_pairs_and_rising_maps_do_not_matter(seed: int) -
     positive[:2] = True, False
     pairs = itertools.product(score[positive], score[~positive])
     value = np.mean([(one > two) + 0.5 * (one == two) for one, two in pairs])
-    assert auroc(score, positive, resamples=2).value == pytest.approx(value)
-    assert auroc(-score, positive, resamples=2).value == pytest.approx(1 - value)
+    assert auroc(score, positive, bootstrap=Bootstrap(2)).value == pytest.approx(value)
+    assert auroc(-score, positive, bootstrap=Bootstrap(2)).value == pytest.approx(1 - value)
     prompt = generator.integers(0, 5, 20)
     order = generator.permutation(20)
-    one = auroc(score, positive, prompt, resamples=30)
-    assert one == auroc(np.exp(score), positive, prompt, resamples=30)
-    assert one == auroc(score[order], positive[order], prompt[order], resamples=30)
+    one = auroc(score, positive, prompt, bootstrap=Bootstrap(30))
+    assert one == auroc(np.exp(score), positive, prompt, bootstrap=Bootstrap(30))
+    assert one == auroc(score[order], positive[order], prompt[order], bootstrap=Bootstrap(30))
 
 
 def test_turning_the_score_round_mirrors_the_interval() -> None:

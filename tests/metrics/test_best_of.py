@@ -9,7 +9,7 @@ from ebrm.benchmarks import Item
 from ebrm.benchmarks.rewardbench2 import TIES_WEIGHTS as BY_NAME
 from ebrm.benchmarks.rewardbench2 import ties_and_best_of_four
 from ebrm.errors import DataError
-from ebrm.metrics import leads, one_to_many, picked_gold, ties_score
+from ebrm.metrics import Bootstrap, leads, one_to_many, picked_gold, ties_score
 
 NAN = np.nan
 NINE = np.array([[1.0] + [0.0] * 9])
@@ -78,7 +78,7 @@ def test_the_ties_score_is_that_of_the_benchmark(seed: int) -> None:
     ]
     terms = ties_and_best_of_four(items, np.concatenate([tables[0], tables[2]]))
     parts = {name: terms.value[terms.term == terms.names.index(name)].mean() for name in BY_NAME}
-    found = ties_score(*tables, resamples=2)
+    found = ties_score(*tables, bootstrap=Bootstrap(2))
     mine = (
         found.tied_right,
         found.ref_right,
@@ -95,14 +95,14 @@ def test_the_ties_score_is_that_of_the_benchmark(seed: int) -> None:
 def test_factor_offsets_order_and_padding_do_not_matter(seed: int, factor: float) -> None:
     generator = np.random.default_rng(seed)
     tables = [*ragged(generator, 2), *ragged(generator, 1)]
-    ties, many = ties_score(*tables, resamples=20), one_to_many(*tables[:2], resamples=20)
+    ties, many = ties_score(*tables, bootstrap=Bootstrap(20)), one_to_many(*tables[:2], bootstrap=Bootstrap(20))
     questions, answers = generator.permutation(12), generator.permutation(9)
     offset = generator.integers(-8, 8, (12, 1))
     moved = []
     for number, table in enumerate(tables):
         padded = np.concatenate([table, np.full((12, 2), NAN)], axis=1)
         moved.append((padded if number % 2 else factor * padded + offset)[questions][:, answers])
-    again, more = ties_score(*moved, resamples=20), one_to_many(*moved[:2], resamples=20)
+    again, more = ties_score(*moved, bootstrap=Bootstrap(20)), one_to_many(*moved[:2], bootstrap=Bootstrap(20))
     assert [again.score.value, again.score.low, again.score.high] == pytest.approx(
         [ties.score.value, ties.score.low, ties.score.high]
     )

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from ebrm.errors import DataError
-from ebrm.metrics import downstream_correlation
+from ebrm.metrics import Bootstrap, downstream_correlation
 
 
 @settings(max_examples=40, deadline=None)
@@ -18,7 +18,7 @@ def test_the_values_are_scipys(seed: int, models: int) -> None:
     score[:2] = 0, 1
     outcome = score + generator.normal(size=models).round(1)
     outcome[0] -= 5
-    found = downstream_correlation(score, outcome, resamples=3)
+    found = downstream_correlation(score, outcome, bootstrap=Bootstrap(3))
     assert found.pearson.value == pytest.approx(stats.pearsonr(score, outcome).statistic)
     assert found.spearman.value == pytest.approx(stats.spearmanr(score, outcome).statistic)
     assert found.models == models
@@ -39,14 +39,14 @@ def test_rising_maps_and_order(seed: int) -> None:
     generator = np.random.default_rng(seed)
     score, outcome = generator.integers(0, 9, (2, 12)) / 4
     score[:2], outcome[:2] = (0, 1), (0, 1)
-    one = downstream_correlation(score, outcome, resamples=50)
+    one = downstream_correlation(score, outcome, bootstrap=Bootstrap(50))
     order = generator.permutation(12)
-    assert one == downstream_correlation(score[order], outcome[order], resamples=50)
-    moved = downstream_correlation(4 * score + 7, outcome - 3, resamples=50)
+    assert one == downstream_correlation(score[order], outcome[order], bootstrap=Bootstrap(50))
+    moved = downstream_correlation(4 * score + 7, outcome - 3, bootstrap=Bootstrap(50))
     for first, second in ((one.pearson, moved.pearson), (one.spearman, moved.spearman)):
         assert (second.value, second.low, second.high) == pytest.approx((first.value, first.low, first.high))
-    assert downstream_correlation(np.exp(score), outcome, resamples=50).spearman == one.spearman
-    other_way = downstream_correlation(-score, outcome, resamples=2)
+    assert downstream_correlation(np.exp(score), outcome, bootstrap=Bootstrap(50)).spearman == one.spearman
+    other_way = downstream_correlation(-score, outcome, bootstrap=Bootstrap(2))
     assert other_way.pearson.value == pytest.approx(-one.pearson.value)
     assert other_way.spearman.value == pytest.approx(-one.spearman.value)
 
@@ -69,7 +69,7 @@ def test_intervals_cover_the_truth() -> None:
     for seed in range(200):
         score = generator.normal(size=60)
         outcome = 0.6 * score + 0.8 * generator.normal(size=60)
-        hits += not downstream_correlation(score, outcome, 300, seed).pearson.excludes(0.6)
+        hits += not downstream_correlation(score, outcome, bootstrap=Bootstrap(300, seed=seed)).pearson.excludes(0.6)
     assert 176 <= hits <= 199
 
 

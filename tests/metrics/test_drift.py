@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ebrm.errors import ConfigError, DataError
-from ebrm.metrics import Drift, DriftLimits, corrected_score, reward_drift, starc_distance
+from ebrm.metrics import Bootstrap, Drift, DriftLimits, corrected_score, reward_drift, starc_distance
 
 
 def simulate(seed: int, prompts: int = 15) -> tuple[np.ndarray, ...]:
@@ -67,14 +67,16 @@ def test_the_distance_is_starc() -> None:
 def test_offsets_factor_and_order(seed: int, factor: float) -> None:
     reward, prompt, length, other = simulate(seed)
     generator = np.random.default_rng(seed)
-    one = reward_drift(reward, prompt, length, other, ceiling=1.5, flat=0.25, resamples=30)
+    one = reward_drift(reward, prompt, length, other, ceiling=1.5, flat=0.25, bootstrap=Bootstrap(30))
     order = generator.permutation(len(prompt))
     columns = (column[order] for column in (factor * reward, prompt, length, 3 * other))
-    two = reward_drift(*columns, ceiling=factor * 1.5, flat=factor * 0.25, resamples=30)
+    two = reward_drift(*columns, ceiling=factor * 1.5, flat=factor * 0.25, bootstrap=Bootstrap(30))
     scale = np.repeat([factor, 1, 1, 1, 1], 3)
     assert values(two) == pytest.approx((scale * values(one)).tolist(), nan_ok=True)
     offset = generator.integers(-5, 5, 15)[prompt]
-    three = values(reward_drift(reward + offset, prompt, length, other - offset, 1.5, flat=0.25, resamples=30))
+    three = values(
+        reward_drift(reward + offset, prompt, length, other - offset, 1.5, flat=0.25, bootstrap=Bootstrap(30))
+    )
     # Values only: which prompts are interchangeable in the resamples may change with rounding.
     kept = [0, 3, 9, 12]  # the ceiling is one of rewards as they are
     assert [three[n] for n in kept] == pytest.approx([values(one)[n] for n in kept], nan_ok=True, abs=1e-12)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ebrm.errors import ConfigError, DataError
-from ebrm.metrics import group_accuracy
+from ebrm.metrics import Bootstrap, group_accuracy
 
 
 def test_by_hand() -> None:
@@ -32,15 +32,15 @@ def test_offsets_rising_maps_order_and_equal_groups(seed: int) -> None:
     generator = np.random.default_rng(seed)
     chosen, rejected = generator.integers(0, 4, (2, 24)) / 2
     group = generator.integers(0, 6, 24)
-    found = group_accuracy(chosen, rejected, group, resamples=30)
+    found = group_accuracy(chosen, rejected, group, bootstrap=Bootstrap(30))
     order, offset = generator.permutation(24), generator.integers(-8, 8, 24)
-    assert found == group_accuracy(chosen[order], rejected[order], group[order], resamples=30)
-    assert found == group_accuracy(chosen + offset, rejected + offset, group, resamples=30)
-    assert found == group_accuracy(np.exp(chosen), np.exp(rejected), group, resamples=30)
+    assert found == group_accuracy(chosen[order], rejected[order], group[order], bootstrap=Bootstrap(30))
+    assert found == group_accuracy(chosen + offset, rejected + offset, group, bootstrap=Bootstrap(30))
+    assert found == group_accuracy(np.exp(chosen), np.exp(rejected), group, bootstrap=Bootstrap(30))
     assert found.worst <= found.macro.value + 1e-12 and found.all_right.value <= found.macro.value + 1e-12
-    balanced = group_accuracy(chosen, rejected, np.repeat(np.arange(6), 4), resamples=2)
+    balanced = group_accuracy(chosen, rejected, np.repeat(np.arange(6), 4), bootstrap=Bootstrap(2))
     assert balanced.macro.value == pytest.approx(balanced.mean.value)
-    single = group_accuracy(chosen, rejected, np.arange(24), resamples=2)
+    single = group_accuracy(chosen, rejected, np.arange(24), bootstrap=Bootstrap(2))
     assert single.all_right.value == pytest.approx(single.mean.value)
 
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ebrm.errors import DataError
-from ebrm.metrics import length_correlation, length_matched
+from ebrm.metrics import Bootstrap, length_correlation, length_matched
 
 
 def simulate(generator: np.random.Generator, items: int, slope: float = 0.3) -> tuple[np.ndarray, ...]:
@@ -35,12 +35,12 @@ def test_correlation_by_numpy() -> None:
 def test_units_and_levels_do_not_matter_but_the_sign_does(seed: int, unit: float, level: float) -> None:
     generator = np.random.default_rng(seed)
     reward, length, item = simulate(generator, 15)
-    one = length_correlation(reward, length, item, resamples=40)
-    two = length_correlation(unit * reward + level * item, 3 * length, item, resamples=40)
+    one = length_correlation(reward, length, item, bootstrap=Bootstrap(40))
+    two = length_correlation(unit * reward + level * item, 3 * length, item, bootstrap=Bootstrap(40))
     assert two.value == pytest.approx(one.value, abs=1e-9)
-    assert length_correlation(-reward, length, item, resamples=40).value == pytest.approx(-one.value)
+    assert length_correlation(-reward, length, item, bootstrap=Bootstrap(40)).value == pytest.approx(-one.value)
     order = generator.permutation(len(item))
-    assert length_correlation(reward[order], length[order], item[order], resamples=40) == one
+    assert length_correlation(reward[order], length[order], item[order], bootstrap=Bootstrap(40)) == one
 
 
 def test_correlation_has_none_where_a_side_does_not_vary() -> None:
@@ -70,9 +70,9 @@ def test_clusters_of_items_are_resampled_together() -> None:
 
 
 def test_correlation_intervals_cover_the_truth() -> None:
-    truth = length_correlation(*simulate(np.random.default_rng(2), 400_000), resamples=1).value
+    truth = length_correlation(*simulate(np.random.default_rng(2), 400_000), bootstrap=Bootstrap(1)).value
     generator, studies = np.random.default_rng(3), 400
-    found = [length_correlation(*simulate(generator, 300), resamples=300, seed=n) for n in range(studies)]
+    found = [length_correlation(*simulate(generator, 300), bootstrap=Bootstrap(300, seed=n)) for n in range(studies)]
     coverage = np.mean([not one.excludes(truth) for one in found])
     assert 0.93 < coverage < 0.97, coverage
 

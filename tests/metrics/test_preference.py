@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ebrm.errors import DataError
-from ebrm.metrics import contrast_consistency, hack_preference_rate, preference_rate
+from ebrm.metrics import Bootstrap, contrast_consistency, hack_preference_rate, preference_rate
 
 
 def test_a_rate_by_hand() -> None:
@@ -22,13 +22,13 @@ def test_offsets_rising_maps_and_order_do_not_matter(seed: int) -> None:
     generator = np.random.default_rng(seed)
     first, second = generator.integers(0, 4, (2, 25)) / 2
     prompt = generator.integers(0, 9, 25)
-    rate = preference_rate(first, second, prompt, resamples=40)
+    rate = preference_rate(first, second, prompt, bootstrap=Bootstrap(40))
     offset = generator.integers(-8, 8, 9)[prompt]
     order = generator.permutation(25)
-    assert rate == preference_rate(first + offset, second + offset, prompt, resamples=40)
-    assert rate == preference_rate(np.exp(first), np.exp(second), prompt, resamples=40)
-    assert rate == preference_rate(first[order], second[order], prompt[order], resamples=40)
-    other = preference_rate(second, first, prompt, resamples=2)
+    assert rate == preference_rate(first + offset, second + offset, prompt, bootstrap=Bootstrap(40))
+    assert rate == preference_rate(np.exp(first), np.exp(second), prompt, bootstrap=Bootstrap(40))
+    assert rate == preference_rate(first[order], second[order], prompt[order], bootstrap=Bootstrap(40))
+    other = preference_rate(second, first, prompt, bootstrap=Bootstrap(2))
     assert other.ties_half.value == pytest.approx(1 - rate.ties_half.value)
     assert other.strict.value == pytest.approx(1 - rate.strict.value - rate.ties / 25)
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
 from ebrm.errors import DataError
-from ebrm.metrics import probe_accuracy
+from ebrm.metrics import Bootstrap, probe_accuracy
 
 NAN = np.nan
 
@@ -46,13 +46,13 @@ def test_order_and_the_numbers_of_classes_do_not_matter(seed: int) -> None:
     label = np.where(generator.random((20, 2)) < 0.2, NAN, generator.integers(0, 3, (20, 2)))
     label[0] = 0
     predicted, prompt = generator.integers(0, 3, (20, 2)).astype(float), generator.integers(0, 6, 20)
-    found = probe_accuracy(predicted, label, ("a", "b"), prompt, resamples=40)
+    found = probe_accuracy(predicted, label, ("a", "b"), prompt, bootstrap=Bootstrap(40))
     order = generator.permutation(20)
-    assert found == probe_accuracy(predicted[order], label[order], ("a", "b"), prompt[order], resamples=40)
-    assert found == probe_accuracy(5 - 2 * predicted, 5 - 2 * label, ("a", "b"), prompt, resamples=40)
+    assert found == probe_accuracy(predicted[order], label[order], ("a", "b"), prompt[order], bootstrap=Bootstrap(40))
+    assert found == probe_accuracy(5 - 2 * predicted, 5 - 2 * label, ("a", "b"), prompt, bootstrap=Bootstrap(40))
     unlabeled = np.where(np.isnan(label), NAN, predicted)  # what is said of rows without a label is not looked at
-    assert found == probe_accuracy(unlabeled, label, ("a", "b"), prompt, resamples=40)
-    swapped = probe_accuracy(predicted[:, ::-1], label[:, ::-1], ("b", "a"), prompt, resamples=40)
+    assert found == probe_accuracy(unlabeled, label, ("a", "b"), prompt, bootstrap=Bootstrap(40))
+    swapped = probe_accuracy(predicted[:, ::-1], label[:, ::-1], ("b", "a"), prompt, bootstrap=Bootstrap(40))
     assert swapped.by_dimension["a"].accuracy.value == found.by_dimension["a"].accuracy.value
 
 

@@ -7,7 +7,7 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, log_loss
 
 from ebrm.errors import DataError
-from ebrm.metrics import calibration, clustered_mean, confidence_and_correct, equal_mass_bins
+from ebrm.metrics import Bootstrap, calibration, clustered_mean, confidence_and_correct, equal_mass_bins
 
 
 def simulate(generator: np.random.Generator, pairs: int, temperature: float = 1.0) -> np.ndarray:
@@ -33,7 +33,7 @@ def test_known_answer() -> None:
 def test_agrees_with_sklearn() -> None:
     generator = np.random.default_rng(0)
     p = simulate(generator, 4000, temperature=1.7)
-    result = calibration(p, bins=10, resamples=10)
+    result = calibration(p, bins=10, bootstrap=Bootstrap(10))
     confidence, correct = confidence_and_correct(p)
     rate, mean = calibration_curve(correct, confidence, n_bins=10, strategy="quantile")
     assert [b.confidence for b in result.bins] == pytest.approx(mean)
@@ -47,14 +47,14 @@ def test_agrees_with_sklearn() -> None:
 
 def test_ece_of_a_calibrated_simulator_goes_to_zero() -> None:
     generator = np.random.default_rng(1)
-    small, large = (calibration(simulate(generator, n), resamples=10) for n in (1_000, 300_000))
+    small, large = (calibration(simulate(generator, n), bootstrap=Bootstrap(10)) for n in (1_000, 300_000))
     assert large.ece.value < 0.003 < small.ece.value
-    assert calibration(simulate(generator, 300_000, temperature=3.0), resamples=10).ece.value > 0.08
+    assert calibration(simulate(generator, 300_000, temperature=3.0), bootstrap=Bootstrap(10)).ece.value > 0.08
 
 
 def test_ece_by_chance_is_what_calibrated_simulators_show() -> None:
     generator = np.random.default_rng(2)
-    results = [calibration(simulate(generator, 800), resamples=2) for _ in range(60)]
+    results = [calibration(simulate(generator, 800), bootstrap=Bootstrap(2)) for _ in range(60)]
     assert np.mean([r.ece.value for r in results]) == pytest.approx(
         np.mean([r.ece_if_calibrated for r in results]), rel=0.1
     )
@@ -73,24 +73,28 @@ def together(generator: np.random.Generator, prompts: int, temperature: float) -
 def test_ece_by_chance_knows_that_pairs_go_together() -> None:
     generator = np.random.default_rng(5)
     p = np.repeat(simulate(generator, 500), 4)
-    loose, clustered = calibration(p, resamples=2), calibration(p, np.repeat(np.arange(500), 4), resamples=2)
+    loose, clustered = (
+        calibration(p, bootstrap=Bootstrap(2)),
+        calibration(p, np.repeat(np.arange(500), 4), bootstrap=Bootstrap(2)),
+    )
     assert clustered.ece_if_calibrated == pytest.approx(2 * loose.ece_if_calibrated)
-    results = [calibration(*together(generator, 400, 1.0), resamples=2) for _ in range(100)]
+    results = [calibration(*together(generator, 400, 1.0), bootstrap=Bootstrap(2)) for _ in range(100)]
     chance = np.mean([r.ece_if_calibrated for r in results])
     assert np.mean([r.ece.value for r in results]) == pytest.approx(chance, rel=0.1)
     # Sure and right: nothing varies, and rounding is not taken for variation.
-    assert calibration(np.full(60, 0.9), np.arange(60) // 20, resamples=2).ece_if_calibrated == pytest.approx(
-        np.sqrt(2 / np.pi * 0.9 * 0.1 / 60)
-    )
+    assert calibration(
+        np.full(60, 0.9), np.arange(60) // 20, bootstrap=Bootstrap(2)
+    ).ece_if_calibrated == pytest.approx(np.sqrt(2 / np.pi * 0.9 * 0.1 / 60))
 
 
 @pytest.mark.parametrize(("temperature", "most"), [(1.0, 0.99), (2.0, 0.97)])
 def test_intervals_cover_the_truth_under_clustered_prompts(temperature: float, most: float) -> None:
     """The ECE's is for its mean over samples of this size; it is somewhat too wide where all its bins are noise."""
     generator = np.random.default_rng(6)
-    population = calibration(*together(generator, 100_000, temperature), bins=5, resamples=1)
+    population = calibration(*together(generator, 100_000, temperature), bins=5, bootstrap=Bootstrap(1))
     found = [
-        calibration(*together(generator, 250, temperature), bins=5, resamples=250, seed=study) for study in range(800)
+        calibration(*together(generator, 250, temperature), bins=5, bootstrap=Bootstrap(250, seed=study))
+        for study in range(800)
     ]
     mean = np.mean([one.ece.value for one in found])
     for truth, estimates, widest in (
@@ -117,9 +121,9 @@ def test_ece_interval_tells_real_errors_from_chance() -> None:
 
 def test_brier_and_log_loss_have_the_intervals_of_means() -> None:
     p, prompt = together(np.random.default_rng(8), 300, 1.0)
-    found = calibration(p, prompt, resamples=6000)
+    found = calibration(p, prompt, bootstrap=Bootstrap(6000))
     for ours, value in ((found.brier, (1 - p) ** 2), (found.log_loss, -np.log(p))):
-        theirs = clustered_mean(value, prompt, 6000, seed=1)
+        theirs = clustered_mean(value, prompt, bootstrap=Bootstrap(6000, seed=1))
         assert ours.value == pytest.approx(theirs.value)
         width = theirs.high - theirs.low
         assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.08 * width)
@@ -154,15 +158,18 @@ def test_certain_and_wrong_is_finite() -> None:
 
 
 def test_float32_rounding_is_forgiven() -> None:
-    rounded = calibration(np.array([1 + 1e-6, -1e-6]), resamples=2)
-    assert rounded == calibration([1.0, 0.0], resamples=2)
+    rounded = calibration(np.array([1 + 1e-6, -1e-6]), bootstrap=Bootstrap(2))
+    assert rounded == calibration([1.0, 0.0], bootstrap=Bootstrap(2))
 
 
 def test_does_not_depend_on_the_order_of_rows() -> None:
     generator = np.random.default_rng(4)
     p, prompt = simulate(generator, 999).round(2), np.arange(999) // 3
     order = generator.permutation(999)
-    one, two = calibration(p, prompt, resamples=50), calibration(p[order], prompt[order], resamples=50)
+    one, two = (
+        calibration(p, prompt, bootstrap=Bootstrap(50)),
+        calibration(p[order], prompt[order], bootstrap=Bootstrap(50)),
+    )
     assert [b.pairs for b in one.bins] == [b.pairs for b in two.bins]
     assert [b.accuracy for b in one.bins] == [b.accuracy for b in two.bins]
     assert (one.ece, one.brier, one.log_loss) == (two.ece, two.brier, two.log_loss)

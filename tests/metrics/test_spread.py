@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ebrm.errors import ConfigError, DataError
-from ebrm.metrics import Estimate, PositiveSpread, positive_spread
+from ebrm.metrics import Bootstrap, Estimate, PositiveSpread, positive_spread
 
 
 def simulate(seed: int, prompts: int = 12) -> tuple[np.ndarray, ...]:
@@ -56,14 +56,14 @@ def test_one_prompt_is_the_variance_of_the_whole_set() -> None:
 def test_offsets_and_order_do_not_matter_and_a_factor_is_one(seed: int, factor: float) -> None:
     reward, positive, prompt = simulate(seed)
     generator = np.random.default_rng(seed)
-    found = numbers(positive_spread(reward, positive, prompt, resamples=30))
+    found = numbers(positive_spread(reward, positive, prompt, bootstrap=Bootstrap(30)))
     moved = factor * reward + generator.normal(size=12)[prompt] * 50
     scale = np.repeat([factor**2, factor, 1.0], 3)
-    got = np.array(numbers(positive_spread(moved, positive, prompt, resamples=30)))
+    got = np.array(numbers(positive_spread(moved, positive, prompt, bootstrap=Bootstrap(30))))
     assert got[[0, 3]] == pytest.approx((scale * found)[[0, 3]], rel=1e-6)
     assert got[6] == pytest.approx(found[6], rel=1e-6)
     order = generator.permutation(len(prompt))
-    again = positive_spread(reward[order], positive[order], prompt[order], resamples=30)
+    again = positive_spread(reward[order], positive[order], prompt[order], bootstrap=Bootstrap(30))
     assert numbers(again) == pytest.approx(found, rel=1e-9, nan_ok=True)
 
 
@@ -85,7 +85,7 @@ def test_intervals_cover_the_truth() -> None:
     hits = 0
     for seed in range(200):
         reward, positive, prompt = simulate(seed, prompts=120)
-        hits += not positive_spread(reward, positive, prompt, resamples=300, seed=seed).gap.excludes(1.0)
+        hits += not positive_spread(reward, positive, prompt, bootstrap=Bootstrap(300, seed=seed)).gap.excludes(1.0)
     assert 180 <= hits <= 199
 
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ebrm.errors import DataError
-from ebrm.metrics import starc_distance, starc_estimate
+from ebrm.metrics import Bootstrap, starc_distance, starc_estimate
 
 
 def simulate(generator: np.random.Generator, prompts: int, noise: float = 0.7) -> tuple[np.ndarray, ...]:
@@ -92,7 +92,7 @@ def test_prompts_with_one_response_add_nothing() -> None:
 def test_the_size_of_rewards_does_not_matter(size: float) -> None:
     first, second, prompt = simulate(np.random.default_rng(2), 9)
     assert starc_distance(size * first, second, prompt) == pytest.approx(starc_distance(first, second, prompt))
-    assert starc_estimate(size * first, second, prompt, resamples=9).low > 0.1
+    assert starc_estimate(size * first, second, prompt, bootstrap=Bootstrap(9)).low > 0.1
 
 
 def test_unrelated_rewards_are_at_the_root_of_two() -> None:
@@ -107,14 +107,14 @@ def test_draws_are_distances_of_drawn_prompts(monkeypatch: pytest.MonkeyPatch) -
     first, second, prompt = simulate(np.random.default_rng(4), 6)
     seen: list[np.ndarray] = []
 
-    def take(value: float, draws: np.ndarray, level: float) -> None:
+    def take(self: Bootstrap, value: float, draws: np.ndarray) -> None:
         seen.append(draws)
 
-    def draw(sums: np.ndarray, resamples: int, generator: np.random.Generator) -> np.ndarray:
+    def draw(sums: np.ndarray, *, bootstrap: Bootstrap) -> np.ndarray:
         return np.stack([sums[list(drawn)].sum(axis=0) for drawn in chosen])
 
     chosen = [(0, 0, 1, 3, 5, 5), (2, 2, 2, 2, 2, 2), (0, 1, 2, 3, 4, 5)]
-    monkeypatch.setattr("ebrm.metrics.starc.percentile_estimate", take)
+    monkeypatch.setattr("ebrm.metrics.bootstrap.Bootstrap.estimate", take)
     monkeypatch.setattr("ebrm.metrics.starc.resample_sums", draw)
     starc_estimate(first, second, prompt)
     for found, drawn in zip(seen[0], chosen, strict=True):
@@ -128,10 +128,10 @@ def test_estimate_has_the_distance_and_is_the_same_in_any_order() -> None:
     generator = np.random.default_rng(5)
     first, second, prompt = simulate(generator, 40)
     weight = generator.random(len(prompt))
-    found = starc_estimate(first, second, prompt, weight, resamples=200)
+    found = starc_estimate(first, second, prompt, weight, bootstrap=Bootstrap(200))
     assert found.value == starc_distance(first, second, prompt, weight) and found.low < found.value < found.high
     order = generator.permutation(len(prompt))
-    again = starc_estimate(first[order], second[order], prompt[order], weight[order], resamples=200)
+    again = starc_estimate(first[order], second[order], prompt[order], weight[order], bootstrap=Bootstrap(200))
     assert (again.value, again.low, again.high) == pytest.approx((found.value, found.low, found.high), rel=1e-12)
     same = starc_estimate(first, first, prompt)
     assert (same.value, same.low, same.high) == (0, 0, 0)
@@ -141,7 +141,7 @@ def test_estimate_has_the_distance_and_is_the_same_in_any_order() -> None:
 def test_intervals_cover_the_truth() -> None:
     truth = starc_distance(*simulate(np.random.default_rng(6), 400_000))
     generator, studies = np.random.default_rng(8), 500
-    found = [starc_estimate(*simulate(generator, 300), resamples=600, seed=n) for n in range(studies)]
+    found = [starc_estimate(*simulate(generator, 300), bootstrap=Bootstrap(600, seed=n)) for n in range(studies)]
     coverage = np.mean([not one.excludes(truth) for one in found])
     assert 0.93 < coverage < 0.97, coverage
 

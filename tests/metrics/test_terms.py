@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 
 from ebrm.errors import DataError
-from ebrm.metrics import bootstrap_scores, clustered_mean, percentile_estimate, score_values, term_shares
+from ebrm.metrics import Bootstrap, bootstrap_scores, clustered_mean, score_values, term_shares
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
@@ -50,7 +50,7 @@ def test_scores_are_the_written_rule(seed: int) -> None:
 @given(st.integers(0, 2**32 - 1))
 def test_draws_are_the_written_rule_on_drawn_clusters(seed: int) -> None:
     term, value, cluster, weights = made(seed, rows=25, clusters=9)
-    draws = bootstrap_scores(term, value, cluster, weights, resamples=6, seed=seed)
+    draws = bootstrap_scores(term, value, cluster, weights, bootstrap=Bootstrap(6, seed=seed))
     labels = np.unique(cluster)
     for draw, drawn in zip(draws, np.random.default_rng(seed).integers(0, len(labels), (6, len(labels))), strict=True):
         rows = np.concatenate([np.flatnonzero(cluster == labels[number]) for number in drawn])
@@ -65,36 +65,46 @@ def test_nothing_depends_on_the_order_of_rows(seed: int) -> None:
     mixed = term[order], value[order]
     assert np.array_equal(score_values(term, value, weights), score_values(*mixed, weights), equal_nan=True)
     draws = [
-        bootstrap_scores(term, value, cluster, weights, 20, 3),
-        bootstrap_scores(*mixed, cluster[order], weights, 20, 3),
+        bootstrap_scores(term, value, cluster, weights, bootstrap=Bootstrap(20, seed=3)),
+        bootstrap_scores(*mixed, cluster[order], weights, bootstrap=Bootstrap(20, seed=3)),
     ]
     assert np.array_equal(*draws, equal_nan=True)
 
 
 def test_a_score_does_not_depend_on_the_other_scores_or_scorers() -> None:
     term, value, cluster, weights = made(4)
-    alone = bootstrap_scores(term, value[:, 1:2], cluster, weights[2:3], 30, 1)
-    together = bootstrap_scores(term, value, cluster, weights, 30, 1)
+    alone = bootstrap_scores(term, value[:, 1:2], cluster, weights[2:3], bootstrap=Bootstrap(30, seed=1))
+    together = bootstrap_scores(term, value, cluster, weights, bootstrap=Bootstrap(30, seed=1))
     assert np.array_equal(alone, together[:, 2:3, 1:2], equal_nan=True)
 
 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     arrays = (*made(0)[:3], np.ones((2, 5)))
-    whole = bootstrap_scores(*arrays, resamples=23, seed=1)
+    whole = bootstrap_scores(*arrays, bootstrap=Bootstrap(23, seed=1))
     monkeypatch.setattr("ebrm.metrics.bootstrap._CHUNK_CELLS", 130)
-    assert np.array_equal(whole, bootstrap_scores(*arrays, resamples=23, seed=1), equal_nan=True)
+    assert np.array_equal(whole, bootstrap_scores(*arrays, bootstrap=Bootstrap(23, seed=1)), equal_nan=True)
     assert len(np.unique(whole[:, 0, 0])) == 23
 
 
 def test_the_seed_decides_the_draws() -> None:
     arrays = made(0)
-    assert np.array_equal(bootstrap_scores(*arrays, 9, 1), bootstrap_scores(*arrays, 9, 1), equal_nan=True)
-    assert not np.array_equal(bootstrap_scores(*arrays, 9, 1), bootstrap_scores(*arrays, 9, 2), equal_nan=True)
+    assert np.array_equal(
+        bootstrap_scores(*arrays, bootstrap=Bootstrap(9, seed=1)),
+        bootstrap_scores(*arrays, bootstrap=Bootstrap(9, seed=1)),
+        equal_nan=True,
+    )
+    assert not np.array_equal(
+        bootstrap_scores(*arrays, bootstrap=Bootstrap(9, seed=1)),
+        bootstrap_scores(*arrays, bootstrap=Bootstrap(9, seed=2)),
+        equal_nan=True,
+    )
 
 
 def test_scorers_share_their_draws() -> None:
     term, value, cluster, weights = made(1)
-    draws = bootstrap_scores(term, np.column_stack([value[:, 0], value[:, 0] + 0.25]), cluster, np.ones((1, 5)), 50)
+    draws = bootstrap_scores(
+        term, np.column_stack([value[:, 0], value[:, 0] + 0.25]), cluster, np.ones((1, 5)), bootstrap=Bootstrap(50)
+    )
     # The weights sum to 5: 0.25 more on every row is 1.25 more in every draw.
     assert draws[:, 0, 1] - draws[:, 0, 0] == pytest.approx(np.full(50, 1.25))
 
@@ -103,21 +113,23 @@ def test_one_term_is_the_clustered_mean() -> None:
     generator = np.random.default_rng(5)
     cluster = generator.integers(0, 150, 600)
     value = generator.normal(size=150)[cluster] + generator.normal(size=600)
-    draws = bootstrap_scores(np.zeros(600, int), value[:, None], cluster, [[1.0]], 8000, 1)
-    ours = percentile_estimate(float(score_values(np.zeros(600, int), value[:, None], [[1.0]])[0, 0]), draws[:, 0, 0])
-    theirs = clustered_mean(value, cluster, 8000, 2)
+    draws = bootstrap_scores(np.zeros(600, int), value[:, None], cluster, [[1.0]], bootstrap=Bootstrap(8000, seed=1))
+    ours = Bootstrap().estimate(float(score_values(np.zeros(600, int), value[:, None], [[1.0]])[0, 0]), draws[:, 0, 0])
+    theirs = clustered_mean(value, cluster, bootstrap=Bootstrap(8000, seed=2))
     assert ours.value == pytest.approx(theirs.value)
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.06 * (theirs.high - theirs.low))
 
 
 def test_one_cluster_has_no_draws() -> None:
-    draws = bootstrap_scores([0, 1], [[0.0], [1.0]], ["a", "a"], [[0.5, 0.5]], 5)
+    draws = bootstrap_scores([0, 1], [[0.0], [1.0]], ["a", "a"], [[0.5, 0.5]], bootstrap=Bootstrap(5))
     assert draws.shape == (5, 1, 1) and np.isnan(draws).all()
 
 
 def test_a_small_term_is_missing_from_some_draws() -> None:
     # Term 1 is in one cluster of three: without it (8 of 27 draws) the score is that of term 0 alone.
-    draws = bootstrap_scores([0, 0, 1], [[0.0], [0.0], [1.0]], [0, 1, 2], [[0.5, 0.5], [0, 1]], 20_000)[:, :, 0]
+    draws = bootstrap_scores(
+        [0, 0, 1], [[0.0], [0.0], [1.0]], [0, 1, 2], [[0.5, 0.5], [0, 1]], bootstrap=Bootstrap(20_000)
+    )[:, :, 0]
     assert np.isnan(draws[:, 1]).mean() == pytest.approx(8 / 27, abs=0.01)
     assert (draws[np.isnan(draws[:, 1]), 0] == 0).all()
     assert np.nanmax(draws[:, 1]) == np.nanmin(draws[:, 1]) == 1
@@ -148,7 +160,9 @@ def test_intervals_cover_the_truth_under_clustered_prompts() -> None:
         effect = 0.7 * generator.normal(size=(150, studies))[cluster]
         first = ease + generator.normal(size=ease.shape) > 0
         second = 0.2 + ease + effect + generator.normal(size=ease.shape) > 0
-        draws = bootstrap_scores(term, np.hstack([first, second]), cluster, weights, 400, number)[:, 0]
+        draws = bootstrap_scores(
+            term, np.hstack([first, second]), cluster, weights, bootstrap=Bootstrap(400, seed=number)
+        )[:, 0]
         truth = weights[0] @ np.stack(
             [
                 norm.cdf(np.array([0.2, -0.3, 0.5]) / np.sqrt(2)),

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ebrm.errors import ConfigError, DataError
-from ebrm.metrics import accuracy_with_ties, accuracy_without_ties, tie_threshold
+from ebrm.metrics import Bootstrap, accuracy_with_ties, accuracy_without_ties, tie_threshold
 
 
 def simulate(seed: int, pairs: int = 30) -> tuple[np.ndarray, np.ndarray]:
@@ -37,7 +37,7 @@ def test_the_threshold_is_that_of_a_scan(seed: int, pairs: int) -> None:
     ]
     best = tie_threshold(difference, label)
     assert best == tried[int(np.argmax(scan))]
-    assert accuracy_with_ties(difference, label, best, resamples=2).value == pytest.approx(max(scan))
+    assert accuracy_with_ties(difference, label, best, bootstrap=Bootstrap(2)).value == pytest.approx(max(scan))
 
 
 @settings(max_examples=30, deadline=None)
@@ -49,9 +49,11 @@ def test_unit_side_and_order_do_not_matter(seed: int, factor: float) -> None:
     assert tie_threshold(-difference, -label) == best
     order = np.random.default_rng(seed).permutation(len(label))
     assert tie_threshold(difference[order], label[order]) == best
-    one = accuracy_with_ties(difference, label, best, cluster=label, resamples=50)
-    assert one == accuracy_with_ties(factor * difference, label, factor * best, cluster=label, resamples=50)
-    assert one == accuracy_with_ties(difference[order], label[order], best, cluster=label[order], resamples=50)
+    one = accuracy_with_ties(difference, label, best, cluster=label, bootstrap=Bootstrap(50))
+    assert one == accuracy_with_ties(factor * difference, label, factor * best, cluster=label, bootstrap=Bootstrap(50))
+    assert one == accuracy_with_ties(
+        difference[order], label[order], best, cluster=label[order], bootstrap=Bootstrap(50)
+    )
 
 
 def test_the_extremes() -> None:

@@ -5,7 +5,15 @@ import pytest
 from scipy.stats import mannwhitneyu
 
 from ebrm.errors import DataError
-from ebrm.metrics import Estimate, error_auroc, error_by_uncertainty, interval_coverage, pair_std, risk_coverage
+from ebrm.metrics import (
+    Bootstrap,
+    Estimate,
+    error_auroc,
+    error_by_uncertainty,
+    interval_coverage,
+    pair_std,
+    risk_coverage,
+)
 
 
 def auroc(*args: object, **settings: object) -> Estimate:
@@ -64,7 +72,7 @@ def test_ties_count_by_their_mean_over_all_orders() -> None:
     uncertainty, error = np.array([1, 1, 1, 2, 2]), np.array([True, False, False, True, False])
     generator = np.random.default_rng(0)
     shuffled = [
-        risk_coverage(uncertainty + 0.1 * generator.permutation(5) / 5, error, resamples=1).area.value
+        risk_coverage(uncertainty + 0.1 * generator.permutation(5) / 5, error, bootstrap=Bootstrap(1)).area.value
         for _ in range(4000)
     ]
     assert risk_coverage(uncertainty, error).area.value == pytest.approx(np.mean(shuffled), abs=0.005)
@@ -83,7 +91,7 @@ def test_does_not_depend_on_the_order_of_rows() -> None:
     assert (one.risk == two.risk).all() and (one.area, one.gain) == (two.area, two.gain)
     assert auroc(*rows) == auroc(*mixed)
     bins = [
-        error_by_uncertainty(u, e, p, resamples=20)
+        error_by_uncertainty(u, e, p, bootstrap=Bootstrap(20))
         for u, e, p in ((uncertainty, error, prompt), (uncertainty[order], error[order], prompt[order]))
     ]
     assert [b.error for b in bins[0]] == [b.error for b in bins[1]]
@@ -107,8 +115,8 @@ def naive_draws(
     found = []
     for drawn in np.random.default_rng(seed).integers(0, len(labels), (resamples, len(labels))):
         rows = np.concatenate([np.flatnonzero(prompt == labels[number]) for number in drawn])
-        curve = risk_coverage(uncertainty[rows], error[rows], resamples=1)
-        ranks = error_auroc(uncertainty[rows], error[rows], resamples=1)
+        curve = risk_coverage(uncertainty[rows], error[rows], bootstrap=Bootstrap(1))
+        ranks = error_auroc(uncertainty[rows], error[rows], bootstrap=Bootstrap(1))
         found.append([np.nan if ranks is None else ranks.value, curve.area.value, curve.random - curve.area.value])
     return np.array(found)
 
@@ -118,8 +126,8 @@ def test_intervals_are_those_of_drawn_prompts(digits: int) -> None:
     uncertainty, error, prompt = simulate(np.random.default_rng(3), 30)
     uncertainty = uncertainty.round(digits)  # fewer values than groups: no approximation
     draws = naive_draws(uncertainty, error, prompt, seed=5, resamples=60)
-    curve = risk_coverage(uncertainty, error, prompt, resamples=60, seed=5)
-    estimates = (auroc(uncertainty, error, prompt, resamples=60, seed=5), curve.area, curve.gain)
+    curve = risk_coverage(uncertainty, error, prompt, bootstrap=Bootstrap(60, seed=5))
+    estimates = (auroc(uncertainty, error, prompt, bootstrap=Bootstrap(60, seed=5)), curve.area, curve.gain)
     for estimate, column in zip(estimates, draws.T, strict=True):
         assert (estimate.low, estimate.high) == pytest.approx(tuple(np.nanquantile(column, [0.025, 0.975])))
 
@@ -128,8 +136,8 @@ def test_grouping_hardly_changes_the_intervals(monkeypatch: pytest.MonkeyPatch) 
     rows = simulate(np.random.default_rng(4), 400)
 
     def estimates() -> list[Estimate]:
-        curve = risk_coverage(*rows, resamples=500)
-        return [auroc(*rows, resamples=500), curve.area, curve.gain]
+        curve = risk_coverage(*rows, bootstrap=Bootstrap(500))
+        return [auroc(*rows, bootstrap=Bootstrap(500)), curve.area, curve.gain]
 
     found = {}
     for levels in (3, 128, 10**6):
@@ -144,13 +152,13 @@ def test_grouping_hardly_changes_the_intervals(monkeypatch: pytest.MonkeyPatch) 
 
 def test_intervals_cover_the_truth_under_clustered_prompts() -> None:
     population = simulate(np.random.default_rng(9), 200_000)
-    curve = risk_coverage(*population, resamples=1)
-    truth = [auroc(*population, resamples=1).value, curve.area.value, curve.gain.value]
+    curve = risk_coverage(*population, bootstrap=Bootstrap(1))
+    truth = [auroc(*population, bootstrap=Bootstrap(1)).value, curve.area.value, curve.gain.value]
     generator, studies, hits = np.random.default_rng(10), 400, np.zeros(3)
     for study in range(studies):
         rows = simulate(generator, 150)
-        curve = risk_coverage(*rows, resamples=250, seed=study)
-        estimates = (auroc(*rows, resamples=250, seed=study), curve.area, curve.gain)
+        curve = risk_coverage(*rows, bootstrap=Bootstrap(250, seed=study))
+        estimates = (auroc(*rows, bootstrap=Bootstrap(250, seed=study)), curve.area, curve.gain)
         hits += [not estimate.excludes(value) for estimate, value in zip(estimates, truth, strict=True)]
     coverage = hits / studies
     assert (coverage > 0.93).all() and (coverage < 0.97).all(), coverage
@@ -197,7 +205,9 @@ def test_honest_intervals_cover_what_they_claim() -> None:
         mean = generator.normal(size=600)
         # Rewards of one prompt are off together; 1.645 standard deviations hold 90% of each.
         value = mean + 0.8 * generator.normal(size=150)[prompt] + 0.6 * generator.normal(size=600)
-        found = interval_coverage(mean[:, None] + [-1.6448536, 1.6448536], value, prompt, resamples=300, seed=study)
+        found = interval_coverage(
+            mean[:, None] + [-1.6448536, 1.6448536], value, prompt, bootstrap=Bootstrap(300, seed=study)
+        )
         hits += not found.excludes(0.9)
     assert 0.93 < hits / studies < 0.97
 

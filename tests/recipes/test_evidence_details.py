@@ -11,7 +11,7 @@ from scipy.special import expit
 from tests.evaluation.suites import pool, styles
 from tests.recipes.refinements import METHODS, made_cells, pair_set
 
-from ebrm.metrics import Estimate, calibration, error_auroc, risk_coverage
+from ebrm.metrics import Bootstrap, Estimate, calibration, error_auroc, risk_coverage
 from ebrm.optimize import best_of_n_gold
 
 
@@ -104,9 +104,9 @@ def test_uncertainty_rows(recipe):
         "P near 1/2": [-np.abs(one.probability["EBRM"] - 0.5) for one in sets],
     }.items():
         both = list(zip(uncertainty, wrong, strict=True))
-        auroc = [error_auroc(u, w, resamples=1).value for u, w in both]
+        auroc = [error_auroc(u, w, bootstrap=Bootstrap(1)).value for u, w in both]
         assert found["EBRM", "all", f"error AUROC, {metric}"].value == pytest.approx(np.mean(auroc))
-        gain = [risk_coverage(u, w, resamples=1).gain.value for u, w in both]
+        gain = [risk_coverage(u, w, bootstrap=Bootstrap(1)).gain.value for u, w in both]
         assert found["EBRM", "all", f"risk-coverage gain, {metric}"].value == pytest.approx(np.mean(gain))
     brier = np.mean([np.mean((1 - one.probability["base"]) ** 2) for one in sets])
     assert found["base", "all", "Brier"].value == pytest.approx(brier)

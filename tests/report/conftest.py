@@ -14,7 +14,7 @@ from tests.report.made_report import make_report
 
 from ebrm.benchmarks import Score
 from ebrm.evaluation import BenchmarkResult, Cell, Evaluation, Regression, ScorerResult
-from ebrm.metrics import Estimate, calibration, risk_coverage
+from ebrm.metrics import Bootstrap, Estimate, calibration, risk_coverage
 from ebrm.report import ReportData
 
 MakeEvaluation = Callable[..., Evaluation]
@@ -163,7 +163,7 @@ def make_benchmark(
             metrics,
             frozenset(best) if len(bases) > 1 else frozenset(),
             frozenset(near),
-            calibration(confident[name], np.arange(items), resamples=50),
+            calibration(confident[name], np.arange(items), bootstrap=Bootstrap(50)),
             risk,
             margins[name],
         )
@@ -225,10 +225,8 @@ def _make(
             benchmarks=tuple(made),
             bases=bases,
             reference=reference,
-            resamples=2000,
-            level=0.95,
+            bootstrap=Bootstrap(),
             permutations=9999,
-            seed=0,
             about={
                 name: {"path": f"/models/{name}", "backbone": "owner/model", "grid": {"nodes": 257}} for name in bases
             },

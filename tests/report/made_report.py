@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ebrm.metrics import paired_accuracy, paired_accuracy_by_category
+from ebrm.metrics import Bootstrap, paired_accuracy, paired_accuracy_by_category
 from ebrm.report import ChangedExample, LiveScore, ReportData
 
 CATEGORIES = ("harmlessness", "helpfulness", "honesty", "code review and repair", "reasoning", "safety: refusals", None)
@@ -63,8 +63,8 @@ def make_report(pairs: int = 3000, lift: float = 0.35, seed: int = 0, resamples:
     }
     return ReportData(
         title="Energy reward model on the demonstration RM",
-        overall=paired_accuracy(*columns, resamples=resamples),
-        by_category=paired_accuracy_by_category(*columns, category, resamples=resamples),
+        overall=paired_accuracy(*columns, bootstrap=Bootstrap(resamples)),
+        by_category=paired_accuracy_by_category(*columns, category, bootstrap=Bootstrap(resamples)),
         base_reward=base,
         refined_reward=refined,
         probability=1 / (1 + np.exp(-z)),

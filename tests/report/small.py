@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from ebrm.benchmarks import Score
 from ebrm.evaluation import BenchmarkResult, Cell, Evaluation, ScorerResult
-from ebrm.metrics import Estimate
+from ebrm.metrics import Bootstrap, Estimate
 
 #: Value and, for a scorer that is compared with the reference, corrected p-value.
 Numbers = tuple[float, float | None]
@@ -73,7 +73,7 @@ def benchmark(
 def evaluation(
     benchmarks: Sequence[BenchmarkResult], bases: Mapping[str, str | None], reference: str | None = None
 ) -> Evaluation:
-    return Evaluation(tuple(benchmarks), bases, reference or next(iter(bases)), 2000, 0.95, 9999, 0)
+    return Evaluation(tuple(benchmarks), bases, reference or next(iter(bases)), Bootstrap(2000), 9999)
 
 
 def overall_only(

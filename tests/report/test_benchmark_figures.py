@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from tests.report import small
 
-from ebrm.metrics import Estimate, calibration, risk_coverage
+from ebrm.metrics import Bootstrap, Estimate, calibration, risk_coverage
 from ebrm.report import benchmark_figures as figures
 from ebrm.report.benchmark_figures import ForestRow
 
 GENERATOR = np.random.default_rng(0)
 PROBABILITY = GENERATOR.random(300)
-CURVE = calibration(PROBABILITY, np.arange(300), resamples=20)
+CURVE = calibration(PROBABILITY, np.arange(300), bootstrap=Bootstrap(20))
 RISK = risk_coverage(GENERATOR.random(300), GENERATOR.random(300) < 0.3)
 
 
@@ -89,16 +89,16 @@ def test_lines_differ_by_more_than_color() -> None:
 
 
 def test_the_accuracy_axis_holds_everything_drawn() -> None:
-    low = calibration(np.repeat(0.1, 50), np.arange(50), resamples=20)
+    low = calibration(np.repeat(0.1, 50), np.arange(50), bootstrap=Bootstrap(20))
     assert "0%" in texts(figures.reliability_panel("r", "t", {"base": low}))
-    rare = calibration(np.where(np.arange(100) < 15, 0.85, 0.15), np.arange(100), resamples=50)
+    rare = calibration(np.where(np.arange(100) < 15, 0.85, 0.15), np.arange(100), bootstrap=Bootstrap(50))
     assert rare.bins[0].accuracy.low > 0 and "0%" in texts(figures.reliability_panel("r", "t", {"base": rare}))
-    high = calibration(np.repeat(0.9, 50), np.arange(50), resamples=20)
+    high = calibration(np.repeat(0.9, 50), np.arange(50), bootstrap=Bootstrap(20))
     assert "40%" in texts(figures.reliability_panel("r", "t", {"base": high}))
     assert "20%" not in texts(figures.reliability_panel("r", "t", {"base": high}))
     bars = [d for d in paths(figures.reliability_panel("r", "t", {"base": CURVE}), "base", dashed=False) if "L" in d]
     assert sorted(d.count("M") for d in bars)[-1] == len(CURVE.bins)  # one stroke a bar, none from bar to bar
-    lonely = calibration([0.9], ["one"], resamples=20)
+    lonely = calibration([0.9], ["one"], bootstrap=Bootstrap(20))
     assert figures.reliability_panel("r", "t", {"base": lonely})
 
 

@@ -7,7 +7,7 @@ import pytest
 from tests.report import small
 
 from ebrm.evaluation import BenchmarkResult, Cell, Evaluation
-from ebrm.metrics import Estimate
+from ebrm.metrics import Bootstrap, Estimate
 from ebrm.report.benchmark_scores import scorer_columns, scores_section
 from ebrm.report.page import GridCell
 from ebrm.report.words import NO_BREAK
@@ -189,9 +189,9 @@ def test_a_folded_table_says_what_is_in_it() -> None:
 
 def test_columns_say_who_refines_whom() -> None:
     bases: dict[str, str | None] = {"rm": None, "ebrm": "rm", "e2": "gone"}
-    evaluation = Evaluation((), bases, "ebrm", 1, 0.95, 1, 0)
+    evaluation = Evaluation((), bases, "ebrm", Bootstrap(1), 1)
     assert scorer_columns(evaluation) == [("rm", ""), ("ebrm", "reference, refines rm"), ("e2", "refines gone")]
-    assert scorer_columns(Evaluation((), {"rm": None}, "rm", 1, 0.95, 1, 0)) == [("rm", "")]
+    assert scorer_columns(Evaluation((), {"rm": None}, "rm", Bootstrap(1), 1)) == [("rm", "")]
 
 
 def test_every_score_of_every_scorer_is_on_the_page(evaluation: Evaluation) -> None:

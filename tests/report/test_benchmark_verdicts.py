@@ -7,7 +7,7 @@ import pytest
 from tests.report import small
 
 from ebrm.evaluation import Cell, Evaluation
-from ebrm.metrics import Estimate
+from ebrm.metrics import Bootstrap, Estimate
 from ebrm.report import benchmark_verdicts as verdicts
 
 PAIR = {"rm": None, "ebrm": "rm"}
@@ -50,13 +50,13 @@ def test_no_cell_is_not_tested() -> None:
     ],
 )
 def test_a_refined_reward_is_drawn_with_its_base(bases: dict[str, str | None], expected: list[dict[str, str]]) -> None:
-    evaluation = Evaluation((), bases, next(iter(bases)), 1, 0.95, 1, 0)
+    evaluation = Evaluation((), bases, next(iter(bases)), Bootstrap(1), 1)
     assert verdicts.families(evaluation) == expected
     assert sorted({who for roles in expected for who in roles.values()}) == sorted(bases)
 
 
 def test_a_scorer_refines_only_what_is_there() -> None:
-    evaluation = Evaluation((), {"x": "gone", "rm": None, "y": "rm"}, "rm", 1, 0.95, 1, 0)
+    evaluation = Evaluation((), {"x": "gone", "rm": None, "y": "rm"}, "rm", Bootstrap(1), 1)
     assert verdicts.refined_scorers(evaluation) == ["y"]
     assert verdicts.others(evaluation) == ["x", "y"]
 

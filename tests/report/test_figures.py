@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 
-from ebrm.metrics import paired_accuracy, risk_coverage
+from ebrm.metrics import Bootstrap, paired_accuracy, risk_coverage
 from ebrm.report import figures
 from ebrm.report.svg import COLOURS, line_mark, new_figure, style, to_svg
 
@@ -43,13 +43,15 @@ def test_same_data_same_bytes() -> None:
 
 
 def test_labels_are_not_read_as_mathematics_or_markup() -> None:
-    result = paired_accuracy([1, 0, 1], [0, 1, 0], [1, 1, 1], [0, 0, 0], [1, 2, 3], resamples=20)
+    result = paired_accuracy([1, 0, 1], [0, 1, 0], [1, 1, 1], [0, 0, 0], [1, 2, 3], bootstrap=Bootstrap(20))
     svg = figures.accuracy_forest("f", "t", {"all pairs": result, "$x_1$ <b>&": result, "日本語 \x00🦜": result})
     assert {"all pairs", "$x_1$ <b>&", "日本語 \ufffd🦜"} <= set(texts(svg))
 
 
 def test_forest_says_how_many_pairs() -> None:
-    many = paired_accuracy(np.ones(1234), np.zeros(1234), np.ones(1234), np.zeros(1234), np.arange(1234), resamples=5)
+    many = paired_accuracy(
+        np.ones(1234), np.zeros(1234), np.ones(1234), np.zeros(1234), np.arange(1234), bootstrap=Bootstrap(5)
+    )
     one = paired_accuracy([1], [0], [1], [0], [0])
     for draw in (figures.accuracy_forest, figures.difference_forest):
         assert {"1,234", "1"} <= set(texts(draw("f", "t", {"all pairs": many, "one": one})))

@@ -13,11 +13,11 @@ from tests.evaluation.suites import all_kinds, best_of, pairwise, three
 
 from ebrm.data import prompt_id
 from ebrm.evaluation import Cell, Evaluation, Scored, evaluate
-from ebrm.metrics import Estimate
+from ebrm.metrics import Bootstrap, Estimate
 from ebrm.report import evaluation_to_dict, write_results
 from ebrm.report.files import plain, write_items
 
-FEW: dict[str, Any] = {"resamples": 50, "permutations": 49}
+FEW: dict[str, Any] = {"bootstrap": Bootstrap(50), "permutations": 49}
 
 
 def some() -> tuple[Evaluation, list[Scored]]:

@@ -9,7 +9,7 @@ import pytest
 from tests.report.reader import Reader
 
 from ebrm.errors import DataError
-from ebrm.metrics import calibration, error_auroc, paired_accuracy, risk_coverage
+from ebrm.metrics import Bootstrap, calibration, error_auroc, paired_accuracy, risk_coverage
 from ebrm.report import ReportData, interval, write_report
 from ebrm.report.fit import report_page
 from ebrm.report.fit_results import accuracy_section
@@ -108,7 +108,7 @@ def test_the_headline_is_honest(gain: float, headline: str) -> None:
     generator = np.random.default_rng(0)
     base, noise = generator.normal(size=400), generator.normal(size=400)
     overall = paired_accuracy(
-        base, np.zeros(400), base + gain + 0.3 * noise, np.zeros(400), np.arange(400), resamples=200
+        base, np.zeros(400), base + gain + 0.3 * noise, np.zeros(400), np.arange(400), bootstrap=Bootstrap(200)
     )
     page = report_page(ReportData("t", overall))
     assert page.headline == headline
@@ -143,13 +143,15 @@ def test_calibration_and_uncertainty_show_their_intervals(report_data: ReportDat
 
 
 def test_ties_are_reported_both_ways() -> None:
-    overall = paired_accuracy([0, 1, 1, 0], [0, 0, 0, 0], [1, 0, 1, 1], [0, 0, 0, 0], [1, 2, 3, 4], resamples=50)
+    overall = paired_accuracy(
+        [0, 1, 1, 0], [0, 0, 0, 0], [1, 0, 1, 1], [0, 0, 0, 0], [1, 2, 3, 4], bootstrap=Bootstrap(50)
+    )
     summary = " ".join(report_page(ReportData("t", overall)).summary)
     assert "(2 base, 1 refined)" in summary and "75.0%" in summary and "87.5%" in summary
 
 
 def test_what_is_missing_is_said() -> None:
-    overall = paired_accuracy([1, 0], [0, 1], [1, 1], [0, 0], ["a", "b"], resamples=10)
+    overall = paired_accuracy([1, 0], [0, 1], [1, 1], [0, 0], ["a", "b"], bootstrap=Bootstrap(10))
     page = report_page(ReportData("t", overall))
     assert [section.id for section in page.sections] == ["accuracy"]
     assert len(page.missing) == len(SECTIONS) - 1 and all(sentence.endswith(".") for sentence in page.missing)
@@ -282,7 +284,7 @@ def test_one_pair_and_constant_rewards_can_be_reported() -> None:
     page = report_page(data)
     assert page.headline.startswith("No clear difference") and "one prompt" in page.summary[0]
     assert "[no interval]" in Reader(render_page(page)).text
-    many = paired_accuracy(*[np.ones(30)] * 4, np.arange(30), resamples=20)
+    many = paired_accuracy(*[np.ones(30)] * 4, np.arange(30), bootstrap=Bootstrap(20))
     array = np.ones((30, 2))
     report_page(ReportData("t", many, base_reward=array, refined_reward=array, probability=[1.0] * 30, std=0 * array))
 

@@ -15,9 +15,10 @@ from tests.evaluation.suites import benchmark, item, plain_scores
 from ebrm.benchmarks import Benchmark, Floats, Item, Score, Ties
 from ebrm.benchmarks.benchmark import Terms
 from ebrm.evaluation import Evaluation, Scored, Scores, evaluate
+from ebrm.metrics import Bootstrap
 from ebrm.report.rewardbench_files import model_names, write_rewardbench
 
-FEW: dict[str, Any] = {"resamples": 20, "permutations": 19}
+FEW: dict[str, Any] = {"bootstrap": Bootstrap(20), "permutations": 19}
 
 
 def read(folder: Path) -> dict[str, dict[str, Any]]:

@@ -8,6 +8,7 @@ from PIL import Image
 
 from ebrm.evaluation import Selection, select
 from ebrm.evaluation.pools import ResponsePools
+from ebrm.metrics import Bootstrap
 from ebrm.report import write_selection_figure
 from ebrm.report.selection_figures import LOOKS, look_of, selection_figure
 
@@ -17,7 +18,7 @@ def found(rewards: int, prompts: int = 12) -> Selection:
     gold = draws.normal(size=(prompts, 5))
     return select(
         ResponsePools({f"$r_{k}": gold + draws.normal(size=gold.shape) for k in range(rewards)}, gold, {}),
-        resamples=100,
+        bootstrap=Bootstrap(100),
     )
 
 

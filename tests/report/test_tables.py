@@ -14,7 +14,7 @@ from tests.evaluation.suites import all_kinds, pairwise, plain_scores, three
 from ebrm.benchmarks import Score
 from ebrm.errors import ConfigError
 from ebrm.evaluation import BenchmarkResult, Cell, Evaluation, Scored, ScorerResult, Scores, evaluate
-from ebrm.metrics import Estimate
+from ebrm.metrics import Bootstrap, Estimate
 from ebrm.report import details, overview
 from ebrm.report.tables import COLUMNS, FORMATS
 
@@ -64,7 +64,7 @@ def made_up() -> Evaluation:
         unscored_items=("x", "y", "z"),
         scorers={"my_rm": first, "new": second},
     )
-    return Evaluation((result,), {"my_rm": None, "new": "my_rm"}, "my_rm", 2000, 0.95, 9999, 0)
+    return Evaluation((result,), {"my_rm": None, "new": "my_rm"}, "my_rm", Bootstrap(2000), 9999)
 
 
 def test_overview_in_markdown() -> None:
@@ -144,7 +144,7 @@ def evaluation() -> Evaluation:
         rm, refined, poor = three(made)
         poor = replace(poor, name='owner/po_or |&%$#{}~^\\<>*`"\n2', unscored={0: "50% too long_"})
         scored.append(Scored(made, (rm, refined, poor), {"not sampled & seen": 2}))
-    return evaluate(scored, "rm", resamples=50, permutations=49)
+    return evaluate(scored, "rm", bootstrap=Bootstrap(50), permutations=49)
 
 
 def test_csv_gives_back_the_numbers(evaluation: Evaluation) -> None:
@@ -195,7 +195,7 @@ def test_latex_compiles(evaluation: Evaluation, tmp_path: Path) -> None:
 
 def test_one_scorer_has_no_comparison() -> None:
     made = pairwise()
-    evaluation = evaluate([Scored(made, [plain_scores(made, "rm")])], "rm", resamples=20)
+    evaluation = evaluate([Scored(made, [plain_scores(made, "rm")])], "rm", bootstrap=Bootstrap(20))
     text = overview(evaluation)
     assert "(reference)" not in text and "ifference" not in text and "Bold" not in text and "†" not in text
     assert "ties" not in text and "in no number" not in text
@@ -204,7 +204,7 @@ def test_one_scorer_has_no_comparison() -> None:
 
 def test_the_reference_may_be_any_scorer() -> None:
     made = pairwise()
-    text = overview(evaluate([Scored(made, three(made))], "rm-refined", resamples=20, permutations=19))
+    text = overview(evaluate([Scored(made, three(made))], "rm-refined", bootstrap=Bootstrap(20), permutations=19))
     heads = [line for line in text.split("\n") if line.startswith("| Benchmark")]
     assert heads == ["| Benchmark | Items | rm | rm-refined (reference) | poor |", "| Benchmark | rm | poor |"]
 
@@ -213,7 +213,9 @@ def test_refined_scorers_with_a_base_of_their_own_are_compared_with_it() -> None
     made = pairwise()
     rm, refined, poor = three(made)
     other = replace(refined, name="other-refined", base="poor")
-    text = overview(evaluate([Scored(made, (rm, refined, poor, other))], "rm", resamples=20, permutations=19))
+    text = overview(
+        evaluate([Scored(made, (rm, refined, poor, other))], "rm", bootstrap=Bootstrap(20), permutations=19)
+    )
     heads = [line for line in text.split("\n") if line.startswith("| Benchmark")]
     assert heads[2] == "| Benchmark | other-refined minus poor |" and len(heads) == 3
     row = next(line for line in text.split("\n")[text.split("\n").index(heads[2]) :] if line.startswith("| Pairs"))
@@ -222,13 +224,13 @@ def test_refined_scorers_with_a_base_of_their_own_are_compared_with_it() -> None
 
 def test_a_level_is_said_as_it_is() -> None:
     made = pairwise()
-    evaluation = evaluate([Scored(made, [plain_scores(made, "rm")])], "rm", resamples=20, level=0.995)
+    evaluation = evaluate([Scored(made, [plain_scores(made, "rm")])], "rm", bootstrap=Bootstrap(20, level=0.995))
     assert "99.5% of 20 bootstrap" in overview(evaluation)
 
 
 def test_no_interval_is_nothing() -> None:
     made = pairwise(count=1)
-    evaluation = evaluate([Scored(made, [Scores("rm", np.array([[1.0, 0.0]]))])], "rm", resamples=20)
+    evaluation = evaluate([Scored(made, [Scores("rm", np.array([[1.0, 0.0]]))])], "rm", bootstrap=Bootstrap(20))
     assert "| Pairs | 1 | 100.0 |" in overview(evaluation)
 
 

@@ -84,11 +84,12 @@ def _best_of_n(screen: Screen, settings: PoolConfig, pool: str) -> None:
     if out.is_file():
         raise ConfigError(f"--out {out} is a file. Name a folder.")
     from ebrm.evaluation import read_pools, select
+    from ebrm.metrics import Bootstrap
     from ebrm.report import write_selection_figure
     from ebrm.utils.files import write_json, write_text
 
     pools = read_pools(pool, settings.reward, settings.gold, settings.prompt_column)
-    selection = select(pools, settings.least, settings.resamples, settings.seed)
+    selection = select(pools, settings.least, bootstrap=Bootstrap(settings.resamples, seed=settings.seed))
     found = {"pool": Path(pool).name, "gold": settings.gold, **selection.to_dict()}
     write_selection_figure(out / "curves.png", selection, settings.gold)
     write_text(out / "curves.csv", _csv(selection))
@@ -126,7 +127,7 @@ def _show(screen: Screen, selection: Selection, gold: str) -> None:
     random, best = selection.random[0], selection.oracle["n"].value[-1]
     screen.say(
         f"Any response: {decimal(random, 3)}; the best of {last} by {gold} itself: {decimal(float(best), 3)}. "
-        f"{100 * selection.level:g}% intervals over {count(selection.prompts, 'prompt')}."
+        f"{100 * selection.bootstrap.level:g}% intervals over {count(selection.prompts, 'prompt')}."
     )
     for reason, number in selection.left_out.items():
         screen.say(f"Left out: {count(number, 'prompt')} ({reason}).")

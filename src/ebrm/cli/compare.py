@@ -121,6 +121,7 @@ def _compare(screen: Screen, chosen: Chosen, folder: str) -> None:
     from ebrm.evaluation.method_table import check_names
     from ebrm.features import open_features
     from ebrm.fitting import choose_splits, pair_rows
+    from ebrm.metrics import Bootstrap
 
     names = check_names(settings.methods)
     features = open_features(folder)
@@ -148,7 +149,14 @@ def _compare(screen: Screen, chosen: Chosen, folder: str) -> None:
     )  # fmt: skip
     screen.note(f"{len(train):,} pairs to fit on, {len(validation):,} to choose by, {len(test):,} to measure on.")
     comparison = compare_methods(
-        names, problem, features, test, validation, tokens_of(features), pool, settings.resamples, settings.seed
+        names,
+        problem,
+        features,
+        test,
+        validation,
+        tokens_of(features),
+        pool,
+        bootstrap=Bootstrap(settings.resamples, seed=settings.seed),
     )
     found = {
         "features": Path(folder).name,
@@ -205,9 +213,9 @@ def notes(comparison: Comparison) -> list[str]:
 
     lines = [
         f"{count(comparison.pairs, 'held-out pair')} of {count(comparison.prompts, 'prompt')}; "
-        f"{100 * comparison.level:g}% intervals over prompts, differences paired. A tie is ranked wrongly. Where a "
-        "method has no probability of its own, its rewards are log odds at the temperature that suits the validation "
-        "pairs best."
+        f"{100 * comparison.bootstrap.level:g}% intervals over prompts, differences paired. A tie is ranked "
+        "wrongly. Where a method has no probability of its own, its rewards are log odds at the temperature that suits "
+        "the validation pairs best."
     ]
     if comparison.n is not None:
         lines.append(

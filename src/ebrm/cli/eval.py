@@ -151,8 +151,8 @@ def _show(screen: Screen, evaluation: Evaluation) -> None:
     head = ["benchmark", "scorer", "score", "interval", f"minus {evaluation.reference}", "interval", "p"]
     screen.table([*head, *(["minus its base", "interval", "p"] if own else []), "items"], rows)
     screen.say(
-        f"Scores in percent with {100 * evaluation.level:g}% intervals over prompts. p: permutation test, corrected "
-        "for all comparisons of its column (Holm)."
+        f"Scores in percent with {100 * evaluation.bootstrap.level:g}% intervals over prompts. p: permutation test, "
+        "corrected for all comparisons of its column (Holm)."
     )
     for line in left_out(evaluation.benchmarks):
         screen.say(line)

@@ -12,14 +12,12 @@ from ebrm.benchmarks import Score, Ties
 from ebrm.evaluation.results import Cell
 from ebrm.evaluation.scored import Common
 from ebrm.metrics import (
-    LEVEL,
     PERMUTATIONS,
-    RESAMPLES,
+    Bootstrap,
     Estimate,
     bootstrap_scores,
     cluster_differences,
     holm,
-    percentile_estimate,
     permutation_test,
     score_values,
 )
@@ -117,10 +115,8 @@ def standings(
     reference: str,
     bases: Sequence[str | None] = (),
     *,
-    resamples: int = RESAMPLES,
+    bootstrap: Bootstrap = Bootstrap(),
     permutations: int = PERMUTATIONS,
-    seed: int = 0,
-    level: float = LEVEL,
 ) -> dict[str, Standing]:
     """Estimate every score of every scorer, test it against the reference's, and see which are the best.
 
@@ -133,10 +129,8 @@ def standings(
         names: the scorers, in the order of the values' columns.
         reference: one of them.
         bases: for each scorer the one it refines, or None; one that is not among the scorers counts as None.
-        resamples: bootstrap resamples.
+        bootstrap: of the intervals; its seed is that of the tests too.
         permutations: random patterns of each test.
-        seed: seed of both.
-        level: share of the resampled scores inside the intervals.
 
     Returns:
         Scorer to its standing. `p_holm` is corrected in two families: the overall scores of all scorers, and all
@@ -150,18 +144,18 @@ def standings(
     shared = np.arange(count)
     shared[tied] = count + np.arange(len(tied))
     point = score_values(official.term, table, official.weights)
-    draws = bootstrap_scores(official.term, table, official.cluster, official.weights, resamples, seed)
+    draws = bootstrap_scores(official.term, table, official.cluster, official.weights, bootstrap=bootstrap)
     lonely = np.array([prompts < 2 for _, prompts in official.counts().values()])
     draws[:, lonely] = np.nan
 
-    value = estimates(point, draws, level)
-    tests = _tests(official, permutations, seed)
+    value = estimates(point, draws, bootstrap)
+    tests = _tests(official, permutations, bootstrap.seed)
     overall = np.array([score.kind == "overall" for score in scores])
 
     def versus(others: Sequence[int | None]) -> tuple[list[list[Estimate]], Floats, Floats]:
         """Every scorer minus another one: the differences, their p-values and the corrected ones [Q, S]."""
         to = np.array([column if other is None else other for column, other in enumerate(others)])
-        change = estimates(point[:, :count] - point[:, to], draws[:, :, :count] - draws[:, :, to], level)
+        change = estimates(point[:, :count] - point[:, to], draws[:, :, :count] - draws[:, :, to], bootstrap)
         p = np.full((len(scores), count), np.nan)
         for column, other in enumerate(others):
             if other is not None:
@@ -196,18 +190,18 @@ def standings(
     }
 
 
-def estimates(value: Floats, draws: Floats, level: float = LEVEL) -> list[list[Estimate]]:
-    """Put percentile intervals from draws [B, q, s] around values [q, s]; see `percentile_estimate`."""
+def estimates(value: Floats, draws: Floats, bootstrap: Bootstrap) -> list[list[Estimate]]:
+    """Put percentile intervals from draws [B, q, s] around values [q, s]; see `Bootstrap.estimate`."""
     rows, columns = value.shape
     whole = np.asarray(np.isfinite(draws).all(axis=0))
     ends = np.full((2, rows, columns), np.nan)
     if whole.any():
-        ends[:, whole] = np.quantile(draws[:, whole], [(1 - level) / 2, (1 + level) / 2], axis=0)
+        ends[:, whole] = np.quantile(draws[:, whole], [(1 - bootstrap.level) / 2, (1 + bootstrap.level) / 2], axis=0)
 
     def estimate(row: int, column: int) -> Estimate:
         if whole[row, column]:
             return Estimate(float(value[row, column]), float(ends[0, row, column]), float(ends[1, row, column]))
-        return percentile_estimate(float(value[row, column]), draws[:, row, column], level)
+        return bootstrap.estimate(float(value[row, column]), draws[:, row, column])
 
     return [[estimate(row, column) for column in range(columns)] for row in range(rows)]
 

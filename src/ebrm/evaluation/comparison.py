@@ -19,7 +19,7 @@ from ebrm.evaluation.regressions import worst_regressions
 from ebrm.evaluation.results import BenchmarkResult, Evaluation, ScorerResult
 from ebrm.evaluation.scored import Scored, common_items
 from ebrm.evaluation.scores import Scores
-from ebrm.metrics import LEVEL, PERMUTATIONS, RESAMPLES, holm
+from ebrm.metrics import PERMUTATIONS, Bootstrap, holm
 
 
 def compare(
@@ -27,10 +27,8 @@ def compare(
     scorers: Sequence[Scores],
     reference: str,
     *,
-    resamples: int = RESAMPLES,
+    bootstrap: Bootstrap = Bootstrap(),
     permutations: int = PERMUTATIONS,
-    seed: int = 0,
-    level: float = LEVEL,
     excluded: Mapping[str, int] | None = None,
 ) -> BenchmarkResult:
     """Compare scorers on one benchmark, on the items that all of them could score.
@@ -39,10 +37,9 @@ def compare(
         benchmark: the items that were to be scored.
         scorers: what each scorer says of them, in the order of the tables.
         reference: name of the scorer that the others are compared with.
-        resamples: bootstrap resamples of the prompts, the same for all scorers.
+        bootstrap: of the intervals, over prompts, the same resamples for all scorers; its seed is that of permutations
+            and drawn pairs too. Nothing depends on the order of the items.
         permutations: random patterns of each permutation test.
-        seed: of resamples, permutations and drawn pairs; nothing depends on the order of the items.
-        level: share of the resampled values inside the intervals.
         excluded: reason to number of items that were left out before scoring; passed on.
 
     Returns:
@@ -58,11 +55,9 @@ def compare(
     check_reference(reference, names)
     official = official_values(common)
     bases = [scores.base for scores in common.scorers]
-    standing = standings(
-        official, names, reference, bases, resamples=resamples, permutations=permutations, seed=seed, level=level
-    )
-    pairs = right_wrong_pairs(common.gold, seed=seed, ids=[item.id for item in common.benchmark.items])
-    measures = measure(common, official, pairs, resamples=resamples, seed=seed, level=level)
+    standing = standings(official, names, reference, bases, bootstrap=bootstrap, permutations=permutations)
+    pairs = right_wrong_pairs(common.gold, seed=bootstrap.seed, ids=[item.id for item in common.benchmark.items])
+    measures = measure(common, official, pairs, bootstrap=bootstrap)
     by_name = {scores.name: scores for scores in common.scorers}
     regressions = [
         worst_regressions(common, pairs, by_name[scores.base], scores)
@@ -101,10 +96,8 @@ def evaluate(
     scored: Sequence[Scored],
     reference: str,
     *,
-    resamples: int = RESAMPLES,
+    bootstrap: Bootstrap = Bootstrap(),
     permutations: int = PERMUTATIONS,
-    seed: int = 0,
-    level: float = LEVEL,
     about: Mapping[str, Mapping[str, Any]] | None = None,
     versions: Mapping[str, str] | None = None,
     seconds: Mapping[str, float] | None = None,
@@ -113,11 +106,9 @@ def evaluate(
 
     Args:
         scored: the benchmarks, each with the scores of the same scorers in the same order.
-        reference: see `compare`, like all others up to `level`.
-        resamples: see `compare`.
+        reference: see `compare`, as for `bootstrap` and `permutations`.
+        bootstrap: see `compare`.
         permutations: see `compare`.
-        seed: see `compare`.
-        level: see `compare`.
         about: scorer name to what it is, for the files.
         versions: package to version.
         seconds: stage to time so far; "compare" is added.
@@ -145,10 +136,8 @@ def evaluate(
             one.benchmark,
             one.scorers,
             reference,
-            resamples=resamples,
+            bootstrap=bootstrap,
             permutations=permutations,
-            seed=seed,
-            level=level,
             excluded=one.excluded,
         )
         for one in scored
@@ -158,10 +147,8 @@ def evaluate(
         benchmarks=corrected,
         bases=bases[0],
         reference=reference,
-        resamples=resamples,
-        level=level,
+        bootstrap=bootstrap,
         permutations=permutations,
-        seed=seed,
         about=dict(about or {}),
         versions=dict(versions or {}),
         seconds={**(seconds or {}), "compare": time.monotonic() - started},

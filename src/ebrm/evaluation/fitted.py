@@ -17,6 +17,7 @@ from ebrm.data import conversation
 from ebrm.features import Pairs
 from ebrm.fitting import Fitted
 from ebrm.metrics import (
+    Bootstrap,
     Calibration,
     Estimate,
     PairedAccuracy,
@@ -57,8 +58,7 @@ def measure(
     title: str,
     live: Sequence[LiveScore] = (),
     notes: Sequence[str] = (),
-    resamples: int = 2000,
-    seed: int = 0,
+    bootstrap: Bootstrap = Bootstrap(),
 ) -> Measured:
     """Evaluate base and refined rewards on the test pairs, which were used for nothing before.
 
@@ -67,7 +67,7 @@ def measure(
         title: of the report.
         live: texts scored for the report.
         notes: where the data come from, for the report.
-        resamples, seed: of the paired bootstrap over prompts.
+        bootstrap: of the intervals, paired and over prompts.
     """
     pairs = fitted.features.pairs.take(fitted.splits.test)
     record, labels = fitted.model.record, fitted.conflicts.overall
@@ -89,10 +89,10 @@ def measure(
         refined.base_reward[chosen].numpy(), refined.base_reward[rejected].numpy(),
         refined.reward[chosen].numpy(), refined.reward[rejected].numpy(),
     )  # fmt: skip
-    overall = paired_accuracy(*sides, pairs.prompt_id, resamples, seed)
-    by_category = paired_accuracy_by_category(*sides, pairs.prompt_id, pairs.category, resamples, seed)
+    overall = paired_accuracy(*sides, pairs.prompt_id, bootstrap=bootstrap)
+    by_category = paired_accuracy_by_category(*sides, pairs.prompt_id, pairs.category, bootstrap=bootstrap)
     std = torch.stack([refined.std[chosen], refined.std[rejected]], 1).numpy()
-    reliability = calibration(probability, pairs.prompt_id, resamples=resamples, seed=seed)
+    reliability = calibration(probability, pairs.prompt_id, bootstrap=bootstrap)
     error = sides[2] <= sides[3]
     seconds["evaluate"] = time.monotonic() - started
     metrics = {
@@ -103,9 +103,9 @@ def measure(
         "calibration": _calibration(reliability),
         "error_auroc": _values(
             {
-                "std": error_auroc(pair_std(std[:, 0], std[:, 1]), error, pairs.prompt_id, resamples, seed),
+                "std": error_auroc(pair_std(std[:, 0], std[:, 1]), error, pairs.prompt_id, bootstrap=bootstrap),
                 "confidence": error_auroc(
-                    1 - np.maximum(probability, 1 - probability), error, pairs.prompt_id, resamples, seed
+                    1 - np.maximum(probability, 1 - probability), error, pairs.prompt_id, bootstrap=bootstrap
                 ),
             }
         ),

@@ -42,7 +42,7 @@ Refined scorers against their own base:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,8 +54,7 @@ from ebrm.evaluation.regressions import count_flips, reward_unit
 from ebrm.evaluation.scored import Common
 from ebrm.evaluation.scores import Scores
 from ebrm.metrics import (
-    LEVEL,
-    RESAMPLES,
+    Bootstrap,
     Calibration,
     Estimate,
     RiskCoverage,
@@ -66,7 +65,6 @@ from ebrm.metrics import (
     length_correlation,
     length_matched,
     pair_std,
-    percentile_estimate,
     picked_gold,
     rank_correlation,
     reciprocal_rank,
@@ -109,7 +107,7 @@ class _Ground:
         pair_length: characters of both sides of each pair [p, 2].
         right_wrong: whether every response is right or wrong.
         one_right: items with one right response among three or more.
-        resamples, seed, level: of the bootstrap.
+        bootstrap: of the intervals.
     """
 
     common: Common
@@ -123,9 +121,7 @@ class _Ground:
     pair_length: Floats
     right_wrong: bool
     one_right: Integers
-    resamples: int
-    seed: int
-    level: float
+    bootstrap: Bootstrap
 
 
 def measure(
@@ -133,9 +129,7 @@ def measure(
     official: Official,
     pairs: Pairs,
     *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    level: float = LEVEL,
+    bootstrap: Bootstrap = Bootstrap(),
 ) -> dict[str, Measures]:
     """Measure every scorer; the module's text explains the numbers. What does not apply is not there.
 
@@ -143,11 +137,10 @@ def measure(
         common: the items compared.
         official: their official values.
         pairs: pairs of their responses.
-        resamples: bootstrap resamples of the clusters; more than 1,000 are not used.
-        seed: seed of the resampling.
-        level: share of the resampled values inside the intervals.
+        bootstrap: of the intervals, over clusters; more than 1,000 resamples are not used.
     """
-    ground = _ground(common, pairs, min(resamples, MOST_RESAMPLES), seed, level)
+    few = replace(bootstrap, resamples=min(bootstrap.resamples, MOST_RESAMPLES))
+    ground = _ground(common, pairs, few)
     means = _item_means(ground)
     by_name = {scores.name: (column, scores) for column, scores in enumerate(common.scorers)}
     result = {}
@@ -167,7 +160,7 @@ def measure(
     return result
 
 
-def _ground(common: Common, pairs: Pairs, resamples: int, seed: int, level: float) -> _Ground:
+def _ground(common: Common, pairs: Pairs, bootstrap: Bootstrap) -> _Ground:
     gold = common.gold
     there = np.isfinite(gold)
     length = np.full(gold.shape, np.nan)
@@ -188,9 +181,7 @@ def _ground(common: Common, pairs: Pairs, resamples: int, seed: int, level: floa
         np.stack([length[pairs.item, pairs.a], length[pairs.item, pairs.b]], axis=1),
         right_wrong,
         np.flatnonzero(several) if right_wrong else np.empty(0, np.int64),
-        resamples,
-        seed,
-        level,
+        bootstrap,
     )
 
 
@@ -244,7 +235,7 @@ def _clustered_means(values: Mapping[str, tuple[Integers, Floats]], ground: _Gro
     if not columns:
         return {}
     sums = cluster_sums(columns, ground.common.cluster)
-    draws = resample_sums(sums, ground.resamples, np.random.default_rng(ground.seed))
+    draws = resample_sums(sums, bootstrap=ground.bootstrap)
     totals, clusters = sums.sum(axis=0), (sums != 0).sum(axis=0)
     result = {}
     for number, name in enumerate(values):
@@ -252,8 +243,8 @@ def _clustered_means(values: Mapping[str, tuple[Integers, Floats]], ground: _Gro
         count = np.where(draws[:, place] > 0, draws[:, place], np.nan)
         alone = clusters[place] < 2  # one cluster says nothing about how clusters differ
         result[name] = [
-            percentile_estimate(
-                totals[column] / totals[place], np.full(1, np.nan) if alone else draws[:, column] / count, ground.level
+            ground.bootstrap.estimate(
+                totals[column] / totals[place], np.full(1, np.nan) if alone else draws[:, column] / count
             )
             for column in range(place + 1, place + 1 + scorers)
         ]
@@ -264,14 +255,14 @@ def _pair_measures(
     ground: _Ground, scores: Scores
 ) -> tuple[dict[str, Estimate], Calibration | None, dict[str, RiskCoverage], Floats]:
     """Calibration of P(better > worse), what uncertainty knows of errors, and the margins [p]."""
-    pairs, settings = ground.pairs, (ground.resamples, ground.seed, ground.level)
+    pairs, bootstrap = ground.pairs, ground.bootstrap
     probability = scores.probability(pairs.item, pairs.a, pairs.b)
     margins = scores.reward[pairs.item, pairs.a] - scores.reward[pairs.item, pairs.b]
     error = margins <= 0
     metrics: dict[str, Estimate] = {}
     curve = None
     if ground.right_wrong:
-        curve = calibration(probability, ground.cluster, 10, *settings)
+        curve = calibration(probability, ground.cluster, bootstrap=bootstrap)
         metrics |= {"ece": curve.ece, "ece_if_calibrated": _exact(curve.ece_if_calibrated)}
         metrics |= {"brier": curve.brier, "log_loss": curve.log_loss}
     uncertainty = {"confidence": 1 - np.maximum(probability, 1 - probability)}
@@ -279,22 +270,22 @@ def _pair_measures(
         uncertainty["std"] = pair_std(scores.std[pairs.item, pairs.a], scores.std[pairs.item, pairs.b])
     risk = {}
     for name, value in uncertainty.items():
-        auroc = error_auroc(value, error, ground.cluster, *settings)
+        auroc = error_auroc(value, error, ground.cluster, bootstrap=bootstrap)
         if auroc is not None:
             metrics[f"error_auroc_{name}"] = auroc
-        risk[name] = risk_coverage(value, error, ground.cluster, *settings)
+        risk[name] = risk_coverage(value, error, ground.cluster, bootstrap=bootstrap)
         metrics |= {f"aurc_{name}": risk[name].area, f"aurc_gain_{name}": risk[name].gain}
     metrics |= {"aurc_random": _exact(risk["confidence"].random), "aurc_best": _exact(risk["confidence"].best)}
     return metrics, curve, risk, margins
 
 
 def _length_measures(ground: _Ground, scores: Scores, margins: Floats) -> dict[str, Estimate]:
-    settings = (ground.resamples, ground.seed, ground.level)
+    bootstrap = ground.bootstrap
     correlation = length_correlation(
-        scores.reward[ground.there], ground.length, ground.item, ground.response_cluster, *settings
+        scores.reward[ground.there], ground.length, ground.item, ground.response_cluster, bootstrap=bootstrap
     )
     correct, (first, second) = (margins > 0).astype(np.float64), ground.pair_length.T
-    matched, count = length_matched(correct, first, second, ground.cluster, LENGTH_RATIO, *settings)
+    matched, count = length_matched(correct, first, second, ground.cluster, LENGTH_RATIO, bootstrap=bootstrap)
     found = {"length_correlation": correlation, "length_matched_accuracy": matched}
     return {name: estimate for name, estimate in found.items() if np.isfinite(estimate.value)} | {
         "length_matched_pairs": _exact(count)
@@ -305,7 +296,7 @@ def _against_base(
     ground: _Ground, official: Official, base: tuple[int, Scores], refined: tuple[int, Scores]
 ) -> dict[str, Estimate]:
     """A refined scorer against its base; each is given with its column in the official values."""
-    settings = (ground.resamples, ground.seed, ground.level)
+    bootstrap = ground.bootstrap
     weight = official.weights[0][official.term]
     flips = count_flips(official.item, weight, official.value[:, base[0]], official.value[:, refined[0]])
     before, after = base[1].reward[ground.there], refined[1].reward[ground.there]
@@ -313,11 +304,13 @@ def _against_base(
         "fixed": _exact(flips.fixed),
         "broken": _exact(flips.broken),
         "sign_test_p": _exact(sign_test(flips.fixed, flips.broken)),
-        "starc_to_base": starc_estimate(before, after, ground.prompt, None, ground.response_cluster, *settings),
+        "starc_to_base": starc_estimate(
+            before, after, ground.prompt, None, ground.response_cluster, bootstrap=bootstrap
+        ),
     }
     if refined[1].interval is not None:
         inside = refined[1].interval[ground.there]
-        metrics["interval_coverage"] = interval_coverage(inside, before, ground.response_cluster, 0.0, *settings)
+        metrics["interval_coverage"] = interval_coverage(inside, before, ground.response_cluster, bootstrap=bootstrap)
     return metrics
 
 

@@ -22,7 +22,7 @@ from ebrm.evaluation.pools import ResponsePools
 from ebrm.evaluation.selection import select
 from ebrm.features import Features, Pairs
 from ebrm.groups import Groups
-from ebrm.metrics import Estimate, calibration, paired_accuracy
+from ebrm.metrics import Bootstrap, Estimate, calibration, paired_accuracy
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class MethodResult:
         accuracy: share of test pairs ranked rightly; a tie is wrong.
         difference: accuracy minus that of the first method, paired; None for the first.
         ties: test pairs whose rewards are equal.
-        ece: expected calibration error of P(chosen > rejected), see `ebrm.metrics.reliability`.
+        ece: expected calibration error of P(chosen > rejected), see `ebrm.metrics.calibration`.
         log_loss: mean of -log P(chosen > rejected).
         temperature: rewards are divided by it to make log odds, where the method has no probability of its own: the
             one under which the validation pairs are likeliest.
@@ -77,7 +77,7 @@ class Comparison:
         pool_prompts: prompts of the pool.
         left_out: reason to number of prompts of the pool that are in no number.
         random: mean gold of any response; None without a pool.
-        resamples, level, seed: of the bootstrap.
+        bootstrap: of the intervals.
     """
 
     methods: tuple[MethodResult, ...]
@@ -87,13 +87,12 @@ class Comparison:
     pool_prompts: int
     left_out: dict[str, int]
     random: float | None
-    resamples: int
-    level: float
-    seed: int
+    bootstrap: Bootstrap
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; None for an interval that there is not."""
         found: dict[str, Any] = _finite(asdict(self))
+        found |= found.pop("bootstrap")
         return found
 
 
@@ -123,9 +122,8 @@ def compare_methods(
     validation: Pairs,
     tokens: np.ndarray | None = None,
     pool: ReadPool | None = None,
-    resamples: int = 2000,
-    seed: int = 0,
-    level: float = 0.95,
+    *,
+    bootstrap: Bootstrap = Bootstrap(),
 ) -> Comparison:
     """Fit and measure methods; differences are to the first.
 
@@ -137,12 +135,11 @@ def compare_methods(
         validation: pairs that temperatures are chosen on.
         tokens: length of every row [n], if it is known.
         pool: responses with gold, if best-of-n is to be measured.
-        resamples, seed, level: of the bootstrap over prompts.
+        bootstrap: of the intervals, over prompts.
 
     Raises:
         ConfigError: an unknown method. DataError: no test pairs, or a method lacks what it needs.
     """
-    about: dict[str, Any] = {"resamples": resamples, "seed": seed, "level": level}
     names = check_names(names)
     held, tuned = (_PairRows(features, pairs, tokens) for pairs in (test, validation))
     pool_rows = None if pool is None else Rows(pool.embedding, pool.base, Groups.of(pool.prompt), pool.length)
@@ -157,13 +154,13 @@ def compare_methods(
         rewards[name] = held.sides(fitted[name])
         if pool is not None and pool_rows is not None:
             tables[name] = pool.table(fitted[name].reward(pool_rows))
-    selection = None if pool is None else select(ResponsePools(tables, pool.gold, pool.left_out), **about)
+    selection = None if pool is None else select(ResponsePools(tables, pool.gold, pool.left_out), bootstrap=bootstrap)
     results = []
     first = names[0]
     for name in names:
-        accuracy = paired_accuracy(*rewards[first], *rewards[name], test.prompt_id, **about)
+        accuracy = paired_accuracy(*rewards[first], *rewards[name], test.prompt_id, bootstrap=bootstrap)
         temperature = None if fitted[name].posterior is not None else tuned.temperature(fitted[name])
-        reliability = calibration(held.probability(fitted[name], temperature), test.prompt_id, **about)
+        reliability = calibration(held.probability(fitted[name], temperature), test.prompt_id, bootstrap=bootstrap)
         gold = gain = None
         if selection is not None:
             along = selection.along[name]["n"]
@@ -181,7 +178,7 @@ def compare_methods(
         0 if selection is None else selection.prompts,
         {} if selection is None else dict(selection.left_out),
         None if selection is None else selection.random[0],
-        resamples, level, seed,
+        bootstrap,
     )  # fmt: skip
 
 

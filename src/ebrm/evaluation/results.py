@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ebrm.benchmarks import Score
-from ebrm.metrics import Calibration, Estimate, RiskCoverage
+from ebrm.metrics import Bootstrap, Calibration, Estimate, RiskCoverage
 
 Floats = NDArray[np.float64]
 
@@ -127,9 +127,8 @@ class Evaluation:
         benchmarks: one result each.
         bases: scorer name to the scorer it refines, or None; the order is that of every table.
         reference: the scorer that the others are compared with.
-        resamples, level: of the bootstrap.
+        bootstrap: of the intervals; its seed is that of the permutation tests too.
         permutations: of the permutation tests.
-        seed: of both.
         about: scorer name to what it is (path, backbone, fingerprint, settings), for the files.
         versions: package to version.
         seconds: stage to time.
@@ -138,10 +137,8 @@ class Evaluation:
     benchmarks: tuple[BenchmarkResult, ...]
     bases: Mapping[str, str | None]
     reference: str
-    resamples: int
-    level: float
+    bootstrap: Bootstrap
     permutations: int
-    seed: int
     about: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)

@@ -20,6 +20,7 @@ from ebrm.evaluation.models import BenchmarkTexts, RewardModel, open_models
 from ebrm.evaluation.results import Evaluation
 from ebrm.evaluation.scored import Scored
 from ebrm.features import MANIFEST, FeatureConfig, open_features
+from ebrm.metrics import Bootstrap
 
 logger = logging.getLogger(__name__)
 
@@ -91,9 +92,8 @@ def evaluate_models(
     evaluation = evaluate(
         scored,
         reference,
-        resamples=settings.resamples,
+        bootstrap=Bootstrap(settings.resamples, seed=settings.seed),
         permutations=settings.permutations,
-        seed=settings.seed,
         about=about,
         versions=versions(),
         seconds=seconds,

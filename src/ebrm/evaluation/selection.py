@@ -8,7 +8,7 @@ are about. All rewards are asked about the same prompts, and differences are pai
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 
 from ebrm.errors import DataError
 from ebrm.evaluation.pools import ResponsePools
+from ebrm.metrics import Bootstrap
 from ebrm.optimize import (
-    LEVEL,
-    RESAMPLES,
     Floats,
     MeanCurve,
     Peak,
@@ -64,7 +63,7 @@ class Selection:
         oracle: axis to mean gold when gold itself selects: what a perfect reward would give.
         prompts, responses: how many there are in the curves.
         left_out: reason to number of prompts that are in no curve.
-        resamples, seed, level: of the intervals.
+        bootstrap: of the intervals.
     """
 
     along: Mapping[str, Mapping[Axis, Along]]
@@ -72,9 +71,7 @@ class Selection:
     prompts: int
     responses: int
     left_out: Mapping[str, int]
-    resamples: int
-    seed: int
-    level: float
+    bootstrap: Bootstrap
 
     @property
     def random(self) -> tuple[float, float, float]:
@@ -88,9 +85,7 @@ class Selection:
             "prompts": self.prompts,
             "responses": self.responses,
             "left_out": dict(self.left_out),
-            "resamples": self.resamples,
-            "seed": self.seed,
-            "level": self.level,
+            **asdict(self.bootstrap),
             "random": _plain(np.array(self.random)),
             "oracle": {axis: _curve(curve) for axis, curve in self.oracle.items()},
             "rewards": {
@@ -120,19 +115,16 @@ def gold_curves(reward: Floats, gold: Floats, axes: Mapping[Axis, Floats]) -> di
     }
 
 
-def select(
-    pools: ResponsePools, least: int | None = None, resamples: int = RESAMPLES, seed: int = 0, level: float = LEVEL
-) -> Selection:
+def select(pools: ResponsePools, least: int | None = None, *, bootstrap: Bootstrap = Bootstrap()) -> Selection:
     """Curves of every reward along n and KL, with paired intervals over prompts.
 
     Args:
         pools: rewards and gold of the responses; differences are to the first reward.
         least: prompts with fewer responses are left out and counted. Curves end at the smallest pool that stays, so
             that a higher number gives longer curves over fewer prompts. None: `longest_axis`, and at least 2.
-        resamples, seed, level: of the bootstrap over prompts.
+        bootstrap: of the intervals, over prompts.
 
     Raises:
-        ConfigError: `resamples` or `level` outside its range.
         DataError: no prompt has two responses, or `least` of them.
     """
     few = max(2, longest_axis(pools.sizes)) if least is None else max(2, least)
@@ -147,7 +139,7 @@ def select(
         left_out[f"fewer than {few} responses"] = int((~keep).sum())
     kept = pools.take(keep)
     axes = selection_axes(int(kept.sizes.min()))
-    about: dict[str, Any] = {"resamples": resamples, "seed": seed, "level": level}
+    about: dict[str, Any] = asdict(bootstrap)
     by_reward = {name: gold_curves(table, kept.gold, axes) for name, table in kept.reward.items()}
     first = next(iter(by_reward))
     along = {
@@ -164,7 +156,7 @@ def select(
         for name, found in by_reward.items()
     }
     oracle = {axis: mean_curve(curve, **about) for axis, curve in gold_curves(kept.gold, kept.gold, axes).items()}
-    return Selection(along, oracle, len(kept.gold), int(kept.sizes.sum()), left_out, **about)
+    return Selection(along, oracle, len(kept.gold), int(kept.sizes.sum()), left_out, bootstrap)
 
 
 def _along(axis: Axis, found: Along) -> dict[str, Any]:

@@ -15,15 +15,13 @@ from .best_of import leads as leads
 from .best_of import one_to_many as one_to_many
 from .best_of import ties_comparisons as ties_comparisons
 from .best_of import ties_score as ties_score
-from .bootstrap import LEVEL as LEVEL
-from .bootstrap import RESAMPLES as RESAMPLES
+from .bootstrap import Bootstrap as Bootstrap
 from .bootstrap import Estimate as Estimate
 from .bootstrap import cluster_draws as cluster_draws
 from .bootstrap import cluster_labels as cluster_labels
 from .bootstrap import cluster_sums as cluster_sums
 from .bootstrap import clustered_mean as clustered_mean
 from .bootstrap import finite_array as finite_array
-from .bootstrap import percentile_estimate as percentile_estimate
 from .bootstrap import resample_sums as resample_sums
 from .downstream import DownstreamCorrelation as DownstreamCorrelation
 from .downstream import downstream_correlation as downstream_correlation

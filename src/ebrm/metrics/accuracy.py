@@ -11,12 +11,10 @@ from scipy.stats import binomtest
 
 from ebrm.errors import DataError
 from ebrm.metrics.bootstrap import (
-    LEVEL,
-    RESAMPLES,
+    Bootstrap,
     Estimate,
     cluster_sums,
     finite_array,
-    percentile_estimate,
     resample_sums,
 )
 
@@ -42,8 +40,7 @@ class PairedAccuracy:
         ties_base: pairs whose two base rewards are equal.
         ties_refined: pairs whose two refined rewards are equal.
         sign_test: p-value of the exact sign test on the flips, see `sign_test`.
-        resamples: bootstrap resamples behind the intervals.
-        level: share of the resampled values inside the intervals.
+        bootstrap: of the intervals.
     """
 
     base: Estimate
@@ -58,8 +55,7 @@ class PairedAccuracy:
     ties_base: int
     ties_refined: int
     sign_test: float
-    resamples: int
-    level: float
+    bootstrap: Bootstrap
 
     @property
     def verdict(self) -> Verdict:
@@ -105,9 +101,8 @@ def paired_accuracy(
     refined_chosen: ArrayLike,
     refined_rejected: ArrayLike,
     prompt_id: ArrayLike,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    level: float = LEVEL,
+    *,
+    bootstrap: Bootstrap = Bootstrap(),
 ) -> PairedAccuracy:
     """Compare a base and a refined reward on the same pairs, resampling prompts.
 
@@ -117,9 +112,7 @@ def paired_accuracy(
         refined_chosen: refined rewards of the chosen responses [p].
         refined_rejected: refined rewards of the rejected responses [p].
         prompt_id: one label a pair [p]; pairs with equal labels are resampled together.
-        resamples: bootstrap resamples.
-        seed: seed of the resampling; the result does not depend on the order of the rows.
-        level: share of the resampled values inside the intervals.
+        bootstrap: of the intervals.
 
     Raises:
         DataError: if there are no pairs or a reward is not finite.
@@ -134,20 +127,18 @@ def paired_accuracy(
         raise ValueError(f"{len(base)} base pairs, {len(refined)} refined pairs and {len(prompt_id)} prompt ids")
 
     sums = cluster_sums([np.ones(len(base)), base, refined, base_half, refined_half], prompt_id)
-    draws = np.full((1, 5), np.nan)
-    if len(sums) > 1:  # one prompt says nothing about how prompts differ
-        draws = resample_sums(sums, resamples, np.random.default_rng(seed))
+    draws = resample_sums(sums, bootstrap=bootstrap)
     share = draws[:, 1:] / draws[:, :1]
 
     def estimate(value: NDArray[np.float64], draw: NDArray[np.float64]) -> Estimate:
-        return percentile_estimate(float(value.mean()), draw, level)
+        return bootstrap.estimate(float(value.mean()), draw)
 
     fixed = int(((base == 0) & (refined == 1)).sum())
     broken = int(((base == 1) & (refined == 0)).sum())
     return PairedAccuracy(
         base=estimate(base, share[:, 0]),
         refined=estimate(refined, share[:, 1]),
-        difference=percentile_estimate((fixed - broken) / len(base), share[:, 1] - share[:, 0], level),
+        difference=bootstrap.estimate((fixed - broken) / len(base), share[:, 1] - share[:, 0]),
         base_ties_half=estimate(base_half, share[:, 2]),
         refined_ties_half=estimate(refined_half, share[:, 3]),
         pairs=len(base),
@@ -157,8 +148,7 @@ def paired_accuracy(
         ties_base=int((base_half == 0.5).sum()),
         ties_refined=int((refined_half == 0.5).sum()),
         sign_test=sign_test(fixed, broken),
-        resamples=resamples,
-        level=level,
+        bootstrap=bootstrap,
     )
 
 
@@ -169,9 +159,8 @@ def paired_accuracy_by_category(
     refined_rejected: ArrayLike,
     prompt_id: ArrayLike,
     category: ArrayLike,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    level: float = LEVEL,
+    *,
+    bootstrap: Bootstrap = Bootstrap(),
 ) -> dict[str, PairedAccuracy]:
     """Apply `paired_accuracy` within each category.
 
@@ -182,9 +171,7 @@ def paired_accuracy_by_category(
         refined_chosen: see `paired_accuracy`.
         refined_rejected: see `paired_accuracy`.
         prompt_id: see `paired_accuracy`.
-        resamples: see `paired_accuracy`.
-        seed: see `paired_accuracy`.
-        level: see `paired_accuracy`.
+        bootstrap: of the intervals.
 
     Returns:
         Category to its accuracy, sorted by name. A category's numbers do not depend on the other categories.
@@ -200,7 +187,5 @@ def paired_accuracy_by_category(
     for name in np.unique(labels):
         rows = labels == name
         first, second, third, fourth = (array[rows] for array in rewards)
-        result[str(name)] = paired_accuracy(
-            first, second, third, fourth, prompt_id[rows], resamples=resamples, seed=seed, level=level
-        )
+        result[str(name)] = paired_accuracy(first, second, third, fourth, prompt_id[rows], bootstrap=bootstrap)
     return result

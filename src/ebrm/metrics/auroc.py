@@ -12,13 +12,11 @@ from sklearn.metrics import roc_auc_score
 
 from ebrm.errors import DataError
 from ebrm.metrics.bootstrap import (
-    LEVEL,
-    RESAMPLES,
+    Bootstrap,
     Estimate,
     cluster_draws,
     cluster_labels,
     finite_array,
-    percentile_estimate,
 )
 from ebrm.metrics.reliability import equal_mass_bins
 
@@ -32,9 +30,8 @@ def detection_auroc(
     score: ArrayLike,
     positive: ArrayLike,
     cluster: ArrayLike | None = None,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    level: float = LEVEL,
+    *,
+    bootstrap: Bootstrap = Bootstrap(),
 ) -> Estimate | None:
     """Probability that a random positive row has a higher score than a random other one (ties one half).
 
@@ -46,9 +43,7 @@ def detection_auroc(
         score: higher is more likely positive [m].
         positive: whether the row is of the kind to be detected [m], bool or 0 and 1.
         cluster: one label a row [m], usually prompt ids, the unit resampled; None: each row its own.
-        resamples: bootstrap resamples; they tell scores apart in 128 groups of about equal size.
-        seed: seed of the resampling; the result does not depend on the order of rows.
-        level: share of the resampled values inside the interval.
+        bootstrap: of the intervals.
 
     Returns:
         The area: 0.5 says nothing, 1 separates the two, below 0.5 the positive ones are lower. None if all rows or no
@@ -63,8 +58,8 @@ def detection_auroc(
     if positive.all() or not positive.any():
         return None
     value = float(roc_auc_score(positive, score))
-    draws = GroupDraws.of(score, positive, cluster_labels(cluster, len(score)), resamples, seed)
-    return draws.estimate(value, _area, level)
+    draws = GroupDraws.of(score, positive, cluster_labels(cluster, len(score)), bootstrap)
+    return draws.estimate(value, _area)
 
 
 def zero_or_one(value: ArrayLike, name: str, length: int) -> Floats:
@@ -91,9 +86,10 @@ class GroupDraws:
     other: Floats
     drawn_positive: Floats
     drawn_other: Floats
+    bootstrap: Bootstrap
 
     @classmethod
-    def of(cls, score: Floats, positive: Floats, cluster: ArrayLike, resamples: int, seed: int) -> GroupDraws:
+    def of(cls, score: Floats, positive: Floats, cluster: ArrayLike, bootstrap: Bootstrap) -> GroupDraws:
         """Group the rows, by equal score or into as many groups as are told apart, and resample clusters."""
         group = np.unique(score, return_inverse=True)[1]
         if group.max() >= _LEVELS:
@@ -102,17 +98,17 @@ class GroupDraws:
         shape = (int(group.max()) + 1, int(place.max()) + 1)
         tables = [csr_array((count, (group, place)), shape=shape) for count in (positive, 1 - positive)]
         all_positive, all_other = (table.sum(axis=1)[:, None] for table in tables)
-        drawn = [np.full((shape[0], resamples), np.nan) for _ in tables]
+        drawn = [np.full((shape[0], bootstrap.resamples), np.nan) for _ in tables]
         if shape[1] > 1:  # one cluster says nothing about how clusters differ
-            for which, times in cluster_draws(shape[1], resamples, np.random.default_rng(seed), shape[0]):
+            for which, times in cluster_draws(shape[1], shape[0], bootstrap=bootstrap):
                 for totals, table in zip(drawn, tables, strict=True):
                     totals[:, which] = table @ times
-        return cls(all_positive, all_other, *drawn)
+        return cls(all_positive, all_other, drawn[0], drawn[1], bootstrap)
 
-    def estimate(self, value: float, statistic: Callable[[Floats, Floats], Floats], level: float) -> Estimate:
+    def estimate(self, value: float, statistic: Callable[[Floats, Floats], Floats]) -> Estimate:
         """`value` with the interval of the statistic's resamples, moved by what grouping changes in the statistic."""
         moved = value - statistic(self.positive, self.other)
-        return percentile_estimate(value, statistic(self.drawn_positive, self.drawn_other) + moved, level)
+        return self.bootstrap.estimate(value, statistic(self.drawn_positive, self.drawn_other) + moved)
 
 
 def _area(positive: Floats, other: Floats) -> Floats:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ebrm.errors import DataError
-from ebrm.metrics.bootstrap import LEVEL, RESAMPLES, Estimate, cluster_labels, clustered_mean
+from ebrm.metrics.bootstrap import Bootstrap, Estimate, cluster_labels, clustered_mean
 from ebrm.metrics.ranking import checked_tables, reciprocal_rank
 
 Floats = NDArray[np.float64]
@@ -95,9 +95,8 @@ def one_to_many(
     rewards: ArrayLike,
     gold: ArrayLike,
     cluster: ArrayLike | None = None,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    level: float = LEVEL,
+    *,
+    bootstrap: Bootstrap = Bootstrap(),
 ) -> OneToMany:
     """Accuracy and mean reciprocal rank of right responses among many wrong ones.
 
@@ -109,9 +108,7 @@ def one_to_many(
         rewards: rewards [n, r], NaN beyond an item's last response.
         gold: 1.0 for right and 0.0 for wrong responses [n, r], NaN beyond the last.
         cluster: one label an item [n], the unit resampled; None: each item its own.
-        resamples: bootstrap resamples.
-        seed: seed of the resampling; the result does not depend on the order of items or responses.
-        level: share of the resampled values inside the intervals.
+        bootstrap: of the intervals.
 
     Raises:
         DataError: see `leads`; or if there are no items.
@@ -121,7 +118,7 @@ def one_to_many(
     cluster = _clusters(cluster, len(lead))
 
     def mean(value: ArrayLike) -> Estimate:
-        return clustered_mean(value, cluster, resamples, seed, level)
+        return clustered_mean(value, cluster, bootstrap=bootstrap)
 
     return OneToMany(mean(lead > 0), mean(lead >= 0), mean(reciprocal_rank(rewards, gold)), len(lead))
 
@@ -132,9 +129,8 @@ def ties_score(
     ref_rewards: ArrayLike,
     ref_gold: ArrayLike,
     cluster: ArrayLike | None = None,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    level: float = LEVEL,
+    *,
+    bootstrap: Bootstrap = Bootstrap(),
 ) -> TiesScore:
     """Whether rewards put all right answers above the wrong ones, and more so than they tell right ones apart.
 
@@ -153,9 +149,7 @@ def ties_score(
         ref_rewards: rewards of their partners, in the same order [n, s].
         ref_gold: see `tied_gold` [n, s].
         cluster: one label a question [n], the unit resampled; None: each question, with its partner, its own.
-        resamples: bootstrap resamples.
-        seed: seed of the resampling; the result does not depend on the order of questions or answers.
-        level: share of the resampled values inside the interval.
+        bootstrap: of the intervals.
 
     Raises:
         DataError: see `leads`; if there are no questions, or a tied question has one right answer only.
@@ -173,7 +167,7 @@ def ties_score(
         )
     cluster = _clusters(cluster, len(lead))
     parts = np.stack([lead > 0, ref_lead > 0, *ties_comparisons(lead, spread, ref_lead)]).astype(np.float64)
-    score = clustered_mean(np.array(TIES_WEIGHTS) @ parts, cluster, resamples, seed, level)
+    score = clustered_mean(np.array(TIES_WEIGHTS) @ parts, cluster, bootstrap=bootstrap)
     tied, ref, over, both, mean_margin = (float(np.sort(part).mean()) for part in parts)
     return TiesScore(score, tied, ref, over, both, mean_margin, len(lead))
 

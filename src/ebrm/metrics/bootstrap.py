@@ -10,16 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ebrm.errors import DataError
+from ebrm.errors import ConfigError, DataError
 
 Floats = NDArray[np.float64]
-
-RESAMPLES = 2000
-LEVEL = 0.95
 
 # Drawing multinomial weights costs one binomial a category; counting drawn indices costs one step a cluster.
 _FEW_KINDS = 0.1
@@ -43,6 +41,44 @@ class Estimate:
         return bool(value < self.low or value > self.high)
 
 
+@dataclass(frozen=True)
+class Bootstrap:
+    """Settings of a percentile bootstrap over clusters.
+
+    Attributes:
+        resamples: number of draws, at least 1.
+        level: coverage of the intervals, in (0, 1).
+        seed: seed of the draws, at least 0. The same seed and rows give the same interval, in any order of the rows.
+
+    Raises:
+        ConfigError: a field is outside its range.
+    """
+
+    resamples: int = 2000
+    level: float = 0.95
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("resamples", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+                raise ConfigError(f"Bootstrap: {name} is {value!r}, expected a whole number of {least} or more.")
+        if not 0 < self.level < 1:
+            raise ConfigError(f"Bootstrap: level is {self.level!r}, expected a share between 0 and 1, such as 0.95.")
+
+    def generator(self) -> np.random.Generator:
+        """A fresh source of draws: every statistic that starts from it sees the same resamples."""
+        return np.random.default_rng(self.seed)
+
+    def estimate(self, value: float, draws: Floats) -> Estimate:
+        """Percentile interval of resampled values [B] around `value`; draws that are NaN are left out."""
+        draws = draws[np.isfinite(draws)]
+        if not len(draws):
+            return Estimate(float(value), float("nan"), float("nan"))
+        low, high = np.quantile(draws, [(1 - self.level) / 2, (1 + self.level) / 2])
+        return Estimate(float(value), float(low), float(high))
+
+
 def cluster_sums(columns: Sequence[ArrayLike], cluster: ArrayLike) -> Floats:
     """Sum each column within each cluster.
 
@@ -63,18 +99,16 @@ def cluster_sums(columns: Sequence[ArrayLike], cluster: ArrayLike) -> Floats:
     return np.stack(sums, axis=1)
 
 
-def resample_sums(sums: Floats, resamples: int, generator: np.random.Generator) -> Floats:
-    """Total the columns over `resamples` draws of the clusters with replacement.
-
-    Args:
-        sums: each cluster's sums [clusters, k].
-        resamples: how many draws; each has as many clusters as there are.
-        generator: source of the draws.
+def resample_sums(sums: Floats, *, bootstrap: Bootstrap = Bootstrap()) -> Floats:
+    """Total the columns of `sums` [clusters, k] over draws of as many clusters, with replacement.
 
     Returns:
-        Totals [resamples, k]. They do not depend on the order of the clusters.
+        Totals [resamples, k], the same in any order of the clusters; one row of NaN where there are fewer than two
+        clusters, which say nothing about how clusters differ.
     """
-    clusters = len(sums)
+    clusters, resamples, generator = len(sums), bootstrap.resamples, bootstrap.generator()
+    if clusters < 2:
+        return np.full((1, sums.shape[1]), np.nan)
     # Clusters with equal sums are interchangeable: drawing how often each *kind* comes up is the same experiment.
     kinds, kind_of, count = np.unique(sums, axis=0, return_inverse=True, return_counts=True)
     if len(kinds) <= max(1, _FEW_KINDS * clusters):
@@ -93,21 +127,24 @@ def resample_sums(sums: Floats, resamples: int, generator: np.random.Generator) 
 
 
 def cluster_draws(
-    clusters: int, resamples: int, generator: np.random.Generator, rows: int = 0
+    clusters: int, rows: int = 0, *, bootstrap: Bootstrap = Bootstrap()
 ) -> Iterator[tuple[slice, Floats]]:
     """Draw clusters with replacement, some resamples at a time, for statistics that need more than a few sums.
 
     Args:
         clusters: how many there are; each resample draws as many.
-        resamples: how many resamples.
-        generator: source of the draws.
         rows: the largest table [rows, resamples at a time] that the caller makes of them; as many resamples come
             at a time as keep it and the draws in the cache of a processor.
+        bootstrap: of the draws.
 
     Yields:
         Which resamples these are, and how often each cluster is drawn in them [clusters, b].
     """
-    chunk = max(1, _CHUNK_CELLS // max(clusters, rows))
+    chunk, resamples, generator = (
+        max(1, _CHUNK_CELLS // max(clusters, rows)),
+        bootstrap.resamples,
+        bootstrap.generator(),
+    )
     for start in range(0, resamples, chunk):
         size = min(chunk, resamples - start)
         drawn = generator.integers(0, clusters, size=(size, clusters))
@@ -116,33 +153,18 @@ def cluster_draws(
         yield slice(start, start + size), np.ascontiguousarray(times.T, dtype=np.float64)
 
 
-def percentile_estimate(value: float, draws: Floats, level: float = LEVEL) -> Estimate:
-    """Put the central `level` share of the resampled values around `value`; draws that are NaN are left out."""
-    draws = draws[np.isfinite(draws)]
-    if not len(draws):
-        return Estimate(float(value), float("nan"), float("nan"))
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(float(value), float(low), float(high))
-
-
-def clustered_mean(
-    value: ArrayLike, cluster: ArrayLike, resamples: int = RESAMPLES, seed: int = 0, level: float = LEVEL
-) -> Estimate:
+def clustered_mean(value: ArrayLike, cluster: ArrayLike, *, bootstrap: Bootstrap = Bootstrap()) -> Estimate:
     """Mean over rows with its interval over clusters (clusters with more rows weigh more, as in the plain mean).
 
     Args:
         value: n numbers.
         cluster: n labels, usually prompt ids.
-        resamples: how many bootstrap resamples.
-        seed: seed of the resampling.
-        level: share of the resampled values inside the interval.
+        bootstrap: of the intervals.
     """
     sums = cluster_sums([np.ones(len(np.asarray(value))), value], cluster)
     total, weighted = sums.sum(axis=0)
-    if len(sums) < 2:
-        return Estimate(float(weighted / total), float("nan"), float("nan"))
-    draws = resample_sums(sums, resamples, np.random.default_rng(seed))
-    return percentile_estimate(weighted / total, draws[:, 1] / draws[:, 0], level)
+    draws = resample_sums(sums, bootstrap=bootstrap)
+    return bootstrap.estimate(weighted / total, draws[:, 1] / draws[:, 0])
 
 
 def cluster_labels(cluster: ArrayLike | None, rows: int) -> NDArray[np.generic]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 
-from ebrm.metrics.bootstrap import LEVEL, RESAMPLES, Estimate, finite_array, percentile_estimate
+from ebrm.metrics.bootstrap import Bootstrap, Estimate, finite_array
 
 Floats = NDArray[np.float64]
 
@@ -31,9 +31,8 @@ class DownstreamCorrelation:
 def downstream_correlation(
     score: ArrayLike,
     outcome: ArrayLike,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    level: float = LEVEL,
+    *,
+    bootstrap: Bootstrap = Bootstrap(),
 ) -> DownstreamCorrelation:
     """Pearson's and Spearman's correlation of benchmark scores and downstream outcomes, one of each a reward model.
 
@@ -46,9 +45,7 @@ def downstream_correlation(
     Args:
         score: benchmark scores of the reward models [k].
         outcome: what each gave, in any unit, for instance the mean gold reward of its best-of-n [k].
-        resamples: bootstrap resamples.
-        seed: seed of the resampling; the result does not depend on the order of models.
-        level: share of the resampled values inside the intervals.
+        bootstrap: of the intervals.
 
     Returns:
         Both correlations in [-1, 1]; NaN where all scores or all outcomes are equal.
@@ -63,10 +60,10 @@ def downstream_correlation(
     score, outcome = score[order], outcome[order]
     drawn = np.empty((0, len(score)), dtype=np.int64)
     if len(score) > 2:
-        drawn = np.random.default_rng(seed).integers(0, len(score), size=(resamples, len(score)))
+        drawn = bootstrap.generator().integers(0, len(score), size=(bootstrap.resamples, len(score)))
 
     def estimate(first: Floats, second: Floats, draws: Floats) -> Estimate:
-        return percentile_estimate(float(_correlation(first[None], second[None])[0]), draws, level)
+        return bootstrap.estimate(float(_correlation(first[None], second[None])[0]), draws)
 
     pearson = _correlation(score[drawn], outcome[drawn])
     spearman = _correlation(_ranks(score[drawn]), _ranks(outcome[drawn]))

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ebrm.errors import ConfigError, DataError
-from ebrm.metrics.bootstrap import LEVEL, RESAMPLES, Estimate, cluster_labels, clustered_mean, finite_array
+from ebrm.metrics.bootstrap import Bootstrap, Estimate, cluster_labels, clustered_mean, finite_array
 from ebrm.metrics.length import length_correlation
 from ebrm.metrics.starc import starc_estimate
 from ebrm.metrics.within import centered
@@ -81,9 +81,8 @@ def reward_drift(
     held_out: ArrayLike | None = None,
     ceiling: float | None = None,
     flat: float = 0.0,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    level: float = LEVEL,
+    *,
+    bootstrap: Bootstrap = Bootstrap(),
 ) -> Drift:
     """Measure saturation, rewards at a ceiling, length preference and disagreement with another scorer on a batch.
 
@@ -102,9 +101,7 @@ def reward_drift(
         held_out: rewards of the same by a scorer that is not optimized [m]; None: not measured.
         ceiling: the reward from which on a response is at the top; None: not measured.
         flat: the largest standard deviation that is none, 0 or more, in the reward's unit; 0: exactly equal rewards.
-        resamples: bootstrap resamples.
-        seed: seed of the resampling; the result does not depend on the order of rows.
-        level: share of the resampled values inside the intervals.
+        bootstrap: of the intervals.
 
     Raises:
         DataError: if there are no rows, no prompt has two responses, or a number is not finite.
@@ -126,13 +123,12 @@ def reward_drift(
         )
     std = _std(reward, place)[several]
     labels = np.arange(len(std))
-    settings = (resamples, seed, level)
     return Drift(
-        spread=clustered_mean(std, labels, *settings),
-        saturated=clustered_mean(std <= flat, labels, *settings),
-        ceiling=None if ceiling is None else clustered_mean(reward >= ceiling, place, *settings),
-        length=None if length is None else length_correlation(reward, length, place, None, *settings),
-        distance=None if held_out is None else starc_estimate(reward, held_out, place, None, None, *settings),
+        spread=clustered_mean(std, labels, bootstrap=bootstrap),
+        saturated=clustered_mean(std <= flat, labels, bootstrap=bootstrap),
+        ceiling=None if ceiling is None else clustered_mean(reward >= ceiling, place, bootstrap=bootstrap),
+        length=None if length is None else length_correlation(reward, length, place, bootstrap=bootstrap),
+        distance=None if held_out is None else starc_estimate(reward, held_out, place, bootstrap=bootstrap),
         prompts=int(several.sum()),
     )
 

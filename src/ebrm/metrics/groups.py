@@ -10,8 +10,7 @@ from numpy.typing import ArrayLike
 from ebrm.errors import ConfigError
 from ebrm.metrics.accuracy import correct_pairs
 from ebrm.metrics.bootstrap import (
-    LEVEL,
-    RESAMPLES,
+    Bootstrap,
     Estimate,
     cluster_labels,
     cluster_sums,
@@ -47,9 +46,8 @@ def group_accuracy(
     group: ArrayLike,
     tie: float = 0.0,
     cluster: ArrayLike | None = None,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    level: float = LEVEL,
+    *,
+    bootstrap: Bootstrap = Bootstrap(),
 ) -> GroupAccuracy:
     """Accuracy of pairs by groups, as in Personalized RewardBench (users) and MM-RLHF (ACC+, all pairs of a sample).
 
@@ -63,9 +61,7 @@ def group_accuracy(
         group: label of each pair's group [p], of any sortable type.
         tie: worth of equal rewards, in [0, 1]; 0: wrong. Only pairs worth 1 are without a mistake.
         cluster: label of what is resampled [p], each group in one of them; None: the groups.
-        resamples: bootstrap resamples.
-        seed: seed of the resampling; the result does not depend on the order of rows.
-        level: share of the resampled values inside the intervals.
+        bootstrap: of the intervals.
 
     Raises:
         DataError: if there are no pairs or a reward is not finite.
@@ -83,10 +79,10 @@ def group_accuracy(
     accuracy, of_group = total / pairs, cluster[first]
     worst = int(np.argmin(accuracy))
     return GroupAccuracy(
-        mean=clustered_mean(right, cluster, resamples, seed, level),
-        macro=clustered_mean(accuracy, of_group, resamples, seed, level),
+        mean=clustered_mean(right, cluster, bootstrap=bootstrap),
+        macro=clustered_mean(accuracy, of_group, bootstrap=bootstrap),
         worst=float(accuracy[worst]),
         worst_group=str(labels[worst]),
-        all_right=clustered_mean(accuracy == 1, of_group, resamples, seed, level),
+        all_right=clustered_mean(accuracy == 1, of_group, bootstrap=bootstrap),
         groups=len(labels),
     )

@@ -7,13 +7,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from ebrm.errors import DataError
 from ebrm.metrics.bootstrap import (
-    LEVEL,
-    RESAMPLES,
+    Bootstrap,
     Estimate,
     cluster_sums,
     clustered_mean,
     finite_array,
-    percentile_estimate,
     resample_sums,
 )
 from ebrm.metrics.within import centered, check_nested
@@ -29,9 +27,8 @@ def length_correlation(
     length: ArrayLike,
     item: ArrayLike,
     cluster: ArrayLike | None = None,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    level: float = LEVEL,
+    *,
+    bootstrap: Bootstrap = Bootstrap(),
 ) -> Estimate:
     """Pearson correlation of reward and length within prompts: both are centered on their item's mean first.
 
@@ -43,9 +40,7 @@ def length_correlation(
         length: their lengths in any unit (characters, tokens) [m].
         item: label of each response's item [m].
         cluster: label of what is resampled [m]; None: the items.
-        resamples: bootstrap resamples.
-        seed: seed of the resampling; the result does not depend on the order of rows.
-        level: share of the resampled values inside the interval.
+        bootstrap: of the intervals.
 
     Returns:
         The correlation in [-1, 1], with its interval over clusters; NaN where within all items the rewards, or the
@@ -66,8 +61,8 @@ def length_correlation(
     # To unit size, so that no product of large rewards overflows.
     first, second = first / max(np.abs(first).max(), 1e-300), second / max(np.abs(second).max(), 1e-300)
     sums = cluster_sums([first * second, first**2, second**2], cluster)
-    draws = resample_sums(sums, resamples, np.random.default_rng(seed)) if len(sums) > 1 else np.empty((0, 3))
-    return percentile_estimate(float(_correlation(sums.sum(axis=0))), _correlation(draws), level)
+    draws = resample_sums(sums, bootstrap=bootstrap)
+    return bootstrap.estimate(float(_correlation(sums.sum(axis=0))), _correlation(draws))
 
 
 def length_matched(
@@ -76,9 +71,8 @@ def length_matched(
     length_b: ArrayLike,
     cluster: ArrayLike,
     ratio: float = 1.1,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    level: float = LEVEL,
+    *,
+    bootstrap: Bootstrap = Bootstrap(),
 ) -> tuple[Estimate, int]:
     """Accuracy on the pairs whose two responses are of about the same length, so that length cannot be the reason.
 
@@ -88,9 +82,7 @@ def length_matched(
         length_b: lengths of the other side [p].
         cluster: one label a pair [p], usually prompt ids; pairs of one are resampled together.
         ratio: a pair is matched if its longer side is at most `ratio` times as long as the shorter.
-        resamples: bootstrap resamples.
-        seed: seed of the resampling.
-        level: share of the resampled values inside the interval.
+        bootstrap: of the intervals.
 
     Returns:
         (accuracy with its interval, number of matched pairs). All NaN where no pair is matched.
@@ -115,7 +107,7 @@ def length_matched(
     matched = np.maximum(first, second) <= ratio * (1 + _ROUNDING) * np.minimum(first, second)
     if not matched.any():
         return Estimate(float("nan"), float("nan"), float("nan")), 0
-    return clustered_mean(correct[matched], cluster[matched], resamples, seed, level), int(matched.sum())
+    return clustered_mean(correct[matched], cluster[matched], bootstrap=bootstrap), int(matched.sum())
 
 
 def _correlation(sums: Floats) -> Floats:

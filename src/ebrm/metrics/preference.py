@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ebrm.metrics.accuracy import NO_CATEGORY, correct_pairs
 from ebrm.metrics.auroc import detection_auroc
-from ebrm.metrics.bootstrap import LEVEL, RESAMPLES, Estimate, cluster_labels, clustered_mean
+from ebrm.metrics.bootstrap import Bootstrap, Estimate, cluster_labels, clustered_mean
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,8 @@ def preference_rate(
     first: ArrayLike,
     second: ArrayLike,
     cluster: ArrayLike | None = None,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    level: float = LEVEL,
+    *,
+    bootstrap: Bootstrap = Bootstrap(),
 ) -> PreferenceRate:
     """Share of pairs with first > second.
 
@@ -71,9 +70,7 @@ def preference_rate(
         first: rewards of the one side [p].
         second: rewards of the other [p].
         cluster: one label a pair [p], usually prompt ids, the unit resampled; None: each pair its own.
-        resamples: bootstrap resamples.
-        seed: seed of the resampling; the result does not depend on the order of rows.
-        level: share of the resampled values inside the intervals.
+        bootstrap: of the intervals.
 
     Raises:
         DataError: if there are no pairs or a reward is not finite.
@@ -82,8 +79,8 @@ def preference_rate(
     half = correct_pairs(first, second, tie=0.5)
     cluster = cluster_labels(cluster, len(half))
     return PreferenceRate(
-        strict=clustered_mean(half == 1, cluster, resamples, seed, level),
-        ties_half=clustered_mean(half, cluster, resamples, seed, level),
+        strict=clustered_mean(half == 1, cluster, bootstrap=bootstrap),
+        ties_half=clustered_mean(half, cluster, bootstrap=bootstrap),
         ties=int((half == 0.5).sum()),
         pairs=len(half),
     )
@@ -93,9 +90,8 @@ def contrast_consistency(
     match: ArrayLike,
     mismatch: ArrayLike,
     cluster: ArrayLike | None = None,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    level: float = LEVEL,
+    *,
+    bootstrap: Bootstrap = Bootstrap(),
 ) -> PreferenceRate:
     """Consistency of a reward on contrast instructions: similar prompts q, q' whose best responses y, y' differ.
 
@@ -113,15 +109,13 @@ def contrast_consistency(
         match: rewards of responses with the prompt they answer [p].
         mismatch: rewards of the same with the other prompt, or of the other response [p].
         cluster: label of each row's (q, q') [p], the unit resampled; None: each row its own.
-        resamples: see `preference_rate`.
-        seed: see `preference_rate`.
-        level: see `preference_rate`.
+        bootstrap: of the intervals.
 
     Raises:
         DataError: see `preference_rate`.
         ValueError: see `preference_rate`.
     """
-    return preference_rate(match, mismatch, cluster, resamples, seed, level)
+    return preference_rate(match, mismatch, cluster, bootstrap=bootstrap)
 
 
 def hack_preference_rate(
@@ -129,9 +123,8 @@ def hack_preference_rate(
     honest: ArrayLike,
     method: Sequence[str | None] | NDArray[np.generic] | None = None,
     cluster: ArrayLike | None = None,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    level: float = LEVEL,
+    *,
+    bootstrap: Bootstrap = Bootstrap(),
 ) -> HackPreference:
     """How often a reward prefers a response that games the stated metric to an honest one for the same prompt.
 
@@ -144,15 +137,13 @@ def hack_preference_rate(
         honest: rewards of the honest ones [p].
         method: how each pair's hack games [p], str or None; None: not told.
         cluster: one label a pair [p], usually prompt ids, the unit resampled; None: each pair its own.
-        resamples: see `preference_rate`.
-        seed: see `preference_rate`.
-        level: see `preference_rate`.
+        bootstrap: of the intervals.
 
     Raises:
         DataError: see `preference_rate`.
         ValueError: see `preference_rate`.
     """
-    overall = preference_rate(hack, honest, cluster, resamples, seed, level)
+    overall = preference_rate(hack, honest, cluster, bootstrap=bootstrap)
     hack, honest = np.asarray(hack, dtype=np.float64), np.asarray(honest, dtype=np.float64)
     cluster = cluster_labels(cluster, len(hack))
     names = np.array([str(name or NO_CATEGORY) for name in ([None] * len(hack) if method is None else list(method))])
@@ -161,10 +152,10 @@ def hack_preference_rate(
     rates = {}
     for name in np.unique(names):
         rows = names == name
-        rates[str(name)] = preference_rate(hack[rows], honest[rows], cluster[rows], resamples, seed, level)
+        rates[str(name)] = preference_rate(hack[rows], honest[rows], cluster[rows], bootstrap=bootstrap)
     is_hack = np.repeat([1.0, 0.0], len(hack))
     both = np.concatenate([cluster, cluster])
-    auroc = detection_auroc(np.concatenate([hack, honest]), is_hack, both, resamples, seed, level)
+    auroc = detection_auroc(np.concatenate([hack, honest]), is_hack, both, bootstrap=bootstrap)
     assert auroc is not None  # there are as many hacks as honest responses
     return HackPreference(
         overall=overall,

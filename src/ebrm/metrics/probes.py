@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ebrm.errors import DataError
-from ebrm.metrics.bootstrap import LEVEL, RESAMPLES, Estimate, cluster_labels, percentile_estimate
+from ebrm.metrics.bootstrap import Bootstrap, Estimate, cluster_labels
 from ebrm.metrics.terms import bootstrap_scores, score_values
 
 Floats = NDArray[np.float64]
@@ -48,9 +48,8 @@ def probe_accuracy(
     label: ArrayLike,
     dimensions: Sequence[str],
     cluster: ArrayLike | None = None,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    level: float = LEVEL,
+    *,
+    bootstrap: Bootstrap = Bootstrap(),
 ) -> ProbeAccuracy:
     """Test accuracy of probes of several preference dimensions, and its mean over dimensions.
 
@@ -66,9 +65,7 @@ def probe_accuracy(
         dimensions: the dimensions' names [a].
         cluster: one label a row [n], usually prompt ids, the unit resampled, the same for all dimensions; None: each
             row its own.
-        resamples: bootstrap resamples.
-        seed: seed of the resampling; the result does not depend on the order of rows.
-        level: share of the resampled values inside the intervals.
+        bootstrap: of the intervals.
 
     Raises:
         DataError: if a dimension has no label, or a labeled row has no finite prediction or an infinite label.
@@ -100,8 +97,8 @@ def probe_accuracy(
     count = len(dimensions)
     weights = np.concatenate([np.full((1, count), 1 / count), np.eye(count)])
     values = score_values(term, right, weights)[:, 0]
-    draws = bootstrap_scores(term, right, cluster[row], weights, resamples, seed)[:, :, 0]
-    overall, *found = (percentile_estimate(value, draws[:, n], level) for n, value in enumerate(values))
+    draws = bootstrap_scores(term, right, cluster[row], weights, bootstrap=bootstrap)[:, :, 0]
+    overall, *found = (bootstrap.estimate(value, draws[:, n]) for n, value in enumerate(values))
     return ProbeAccuracy(
         overall=overall,
         by_dimension={

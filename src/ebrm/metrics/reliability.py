@@ -15,12 +15,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from ebrm.errors import DataError
 from ebrm.metrics.bootstrap import (
-    LEVEL,
+    Bootstrap,
     Estimate,
     cluster_sums,
     clustered_mean,
     finite_array,
-    percentile_estimate,
     resample_sums,
 )
 
@@ -109,9 +108,8 @@ def calibration(
     probability: ArrayLike,
     prompt_id: ArrayLike | None = None,
     bins: int = 10,
-    resamples: int = 1000,
-    seed: int = 0,
-    level: float = LEVEL,
+    *,
+    bootstrap: Bootstrap = Bootstrap(1000),
 ) -> Calibration:
     """Measure the calibration of P(chosen > rejected); see the module's text for the folded form it uses.
 
@@ -119,9 +117,7 @@ def calibration(
         probability: P(chosen > rejected) [p], in [0, 1].
         prompt_id: one label a pair [p], the unit resampled for the intervals; None: each pair its own.
         bins: how many bins of equal mass (Nguyen and O'Connor, 2015; fewer where confidences repeat).
-        resamples: bootstrap resamples, of all pairs and of each bin.
-        seed: seed of the resampling.
-        level: share of the resampled values inside the intervals.
+        bootstrap: of the intervals.
 
     Raises:
         DataError: if there are no pairs, or a probability is not finite or outside [0, 1].
@@ -136,28 +132,26 @@ def calibration(
     curve, gaps = [], []
     for number in range(index.max() + 1):
         rows = index == number
-        accuracy = clustered_mean(correct[rows], prompts[rows], resamples, seed, level)
+        accuracy = clustered_mean(correct[rows], prompts[rows], bootstrap=bootstrap)
         curve.append(ReliabilityBin(float(confidence[rows].mean()), accuracy, int(rows.sum())))
         gaps.append(np.where(rows, correct - confidence, 0.0))
 
     p = np.asarray(probability, dtype=np.float64).clip(0, 1)
     losses = (1 - p) ** 2, -np.log(p.clip(np.finfo(np.float64).eps))  # "impossible" must cost much, but not all
     sums = cluster_sums([np.ones(len(p)), *losses, *gaps], prompts)
-    draws = np.full((1, sums.shape[1]), np.nan)
-    if len(sums) > 1:  # one prompt says nothing about how prompts differ
-        draws = resample_sums(sums, resamples, np.random.default_rng(seed))
+    draws = resample_sums(sums, bootstrap=bootstrap)
     mean, drawn = (totals[..., 1:] / totals[..., :1] for totals in (sums.sum(axis=0), draws))
     return Calibration(
         bins=tuple(curve),
-        ece=_ece_estimate(mean[2:], drawn[:, 2:], level),
+        ece=_ece_estimate(mean[2:], drawn[:, 2:], bootstrap),
         ece_if_calibrated=_ece_by_chance(confidence, index, np.sum(gaps, axis=0), prompts),
-        brier=percentile_estimate(mean[0], drawn[:, 0], level),
-        log_loss=percentile_estimate(mean[1], drawn[:, 1], level),
+        brier=bootstrap.estimate(mean[0], drawn[:, 0]),
+        log_loss=bootstrap.estimate(mean[1], drawn[:, 1]),
         pairs=len(confidence),
     )
 
 
-def _ece_estimate(gap: Floats, drawn: Floats, level: float) -> Estimate:
+def _ece_estimate(gap: Floats, drawn: Floats, bootstrap: Bootstrap) -> Estimate:
     """Σ |gap| over bins [m] with the interval of its sampling distribution, from resampled gaps [B, m].
 
     Resampled gaps are noisy twice, so their ECE is too large and too spread. So the observed gaps are shrunk by the
@@ -173,7 +167,7 @@ def _ece_estimate(gap: Floats, drawn: Floats, level: float) -> Estimate:
         else:
             largest = middle
     draws = np.abs(smallest * gap + noise).sum(axis=1)
-    return percentile_estimate(ece, (draws - draws.mean() + ece).clip(0), level)
+    return bootstrap.estimate(ece, (draws - draws.mean() + ece).clip(0))
 
 
 def _ece_by_chance(confidence: Floats, index: NDArray[np.int64], gap: Floats, prompt: NDArray[np.int64]) -> float:

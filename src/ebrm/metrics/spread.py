@@ -10,13 +10,11 @@ from numpy.typing import ArrayLike, NDArray
 from ebrm.errors import ConfigError, DataError
 from ebrm.metrics.auroc import zero_or_one
 from ebrm.metrics.bootstrap import (
-    LEVEL,
-    RESAMPLES,
+    Bootstrap,
     Estimate,
     cluster_labels,
     cluster_sums,
     finite_array,
-    percentile_estimate,
     resample_sums,
 )
 from ebrm.metrics.within import centered, check_nested
@@ -51,9 +49,8 @@ def positive_spread(
     prompt: ArrayLike,
     ddof: int = 1,
     cluster: ArrayLike | None = None,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    level: float = LEVEL,
+    *,
+    bootstrap: Bootstrap = Bootstrap(),
 ) -> PositiveSpread:
     """Variance of the rewards of a prompt's good responses, pooled over prompts, also against the gap to bad ones.
 
@@ -71,9 +68,7 @@ def positive_spread(
         prompt: label of each response's prompt [m].
         ddof: what is subtracted from n_x in the divisor: 1 (unbiased) or 0.
         cluster: label of what is resampled [m]; None: the prompts.
-        resamples: bootstrap resamples.
-        seed: seed of the resampling; the result does not depend on the order of rows.
-        level: share of the resampled values inside the intervals.
+        bootstrap: of the intervals.
 
     Returns:
         The spread; `variance` is 0 where every prompt's good responses have equal rewards.
@@ -113,10 +108,10 @@ def positive_spread(
         both / rows[place],
     ]
     sums = cluster_sums(columns, cluster)
-    draws = resample_sums(sums, resamples, np.random.default_rng(seed)) if len(sums) > 1 else np.empty((0, 4))
+    draws = resample_sums(sums, bootstrap=bootstrap)
 
     def estimate(value: Floats, drawn: Floats, unit: float) -> Estimate:
-        return percentile_estimate(float(value[0]) * unit, drawn * unit, level)
+        return bootstrap.estimate(float(value[0]) * unit, drawn * unit)
 
     units = (size * size, size, 1.0)
     found = zip(_statistics(sums.sum(axis=0)[None]), _statistics(draws), units, strict=True)

@@ -15,12 +15,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from ebrm.errors import DataError
 from ebrm.metrics.bootstrap import (
-    LEVEL,
-    RESAMPLES,
+    Bootstrap,
     Estimate,
     cluster_sums,
     finite_array,
-    percentile_estimate,
     resample_sums,
 )
 from ebrm.metrics.within import centered, check_nested
@@ -56,9 +54,8 @@ def starc_estimate(
     prompt: ArrayLike,
     weight: ArrayLike | None = None,
     cluster: ArrayLike | None = None,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    level: float = LEVEL,
+    *,
+    bootstrap: Bootstrap = Bootstrap(),
 ) -> Estimate:
     """`starc_distance` with its interval over prompts.
 
@@ -68,9 +65,7 @@ def starc_estimate(
         prompt: see `starc_distance`.
         weight: see `starc_distance`.
         cluster: label of what is resampled [m]; None: the prompts.
-        resamples: bootstrap resamples.
-        seed: seed of the resampling; the result does not depend on the order of rows.
-        level: share of the resampled values inside the interval.
+        bootstrap: of the intervals.
 
     Raises:
         DataError: see `starc_distance`.
@@ -81,8 +76,8 @@ def starc_estimate(
     cluster = np.asarray(prompt if cluster is None else cluster)
     check_nested(prompt, cluster)
     sums = cluster_sums([one**2, two**2, (two - one) ** 2, one * (two - one)], cluster)
-    draws = resample_sums(sums, resamples, np.random.default_rng(seed)) if len(sums) > 1 else np.empty((0, 4))
-    return percentile_estimate(value, _distance(draws), level)
+    draws = resample_sums(sums, bootstrap=bootstrap)
+    return bootstrap.estimate(value, _distance(draws))
 
 
 def _standard(

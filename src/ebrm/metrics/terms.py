@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
 
 from ebrm.errors import DataError
-from ebrm.metrics.bootstrap import RESAMPLES, cluster_draws
+from ebrm.metrics.bootstrap import Bootstrap, cluster_draws
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -43,8 +43,8 @@ def bootstrap_scores(
     value: ArrayLike,
     cluster: ArrayLike,
     weights: ArrayLike,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+    *,
+    bootstrap: Bootstrap = Bootstrap(),
 ) -> Floats:
     """Resample the scores: clusters are drawn with replacement, the same ones for every scorer and every score.
 
@@ -56,8 +56,7 @@ def bootstrap_scores(
         value: see `score_values`.
         cluster: one label a row [k] of any sortable type, usually prompt ids; rows of one are drawn together.
         weights: see `score_values`.
-        resamples: how many draws B; each has as many clusters as there are.
-        seed: seed of the draws.
+        bootstrap: of the intervals.
 
     Returns:
         Scores [B, Q, S]. NaN in draws that hold none of a score's terms, and in all draws where there are fewer than
@@ -73,7 +72,7 @@ def bootstrap_scores(
     if place.shape != (rows,):
         raise ValueError(f"{rows} values and {len(place)} cluster labels")
     clusters = len(labels)
-    draws = np.full((resamples, scores, scorers), np.nan)
+    draws = np.full((bootstrap.resamples, scores, scorers), np.nan)
     if clusters < 2:
         return draws
 
@@ -85,7 +84,7 @@ def bootstrap_scores(
     tables = [csr_array((one, columns, starts), shape=(terms, clusters)) for one in (count, *sums.T)]
 
     largest = max(terms * scorers, scores * scorers)
-    for which, times in cluster_draws(clusters, resamples, np.random.default_rng(seed), largest):
+    for which, times in cluster_draws(clusters, largest, bootstrap=bootstrap):
         drawn_count, *drawn_sums = (table @ times for table in tables)
         draws[which] = _weighted_means(weights, np.stack(drawn_sums, axis=1), drawn_count).transpose(2, 0, 1)
     return draws

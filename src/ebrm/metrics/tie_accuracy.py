@@ -13,8 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ebrm.errors import ConfigError, DataError
 from ebrm.metrics.bootstrap import (
-    LEVEL,
-    RESAMPLES,
+    Bootstrap,
     Estimate,
     cluster_labels,
     clustered_mean,
@@ -58,9 +57,8 @@ def accuracy_with_ties(
     label: ArrayLike,
     threshold: float,
     cluster: ArrayLike | None = None,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    level: float = LEVEL,
+    *,
+    bootstrap: Bootstrap = Bootstrap(),
 ) -> Estimate:
     """Share of pairs, ties among them, that are right under a threshold.
 
@@ -72,9 +70,7 @@ def accuracy_with_ties(
         label: 1, 0 or -1 [p].
         threshold: the largest |difference| that is a tie, 0 or more, as `tie_threshold` finds it; 0: equal rewards.
         cluster: one label a pair [p], usually prompt ids, the unit resampled; None: each pair its own.
-        resamples: bootstrap resamples.
-        seed: seed of the resampling; the result does not depend on the order of rows.
-        level: share of the resampled values inside the interval.
+        bootstrap: of the intervals.
 
     Raises:
         DataError: see `tie_threshold`.
@@ -85,16 +81,15 @@ def accuracy_with_ties(
     if not threshold >= 0:
         raise ConfigError(f"threshold is {threshold}, expected 0 or more: the largest difference that is a tie")
     said = np.where(np.abs(difference) <= threshold, 0.0, np.sign(difference))
-    return clustered_mean(said == label, cluster_labels(cluster, len(label)), resamples, seed, level)
+    return clustered_mean(said == label, cluster_labels(cluster, len(label)), bootstrap=bootstrap)
 
 
 def accuracy_without_ties(
     difference: ArrayLike,
     label: ArrayLike,
     cluster: ArrayLike | None = None,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    level: float = LEVEL,
+    *,
+    bootstrap: Bootstrap = Bootstrap(),
 ) -> Estimate:
     """Share of the pairs with a label of 1 or -1 whose difference has that sign; equal rewards are wrong.
 
@@ -102,9 +97,7 @@ def accuracy_without_ties(
         difference: reward of the first response minus that of the second [p].
         label: 1, 0 or -1 [p]; pairs of label 0 are left out.
         cluster: one label a pair [p]; None: each pair its own.
-        resamples: bootstrap resamples.
-        seed: seed of the resampling.
-        level: share of the resampled values inside the interval.
+        bootstrap: of the intervals.
 
     Returns:
         The share with its interval; all NaN where every label is 0.
@@ -118,7 +111,7 @@ def accuracy_without_ties(
     if not decided.any():
         return Estimate(float("nan"), float("nan"), float("nan"))
     right = np.sign(difference[decided]) == label[decided]
-    return clustered_mean(right, clusters[decided], resamples, seed, level)
+    return clustered_mean(right, clusters[decided], bootstrap=bootstrap)
 
 
 def _pairs(difference: ArrayLike, label: ArrayLike) -> tuple[Floats, Floats]:

@@ -15,8 +15,7 @@ from scipy.special import ndtr
 from ebrm.errors import DataError
 from ebrm.metrics.auroc import GroupDraws, detection_auroc, zero_or_one
 from ebrm.metrics.bootstrap import (
-    LEVEL,
-    RESAMPLES,
+    Bootstrap,
     Estimate,
     clustered_mean,
     finite_array,
@@ -72,9 +71,8 @@ def error_auroc(
     uncertainty: ArrayLike,
     error: ArrayLike,
     prompt_id: ArrayLike | None = None,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    level: float = LEVEL,
+    *,
+    bootstrap: Bootstrap = Bootstrap(),
 ) -> Estimate | None:
     """Probability that a random error is more uncertain than a random correct pair (ties one half).
 
@@ -82,9 +80,7 @@ def error_auroc(
         uncertainty: larger is less certain [p]: a pair's std, or 1 - confidence.
         error: whether the pair is ranked wrongly [p].
         prompt_id: one label a pair [p], the unit resampled for the interval; None: each pair its own.
-        resamples: bootstrap resamples; they tell uncertainties apart in 128 groups of about equal size.
-        seed: seed of the resampling; the result does not depend on the order of rows.
-        level: share of the resampled values inside the interval.
+        bootstrap: of the intervals.
 
     Returns:
         The area under the ROC curve: 0.5 says nothing, 1 tells all errors, below 0.5 misleads. None if all pairs or no
@@ -95,16 +91,15 @@ def error_auroc(
         ValueError: if the arrays differ in length.
     """
     uncertainty, wrong, prompts = _pairs(uncertainty, error, prompt_id)
-    return detection_auroc(uncertainty, wrong, prompts, resamples, seed, level)
+    return detection_auroc(uncertainty, wrong, prompts, bootstrap=bootstrap)
 
 
 def risk_coverage(
     uncertainty: ArrayLike,
     error: ArrayLike,
     prompt_id: ArrayLike | None = None,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    level: float = LEVEL,
+    *,
+    bootstrap: Bootstrap = Bootstrap(),
 ) -> RiskCoverage:
     """Compute the risk-coverage curve (El-Yaniv and Wiener, 2010) and its area.
 
@@ -112,9 +107,7 @@ def risk_coverage(
         uncertainty: larger is less certain [p].
         error: whether the pair is ranked wrongly [p].
         prompt_id: one label a pair [p], the unit resampled for the intervals; None: each pair its own.
-        resamples: bootstrap resamples; they tell uncertainties apart in 128 groups of about equal size.
-        seed: seed of the resampling; the result does not depend on the order of rows.
-        level: share of the resampled values inside the intervals.
+        bootstrap: of the intervals.
 
     Raises:
         DataError: if there are no pairs or an uncertainty is not finite.
@@ -129,14 +122,14 @@ def risk_coverage(
     errors = wrong.sum()
     best = np.maximum(0, kept - (len(wrong) - errors)) / kept
     area, random = float(risk.mean()), float(errors / len(wrong))
-    groups = GroupDraws.of(uncertainty, wrong, prompts, resamples, seed)
+    groups = GroupDraws.of(uncertainty, wrong, prompts, bootstrap)
     return RiskCoverage(
         coverage=kept / len(wrong),
         risk=risk,
-        area=groups.estimate(area, _area, level),
+        area=groups.estimate(area, _area),
         random=random,
         best=float(best.mean()),
-        gain=groups.estimate(random - area, _gain, level),
+        gain=groups.estimate(random - area, _gain),
     )
 
 
@@ -145,9 +138,8 @@ def interval_coverage(
     value: ArrayLike,
     cluster: ArrayLike,
     noise: float = 0.0,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    level: float = LEVEL,
+    *,
+    bootstrap: Bootstrap = Bootstrap(),
 ) -> Estimate:
     """Share of held-out rewards that lie inside their intervals, to be compared with what the intervals claim.
 
@@ -160,9 +152,7 @@ def interval_coverage(
         value: the held-out reward of each response [m].
         cluster: one label a response [m], usually prompt ids, the unit resampled.
         noise: standard deviation of the noise, in the rewards' unit; 0 (default): the rewards as they are.
-        resamples: bootstrap resamples.
-        seed: seed of the resampling; the result does not depend on the order of rows.
-        level: share of the resampled values inside the estimate's own interval.
+        bootstrap: of the intervals.
 
     Raises:
         DataError: if there are no rewards, a number is not finite, or an interval ends before it begins.
@@ -188,7 +178,7 @@ def interval_coverage(
         inside = ((low <= value) & (value <= high)).astype(np.float64)
     else:
         inside = ndtr((high - value) / noise) - ndtr((low - value) / noise)
-    return clustered_mean(inside, cluster, resamples, seed, level)
+    return clustered_mean(inside, cluster, bootstrap=bootstrap)
 
 
 def error_by_uncertainty(
@@ -196,9 +186,8 @@ def error_by_uncertainty(
     error: ArrayLike,
     prompt_id: ArrayLike | None = None,
     bins: int = 10,
-    resamples: int = 1000,
-    seed: int = 0,
-    level: float = LEVEL,
+    *,
+    bootstrap: Bootstrap = Bootstrap(1000),
 ) -> tuple[ErrorBin, ...]:
     """Error rate in bins of about equal numbers of pairs, by rising uncertainty.
 
@@ -207,16 +196,14 @@ def error_by_uncertainty(
         error: whether the pair is ranked wrongly [p].
         prompt_id: one label a pair [p], the unit resampled for the intervals; None: each pair its own.
         bins: how many bins (fewer where uncertainties repeat).
-        resamples: bootstrap resamples of each bin.
-        seed: seed of the resampling.
-        level: share of the resampled values inside the intervals.
+        bootstrap: of the intervals.
     """
     uncertainty, wrong, prompts = _pairs(uncertainty, error, prompt_id)
     index = equal_mass_bins(uncertainty, bins)
     result = []
     for number in range(index.max() + 1):
         rows = index == number
-        rate = clustered_mean(wrong[rows], prompts[rows], resamples, seed, level)
+        rate = clustered_mean(wrong[rows], prompts[rows], bootstrap=bootstrap)
         result.append(ErrorBin(float(uncertainty[rows].mean()), rate, int(rows.sum())))
     return tuple(result)
 

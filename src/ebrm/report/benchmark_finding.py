@@ -161,8 +161,8 @@ def summary(evaluation: Evaluation) -> list[str]:
             "cannot tell."
         )
     paragraphs.append(
-        f"Scores are in percent, higher is better. Brackets hold {100 * evaluation.level:g}% intervals from "
-        f"{evaluation.resamples:,} bootstrap resamples of the prompts."
+        f"Scores are in percent, higher is better. Brackets hold {100 * evaluation.bootstrap.level:g}% intervals from "
+        f"{evaluation.bootstrap.resamples:,} bootstrap resamples of the prompts."
     )
     return paragraphs
 

@@ -27,10 +27,11 @@ def measured_section(evaluation: Evaluation) -> Section:
 
 
 def _statistics(evaluation: Evaluation) -> list[str]:
+    bootstrap = evaluation.bootstrap
     text = [
-        f"Intervals: the central {100 * evaluation.level:g}% of {evaluation.resamples:,} bootstrap resamples of the "
+        f"Intervals: the central {100 * bootstrap.level:g}% of {bootstrap.resamples:,} bootstrap resamples of the "
         "prompts (percentiles). All responses to a prompt are resampled together, and all rewards on the same "
-        f"resamples, so that differences are paired. Seed {evaluation.seed}."
+        f"resamples, so that differences are paired. Seed {bootstrap.seed}."
     ]
     compared = len(others(evaluation))
     if compared:

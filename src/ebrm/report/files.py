@@ -56,10 +56,10 @@ def evaluation_to_dict(evaluation: Evaluation) -> dict[str, Any]:
     """
     return {
         "reference": evaluation.reference,
-        "resamples": evaluation.resamples,
-        "level": evaluation.level,
+        "resamples": evaluation.bootstrap.resamples,
+        "level": evaluation.bootstrap.level,
         "permutations": evaluation.permutations,
-        "seed": evaluation.seed,
+        "seed": evaluation.bootstrap.seed,
         "scorers": {
             name: {**plain(evaluation.about.get(name, {})), "base": base} for name, base in evaluation.bases.items()
         },

@@ -155,8 +155,8 @@ def _headline(result: PairedAccuracy) -> tuple[str, list[str]]:
         f"Refining put {count(result.flips_fixed, 'pair')} right that the base reward had wrong, and "
         f"{result.flips_broken:,} wrong that it had right (exact sign test {p_value(result.sign_test)}, which takes "
         f"pairs as independent). {ties}",
-        f"Brackets hold {100 * result.level:g}% intervals from {result.resamples:,} bootstrap resamples of the "
-        "prompts.",
+        f"Brackets hold {100 * result.bootstrap.level:g}% intervals from "
+        f"{result.bootstrap.resamples:,} bootstrap resamples of the prompts.",
     ]
 
 

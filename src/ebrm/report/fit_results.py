@@ -58,7 +58,7 @@ def accuracy_section(overall: PairedAccuracy, by_category: Mapping[str, PairedAc
         only = group_name(next(iter(by_category)), "category")
         notes.append(f"There is no split by category: all pairs are in one, {only}.")
     else:
-        by_chance = (1 - overall.level) * len(groups)
+        by_chance = (1 - overall.bootstrap.level) * len(groups)
         notes.append(
             "Intervals are not corrected for the number of categories: if refining changed nothing, about "
             f"{by_chance:.1f} of {len(groups)} would exclude zero by chance."

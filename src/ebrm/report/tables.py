@@ -188,7 +188,8 @@ def _interval(estimate: Estimate, scale: float, digits: int, sign: bool = False)
 def _legend(evaluation: Evaluation, family: str) -> list[str]:
     """How to read the numbers."""
     lines = [
-        f"Intervals hold {100 * evaluation.level:g}% of {evaluation.resamples:,} bootstrap resamples of the prompts; "
+        f"Intervals hold {100 * evaluation.bootstrap.level:g}% of "
+        f"{evaluation.bootstrap.resamples:,} bootstrap resamples of the prompts; "
         "there is none where fewer than two prompts are behind a number."
     ]
     if len(evaluation.bases) > 1:
