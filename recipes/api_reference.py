@@ -1,7 +1,7 @@
 """API reference: docs/api/, one page a package, from signatures and docstrings.
 
-    python recipes/api_reference.py          # write the pages
-    python recipes/api_reference.py --check  # exit with 1 if a page is not what the code says
+python recipes/api_reference.py          # write the pages
+python recipes/api_reference.py --check  # exit with 1 if a page is not what the code says
 """
 
 from __future__ import annotations
