@@ -125,6 +125,10 @@ def test_public_names_are_imported_from_their_package(package, name):
 @pytest.mark.parametrize("package", [SOURCE, *PACKAGES], ids=lambda path: path.name)
 def test_a_package_holds_its_docstring_and_its_public_names(package):
     text = (package / "__init__.py").read_text("utf-8")
+    if package == SOURCE:
+        text, _, rest = text.partition('if sys.modules.get("transformers") is not None:')
+        assert "register_or_warn()" in rest and len(rest.strip().splitlines()) == 3
+        text = text.replace("import sys\n", "")
     assert re.fullmatch(
         r'"""[^"]+"""\s+import lazy_loader as lazy\s+__getattr__, __dir__, __all__ = lazy\.attach_stub.*\s*', text
     )
@@ -133,7 +137,7 @@ def test_a_package_holds_its_docstring_and_its_public_names(package):
 
 
 def test_unknown_name_is_an_attribute_error():
-    with pytest.raises(AttributeError, match="module 'ebrm' has no attribute 'nonsense'"):
+    with pytest.raises(AttributeError, match="No ebrm attribute nonsense"):
         _ = ebrm.nonsense
 
 

@@ -3,10 +3,13 @@
 Public names are imported on first use (PEP 562): `import ebrm` loads neither torch nor transformers.
 """
 
-import lazy_loader as lazy
+import sys
 
-from ebrm.integrations.auto_classes import register_with_transformers
+import lazy_loader as lazy
 
 __getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)
 
-register_with_transformers()
+if sys.modules.get("transformers") is not None:
+    from ebrm.integrations.registration import register_or_warn
+
+    register_or_warn()

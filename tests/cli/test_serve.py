@@ -53,7 +53,7 @@ def test_a_port_in_use_is_one_paragraph(model):
 
 def test_without_the_extra_it_says_what_to_install(model, monkeypatch):
     monkeypatch.setattr(command, "find_spec", lambda name: None if name == "uvicorn" else object())
-    refused(ebrm("serve", model), "pip install 'ebrm[serve]'", "uvicorn")
+    refused(ebrm("serve", model), "pip install '.[serve]'", "uvicorn")
 
 
 def test_help_names_every_setting():

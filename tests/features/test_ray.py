@@ -239,7 +239,7 @@ def test_without_ray_one_paragraph_says_how_to_install_it(tmp_path, monkeypatch)
     ran = ebrm(
         "features", "--backbone", "demo", "--data", tmp_path / "pairs.jsonl", "--out", tmp_path / "f", "--engine", "ray"
     )
-    refused(ran, "pip install 'ebrm[ray]'")
+    refused(ran, "pip install '.[ray]'")
     assert not (tmp_path / "f").exists()
 
 

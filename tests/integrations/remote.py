@@ -5,7 +5,7 @@ from typing import Any
 
 from tests.integrations.policies import LONG
 
-from ebrm.integrations.client import RefusedText
+from ebrm.client import RefusedText
 from ebrm.model import EnergyRewardModel, RefinedReward
 
 

@@ -1,8 +1,9 @@
-"""The base RM of a standalone model is built again as it was, or not described at all."""
+"""The base RM of an exported model: built again from its description, or loaded by the options of `from_pretrained`."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from torch import nn
 
 from ebrm.backbone import BackboneConfig, ValueHeadModel, load_backbone
 from ebrm.backbone.checkpoint import HEAD_FILE
-from ebrm.integrations.base import build_base, describe_base
+from ebrm.errors import ModelError
+from ebrm.integrations.transformers import backbone_changes, build_base, describe_base
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, "t5", "bart"])
@@ -60,3 +62,27 @@ def test_a_model_of_its_own_kind_is_not_described() -> None:
 def test_a_description_says_nothing_of_where_the_model_was(tmp_path: Path) -> None:
     backbone = load_backbone(BackboneConfig(str(save_rm(tmp_path)), device="cpu"))
     assert str(tmp_path) not in str(describe_base(backbone.model, "score"))
+
+
+@pytest.mark.parametrize(
+    ("options", "changes"),
+    [
+        ({}, {"device": "cpu"}),
+        ({"revision": "main", "token": None, "num_labels": 1, "low_cpu_mem_usage": True}, {"device": "cpu"}),
+        ({"dtype": torch.bfloat16, "device_map": 1}, {"device": "cuda:1", "dtype": "bfloat16"}),
+        ({"torch_dtype": "auto", "device_map": {"": torch.device("cpu")}}, {"device": "cpu", "dtype": "auto"}),
+        ({"attn_implementation": "eager", "device_map": "auto"}, {"device": "auto", "attention": "eager"}),
+    ],
+)
+def test_options_become_settings(options: dict[str, Any], changes: dict[str, Any]) -> None:
+    assert backbone_changes(options) == {"trust_remote_code": False} | changes
+
+
+def test_code_is_run_only_when_asked() -> None:
+    assert backbone_changes({"trust_remote_code": True})["trust_remote_code"] is True
+
+
+@pytest.mark.parametrize("options", [{"load_in_8bit": True}, {"device_map": {"a": 0, "b": 1}}])
+def test_what_only_a_standalone_folder_can_do_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ModelError, match="--standalone"):
+        backbone_changes(options)

@@ -17,8 +17,7 @@ from tests.tiny import edit_config
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from ebrm.errors import BackboneError, DataError, ModelError
-from ebrm.integrations import EBRMConfig, EBRMForSequenceClassification
-from ebrm.integrations.exporting import export
+from ebrm.integrations import EBRMConfig, EBRMForSequenceClassification, export
 from ebrm.model import EnergyRewardModel
 
 
@@ -94,7 +93,7 @@ def test_a_tokenizer_that_writes_otherwise_is_told(
     model = fitted(root, "llama", bos="strip")
     model.save_pretrained(tmp_path / "m")
     EBRMForSequenceClassification.from_pretrained(tmp_path / "m")
-    assert "does not by itself write texts as the model was fitted on" in caplog.text
+    assert "does not by itself render texts as the model was fitted on" in caplog.text
     caplog.clear()
     EBRMForSequenceClassification.from_pretrained(export(model, tmp_path / "e"))
     assert not caplog.text

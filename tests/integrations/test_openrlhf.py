@@ -18,8 +18,9 @@ from tests.integrations.policies import TEMPLATE
 from tests.serve.live import serving
 from tests.tiny import byte_tokenizer
 
+from ebrm.client import Client
 from ebrm.errors import ConfigError, ServerError, TextError
-from ebrm.integrations import Client, openrlhf
+from ebrm.integrations import openrlhf
 from ebrm.model import EnergyRewardModel
 
 FILE = openrlhf.__file__

@@ -14,8 +14,7 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.experimental.utils import get_reward
 
 from ebrm.errors import ModelError, TextTooLongError
-from ebrm.integrations import EBRMForSequenceClassification
-from ebrm.integrations.exporting import export
+from ebrm.integrations import EBRMForSequenceClassification, export
 from ebrm.model import EnergyRewardModel
 
 # transformers 5.23 says that its own arguments, which TRL 1.16 sets, will have other names.

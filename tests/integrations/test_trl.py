@@ -17,8 +17,9 @@ from tests.integrations.remote import Remote
 from tests.serve.live import serving
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
+from ebrm.client import Client
 from ebrm.errors import ConfigError, EBRMError, ModelError
-from ebrm.integrations import Client, reward_function
+from ebrm.integrations import reward_function
 from ebrm.model import EnergyRewardModel, RefinedReward
 
 CLOSE = {"rtol": 0.0, "atol": 1e-5}

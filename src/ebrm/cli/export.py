@@ -42,7 +42,7 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Export a model for transformers, with a tokenizer that writes texts as ebrm does.
 
-        After `import ebrm`, AutoModelForSequenceClassification.from_pretrained(FOLDER) loads it, and TRL's trainers
+        After `ebrm.register()`, AutoModelForSequenceClassification.from_pretrained(FOLDER) loads it, and TRL's trainers
         take FOLDER as a reward model. Settings of the reward model that are not given are those of the fit.
         """
         _export(screen, chosen, model)
@@ -51,16 +51,16 @@ def register(app: typer.Typer) -> None:
 def _export(screen: Screen, chosen: Chosen, name: str) -> None:
     job = chosen.of(ExportJob)
     out = Path(job.out)
-    from ebrm.integrations import exporting
+    from ebrm.integrations import export, refuse_used
     from ebrm.model import EnergyRewardModel
 
-    exporting.refuse_used(out)  # before minutes of loading, not after
+    refuse_used(out)  # before minutes of loading, not after
     model = EnergyRewardModel.from_pretrained(name)
     changes = chosen.given(BackboneConfig)
     if model.record.text_rule is not None:
         # On the CPU unless told otherwise: nothing is computed here.
         model = model.with_backbone(**{"device": "cpu"} | changes)
-    exporting.export(model, out, job.standalone)
+    export(model, out, job.standalone)
     size = sum(path.stat().st_size for path in out.iterdir())
     kind = "standalone" if job.standalone else f"refers to {model.record.backbone.get('name')}"
     screen.facts([("model", str(out)), ("kind", kind), ("bytes", f"{size:,}")])

@@ -13,6 +13,7 @@ from ebrm.cli.options import Chosen, command
 from ebrm.errors import ConfigError
 from ebrm.heads import InferenceConfig
 from ebrm.serve import ServeConfig
+from ebrm.utils.extras import install_hint
 
 _STAGES = {"server": ServeConfig, "inference": InferenceConfig, "reward_model": BackboneConfig}
 _ONLY = {"reward_model": ("backbone", "revision", "device", "dtype", "attention", "trust_remote_code", "token_budget")}
@@ -42,7 +43,7 @@ def _serve(screen: Screen, chosen: Chosen, name: str) -> None:
     missing = [package for package in _PACKAGES if find_spec(package) is None]
     if missing:
         raise ConfigError(
-            f"`ebrm serve` needs packages that are not installed ({', '.join(missing)}): pip install 'ebrm[serve]'."
+            f"`ebrm serve` needs packages that are not installed ({', '.join(missing)}): {install_hint('serve')}."
         )
     from ebrm.model import EnergyRewardModel
     from ebrm.serve import serve

@@ -36,6 +36,7 @@ from ebrm.features.extract import Engine, text_source
 from ebrm.features.lock import tidy
 from ebrm.features.tokens import Texts
 from ebrm.features.writer import write_shard
+from ebrm.utils.extras import install_hint
 
 if TYPE_CHECKING:
     from ebrm.backbone import Backbone
@@ -222,8 +223,7 @@ def _import_ray() -> Any:
         import ray.util.scheduling_strategies
     except ImportError as error:
         raise ConfigError(
-            f"Engine ray needs Ray with its data part, which cannot be imported here ({error}). Install it with "
-            "`pip install 'ebrm[ray]'`."
+            f"Engine ray needs Ray with its data part, which cannot be imported here ({error}): {install_hint('ray')}."
         ) from None
     return ray
 

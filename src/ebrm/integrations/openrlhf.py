@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
+from ebrm.client import Client
 from ebrm.errors import EBRMError, TextError
-from ebrm.integrations.client import Client
 from ebrm.integrations.environment import Environment, read_environment
 from ebrm.integrations.scorer import open_scorer, score_rendered
 from ebrm.model import EnergyRewardModel

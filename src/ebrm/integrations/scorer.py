@@ -11,9 +11,9 @@ from typing import Protocol
 
 import torch
 
+from ebrm.client import RefusedText
 from ebrm.data import TokenizedText
 from ebrm.errors import ModelError, TextError
-from ebrm.integrations.client_requests import RefusedText
 from ebrm.model import EnergyRewardModel, Prompt, RefinedReward
 
 # A reward model is read with hooks on its layers, so two threads must not read at once; and one device does one thing
@@ -22,7 +22,7 @@ _reading = threading.Lock()
 
 
 class Scorer(Protocol):
-    """What scores texts: an `EnergyRewardModel`, or a client of `ebrm serve` (`ebrm.integrations.client.Client`)."""
+    """What scores texts: an `EnergyRewardModel`, or a client of `ebrm serve` (`ebrm.Client`)."""
 
     def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> RefinedReward:
         """Refined rewards of responses, one prompt each."""
@@ -54,8 +54,7 @@ def open_scorer(model: Scorer | str | Path) -> Scorer:
     if isinstance(model, str | Path):
         if "://" in str(model):
             raise ModelError(
-                f"{model} is an address, not a model. Give a client of that server: "
-                f"ebrm.integrations.client.Client({str(model)!r})."
+                f"{model} is an address, not a model. Give a client of that server: ebrm.Client({str(model)!r})."
             )
         model = EnergyRewardModel.from_pretrained(model)
     if isinstance(model, EnergyRewardModel):

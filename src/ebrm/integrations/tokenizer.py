@@ -57,7 +57,7 @@ def make_tokenizer(rule: TextRule, tokenizer: Any) -> Any:
         raise ModelError(
             f"This tokenizer ({type(tokenizer).__name__}) cannot write texts for transformers as the fitted model's "
             f"text rule says: {different}. Score with EnergyRewardModel, or in TRL with "
-            "ebrm.integrations.trl.reward_function."
+            "ebrm.reward_function."
         )
     return own
 

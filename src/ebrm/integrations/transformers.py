@@ -1,36 +1,85 @@
-"""EBRMForSequenceClassification: the base RM and its energy as one transformers model."""
+"""An energy reward model as a transformers model: configuration, classifier, and the folders that they load from."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+import os
+import shutil
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 from transformers.utils.generic import ModelOutput
 
 from ebrm.backbone import (
     BackboneIdentity,
     Forward,
+    ValueHeadModel,
     float32_head,
     inner_layers,
     model_limit,
+    quiet,
     refuse_missing,
     require_linear,
 )
 from ebrm.data import TextRule
-from ebrm.errors import ModelError, TextTooLongError
-from ebrm.hub import write_card, write_energy
-from ebrm.integrations.base import build_base, describe_base
-from ebrm.integrations.config import EBRMConfig
-from ebrm.integrations.loading import HUB, backbone_changes
-from ebrm.integrations.tokenizer import first_difference
-from ebrm.model import EnergyRewardModel
+from ebrm.errors import DataError, ModelError, TextTooLongError
+from ebrm.hub import write_card, write_energy, write_model
+from ebrm.integrations.tokenizer import first_difference, make_tokenizer
+from ebrm.model import EnergyRewardModel, ModelRecord
 
 logger = logging.getLogger(__name__)
+
+#: Options of `from_pretrained` for the Hub, which transformers and ebrm have in common.
+_HUB = ("revision", "cache_dir", "token", "local_files_only")
+#: Options that have no effect on a base RM that is referred to.
+_IGNORED = (
+    "low_cpu_mem_usage",
+    "use_safetensors",
+    "force_download",
+    "num_labels",
+    "adapter_kwargs",
+    "_from_auto",
+    "_commit_hash",
+)
+#: Entries of a base RM's configuration that are not needed to build it.
+_NOT_NEEDED = ("_name_or_path", "architectures", "auto_map", "transformers_version")
+
+
+class EBRMConfig(PretrainedConfig):
+    """`config.json` of an energy reward model.
+
+    Every field of :class:`ebrm.model.ModelRecord` is an attribute of the same name (`backbone`, `text_rule`, `network`,
+    `inference`, …), plain JSON values.
+
+    Attributes:
+        base: how to build the base RM whose weights are in the same folder (:func:`describe_base`); None where the
+            folder refers to the base RM by name, revision and fingerprint.
+        own_tokenizer: a folder that refers to its base RM has a tokenizer that renders texts as `ebrm.data.tokenize`
+            does, to be used instead of the base RM's own.
+    """
+
+    model_type = "ebrm"
+
+    def __init__(self, base: dict[str, Any] | None = None, own_tokenizer: bool = False, **kwargs: Any) -> None:
+        if kwargs.get("id2label") is None:
+            kwargs.setdefault("num_labels", 1)
+        super().__init__(**kwargs)
+        self.base, self.own_tokenizer = base, own_tokenizer
+
+    def record(self) -> dict[str, Any]:
+        """The values of :class:`ebrm.model.ModelRecord` among the attributes, and those of the fusion (`trust`)."""
+        names = [*(f.name for f in fields(ModelRecord)), "trust"]
+        return {name: getattr(self, name) for name in names if hasattr(self, name)}
 
 
 @dataclass
@@ -39,7 +88,7 @@ class EBRMOutput(ModelOutput):
 
     Attributes:
         logits: the refined rewards [n, 1].
-        base_reward: what the base RM says [n].
+        base_reward: the base RM's rewards [n].
         std: standard deviation of the fitted density [n].
         interval: central interval [n, 2] (90% unless the inference settings say otherwise).
     """
@@ -53,23 +102,23 @@ class EBRMOutput(ModelOutput):
 class EBRMForSequenceClassification(PreTrainedModel):
     """A frozen reward model and the density that refines its rewards, called as transformers' classifiers are.
 
-    Load one with `from_pretrained` (also through `AutoModelForSequenceClassification`, after `import ebrm`), or wrap a
-    model in memory with :meth:`wrap`. It only scores: there are no gradients, and it stays in evaluation mode.
+    Load one with `from_pretrained` (also through `AutoModelForSequenceClassification`, see :func:`ebrm.register`), or
+    wrap a model in memory with :meth:`wrap`. It only scores: there are no gradients, and it stays in evaluation mode.
 
     Attributes:
-        base: the base RM; its precision and device are what transformers is asked for.
+        base: the base RM, in the precision and on the device that transformers is given.
         energy: the fitted density with its settings, always float32, where `base` is; None until loaded.
     """
 
     config_class = EBRMConfig
     main_input_name = "input_ids"
     base_model_prefix = "base"
-    # Whether the base RM has an implementation of attention is for the base RM to say.
+    # Which implementations of attention there are is decided by the base RM.
     _supports_sdpa = _supports_flash_attn = _supports_flash_attn_2 = _supports_flex_attn = True
     _supports_attention_backend = True
 
     def __init__(self, config: EBRMConfig, base: nn.Module | None = None, head: str | None = None) -> None:
-        wanted = config._attn_implementation  # what is asked for; the next line puts in a default
+        wanted = config._attn_implementation  # the next line puts in a default
         super().__init__(config)
         description = config.base or {}
         if not description and (base is None or head is None):
@@ -185,7 +234,7 @@ class EBRMForSequenceClassification(PreTrainedModel):
         """Where token ids go."""
         return self.base.get_input_embeddings().weight.device  # type: ignore[operator]
 
-    # -- what transformers and those who use it ask of a model --------------------------------------------------------
+    # -- transformers' interface of a model --------------------------------------------------------------------------
 
     @property
     def score(self) -> Any:
@@ -251,7 +300,7 @@ class EBRMForSequenceClassification(PreTrainedModel):
             ModelError: files that are missing, damaged or do not belong together, or weights that the checkpoint
                 lacks: nothing is ever left random.
         """
-        hub = {key: kwargs[key] for key in HUB if key in kwargs}
+        hub = {key: kwargs[key] for key in _HUB if key in kwargs}
         if config is None:
             config = EBRMConfig.from_pretrained(name, **hub)
         if kwargs.get("subfolder"):
@@ -278,18 +327,18 @@ class EBRMForSequenceClassification(PreTrainedModel):
         if energy.record.text_rule is None:
             _ = energy.backbone  # refused: fitted on features made elsewhere
         options = {"attn_implementation": config._attn_implementation} | options  # an Auto class puts it there
-        backbone = energy.with_backbone(**backbone_changes(options)).backbone
+        energy = energy.with_backbone(**backbone_changes(options))
+        backbone = energy.backbone
         if not config.own_tokenizer:
             different = first_difference(backbone.text_rule, backbone.tokenizer, backbone.tokenizer)
             if different is not None:
                 logger.warning(
-                    "The tokenizer of %s does not by itself write texts as the model was fitted on (%s). Where a "
-                    "library tokenizes by itself, as TRL does, give it the folder that `ebrm export` writes instead "
+                    "The tokenizer of %s does not by itself render texts as the model was fitted on (%s). Where a "
+                    "library tokenizes by itself, as TRL does, give it a folder made by `ebrm export` instead "
                     "of %s.", backbone.identity.name, different, name,
                 )  # fmt: skip
         else:
             config._name_or_path = str(name)
-        energy._backbone = backbone
         return cls.wrap(energy, config)
 
     def save_pretrained(  # type: ignore[override]
@@ -330,9 +379,164 @@ def _refuse_others(others: dict[str, Any]) -> None:
     if kinds is not None and bool(kinds.any()):
         raise ModelError("token_type_ids are not all 0. An ebrm model reads one text a row, never two segments.")
     others.pop("use_cache", None)
-    asked = sorted(name for name, value in others.items() if value is not None and value is not False)
-    if asked:
+    unknown = sorted(name for name, value in others.items() if value is not None and value is not False)
+    if unknown:
         raise ModelError(
-            f"EBRMForSequenceClassification takes input_ids and attention_mask; {', '.join(asked)} cannot be used. It "
-            "scores whole texts and is not trained: fit with `ebrm fit`."
+            f"EBRMForSequenceClassification takes input_ids and attention_mask; {', '.join(unknown)} cannot be used. "
+            "It scores whole texts and is not trained: fit with `ebrm fit`."
         )
+
+
+# Importing this module is enough for the Auto classes; `ebrm.register` does it lazily.
+AutoConfig.register(EBRMConfig.model_type, EBRMConfig, exist_ok=True)
+AutoModelForSequenceClassification.register(EBRMConfig, EBRMForSequenceClassification, exist_ok=True)
+
+# -- a base RM whose weights are in the folder ------------------------------------------------------------------------
+
+
+def describe_base(model: nn.Module, head: str) -> dict[str, Any] | None:
+    """How to build a base RM from nothing but its weights: JSON values, or None where transformers and ebrm cannot.
+
+    Args:
+        model: transformers' sequence classifier, or a :class:`ValueHeadModel`.
+        head: where its last linear map is in it.
+
+    Returns:
+        `config`, transformers' configuration; `head`, the head's place in the model; `maps`, for a value head that
+        transformers has no class for, the [inputs, outputs, has bias] of its linear maps.
+    """
+    config = getattr(model, "config", None)
+    if config is None or not getattr(config, "model_type", ""):
+        return None
+    values = {name: value for name, value in config.to_dict().items() if name not in _NOT_NEEDED}
+    maps = None
+    if isinstance(model, ValueHeadModel):
+        parts = [model.head] if isinstance(model.head, nn.Linear) else list(model.head)
+        linears = [part for part in parts if isinstance(part, nn.Linear)]
+        maps = [[part.in_features, part.out_features, part.bias is not None] for part in linears]
+    description = {"config": values, "head": head, "maps": maps}
+    return description if _same(model, description) else None
+
+
+def build_base(description: dict[str, Any], attention: str | None = None) -> nn.Module:
+    """Build a base RM from :func:`describe_base`'s values; its weights are still to be loaded."""
+    values = dict(description["config"])
+    config = AutoConfig.for_model(values.pop("model_type"), **values)
+    config.dtype = torch.get_default_dtype()  # whoever loads the weights has set it
+    more = {} if attention is None else {"attn_implementation": attention}
+    if description["maps"] is None:
+        return AutoModelForSequenceClassification.from_config(config, **more)
+    base = AutoModel.from_config(config, **more)
+    parts: list[nn.Module] = []
+    for inputs, outputs, bias in description["maps"]:
+        parts += [nn.ReLU()] if parts else []
+        parts.append(nn.Linear(inputs, outputs, bias=bias))
+    return ValueHeadModel(base, nn.Sequential(*parts) if len(parts) > 1 else parts[0])  # type: ignore[arg-type]
+
+
+def _same(model: nn.Module, description: dict[str, Any]) -> bool:
+    """Whether the description builds the same class of model with tensors of the same names and shapes."""
+    try:
+        with torch.device("meta"):
+            built = build_base(description)
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError):
+        return False
+    inner = [part.base if isinstance(part, ValueHeadModel) else part for part in (model, built)]
+    shapes = [{name: tensor.shape for name, tensor in part.state_dict().items()} for part in (model, built)]
+    return type(inner[0]) is type(inner[1]) and shapes[0] == shapes[1]
+
+
+# -- a base RM that the folder refers to ------------------------------------------------------------------------------
+
+
+def backbone_changes(options: dict[str, Any]) -> dict[str, Any]:
+    """Fields of `BackboneConfig` from the keyword arguments of a transformers `from_pretrained`.
+
+    Raises:
+        ModelError: an option that ebrm's loading does not have, or several devices.
+    """
+    options = {
+        key: value for key, value in options.items() if key not in (*_HUB, *_IGNORED) and value not in (None, {})
+    }
+    changes: dict[str, Any] = {"device": _single_device(options.pop("device_map", "cpu"))}
+    dtype = options.pop("dtype", options.pop("torch_dtype", None))
+    if dtype is not None:
+        changes["dtype"] = str(dtype).removeprefix("torch.")
+    if "attn_implementation" in options:
+        changes["attention"] = options.pop("attn_implementation")
+    changes["trust_remote_code"] = bool(options.pop("trust_remote_code", False))
+    if options:
+        raise ModelError(
+            f"{', '.join(sorted(options))} cannot be used where the folder refers to its base RM. Export the model "
+            "first (`ebrm export MODEL --out FOLDER --standalone`) and load that."
+        )
+    return changes
+
+
+def _single_device(device_map: Any) -> str:
+    if isinstance(device_map, dict) and set(device_map) == {""}:
+        device_map = device_map[""]
+    if isinstance(device_map, int):
+        return f"cuda:{device_map}"
+    if isinstance(device_map, str | torch.device):
+        return str(device_map)
+    raise ModelError(
+        f"device_map is {device_map!r}, but a base RM that is referred to is loaded on one device. Name one, or export "
+        "the model first (`ebrm export MODEL --out FOLDER --standalone`) and load that."
+    )
+
+
+# -- folders ----------------------------------------------------------------------------------------------------------
+
+
+def export(model: EnergyRewardModel, out: str | Path, standalone: bool = False) -> Path:
+    """Write a folder that `AutoModelForSequenceClassification.from_pretrained` loads once ebrm is registered.
+
+    Both kinds hold the head (`energy.safetensors`), the configuration, a model card, and a tokenizer whose chat
+    template renders texts as `ebrm.data.tokenize` does, start and end tokens included.
+
+    Args:
+        model: a fitted model; its base RM is loaded.
+        out: the folder, which must not exist yet or be empty. It appears complete or not at all.
+        standalone: also write the base RM's weights. Otherwise the folder refers to them by name, revision and
+            fingerprint, and they have to be where they were when it is loaded.
+
+    Raises:
+        DataError: something is at `out`.
+        ModelError: fitted on features made elsewhere; a tokenizer that cannot render such texts; for a standalone
+            folder, a base RM that transformers cannot build from a configuration.
+    """
+    out = Path(out)
+    refuse_used(out)
+    backbone = model.backbone
+    tokenizer = make_tokenizer(backbone.text_rule, backbone.tokenizer)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    try:
+        if standalone:
+            wrapped = EBRMForSequenceClassification.wrap(model)
+            with quiet():
+                wrapped.save_pretrained(partial)
+        else:
+            record = model.record.to_dict() | {"trust": model.density_model.trust.to_dict()}
+            write_model(partial, record, model.density_model.state_dict(), own_tokenizer=True)
+        tokenizer.save_pretrained(partial)
+        for path in partial.iterdir():
+            with open(path, "rb") as handle:
+                os.fsync(handle.fileno())
+        os.replace(partial, out)  # over an empty folder, or nothing
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return out
+
+
+def refuse_used(out: Path) -> None:
+    """Refuse a folder to write that holds something already.
+
+    Raises:
+        DataError: `out` is a file, or a folder that is not empty.
+    """
+    if out.is_dir() and any(out.iterdir()):
+        raise DataError(f"{out} exists already and is not empty; it was left as it is. Choose another `out`.")
+    if out.exists() and not out.is_dir():
+        raise DataError(f"{out} is a file; it was left as it is. Choose an `out` that does not exist yet.")

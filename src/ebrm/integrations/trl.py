@@ -11,8 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ebrm.client import Client
 from ebrm.errors import ConfigError
-from ebrm.integrations.client import Client
 from ebrm.integrations.scorer import ScoredRows, Scorer, open_scorer, score_rows
 from ebrm.model import EnergyRewardModel, Prompt, RefinedReward
 
@@ -40,7 +40,7 @@ def reward_function(
     are counted.
 
     Args:
-        model: an `EnergyRewardModel`, a folder or Hub name of one, or an `ebrm.integrations.client.Client` of a running
+        model: an `EnergyRewardModel`, a folder or Hub name of one, or an `ebrm.Client` of a running
             `ebrm serve`, for workers without a GPU.
         mode: what is read off the density of r given the response: its "mean", its "mode" (highest point), or
             "pessimistic", the mean less `k` standard deviations, which pays less where the density is unsure.

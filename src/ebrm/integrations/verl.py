@@ -21,8 +21,8 @@ from verl.experimental.reward_loop.reward_manager import register
 from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
 from verl.experimental.reward_loop.reward_manager.registry import REWARD_MANAGER
 
+from ebrm.client import Client
 from ebrm.errors import ConfigError, TextError
-from ebrm.integrations.client import Client
 from ebrm.integrations.environment import Environment, read_environment
 from ebrm.model import Prompt
 

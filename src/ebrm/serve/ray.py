@@ -16,14 +16,15 @@ from fastapi import FastAPI
 
 from ebrm.errors import ConfigError
 from ebrm.serve.config import ServeConfig
+from ebrm.utils.extras import install_hint
 
 try:
     import ray
     from ray import serve
 except ImportError as error:
     raise ConfigError(
-        f"Serving on several GPUs needs Ray Serve, which cannot be imported here ({error}). Install it with "
-        "`pip install 'ebrm[ray,serve]'`."
+        f"Serving on several GPUs needs Ray Serve, which cannot be imported here ({error}): "
+        f"{install_hint('ray,serve')}."
     ) from None
 
 #: Ray Serve listens; and a token on the command line would be seen by others (EBRM_TOKEN is read instead).

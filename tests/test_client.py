@@ -1,20 +1,15 @@
 from __future__ import annotations
 
-import asyncio
+import inspect
 import json
 
 import httpx
 import pytest
 import torch
-from tests.serve.routes import KINDS
 
+from ebrm import client as clients
+from ebrm.client import AsyncClient, Client, RefusedText, Requests, Send, _split
 from ebrm.errors import ConfigError, ServerError, TextError
-from ebrm.integrations import Client
-from ebrm.integrations import client as clients
-from ebrm.integrations.client import AsyncClient, RefusedText
-from ebrm.model import EnergyRewardModel
-from ebrm.serve import ServeConfig
-from ebrm.serve.app import create_app
 
 ROW = {"reward": 1.5, "base_reward": 1.0, "std": 0.5, "interval": [0.0, 2.0], "log_density": -1.0, "delta": 0.5}
 
@@ -171,37 +166,34 @@ def test_addresses_and_tries_are_checked():
         Client("http://a", tries=0)
 
 
-@pytest.fixture(scope="module")
-def energy(model):
-    return EnergyRewardModel.from_pretrained(model)
+@pytest.mark.parametrize(
+    ("sizes", "texts", "size", "parts"),
+    [
+        ([1, 1, 1], 2, 100, [(0, 2), (2, 3)]),
+        ([60, 60, 60], 9, 130, [(0, 2), (2, 3)]),
+        ([500, 1, 500], 9, 100, [(0, 1), (1, 2), (2, 3)]),  # one that is too large goes alone, for the server to refuse
+        ([1] * 4, 4, 4, [(0, 4)]),
+    ],
+)
+def test_parts_keep_order_and_limits(sizes, texts, size, parts):
+    assert [(part.start, part.stop) for part in _split(sizes, texts, size)] == parts
 
 
-def test_a_client_of_the_real_server_gives_what_the_model_gives(energy):
-    kinds = [KINDS[kind] for kind in KINDS if kind != "over-long"]
-    prompts, responses = [prompt for prompt, _ in kinds], [response for _, response in kinds]
-    app = create_app(energy, ServeConfig(token="word", max_texts=2, queue=4))
+def test_steps_do_nothing_themselves():
+    steps = Requests(["http://a", "http://b"], tries=3).info()
+    assert next(steps) == Send("GET", "http://a/info")
+    assert steps.send(None) == Send("GET", "http://b/info")  # the other one, at once
+    assert isinstance(steps.send(None), float)  # both are away: a pause
+    assert steps.send(None) == Send("GET", "http://a/info")
+    with pytest.raises(ServerError, match="3 tries"):
+        steps.send(None)
 
-    async def main():
-        async with AsyncClient("http://server", token="word", transport=httpx.ASGITransport(app=app)) as client:
-            refined = await client.score(prompts, responses)
-            ranked = await client.rank("a", ["b", "c"])
-            info = await client.info()
-            written = await client.get_reward(["x"])
-            await client.wait_until_ready()
-            with pytest.raises(RefusedText, match="row 2 of all"):
-                await client.score(["a", "b", "eta theta " * 60], ["c", "d", "e"])
-            with pytest.raises(ServerError, match="limit is 2"):
-                await client.rank("a", ["b", "c", "d"])
-        return refined, ranked, info, written
 
-    refined, ranked, info, written = asyncio.run(main())
-    offline = energy.score(prompts, responses)
-    for name in ("reward", "base_reward", "std", "interval", "log_density", "delta"):
-        assert torch.allclose(getattr(refined, name), getattr(offline, name), atol=1e-5), name
-    assert [row.index for row in ranked] == [row.index for row in energy.rank("a", ["b", "c"])]
-    assert ranked[0].p_best == pytest.approx(energy.rank("a", ["b", "c"])[0].p_best, abs=1e-5)
-    assert info["fingerprint"] == energy.fingerprint()
-    assert len(written["rewards"]) == len(written["extra_logs"]["std"]) == 1
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_every_call_shows_its_arguments_and_its_documentation(kind):
+    for name in ("score", "rank", "get_reward", "info", "wait_until_ready"):
+        call, steps = getattr(kind, name), getattr(Requests, name)
+        assert inspect.signature(call) == inspect.signature(steps) and call.__doc__ == steps.__doc__
 
 
 def test_the_plain_client_ranks_and_closes():

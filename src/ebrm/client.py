@@ -1,0 +1,410 @@
+"""HTTP clients of `ebrm serve`: sans-IO requests with retries and exponential back-off, sent blocking or by asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import random
+import time
+from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+
+import httpx
+
+from ebrm.errors import ConfigError, ServerError, TextError
+
+if TYPE_CHECKING:
+    from ebrm.model import Prompt, Ranked, RefinedReward
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+#: Statuses after which the same request may succeed: the server's own 503, and a balancer's for a server that is down.
+_RETRIED = (429, 502, 503, 504)
+#: Seconds of back-off: the first, doubled each time up to the longest; and the longest Retry-After that is followed.
+_FIRST, _LONGEST, _RETRY_AFTER = 0.5, 30.0, 120.0
+_JSON = {"Content-Type": "application/json"}
+# As many connections as there are callers: the server's queue is the limit.
+_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=64)
+
+
+class RefusedText(TextError):
+    """A text that the served reward model cannot read; `row` is its index among the texts given."""
+
+    def __init__(self, row: int, message: str) -> None:
+        super().__init__(message)
+        self.row = row
+
+
+@dataclass(frozen=True)
+class Send:
+    """A request to be sent."""
+
+    method: str
+    url: str
+    body: bytes | None = None
+
+
+#: What came of a request: the response, or the error of the connection; None after a pause.
+Answer = httpx.Response | httpx.TransportError | None
+#: A call as a coroutine of steps: it yields a request to be sent, or seconds to sleep, and is sent the answer.
+Steps = Generator[Send | float, Answer, T]
+
+
+class Requests:
+    """The calls of both clients as :data:`Steps`, without any input or output of their own.
+
+    Args:
+        url: one server, or several that serve the same model and take turns.
+        tries: how often a request is sent before an error is raised.
+    """
+
+    def __init__(self, url: str | Sequence[str], tries: int) -> None:
+        self._urls = [one.rstrip("/") for one in ([url] if isinstance(url, str) else url)]
+        if not self._urls or not all(one.startswith(("http://", "https://")) for one in self._urls):
+            raise ConfigError(f"url is {url!r}; the address of a server is like http://127.0.0.1:8080 (or several).")
+        if tries < 1:
+            raise ConfigError(f"tries is {tries}; it must be 1 or more.")
+        self._tries, self._turn = tries, 0
+        self._limits: Mapping[str, float] | None = None
+
+    def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Steps[RefinedReward]:
+        """Refined rewards of responses, one prompt each; a list over the server's limits goes in several requests.
+
+        Args:
+            prompts: a string (one user turn) or a list of {"role", "content"} messages ending in a user turn, each.
+            responses: the assistant's answers.
+
+        Raises:
+            RefusedText (a TextError): a text that the reward model cannot read; `row` is its index.
+            ServerError: no answer after all tries, or a server that refuses.
+        """
+        if len(prompts) != len(responses):
+            raise TextError(f"There are {len(prompts)} prompts but {len(responses)} responses; give one each.")
+        texts = [_dumps([_plain(prompt), response]) for prompt, response in zip(prompts, responses, strict=True)]
+        rows: list[dict[str, Any]] = []
+        for part in (yield from self._parts([len(text) for text in texts])):
+            body = {
+                "prompts": [_plain(prompt) for prompt in prompts[part.start : part.stop]],
+                "responses": list(responses[part.start : part.stop]),
+            }
+            answer = yield from self._ask("POST", "/v1/score", body, part.start)
+            results = answer.get("results")
+            if not isinstance(results, list) or len(results) != len(part):
+                raise ServerError(f"A server gave {_count(results)} for {len(part)} texts. Is it `ebrm serve`?")
+            rows += results
+        return _refined(rows)
+
+    def rank(self, prompt: Prompt, responses: Sequence[str]) -> Steps[list[Ranked]]:
+        """The responses to one prompt, best refined reward first; errors as `score`."""
+        from ebrm.model import Ranked
+
+        body = {"prompt": _plain(prompt), "responses": list(responses)}
+        answer = yield from self._ask("POST", "/v1/rank", body)
+        names = ("reward", "base_reward", "std", "p_best")
+        try:
+            return [
+                Ranked(index=row["index"], response=responses[row["index"]], **{name: row[name] for name in names})
+                for row in answer["results"]
+            ]
+        except (KeyError, TypeError, IndexError) as error:
+            raise ServerError(f"A server gave no ranking ({error!r}). Is it `ebrm serve`?") from error
+
+    def get_reward(self, queries: Sequence[str]) -> Steps[dict[str, Any]]:
+        """Rewards of whole texts that went through the reward model's chat template, in one request.
+
+        Returns:
+            `rewards` [n], `scores` [n] between 0 and 1, and `extra_logs` with `base_reward` and `std` [n].
+
+        Raises:
+            RefusedText, ServerError: as `score`.
+        """
+        answer = yield from self._ask("POST", "/get_reward", {"query": list(queries)})
+        if _count(answer.get("rewards")) != _count(list(queries)):
+            raise ServerError(f"A server gave {_count(answer.get('rewards'))} for {len(queries)} texts.")
+        return answer
+
+    def info(self) -> Steps[dict[str, Any]]:
+        """What is served: model, reward model, units, limits."""
+        return (yield from self._ask("GET", "/info"))
+
+    def wait_until_ready(self, seconds: float = 600.0) -> Steps[None]:
+        """Return when every server scores; looks once a second.
+
+        Raises:
+            ServerError: one does not after `seconds`, or they serve different models.
+        """
+        until = time.monotonic() + seconds
+        served = {}
+        for url in self._urls:
+            while True:
+                answer = yield Send("GET", f"{url}/ready")
+                if isinstance(answer, httpx.Response) and answer.status_code == 200:
+                    break
+                reason = _reason(answer)
+                if isinstance(answer, httpx.Response) and answer.status_code not in _RETRIED:
+                    raise ServerError(f"{url} refuses: {reason}")
+                if time.monotonic() >= until:
+                    raise ServerError(
+                        f"{url} is not ready after {seconds:g} seconds: {reason} Look at the server's own output, or "
+                        "wait longer (wait_until_ready(seconds))."
+                    )
+                yield 1.0
+            answer = yield Send("GET", f"{url}/info")
+            served[url] = _content(answer).get("fingerprint") if isinstance(answer, httpx.Response) else None
+        if len(set(served.values())) > 1:
+            raise ServerError(
+                f"The servers do not serve the same model ({served}), so their rewards must not be mixed. Give only "
+                "servers of one."
+            )
+
+    def _parts(self, sizes: Sequence[int]) -> Steps[list[range]]:
+        """Rows in parts that a server takes in a request; `sizes` in bytes."""
+        if len(sizes) < 2:
+            return [range(len(sizes))] if sizes else []
+        if self._limits is None:
+            self._limits = (yield from self.info()).get("limits") or {}
+        texts, body = int(self._limits.get("max_texts", 1)), int(self._limits.get("max_body", 2**20)) - 100
+        return list(_split(sizes, texts, body))
+
+    def _ask(self, method: str, path: str, body: Any = None, first: int = 0) -> Steps[dict[str, Any]]:
+        """The content of one answer, after retries; `first` is the row of the request's first text."""
+        sent = None if body is None else _dumps(body)
+        started, reasons = time.monotonic(), []
+        for attempt in range(self._tries):
+            url = self._urls[self._turn % len(self._urls)]
+            self._turn += 1
+            answer = yield Send(method, url + path, sent)
+            if isinstance(answer, httpx.Response) and answer.status_code not in _RETRIED:
+                return _final(url, answer, first)
+            reasons.append(f"{url}: {_reason(answer)}")
+            # No pause while there are other servers to try.
+            if attempt + 1 < self._tries and (attempt + 1) % len(self._urls) == 0:
+                yield _backoff(attempt // len(self._urls), answer)
+        seconds = time.monotonic() - started
+        raise ServerError(
+            f"No answer to {method} {path} after {self._tries} {'tries' if self._tries > 1 else 'try'} in "
+            f"{seconds:.0f} seconds. The last: {'; '.join(dict.fromkeys(reasons[-len(self._urls) :]))} Check that "
+            "`ebrm serve` runs there and is not overloaded, or allow more (tries=…, timeout=…)."
+        )
+
+
+def _blocking(call: Callable[Concatenate[Any, P], Steps[T]]) -> Callable[Concatenate[Client, P], T]:
+    """A call of :class:`Requests`, sent by blocking input and output."""
+
+    @functools.wraps(call)
+    def method(self: Client, *args: P.args, **kwargs: P.kwargs) -> T:
+        steps, answer = call(self._requests, *args, **kwargs), None
+        while True:
+            try:
+                step = steps.send(answer)
+            except StopIteration as end:
+                return end.value
+            answer = self._perform(step)
+
+    return method
+
+
+def _awaited(call: Callable[Concatenate[Any, P], Steps[T]]) -> Callable[Concatenate[AsyncClient, P], Awaitable[T]]:
+    """A call of :class:`Requests`, sent from an event loop."""
+
+    @functools.wraps(call)
+    async def method(self: AsyncClient, *args: P.args, **kwargs: P.kwargs) -> T:
+        steps, answer = call(self._requests, *args, **kwargs), None
+        while True:
+            try:
+                step = steps.send(answer)
+            except StopIteration as end:
+                return end.value
+            answer = await self._perform(step)
+
+    return method
+
+
+class Client:
+    """A client of one server of `ebrm serve`, or of several that serve the same model.
+
+    Several servers take turns; one that is busy or down is passed over. `score` and `rank` return what the same methods
+    of `EnergyRewardModel` return, so a client can stand in for a model. Safe to use from several threads.
+
+    Args:
+        url: `http://127.0.0.1:8080`, or several such.
+        token: the server's bearer token, if it requires one.
+        timeout: seconds until an answer is given up.
+        tries: how often a request is sent before an error is raised; retried on 429, 502 to 504 and connection errors,
+            with exponential back-off up to 30 seconds.
+        transport: replaces the network, for tests.
+
+    Raises:
+        ConfigError: `url` or `tries` that cannot be used.
+    """
+
+    def __init__(
+        self,
+        url: str | Sequence[str],
+        token: str | None = None,
+        timeout: float = 90.0,
+        tries: int = 8,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self._requests = Requests(url, tries)
+        self._http = httpx.Client(
+            headers=_headers(token), timeout=_timeout(timeout), limits=_LIMITS, transport=transport
+        )
+
+    score = _blocking(Requests.score)
+    rank = _blocking(Requests.rank)
+    get_reward = _blocking(Requests.get_reward)
+    info = _blocking(Requests.info)
+    wait_until_ready = _blocking(Requests.wait_until_ready)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _perform(self, step: Send | float) -> Answer:
+        if isinstance(step, float):
+            time.sleep(step)
+            return None
+        try:
+            return self._http.request(step.method, step.url, content=step.body, headers=_JSON)
+        except httpx.TransportError as error:
+            return error
+
+
+class AsyncClient:
+    """:class:`Client` for asyncio: the same arguments; every call is awaited."""
+
+    def __init__(
+        self,
+        url: str | Sequence[str],
+        token: str | None = None,
+        timeout: float = 90.0,
+        tries: int = 8,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._requests = Requests(url, tries)
+        self._http = httpx.AsyncClient(
+            headers=_headers(token), timeout=_timeout(timeout), limits=_LIMITS, transport=transport
+        )
+
+    score = _awaited(Requests.score)
+    rank = _awaited(Requests.rank)
+    get_reward = _awaited(Requests.get_reward)
+    info = _awaited(Requests.info)
+    wait_until_ready = _awaited(Requests.wait_until_ready)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def _perform(self, step: Send | float) -> Answer:
+        if isinstance(step, float):
+            await asyncio.sleep(step)
+            return None
+        try:
+            return await self._http.request(step.method, step.url, content=step.body, headers=_JSON)
+        except httpx.TransportError as error:
+            return error
+
+
+def _headers(token: str | None) -> dict[str, str]:
+    return {} if token is None else {"Authorization": f"Bearer {token}"}
+
+
+def _timeout(seconds: float) -> httpx.Timeout:
+    return httpx.Timeout(seconds, connect=min(10.0, seconds))
+
+
+def _final(url: str, answer: httpx.Response, first: int) -> dict[str, Any]:
+    """The content of an answer that no retry would change."""
+    content = _content(answer)
+    if answer.status_code == 200 and content:
+        return content
+    reason, fault = _reason(answer), content.get("error")
+    row = fault.get("row") if isinstance(fault, dict) else None
+    if answer.status_code == 422 and isinstance(row, int):
+        at = f" (row {first + row} of all)" if first else ""
+        raise RefusedText(first + row, f"{reason}{at}")
+    advice = {401: " Give the client the server's token (token=…).", 404: " Is it `ebrm serve`?"}
+    raise ServerError(f"{url} refuses: {reason}{advice.get(answer.status_code, '')}")
+
+
+def _content(answer: httpx.Response) -> dict[str, Any]:
+    try:
+        content = answer.json()
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _reason(answer: Answer) -> str:
+    """Why there is no result, in the words of the server or the system."""
+    if not isinstance(answer, httpx.Response):
+        return f"{type(answer).__name__}{f' ({answer})' if str(answer) else ''}."
+    fault = _content(answer).get("error")
+    message = fault.get("message") if isinstance(fault, dict) else None
+    return f"{answer.status_code} {message or answer.reason_phrase or 'without a reason'}"
+
+
+def _backoff(round_: int, answer: Answer) -> float:
+    """Seconds until the next try: exponential back-off with up to a fifth of jitter, at least Retry-After."""
+    pause = min(_LONGEST, _FIRST * 2.0**round_) * random.uniform(0.8, 1.0)
+    if isinstance(answer, httpx.Response):
+        after = answer.headers.get("retry-after", "")
+        pause = max(pause, min(_RETRY_AFTER, float(after[:9]))) if after.isdecimal() else pause
+    return pause
+
+
+def _split(sizes: Sequence[int], texts: int, size: int) -> Iterator[range]:
+    """Consecutive rows of at most `texts` texts and `size` bytes; a larger row goes alone, for the server to refuse."""
+    start, held = 0, 0
+    for row, more in enumerate(sizes):
+        if row > start and (row - start == texts or held + more > size):
+            yield range(start, row)
+            start, held = row, 0
+        held += more
+    yield range(start, len(sizes))
+
+
+def _refined(rows: Sequence[Mapping[str, Any]]) -> RefinedReward:
+    import torch
+
+    from ebrm.model import RefinedReward
+
+    names = ("reward", "base_reward", "std", "log_density", "delta")
+    try:
+        columns = {name: torch.tensor([row[name] for row in rows], dtype=torch.float32) for name in names}
+        interval = torch.tensor([row["interval"] for row in rows], dtype=torch.float32).reshape(len(rows), 2)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ServerError(f"A server's answer holds no rewards ({error!r}). Is it `ebrm serve`?") from error
+    return RefinedReward(interval=interval, **columns)
+
+
+def _plain(prompt: Prompt) -> Any:
+    if isinstance(prompt, str):
+        return prompt
+    return [{"role": message.get("role"), "content": message.get("content")} for message in prompt]
+
+
+def _dumps(value: Any) -> bytes:
+    # In ASCII: lone surrogates have no UTF-8 form, and the server reads them as `ebrm score` does.
+    return json.dumps(value).encode("ascii")
+
+
+def _count(results: Any) -> str:
+    return f"{len(results)} results" if isinstance(results, list) else "no results"
