@@ -151,12 +151,12 @@ class TestRows:
         assert logged.metrics == {"ebrm/unusable": 1.0} and logged.columns["ebrm/base_reward"] == [None]
         assert call(reward_function(refined), [], []) == []
 
-    def test_what_moved_is_counted(self, refined: EnergyRewardModel) -> None:
+    def test_rows_beyond_one_std_are_counted(self, refined: EnergyRewardModel) -> None:
         logged = Logged()
         call(reward_function(refined), ["Hi"] * 5, ["Yes", "No", "ok", "hm", "what"], **logged.given())
         found = refined.score(["Hi"] * 5, ["Yes", "No", "ok", "hm", "what"])
         moved = [abs(m) > s for m, s in zip(found.delta.tolist(), found.std.tolist(), strict=True)]
-        assert logged.metrics["ebrm/moved"] == pytest.approx(sum(moved) / 5)
+        assert logged.metrics["ebrm/beyond_std"] == pytest.approx(sum(moved) / 5)
 
 
 class TestMaking:

@@ -52,9 +52,9 @@ def reward_function(
 
     Returns:
         A function of `prompts`, `completions` and whatever else TRL passes, that returns a list of float or None. It
-        logs the metrics `{name}/base_reward`, `{name}/std` (means), `{name}/moved` (share of rows whose base reward is
-        more than one standard deviation from the refined one) and `{name}/unusable` (share of rows with None), and the
-        columns `{name}/base_reward` and `{name}/std` of the completions table.
+        logs the metrics `{name}/base_reward`, `{name}/std` (means), `{name}/beyond_std` (share of rows whose base
+        reward is more than one standard deviation from the refined one) and `{name}/unusable` (share of rows with
+        None), and the columns `{name}/base_reward` and `{name}/std` of the completions table.
 
     Raises:
         ConfigError: a mode that is not one of the three, a negative `k`, or a server whose rewards are another mode.
@@ -170,8 +170,8 @@ def _log(
     if log_metric is not None:
         log_metric(f"{name}/unusable", len(found.refused) / max(n, 1))
         if found.rows:
-            moved = refined.delta.abs() > refined.std
-            for metric, values in (("base_reward", refined.base_reward), ("std", refined.std), ("delta", moved)):
+            beyond = refined.delta.abs() > refined.std
+            for metric, values in (("base_reward", refined.base_reward), ("std", refined.std), ("beyond_std", beyond)):
                 log_metric(f"{name}/{metric}", float(values.to(torch.float32).mean()))
     if log_extra is not None:
         log_extra(f"{name}/base_reward", _spread(refined.base_reward, found, n))
