@@ -9,7 +9,7 @@ from tests.terminal import ebrm, refused, write_lines
 from ebrm.cli.compare import CompareConfig
 from ebrm.evaluation.compare_heads import METHODS
 
-QUICK = ("--resamples", 100, "--epochs", 2, "--hidden", 8, "--joint-widths", "8,4", "--training-epochs", 1)
+QUICK = ("--resamples", 100, "--epochs", 2, "--hidden", 8, "--joint-widths", "8,4")
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from ebrm.cli.console import Screen, facts_text, plain_table, printable, write
+from ebrm.cli.console import Console, facts_text, plain_table, printable, write
 
 
 class Terminal(io.StringIO):
@@ -52,22 +52,22 @@ def test_facts_fit(columns: int) -> None:
 
 
 def test_json_mode_prints_one_object_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
-    screen = Screen(json=True)
-    screen.say("no")
-    screen.table(("a",), [("b",)])
-    screen.facts([("a", "b")])
-    screen.note("aside")
-    screen.result({"x": "ü"})
+    console = Console(json=True)
+    console.print("no")
+    console.table(("a",), [("b",)])
+    console.facts([("a", "b")])
+    console.note("aside")
+    console.result({"x": "ü"})
     captured = capsys.readouterr()
     assert captured.out == '{\n  "x": "ü"\n}\n'
     assert captured.err == "aside\n"
 
 
 def test_people_get_tables_and_no_json(capsys: pytest.CaptureFixture[str]) -> None:
-    screen = Screen(quiet=True)
-    screen.note("aside")
-    screen.table(("a",), [("b",)])
-    screen.result({"x": 1})
+    console = Console(quiet=True)
+    console.note("aside")
+    console.table(("a",), [("b",)])
+    console.result({"x": 1})
     captured = capsys.readouterr()
     assert captured.out == "a\nb\n"
     assert captured.err == ""

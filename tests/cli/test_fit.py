@@ -11,7 +11,7 @@ from tests.terminal import ebrm, preference_rows, refused, snapshot, write_lines
 from ebrm.backbone import BackboneConfig
 from ebrm.card import trust_in_words
 from ebrm.cli import fit, outcome
-from ebrm.cli.options import Chosen, settings_of
+from ebrm.cli.parser import Chosen, options_of
 from ebrm.data import PreferenceConfig, TextConfig
 from ebrm.errors import ConfigError
 from ebrm.features import FeatureConfig
@@ -79,7 +79,7 @@ def test_nothing_held_out(features: Path, tmp_path: Path) -> None:
         assert json.loads((tmp_path / "m" / "metrics.json").read_text())["pairs"] == 0
         assert not (tmp_path / "m" / "report.html").exists()
     else:
-        refused(ran, "test_fraction")
+        refused(ran, "--test-fraction is 0")
 
 
 def test_people_get_a_table(features: Path, tmp_path: Path) -> None:
@@ -146,19 +146,18 @@ def test_options_of_reading_in_the_config_file_are_refused_too(features: Path, t
 
 def test_every_option_is_either_refused_with_features_or_matters_to_the_fit() -> None:
     refused_fields = set()
-    for setting in settings_of(fit._STAGES):
-        if setting.stage == "job":
+    options = options_of(fit.command.parts)
+    for option in options:
+        if fit.FitJob in option.configs:
             continue
-        chosen = Chosen(fit._STAGES, {(setting.stage, setting.field): "a value"}, {})
         try:
-            fit._refuse_unused(fit.FitJob("m", features="f"), chosen)
+            fit._refuse_unused(fit.FitJob("m", features="f"), Chosen(options, {option.key: "a value"}))
         except ConfigError as error:
-            assert f"together with {setting.flag} (" in str(error)
-            refused_fields.add((setting.stage, setting.field))
-    read_by = {"reward_model": BackboneConfig, "data": PreferenceConfig, "text": TextConfig}
-    read_by["storage"] = FeatureConfig
-    expected = {(stage, field.name) for stage, kind in read_by.items() for field in fields(kind)}
-    assert refused_fields == expected - {("reward_model", "device")}
+            assert f"together with {option.flag} (" in str(error)
+            refused_fields |= {(kind, option.field) for kind in option.configs}
+    read_by = (BackboneConfig, PreferenceConfig, TextConfig, FeatureConfig)
+    expected = {(kind, field.name) for kind in read_by for field in fields(kind)}
+    assert refused_fields == expected - {(BackboneConfig, "device")}
 
 
 def test_the_device_is_also_the_energys(features: Path, tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from tests.terminal import child_environment, ebrm, ebrm_process, refused
 
 from ebrm import __version__
 from ebrm.cli import info
-from ebrm.cli.main import as_options, explain, main
-from ebrm.errors import DataError, setting
+from ebrm.cli.main import explain, main
+from ebrm.errors import DataError
 
 HEAVY = ("torch", "transformers", "datasets", "numpy", "pyarrow", "pandas", "scipy", "matplotlib", "yaml")
 
@@ -55,10 +55,15 @@ def test_version() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("nothing",), ("No such command 'nothing'", "ebrm --help")),
-        (("inf",), ("No such command 'inf'",)),
+        (("nothing",), ("There is no command nothing", "best-of-n")),
+        (("inf",), ("Did you mean `info`?",)),
         (("info",), ("PATH", "ebrm info --help")),
-        (("info", "a", "b"), ("unexpected",)),
+        (("info", "a", "b"), ("b is more than this command takes",)),
+        (("--verson",), ("--verson", "ebrm --help")),
+        (("fit", "--out", "--seed", 3), ("--out needs a value",)),
+        (("fit", "--out"), ("--out needs a value",)),
+        (("score", "m", "in.jsonl", "--ot", "x"), ("--ot", "Did you mean --out?")),
+        (("compare", "f", "--window", "-1"), ("--window has 1 values; expected 2",)),
         (("info", "x", "--jsn"), ("--jsn", "--json")),
         (("score", "m", "in.jsonl"), ("--out is needed",)),
         (("score", "m", "in.jsonl", "--out", "o.txt"), (".jsonl, .csv or .parquet",)),
@@ -174,16 +179,3 @@ def test_environment_and_log_levels_are_put_back(monkeypatch: pytest.MonkeyPatch
 
 def test_json_is_valid_even_for_odd_text() -> None:
     assert json.loads(ebrm("info", "/no/\u2028 ü", "--json").out)["error"]
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        (f"Leave them out with {setting('bad_rows', 'skip')}.", "Leave them out with `--bad-rows skip`."),
-        (setting("columns", {"prompt": "my `q`", "a": "x"}), "`--column 'prompt=my `q`' --column a=x`"),
-        (f"{setting('limit', 3)} and {setting('eos', 'keep')}", "`--limit 3` and `--eos keep`"),
-        ("`x=` and `y = 3` and `pair_id` and `z=3 4`", "`x=` and `y = 3` and `pair_id` and `z=3 4`"),
-    ],
-)
-def test_settings_in_errors_are_shown_as_options(text: str, shown: str) -> None:
-    assert as_options(text) == shown

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from cyclopts import Parameter
 
-from ebrm.cli.console import Screen
-from ebrm.cli.options import Chosen, command
+from ebrm.cli.common import out_folder
+from ebrm.cli.console import Console
+from ebrm.cli.parser import Chosen, Command, Part
 from ebrm.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -54,35 +55,26 @@ class PoolConfig:
                 raise ConfigError(f"{name} is {value}; it must be at least {least}.")
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
+def best_of_n(
+    console: Console,
+    chosen: Chosen,
+    pool: Annotated[
+        str,
+        Parameter(
+            name="POOL",
+            help="Responses, one a row (.jsonl, .json, .csv, .tsv, .parquet): the prompt's id, one or more "
+            "rewards, and gold. `ebrm score` adds the rewards to such a file.",
+        ),
+    ],
+) -> None:
+    """Draw gold against n and against KL when a reward selects among the responses to a prompt.
 
-    @command(app, "best-of-n", {"selection": PoolConfig})
-    def best_of_n(
-        screen: Screen,
-        chosen: Chosen,
-        pool: Annotated[
-            str,
-            typer.Argument(
-                metavar="POOL",
-                help="Responses, one a row (.jsonl, .json, .csv, .tsv, .parquet): the prompt's id, one or more "
-                "rewards, and gold. `ebrm score` adds the rewards to such a file.",
-            ),
-        ],
-    ) -> None:
-        """Draw gold against n and against KL when a reward selects among the responses to a prompt.
-
-        Gold of the best of n is the exact mean over all sets of n of a prompt's responses. KL is that of the policy
-        that maximizes the reward under a KL penalty, from choosing at random among the responses. Intervals are over
-        prompts; differences between rewards are paired.
-        """
-        _best_of_n(screen, chosen.of(PoolConfig), pool)
-
-
-def _best_of_n(screen: Screen, settings: PoolConfig, pool: str) -> None:
-    out = Path(settings.out)
-    if out.is_file():
-        raise ConfigError(f"--out {out} is a file. Name a folder.")
+    Gold of the best of n is the exact mean over all sets of n of a prompt's responses. KL is that of the policy
+    that maximizes the reward under a KL penalty, from choosing at random among the responses. Intervals are over
+    prompts; differences between rewards are paired.
+    """
+    settings = chosen.of(PoolConfig)
+    out = out_folder(settings.out)
     from ebrm.evaluation import read_pools, select
     from ebrm.metrics import Bootstrap
     from ebrm.report import write_selection_figure
@@ -94,12 +86,12 @@ def _best_of_n(screen: Screen, settings: PoolConfig, pool: str) -> None:
     write_selection_figure(out / "curves.png", selection, settings.gold)
     write_text(out / "curves.csv", _csv(selection))
     write_json(out / "results.json", found)
-    _show(screen, selection, settings.gold)
-    screen.facts([("picture", out / "curves.png"), ("numbers", out / "results.json"), ("table", out / "curves.csv")])
-    screen.result({"out": str(out), **found})
+    _show(console, selection, settings.gold)
+    console.facts([("picture", out / "curves.png"), ("numbers", out / "results.json"), ("table", out / "curves.csv")])
+    console.result({"out": str(out), **found})
 
 
-def _show(screen: Screen, selection: Selection, gold: str) -> None:
+def _show(console: Console, selection: Selection, gold: str) -> None:
     """Gold at n = 2, 4, 8, … of each reward, then where each peaks and what is lost beyond."""
     from ebrm.report import count, decimal, interval
 
@@ -121,16 +113,16 @@ def _show(screen: Screen, selection: Selection, gold: str) -> None:
             rows.append(row)
     several = len(selection.along) > 1
     head = ["reward", "best of", gold, "interval", f"minus {first}", "interval"]
-    screen.table(head if several else head[:4], rows if several else [row[:4] for row in rows])
+    console.table(head if several else head[:4], rows if several else [row[:4] for row in rows])
     for name, axes in selection.along.items():
-        screen.say(f"{name}: {_peak(axes['n'], 'n =', 0, gold)}; {_peak(axes['kl'], 'KL', 2, gold)}.")
+        console.print(f"{name}: {_peak(axes['n'], 'n =', 0, gold)}; {_peak(axes['kl'], 'KL', 2, gold)}.")
     random, best = selection.random[0], selection.oracle["n"].value[-1]
-    screen.say(
+    console.print(
         f"Any response: {decimal(random, 3)}; the best of {last} by {gold} itself: {decimal(float(best), 3)}. "
         f"{100 * selection.bootstrap.level:g}% intervals over {count(selection.prompts, 'prompt')}."
     )
     for reason, number in selection.left_out.items():
-        screen.say(f"Left out: {count(number, 'prompt')} ({reason}).")
+        console.print(f"Left out: {count(number, 'prompt')} ({reason}).")
 
 
 def _peak(along: Along, word: str, digits: int, gold: str) -> str:
@@ -161,3 +153,6 @@ def _csv(selection: Selection) -> str:
                 numbers += [""] * (6 - len(numbers))
                 writer.writerow([name, axis, f"{x:.6g}", *numbers, selection.prompts])
     return handle.getvalue()
+
+
+command = Command("best-of-n", best_of_n, {"selection": Part(PoolConfig)})

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from cyclopts import Parameter
 
 from ebrm.backbone import BackboneConfig
-from ebrm.cli.console import Screen
-from ebrm.cli.options import Chosen, command
+from ebrm.cli.common import out_folder
+from ebrm.cli.console import Console
+from ebrm.cli.parser import Chosen, Command, Part
 from ebrm.errors import ConfigError
 from ebrm.heads import FitConfig, HeadConfig, InferenceConfig, NetworkConfig
 
@@ -64,50 +65,22 @@ class CompareConfig:
                 raise ConfigError(f"{name} is {value}; it must be at least {least}.")
 
 
-_STAGES = {
-    "comparison": CompareConfig,
-    "head": HeadConfig,
-    "network": NetworkConfig,
-    "training": FitConfig,
-    "inference": InferenceConfig,
-    "reward_model": BackboneConfig,
-}
-_ONLY = {
-    "head": (
-        "l2", "hidden", "learning_rate", "weight_decay", "batch_pairs", "epochs", "patience", "smoothing", "centering",
-        "heads", "pessimism", "anchor", "prototypes", "dimension", "extrapolation", "seed",
-    ),
-    "training": ("validation_fraction", "test_fraction", "epochs", "patience", "seed"),
-    "reward_model": ("device", "token_budget", "trust_remote_code"),
-}  # fmt: skip
+def compare(
+    console: Console,
+    chosen: Chosen,
+    features: Annotated[str, Parameter(name="FEATURES", help="A features folder that `ebrm features` wrote.")],
+) -> None:
+    """Fit and measure heads, ensembles and shapings on the same features, in one table.
 
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-
-    @command(app, "compare", _STAGES, _ONLY, saved=("reward_model",))
-    def compare(
-        screen: Screen,
-        chosen: Chosen,
-        features: Annotated[
-            str, typer.Argument(metavar="FEATURES", help="A features folder that `ebrm features` wrote.")
-        ],
-    ) -> None:
-        """Fit and measure heads, ensembles and shapings on the same features, in one table.
-
-        Every method is fitted on the same training pairs and measured on the same held-out ones: how many it ranks
-        rightly, whether its probabilities mean what they say, what the best of n responses is worth (with --pool), and
-        what it costs.
-        """
-        _compare(screen, chosen, features)
-
-
-def _compare(screen: Screen, chosen: Chosen, folder: str) -> None:
+    Every method is fitted on the same training pairs and measured on the same held-out ones: how many it ranks
+    rightly, whether its probabilities mean what they say, what the best of n responses is worth (with --pool), and
+    what it costs.
+    """
     import os
 
     settings = chosen.of(CompareConfig)
-    if settings.out is not None and Path(settings.out).is_file():
-        raise ConfigError(f"--out {settings.out} is a file. Name a folder.")
+    if settings.out is not None:
+        out_folder(settings.out)
     from ebrm.errors import DataError
     from ebrm.evaluation import (
         BenchmarkConfig,
@@ -124,13 +97,13 @@ def _compare(screen: Screen, chosen: Chosen, folder: str) -> None:
     from ebrm.metrics import Bootstrap
 
     names = check_names(settings.methods)
-    features = open_features(folder)
+    opened = open_features(features)
     training = chosen.of(FitConfig)
-    splits = choose_splits(features.pairs, training)
-    train, validation, test = (features.pairs.take(part) for part in (splits.train, splits.validation, splits.test))
+    splits = choose_splits(opened.pairs, training)
+    train, validation, test = (opened.pairs.take(part) for part in (splits.train, splits.validation, splits.test))
     if not len(test):
         raise DataError(
-            f"Of the {len(features.pairs)} pairs in {folder} none is held out to measure methods on. Give more pairs, "
+            f"Of the {len(opened.pairs)} pairs in {features} none is held out to measure methods on. Give more pairs, "
             "or a higher --test-fraction."
         )
     pool = None
@@ -142,32 +115,32 @@ def _compare(screen: Screen, chosen: Chosen, folder: str) -> None:
             (settings.pool,), data=data, limit=settings.limit, seed=settings.seed, cache=settings.cache
         )
         benchmark, _ = choose_items(open_benchmark(settings.pool, Path(data) if data else None), about, frozenset())
-        pool = read_pool(features, benchmark, cache_folder(about), chosen.given(BackboneConfig))
+        pool = read_pool(opened, benchmark, cache_folder(about), chosen.given(BackboneConfig))
     problem = Problem(
-        features.embeddings, features.reward, pair_rows(train), pair_rows(validation), train.source, validation.source,
+        opened.embeddings, opened.reward, pair_rows(train), pair_rows(validation), train.source, validation.source,
         settings.members, chosen.of(HeadConfig), chosen.of(NetworkConfig), training, chosen.of(InferenceConfig),
     )  # fmt: skip
-    screen.note(f"{len(train):,} pairs to fit on, {len(validation):,} to choose by, {len(test):,} to measure on.")
+    console.note(f"{len(train):,} pairs to fit on, {len(validation):,} to choose by, {len(test):,} to measure on.")
     comparison = compare_methods(
         names,
         problem,
-        features,
+        opened,
         test,
         validation,
-        tokens_of(features),
+        tokens_of(opened),
         pool,
         bootstrap=Bootstrap(settings.resamples, seed=settings.seed),
     )
     found = {
-        "features": Path(folder).name,
+        "features": Path(features).name,
         "pool": None if settings.pool is None else Path(settings.pool).stem,
         "train": len(train),
         "validation": len(validation),
         **comparison.to_dict(),
     }
-    screen.table(*table(comparison))
+    console.table(*table(comparison))
     for line in notes(comparison):
-        screen.say(line)
+        console.print(line)
     if settings.out is not None:
         from ebrm.report import Entry, markdown
         from ebrm.report.typeset import Table
@@ -178,8 +151,8 @@ def _compare(screen: Screen, chosen: Chosen, folder: str) -> None:
         body = [[Entry(cell) for cell in row] for row in rows]
         text = markdown([Table(f"Methods on {found['features']}", head, body)], notes(comparison))
         write_text(Path(settings.out) / "table.md", text)
-        screen.facts([("written", settings.out)])
-    screen.result({"out": settings.out, **found})
+        console.facts([("written", settings.out)])
+    console.result({"out": settings.out, **found})
 
 
 def table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
@@ -224,3 +197,25 @@ def notes(comparison: Comparison) -> list[str]:
         )
     lines += [f"Left out: {count(n, 'prompt')} of the pool ({reason})." for reason, n in comparison.left_out.items()]
     return lines
+
+
+_ONLY: dict[str, tuple[str, ...]] = {
+    "head": (
+        "l2", "hidden", "learning_rate", "weight_decay", "batch_pairs", "epochs", "patience", "smoothing", "centering",
+        "heads", "pessimism", "anchor", "prototypes", "dimension", "extrapolation", "seed",
+    ),
+    "training": ("validation_fraction", "test_fraction", "epochs", "patience", "seed"),
+    "reward_model": ("device", "token_budget", "trust_remote_code"),
+}  # fmt: skip
+command = Command(
+    "compare",
+    compare,
+    {
+        "comparison": Part(CompareConfig),
+        "head": Part(HeadConfig, _ONLY["head"]),
+        "network": Part(NetworkConfig),
+        "training": Part(FitConfig, _ONLY["training"]),
+        "inference": Part(InferenceConfig),
+        "reward_model": Part(BackboneConfig, _ONLY["reward_model"], saved=True),
+    },
+)

@@ -6,46 +6,44 @@ Tables have rules and colors on a terminal and are plain columns everywhere else
 from __future__ import annotations
 
 import json as json_module
+import logging
 import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar, TextIO
+from typing import Any, TextIO
+
+#: Keeps the libraries underneath quiet.
+_ENVIRONMENT = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    # A forked data loader after tokenizing in threads would print a page of advice.
+    "TOKENIZERS_PARALLELISM": "false",
+}
 
 
 @dataclass
-class Screen:
-    """Where a command's words go. `kept` says what an interruption leaves behind."""
+class Console:
+    """Where a command's words go. `kept` tells what an interruption leaves behind."""
 
     json: bool = False
     quiet: bool = False
     verbose: bool = False
     kept: str = ""
 
-    #: The screen of the command that is running: the error boundary asks it what was kept.
-    current: ClassVar[Screen | None] = None
-    #: Flags given before the command's name.
-    general: ClassVar[Screen | None] = None
-
-    @classmethod
-    def for_command(cls, json: bool, quiet: bool, verbose: bool) -> Screen:
-        """The screen of a command, its flags joined with those given before the command's name."""
-        from ebrm.cli.logs import set_levels
-
-        general = cls.general or cls()
-        screen = cls(json or general.json, quiet or general.quiet, verbose or general.verbose)
-        cls.current = screen
-        set_levels(quiet=screen.quiet, verbose=screen.verbose)
-        return screen
-
     def note(self, text: str) -> None:
-        """Say something about the run on stderr; silent under --quiet."""
+        """A note on the run, on stderr; silent under --quiet."""
         if not self.quiet:
             write(sys.stderr, text)
 
-    def say(self, text: str) -> None:
+    def print(self, text: str) -> None:
         """A line of the result for people, on stdout (also an empty one); silent under --json."""
         if not self.json:
             write(sys.stdout, text) if text.strip() else sys.stdout.write("\n")
@@ -137,11 +135,11 @@ def facts_text(rows: Sequence[tuple[str, Any]], columns: int) -> str:
 
 def _rich_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> None:
     from rich import box
-    from rich.console import Console
+    from rich import console as rich_console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(no_color=bool(os.environ.get("NO_COLOR")) or None)
+    console = rich_console.Console(no_color=bool(os.environ.get("NO_COLOR")) or None)
     if title:
         console.print(Text(title, style="bold"))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -150,3 +148,47 @@ def _rich_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     console.print(table)
+
+
+@contextmanager
+def logging_to_stderr(quiet: bool, verbose: bool) -> Iterator[None]:
+    """Send logs to stderr while the body runs: ours from INFO on, those of other libraries from ERROR on.
+
+    Quiet: ours from WARNING on. Verbose: all of ours, others from INFO on.
+    """
+    root, ours = logging.getLogger(), logging.getLogger("ebrm")
+    handler = _Stderr()
+    levels = root.level, ours.level, ours.propagate
+    set_here = {} if verbose else {k: v for k, v in _ENVIRONMENT.items() if k not in os.environ}
+    os.environ.update(set_here)
+    root.addHandler(handler)
+    root.setLevel(logging.INFO if verbose else logging.ERROR)
+    ours.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
+    try:
+        with warnings.catch_warnings():
+            if not verbose and not sys.warnoptions:
+                warnings.simplefilter("ignore")
+            yield
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(levels[0])
+        ours.setLevel(levels[1])
+        for key in set_here:
+            os.environ.pop(key, None)
+
+
+class _Stderr(logging.Handler):
+    """Log records as paragraphs on whatever stderr is at that moment.
+
+    While a progress bar is shown that is rich's stand-in, which writes above the bar; a handler with a console of its
+    own would write across it.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            text = self.format(record)
+            write(sys.stderr, text if record.levelno == logging.INFO else f"{record.levelname.lower()}: {text}")
+        except BrokenPipeError:
+            raise
+        except Exception:
+            self.handleError(record)

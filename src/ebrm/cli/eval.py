@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import typer
+from cyclopts import Parameter
 
 from ebrm.backbone import BackboneConfig
-from ebrm.cli.console import Screen
-from ebrm.cli.options import Chosen, command
+from ebrm.cli.common import out_folder
+from ebrm.cli.console import Console
+from ebrm.cli.parser import Chosen, Command, Part
 from ebrm.data import TextConfig
 from ebrm.evaluation import BenchmarkConfig
 from ebrm.features import FeatureConfig
@@ -33,65 +33,30 @@ class Output:
     )
 
 
-_STAGES = {
-    "evaluation": BenchmarkConfig,
-    "output": Output,
-    "reward_model": BackboneConfig,
-    "text": TextConfig,
-    "storage": FeatureConfig,
-}
-_ONLY = {
-    "reward_model": (
-        "revision",
-        "head",
-        "device",
-        "dtype",
-        "attention",
-        "trust_remote_code",
-        "layers",
-        "token_budget",
-        "server",
-    ),
-    "storage": ("embedding_dtype",),
-}
+def evaluate(
+    console: Console,
+    chosen: Chosen,
+    models: Annotated[
+        list[str],
+        Parameter(
+            name="MODEL",
+            help="One or more of: a folder that `ebrm fit` wrote, a reward model (folder, Hub name or `demo`), a "
+            "features folder.",
+        ),
+    ],
+) -> None:
+    """Score reward models and energy models on the public benchmarks, and say which differences are real.
 
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-
-    @command(app, "eval", _STAGES, _ONLY)
-    def evaluate(
-        screen: Screen,
-        chosen: Chosen,
-        models: Annotated[
-            list[str],
-            typer.Argument(
-                metavar="MODEL",
-                help="One or more of: a folder that `ebrm fit` wrote, a reward model (folder, Hub name or `demo`), a "
-                "features folder.",
-            ),
-        ],
-    ) -> None:
-        """Score reward models and energy models on the public benchmarks, and say which differences are real.
-
-        Base and refined rewards come from the same reading of the texts, which is kept: a second run, another
-        benchmark statistic or another energy model on the same reward model reads nothing again. Head, dtype, revision,
-        layers and text settings apply to plain reward models; energy models bring their own. Items with a text that a
-        model cannot read are left out for all models and counted, also under --truncation error.
-        """
-        _evaluate(screen, chosen, models)
-
-
-def _evaluate(screen: Screen, chosen: Chosen, models: list[str]) -> None:
+    Base and refined rewards come from the same reading of the texts, which is kept: a second run, another
+    benchmark statistic or another energy model on the same reward model reads nothing again. Head, dtype, revision,
+    layers and text settings apply to plain reward models; energy models bring their own. Items with a text that a
+    model cannot read are left out for all models and counted, also under --truncation error.
+    """
     settings, output = chosen.of(BenchmarkConfig), chosen.of(Output)
-    out = Path(output.out)
-    if out.is_file():
-        from ebrm.errors import ConfigError
-
-        raise ConfigError(f"--out {out} is a file. Name a folder.")
+    out = out_folder(output.out)
     from ebrm.evaluation import cache_folder, evaluate_models
 
-    screen.kept = (
+    console.kept = (
         f"What the reward models said so far is kept in {cache_folder(settings)}; run the same command again to go on."
     )
     storage = chosen.given(FeatureConfig)
@@ -109,18 +74,18 @@ def _evaluate(screen: Screen, chosen: Chosen, models: list[str]) -> None:
     write_benchmark_report(out / "report.html", evaluation)
     written = [("texts read", f"{evaluated.texts_read:,}"), ("written", str(out)), ("report", out / "report.html")]
     if output.format == "text":
-        _show(screen, evaluation)
-        screen.facts(written)
+        _show(console, evaluation)
+        console.facts(written)
     else:
         from ebrm.utils.files import write_text
 
         write_text(out / f"scores.{_SUFFIX[output.format]}", details(evaluation, output.format))
-        screen.block(overview(evaluation, output.format))  # nothing else on stdout: it may be on its way to a file
-        screen.note(f"Texts read: {evaluated.texts_read:,}. Report: {out / 'report.html'}")
-    screen.result({"out": str(out), "texts_read": evaluated.texts_read, **evaluation_to_dict(evaluation)})
+        console.block(overview(evaluation, output.format))  # nothing else on stdout: it may be on its way to a file
+        console.note(f"Texts read: {evaluated.texts_read:,}. Report: {out / 'report.html'}")
+    console.result({"out": str(out), "texts_read": evaluated.texts_read, **evaluation_to_dict(evaluation)})
 
 
-def _show(screen: Screen, evaluation: Evaluation) -> None:
+def _show(console: Console, evaluation: Evaluation) -> None:
     """The overall scores, one line a benchmark and scorer, then what must be known to read them."""
     from ebrm.evaluation import apart
     from ebrm.report import decimal, interval, left_out
@@ -149,17 +114,34 @@ def _show(screen: Screen, evaluation: Evaluation) -> None:
                 ]
             )
     head = ["benchmark", "scorer", "score", "interval", f"minus {evaluation.reference}", "interval", "p"]
-    screen.table([*head, *(["minus its base", "interval", "p"] if own else []), "items"], rows)
-    screen.say(
+    console.table([*head, *(["minus its base", "interval", "p"] if own else []), "items"], rows)
+    console.print(
         f"Scores in percent with {100 * evaluation.bootstrap.level:g}% intervals over prompts. p: permutation test, "
         "corrected for all comparisons of its column (Holm)."
     )
     for line in left_out(evaluation.benchmarks):
-        screen.say(line)
+        console.print(line)
     for result in evaluation.benchmarks:
         for note in result.notes:
-            screen.say(f"{result.title}: {note}")
+            console.print(f"{result.title}: {note}")
 
 
 def _p(value: float) -> str:
     return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+# An energy model brings its own reward model, which is not named here.
+_READING = (
+    "revision", "head", "device", "dtype", "attention", "trust_remote_code", "layers", "token_budget", "server",
+)  # fmt: skip
+command = Command(
+    "eval",
+    evaluate,
+    {
+        "evaluation": Part(BenchmarkConfig),
+        "output": Part(Output),
+        "reward_model": Part(BackboneConfig, _READING),
+        "text": Part(TextConfig),
+        "storage": Part(FeatureConfig, ("embedding_dtype",)),
+    },
+)

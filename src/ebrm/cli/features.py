@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
-import typer
-
 from ebrm.backbone import BackboneConfig
-from ebrm.cli.console import Screen
-from ebrm.cli.options import Chosen, command
+from ebrm.cli.common import out_folder
+from ebrm.cli.console import Console
+from ebrm.cli.parser import Chosen, Command, Part
 from ebrm.data import PreferenceConfig, TextConfig
 from ebrm.features import EngineConfig, FeatureConfig
 
@@ -31,78 +29,61 @@ class FeaturesJob:
     out: str = field(metadata={"help": "Folder to write. An unfinished one of the same data and model is continued."})
 
 
-_STAGES = {
-    "job": FeaturesJob,
-    "reward_model": BackboneConfig,
-    "data": PreferenceConfig,
-    "text": TextConfig,
-    "storage": FeatureConfig,
-    "engine": EngineConfig,
-}
+def features(console: Console, chosen: Chosen) -> None:
+    """Read preference pairs with a reward model and keep embeddings and rewards on disk.
 
+    Fits and scores can then be made from the folder, without texts and without the reward model. A run that is
+    stopped goes on when the same command is given again. On several GPUs of one machine: `accelerate launch -m
+    ebrm features` with the same options; on several machines: `--engine ray`.
+    """
+    job = chosen.of(FeaturesJob)
+    settings = chosen.of(BackboneConfig)
+    data, text, storage = chosen.of(PreferenceConfig), chosen.of(TextConfig), chosen.of(FeatureConfig)
+    machines = chosen.of(EngineConfig)
+    out_folder(job.out)
+    engine, here = None, settings
+    if machines.engine == "ray":
+        from ebrm.features import ray_engine
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
+        engine = ray_engine(settings, text, machines)
+        here = replace(settings, device="cpu")  # this process only tokenizes; the GPUs are for the actors
+    from ebrm.data import load_preferences
 
-    @command(app, "features", _STAGES)
-    def features(screen: Screen, chosen: Chosen) -> None:
-        """Read preference pairs with a reward model and keep embeddings and rewards on disk.
+    preferences = load_preferences(job.data, data)  # logs its report
+    from ebrm.backbone import load_backbone
+    from ebrm.features import extract_features
 
-        Fits and scores can then be made from the folder, without texts and without the reward model. A run that is
-        stopped goes on when the same command is given again. On several GPUs of one machine: `accelerate launch -m
-        ebrm features` with the same options; on several machines: `--engine ray`.
-        """
-        job = chosen.of(FeaturesJob)
-        settings = chosen.of(BackboneConfig)
-        data, text, storage = chosen.of(PreferenceConfig), chosen.of(TextConfig), chosen.of(FeatureConfig)
-        machines = chosen.of(EngineConfig)
-        if Path(job.out).is_file():
-            from ebrm.errors import FeaturesError
-
-            raise FeaturesError(f"--out {job.out} is a file. Name a folder.")
-        engine, here = None, settings
-        if machines.engine == "ray":
-            from ebrm.features import ray_engine
-
-            engine = ray_engine(settings, text, machines)
-            here = replace(settings, device="cpu")  # this process only tokenizes; the GPUs are for the actors
-        from ebrm.data import load_preferences
-
-        preferences = load_preferences(job.data, data)  # logs its report
-        from ebrm.backbone import load_backbone
-        from ebrm.features import extract_features
-
-        screen.kept = "Finished shards are kept; run the same command again to go on."
-        made = extract_features(load_backbone(here, text), preferences, job.out, storage, engine=engine)
-        manifest = made.manifest
-        report = preferences.report
-        screen.facts(
-            [
-                ("data", report.summary()),
-                ("texts", f"{manifest['items']:,} different, {manifest['pairs']:,} pairs{_left_out(manifest)}"),
-                ("embedding", f"{manifest['embedding_size']} numbers, {manifest['embedding_dtype']}"),
-                ("batch drift", _drift(manifest)),
-                ("written", job.out),
-            ]
-        )
-        screen.result(
-            {
-                "out": job.out,
-                "data": report.to_dict(),
-                **{
-                    name: manifest.get(name)
-                    for name in (
-                        "items",
-                        "pairs",
-                        "embedding_size",
-                        "embedding_dtype",
-                        "truncated",
-                        "dropped",
-                        "batch_drift",
-                    )
-                },
-            }
-        )
+    console.kept = "Finished shards are kept; run the same command again to go on."
+    made = extract_features(load_backbone(here, text), preferences, job.out, storage, engine=engine)
+    manifest = made.manifest
+    report = preferences.report
+    console.facts(
+        [
+            ("data", report.summary()),
+            ("texts", f"{manifest['items']:,} different, {manifest['pairs']:,} pairs{_left_out(manifest)}"),
+            ("embedding", f"{manifest['embedding_size']} numbers, {manifest['embedding_dtype']}"),
+            ("batch drift", _drift(manifest)),
+            ("written", job.out),
+        ]
+    )
+    console.result(
+        {
+            "out": job.out,
+            "data": report.to_dict(),
+            **{
+                name: manifest.get(name)
+                for name in (
+                    "items",
+                    "pairs",
+                    "embedding_size",
+                    "embedding_dtype",
+                    "truncated",
+                    "dropped",
+                    "batch_drift",
+                )
+            },
+        }
+    )
 
 
 def _left_out(manifest: dict[str, Any]) -> str:
@@ -117,3 +98,17 @@ def _left_out(manifest: dict[str, Any]) -> str:
 def _drift(manifest: dict[str, Any]) -> str:
     drift = manifest.get("batch_drift")
     return "not measured" if drift is None else f"{drift:.2g} (largest change of a reward between two batchings)"
+
+
+command = Command(
+    "features",
+    features,
+    {
+        "job": Part(FeaturesJob),
+        "reward_model": Part(BackboneConfig),
+        "data": Part(PreferenceConfig),
+        "text": Part(TextConfig),
+        "storage": Part(FeatureConfig),
+        "engine": Part(EngineConfig),
+    },
+)

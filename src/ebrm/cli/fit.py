@@ -8,14 +8,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import typer
-
 from ebrm.backbone import BackboneConfig
 from ebrm.card import trust_in_words
-from ebrm.cli.accuracy import show_accuracy
-from ebrm.cli.console import Screen
+from ebrm.cli.common import show_accuracy
+from ebrm.cli.console import Console
 from ebrm.cli.features import DATA_HELP
-from ebrm.cli.options import Chosen, command, settings_of
+from ebrm.cli.parser import Chosen, Command, Part
 from ebrm.data import PreferenceConfig, TextConfig
 from ebrm.errors import ConfigError, DataError
 from ebrm.features import FeatureConfig
@@ -52,7 +50,7 @@ class FitJob:
     overwrite: bool = field(default=False, metadata={"help": "Replace a model that is there already."})
 
 
-_STAGES = {
+_CONFIGS = {
     "job": FitJob,
     "reward_model": BackboneConfig,
     "data": PreferenceConfig,
@@ -66,21 +64,13 @@ _STAGES = {
 _READING = (BackboneConfig, PreferenceConfig, TextConfig, FeatureConfig)
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
+def fit(console: Console, chosen: Chosen) -> None:
+    """Refine a reward model with preference pairs: read, fit, measure, save, report.
 
-    @command(app, "fit", _STAGES)
-    def fit(screen: Screen, chosen: Chosen) -> None:
-        """Refine a reward model with preference pairs: read, fit, measure, save, report.
-
-        Give --backbone and --data, or --features. Pairs are divided by prompt into those fitted on, those that choose
-        the epoch, and those that measure the result. A fit that is stopped goes on when the same command is given
-        again.
-        """
-        _fit(screen, chosen)
-
-
-def _fit(screen: Screen, chosen: Chosen) -> None:
+    Give --backbone and --data, or --features. Pairs are divided by prompt into those fitted on, those that choose
+    the epoch, and those that measure the result. A fit that is stopped goes on when the same command is given
+    again.
+    """
     job = chosen.of(FitJob)
     from_text = job.features is None
     if from_text and job.data is None:
@@ -89,15 +79,15 @@ def _fit(screen: Screen, chosen: Chosen) -> None:
         _refuse_unused(job, chosen)
     reward_model = chosen.of(BackboneConfig) if from_text else None
     stages: dict[type, Any] = {
-        kind: chosen.of(kind) for kind in _STAGES.values() if kind not in (FitJob, BackboneConfig)
+        kind: chosen.of(kind) for kind in _CONFIGS.values() if kind not in (FitJob, BackboneConfig)
     }
     out = Path(job.out)
     work = _claim(out, job, [asdict(value) for value in (reward_model, *stages.values()) if value is not None])
-    screen.kept = "What is finished is kept; run the same command again to go on."
+    console.kept = "What is finished is kept; run the same command again to go on."
     from ebrm.fitting import fit
     from ebrm.tracking import tracked
 
-    settings = {name: asdict(stages[kind]) for name, kind in _STAGES.items() if kind in stages}
+    settings = {name: asdict(stages[kind]) for name, kind in _CONFIGS.items() if kind in stages}
     with tracked(job.trackers, out.with_name(out.name + "-logs"), settings) as log:
         fitted = fit(
             reward_model.backbone if reward_model is not None else None,
@@ -122,18 +112,17 @@ def _fit(screen: Screen, chosen: Chosen) -> None:
     if job.keep_features and from_text:
         (work / "features").rename(made / "features")
     _put_in_place(made, out, work)
-    _show(screen, metrics, out)
-    screen.result({"out": str(out), "metrics": metrics})
+    _show(console, metrics, out)
+    console.result({"out": str(out), "metrics": metrics})
 
 
 def _refuse_unused(job: FitJob, chosen: Chosen) -> None:
     """Raise ConfigError if something was given that features leave no room for."""
     unused = ["--data"] * (job.data is not None) + ["--keep-features"] * job.keep_features
-    for setting in settings_of(_STAGES):
-        kind = _STAGES[setting.stage]
-        # The device is also where the energy is fitted.
-        if kind in _READING and setting.field in chosen.given(kind) and setting.field != "device":
-            unused.append(setting.flag)
+    # The device is also where the energy is fitted.
+    unused += [
+        o.flag for o in chosen.options if o.key in chosen.values and o.key != "device" and {*o.configs} & {*_READING}
+    ]
     if unused:
         raise ConfigError(
             f"--features was given together with {', '.join(unused)} (typed or in the --config file). Features hold "
@@ -188,8 +177,8 @@ def _put_in_place(made: Path, out: Path, work: Path) -> None:
     shutil.rmtree(work)
 
 
-def _show(screen: Screen, metrics: dict[str, Any], out: Path) -> None:
-    show_accuracy(screen, metrics)
+def _show(console: Console, metrics: dict[str, Any], out: Path) -> None:
+    show_accuracy(console, metrics)
     kept = metrics["kept_fraction"]
     used = "all were used" if kept == 1 else f"the conflict filter kept {kept:.1%}"
     facts = [
@@ -200,4 +189,7 @@ def _show(screen: Screen, metrics: dict[str, Any], out: Path) -> None:
     ]
     if metrics["pairs"]:
         facts.append(("report", str(out / "report.html")))
-    screen.facts(facts)
+    console.facts(facts)
+
+
+command = Command("fit", fit, {name: Part(config) for name, config in _CONFIGS.items()})

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import typer
-
-from ebrm.cli.console import Screen
-from ebrm.cli.options import Chosen, command
+from ebrm.cli.console import Console
+from ebrm.cli.parser import Chosen, Command, Part
 from ebrm.features import FeatureConfig
 
 
@@ -29,29 +27,28 @@ class ImportJob:
     )
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
+def import_(console: Console, chosen: Chosen) -> None:
+    """Import embeddings and rewards made elsewhere, to fit and score without texts and without a reward model."""
+    job = chosen.of(ImportJob)
+    from ebrm.features import import_features
 
-    @command(app, "import", {"job": ImportJob, "storage": FeatureConfig})
-    def import_(screen: Screen, chosen: Chosen) -> None:
-        """Import embeddings and rewards made elsewhere, to fit and score without texts and without a reward model."""
-        job = chosen.of(ImportJob)
-        from ebrm.features import import_features
+    made = import_features(
+        list(job.arrays),
+        job.out,
+        chosen.of(FeatureConfig),
+        columns=job.columns,
+        backbone_name=job.backbone_name,
+    )
+    manifest = made.manifest
+    console.facts(
+        [
+            ("rows", f"{manifest['items']:,}, {manifest['pairs']:,} pairs ({manifest['pairing']})"),
+            ("embedding", f"{manifest['embedding_size']} numbers, {manifest['embedding_dtype']}"),
+            ("written", job.out),
+        ]
+    )
+    names = ("items", "pairs", "pairing", "embedding_size", "embedding_dtype")
+    console.result({"out": job.out, **{name: manifest[name] for name in names}})
 
-        made = import_features(
-            list(job.arrays),
-            job.out,
-            chosen.of(FeatureConfig),
-            columns=job.columns,
-            backbone_name=job.backbone_name,
-        )
-        manifest = made.manifest
-        screen.facts(
-            [
-                ("rows", f"{manifest['items']:,}, {manifest['pairs']:,} pairs ({manifest['pairing']})"),
-                ("embedding", f"{manifest['embedding_size']} numbers, {manifest['embedding_dtype']}"),
-                ("written", job.out),
-            ]
-        )
-        names = ("items", "pairs", "pairing", "embedding_size", "embedding_dtype")
-        screen.result({"out": job.out, **{name: manifest[name] for name in names}})
+
+command = Command("import", import_, {"job": Part(ImportJob), "storage": Part(FeatureConfig)})

@@ -5,37 +5,31 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from cyclopts import Parameter
 
 from ebrm.card import trust_in_words
-from ebrm.cli.accuracy import accuracy_rows
-from ebrm.cli.console import Screen
-from ebrm.cli.options import Chosen, command
+from ebrm.cli.common import accuracy_rows
+from ebrm.cli.console import Console
+from ebrm.cli.parser import Chosen, Command
 from ebrm.errors import DataError, EBRMError, FeaturesError, ModelError
 from ebrm.utils.files import read_json, sha256_file
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-
-    @command(app, "info", {})
-    def info(
-        screen: Screen,
-        chosen: Chosen,
-        path: Annotated[
-            str,
-            typer.Argument(
-                metavar="PATH", help="A model that `ebrm fit` wrote (or its Hub name), or a features folder."
-            ),
-        ],
-    ) -> None:
-        """Say what a model or a features folder is: its reward model, data, settings and measured numbers."""
-        kind, values, faults = read(path)
-        if faults:
-            error = FeaturesError if kind == "features" else ModelError
-            raise error(f"{path} is not whole: {'; '.join(faults)}. Copy or make it again.")
-        show_features(screen, path, values) if kind == "features" else show_model(screen, path, values)
-        screen.result({"path": path, "kind": kind, kind: values})
+def info(
+    console: Console,
+    chosen: Chosen,
+    path: Annotated[
+        str,
+        Parameter(name="PATH", help="A model that `ebrm fit` wrote (or its Hub name), or a features folder."),
+    ],
+) -> None:
+    """Say what a model or a features folder is: its reward model, data, settings and measured numbers."""
+    kind, values, faults = read(path)
+    if faults:
+        error = FeaturesError if kind == "features" else ModelError
+        raise error(f"{path} is not whole: {'; '.join(faults)}. Copy or make it again.")
+    show_features(console, path, values) if kind == "features" else show_model(console, path, values)
+    console.result({"path": path, "kind": kind, kind: values})
 
 
 def read(path: str) -> tuple[str, dict[str, Any], list[str]]:
@@ -110,7 +104,7 @@ def _feature_faults(folder: Path, manifest: dict[str, Any]) -> list[str]:
     return faults
 
 
-def show_model(screen: Screen, path: str, config: dict[str, Any]) -> None:
+def show_model(console: Console, path: str, config: dict[str, Any]) -> None:
     """The facts of a model for people."""
     facts = [("model", path), ("reward model", _backbone(config.get("backbone")))]
     if config.get("text_rule"):
@@ -141,10 +135,10 @@ def show_model(screen: Screen, path: str, config: dict[str, Any]) -> None:
     if metrics.get("pairs"):
         facts.append(("measured on", f"{metrics['pairs']:,} held-out pairs, {metrics['prompts']:,} prompts"))
         facts += [(what, f"{value} ({interval})") for what, value, interval in accuracy_rows(metrics)]
-    screen.facts([*facts, ("written by", f"ebrm {config.get('ebrm_version', '?')}")])
+    console.facts([*facts, ("written by", f"ebrm {config.get('ebrm_version', '?')}")])
 
 
-def show_features(screen: Screen, path: str, manifest: dict[str, Any]) -> None:
+def show_features(console: Console, path: str, manifest: dict[str, Any]) -> None:
     """The facts of a features folder for people."""
     facts = [("features", path), ("reward model", _backbone(manifest.get("backbone")))]
     if manifest.get("text"):
@@ -159,7 +153,9 @@ def show_features(screen: Screen, path: str, manifest: dict[str, Any]) -> None:
     for name in ("truncated", "dropped", "batch_drift"):
         if manifest.get(name):
             facts.append((name.replace("_", " "), _number(manifest[name])))
-    screen.facts([*facts, ("bytes", f"{sum(entry.get('bytes', 0) for entry in manifest.get('files', {}).values()):,}")])
+    console.facts(
+        [*facts, ("bytes", f"{sum(entry.get('bytes', 0) for entry in manifest.get('files', {}).values()):,}")]
+    )
 
 
 def _backbone(identity: dict[str, Any] | None) -> str:
@@ -203,3 +199,6 @@ def _number(value: Any) -> str:
     if isinstance(value, list):
         return f"[{', '.join(map(_number, value))}]"
     return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+command = Command("info", info, {})

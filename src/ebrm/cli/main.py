@@ -1,4 +1,4 @@
-"""The `ebrm` command: its sub-commands, and the boundary where errors become one paragraph and an exit code.
+"""The `ebrm` command: its commands, and the boundary where errors become one paragraph and an exit code.
 
 Exit codes: 0 done · 2 something the user can mend, one paragraph on stderr · 130 interrupted, what is finished is
 kept · 1 a defect of ours, with its traceback.
@@ -7,21 +7,19 @@ kept · 1 a defect of ours, with its traceback.
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
-import shlex
 import sys
 from collections.abc import Sequence
-from typing import Annotated
 
-import typer
+from cyclopts import App, CycloptsError
+from cyclopts.exceptions import MissingArgumentError, UnusedCliTokensError
 
 from ebrm._version import __version__
 from ebrm.cli import best_of_n, compare, demo, eval, export, features, fit, imports, info, score, serve
-from ebrm.cli.console import Screen, write
-from ebrm.cli.help import Overview
-from ebrm.cli.logs import logging_to_stderr
+from ebrm.cli.console import Console, logging_to_stderr, write
+from ebrm.cli.help import Page
+from ebrm.cli.parser import Chosen, parse
 from ebrm.errors import EBRMError
 
 _INTERRUPTED = 130
@@ -45,36 +43,31 @@ _ADVICE = {
     errno.ESTALE: "The network drive was reconnected; run the same command again.",
 }
 
-app = typer.Typer(
-    name="ebrm",
-    help="Make a reward model sturdier: refine its rewards with an energy model, each with its uncertainty.",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    cls=Overview,
-    context_settings={"help_option_names": ["-h", "--help"]},
+_ABOUT = "Make a reward model sturdier: refine its rewards with an energy model, each with its uncertainty."
+#: In the order of the work.
+COMMANDS = tuple(
+    module.command for module in (fit, score, eval, serve, features, imports, export, info, demo, best_of_n, compare)
 )
-for module in (fit, score, eval, serve, features, imports, export, info, demo, best_of_n, compare):
-    module.register(app)
+#: Flags of the whole run: they stand before or after the command's name.
+_RUN = {"--json": "json", "--quiet": "quiet", "-q": "quiet", "--verbose": "verbose", "-v": "verbose"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `ebrm` with `argv` (default: the process's arguments) and return its exit code."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    as_json = "--json" in arguments
-    Screen.current = Screen.general = None
-    with logging_to_stderr("--verbose" in arguments or "-v" in arguments):
+    words = list(sys.argv[1:] if argv is None else argv)
+    given = {_RUN[word] for word in words if word in _RUN}
+    console = Console("json" in given, "quiet" in given, "verbose" in given)
+    chosen: Chosen | None = None
+    with logging_to_stderr(console.quiet, console.verbose):
         try:
-            code = app(arguments, standalone_mode=False, prog_name="ebrm")
+            app = App("ebrm", help=_ABOUT, version=f"ebrm {__version__}", help_format="plaintext",
+                      help_formatter=Page(), print_error=False, exit_on_error=False, verbose=False)  # fmt: skip
+            chosen, run = parse(app, COMMANDS, [word for word in words if word not in _RUN])
+            run(console)
             sys.stdout.flush()
-            if code == _INTERRUPTED:  # what typer makes of KeyboardInterrupt
-                raise KeyboardInterrupt
-            return code if isinstance(code, int) else 0
-        except SystemExit as stop:
-            return stop.code if isinstance(stop.code, int) else 2
-        except (KeyboardInterrupt, typer.Abort):
-            kept = Screen.current.kept if Screen.current is not None else ""
-            write(sys.stderr, f"ebrm: Interrupted. {kept or 'Nothing was written.'}")
+            return 0
+        except KeyboardInterrupt:
+            write(sys.stderr, f"ebrm: Interrupted. {console.kept or 'Nothing was written.'}")
             return _INTERRUPTED
         except BrokenPipeError:
             # The reader of our output has gone (`ebrm info … | head`): end quietly, and keep the interpreter from
@@ -82,25 +75,21 @@ def main(argv: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
         except Exception as error:
-            paragraph = explain(error)
+            paragraph = explain(error, chosen)
             if paragraph is None:
                 raise
             write(sys.stderr, f"ebrm: {paragraph}")
-            if as_json:
-                Screen(json=True).result({"error": {"kind": type(error).__name__, "message": paragraph}})
+            console.result({"error": {"kind": type(error).__name__, "message": paragraph}})
             return 2
 
 
-def explain(error: BaseException) -> str | None:
-    """The paragraph for an error the user can mend; None for a defect of ours."""
+def explain(error: BaseException, chosen: Chosen | None = None) -> str | None:
+    """The paragraph for an error the user can mend, in the running command's options; None for a defect of ours."""
     if isinstance(error, EBRMError):
-        return as_options(str(error))
-    usage = _usage_error()
-    if isinstance(error, usage):
-        context = getattr(error, "ctx", None)
-        path = context.command_path if context is not None else "ebrm"
-        text = " ".join(error.format_message().split())  # type: ignore[attr-defined]
-        return f"{text if text.endswith(('.', '?')) else text + '.'} See `{path} --help`."
+        return str(error) if chosen is None else chosen.in_options(str(error))
+    if isinstance(error, CycloptsError):
+        path = " ".join(["ebrm", *(error.command_chain or ())])
+        return f"{_usage(error)} See `{path} --help`."
     number, place = _system_error(error)
     if number in _ADVICE:
         what = f"{os.strerror(number)}{f': {place}' if place else ''}"
@@ -108,26 +97,13 @@ def explain(error: BaseException) -> str | None:
     return None
 
 
-def as_options(text: str) -> str:
-    """An error's text with settings as they are typed: `bad_rows="skip"` becomes `--bad-rows skip`."""
-    parts, end = [], 0
-    for found in re.finditer(r"`(\w+)=(?=\S)", text):
-        try:
-            value, stop = json.JSONDecoder().raw_decode(text, found.end())
-        except ValueError:
-            continue
-        if text[stop : stop + 1] == "`" and found.start() >= end:
-            items = value.items() if isinstance(value, dict) else [(None, value)]
-            flag = "--" + (found[1].removesuffix("s") if isinstance(value, dict) else found[1]).replace("_", "-")
-            typed = (shlex.quote(f"{value}" if name is None else f"{name}={value}") for name, value in items)
-            parts += [text[end : found.start()], "`", " ".join(f"{flag} {item}" for item in typed)]
-            end = stop
-    return "".join([*parts, text[end:]])
-
-
-def _usage_error() -> type[Exception]:
-    """The framework's class of errors in how a command was typed (typer carries its own copy of click since 0.16)."""
-    return typer.BadParameter.__mro__[2] if len(typer.BadParameter.__mro__) > 2 else typer.BadParameter
+def _usage(error: CycloptsError) -> str:
+    """A mistake in how a command was typed."""
+    if isinstance(error, UnusedCliTokensError):
+        return f"{' '.join(error.unused_tokens or ())} is more than this command takes."
+    if isinstance(error, MissingArgumentError) and error.argument is not None:
+        return f"{error.argument.name} is needed." if error.keyword is None else f"{error.keyword} needs a value."
+    return " ".join(str(error).split())
 
 
 def _system_error(error: BaseException) -> tuple[int, str]:
@@ -143,27 +119,6 @@ def _system_error(error: BaseException) -> tuple[int, str]:
     ):
         return int(found.group(1) or found.group(2)), ""
     return 0, ""
-
-
-def _version(value: bool) -> None:
-    if value:
-        sys.stdout.write(f"ebrm {__version__}\n")
-        raise typer.Exit
-
-
-@app.callback(invoke_without_command=True)
-def _general(
-    context: typer.Context,
-    version: Annotated[
-        bool, typer.Option("--version", help="Print the version and stop.", callback=_version, is_eager=True)
-    ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only results and errors.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also what the libraries underneath say.")] = False,
-) -> None:
-    Screen.general = Screen(json, quiet, verbose)
-    if context.invoked_subcommand is None:
-        sys.stdout.write(context.get_help() + "\n")
 
 
 if __name__ == "__main__":

@@ -5,60 +5,38 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from cyclopts import Parameter
 
 from ebrm.backbone import BackboneConfig
-from ebrm.cli.console import Screen
-from ebrm.cli.options import Chosen, command
+from ebrm.cli.common import Model
+from ebrm.cli.console import Console
+from ebrm.cli.parser import Chosen, Command, Part
 from ebrm.cli.scoring import ScoreConfig
 from ebrm.heads import InferenceConfig
 
 if TYPE_CHECKING:
     from ebrm.model import EnergyRewardModel
 
-_STAGES = {"scoring": ScoreConfig, "inference": InferenceConfig, "reward_model": BackboneConfig}
-# What a stored model leaves open: where and how fast its reward model runs, and where to find it.
-_ONLY = {
-    "reward_model": (
-        "backbone",
-        "revision",
-        "device",
-        "dtype",
-        "attention",
-        "trust_remote_code",
-        "token_budget",
-        "server",
-    )
-}
 
+def score(
+    console: Console,
+    chosen: Chosen,
+    model: Model,
+    source: Annotated[
+        str,
+        Parameter(
+            name="IN",
+            help="Rows to score (.jsonl, .json, .csv, .tsv, .parquet): prompt and response, or messages that end "
+            "in the assistant's, or preference pairs. Or a features folder, which needs no reward model.",
+        ),
+    ],
+) -> None:
+    """Score a file: every row comes out with its refined reward, base reward and uncertainty.
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-
-    @command(app, "score", _STAGES, _ONLY, saved=("inference", "reward_model"))
-    def score(
-        screen: Screen,
-        chosen: Chosen,
-        model: Annotated[str, typer.Argument(help="Folder that `ebrm fit` wrote, or a Hub name.")],
-        source: Annotated[
-            str,
-            typer.Argument(
-                metavar="IN",
-                help="Rows to score (.jsonl, .json, .csv, .tsv, .parquet): prompt and response, or messages that end "
-                "in the assistant's, or preference pairs. Or a features folder, which needs no reward model.",
-            ),
-        ],
-    ) -> None:
-        """Score a file: every row comes out with its refined reward, base reward and uncertainty.
-
-        The rows keep their columns and order. A run that is stopped, by Ctrl-C or by force, goes on where it was when
-        the same command is given again, and ends with the same bytes. Settings of inference and of the reward model
-        that are not given are those the model was saved with.
-        """
-        _score(screen, chosen, model, source)
-
-
-def _score(screen: Screen, chosen: Chosen, model_name: str, source_name: str) -> None:
+    The rows keep their columns and order. A run that is stopped, by Ctrl-C or by force, goes on where it was when
+    the same command is given again, and ends with the same bytes. Settings of inference and of the reward model
+    that are not given are those the model was saved with.
+    """
     from ebrm.cli.rows import kind_of
 
     settings = chosen.of(ScoreConfig)
@@ -67,24 +45,24 @@ def _score(screen: Screen, chosen: Chosen, model_name: str, source_name: str) ->
     from ebrm.features import MANIFEST
     from ebrm.model import EnergyRewardModel
 
-    model = EnergyRewardModel.from_pretrained(model_name).with_inference(**chosen.given(InferenceConfig))
+    loaded = EnergyRewardModel.from_pretrained(model).with_inference(**chosen.given(InferenceConfig))
     changes = chosen.given(BackboneConfig)
-    path = Path(source_name)
+    path = Path(source)
     if (path / MANIFEST).is_file():
-        opened = scoring.open_feature_pairs(path, settings, model)
+        opened = scoring.open_feature_pairs(path, settings, loaded)
     else:
         # The rows first: a mistake in them should not wait for a reward model to load.
         opened = scoring.open_texts(path, settings)
-    screen.note(f"{opened.name}: {opened.count:,} rows, {opened.said}.")
-    job = _job(model, opened, settings, changes)
-    summary = scoring.run(opened, settings, job, screen, lambda: _with_backbone(model, changes))
+    console.note(f"{opened.name}: {opened.count:,} rows, {opened.said}.")
+    job = _job(loaded, opened, settings, changes)
+    summary = scoring.run(opened, settings, job, console, lambda: _with_backbone(loaded, changes))
     if summary["errors"]:
-        screen.note(
+        console.note(
             f"{summary['errors']:,} of {summary['rows']:,} rows could not be scored; the reason stands in their column "
             f"{settings.prefix}error."
         )
-    _show(screen, settings.out, summary)
-    screen.result({"out": settings.out, **summary})
+    _show(console, settings.out, summary)
+    console.result({"out": settings.out, **summary})
 
 
 def _with_backbone(model: EnergyRewardModel, changes: dict[str, Any]) -> EnergyRewardModel:
@@ -108,7 +86,7 @@ def _job(model: EnergyRewardModel, opened: Any, settings: ScoreConfig, changes: 
     }
 
 
-def _show(screen: Screen, out: str, summary: dict[str, Any]) -> None:
+def _show(console: Console, out: str, summary: dict[str, Any]) -> None:
     facts = [
         ("rows", f"{summary['rows']:,}, {summary['scored']:,} scored"),
         ("mean reward", f"{summary['mean_reward']:.4g} (base {summary['mean_base_reward']:.4g})"),
@@ -117,4 +95,17 @@ def _show(screen: Screen, out: str, summary: dict[str, Any]) -> None:
     ]
     if "accuracy" in summary:
         facts.append(("chosen first", f"{summary['accuracy']:.1%} (base {summary['base_accuracy']:.1%})"))
-    screen.facts([*facts, ("written", out)])
+    console.facts([*facts, ("written", out)])
+
+
+# What a stored model leaves open: where and how fast its reward model runs, and where to find it.
+_RUNNING = ("backbone", "revision", "device", "dtype", "attention", "trust_remote_code", "token_budget", "server")
+command = Command(
+    "score",
+    score,
+    {
+        "scoring": Part(ScoreConfig),
+        "inference": Part(InferenceConfig, saved=True),
+        "reward_model": Part(BackboneConfig, _RUNNING, saved=True),
+    },
+)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ebrm.cli.console import Screen
+from ebrm.cli.console import Console
 from ebrm.cli.resume import Journal
 from ebrm.cli.rows import Chunk, Row, join_parts, kind_of, read_chunks, write_part
 from ebrm.cli.texts import Shape, find_shape
@@ -165,7 +165,7 @@ def run(
     source: Input,
     settings: ScoreConfig,
     job: dict[str, Any],
-    screen: Screen,
+    console: Console,
     load: Callable[[], EnergyRewardModel],
 ) -> dict[str, Any]:
     """Score every row and write the output; returns the counts and means. `load` is called if there is work to do.
@@ -185,16 +185,16 @@ def run(
         raise DataError(_explain(source.name, source.count, source.kinds, source.bad, 0))
     journal = Journal(out, job)
     if journal.open(settings.overwrite):
-        screen.note(f"{out} is complete already: the same rows by the same model. --overwrite scores them again.")
+        console.note(f"{out} is complete already: the same rows by the same model. --overwrite scores them again.")
         return dict(journal.record["summary"])
     number_of_chunks = math.ceil(source.count / CHUNK_ROWS)
     parts = [journal.part(number, kind) for number in range(number_of_chunks)]
     before = sum(part.exists() for part in parts)
     if before:
-        screen.note(
+        console.note(
             f"Going on: {min(before * CHUNK_ROWS, source.count):,} of {source.count:,} rows were scored before."
         )
-    screen.kept = "The rows scored so far are kept; run the same command again to go on."
+    console.kept = "The rows scored so far are kept; run the same command again to go on."
     model: EnergyRewardModel | None = None
     with progress("score", source.count, "rows") as bar:
         for number, chunk in enumerate(source.chunks()):

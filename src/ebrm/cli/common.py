@@ -1,18 +1,32 @@
-"""Base and refined accuracy on held-out pairs, as commands show it."""
+"""What several commands share: their arguments, folders to write, and the table of accuracies."""
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
-from ebrm.cli.console import Screen
+from cyclopts import Parameter
+
+from ebrm.cli.console import Console
+from ebrm.errors import ConfigError
+
+#: The argument of commands that take a saved model.
+Model = Annotated[str, Parameter(name="MODEL", help="Folder that `ebrm fit` wrote, or a Hub name.")]
 
 
-def show_accuracy(screen: Screen, metrics: dict[str, Any]) -> None:
+def out_folder(path: str) -> Path:
+    """A folder to write; ConfigError where a file has its name."""
+    if Path(path).is_file():
+        raise ConfigError(f"--out {path} is a file; it was left as it is. Name a folder.")
+    return Path(path)
+
+
+def show_accuracy(console: Console, metrics: dict[str, Any]) -> None:
     """The table of base and refined accuracy and what it says; nothing where no pairs were held out."""
     if metrics["pairs"]:
         title = f"Held-out pairs ranked rightly ({metrics['pairs']:,} pairs, {metrics['prompts']:,} prompts)"
-        screen.table(("", "accuracy", "95% interval"), accuracy_rows(metrics), title)
-        screen.say(verdict(metrics["difference"]))
+        console.table(("", "accuracy", "95% interval"), accuracy_rows(metrics), title)
+        console.print(verdict(metrics["difference"]))
 
 
 def accuracy_rows(metrics: dict[str, Any]) -> list[tuple[str, str, str]]:

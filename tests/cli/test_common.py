@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ebrm.cli.accuracy import verdict
+from ebrm.cli.common import verdict
 
 
 @pytest.mark.parametrize(
