@@ -42,13 +42,13 @@ def texts(count: int) -> tuple[list[str], list[str]]:
 def turn(model: EnergyRewardModel, prompts: list[str], responses: list[str]) -> tuple[float, float, torch.Tensor]:
     """Seconds until the base scores are there and until the refined ones are, in one run of both, and the latter.
 
-    `model.score` is `model.read`, then `model.refine`. Two runs of the reward model differ by more than refinement
+    `model.score` is `Backbone.read_texts`, then `refine`. Two runs of the reward model differ by more than refinement
     takes; one run does not differ from itself.
     """
     started = time.perf_counter()
-    embedding, base = model.read(prompts, responses)
+    reading, _ = model.backbone.read_texts(prompts, responses)
     read = time.perf_counter() - started
-    refined = model.refine(embedding, base)
+    refined = model.refine(reading.embedding, reading.reward)
     return read, time.perf_counter() - started, refined.reward
 
 

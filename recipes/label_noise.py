@@ -50,7 +50,7 @@ def main() -> None:
                 model.refine(features.embedding(rows), features.reward[rows]).reward for rows in (chosen, rejected)
             ]
             accuracies.append(float((sides[0] > sides[1]).double().mean()))
-            probability = model.density_model.prefer(
+            probability = model.prefer_rows(
                 (features.embedding(chosen), features.embedding(rejected)),
                 (features.reward[chosen], features.reward[rejected]),
             )

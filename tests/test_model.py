@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tests.linear import QUICK, TINY, linear_features
 from tests.tiny import save_rm
 
 import ebrm
+import ebrm.backbone.load
 from ebrm.backbone import BackboneConfig, load_backbone
 from ebrm.data import TextConfig, load_preferences
-from ebrm.errors import FeaturesError, ModelError, TextError
+from ebrm.data.text import render
+from ebrm.errors import ConfigError, FeaturesError, ModelError, TextError, TextTooLongError
 from ebrm.features import FeatureConfig, extract_features, open_features, save_features
 from ebrm.fitting import fit
 from ebrm.heads import Fusion
@@ -39,7 +45,7 @@ def rm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def model(rm_folder: Path) -> EnergyRewardModel:
     rows = [row | {"prompt": f"{row['prompt']} {i}"} for i, row in enumerate(ROWS)]
     training = ebrm.FitConfig(**{**vars(QUICK), "filter_conflicts": False})
-    return EnergyRewardModel.fit(str(rm_folder), rows, network=TINY, training=training)
+    return fit(str(rm_folder), rows, network=TINY, training=training).model
 
 
 @pytest.fixture(scope="module")
@@ -105,8 +111,8 @@ def test_a_ranking_says_how_likely_each_is_the_best(model: EnergyRewardModel) ->
     assert sum(row.p_best for row in model.rank("Say it", ["no", "yes", "perhaps"])) == pytest.approx(1, abs=1e-6)
     assert [row.p_best for row in model.rank("Say it", ["no"])] == [1.0]
     coarse = model.with_inference(nodes=65).rank("Say it", ["no", "yes, with pleasure"])
-    embedding, reward = model.read(["Say it"] * 2, ["no", "yes, with pleasure"])
-    expected = model.density_model.p_best(embedding, reward, 65)
+    reading, _ = model.backbone.read_texts("Say it", ["no", "yes, with pleasure"])
+    expected = model.head.p_best(reading.embedding, reading.reward, 65)
     assert {row.index: row.p_best for row in coarse} == pytest.approx(dict(enumerate(expected.tolist())), abs=1e-6)
 
 
@@ -116,15 +122,154 @@ def test_prefer_is_a_probability_and_complements(model: EnergyRewardModel) -> No
     assert model.prefer("Say it", "no", "no") == pytest.approx(0.5, abs=1e-6)
 
 
-def test_prompts_and_responses_must_match(model: EnergyRewardModel) -> None:
-    with pytest.raises(TextError, match="2 prompts but 1 responses"):
-        model.score(["a", "b"], ["c"])
+TURN = [{"role": "user", "content": "Hi"}]
 
 
-def test_saved_and_loaded_it_scores_the_same_and_reloads_its_backbone(model: EnergyRewardModel, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("prompts", "responses", "same"),
+    [
+        ("Hi", "abc", (["Hi"], ["abc"])),
+        (TURN, "abc", (["Hi"], ["abc"])),
+        ("Hi", ["a", "bc"], (["Hi", "Hi"], ["a", "bc"])),
+        (TURN, ("a", "bc"), (["Hi", "Hi"], ["a", "bc"])),
+        ((text for text in ["Hi", "Ho"]), np.array(["a", "b"]), (["Hi", "Ho"], ["a", "b"])),
+        ("Hi", [], ([], [])),
+    ],
+)
+def test_one_pair_is_one_row_and_one_prompt_stands_for_all(
+    model: EnergyRewardModel, prompts: Any, responses: Any, same: tuple[list[str], list[str]]
+) -> None:
+    scored, expected = model.score(prompts, responses), model.score(*same)
+    assert torch.equal(scored.reward, expected.reward) and len(scored) == len(same[1])
+    assert scored.errors == (None,) * len(same[1])
+
+
+@pytest.mark.parametrize(
+    ("prompts", "responses", "message"),
+    [
+        (["a", "b"], ["c"], "2 prompts but 1 responses"),
+        (["a", "b"], "cd", "2 prompts in a list, but one response"),
+        ([], ["c"], "0 prompts but 1 responses"),
+        ("a", {"role": "assistant", "content": "b"}, "`responses` is a dict"),
+        ("a", None, "`responses` is a NoneType"),
+        (TURN[0], ["b"], "`prompts` is a dict"),
+        (b"a", ["b"], "`prompts` is a bytes"),
+        (["a", None], ["b", "c"], "Text 1: The prompt is a NoneType"),
+        (["a", "b"], ["c", 7], "Text 1: The response is a int"),
+    ],
+)
+def test_texts_that_do_not_match_are_refused(
+    model: EnergyRewardModel, prompts: Any, responses: Any, message: str
+) -> None:
+    with pytest.raises(TextError, match=message):
+        model.score(prompts, responses)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "responses", "message"),
+    [("hi", "abc", "`responses` is a str"), (["hi", "ho"], ["a", "b"], "`prompt` is a list"), ([], ["a"], "is a list")],
+)
+def test_ranking_splits_no_string_and_takes_one_prompt(
+    model: EnergyRewardModel, prompt: Any, responses: Any, message: str
+) -> None:
+    with pytest.raises(TextError, match=message):
+        model.rank(prompt, responses)
+
+
+def test_preferring_takes_one_prompt_and_two_strings(model: EnergyRewardModel) -> None:
+    with pytest.raises(TextError, match="`prompt` is a list"):
+        model.prefer(["a", "b"], "c", "d")
+    with pytest.raises(TextError, match="Text 1: The response is a list"):
+        model.prefer("a", "c", ["d"])
+
+
+def test_rows_without_a_reward_say_why_and_leave_the_others_alone(model: EnergyRewardModel) -> None:
+    prompts, responses = ["Hi", None, "Hi", "Hi", "Hi"], ["fine", "a", "long " * 100, 3, "also fine"]
+    found = model.score(prompts, responses, on_error="nan")
+    assert [error is None for error in found.errors] == [True, False, False, False, True]
+    for row, reason in ((1, "prompt is a NoneType"), (2, "tokens, and the limit is 128"), (3, "response is a int")):
+        assert reason in str(found.errors[row])
+    alone = model.score("Hi", ["fine", "also fine"])
+    for name in ("reward", "base_reward", "std", "interval", "log_density", "delta"):
+        values = getattr(found, name)
+        assert torch.equal(values[[0, 4]], getattr(alone, name)) and values[1:4].isnan().all()
+    with pytest.raises(TextTooLongError, match="Text 2: The text has"):
+        model.score("Hi", ["a", "b", "long " * 100])
+    rendered = model.score_rendered([7, "Hi"], on_error="nan")
+    assert "text is a int" in str(rendered.errors[0]) and rendered.errors[1] is None and rendered.reward[0].isnan()
+    nothing = model.score(["Hi"], [None], on_error="nan")
+    assert nothing.reward.isnan().all() and nothing.errors[0]
+    with pytest.raises(ConfigError, match="`on_error` is 'skip'; it must be one of raise, nan"):
+        model.score("Hi", "a", on_error="skip")
+
+
+@pytest.mark.parametrize("where", ["embedding", "refined"])
+def test_rewards_that_are_not_finite_are_rows_without_one(
+    model: EnergyRewardModel, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    owner, name = (type(model.backbone), "_embed") if where == "embedding" else (type(model.head), "refine")
+    real = getattr(owner, name)
+
+    def broken(*args: Any) -> Any:
+        found = real(*args)
+        (found if where == "embedding" else found.std)[1:2] = torch.nan
+        return found
+
+    monkeypatch.setattr(owner, name, broken)
+    found = model.score("Hi", ["a", "b", "c"], on_error="nan")
+    assert found.reward.isfinite().tolist() == [True, False, True] and found.interval[1].isnan().all()
+    assert "not a finite number" in str(found.errors[1]) and found.errors[::2] == (None, None)
+    with pytest.raises(TextError, match="Text 1: .*not a finite number"):
+        model.score("Hi", ["a", "b", "c"])
+
+
+def test_rendered_texts_and_token_ids_score_as_the_texts_they_are(model: EnergyRewardModel) -> None:
+    expected = model.score("Say it", ["yes", "no"])
+    backbone = model.backbone
+    turns = [[{"role": "user", "content": "Say it"}, {"role": "assistant", "content": text}] for text in ("yes", "no")]
+    written = [render(backbone.text_rule, backbone.tokenizer, conversation) for conversation in turns]
+    assert torch.equal(model.score_rendered(written).reward, expected.reward)
+    assert torch.equal(model.score_rendered(written[0]).reward, model.score("Say it", "yes").reward)
+    ids = [backbone.tokenize("Say it", response).ids for response in ("yes", "no")]
+    assert torch.equal(model.score_ids(ids).reward, expected.reward)
+    assert len(model.score_ids([])) == 0
+
+
+def test_many_threads_score_as_one_and_load_the_reward_model_once(
+    model: EnergyRewardModel, tmp_path: Path, loads: list[str]
+) -> None:
     model.save_pretrained(tmp_path / "m")
     loaded = EnergyRewardModel.from_pretrained(tmp_path / "m")
-    assert loaded._backbone is None  # only a text makes it load
+    copies = [loaded, loaded.with_inference(estimate="mode").with_inference(estimate="mean"), copy.deepcopy(loaded)]
+    texts = [[f"answer {i} {j} " * (1 + (i + j) % 5) for j in range(6)] for i in range(24)]
+    expected = [model.score("Hi", some) for some in texts]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda i: copies[i % 3].score("Hi", texts[i]), range(len(texts))))
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one.reward, other.reward) and torch.equal(one.std, other.std)
+    assert len(loads) == 1 and len({id(each.backbone) for each in copies}) == 1
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of reward models as they are loaded."""
+    seen: list[str] = []
+    load = ebrm.backbone.load.load_backbone
+
+    def counted(config: BackboneConfig, *args: object, **kwargs: object) -> object:
+        seen.append(config.backbone)
+        return load(config, *args, **kwargs)
+
+    monkeypatch.setattr("ebrm.backbone.load.load_backbone", counted)
+    return seen
+
+
+def test_saved_and_loaded_it_scores_the_same_and_reloads_its_backbone(
+    model: EnergyRewardModel, tmp_path: Path, loads: list[str]
+) -> None:
+    model.save_pretrained(tmp_path / "m")
+    loaded = EnergyRewardModel.from_pretrained(tmp_path / "m")
+    assert loads == []  # only a text makes it load
     a, b = model.score(["Hi"], ["there"]), loaded.score(["Hi"], ["there"])
     assert torch.equal(a.reward, b.reward) and torch.equal(a.std, b.std)
     assert loaded.record == model.record
@@ -135,14 +280,14 @@ def test_how_far_the_base_reward_is_trusted_is_saved_with_the_model(
 ) -> None:
     features = linear_features()
     embedding, reward = features.embedding(slice(0, 20)), features.reward[:20]
-    fitted = feature_model.density_model.trust
+    fitted = feature_model.head.trust
     assert fitted.base_noise < BASE_NOISE[-1]  # labels follow the base reward here, so that it is heard
     feature_model.save_pretrained(tmp_path / "m")
     loaded = EnergyRewardModel.from_pretrained(tmp_path / "m")
-    assert loaded.density_model.trust == fitted
+    assert loaded.head.trust == fitted
     before = loaded.refine(embedding, reward).reward
     assert torch.equal(before, feature_model.refine(embedding, reward).reward)
-    loaded.density_model.trust = Fusion()
+    loaded.head.trust = Fusion()
     assert not torch.allclose(loaded.refine(embedding, reward).reward, before, atol=1e-3)
 
 
@@ -160,15 +305,13 @@ def test_a_model_reads_the_layers_it_was_fitted_on(
     rows = [row | {"prompt": f"{row['prompt']} {i}"} for i, row in enumerate(ROWS)]
     training = ebrm.FitConfig(**{**vars(QUICK), "epochs": 1, "filter_conflicts": False})
     settings = BackboneConfig(backbone=str(rm_folder), layers=layers)
-    fitted = EnergyRewardModel.fit(
+    fitted = fit(
         str(rm_folder), rows, network=TINY, training=training, backbone_settings=settings, work=tmp_path / "work"
-    )
+    ).model
     fitted.save_pretrained(tmp_path / "m")
     loaded = EnergyRewardModel.from_pretrained(tmp_path / "m")
-    assert loaded.backbone.identity.layers == blocks and loaded.read(["Hi"], ["a"])[0].shape == (
-        1,
-        32 * len(blocks) + 32,
-    )
+    reading, _ = loaded.backbone.read_texts("Hi", "a")
+    assert loaded.backbone.identity.layers == blocks and reading.embedding.shape == (1, 32 * len(blocks) + 32)
     assert torch.equal(fitted.score(["Hi"], ["there"]).reward, loaded.score(["Hi"], ["there"]).reward)
     assert loaded.with_backbone(token_budget=50).backbone.identity.layers == blocks
     other = load_backbone(BackboneConfig(backbone=str(rm_folder)), TextConfig())  # block 1
@@ -205,7 +348,7 @@ def test_refine_works_in_inference_mode_and_leaves_no_gradient(feature_model: En
         inside = feature_model.refine(features.embedding(slice(0, 9)), features.reward[:9])
     outside = feature_model.refine(features.embedding(slice(0, 9)), features.reward[:9])
     assert torch.equal(inside.reward, outside.reward)
-    assert all(p.grad is None for p in feature_model.density_model.parameters())
+    assert all(p.grad is None for p in feature_model.head.parameters())
 
 
 def test_refine_names_the_row_that_is_not_finite(feature_model: EnergyRewardModel) -> None:

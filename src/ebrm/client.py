@@ -16,7 +16,8 @@ import httpx
 from ebrm.errors import ConfigError, ServerError, TextError
 
 if TYPE_CHECKING:
-    from ebrm.model import Prompt, Ranked, RefinedReward
+    from ebrm.backbone import Prompt
+    from ebrm.model import Ranked, RefinedReward
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -388,11 +389,11 @@ def _refined(rows: Sequence[Mapping[str, Any]]) -> RefinedReward:
 
     names = ("reward", "base_reward", "std", "log_density", "delta")
     try:
-        columns = {name: torch.tensor([row[name] for row in rows], dtype=torch.float32) for name in names}
+        columns: dict[str, Any] = {name: torch.tensor([row[name] for row in rows], dtype=torch.float32) for name in names}
         interval = torch.tensor([row["interval"] for row in rows], dtype=torch.float32).reshape(len(rows), 2)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ServerError(f"A server's answer holds no rewards ({error!r}). Is it `ebrm serve`?") from error
-    return RefinedReward(interval=interval, **columns)
+    return RefinedReward(**(columns | {"interval": interval}))
 
 
 def _plain(prompt: Prompt) -> Any:

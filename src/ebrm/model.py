@@ -1,20 +1,19 @@
-"""EnergyRewardModel: a frozen reward model, the density fitted on its features, and the verbs people use."""
+"""EnergyRewardModel: a frozen reward model with a head fitted on its embeddings; scores, ranks, saves and loads."""
 
 from __future__ import annotations
 
 import hashlib
-import logging
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from huggingface_hub import ModelHubMixin
 from torch import Tensor
 
-from ebrm.backbone import BackboneConfig, BackboneIdentity
-from ebrm.data import Message, TextConfig, TextRule
+from ebrm.backbone import Backbone, OnError, Prompt, Reading, as_list, is_prompt
 from ebrm.errors import ModelError, TextError
 from ebrm.heads import (
     EmbeddingSource,
@@ -23,6 +22,7 @@ from ebrm.heads import (
     HeadConfig,
     InferenceConfig,
     NetworkConfig,
+    Posterior,
     RewardPosterior,
     load_posterior,
     refuse_not_finite,
@@ -30,12 +30,8 @@ from ebrm.heads import (
 from ebrm.hub import download_model, read_model, write_model
 from ebrm.utils.files import sha256_json
 
-if TYPE_CHECKING:
-    from ebrm.backbone import Backbone
-
-logger = logging.getLogger(__name__)
-
-Prompt = str | Sequence[Message]
+_NOT_READ = "The embedding or the base reward is not a finite number."
+_NOT_REFINED = "The refined reward is not a finite number."
 
 
 @dataclass(frozen=True)
@@ -44,11 +40,12 @@ class RefinedReward:
 
     Attributes:
         reward: the refined reward [n].
-        base_reward: what the frozen RM says [n].
+        base_reward: the frozen RM's reward [n].
         std: standard deviation of r given the response, under the fitted density [n].
-        interval: central interval [n, 2] (90% unless the inference settings say otherwise).
+        interval: central interval [n, 2] (90% unless the inference config has another `coverage`).
         log_density: log p(reward | e) [n], per base unit.
         delta: reward - base_reward [n].
+        errors: why a row could not be scored, None where it was [n]; rows with an error are NaN.
     """
 
     reward: Tensor
@@ -57,9 +54,40 @@ class RefinedReward:
     interval: Tensor
     log_density: Tensor
     delta: Tensor
+    errors: tuple[str | None, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.errors:
+            object.__setattr__(self, "errors", (None,) * len(self.reward))
 
     def __len__(self) -> int:
         return len(self.reward)
+
+    @classmethod
+    def cat(cls, parts: Sequence[RefinedReward]) -> RefinedReward:
+        """The rows of several, one after another; at least one is given."""
+        names = ("reward", "base_reward", "std", "interval", "log_density", "delta")
+        columns = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+        return cls(**columns, errors=tuple(error for part in parts for error in part.errors))
+
+    def _scattered(self, rows: Tensor, n: int) -> RefinedReward:
+        """These m rewards at the rows given [m] of n, NaN with a reason elsewhere and where one is not finite."""
+        columns: dict[str, Tensor] = {}
+        good = torch.zeros(n, dtype=torch.bool)
+        good[rows] = True
+        for name in ("reward", "base_reward", "std", "interval", "log_density", "delta"):
+            values = getattr(self, name)
+            columns[name] = torch.full((n, *values.shape[1:]), torch.nan)
+            columns[name][rows] = values
+            finite = columns[name].isfinite()
+            good &= finite if finite.dim() == 1 else finite.all(dim=1)
+        for values in columns.values():
+            values[~good] = torch.nan
+        read = set(rows.tolist())
+        errors = [
+            None if fine else _NOT_REFINED if row in read else _NOT_READ for row, fine in enumerate(good.tolist())
+        ]
+        return RefinedReward(**columns, errors=tuple(errors))
 
     def to_rows(self) -> list[dict[str, float]]:
         """One plain dictionary a response, as `ebrm score` writes it."""
@@ -145,75 +173,60 @@ class ModelRecord:
         return cls(**built)
 
 
+class _LazyBackbone:
+    """The frozen RM of a model and of its copies: loaded once, when a thread first asks for it."""
+
+    def __init__(self, load: Callable[[], Backbone], loaded: Backbone | None = None) -> None:
+        self._load, self._loaded = load, loaded
+        self._lock = threading.Lock()
+
+    def get(self) -> Backbone:
+        with self._lock:
+            if self._loaded is None:
+                self._loaded = self._load()
+            return self._loaded
+
+    def __deepcopy__(self, _: Any) -> _LazyBackbone:
+        return self  # a frozen RM is shared
+
+
 class EnergyRewardModel(
     ModelHubMixin, library_name="ebrm", tags=["reward-model", "energy-based-model", "ebrm"], license="apache-2.0"
 ):
-    """A frozen scalar reward model and the density p(r | e) that refines its rewards (EBRM, arXiv 2504.13134).
+    """A frozen scalar reward model and a head p(r | e) that refines its rewards (EBRM, arXiv 2504.13134).
 
-    In the density's place another head over the same embeddings can stand (`record.head`, :mod:`ebrm.energy.heads`).
+    Made by :func:`ebrm.fit`, loaded by :meth:`from_pretrained`. The backbone is referred to by name, revision and
+    fingerprint, and is loaded when a text is first scored, once for all copies of a model; `refine` needs features
+    only. May be used from several threads.
 
-    Make one with :func:`ebrm.fitting.fit` (also :meth:`fit`), load one with :meth:`from_pretrained`. The backbone is
-    referred to by name, revision and fingerprint, and is loaded when a text is first scored; `refine` needs only
-    features.
+    Attributes:
+        head: the density, or another head over the same embeddings (`record.head`).
+        record: everything `config.json` holds.
     """
 
     def __init__(
         self,
-        density: RewardPosterior,
+        head: RewardPosterior,
         record: ModelRecord,
         backbone: Backbone | None = None,
         device: str = "auto",
         trust_remote_code: bool = False,
     ) -> None:
-        self.density_model: RewardPosterior = density.eval()
+        self.head: RewardPosterior = head.eval()
         self.record = record
-        self._backbone = backbone
         self._device, self._trust_remote_code = device, trust_remote_code
+        self._lazy = _LazyBackbone(lambda: self._load_backbone({}), backbone)
 
-    @classmethod
-    def fit(cls, *args: Any, **kwargs: Any) -> EnergyRewardModel:
-        """Fit a model: the same as :func:`ebrm.fitting.fit`, whose model is returned without the fit's details."""
-        from ebrm.fitting import fit
-
-        return fit(*args, **kwargs).model
-
-    # -- scoring ---------------------------------------------------------------------------------------------------
+    # -- copies ----------------------------------------------------------------------------------------------------
 
     @property
     def inference(self) -> InferenceConfig:
-        """How rewards are read off the density."""
+        """How rewards are read off the head."""
         return self.record.inference
 
-    def fingerprint(self) -> str:
-        """SHA-256 of all that decides refined rewards: weights, network or head, inference, text rule, reward model."""
-        weights = hashlib.sha256()
-        for name, tensor in sorted(self.density_model.state_dict().items()):
-            weights.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-        stored = self.record.to_dict()
-        names = ("network" if self.record.head is None else "head", "inference", "text_rule", "backbone")
-        parts = [stored[name] for name in names]
-        return sha256_json([weights.hexdigest(), *parts])
-
     def with_inference(self, **changes: Any) -> EnergyRewardModel:
-        """The same model with other inference settings, e.g. `with_inference(estimate="mean")`."""
-        record = replace(self.record, inference=replace(self.record.inference, **changes))
-        return EnergyRewardModel(self.density_model, record, self._backbone, self._device, self._trust_remote_code)
-
-    @property
-    def backbone(self) -> Backbone:
-        """The frozen RM, loaded when first asked for and checked against the fingerprint of the one fitted on.
-
-        Raises:
-            ModelError: the model was fitted on imported features, or the RM found is another one.
-        """
-        if self._backbone is None:
-            if self.record.text_rule is None:
-                raise ModelError(
-                    "This model was fitted on features made elsewhere, so it knows no reward model to read texts with. "
-                    "Score features instead (refine, or `ebrm score MODEL FEATURES`)."
-                )
-            self._backbone = self._load_backbone({})
-        return self._backbone
+        """The same model with another inference config, e.g. `with_inference(estimate="mean")`; the RM is shared."""
+        return self._copy(replace(self.record, inference=replace(self.record.inference, **changes)), self._lazy)
 
     def with_backbone(self, **changes: Any) -> EnergyRewardModel:
         """The same model with its frozen RM loaded by other settings, e.g. `with_backbone(device="cuda:1")`.
@@ -225,63 +238,158 @@ class EnergyRewardModel(
             ModelError, BackboneError: as `backbone`.
         """
         backbone = self._load_backbone(changes)
-        return EnergyRewardModel(self.density_model, self.record, backbone, self._device, self._trust_remote_code)
+        return self._copy(self.record, _LazyBackbone(lambda: backbone, backbone))
+
+    def _copy(self, record: ModelRecord, lazy: _LazyBackbone) -> EnergyRewardModel:
+        copy = EnergyRewardModel(self.head, record, None, self._device, self._trust_remote_code)
+        copy._lazy = lazy
+        return copy
+
+    @property
+    def backbone(self) -> Backbone:
+        """The frozen RM, loaded when first asked for and checked against the fingerprint of the one fitted on.
+
+        Raises:
+            ModelError: the model was fitted on imported features, or the RM found is another one.
+            BackboneError: it cannot be loaded.
+        """
+        return self._lazy.get()
 
     def _load_backbone(self, changes: dict[str, Any]) -> Backbone:
-        """Load the RM this model was fitted on, checked; the text rule is the one stored."""
         # Not before: this imports transformers, which takes as long as torch, and features need neither.
-        from ebrm.backbone import load_backbone
+        from ebrm.backbone import reload_backbone
 
-        assert self.record.text_rule is not None
-        rule = TextRule.from_identity(self.record.text_rule)
-        text = TextConfig(**{f.name: getattr(rule, f.name) for f in fields(TextConfig)})
-        identity = BackboneIdentity.from_dict(self.record.backbone)
-        saved: dict[str, Any] = {"backbone": identity.name, "revision": identity.revision, "dtype": identity.dtype}
-        saved |= {"device": self._device, "trust_remote_code": self._trust_remote_code}
-        blocks = None if "layers" in changes else identity.layers
-        backbone = load_backbone(BackboneConfig(**saved | changes), text, blocks=blocks)
-        self._check_backbone(backbone)
-        return backbone
-
-    def _check_backbone(self, backbone: Backbone) -> None:
-        """Raise ModelError unless `backbone` is the reward model, read the way, this model was fitted on."""
-        fitted_on = BackboneIdentity.from_dict(self.record.backbone)
-        difference = fitted_on.mismatch(backbone.identity, ours="in the fitted model", theirs="now")
-        if difference is not None:
+        if self.record.text_rule is None:
             raise ModelError(
-                f"This is not the reward model that the energy was fitted on: {difference}. Name no other reward model "
-                "and no layers: the energy model then reads its own."
+                "This model was fitted on features made elsewhere, so it knows no reward model to read texts with. "
+                "Score features instead: `refine`, or a features folder."
             )
-        if self.record.text_rule is not None:
-            fitted = TextRule.from_identity(self.record.text_rule)
-            difference = fitted.mismatch(backbone.text_rule, ours="in the fitted model", theirs="now")
-            if difference is not None:
-                raise ModelError(f"Scores would not be comparable with those the model was fitted on: {difference}.")
+        here = {"device": self._device, "trust_remote_code": self._trust_remote_code}
+        return reload_backbone(self.record.backbone, self.record.text_rule, here | changes)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of all that decides refined rewards: weights, network or head, inference, text rule, reward model."""
+        weights = hashlib.sha256()
+        for name, tensor in sorted(self.head.state_dict().items()):
+            weights.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+        stored = self.record.to_dict()
+        names = ("network" if self.record.head is None else "head", "inference", "text_rule", "backbone")
+        parts = [stored[name] for name in names]
+        return sha256_json([weights.hexdigest(), *parts])
+
+    # -- texts -----------------------------------------------------------------------------------------------------
+
+    def score(
+        self, prompts: Prompt | Sequence[Prompt], responses: str | Sequence[str], *, on_error: OnError = "raise"
+    ) -> RefinedReward:
+        """Refined rewards of responses [n].
+
+        Args:
+            prompts: one prompt, or one for each response. A prompt is a string (one user turn) or a list of {"role",
+                "content"} messages ending in a user turn.
+            responses: the assistant's answers; a single string is one row.
+            on_error: a row that the RM cannot read, that is too long or whose reward is not finite: "raise" an error,
+                or "nan": a row of NaN with the reason in `errors`.
+
+        Raises:
+            TextError: lists that do not match; with "raise", a row that has no reward (its index is named).
+            ModelError: no backbone, or another one than fitted on.
+        """
+        return self._refine_read(*self.backbone.read_texts(prompts, responses, on_error), on_error)
+
+    def score_rendered(self, texts: str | Sequence[str], *, on_error: OnError = "raise") -> RefinedReward:
+        """As `score`, of conversations that already went through the RM's chat template, one text each."""
+        return self._refine_read(*self.backbone.read_rendered(texts, on_error), on_error)
+
+    def score_ids(self, token_ids: Sequence[Sequence[int]]) -> RefinedReward:
+        """Refined rewards of token ids [n], whole texts as the text rule writes them.
+
+        Raises:
+            BackboneError: ids that the RM cannot take, or a reading that is not finite (the row is named).
+        """
+        return self._refine_read(self.backbone.read(token_ids), (None,) * len(token_ids), "raise")
+
+    def _refine_read(self, reading: Reading, errors: Sequence[str | None], on_error: OnError) -> RefinedReward:
+        refined = self.refine(reading.embedding, reading.reward, on_error="nan")
+        found = tuple(first or second for first, second in zip(errors, refined.errors, strict=True))
+        for row, error in enumerate(found):
+            if error is not None and on_error == "raise":
+                raise TextError(f"Text {row}: {error}")
+        return replace(refined, errors=found)
+
+    def rank(self, prompt: Prompt, responses: Sequence[str]) -> list[Ranked]:
+        """The responses to one prompt, best refined reward first (ties in the order given).
+
+        Raises:
+            TextError: several prompts, one response as a string, or a text that has no reward.
+        """
+        given = as_list("responses", responses)
+        embedding, base_reward = self._read_responses(prompt, given)
+        scored = self.refine(embedding, base_reward)
+        p_best = self.p_best(embedding, base_reward)
+        columns = [column.tolist() for column in (scored.reward, scored.base_reward, scored.std, p_best)]
+        rows = [Ranked(i, given[i], *numbers) for i, numbers in enumerate(zip(*columns, strict=True))]
+        return sorted(rows, key=lambda row: -row.reward)
+
+    def prefer(self, prompt: Prompt, a: str, b: str) -> float:
+        """P(reward of a > reward of b) under the two fitted densities, taken as independent.
+
+        Raises:
+            TextError: several prompts, or a text that has no reward.
+        """
+        embedding, reward = self._read_responses(prompt, [a, b])
+        return float(self.prefer_rows((embedding[:1], embedding[1:]), (reward[:1], reward[1:])))
+
+    def _read_responses(self, prompt: Prompt, responses: list[str]) -> tuple[Tensor, Tensor]:
+        if not is_prompt(prompt):
+            raise TextError(f"`prompt` is a {type(prompt).__name__}; one string or a list of messages was expected.")
+        reading, _ = self.backbone.read_texts(prompt, responses)
+        return reading.embedding, reading.reward
+
+    # -- features --------------------------------------------------------------------------------------------------
+
+    @property
+    def embedding_size(self) -> int:
+        """d: numbers in an embedding."""
+        return int(self.head.standardizer.embedding_center.shape[0])
 
     def refine(
-        self, embedding: Tensor | EmbeddingSource, base_reward: Tensor, generator: torch.Generator | None = None
+        self,
+        embedding: Tensor | EmbeddingSource,
+        base_reward: Tensor,
+        generator: torch.Generator | None = None,
+        *,
+        on_error: OnError = "raise",
     ) -> RefinedReward:
         """Refine rewards from features: `embedding` [n, d] and `base_reward` [n]; no text, no backbone.
 
         Args:
             embedding: as the frozen RM was read for the fit (`Backbone.read`), float of any precision, in memory or
                 on disk (`Features.embeddings`, of which a part is in memory at a time); n = 0 is allowed.
-            base_reward: what the RM says, in its own units.
-            generator: draws of random starts; by default the inference settings' seed.
+            base_reward: the RM's reward, in its own units.
+            generator: draws of random starts; by default the inference config's seed.
+            on_error: rows that are not finite, before or after: "raise" an error for the first, or "nan" rows with
+                the reason in `errors` (for embeddings in memory).
 
         Raises:
             ModelError: shapes that do not fit the model, or a value that is not finite (its row is named).
         """
-        size = self.density_model.standardizer.embedding_center.shape[0]
         shape = tuple(embedding.shape)
-        if len(shape) != 2 or shape[1] != size or base_reward.shape != shape[:1]:
+        if len(shape) != 2 or shape[1] != self.embedding_size or base_reward.shape != shape[:1]:
             raise ModelError(
-                f"This model refines embeddings [n, {size}] with rewards [n]; it was given "
+                f"This model refines embeddings [n, {self.embedding_size}] with rewards [n]; it was given "
                 f"{list(shape)} and {list(base_reward.shape)}. Are these another reward model's features?"
             )
         base = base_reward.detach().float().cpu()
+        if on_error == "nan" and isinstance(embedding, Tensor):
+            good = torch.isfinite(base) & torch.isfinite(embedding).all(dim=1).cpu()
+            rows = good.nonzero()[:, 0]
+            found = self.refine(
+                embedding if bool(good.all()) else embedding[rows.to(embedding.device)], base[rows], generator
+            )
+            return found._scattered(rows, shape[0])
         refuse_not_finite("base reward", torch.isfinite(base))
-        refined = self.density_model.refine(FiniteRows(embedding), base, self.inference, generator)
+        refined = self.head.refine(FiniteRows(embedding), base, self.inference, generator)
         return RefinedReward(
             reward=refined.reward,
             base_reward=base,
@@ -293,62 +401,34 @@ class EnergyRewardModel(
 
     def density(self, embedding: Tensor, base_reward: Tensor, nodes: int = 257) -> tuple[Tensor, Tensor]:
         """p(r | e, r0) for plotting: rewards [g] in base units, densities [n, g] per base unit."""
-        return self.density_model.density(embedding, base_reward, nodes)
+        return self.head.density(embedding, base_reward, nodes)
 
-    def read(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """(embedding [n, d], base reward [n]) of texts, by the frozen RM.
+    def p_best(self, embedding: Tensor, base_reward: Tensor) -> Tensor:  # [n, d], [n] -> [n]
+        """P(each row's reward is the largest of all n) under the fitted densities, taken as independent."""
+        return self.head.p_best(embedding, base_reward, self.inference.nodes)
 
-        Raises:
-            TextError: texts of different number, or one that the text rule cannot take (its index is named).
-        """
-        if len(prompts) != len(responses):
-            raise TextError(f"There are {len(prompts)} prompts but {len(responses)} responses; give one each.")
-        ids = []
-        for i, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
-            tokens = self.backbone.tokenize(prompt, response, f"text {i}")
-            if tokens is None:
-                raise TextError(
-                    f"Text {i} is longer than the {self.backbone.text_rule.max_length} tokens that the reward model "
-                    "reads, and the text rule says to drop such texts. Leave it out, or load with prompt_left."
-                )
-            ids.append(tokens.ids)
-        reading = self.backbone.read(ids)
-        return reading.embedding, reading.reward
+    def prefer_rows(self, embedding: tuple[Tensor, Tensor], base_reward: tuple[Tensor, Tensor]) -> Tensor:
+        """P(r_a > r_b) [n] of rows (a, b): embeddings [n, d] and base rewards [n] of either side."""
+        return self.head.prefer(embedding, base_reward, self.inference.nodes)
 
-    def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> RefinedReward:
-        """Refined rewards of responses, one prompt each.
+    def posterior(self, embedding: Tensor | EmbeddingSource, base_reward: Tensor) -> Posterior:
+        """The densities on the inference config's nodes, in the standardizer's units."""
+        return self.head.internal_posterior(embedding, base_reward, self.inference.nodes)
 
-        Args:
-            prompts: a string (one user turn) or a list of {"role", "content"} messages ending in a user turn, each.
-            responses: the assistant's answers.
-
-        Raises:
-            TextError: a text the RM cannot take. ModelError: no backbone, or another one than fitted on.
-        """
-        return self.refine(*self.read(prompts, responses))
-
-    def rank(self, prompt: Prompt, responses: Sequence[str]) -> list[Ranked]:
-        """The responses to one prompt, best refined reward first (ties in the order given)."""
-        embedding, base_reward = self.read([prompt] * len(responses), responses)
-        scored = self.refine(embedding, base_reward)
-        p_best = self.density_model.p_best(embedding, base_reward, self.inference.nodes)
-        columns = [column.tolist() for column in (scored.reward, scored.base_reward, scored.std, p_best)]
-        rows = [Ranked(i, responses[i], *numbers) for i, numbers in enumerate(zip(*columns, strict=True))]
-        return sorted(rows, key=lambda row: -row.reward)
-
-    def prefer(self, prompt: Prompt, a: str, b: str) -> float:
-        """P(reward of a > reward of b) under the two fitted densities, taken as independent."""
-        embedding, reward = self.read([prompt, prompt], [a, b])
-        return float(
-            self.density_model.prefer((embedding[:1], embedding[1:]), (reward[:1], reward[1:]), self.inference.nodes)
-        )
+    def to_score(self, reward: Tensor) -> Tensor:
+        """Rewards as numbers between 0 and 1 (`Standardizer.to_score`)."""
+        return self.head.standardizer.to_score(reward)
 
     def to(self, device: torch.device | str) -> EnergyRewardModel:
-        """Move the density (not the backbone) to a device; returns this model."""
-        self.density_model.to(device)
+        """Move the head (not the backbone) to a device; returns this model."""
+        self.head.to(device)
         return self
 
     # -- on disk and on the Hub ------------------------------------------------------------------------------------
+
+    def written(self) -> dict[str, Any]:
+        """What `config.json` holds of the model, apart from its format."""
+        return self.record.to_dict() | {"trust": self.head.trust.to_dict()}
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> str | None:
         """Write `energy.safetensors`, `config.json` and a model card `README.md` into a folder.
@@ -356,8 +436,7 @@ class EnergyRewardModel(
         The backbone is referred to, not copied. Every file is written under a temporary name and renamed; the config,
         which holds the weights' checksum, comes last.
         """
-        written = self.record.to_dict() | {"trust": self.density_model.trust.to_dict()}
-        write_model(Path(save_directory), written, self.density_model.state_dict())
+        write_model(Path(save_directory), self.written(), self.head.state_dict())
         if kwargs.get("push_to_hub"):
             hub = {k: v for k, v in kwargs.items() if k not in ("push_to_hub", "repo_id", "config")}
             return str(self.push_to_hub(kwargs.get("repo_id") or Path(save_directory).name, **hub))
@@ -392,13 +471,13 @@ class EnergyRewardModel(
         config, tensors = read_model(folder)
         try:
             record = ModelRecord.from_dict(config)
-            density = load_posterior(record.head or record.network, tensors)
+            head = load_posterior(record.head or record.network, tensors)
         except (TypeError, KeyError, RuntimeError) as error:
             raise ModelError(
                 f"The model in {folder} cannot be put together: {error}. Its config.json and energy.safetensors do not "
                 "belong together, or were written by another version; save the model again."
             ) from error
-        model = cls(density, record, backbone, device, trust_remote_code)
+        model = cls(head, record, backbone, device, trust_remote_code)
         if backbone is not None:
-            model._check_backbone(backbone)
+            backbone.check(record.backbone, record.text_rule)
         return model

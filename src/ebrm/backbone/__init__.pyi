@@ -9,6 +9,8 @@ from .families import Loaded as Loaded
 from .families import ValueHeadModel as ValueHeadModel
 from .forward import Forward as Forward
 from .forward import float32_head as float32_head
+from .forward import unreadable as unreadable
+from .forward import vocabulary_size as vocabulary_size
 from .identity import SERVER as SERVER
 from .identity import BackboneIdentity as BackboneIdentity
 from .layers import inner_layers as inner_layers
@@ -17,4 +19,11 @@ from .load import load_backbone as load_backbone
 from .load import load_model as load_model
 from .load import model_limit as model_limit
 from .load import quiet as quiet
+from .load import reload_backbone as reload_backbone
 from .read import Backbone as Backbone
+from .read import OnError as OnError
+from .read import Prompt as Prompt
+from .read import Reading as Reading
+from .read import as_list as as_list
+from .read import is_prompt as is_prompt
+from .read import pair_texts as pair_texts

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -37,9 +39,13 @@ def float32_head(head: nn.Linear) -> Head:
     return Head(head.weight.detach().float().cpu().clone(), bias)
 
 
+# Hooks sit on a model's modules, so a model is read by one thread at a time, whoever holds it.
+_locks: WeakKeyDictionary[nn.Module, threading.Lock] = WeakKeyDictionary()
+
+
 @dataclass(frozen=True, eq=False)
 class Forward:
-    """A frozen reward model that is read a batch at a time.
+    """A frozen reward model that is read a batch at a time; safe to call from several threads.
 
     Attributes:
         name: the model, for messages.
@@ -61,14 +67,6 @@ class Forward:
     device: torch.device
     limit: int | None
 
-    def refuse(self, token_ids: Sequence[Sequence[int]]) -> None:
-        """Refuse texts that the model cannot take.
-
-        Raises:
-            BackboneError: an empty or too long sequence, or an unknown token id; names the row.
-        """
-        refuse_ids(self.name, token_ids, self.limit, vocabulary_size(self.model))
-
     def embed(self, rows: Sequence[Sequence[int]], check: bool = False) -> Tensor:
         """Embeddings [n, d + k·h] of one batch of at least one text, float32 on the CPU.
 
@@ -83,6 +81,10 @@ class Forward:
         Raises:
             BackboneError: a check that failed, a head that did not run once, or shapes that are not known.
         """
+        with _locks.setdefault(self.model, threading.Lock()):
+            return self._embed(rows, check)
+
+    def _embed(self, rows: Sequence[Sequence[int]], check: bool) -> Tensor:
         ids, mask = self._pad_rows(rows)
         captured, means, output = self._capture(ids, mask)
         parts = [pooled(captured, mask), *means]
@@ -158,32 +160,26 @@ def pooled(captured: Tensor, attention_mask: Tensor) -> Tensor:
     )
 
 
-def refuse_ids(name: str, token_ids: Sequence[Sequence[int]], limit: int | None, vocabulary: int | None) -> None:
-    """Refuse texts that a model cannot take.
+def unreadable(name: str, ids: Sequence[int], limit: int | None, vocabulary: int | None) -> str | None:
+    """Why a model cannot take a text's token ids (a sentence without its subject), or None.
 
     Args:
         name: the model, for messages.
-        token_ids: of each text.
+        ids: token ids of one text.
         limit: most tokens the model takes, None when it does not say.
         vocabulary: how many token ids it knows, None where that cannot be told.
-
-    Raises:
-        BackboneError: an empty or too long sequence, or an unknown token id; names the row.
     """
-    for row, ids in enumerate(token_ids):
-        if not len(ids):
-            raise BackboneError(f"Row {row} has no tokens. Each text needs at least one; check the text rule.")
-        if limit is not None and len(ids) > limit:
-            raise BackboneError(
-                f"Row {row} has {len(ids)} tokens, and {name} takes at most {limit}. Tokenize with "
-                "truncation='prompt_left' or 'drop'."
-            )
-        if min(ids) < 0 or (vocabulary is not None and max(ids) >= vocabulary):
-            raise BackboneError(
-                f"Row {row} holds the token id {min(ids) if min(ids) < 0 else max(ids)}, but {name} knows ids 0 to "
-                f"{(vocabulary or 0) - 1}. The tokenizer has tokens that the model lacks: use the model's own "
-                "tokenizer."
-            )
+    if not len(ids):
+        return "has no tokens. Each text needs at least one; check the text rule."
+    if limit is not None and len(ids) > limit:
+        tokens = f"has {len(ids)} tokens, and {name} takes at most {limit}"
+        return f'{tokens}. Tokenize with `truncation="prompt_left"` or `truncation="drop"`.'
+    if min(ids) < 0 or (vocabulary is not None and max(ids) >= vocabulary):
+        return (
+            f"holds the token id {min(ids) if min(ids) < 0 else max(ids)}, but {name} knows ids 0 to "
+            f"{(vocabulary or 0) - 1}. The tokenizer has tokens that the model lacks: use the model's own tokenizer."
+        )
+    return None
 
 
 def configs(model: nn.Module) -> list[Any]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,9 @@ from ebrm.backbone.families import (
 from ebrm.backbone.identity import BackboneIdentity, fingerprint
 from ebrm.backbone.layers import inner_layers
 from ebrm.backbone.lora import merge_adapter, open_base
-from ebrm.backbone.read import Backbone, Reading
-from ebrm.data import TextConfig, make_text_rule
+from ebrm.backbone.read import Backbone
+from ebrm.data import TextConfig, TextRule, make_text_rule
 from ebrm.errors import BackboneError
-
-__all__ = ["Backbone", "Reading", "load_backbone", "load_model"]
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +75,29 @@ def load_backbone(
             return assemble(load(checkpoint, settings), [checkpoint], settings, text or TextConfig(), blocks=blocks)
     sources = with_base(checkpoint, settings)
     return assemble(load_model(sources, settings), sources, settings, text or TextConfig(), blocks=blocks)
+
+
+def reload_backbone(
+    identity: Mapping[str, Any], text_rule: Mapping[str, Any], config: Mapping[str, Any] | None = None
+) -> Backbone:
+    """Load a reward model again as it was read before, and check that it is that one.
+
+    Args:
+        identity, text_rule: what the features or the model made with it state (`to_dict()`, `identity()`).
+        config: fields of `BackboneConfig` that are to differ: where and how fast it runs, or where it is found.
+
+    Raises:
+        ModelError: another reward model or text rule was found. BackboneError, ServerError: as `load_backbone`.
+    """
+    stated, rule, changes = BackboneIdentity.from_dict(identity), TextRule.from_identity(dict(text_rule)), config or {}
+    saved = {"backbone": stated.name, "revision": stated.revision, "dtype": stated.dtype}
+    backbone = load_backbone(
+        BackboneConfig(**{**saved, **changes}),
+        TextConfig(**{field.name: getattr(rule, field.name) for field in fields(TextConfig)}),
+        blocks=None if "layers" in changes else stated.layers,
+    )
+    backbone.check(identity, text_rule)
+    return backbone
 
 
 def with_base(checkpoint: Checkpoint, settings: BackboneConfig) -> list[Checkpoint]:

@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from ebrm.backbone.families import Loaded
-from ebrm.backbone.forward import Forward, Head, configs, float32_head, vocabulary_size
+from ebrm.backbone.forward import Forward, Head, configs, float32_head, unreadable, vocabulary_size
 from ebrm.backbone.identity import BackboneIdentity
 from ebrm.backbone.layers import InnerLayers
-from ebrm.data import TextRule, TokenizedText, text
-from ebrm.errors import BackboneError
-
-__all__ = ["Backbone", "Head", "Reading", "vocabulary_size"]
+from ebrm.data import Message, TextRule, TokenizedText, text
+from ebrm.errors import BackboneError, ConfigError, ModelError, TextError, TextTooLongError
 
 logger = logging.getLogger(__name__)
 
 #: Most tokens in a batch on a CPU: what its caches hold; 16,384 take about twice as long (docs/performance.md).
 _CPU_BATCH_TOKENS = 1024
 
+#: A prompt: a string (one user turn), or messages that end in a user's turn.
+Prompt = str | Sequence[Message]
+#: What becomes of texts that cannot be read: an error, or rows of NaN with the reason.
+OnError = Literal["raise", "nan"]
+
 
 @dataclass(frozen=True)
 class Reading:
-    """What a reward model said about n texts, float32 on the CPU.
+    """Embeddings and base rewards of n texts, float32 on the CPU.
 
     Attributes:
         embedding: [n, d + k·h]: the input of its last linear map (d numbers), then, for each of k inner layers, the
@@ -41,6 +46,8 @@ class Reading:
 
 class Backbone:
     """A frozen reward model: tokenizes a prompt with a response, and reads (embedding, reward).
+
+    May be used from several threads: they tokenize in turn, and take turns on the model batch by batch.
 
     Attributes:
         model: the model, in evaluation mode, without gradients.
@@ -81,7 +88,32 @@ class Backbone:
             name=identity.name, head_module=identity.head_module, model=self.model, head=loaded.head, layers=layers,
             pad=_pad_id(tokenizer, self.model), device=device, limit=limit,
         )  # fmt: skip
+        self._vocabulary = vocabulary_size(self.model)
         self._checked = False
+        self._tokenizing = threading.Lock()  # a tokenizer fails in two threads at once
+
+    def check(self, identity: Mapping[str, Any], text_rule: Mapping[str, Any] | None) -> None:
+        """Check that this is the reward model that an energy model was fitted on, read the way it was.
+
+        Args:
+            identity, text_rule: as stored with that model (`to_dict()`, `identity()`); no rule where it was fitted on
+                features made elsewhere.
+
+        Raises:
+            ModelError: says where they differ.
+        """
+        stated = BackboneIdentity.from_dict(identity)
+        difference = stated.mismatch(self.identity, ours="in the fitted model", theirs="now")
+        if difference is not None:
+            raise ModelError(
+                f"This is not the reward model that the energy was fitted on: {difference}. Name no other reward model "
+                "and no layers: the energy model then reads its own."
+            )
+        if text_rule is not None:
+            rule = TextRule.from_identity(text_rule)
+            difference = rule.mismatch(self.text_rule, ours="in the fitted model", theirs="now")
+            if difference is not None:
+                raise ModelError(f"Scores would not be comparable with those the model was fitted on: {difference}.")
 
     def tokenize(
         self, prompt: Sequence[Mapping[str, str]] | str, response: str, where: str = ""
@@ -91,7 +123,8 @@ class Backbone:
         Raises:
             TextError: a text that cannot be written or is too long.
         """
-        return text.tokenize(self.text_rule, self.tokenizer, prompt, response, where)
+        with self._tokenizing:
+            return text.tokenize(self.text_rule, self.tokenizer, prompt, response, where)
 
     def tokenize_rendered(self, written: str, where: str = "") -> TokenizedText | None:
         """Token ids of a conversation that is already one text (see `ebrm.data.text.tokenize_rendered`).
@@ -99,7 +132,72 @@ class Backbone:
         Raises:
             TextError: a text that is not a string, has no tokens or is too long.
         """
-        return text.tokenize_rendered(self.text_rule, self.tokenizer, written, where)
+        with self._tokenizing:
+            return text.tokenize_rendered(self.text_rule, self.tokenizer, written, where)
+
+    def read_texts(
+        self, prompts: Prompt | Sequence[Prompt], responses: str | Sequence[str], on_error: OnError = "raise"
+    ) -> tuple[Reading, tuple[str | None, ...]]:
+        """Embeddings and rewards of prompts with their responses, and for each row why it has none (None where it has).
+
+        Args:
+            prompts, responses: see :func:`pair_texts`.
+            on_error: rows that the text rule or the model refuses, that are too long, or whose embedding or reward is
+                not finite: "raise" an error for the first, or "nan" rows with the reason.
+
+        Raises:
+            TextError: prompts and responses that do not match; with "raise", a row that cannot be read.
+            BackboneError, ServerError: as `read`, for what no single text is to blame for.
+        """
+        pairs = pair_texts(prompts, responses)
+        return self._read_each([partial(self.tokenize, prompt, response) for prompt, response in pairs], on_error)
+
+    def read_rendered(
+        self, texts: str | Sequence[str], on_error: OnError = "raise"
+    ) -> tuple[Reading, tuple[str | None, ...]]:
+        """As `read_texts`, of conversations that are one text each (:func:`ebrm.data.text.tokenize_rendered`)."""
+        given = [texts] if isinstance(texts, str) else as_list("texts", texts)
+        return self._read_each([partial(self.tokenize_rendered, one) for one in given], on_error)
+
+    def _read_each(
+        self, texts: Sequence[Callable[[], TokenizedText | None]], on_error: OnError
+    ) -> tuple[Reading, tuple[str | None, ...]]:
+        if on_error not in get_args(OnError):
+            raise ConfigError(f"`on_error` is {on_error!r}; it must be one of {', '.join(get_args(OnError))}.")
+        errors: list[str | None] = [None] * len(texts)
+        ids: dict[int, list[int]] = {}
+        for row, tokenize in enumerate(texts):
+            try:
+                tokens = tokenize()
+                if tokens is None:
+                    raise TextTooLongError(
+                        f"The text is longer than the {self.text_rule.max_length} tokens that the reward model reads, "
+                        "and the text rule drops such texts. Leave it out, or load with prompt_left."
+                    )
+                if (why := self._unreadable(tokens.ids)) is not None:
+                    raise TextError(f"The text {why}")
+            except TextError as error:
+                if on_error == "raise":
+                    raise type(error)(f"Text {row}: {error}") from error
+                errors[row] = str(error)
+                continue
+            ids[row] = tokens.ids
+        embedding = torch.full((len(texts), self.embedding_size), torch.nan)
+        reward = torch.full((len(texts),), torch.nan)
+        rows = list(ids)
+        found = self._embed(list(ids.values()))
+        embedding[rows], reward[rows] = found, self.head(found)
+        for row in rows:
+            if not (reward[row].isfinite() and embedding[row].isfinite().all()):
+                errors[row] = (
+                    f"{self.identity.name} gives this text an embedding or reward that is not a finite number. "
+                    f"{self._overflow()}"
+                )
+                if on_error == "raise":
+                    raise TextError(f"Text {row}: {errors[row]}")
+        bad = [row for row, error in enumerate(errors) if error is not None]
+        embedding[bad], reward[bad] = torch.nan, torch.nan
+        return Reading(embedding, reward), tuple(errors)
 
     def read(self, token_ids: Sequence[Sequence[int]]) -> Reading:
         """Embeddings and rewards of n token sequences, in the order given; n may be 0.
@@ -113,12 +211,32 @@ class Backbone:
                 finite, memory too small for a single text (all name the row), a reading that is not the model's
                 reward, or inner layers that give no hidden states of the text.
         """
-        n = len(token_ids)
-        self.forward.refuse(token_ids)
-        embedding = torch.empty(n, self.embedding_size)
+        for row, ids in enumerate(token_ids):
+            if (why := self._unreadable(ids)) is not None:
+                raise BackboneError(f"Row {row} {why}")
+        embedding = self._embed(token_ids)
+        reward = self.head(embedding)
+        bad = ~(embedding.isfinite().all(dim=1) & reward.isfinite())
+        if bool(bad.any()):
+            row = int(bad.nonzero()[0])
+            raise BackboneError(
+                f"{self.identity.name} gives {int(bad.sum())} of {len(token_ids)} texts an embedding or reward that is "
+                f"not a finite number, first row {row} ({len(token_ids[row])} tokens). {self._overflow()}"
+            )
+        return Reading(embedding, reward)
+
+    def _unreadable(self, ids: Sequence[int]) -> str | None:
+        return unreadable(self.identity.name, ids, self.limit, self._vocabulary)
+
+    def _overflow(self) -> str:
+        return "In float16 this is overflow: use dtype='bfloat16' or 'float32'; else the weights are damaged."
+
+    def _embed(self, token_ids: Sequence[Sequence[int]]) -> Tensor:
+        """Embeddings [n, d + k·h] of sequences that the model can take."""
+        embedding = torch.empty(len(token_ids), self.embedding_size)
         budget = self.token_budget
         # Longest first: if memory runs out, it does so at once.
-        queue = sorted(range(n), key=lambda row: -len(token_ids[row]))
+        queue = sorted(range(len(token_ids)), key=lambda row: -len(token_ids[row]))
         while queue:
             batch = _next_batch(queue, token_ids, budget)
             found = self._try([token_ids[row] for row in batch])
@@ -134,16 +252,7 @@ class Backbone:
                 continue
             embedding[batch] = found
             queue = queue[len(batch) :]
-        reward = self.head(embedding)
-        bad = ~(embedding.isfinite().all(dim=1) & reward.isfinite())
-        if bool(bad.any()):
-            row = int(bad.nonzero()[0])
-            raise BackboneError(
-                f"{self.identity.name} gives {int(bad.sum())} of {n} texts an embedding or reward that is not a finite "
-                f"number, first row {row} ({len(token_ids[row])} tokens). In float16 this is overflow: use "
-                "dtype='bfloat16' or 'float32'; else the weights are damaged."
-            )
-        return Reading(embedding, reward)
+        return embedding
 
     def batch_drift(self, token_ids: Sequence[Sequence[int]]) -> float:
         """Largest difference between rewards read in batches and one by one, in their units; 0.0 for no texts."""
@@ -166,6 +275,46 @@ class Backbone:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         return None
+
+
+def pair_texts(prompts: Prompt | Sequence[Prompt], responses: str | Sequence[str]) -> list[tuple[Prompt, str]]:
+    """The texts to score, one (prompt, response) a row.
+
+    Args:
+        prompts: one prompt (a string or messages), or a list of prompts.
+        responses: one response, or a list. Of one prompt and a list of responses the prompt is that of all; one prompt
+            and one response are one row.
+
+    Raises:
+        TextError: lists of different lengths, or a list of prompts with one response.
+    """
+    one = is_prompt(prompts)
+    if one and isinstance(responses, str):
+        return [(prompts, responses)]  # type: ignore[list-item]
+    if isinstance(responses, str):
+        count = len(as_list("prompts", prompts))
+        raise TextError(f"There are {count} prompts in a list, but one response (a string); give a list of responses.")
+    answers = as_list("responses", responses)
+    asked = [prompts] * len(answers) if one else as_list("prompts", prompts)
+    if len(asked) != len(answers):
+        raise TextError(f"There are {len(asked)} prompts but {len(answers)} responses; give one each.")
+    return list(zip(asked, answers, strict=True))
+
+
+def is_prompt(value: Any) -> bool:
+    """Whether a value is one prompt, not a list of prompts: a string, or messages."""
+    return isinstance(value, str) or (isinstance(value, list | tuple) and bool(value) and isinstance(value[0], Mapping))
+
+
+def as_list(name: str, value: Iterable[Any]) -> list[Any]:
+    """A list of texts as a list; what is none, or one text, is refused.
+
+    Raises:
+        TextError: names the argument.
+    """
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+        raise TextError(f"`{name}` is a {type(value).__name__}; a list was expected.")
+    return list(value)
 
 
 def _next_batch(queue: list[int], token_ids: Sequence[Sequence[int]], budget: int) -> list[int]:

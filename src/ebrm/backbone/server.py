@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from ebrm.backbone.checkpoint import Checkpoint, open_checkpoint
 from ebrm.backbone.config import DEFAULT_LAYERS, BackboneConfig
 from ebrm.backbone.families import StoredHead, find_family, plain_name, refuse_unknown_parts
-from ebrm.backbone.forward import Head, refuse_ids, vocabulary_size
+from ebrm.backbone.forward import Head, vocabulary_size
 from ebrm.backbone.identity import SERVER, BackboneIdentity
 from ebrm.backbone.layers import InnerLayers
 from ebrm.backbone.load import (
@@ -29,7 +30,7 @@ from ebrm.backbone.load import (
 )
 from ebrm.backbone.pooling import PoolingServer
 from ebrm.backbone.pooling_probe import embeddings, probe, probe_texts
-from ebrm.backbone.read import Backbone, Reading
+from ebrm.backbone.read import Backbone
 from ebrm.data import TextConfig, TextRule, make_text_rule
 from ebrm.errors import BackboneError, ServerError
 
@@ -67,35 +68,20 @@ class ServerBackbone(Backbone):
         self.device, self.token_budget, self.limit = torch.device("cpu"), token_budget, limit
         self._vocabulary = vocabulary
         self._checked = False
+        self._tokenizing, self._probing = threading.Lock(), threading.Lock()
 
-    def read(self, token_ids: Sequence[Sequence[int]]) -> Reading:
-        """Embeddings and rewards of n token sequences, in the order given; n may be 0.
-
-        Before the first texts, the server is asked for embeddings of texts made for it, and what it gives is checked
-        (see `ebrm.backbone.pooling_probe`).
-
-        Raises:
-            ServerError: the server cannot be reached, refuses, or gives something else than the input of the head.
-            BackboneError: an empty or too long sequence, an unknown token id, or an embedding or reward that is not
-                finite (the row is named).
-        """
+    def _embed(self, token_ids: Sequence[Sequence[int]]) -> Tensor:
+        """As the server gives them; before the first, texts made for it tell how it pools (:func:`probe`)."""
         if not token_ids:
-            return Reading(torch.empty(0, self.embedding_size), torch.empty(0))
-        refuse_ids(self.identity.name, token_ids, self.limit, self._vocabulary)
-        if not self._checked:
-            self._probe()
+            return torch.empty(0, self.embedding_size)
+        with self._probing:
+            if not self._checked:
+                self._probe()
         answer = self.server.read(token_ids, self.token_budget)
-        embedding = embeddings(self.server, answer, token_ids, self.embedding_size)
-        reward = self.head(embedding)
-        bad = ~(embedding.isfinite().all(dim=1) & reward.isfinite())
-        if bool(bad.any()):
-            row = int(bad.nonzero()[0])
-            raise BackboneError(
-                f"{self.server.name} gives {int(bad.sum())} of {len(token_ids)} texts an embedding that is not finite, "
-                f"first row {row} ({len(token_ids[row])} tokens). In float16 this is overflow: start it with --dtype "
-                "bfloat16; else its weights are damaged."
-            )
-        return Reading(embedding, reward)
+        return embeddings(self.server, answer, token_ids, self.embedding_size)
+
+    def _overflow(self) -> str:
+        return "In float16 this is overflow: start the server with --dtype bfloat16; else its weights are damaged."
 
     def _probe(self) -> None:
         texts = probe_texts(self.tokenizer, self.limit)

@@ -276,9 +276,7 @@ def _refined(
     embedding, reward = embedding[keep], reward[keep]
     measured = model.refine(embedding, reward).to_rows()
     wins = (
-        model.density_model.prefer(
-            (embedding[0::2], embedding[1::2]), (reward[0::2], reward[1::2]), model.inference.nodes
-        ).tolist()
+        model.prefer_rows((embedding[0::2], embedding[1::2]), (reward[0::2], reward[1::2])).tolist()
         if sides == 2
         else itertools.repeat(None)
     )

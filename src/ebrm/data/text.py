@@ -235,6 +235,8 @@ def tokenize(
     at = f"{where}: " if where else ""
     if not isinstance(response, str):
         raise TextError(f"{at}The response is a {type(response).__name__}, not a string. Give the response as text.")
+    if not isinstance(prompt, Sequence):
+        raise TextError(f"{at}The prompt is a {type(prompt).__name__}, neither a string nor messages.")
     turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
     try:
         text = render(rule, tokenizer, [*turns, {"role": "assistant", "content": response}])

@@ -74,7 +74,7 @@ def measure(
     common: dict[str, Any] = {
         "kept_fraction": labels.kept_fraction if record.training.filter_conflicts else 1.0,
         "contradicted_fraction": labels.dropped_fraction,
-        "trust": fitted.model.density_model.trust.to_dict(),
+        "trust": fitted.model.head.trust.to_dict(),
         "versions": versions(),
     }
     if len(pairs) == 0:
@@ -166,19 +166,17 @@ def _refine(fitted: Fitted, items: torch.Tensor) -> tuple[RefinedReward, torch.T
         fitted.model.refine(fitted.features.embedding(rows), fitted.features.reward[rows], draws)
         for rows in items.split(_ROWS)
     ]
-    refined = RefinedReward(
-        **{name: torch.cat([getattr(part, name) for part in parts]) for name in RefinedReward.__dataclass_fields__}
-    )
+    refined = RefinedReward.cat(parts)
     most = refined.delta.abs().argsort(descending=True, stable=True)[:_EXAMPLES]
     return refined, most
 
 
 def _probability(fitted: Fitted, pairs: Pairs) -> np.ndarray:
     """P(chosen > rejected) of every pair [p]."""
-    density, features, nodes = fitted.model.density_model, fitted.features, fitted.model.inference.nodes
+    model, features = fitted.model, fitted.features
     chosen, rejected = torch.from_numpy(pairs.chosen), torch.from_numpy(pairs.rejected)
     parts = [
-        density.prefer((features.embedding(a), features.embedding(b)), (features.reward[a], features.reward[b]), nodes)
+        model.prefer_rows((features.embedding(a), features.embedding(b)), (features.reward[a], features.reward[b]))
         for a, b in zip(chosen.split(_ROWS), rejected.split(_ROWS), strict=True)
     ]
     return torch.cat(parts).double().clamp(0, 1).numpy()

@@ -11,13 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ebrm.backbone import reload_backbone
 from ebrm.benchmarks import Benchmark, Floats
 from ebrm.errors import DataError
 from ebrm.evaluation.cache import TextCache
 from ebrm.evaluation.models import BenchmarkTexts
 from ebrm.features import FeatureConfig, Features, read_items
-from ebrm.heads import NetworkConfig, RewardDensity
-from ebrm.model import EnergyRewardModel, ModelRecord
 
 NOT_READ = "a response that the reward model cannot read"
 
@@ -75,10 +74,9 @@ def read_pool(features: Features, benchmark: Benchmark, cache: Path, reward_mode
         )
     texts = BenchmarkTexts.of(benchmark)
     kept = TextCache(cache, identity, rule)
-    # A model that says nothing yet knows how to load its reward model, and to check that it is that one.
-    none = RewardDensity(features.embedding_size, NetworkConfig())
-    model = EnergyRewardModel(none, ModelRecord(backbone=identity, text_rule=rule))
-    count = kept.read(texts.texts, lambda: model.with_backbone(**reward_model).backbone, FeatureConfig(shard_rows=1024))
+    count = kept.read(
+        texts.texts, lambda: reload_backbone(identity, rule, reward_model), FeatureConfig(shard_rows=1024)
+    )
     rows = kept.rows(texts.ids)
     sizes = [len(item.responses) for item in benchmark.items]
     whole = np.array([(part >= 0).all() for part in np.split(rows, np.cumsum(sizes)[:-1])], dtype=bool)

@@ -50,9 +50,8 @@ class RefinedTexts:
         self.reward: Floats = np.full(count, np.nan)
         self.std: Floats = np.full(count, np.nan)
         self.interval: Floats = np.full((count, 2), np.nan)
-        density = model.density_model
-        none = torch.empty(0, len(density.standardizer.embedding_center))
-        self._nodes = density.internal_posterior(none, torch.empty(0), model.inference.nodes).nodes.cpu()
+        none = torch.empty(0, model.embedding_size)
+        self._nodes = model.posterior(none, torch.empty(0)).nodes.cpu()
         self._log_density = torch.full((count, len(self._nodes)), torch.nan)
 
     def refine(self, rows: NDArray[np.int64]) -> None:
@@ -107,7 +106,7 @@ def _refine(model: EnergyRewardModel, part: Features, advance: Callable[[int], N
         rows = slice(start, min(start + _ROWS, len(part)))
         embedding = part.embedding(rows)
         refined = model.refine(embedding, part.reward[rows], generator)
-        posterior = model.density_model.internal_posterior(embedding, part.reward[rows], model.inference.nodes)
+        posterior = model.posterior(embedding, part.reward[rows])
         for name in ("reward", "std", "interval"):
             found[name].append(getattr(refined, name))
         found["log_density"].append(posterior.log_density.float().cpu())

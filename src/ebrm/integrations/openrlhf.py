@@ -89,7 +89,7 @@ def _ask_model(model: EnergyRewardModel, query: str) -> dict[str, float]:
     if found.refused:
         raise TextError(found.refused[0])
     refined = found.refined
-    score = model.density_model.standardizer.to_score(refined.reward)
+    score = model.to_score(refined.reward)
     return {
         "reward": float(refined.reward), "score": float(score), "base_reward": float(refined.base_reward),
         "std": float(refined.std),

@@ -11,10 +11,11 @@ from typing import Protocol
 
 import torch
 
+from ebrm.backbone import Prompt
 from ebrm.client import RefusedText
 from ebrm.data import TokenizedText
 from ebrm.errors import ModelError, TextError
-from ebrm.model import EnergyRewardModel, Prompt, RefinedReward
+from ebrm.model import EnergyRewardModel, RefinedReward
 
 # A reward model is read with hooks on its layers, so two threads must not read at once; and one device does one thing
 # at a time anyway.

@@ -30,9 +30,11 @@ from ebrm.backbone import (
     quiet,
     refuse_missing,
     require_linear,
+    unreadable,
+    vocabulary_size,
 )
 from ebrm.data import TextRule
-from ebrm.errors import DataError, ModelError, TextTooLongError
+from ebrm.errors import BackboneError, DataError, ModelError, TextTooLongError
 from ebrm.hub import write_card, write_energy, write_model
 from ebrm.integrations.tokenizer import first_difference, make_tokenizer
 from ebrm.model import EnergyRewardModel, ModelRecord
@@ -170,7 +172,7 @@ class EBRMForSequenceClassification(PreTrainedModel):
         with torch.autocast(device.type, enabled=False), torch.autocast("cpu", enabled=False):
             embedding = self._read(rows, device)
             head = self._head()
-            if self.energy.density_model.device != device:
+            if self.energy.head.device != device:
                 with torch.inference_mode(False):
                     self.energy.to(device)
             refined = self.energy.refine(embedding, float32_head(head)(embedding))
@@ -185,7 +187,10 @@ class EBRMForSequenceClassification(PreTrainedModel):
             name=name, head_module=self._identity.head_module, model=self.base, head=self._head(), layers=self._layers,
             pad=_pad_id(self.base.config, self.config), device=device, limit=self._limit,
         )  # fmt: skip
-        forward.refuse(rows)
+        vocabulary = vocabulary_size(self.base)
+        for row, ids in enumerate(rows):
+            if (why := unreadable(name, ids, self._limit, vocabulary)) is not None:
+                raise BackboneError(f"Row {row} {why}")
         if not rows:
             return torch.empty(0, self._head().in_features + self._layers.size)
         embedding = forward.embed(rows, check=not self._checked)
@@ -273,7 +278,7 @@ class EBRMForSequenceClassification(PreTrainedModel):
                 f"{backbone.identity.name} runs in a server, so there is no model to wrap. Load it without a server."
             )
         if config is None:
-            config = EBRMConfig(**model.record.to_dict(), trust=model.density_model.trust.to_dict())
+            config = EBRMConfig(**model.written())
         head = next(path for path, part in backbone.model.named_modules() if part is backbone.forward.head)
         config.base = describe_base(backbone.model, head)
         if not config.own_tokenizer:
@@ -360,7 +365,7 @@ class EBRMForSequenceClassification(PreTrainedModel):
         hub = {key: kwargs.pop(key) for key in ("repo_id", "commit_message", "private", "create_pr") if key in kwargs}
         folder = Path(save_directory)
         if kwargs.get("is_main_process", True):
-            for key, value in write_energy(folder, self.energy.density_model.state_dict()).items():
+            for key, value in write_energy(folder, self.energy.head.state_dict()).items():
                 setattr(self.config, key, value)
             write_card(folder, self.config.record(), standalone=True)
         super().save_pretrained(save_directory, **kwargs)
@@ -518,8 +523,7 @@ def export(model: EnergyRewardModel, out: str | Path, standalone: bool = False) 
             with quiet():
                 wrapped.save_pretrained(partial)
         else:
-            record = model.record.to_dict() | {"trust": model.density_model.trust.to_dict()}
-            write_model(partial, record, model.density_model.state_dict(), own_tokenizer=True)
+            write_model(partial, model.written(), model.head.state_dict(), own_tokenizer=True)
         tokenizer.save_pretrained(partial)
         for path in partial.iterdir():
             with open(path, "rb") as handle:

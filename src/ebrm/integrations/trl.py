@@ -11,10 +11,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ebrm.backbone import Prompt
 from ebrm.client import Client
 from ebrm.errors import ConfigError
 from ebrm.integrations.scorer import ScoredRows, Scorer, open_scorer, score_rows
-from ebrm.model import EnergyRewardModel, Prompt, RefinedReward
+from ebrm.model import EnergyRewardModel, RefinedReward
 
 logger = logging.getLogger(__name__)
 

@@ -21,10 +21,10 @@ from verl.experimental.reward_loop.reward_manager import register
 from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
 from verl.experimental.reward_loop.reward_manager.registry import REWARD_MANAGER
 
+from ebrm.backbone import Prompt
 from ebrm.client import Client
 from ebrm.errors import ConfigError, TextError
 from ebrm.integrations.environment import Environment, read_environment
-from ebrm.model import Prompt
 
 logger = logging.getLogger(__name__)
 

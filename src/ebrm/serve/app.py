@@ -131,8 +131,7 @@ async def _density(scoring: Scoring, scored: Sequence[Scored], nodes: int | None
 async def _p_best(scoring: Scoring, scored: Sequence[Scored]) -> list[float]:
     if not scored:
         return []
-    density, nodes = scoring.model.density_model, scoring.model.inference.nodes
-    best = await scoring.on_model(lambda: density.p_best(*scoring.features(scored), nodes))
+    best = await scoring.on_model(lambda: scoring.model.p_best(*scoring.features(scored)))
     return [float(p) for p in best]
 
 
@@ -176,7 +175,7 @@ def _state_routes(app: FastAPI, scoring: Scoring, name: str) -> None:
 def about(scoring: Scoring, name: str) -> dict[str, Any]:
     """What `/info` says."""
     model = scoring.model
-    record, density = model.record, model.density_model
+    record, density = model.record, model.head
     rule = {key: value for key, value in (record.text_rule or {}).items() if key not in ("template", "template_kwargs")}
     low, high = (float(r) for r in density.standardizer.to_base(density.support.double()))
     return {

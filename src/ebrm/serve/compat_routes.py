@@ -153,7 +153,7 @@ def add_compat_routes(app: FastAPI, scoring: Scoring, name: str) -> None:
         """Refined rewards for OpenRLHF's `--reward.remote_url`."""
         scored = await answer(request, scoring, lambda: scoring.score([RenderedText(text) for text in body.query]))
         rewards = [one.values["reward"] for one in scored]
-        scores = scoring.model.density_model.standardizer.to_score(torch.tensor(rewards)).tolist()
+        scores = scoring.model.to_score(torch.tensor(rewards)).tolist()
         logs = {key: [one.values[key] for one in scored] for key in ("base_reward", "std")}
         return GetRewardAnswer(rewards=rewards, scores=scores, extra_logs=logs)
 

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
+from ebrm.backbone import Prompt
 from ebrm.data import TokenizedText
 from ebrm.errors import EBRMError, ModelError, TextError
-from ebrm.model import EnergyRewardModel, Prompt
+from ebrm.model import EnergyRewardModel
 from ebrm.serve.batching import Batcher, TextFailed
 from ebrm.serve.config import ServeConfig
 from ebrm.serve.errors import Refused
@@ -231,7 +232,7 @@ class Scoring:
     def features(self, scored: Sequence[Scored]) -> tuple[Tensor, Tensor]:
         """(embedding [n, d], base reward [n]) of texts that were scored; n may be 0."""
         if not scored:
-            size = self.model.density_model.standardizer.embedding_center.shape[0]
+            size = self.model.embedding_size
             return torch.empty(0, size), torch.empty(0)
         return torch.stack([s.embedding for s in scored]), torch.stack([s.base_reward for s in scored])
 
