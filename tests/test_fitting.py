@@ -93,7 +93,7 @@ def test_the_filter_is_counted_and_can_be_turned_off() -> None:
     agree = features.reward[torch.from_numpy(train.chosen)] > features.reward[torch.from_numpy(train.rejected)]
     assert with_filter.conflicts.overall.kept == int(agree.sum()) < len(train)
     assert with_filter.model.record.filter["used"] and not without.model.record.filter["used"]
-    weights = [f.model.density_model.network.output.weight for f in (with_filter, without)]
+    weights = [f.model.head.network.output.weight for f in (with_filter, without)]
     assert not torch.equal(*weights)
 
 
@@ -123,7 +123,7 @@ def test_without_the_filter_labels_that_all_contradict_the_base_reward_are_learn
     assert not (features.reward[chosen] > features.reward[rejected]).any()
     refined = fitted.model.refine(features.embedding(slice(None)), features.reward).reward
     assert (refined[chosen] > refined[rejected]).float().mean() > 0.9
-    assert fitted.model.density_model.trust == Fusion(1.0, BASE_NOISE[-1])  # the base reward is heard least
+    assert fitted.model.head.trust == Fusion(1.0, BASE_NOISE[-1])  # the base reward is heard least
 
 
 @pytest.mark.parametrize("kind", ["linear", "prototypes", "min_norm"])

@@ -73,15 +73,15 @@ def test_an_unknown_setting_in_the_config_is_an_error_not_ignored(folder: Path) 
 def test_what_is_trusted_stands_in_the_config_but_the_weights_decide(folder: Path) -> None:
     path = folder / "config.json"
     model = EnergyRewardModel.from_pretrained(folder)
-    trusted = model.density_model.trust
+    trusted = model.head.trust
     assert json.loads(path.read_text())["trust"] == trusted.to_dict()
     path.write_text(json.dumps(json.loads(path.read_text()) | {"trust": {"power": 0.0, "base_noise": 9.0}}))
-    assert EnergyRewardModel.from_pretrained(folder).density_model.trust == trusted
-    model.density_model.trust = Fusion(0.5, math.inf)
+    assert EnergyRewardModel.from_pretrained(folder).head.trust == trusted
+    model.head.trust = Fusion(0.5, math.inf)
     model.save_pretrained(folder)
     assert json.loads(path.read_text())["trust"] == {"power": 0.5, "base_noise": None}
     assert "base reward given no weight; density to the power 0.5" in (folder / "README.md").read_text()
-    assert EnergyRewardModel.from_pretrained(folder).density_model.trust == Fusion(0.5, math.inf)
+    assert EnergyRewardModel.from_pretrained(folder).head.trust == Fusion(0.5, math.inf)
 
 
 def test_a_config_that_does_not_say_what_is_trusted_can_be_read(folder: Path) -> None:

@@ -389,7 +389,9 @@ def _refined(rows: Sequence[Mapping[str, Any]]) -> RefinedReward:
 
     names = ("reward", "base_reward", "std", "log_density", "delta")
     try:
-        columns: dict[str, Any] = {name: torch.tensor([row[name] for row in rows], dtype=torch.float32) for name in names}
+        columns: dict[str, Any] = {
+            name: torch.tensor([row[name] for row in rows], dtype=torch.float32) for name in names
+        }
         interval = torch.tensor([row["interval"] for row in rows], dtype=torch.float32).reshape(len(rows), 2)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ServerError(f"A server's answer holds no rewards ({error!r}). Is it `ebrm serve`?") from error

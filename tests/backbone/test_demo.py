@@ -13,11 +13,9 @@ from tests.tiny import save_rm
 from torch import nn
 from transformers import BertForSequenceClassification
 
-from ebrm.backbone import BackboneConfig, BackboneIdentity, demo, load_backbone
+from ebrm.backbone import BackboneConfig, BackboneIdentity, demo, load_backbone, reload_backbone
 from ebrm.errors import BackboneError
 from ebrm.features import open_features
-from ebrm.heads import FitConfig, InferenceConfig, NetworkConfig, RewardDensity
-from ebrm.model import EnergyRewardModel, ModelRecord
 from ebrm.utils.files import sha256_file
 
 DEMO = BackboneConfig("demo", device="cpu")
@@ -87,14 +85,10 @@ real = pytest.mark.skipif(
 @real
 def test_a_model_fitted_on_the_packaged_features_reads_texts_as_they_were_read() -> None:
     packaged = open_features(demo.adapter_folder().parent / "features")
-    record = ModelRecord(
-        NetworkConfig(joint_widths=(4,)), FitConfig(), InferenceConfig(),
-        backbone=packaged.manifest["backbone"], text_rule=packaged.manifest["text"],
-    )  # fmt: skip
-    model = EnergyRewardModel(RewardDensity(packaged.embedding_size, record.network), record, device="cpu")
-    embedding, _ = model.read(["How do I stop a Python process?"], ["Use kill with its process id."])
-    assert embedding.shape == (1, packaged.embedding_size)
-    assert model.backbone.identity.layers == BackboneIdentity.from_dict(packaged.manifest["backbone"]).layers
+    backbone = reload_backbone(packaged.manifest["backbone"], packaged.manifest["text"], {"device": "cpu"})
+    reading, _ = backbone.read_texts("How do I stop a Python process?", "Use kill with its process id.")
+    assert reading.embedding.shape == (1, packaged.embedding_size)
+    assert backbone.identity.layers == BackboneIdentity.from_dict(packaged.manifest["backbone"]).layers
 
 
 @real

@@ -110,8 +110,8 @@ def test_features_can_be_kept(rm: Path, pairs: Path, tmp_path: Path) -> None:
     assert ebrm("fit", "--backbone", rm, "--data", pairs, "--out", out, *QUICK, "--keep-features").code == 0
     assert ebrm("fit", "--features", out / "features", "--out", tmp_path / "again", *QUICK).code == 0
     first, again = (EnergyRewardModel.from_pretrained(path) for path in (out, tmp_path / "again"))
-    for name, tensor in first.density_model.state_dict().items():
-        assert tensor.equal(again.density_model.state_dict()[name]), name
+    for name, tensor in first.head.state_dict().items():
+        assert tensor.equal(again.head.state_dict()[name]), name
 
 
 @pytest.mark.parametrize(

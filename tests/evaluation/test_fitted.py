@@ -49,7 +49,7 @@ def test_metrics_are_json_and_have_what_is_promised(fitted: Fitted) -> None:
     labels = fitted.conflicts.overall
     assert metrics["kept_fraction"] == 1.0  # no filter: every training pair is fitted on
     assert 0 < metrics["contradicted_fraction"] == labels.dropped / len(fitted.splits.train)
-    assert metrics["trust"] == fitted.model.density_model.trust.to_dict()
+    assert metrics["trust"] == fitted.model.head.trust.to_dict()
     assert {"filter", "fit", "refine", "evaluate"} <= metrics["seconds"].keys()
     assert {"python", "torch", "transformers", "ebrm"} <= metrics["versions"].keys()
 

@@ -247,7 +247,7 @@ def test_a_features_folder_serves_what_it_holds(features: Path, pairs: Path, tmp
 def test_a_model_of_imported_features_asks_for_features(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     energy = EnergyRewardModel.from_pretrained(model)
     values = energy.record.to_dict() | {"text_rule": None, "backbone": {"name": "imported"}}
-    bare = EnergyRewardModel(energy.density_model, type(energy.record).from_dict(values))
+    bare = EnergyRewardModel(energy.head, type(energy.record).from_dict(values))
     bare.save_pretrained(tmp_path / "bare")
     with pytest.raises(ModelError, match="fitted on features made elsewhere"):
         opened([tmp_path / "bare"], tmp_path / "cache")

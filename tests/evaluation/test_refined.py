@@ -56,9 +56,7 @@ def test_preferences_are_those_of_the_densities(energy, texts, monkeypatch):
     found = refine(energy, texts, None)
     a, b = np.arange(12), np.arange(12)[::-1].copy()
     embedding, reward = texts.parts[0].embedding(slice(0, 12)), texts.parts[0].reward[:12]
-    expected = energy.density_model.prefer(
-        (embedding, embedding.flip(0)), (reward, reward.flip(0)), energy.inference.nodes
-    )
+    expected = energy.head.prefer((embedding, embedding.flip(0)), (reward, reward.flip(0)), energy.inference.nodes)
     np.testing.assert_allclose(found.prefer(a, b), expected, atol=1e-5)
     np.testing.assert_allclose(found.prefer(a, b) + found.prefer(b, a), 1, atol=1e-12)
     assert len(found.prefer(a[:0], b[:0])) == 0

@@ -12,6 +12,7 @@ from tests.terminal import preference_rows
 from tests.tiny import save_rm
 
 from ebrm.data import TextConfig
+from ebrm.fitting import fit
 from ebrm.heads import FitConfig, Fusion
 from ebrm.model import EnergyRewardModel
 
@@ -34,10 +35,8 @@ def fitted(root: Path, family: str = "llama", **text: Any) -> EnergyRewardModel:
     folder = root / "-".join([family, *map(str, text.values())])
     save_rm(folder, family)
     training = FitConfig(**{**vars(QUICK), "epochs": 2, "filter_conflicts": False})
-    model = EnergyRewardModel.fit(
-        str(folder), preference_rows(24), network=TINY, training=training, text=TextConfig(**text)
-    )
-    model.density_model.trust = Fusion(3.0, 2.0)  # so short a fit trusts the base reward almost wholly
+    model = fit(str(folder), preference_rows(24), network=TINY, training=training, text=TextConfig(**text)).model
+    model.head.trust = Fusion(3.0, 2.0)  # so short a fit trusts the base reward almost wholly
     return model
 
 

@@ -113,8 +113,8 @@ def test_precision_and_device_are_those_asked_for(root: Path, tmp_path: Path, ki
     torch.testing.assert_close(half, exact, atol=0.3, rtol=0.1)
     model = AutoModelForSequenceClassification.from_pretrained(folder, dtype="bfloat16", attn_implementation="eager")
     assert model.dtype == torch.bfloat16 and model.base.config._attn_implementation == "eager"
-    expected = {name: tensor.dtype for name, tensor in fitted(root).density_model.state_dict().items()}
-    assert {name: t.dtype for name, t in model.energy.density_model.state_dict().items()} == expected
+    expected = {name: tensor.dtype for name, tensor in fitted(root).head.state_dict().items()}
+    assert {name: t.dtype for name, t in model.energy.head.state_dict().items()} == expected
     again = AutoModelForSequenceClassification.from_pretrained(folder, device_map={"": "cpu"}, output_loading_info=True)
     assert again[0].dtype == torch.float32
 

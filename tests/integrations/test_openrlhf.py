@@ -112,7 +112,7 @@ def check(found: list[dict[str, Any]], model: EnergyRewardModel) -> None:
 
     close = {"rtol": 0.0, "atol": 1e-5}
     torch.testing.assert_close(column([one["reward"] for one in found]), want.reward, **close)
-    units = model.density_model.standardizer
+    units = model.head.standardizer
     scores = torch.sigmoid((want.reward - float(units.reward_mean)) / float(units.reward_std))
     torch.testing.assert_close(column([one["scores"] for one in found]), scores, **close)
     for name in ("base_reward", "std"):

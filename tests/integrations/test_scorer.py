@@ -92,6 +92,6 @@ def test_other_errors_are_raised() -> None:
 def test_opening(refined: EnergyRewardModel, model: Path) -> None:
     assert open_scorer(refined) is refined
     opened = open_scorer(str(model))
-    assert isinstance(opened, EnergyRewardModel) and opened._backbone is not None
+    assert isinstance(opened, EnergyRewardModel) and opened._lazy._loaded is not None
     with pytest.raises(ModelError, match=r"is an address.*Client\('http://127.0.0.1:1'\)"):
         open_scorer("http://127.0.0.1:1")

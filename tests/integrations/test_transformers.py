@@ -96,8 +96,8 @@ def test_half_precision_leaves_the_energy_as_it_is(root: Path) -> None:
     exact = model(**batch)
     found = model.to(torch.bfloat16)(**batch)
     assert model.dtype == torch.bfloat16 and found.logits.dtype == torch.float32
-    kinds = {name: tensor.dtype for name, tensor in model.energy.density_model.state_dict().items()}
-    assert kinds == {name: t.dtype for name, t in fitted(root).density_model.state_dict().items()}
+    kinds = {name: tensor.dtype for name, tensor in model.energy.head.state_dict().items()}
+    assert kinds == {name: t.dtype for name, t in fitted(root).head.state_dict().items()}
     assert not torch.equal(found.base_reward, exact.base_reward)
     torch.testing.assert_close(found.base_reward, exact.base_reward, atol=0.3, rtol=0.1)
     torch.testing.assert_close(found.logits, exact.logits, atol=0.3, rtol=0.1)

@@ -54,7 +54,8 @@ def test_requests_at_the_same_time_are_not_mixed_up(app, energy):
 
 def test_curves_are_the_model_s(app, energy):
     answer = ask(app, "POST", "/v1/score", json={"prompts": ["a", "b"], "responses": ["x", "y"], "density": 9}).json()
-    at, p = energy.density(*energy.read(["a", "b"], ["x", "y"]), 9)
+    reading, _ = energy.backbone.read_texts(["a", "b"], ["x", "y"])
+    at, p = energy.density(reading.embedding, reading.reward, 9)
     assert torch.allclose(torch.tensor(answer["density"]["rewards"]), at)
     assert torch.allclose(torch.tensor(answer["density"]["p"]), p, atol=1e-5)
 
@@ -76,7 +77,8 @@ def test_ranking_is_the_model_s(app, energy):
     for row, ranked in zip(answer["results"], expected, strict=True):
         for name in ("reward", "base_reward", "std", "p_best"):
             assert row[name] == pytest.approx(getattr(ranked, name), abs=1e-5)
-    at, p = energy.density(*energy.read(["Question 1"] * 4, responses), 7)
+    reading, _ = energy.backbone.read_texts("Question 1", responses)
+    at, p = energy.density(reading.embedding, reading.reward, 7)
     assert torch.allclose(torch.tensor(answer["density"]["p"]), p, atol=1e-5)  # in the order given, not ranked
 
 
@@ -93,7 +95,7 @@ def test_info_says_what_is_served_and_no_secret(energy):
     assert said["model"] == "a model" and said["fingerprint"] == energy.fingerprint()
     assert said["reward_model"] == json.loads(json.dumps(energy.record.backbone))
     assert said["template_sha256"] == energy.record.text_rule["template_sha256"] and said["dtype"] == "float32"
-    assert said["units"]["mean"] == pytest.approx(float(energy.density_model.standardizer.reward_mean))
+    assert said["units"]["mean"] == pytest.approx(float(energy.head.standardizer.reward_mean))
     assert said["units"]["range"][0] < said["units"]["mean"] < said["units"]["range"][1]
     assert said["inference"]["estimate"] == "mean" and said["limits"]["max_texts"] == 7
     assert "secret-word" not in answer.text

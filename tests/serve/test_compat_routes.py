@@ -79,8 +79,6 @@ def test_openrlhf_s_shape(app, energy):
     offline = energy.score(*zip(KINDS["plain"], KINDS["empty"], strict=True))
     assert answer["extra_logs"]["base_reward"] == pytest.approx(offline.base_reward.tolist(), abs=1e-5)
     assert answer["extra_logs"]["std"] == pytest.approx(offline.std.tolist(), abs=1e-5)
-    assert answer["scores"] == pytest.approx(
-        energy.density_model.standardizer.to_score(offline.reward).tolist(), abs=1e-5
-    )
+    assert answer["scores"] == pytest.approx(energy.head.standardizer.to_score(offline.reward).tolist(), abs=1e-5)
     nothing = ask(app, "POST", "/get_reward", json={"query": [], "prompts": [], "labels": []}).json()
     assert nothing == {"rewards": [], "scores": [], "extra_logs": {"base_reward": [], "std": []}}

@@ -62,12 +62,12 @@ def test_both_replicas_answer_as_the_model_does_offline(url, model):
         for prompt, response in list(zip(prompts, responses, strict=True)) * 4:
             got = client.post("/v1/score", json={"prompts": [prompt], "responses": [response]})
             try:
-                wanted = offline.read([prompt], [response])
+                wanted = offline.score(prompt, response)
             except Exception as error:
                 assert got.status_code == 422 and type(error).__name__ == "TextTooLongError", got.text
                 continue
             assert got.status_code == 200, got.text
-            refined = offline.refine(*wanted)
+            refined = wanted
             (result,) = got.json()["results"]
             for name in ("reward", "base_reward", "std"):
                 assert result[name] == pytest.approx(float(getattr(refined, name)[0]), abs=1e-5)

@@ -273,7 +273,7 @@ def test_a_defect_answers_503_and_logs_no_text(
         raise ZeroDivisionError("a defect")
 
     with monkeypatch.context() as patched:
-        patched.setattr(live.scoring.model.density_model, "p_best", broken)
+        patched.setattr(live.scoring.model.head, "p_best", broken)
         answer = client.post("/v1/rank", json={"prompt": SECRET, "responses": [SECRET]})
     assert answer.status_code == 503 and answer.json()["error"]["kind"] == "defect"
     assert SECRET not in answer.text and "ZeroDivision" not in answer.text

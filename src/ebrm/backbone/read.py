@@ -16,7 +16,7 @@ from ebrm.backbone.families import Loaded
 from ebrm.backbone.forward import Forward, Head, configs, float32_head, unreadable, vocabulary_size
 from ebrm.backbone.identity import BackboneIdentity
 from ebrm.backbone.layers import InnerLayers
-from ebrm.data import Message, TextRule, TokenizedText, text
+from ebrm.data import Message, TextRule, TokenizedText, tokenize, tokenize_rendered
 from ebrm.errors import BackboneError, ConfigError, ModelError, TextError, TextTooLongError
 
 logger = logging.getLogger(__name__)
@@ -124,7 +124,7 @@ class Backbone:
             TextError: a text that cannot be written or is too long.
         """
         with self._tokenizing:
-            return text.tokenize(self.text_rule, self.tokenizer, prompt, response, where)
+            return tokenize(self.text_rule, self.tokenizer, prompt, response, where)
 
     def tokenize_rendered(self, written: str, where: str = "") -> TokenizedText | None:
         """Token ids of a conversation that is already one text (see `ebrm.data.text.tokenize_rendered`).
@@ -133,7 +133,7 @@ class Backbone:
             TextError: a text that is not a string, has no tokens or is too long.
         """
         with self._tokenizing:
-            return text.tokenize_rendered(self.text_rule, self.tokenizer, written, where)
+            return tokenize_rendered(self.text_rule, self.tokenizer, written, where)
 
     def read_texts(
         self, prompts: Prompt | Sequence[Prompt], responses: str | Sequence[str], on_error: OnError = "raise"
@@ -166,9 +166,9 @@ class Backbone:
             raise ConfigError(f"`on_error` is {on_error!r}; it must be one of {', '.join(get_args(OnError))}.")
         errors: list[str | None] = [None] * len(texts)
         ids: dict[int, list[int]] = {}
-        for row, tokenize in enumerate(texts):
+        for row, tokens_of in enumerate(texts):
             try:
-                tokens = tokenize()
+                tokens = tokens_of()
                 if tokens is None:
                     raise TextTooLongError(
                         f"The text is longer than the {self.text_rule.max_length} tokens that the reward model reads, "
