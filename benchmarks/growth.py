@@ -48,16 +48,17 @@ def make_features(folder: Path, rows: int, width: int = WIDTH) -> None:
     """Write features of `rows` rows (two a pair, four pairs a prompt) to `folder`, unless they are there."""
     import torch
 
-    from ebrm.features import FeatureConfig, Features, Pairs, save_features
+    from ebrm.features import FeatureConfig, Features, save_features
     from ebrm.features import manifest as manifests
+    from ebrm.pairs import PreferencePairs
 
     generator = torch.Generator().manual_seed(0)
     cause = torch.randn(rows, generator=generator)
     reward = cause + torch.randn(rows, generator=generator)
     first = torch.arange(0, rows - 1, 2)
     wins = (cause[first] > cause[first + 1]).long()
-    pairs = Pairs.build(
-        (first + 1 - wins).numpy(), (first + wins).numpy(), [f"prompt-{row // 4:07d}" for row in range(len(first))],
+    pairs = PreferencePairs.of(
+        first + 1 - wins, first + wins, prompt_id=[f"prompt-{row // 4:07d}" for row in range(len(first))],
         source=["made"] * len(first), category=[("code", "chat", "math")[row % 3] for row in range(len(first))],
         where=[f"made.jsonl:{row}" for row in range(1, len(first) + 1)],
     )  # fmt: skip

@@ -33,8 +33,8 @@ def line(name: str, accuracy: float, found: Calibration) -> str:
 def main() -> None:
     """Print the table: mean over seeds."""
     features = open_features(Path(ebrm.__path__[0]) / "demo" / "features")
-    pairs = features.pairs.take(np.flatnonzero(features.pairs.split == "validation"))
-    chosen, rejected = torch.from_numpy(pairs.chosen), torch.from_numpy(pairs.rejected)
+    pairs = features.pairs.select(np.flatnonzero(features.pairs.split == "validation"))
+    chosen, rejected = pairs.chosen, pairs.rejected
     margin = (features.reward[chosen] - features.reward[rejected]).double()
     print(f"{len(pairs)} validation pairs, {len(SEEDS)} seeds")
     print("| beta | accuracy, % | ECE, % | log loss | Brier |\n| --- | --- | --- | --- | --- |")

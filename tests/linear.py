@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from ebrm.features import Features, Pairs
+from ebrm.features import Features
 from ebrm.heads import FitConfig, NetworkConfig
+from ebrm.pairs import PreferencePairs
 
 TINY = NetworkConfig(joint_widths=(24, 12), dropout=0.0)
 QUICK = FitConfig(epochs=12, learning_rate=1e-2, batch_rows=32, nodes=32, patience=0)
@@ -31,5 +32,5 @@ def linear_features(
     first = torch.arange(0, 2 * pairs, 2)
     better = (judged[first] > judged[first + 1]) != swapped
     chosen, rejected = torch.where(better, first, first + 1), torch.where(better, first + 1, first)
-    table = Pairs.build(chosen.numpy(), rejected.numpy(), category=["a", "b"] * (pairs // 2))
+    table = PreferencePairs.of(chosen, rejected, category=["a", "b"] * (pairs // 2))
     return Features.from_tensors(embedding, reward, table, backbone=IDENTITY)

@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 from tests.linear import QUICK, TINY, linear_features
 
 from ebrm.errors import DataError, ModelError
-from ebrm.features import Pairs
 from ebrm.fitting import choose_splits, fit
 from ebrm.heads import FitConfig, Fusion, HeadConfig, HeadKind, NetworkConfig
 from ebrm.heads.fusion import BASE_NOISE
 from ebrm.model import EnergyRewardModel
+from ebrm.pairs import PreferencePairs
 
 
-def pairs_with(prompts: list[str], splits: list[str | None]) -> Pairs:
+def pairs_with(prompts: list[str], splits: list[str | None]) -> PreferencePairs:
     n = len(prompts)
-    return Pairs.build(np.arange(0, 2 * n, 2), np.arange(1, 2 * n, 2), prompts, split=splits)
+    return PreferencePairs.of(np.arange(0, 2 * n, 2), np.arange(1, 2 * n, 2), prompt_id=prompts, split=splits)
 
 
 @given(st.lists(st.tuples(st.integers(0, 40), st.sampled_from([None, "train", "valid", "test"])), min_size=30))
@@ -75,9 +75,9 @@ def test_one_prompt_leaves_nothing_to_train_on() -> None:
 def test_a_model_fitted_on_clean_linear_rewards_ranks_like_them() -> None:
     features = linear_features(noise=0.0)
     fitted = fit(features=features, network=TINY, training=QUICK)
-    test = features.pairs.take(fitted.splits.test)
+    test = features.pairs.select(fitted.splits.test)
     refined = fitted.model.refine(features.embedding(slice(None)), features.reward).reward
-    right = refined[torch.from_numpy(test.chosen)] > refined[torch.from_numpy(test.rejected)]
+    right = refined[test.chosen] > refined[test.rejected]
     assert right.float().mean() > 0.9
     # Chosen and rejected are not swapped on the way: the refined reward goes with the base reward.
     assert torch.corrcoef(torch.stack([refined, features.reward]))[0, 1] > 0.95
@@ -89,8 +89,8 @@ def test_the_filter_is_counted_and_can_be_turned_off() -> None:
     with_filter = fit(features=features, network=TINY, training=FitConfig(**{**vars(one), "filter_conflicts": True}))
     without = fit(features=features, network=TINY, training=one)
     assert not FitConfig().filter_conflicts  # the joint objective allows for wrong labels by itself
-    train = features.pairs.take(with_filter.splits.train)
-    agree = features.reward[torch.from_numpy(train.chosen)] > features.reward[torch.from_numpy(train.rejected)]
+    train = features.pairs.select(with_filter.splits.train)
+    agree = features.reward[train.chosen] > features.reward[train.rejected]
     assert with_filter.conflicts.overall.kept == int(agree.sum()) < len(train)
     assert with_filter.model.record.filter["used"] and not without.model.record.filter["used"]
     weights = [f.model.head.network.output.weight for f in (with_filter, without)]
@@ -118,8 +118,8 @@ def test_without_the_filter_labels_that_all_contradict_the_base_reward_are_learn
     features = linear_features(noise=0.0, swapped=True)
     fitted = fit(features=features, network=TINY, training=QUICK)
     assert fitted.conflicts.overall.kept == 0 and not fitted.model.record.filter["used"]
-    test = features.pairs.take(fitted.splits.test)
-    chosen, rejected = torch.from_numpy(test.chosen), torch.from_numpy(test.rejected)
+    test = features.pairs.select(fitted.splits.test)
+    chosen, rejected = test.chosen, test.rejected
     assert not (features.reward[chosen] > features.reward[rejected]).any()
     refined = fitted.model.refine(features.embedding(slice(None)), features.reward).reward
     assert (refined[chosen] > refined[rejected]).float().mean() > 0.9
@@ -138,7 +138,7 @@ def test_another_head_is_fitted_on_the_same_pairs_saved_and_loaded(kind: HeadKin
     assert loaded.record.head is not None and loaded.record.head.kind == kind and not fitted.history
     here, there = (model.refine(features.embeddings, features.reward) for model in (fitted.model, loaded))
     assert torch.equal(here.reward, there.reward) and torch.equal(here.std, there.std)
-    test = features.pairs.take(fitted.splits.test)
+    test = features.pairs.select(fitted.splits.test)
     assert float((here.reward[test.chosen] > here.reward[test.rejected]).double().mean()) > 0.8
 
 

@@ -15,19 +15,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 import ebrm
 from ebrm.backbone import BackboneConfig, load_backbone
 from ebrm.data import PreferenceConfig, Preferences, TextConfig, hash_position, load_preferences
-from ebrm.features import Features, Pairs, extract_features, open_features
+from ebrm.features import Features, extract_features, open_features
 from ebrm.metrics import paired_accuracy
+from ebrm.pairs import PreferencePairs
 
 
-def line(name: str, features: Features, pairs: Pairs, origin: str) -> str:
+def line(name: str, features: Features, pairs: PreferencePairs, origin: str) -> str:
     """One row of the table: accuracy with its interval over prompts."""
-    chosen = features.reward[torch.from_numpy(pairs.chosen)].numpy()
-    rejected = features.reward[torch.from_numpy(pairs.rejected)].numpy()
+    chosen = features.reward[pairs.chosen].numpy()
+    rejected = features.reward[pairs.rejected].numpy()
     found = paired_accuracy(chosen, rejected, chosen, rejected, pairs.prompt_id).base
     interval = f"{100 * found.low:.1f} to {100 * found.high:.1f}"
     return f"| {name} | {origin} | {len(pairs):,} | {100 * found.value:.1f} | {interval} |"
@@ -53,10 +53,10 @@ def main() -> None:
     shipped = open_features(Path(ebrm.__path__[0]) / "demo" / "features")
     rows = []
     train = np.flatnonzero(shipped.pairs.split == "train")
-    rows.append(line("its own training pairs (those shipped)", shipped, shipped.pairs.take(train), "people"))
-    held = shipped.pairs.take(np.flatnonzero(shipped.pairs.split != "train"))
+    rows.append(line("its own training pairs (those shipped)", shipped, shipped.pairs.select(train), "people"))
+    held = shipped.pairs.select(np.flatnonzero(shipped.pairs.split != "train"))
     for category in sorted(set(held.category.tolist())):
-        part = held.take(np.flatnonzero(held.category == category))
+        part = held.select(np.flatnonzero(held.category == category))
         rows.append(line(f"{category}, held out", shipped, part, "people"))
     backbone = load_backbone(BackboneConfig(backbone="demo", layers=()), TextConfig(truncation="drop"))
     settings = PreferenceConfig(split="test")

@@ -17,7 +17,7 @@ from ebrm.backbone import BackboneConfig
 from ebrm.curate import ConflictReport, filter_conflicts
 from ebrm.data import PreferenceConfig, Preferences, TextConfig, load_preferences, split_by_prompt
 from ebrm.errors import DataError, ModelError
-from ebrm.features import FeatureConfig, Features, Pairs, ShardedEmbeddings, extract_features, open_features
+from ebrm.features import FeatureConfig, Features, ShardedEmbeddings, extract_features, open_features
 from ebrm.heads import (
     Epoch,
     FitConfig,
@@ -31,6 +31,7 @@ from ebrm.heads import (
     labels_by_source,
 )
 from ebrm.model import EnergyRewardModel, ModelRecord
+from ebrm.pairs import PreferencePairs
 
 if TYPE_CHECKING:
     from ebrm.backbone import Backbone
@@ -169,13 +170,13 @@ def _fit_features(
         len(splits.train), len(splits.validation), len(splits.test), splits.how,
     )  # fmt: skip
     started = time.monotonic()
-    train = pairs.take(splits.train)
+    train = pairs.select(splits.train)
     reward = features.reward
-    chosen, rejected = (reward[torch.from_numpy(side)] for side in (train.chosen, train.rejected))
+    chosen, rejected = (reward[side] for side in (train.chosen, train.rejected))
     conflicts = filter_conflicts(chosen, rejected, train.source.tolist(), train.category.tolist())
     logger.info(conflicts.summary(training.filter_conflicts))
     if training.filter_conflicts:
-        train = train.take(np.flatnonzero(conflicts.keep.numpy()))
+        train = train.select(conflicts.keep)
     seconds["filter"] = time.monotonic() - started
     if len(train) == 0:
         raise ModelError(
@@ -185,7 +186,7 @@ def _fit_features(
             "--filter-conflicts all pairs are fitted on."
         )
     started = time.monotonic()
-    held = pairs.take(splits.validation)
+    held = pairs.select(splits.validation)
     density: RewardPosterior
     history: tuple[Epoch, ...] = ()
     best_epoch = 0
@@ -227,7 +228,7 @@ def _fit_features(
     return Fitted(model, features, splits, conflicts, history, preferences, seconds)
 
 
-def choose_splits(pairs: Pairs, training: FitConfig) -> Splits:
+def choose_splits(pairs: PreferencePairs, training: FitConfig) -> Splits:
     """Divide pairs into train / validation / test, never with a prompt in two of them.
 
     Where the data's `split` column names at least two of train, validation and test, it is followed: pairs whose
@@ -282,9 +283,9 @@ def _say_what_was_too_long(features: Features, backbone: Backbone) -> None:
         logger.warning("%d texts had their prompt's beginning cut to %d tokens.", features.manifest["truncated"], limit)
 
 
-def pair_rows(pairs: Pairs) -> PairRows:
+def pair_rows(pairs: PreferencePairs) -> PairRows:
     """The pairs as rows of the features' items."""
-    return PairRows(torch.from_numpy(pairs.chosen), torch.from_numpy(pairs.rejected))
+    return PairRows(pairs.chosen, pairs.rejected)
 
 
 def _counts(names: Sequence[str | None] | np.ndarray) -> dict[str, int]:

@@ -355,6 +355,8 @@ class CurationReport:
 def _prompts(given: Any, count: int) -> np.ndarray:
     if given is None:
         return np.array([f"pair-{row:06d}" for row in range(count)], dtype=np.str_)
+    if isinstance(given, np.ndarray) and given.dtype.kind == "U" and given.shape == (count,):
+        return given.copy()
     values = _list(given, "prompt_id", count)
     wrong = next((i for i, v in enumerate(values) if not isinstance(v, str | int | np.integer)), None)
     if wrong is not None:
@@ -385,6 +387,8 @@ def _list(given: Any, name: str, count: int) -> list[Any]:
 def _flags(given: Any, count: int, device: torch.device) -> Tensor:
     if given is None:
         return torch.zeros(count, dtype=torch.bool, device=device)
+    if isinstance(given, Tensor | np.ndarray) and given.shape == (count,) and given.dtype in (torch.bool, np.bool_):
+        return torch.as_tensor(given, device=device).clone()
     values = _list(given, "rm_training", count)
     wrong = next((i for i, value in enumerate(values) if value not in (None, False, True)), None)
     if wrong is not None:

@@ -63,7 +63,7 @@ def test_accuracy_is_that_of_the_test_pairs(features: Path, model: Path) -> None
     from ebrm.heads import FitConfig
 
     read = open_features(features)
-    test = read.pairs.take(choose_splits(read.pairs, FitConfig(epochs=2)).test)
+    test = read.pairs.select(choose_splits(read.pairs, FitConfig(epochs=2)).test)
     right = int((read.reward[test.chosen] > read.reward[test.rejected]).sum())
     metrics = json.loads((model / "metrics.json").read_text())
     assert metrics["pairs"] == len(test)

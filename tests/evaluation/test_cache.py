@@ -10,7 +10,8 @@ from ebrm.data import prompt_id
 from ebrm.errors import FeaturesError
 from ebrm.evaluation import TextCache
 from ebrm.evaluation.cache import ReadTexts
-from ebrm.features import FeatureConfig, Features, Pairs, Text, extract_features, save_features
+from ebrm.features import FeatureConfig, Features, Text, extract_features, save_features
+from ebrm.pairs import PreferencePairs
 from ebrm.utils.files import read_json, write_json
 
 
@@ -63,7 +64,7 @@ def test_features_at_hand_are_looked_into_first(tmp_path):
     assert cache.read(asked, lambda: pytest.fail("nothing is left to read")) == 0
     torch.testing.assert_close(
         torch.from_numpy(cache.reward[cache.rows([text.id for text in asked])]),
-        made.reward[torch.from_numpy(made.pairs.chosen)].double(),
+        made.reward[made.pairs.chosen].double(),
     )
     with pytest.raises(FeaturesError, match="does not fit"):
         cache_of(FakeBackbone(fingerprint="b" * 64), tmp_path / "cache", made)
@@ -90,7 +91,7 @@ def test_an_unfinished_run_is_continued(tmp_path):
 
 
 def test_features_that_do_not_know_their_texts_are_refused(tmp_path):
-    features = Features.from_tensors(torch.zeros(2, 3), torch.zeros(2), Pairs.build([0], [1]))
+    features = Features.from_tensors(torch.zeros(2, 3), torch.zeros(2), PreferencePairs.of([0], [1]))
     with pytest.raises(FeaturesError, match="do not say which text is which"):
         ReadTexts([save_features(features, tmp_path / "f")])
 

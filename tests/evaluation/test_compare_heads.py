@@ -21,7 +21,7 @@ EMBEDDING = FEATURES.embedding(slice(None))
 
 
 def problem(**changes: object) -> Problem:
-    chosen, rejected = (torch.from_numpy(side) for side in (FEATURES.pairs.chosen, FEATURES.pairs.rejected))
+    chosen, rejected = FEATURES.pairs.chosen, FEATURES.pairs.rejected
     made = Problem(
         FEATURES.embeddings, FEATURES.reward,
         PairRows(chosen[:120], rejected[:120]), PairRows(chosen[120:160], rejected[120:160]),
@@ -50,7 +50,7 @@ def test_every_method_gives_each_row_a_reward(fitted: dict[str, Fitted]) -> None
 
 
 def test_learned_rewards_follow_the_labels(fitted: dict[str, Fitted]) -> None:
-    chosen, rejected = (torch.from_numpy(side[160:]) for side in (FEATURES.pairs.chosen, FEATURES.pairs.rejected))
+    chosen, rejected = FEATURES.pairs.chosen[160:], FEATURES.pairs.rejected[160:]
     for name in ("energy", "linear", "bayesian", "gaussian", "binary", "anchored", "min_norm", "base-neighbors"):
         reward = fitted[name].reward(ROWS)
         assert float((reward[chosen] > reward[rejected]).float().mean()) > 0.7, name

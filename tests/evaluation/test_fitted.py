@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from tests.linear import QUICK, TINY, linear_features
 
 from ebrm.evaluation.fitted import measure
@@ -24,7 +23,7 @@ def test_accuracy_is_that_of_the_test_pairs_one_by_one(fitted: Fitted) -> None:
     metrics = measure(fitted, title="t").metrics
     features = fitted.features
     refined = fitted.model.refine(features.embedding(slice(None)), features.reward).reward
-    test = features.pairs.take(fitted.splits.test)
+    test = features.pairs.select(fitted.splits.test)
     for name, reward in (("base", features.reward), ("refined", refined)):
         right = [bool(reward[c] > reward[r]) for c, r in zip(test.chosen, test.rejected, strict=True)]
         assert metrics[name]["accuracy"] == pytest.approx(np.mean(right))
@@ -78,11 +77,11 @@ def test_the_examples_are_those_that_moved_most_and_carry_their_densities(fitted
 def test_probabilities_favor_the_side_with_the_higher_mean(fitted: Fitted) -> None:
     report = measure(fitted, title="t").report
     assert report is not None
-    test = fitted.features.pairs.take(fitted.splits.test)
+    test = fitted.features.pairs.select(fitted.splits.test)
     mean = fitted.model.with_inference(estimate="mean")
     sides = [
         mean.refine(fitted.features.embedding(rows), fitted.features.reward[rows]).reward
-        for rows in (torch.from_numpy(test.chosen), torch.from_numpy(test.rejected))
+        for rows in (test.chosen, test.rejected)
     ]
     agree = (sides[0] > sides[1]).numpy() == (np.asarray(report.probability) > 0.5)
     assert agree.mean() > 0.9

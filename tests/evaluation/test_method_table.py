@@ -15,7 +15,7 @@ from ebrm.evaluation.method_table import check_names
 from ebrm.evaluation.pool_reading import ReadPool
 from ebrm.metrics import Bootstrap
 
-TEST, TUNED = FEATURES.pairs.take(np.arange(160, 200)), FEATURES.pairs.take(np.arange(120, 160))
+TEST, TUNED = FEATURES.pairs.select(np.arange(160, 200)), FEATURES.pairs.select(np.arange(120, 160))
 
 
 @pytest.fixture(autouse=True)

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 
 from ebrm.errors import ConfigError
 from ebrm.features import EngineConfig, FeatureConfig
-from ebrm.features.config import EMBEDDING_DTYPES
+from ebrm.features.config import EmbeddingDtype
 from ebrm.features.shards import DTYPES
 
 
@@ -13,7 +15,7 @@ def test_the_defaults_lose_no_precision():
 
 
 def test_every_offered_number_type_can_be_stored():
-    assert set(EMBEDDING_DTYPES) == set(DTYPES)
+    assert set(get_args(EmbeddingDtype)) == set(DTYPES)
 
 
 @pytest.mark.parametrize("name", ["float64", "int8", ""])

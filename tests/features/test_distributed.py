@@ -14,7 +14,7 @@ from tests.features.fakes import FakeBackbone, contents, some_preferences
 
 from ebrm.errors import FeaturesError
 from ebrm.features import FeatureConfig, extract_features
-from ebrm.features.distributed import Ranks
+from ebrm.features.distributed import World
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -58,18 +58,18 @@ torch.distributed.destroy_process_group()
 
 def test_alone_there_is_one_process(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    ranks = Ranks()
-    assert (ranks.index, ranks.count, ranks.main) == (0, 1, True)
-    ranks.agree()
+    world = World()
+    assert (world.rank, world.size, world.main) == (0, 1, True)
+    world.barrier()
     with pytest.raises(FeaturesError, match="mine"):
-        ranks.agree(FeaturesError("mine"))
+        world.barrier(FeaturesError("mine"))
 
 
 def test_processes_that_cannot_reach_each_other_are_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr("accelerate.PartialState", lambda cpu: SimpleNamespace(process_index=0, num_processes=1))
     with pytest.raises(FeaturesError, match="2 processes were launched"):
-        Ranks()
+        World()
 
 
 def test_only_the_main_process_shows_progress(monkeypatch):
@@ -79,10 +79,10 @@ def test_only_the_main_process_shows_progress(monkeypatch):
         advance = shown.append
 
     monkeypatch.setattr("ebrm.features.distributed.progress", lambda what, total, unit: nullcontext(Bar))
-    alone = Ranks()
-    for alone.index in (1, 0):
+    alone = World()
+    for alone.rank in (1, 0):
         with alone.progress("features", 10, "tokens") as advance:
-            advance(10 + alone.index)
+            advance(10 + alone.rank)
     assert shown == [10]
 
 

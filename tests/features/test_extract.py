@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -15,9 +16,9 @@ from tests.features.fakes import FakeBackbone, ask, contents, preferences, some_
 
 from ebrm.data import prompt_id
 from ebrm.errors import BackboneError, FeaturesError, TextError
-from ebrm.features import FeatureConfig, Text, extract_features, extract_texts, open_features
-from ebrm.features import distributed as ranks
-from ebrm.features.tokens import text_id
+from ebrm.features import FeatureConfig, Text, distributed, extract_features, extract_texts, open_features
+from ebrm.features.distributed import World
+from ebrm.features.extract import text_id, tokenize_texts
 from ebrm.utils.files import read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,7 +41,7 @@ def test_items_are_the_different_texts_in_order_of_first_appearance(tmp_path):
     assert made.pairs.category.tolist() == ["x", "y", None, "x"]
     assert made.pairs.split.tolist() == [None] * 4
     assert made.pairs.where.tolist() == [f"train.jsonl:{n}" for n in (1, 2, 3, 4)]
-    np.testing.assert_array_equal(made.pairs.strength, np.float32([1.5, np.nan, 2, 0]))
+    np.testing.assert_array_equal(made.pairs.strength, [1.5, np.nan, 2, 0])
     assert made.pairs.rm_training.tolist() == [True, False, False, True]
     ids = made.pairs.prompt_id
     assert ids[0] == ids[1] == ids[3] != ids[2]
@@ -227,7 +228,7 @@ def test_progress_counts_every_text_and_every_token(tmp_path, monkeypatch):
 
         yield Bar()
 
-    monkeypatch.setattr(ranks, "progress", progress)
+    monkeypatch.setattr(distributed, "progress", progress)
     made = extract_features(FakeBackbone(), some_preferences(), tmp_path / "f", SMALL)
     assert [(entry["what"], entry["unit"]) for entry in seen] == [("tokenizing", "texts"), ("features", "tokens")]
     assert [entry["total"] for entry in seen] == [50, made.manifest["tokens"]] == [entry["done"] for entry in seen]
@@ -554,3 +555,49 @@ def test_texts_that_are_all_refused_are_remembered_too(tmp_path):
     made = extract_texts(FakeBackbone(max_length=3), given, tmp_path / "f")
     assert len(made) == 0 and list(made.manifest["refused"]) == [given[0].id]
     assert len(open_features(tmp_path / "f")) == 0
+
+
+def text(prompt: str, response: str, where: str = "here") -> Text:
+    return Text(prompt_id(ask(prompt)), ask(prompt), response, where)
+
+
+def test_a_text_is_known_by_its_prompt_and_response():
+    one = text("p", "a")
+    assert one.id == text_id(one.prompt_id, "a") == text("p", "a", "elsewhere").id
+    assert one.id == hashlib.sha256(f"{one.prompt_id}\na".encode()).hexdigest()[:16]
+    assert len({one.id, text("p", "b").id, text("q", "a").id}) == 3
+    assert text("p", "\ud83d").id  # half an emoji has an id, too
+
+
+def test_each_different_text_is_tokenized_once():
+    backbone = FakeBackbone()
+    given = [text("p", "a", "1"), text("p", "b", "2"), text("p", "a", "3"), text("q", "a", "4")]
+    made, numbers, refused = tokenize_texts(backbone, given, len(given), World())
+    assert numbers == [0, 1, 0, 2] and refused == {}
+    assert backbone.tokenized == len(made) == 3
+    assert made.where == ["1", "2", "4"]
+    assert made.text_id == [given[0].id, given[1].id, given[3].id]
+    for number, of in enumerate((given[0], given[1], given[3])):
+        assert made.item(number) == backbone.tokenize(of.prompt, of.response).ids
+
+
+def test_what_the_rule_refuses_is_named_or_stops_the_run():
+    given = [text("p", "a", "1"), text("p", "long " * 9, "2"), text("p", "b", "3")]
+    for truncation in ("error", "drop"):
+        backbone = FakeBackbone(max_length=10, truncation=truncation)
+        made, numbers, refused = tokenize_texts(backbone, given, 3, World(), tolerant=True)
+        assert numbers == [0, None, 1] and len(made) == 2
+        assert list(refused) == [given[1].id]
+    assert refused[given[1].id] == "longer than the 10 tokens that the RM reads"
+    with pytest.raises(TextError, match=r"^2: "):
+        tokenize_texts(FakeBackbone(max_length=10), given, 3, World())
+
+
+def test_taking_some_texts_keeps_their_tokens():
+    given = [text("p", "x" * n, str(n)) for n in (3, 1, 4, 2)]
+    made, _, _ = tokenize_texts(FakeBackbone(), given, 4, World())
+    some = made.take(np.array([1, 3]))
+    assert [some.item(0), some.item(1)] == [made.item(1), made.item(3)]
+    assert (some.where, some.text_id) == (["1", "2"], [given[1].id, given[3].id])
+    assert some.lengths.tolist() == made.lengths[[1, 3]].tolist()
+    assert some.fingerprint() != made.fingerprint() == made.take(np.arange(4)).fingerprint()

@@ -7,11 +7,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 from tests.features.fakes import contents
 
 from ebrm.errors import FeaturesError
 from ebrm.features import FeatureConfig, import_features, open_features
+from ebrm.features.import_arrays import list_files, make_pairs, read_columns
 
 GENERATOR = np.random.default_rng(0)
 EMBEDDING = GENERATOR.normal(size=(10, 4)).astype(np.float32)
@@ -60,7 +63,7 @@ def test_every_format_gives_the_same_features(tmp_path):
 
 def test_columns_may_have_other_names_and_others_are_left(tmp_path, caplog):
     np.savez(tmp_path / "x.npz", hidden=EMBEDDING, score=REWARD[:, None], embedding=np.zeros(3), logits=np.zeros(10))
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.WARNING):
         made = import_features(tmp_path / "x.npz", tmp_path / "f", columns={"embedding": "hidden", "reward": "score"})
     assert torch.equal(made.embedding(slice(None)), torch.from_numpy(EMBEDDING)) and made.reward.shape == (10,)
     assert "Not imported: embedding, logits" in caplog.text
@@ -189,3 +192,346 @@ def test_double_precision_that_does_not_fit_is_refused(tmp_path):
     source = save_npz(tmp_path / "x.npz", reward=np.where(np.arange(10) == 3, 1e300, REWARD.astype(np.float64)))
     with pytest.raises(FeaturesError, match="The reward of row 3 is NaN or infinite"):
         import_features(source, tmp_path / "f")
+
+
+# Files and arrays
+
+
+MATRIX = np.arange(12, dtype=np.float32).reshape(4, 3)
+NAMES = ["a", "b\0", "🙂", ""]
+
+
+def parquet(path, **columns):
+    pq.write_table(pa.table(columns), path, row_group_size=3)
+    return path
+
+
+def test_every_format_gives_the_same_arrays(tmp_path):
+    np.save(tmp_path / "m.npy", MATRIX)
+    np.save(tmp_path / "n.npy", np.array([1, 2, 3, 4]))
+    np.savez(tmp_path / "z.npz", m=MATRIX, n=np.array([1, 2, 3, 4]))
+    save_file({"m": torch.from_numpy(MATRIX), "n": torch.tensor([1, 2, 3, 4])}, tmp_path / "s.safetensors")
+    for name, kind in (
+        ("l", pa.list_(pa.float32())),
+        ("g", pa.large_list(pa.float64())),
+        ("f", pa.list_(pa.float32(), 3)),
+    ):
+        parquet(tmp_path / f"{name}.parquet", m=pa.array(MATRIX.tolist(), kind), n=[1, 2, 3, 4])
+    sources = [[tmp_path / "m.npy", tmp_path / "n.npy"]]
+    sources += [[tmp_path / name] for name in ("z.npz", "s.safetensors", "l.parquet", "g.parquet", "f.parquet")]
+    for files in sources:
+        columns = read_columns(files)
+        assert columns["m"].shape == (4, 3) and columns["n"].shape == (4,)
+        assert columns["m"].tensor(1, 3).tolist() == MATRIX[1:3].tolist()
+        assert columns["m"].tensor(1, 3).dtype == torch.float32
+        assert columns["n"].values().tolist() == [1, 2, 3, 4]
+
+
+def test_text_columns_become_str(tmp_path):
+    np.savez(tmp_path / "z.npz", t=np.array(NAMES), b=np.array([b"x", b"yy", b"", b"z"]))
+    parquet(tmp_path / "p.parquet", t=["a", None, "🙂", ""], k=[True, False, True, True])
+    columns = read_columns([tmp_path / "z.npz"])
+    assert columns["t"].values().tolist() == [name.rstrip("\0") for name in NAMES]
+    assert columns["b"].values().tolist() == ["x", "yy", "", "z"]
+    columns = read_columns([tmp_path / "p.parquet"])
+    assert columns["t"].values().tolist() == ["a", None, "🙂", ""]
+    assert columns["k"].values().tolist() == [True, False, True, True]
+
+
+def test_parts_in_several_files_follow_one_another(tmp_path):
+    parts = [MATRIX[:1], MATRIX[1:1], MATRIX[1:]]
+    for number, part in enumerate(parts):
+        np.savez(tmp_path / f"{number}.npz", m=part, n=np.arange(len(part)))
+    column = read_columns(list_files(tmp_path))["m"]
+    assert len(column) == 4
+    for start in range(5):
+        for stop in range(start, 5):
+            assert column.tensor(start, stop).tolist() == MATRIX[start:stop].tolist()
+
+
+def test_half_precision_is_read(tmp_path):
+    save_file(
+        {"m": torch.from_numpy(MATRIX).bfloat16(), "h": torch.from_numpy(MATRIX).half()}, tmp_path / "s.safetensors"
+    )
+    columns = read_columns([tmp_path / "s.safetensors"])
+    assert columns["m"].tensor(0, 4).tolist() == columns["h"].tensor(0, 4).tolist() == MATRIX.tolist()
+    assert columns["m"].values().tolist() == MATRIX.tolist()
+
+
+def test_large_arrays_stay_on_disk(tmp_path):
+    np.save(tmp_path / "m.npy", MATRIX)
+    assert isinstance(read_columns([tmp_path / "m.npy"])["m"].parts[0], np.memmap)
+
+
+def test_files_are_found_by_name_and_in_order(tmp_path):
+    for name in ("b.npy", "a.npy", "notes.txt"):
+        (tmp_path / name).write_text("")
+    assert [file.name for file in list_files(tmp_path)] == ["a.npy", "b.npy"]
+    assert [file.name for file in list_files([tmp_path / "b.npy", str(tmp_path / "a.npy")])] == ["b.npy", "a.npy"]
+
+
+def test_sources_that_are_none_are_refused(tmp_path):
+    with pytest.raises(FeaturesError, match="There is no file"):
+        list_files(tmp_path / "none.npz")
+    with pytest.raises(FeaturesError, match="holds no .npy, .npz, .safetensors, .parquet"):
+        list_files(tmp_path)
+    (tmp_path / "x.csv").write_text("")
+    with pytest.raises(FeaturesError, match="x.csv is not a format that is imported"):
+        list_files(tmp_path / "x.csv")
+
+
+@pytest.mark.parametrize("suffix", ["npy", "npz", "safetensors", "parquet"])
+@pytest.mark.parametrize("content", [b"", b"nothing of the kind", b"\x93NUMPY\x01\x00"])
+def test_damaged_files_are_refused(tmp_path, suffix, content):
+    (tmp_path / f"x.{suffix}").write_bytes(content)
+    with pytest.raises(FeaturesError, match=f"x.{suffix} cannot be read as {suffix}"):
+        read_columns([tmp_path / f"x.{suffix}"])
+
+
+def test_nothing_pickled_is_read(tmp_path):
+    np.save(tmp_path / "x.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(FeaturesError, match="Save text as a str array"):
+        read_columns([tmp_path / "x.npy"])
+    np.savez(tmp_path / "x.npz", a=np.array(["t", None], dtype=object))
+    with pytest.raises(FeaturesError, match="Save text as a str array"):
+        read_columns([tmp_path / "x.npz"])
+
+
+def test_arrays_that_do_not_fit_are_refused(tmp_path):
+    np.savez(tmp_path / "a.npz", m=MATRIX)
+    np.savez(tmp_path / "b.npz", m=MATRIX[:, :2])
+    with pytest.raises(FeaturesError, match=r"has shape \[4, 3\] in .*a.npz and \[4, 2\] in .*b.npz"):
+        read_columns([tmp_path / "a.npz", tmp_path / "b.npz"])
+    np.save(tmp_path / "s.npy", np.float32(3))
+    with pytest.raises(FeaturesError, match="`s` is a single value"):
+        read_columns([tmp_path / "s.npy"])
+
+
+@pytest.mark.parametrize("kind", [pa.list_(pa.float32()), pa.large_list(pa.float32()), pa.list_(pa.float32(), 1)])
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([[1.0], [3.0, 4.0]], "row 1: `m` holds 2 entries, and row 0 holds 1 entries"),
+        ([[1.0], [2.0], None], "row 2: `m` holds nothing, and row 0 holds 1 entries"),
+        ([None, [1.0]], "row 0: `m` holds nothing"),
+        ([None, None], "row 0: `m` holds nothing"),
+    ],
+)
+def test_rows_of_different_lengths_are_refused(tmp_path, rows, kind, said):
+    if pa.types.is_fixed_size_list(kind) and any(row and len(row) == 2 for row in rows):
+        pytest.skip("lists of a fixed size cannot differ in size")
+    parquet(tmp_path / "p.parquet", m=pa.array(rows, kind))
+    with pytest.raises(FeaturesError, match=f"p.parquet, {said}"):
+        read_columns([tmp_path / "p.parquet"])
+
+
+def test_a_file_without_rows_has_empty_arrays(tmp_path):
+    parquet(tmp_path / "p.parquet", m=pa.array([], pa.list_(pa.float32())))
+    assert read_columns([tmp_path / "p.parquet"])["m"].shape == (0, 0)
+
+
+def test_missing_entries_are_refused(tmp_path):
+    parquet(tmp_path / "p.parquet", m=pa.array([[1.0, None]], pa.list_(pa.float32())))
+    with pytest.raises(FeaturesError, match="`m` has missing entries inside"):
+        read_columns([tmp_path / "p.parquet"])
+
+
+# Pairs
+
+
+def arrays(**columns):
+    return {
+        name: np.array(values, dtype=object if any(v is None or isinstance(v, str) for v in values) else None)
+        for name, values in columns.items()
+    }
+
+
+def sides(pairs):
+    return list(zip(pairs.chosen.tolist(), pairs.rejected.tolist(), strict=True))
+
+
+def test_without_columns_rows_alternate_and_that_is_said(caplog):
+    with caplog.at_level(logging.INFO):
+        pairs, how = make_pairs({}, 6)
+    assert sides(pairs) == [(0, 1), (2, 3), (4, 5)] and len(set(pairs.prompt_id)) == 3
+    assert how == "rows taken as chosen, rejected, chosen, …" and how in caplog.text
+    assert pairs.where.tolist() == ["rows 0, 1", "rows 2, 3", "rows 4, 5"]
+
+
+def test_an_odd_number_of_rows_does_not_alternate():
+    with pytest.raises(FeaturesError, match="number is odd .7."):
+        make_pairs({}, 7)
+
+
+def test_by_row_numbers():
+    pairs, _ = make_pairs(arrays(chosen=[4, 0, 1, 5], rejected=[3, 1, 2, 6]), 7)
+    assert sides(pairs) == [(4, 3), (0, 1), (1, 2), (5, 6)]
+    # Rows 0, 1 and 2 answer one prompt; a split must not take them apart.
+    assert pairs.prompt_id.tolist() == ["row-000003", "row-000000", "row-000000", "row-000005"]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)).filter(lambda p: p[0] != p[1]), min_size=1, max_size=12)
+)
+def test_pairs_share_a_prompt_exactly_if_rows_connect_them(edges):
+    pairs, _ = make_pairs({"chosen": np.array([a for a, _ in edges]), "rejected": np.array([b for _, b in edges])}, 10)
+    groups: list[set[int]] = []
+    for edge in edges:
+        joined = set(edge).union(*(group for group in groups if group & set(edge)))
+        groups = [group for group in groups if not group & joined] + [joined]
+    for i, a in enumerate(edges):
+        for j, b in enumerate(edges):
+            together = any(a[0] in group and b[0] in group for group in groups)
+            assert (pairs.prompt_id[i] == pairs.prompt_id[j]) == together
+
+
+def test_by_pair_ids_in_order_of_first_appearance():
+    pairs, _ = make_pairs(arrays(pair_id=["x", "y", "y", "x"], is_chosen=[0, 1, 0, 1]), 4)
+    assert sides(pairs) == [(3, 0), (1, 2)] and pairs.prompt_id.tolist() == ["x", "y"]
+    pairs, _ = make_pairs(arrays(pair_id=[7, 7], is_chosen=[False, True]), 2)
+    assert sides(pairs) == [(1, 0)] and pairs.prompt_id.tolist() == ["7"]
+
+
+@pytest.mark.parametrize(("order", "values"), [("rank", [2, 1, 3, 1, 2, 1]), ("gold", [0.5, 0.9, -1, 3, 2, 3])])
+def test_the_best_of_a_group_against_every_worse_one(order, values):
+    pairs, how = make_pairs(arrays(group_id=["a", "a", "a", "b", "b", "b"], **{order: values}), 6)
+    assert sides(pairs) == [(1, 0), (1, 2), (3, 4)]
+    assert pairs.prompt_id.tolist() == ["a", "a", "b"]
+    assert order in how and "1 tied" in how
+
+
+def test_groups_need_not_lie_together():
+    pairs, _ = make_pairs(arrays(group_id=[1, 2, 1, 2], gold=[0, 5, 1, 4]), 4)
+    assert sides(pairs) == [(2, 0), (1, 3)]
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4)), min_size=2, max_size=20))
+def test_rank_is_gold_upside_down_and_every_pair_is_right(rows):
+    group, gold = np.array(rows).T
+    try:
+        pairs, _ = make_pairs({"group_id": group, "gold": gold}, len(rows))
+    except FeaturesError:
+        assert all(len({v for g, v in rows if g == k}) <= 1 for k in range(4))
+        return
+    by_rank, _ = make_pairs({"group_id": group, "rank": -gold}, len(rows))
+    assert sides(by_rank) == sides(pairs)
+    assert (group[pairs.chosen.numpy()] == group[pairs.rejected.numpy()]).all()
+    assert (gold[pairs.chosen.numpy()] > gold[pairs.rejected.numpy()]).all()
+    assert all(gold[c] == gold[group == group[c]].max() for c in pairs.chosen.tolist())
+
+
+def test_other_columns_are_the_chosen_rows():
+    columns = arrays(
+        pair_id=[0, 0, 1, 1], is_chosen=[0, 1, 1, 0], prompt_id=["p", "p", "q", "q"], source=["a", "b", "c", None],
+        category=["1", "2", None, "4"], strength=[1.0, 2.0, 3.0, 4.0], split=["test", "train", "test", "train"],
+        rm_training=[False, True, False, True], where=["w0", "w1", "w2", "w3"],
+    )  # fmt: skip
+    pairs, _ = make_pairs(columns, 4)
+    assert pairs.prompt_id.tolist() == ["p", "q"] and pairs.source.tolist() == ["b", "c"]
+    assert pairs.category.tolist() == ["2", None] and pairs.strength.tolist() == [2.0, 3.0]
+    assert pairs.split.tolist() == ["train", "test"] and pairs.rm_training.tolist() == [True, False]
+    assert pairs.where.tolist() == ["w1", "w2"]
+
+
+@pytest.mark.parametrize("missing", [None, np.nan])
+def test_what_is_not_known_of_a_pair_may_be_missing(missing):
+    pairs, _ = make_pairs(arrays(strength=[missing, 1.0, 2.0, 3.0], rm_training=[missing, 1, 1, 1]), 4)
+    assert pairs.strength[0].isnan() and pairs.strength[1] == 2 and pairs.rm_training.tolist() == [False, True]
+
+
+def test_with_row_numbers_other_columns_may_be_the_pairs():
+    columns = arrays(chosen=[0, 1, 2], rejected=[1, 2, 3], prompt_id=["p", "p", "p"], source=["a", "b", "c", "d"])
+    pairs, _ = make_pairs(columns, 4)
+    assert pairs.source.tolist() == ["a", "b", "c"] and set(pairs.prompt_id) == {"p"}
+    pairs, _ = make_pairs(arrays(chosen=[0, 3], rejected=[1, 2], source=["a", "b"], category=["0", "1", "2", "3"]), 4)
+    assert pairs.source.tolist() == ["a", "b"] and pairs.category.tolist() == ["0", "3"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"chosen": [0]}, "`rejected` is missing"),
+        ({"is_chosen": [0, 1, 0, 1]}, "`pair_id` is missing"),
+        ({"chosen": [0, 1], "rejected": [2]}, "`chosen` has 2 entries and `rejected` 1"),
+        ({"chosen": [0, 4], "rejected": [1, 2]}, r"Entry 1 of `chosen` is 4, but there are 4 rows \(0 to 3\)"),
+        ({"chosen": [0], "rejected": [-1]}, "Entry 0 of `rejected` is -1"),
+        ({"chosen": [0.5], "rejected": [1]}, "type float64; expected row numbers"),
+        ({"chosen": [0, 2], "rejected": [1, 2]}, "Pair 1 has row 2 as both"),
+        ({"pair_id": [0, 0, 1, 1], "is_chosen": [1, 0, 1, 1]}, "1 of 2 pair ids .* first is 1, with 2 chosen and 0"),
+        ({"pair_id": [0, 0, 0, 1], "is_chosen": [1, 0, 0, 1]}, "2 of 2 pair ids .* first is 0, with 1 chosen and 2"),
+        ({"pair_id": [0, 0, 1, 1], "is_chosen": [1, 0, 2, 0]}, "Row 2 has is_chosen = 2"),
+        ({"pair_id": ["a", None, "b", "b"], "is_chosen": [1, 0, 1, 0]}, "Row 1 has no `pair_id`"),
+        ({"pair_id": [0, 0], "is_chosen": [1, 0, 1, 0]}, r"`pair_id` has shape \[2\]; expected \[4\]"),
+        ({"group_id": [0, 0, 1, 1]}, "needs one of `rank` .* there are neither"),
+        ({"group_id": [0, 0, 1, 1], "rank": [1, 2, 1, 2], "gold": [1, 2, 1, 2]}, "there are both"),
+        ({"group_id": [0, 0, 1, 1], "gold": [1, np.nan, 1, 2]}, "Row 1 has no `gold`"),
+        ({"group_id": [0, 0, 1, 1], "gold": [1, 1, 2, 2]}, "holds no pair"),
+        ({"prompt_id": ["a", "b", "c", "c"]}, "Pair 0 .rows 0 and 1. has the prompt ids 'a' and 'b'"),
+        ({"strength": [1.0, 2.0, "high", 1.0]}, "Pair 1 has strength = 'high'; expected a number, or nothing"),
+        ({"rm_training": ["False", "", "", ""]}, "Pair 0 has rm_training = 'False'; expected true or false"),
+        ({"source": ["a", "b"]}, r"`source` has shape \[2\]; expected \[4\]"),
+        ({"chosen": [0], "rejected": [1], "source": ["a", "b"]}, r"expected \[4\] .* or \[1\] \(one a pair\)"),
+    ],
+)
+def test_columns_that_contradict_each_other_are_refused(columns, said):
+    with pytest.raises(FeaturesError, match=said):
+        make_pairs(arrays(**columns), 4)
+
+
+def test_soft_labels_weights_and_margins_reach_the_pairs(tmp_path):
+    given = {"label": np.array([0.9, 0.5, 0]), "weight": np.array([1, 2, 0.5]), "margin": np.array([0, -1, 2.5])}
+    save_npz(tmp_path / "x.npz", **given, strength=np.array([1, 2, 3]))
+    made = import_features(tmp_path / "x.npz", tmp_path / "f", SMALL)
+    for pairs in (made.pairs, open_features(tmp_path / "f").pairs):
+        assert {name: getattr(pairs, name).tolist() for name in given} == {n: v.tolist() for n, v in given.items()}
+        assert pairs.strength.tolist() == [1, 2, 3] and pairs.ratings is None
+    pairs, _ = make_pairs(arrays(label=[0.9, 0.1, 0.8, 0.2], weight=[1, 2, 3, 4]), 4)  # the chosen rows'
+    assert (pairs.label.tolist(), pairs.weight.tolist()) == ([0.9, 0.8], [1, 3])
+
+
+RATINGS = np.stack([np.arange(10.0), np.where(np.arange(10) % 3 == 0, np.nan, 1)], 1)
+
+
+@pytest.mark.parametrize(
+    ("columns", "names", "expected"),
+    [
+        ({"rating": RATINGS[:, 1]}, ["rating"], RATINGS[:, 1:]),
+        ({"ratings": RATINGS}, ["rating_0", "rating_1"], RATINGS),
+        ({"ratings_help": RATINGS[:, 0], "ratings_safe": RATINGS[:, 1]}, ["help", "safe"], RATINGS),
+    ],
+)
+def test_ratings_of_rows_need_no_pairs(tmp_path, columns, names, expected):
+    for number, chosen in enumerate((None, np.array([1, 2, 8]))):
+        source = save_npz(tmp_path / "x.npz", **columns, **({"chosen": None, "rejected": None} if number == 0 else {}))
+        made = import_features(source, tmp_path / f"f{number}", SMALL)
+        for found in (made, open_features(tmp_path / f"f{number}")):
+            np.testing.assert_array_equal(found.pairs.ratings, expected)
+            assert len(found.pairs) == (0 if chosen is None else 3) and found.manifest["ratings"] == names
+    assert "ratings only" in open_features(tmp_path / "f0").manifest["pairing"]
+
+
+def test_a_rating_that_is_missing_in_a_table_is_nan_and_one_may_have_another_name(tmp_path):
+    table = {"embedding": EMBEDDING.tolist(), "reward": REWARD, "thumb": [1, None, 0, *[None] * 7]}
+    pq.write_table(pa.table(table), tmp_path / "x.parquet")
+    made = import_features(tmp_path / "x.parquet", tmp_path / "f", columns={"ratings_thumb": "thumb"})
+    np.testing.assert_array_equal(made.pairs.ratings[:, 0], [1, np.nan, 0, *[np.nan] * 7])
+    assert made.manifest["ratings"] == ["thumb"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"rating": np.ones(9)}, r"`rating` has shape \[9\]; expected \[10\] \(one entry a row\)"),
+        ({"ratings": np.ones((9, 2))}, r"`ratings` has shape \[9, 2\]; expected \[10, attributes\]"),
+        ({"rating": np.full(10, np.inf)}, "Row 0 has an infinite `rating`"),
+        ({"rating": np.array(list("abcdefghij"))}, "`rating` holds object; expected numbers"),
+        ({"rating": np.ones(10), "ratings_a": np.ones(10)}, "Ratings are in rating and in ratings_NAME; give one"),
+        ({"label": np.array([0.5, 1.5, 1])}, "cannot be used: 1 of 3 labels of pairs are not prob.* first at index 1"),
+        ({"weight": np.array([1, 1, -1])}, "1 of 3 weights of pairs are below 0, the first at index 2"),
+        ({"margin": np.array([1, np.nan, 0])}, "Pair 1 has margin = nan; expected a number"),
+    ],
+)
+def test_labels_weights_and_ratings_that_do_not_fit_are_refused(tmp_path, changes, said):
+    with pytest.raises(FeaturesError, match=said):
+        import_features(save_npz(tmp_path / "x.npz", **changes), tmp_path / "f")
+    assert not (tmp_path / "f").exists()

@@ -11,8 +11,8 @@ from tests.features.fakes import FakeBackbone, contents, some_preferences
 from ebrm.errors import FeaturesError
 from ebrm.features import extract_features
 from ebrm.features import manifest as manifests
-from ebrm.features.distributed import Ranks
-from ebrm.features.lock import claim
+from ebrm.features.distributed import World
+from ebrm.features.lock import lock_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 IDENTITY = {name: None for name in ("origin", "backbone", "text", "data", "embedding_dtype", "shard_rows")}
@@ -21,7 +21,7 @@ IDENTITY = {name: None for name in ("origin", "backbone", "text", "data", "embed
 def test_a_new_or_empty_folder_is_claimed_and_left_without_a_lock(tmp_path):
     (tmp_path / "empty").mkdir()
     for out in (tmp_path / "empty", tmp_path / "deep" / "new"):
-        with claim(out, IDENTITY, Ranks()) as found:
+        with lock_folder(out, IDENTITY, World()) as found:
             assert found is None and out.is_dir()
         assert contents(out) == {}
 
@@ -71,10 +71,10 @@ def test_leftovers_of_a_run_killed_at_its_very_end_are_removed_too(tmp_path):
 HOLD = """
 import sys
 from pathlib import Path
-from ebrm.features.lock import claim
-from ebrm.features.distributed import Ranks
+from ebrm.features.lock import lock_folder
+from ebrm.features.distributed import World
 
-with claim(Path(sys.argv[1]), {}, Ranks()):
+with lock_folder(Path(sys.argv[1]), {}, World()):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -113,5 +113,5 @@ def test_a_finished_folder_can_be_returned_while_it_is_read_only(tmp_path):
 
 def test_the_manifest_of_what_is_there_is_given(tmp_path):
     made = extract_features(FakeBackbone(), some_preferences(), tmp_path / "f")
-    with claim(tmp_path / "f", manifests.identity(made.manifest), Ranks()) as found:
+    with lock_folder(tmp_path / "f", manifests.identity(made.manifest), World()) as found:
         assert found == made.manifest

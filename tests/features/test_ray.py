@@ -20,8 +20,7 @@ from tests.terminal import ROOT, child_environment, ebrm, preference_rows, refus
 
 from ebrm.backbone import BackboneConfig
 from ebrm.errors import ConfigError, FeaturesError, TextError
-from ebrm.features import EngineConfig, FeatureConfig, extract_features, ray_engine
-from ebrm.features import distributed as ranks
+from ebrm.features import EngineConfig, FeatureConfig, distributed, extract_features, ray_engine
 from ebrm.features import ray as on_ray
 from ebrm.features.extract import tokenize_preferences
 from ebrm.features.ray import read_on_ray
@@ -146,7 +145,7 @@ def test_ctrl_c_keeps_the_finished_shards_and_one_process_goes_on(tmp_path, monk
         yield Bar()
 
     with monkeypatch.context() as patched:
-        patched.setattr(ranks, "progress", progress)
+        patched.setattr(distributed, "progress", progress)
         with pytest.raises(KeyboardInterrupt):
             extract(FakeBackbone, data, tmp_path / "f")
     kept = shards(tmp_path / "f")
@@ -176,7 +175,7 @@ def test_the_command_makes_the_same_folder(tmp_path):
 def actor(load, out: Path, data) -> on_ray._Actor:
     """An actor for a folder that a run has begun, and that nobody has died in."""
     interrupted(data, out)
-    texts, _, _ = tokenize_preferences(FakeBackbone(), data, ranks.Ranks())
+    texts, _, _ = tokenize_preferences(FakeBackbone(), data, distributed.World())
     begun = SimpleNamespace(begin=SimpleNamespace(remote=lambda number: 0))
     return on_ray._Actor(load, 1, out, read_json(out / "manifest.json"), texts, begun)
 
@@ -255,12 +254,12 @@ def test_a_cluster_without_room_is_refused(tmp_path):
 
 
 def test_processes_of_accelerate_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("ebrm.features.distributed.Ranks.__init__", lambda self: self.__dict__.update(index=0, count=2))
+    monkeypatch.setattr("ebrm.features.distributed.World.__init__", lambda self: self.__dict__.update(rank=0, size=2))
     with pytest.raises(FeaturesError, match="without `accelerate launch`"):
         extract(FakeBackbone, some_preferences(3), tmp_path / "f")
 
 
 def test_a_reward_model_on_the_cpu_takes_no_gpu():
-    chosen = ray_engine(BackboneConfig("rm", device="cpu"), settings=EngineConfig("ray", ray_actors=3)).args[1]
+    chosen = ray_engine(BackboneConfig("rm", device="cpu"), config=EngineConfig("ray", ray_actors=3)).args[1]
     assert chosen == EngineConfig("ray", ray_actors=3, ray_gpus=0)
     assert ray_engine(BackboneConfig("rm")).args[1] == EngineConfig("ray")

@@ -11,8 +11,9 @@ import torch
 from tests.features.fakes import FakeBackbone, contents, some_preferences
 
 from ebrm.errors import FeaturesError
-from ebrm.features import FeatureConfig, Features, Pairs, extract_features, open_features, save_features
+from ebrm.features import FeatureConfig, Features, extract_features, open_features, save_features
 from ebrm.features import writer as write
+from ebrm.pairs import PreferencePairs
 
 SMALL = FeatureConfig(shard_rows=8)
 
@@ -94,7 +95,9 @@ def test_a_remade_shard_that_came_out_different_is_recorded_aloud(tmp_path, capl
 
 def in_memory(n: int = 10) -> Features:
     generator = torch.Generator().manual_seed(0)
-    pairs = Pairs.build(range(0, n, 2), range(1, n, 2), [f"p{i // 2}" for i in range(n // 2)], source=["s"] * (n // 2))
+    pairs = PreferencePairs.of(
+        range(0, n, 2), range(1, n, 2), prompt_id=[f"p{i // 2}" for i in range(n // 2)], source=["s"] * (n // 2)
+    )
     embedding, reward = torch.randn(n, 4, generator=generator), torch.randn(n, generator=generator)
     return Features.from_tensors(embedding, reward, pairs, backbone={"name": "rm"}, text={"template": "plain"})
 
@@ -133,5 +136,5 @@ def test_a_number_that_is_not_finite_is_named_by_its_item(tmp_path):
 
 
 def test_items_know_the_prompt_of_their_pairs():
-    pairs = Pairs.build([0, 2], [1, 0], ["p", "p"])
+    pairs = PreferencePairs.of([0, 2], [1, 0], prompt_id=["p", "p"])
     assert write.item_prompts(pairs, 4) == ["p", "p", "p", None]

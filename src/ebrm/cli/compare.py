@@ -100,7 +100,7 @@ def compare(
     opened = open_features(features)
     training = chosen.of(FitConfig)
     splits = choose_splits(opened.pairs, training)
-    train, validation, test = (opened.pairs.take(part) for part in (splits.train, splits.validation, splits.test))
+    train, validation, test = (opened.pairs.select(part) for part in (splits.train, splits.validation, splits.test))
     if not len(test):
         raise DataError(
             f"Of the {len(opened.pairs)} pairs in {features} none is held out to measure methods on. Give more pairs, "

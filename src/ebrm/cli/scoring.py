@@ -140,7 +140,7 @@ def open_feature_pairs(path: Path, settings: ScoreConfig, model: EnergyRewardMod
         raise DataError(f"{path} holds no pairs to score.")
     columns = {
         "where": pairs.where, "prompt_id": pairs.prompt_id, "source": pairs.source, "category": pairs.category,
-        "split": pairs.split, "chosen_item": pairs.chosen, "rejected_item": pairs.rejected,
+        "split": pairs.split, "chosen_item": pairs.chosen.numpy(), "rejected_item": pairs.rejected.numpy(),
     }  # fmt: skip
 
     def chunks() -> Iterator[Chunk]:

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from ebrm.data import conversation
-from ebrm.features import Pairs
 from ebrm.fitting import Fitted
 from ebrm.metrics import (
     Bootstrap,
@@ -28,6 +27,7 @@ from ebrm.metrics import (
     paired_accuracy_by_category,
 )
 from ebrm.model import RefinedReward
+from ebrm.pairs import PreferencePairs
 from ebrm.report import ChangedExample, LiveScore, ReportData
 
 _PACKAGES = ("ebrm", "torch", "transformers", "safetensors", "numpy", "scipy", "scikit-learn", "peft")
@@ -69,7 +69,7 @@ def measure(
         notes: where the data come from, for the report.
         bootstrap: of the intervals, paired and over prompts.
     """
-    pairs = fitted.features.pairs.take(fitted.splits.test)
+    pairs = fitted.features.pairs.select(fitted.splits.test)
     record, labels = fitted.model.record, fitted.conflicts.overall
     common: dict[str, Any] = {
         "kept_fraction": labels.kept_fraction if record.training.filter_conflicts else 1.0,
@@ -151,9 +151,9 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _items(pairs: Pairs) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+def _items(pairs: PreferencePairs) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
     """The different items of the pairs, ascending [n], and where chosen and rejected are among them [p]."""
-    both = torch.from_numpy(np.concatenate([pairs.chosen, pairs.rejected]))
+    both = torch.cat([pairs.chosen, pairs.rejected])
     items, where = torch.unique(both, return_inverse=True)
     chosen, rejected = where[: len(pairs)], where[len(pairs) :]
     return items, (chosen, rejected)
@@ -171,10 +171,10 @@ def _refine(fitted: Fitted, items: torch.Tensor) -> tuple[RefinedReward, torch.T
     return refined, most
 
 
-def _probability(fitted: Fitted, pairs: Pairs) -> np.ndarray:
+def _probability(fitted: Fitted, pairs: PreferencePairs) -> np.ndarray:
     """P(chosen > rejected) of every pair [p]."""
     model, features = fitted.model, fitted.features
-    chosen, rejected = torch.from_numpy(pairs.chosen), torch.from_numpy(pairs.rejected)
+    chosen, rejected = pairs.chosen, pairs.rejected
     parts = [
         model.prefer_rows((features.embedding(a), features.embedding(b)), (features.reward[a], features.reward[b]))
         for a, b in zip(chosen.split(_ROWS), rejected.split(_ROWS), strict=True)
@@ -183,7 +183,7 @@ def _probability(fitted: Fitted, pairs: Pairs) -> np.ndarray:
 
 
 def _examples(
-    fitted: Fitted, pairs: Pairs, items: torch.Tensor, refined: RefinedReward, most: torch.Tensor
+    fitted: Fitted, pairs: PreferencePairs, items: torch.Tensor, refined: RefinedReward, most: torch.Tensor
 ) -> list[ChangedExample]:
     """The responses that moved most, with their densities, and their texts where the preferences are at hand."""
     texts = {row.row: row for row in fitted.preferences.rows} if fitted.preferences is not None else {}
@@ -192,7 +192,7 @@ def _examples(
     for place, index in enumerate(most.tolist()):
         item = int(items[index])
         chosen = bool((pairs.chosen == item).any())
-        pair = int(np.flatnonzero((pairs.chosen if chosen else pairs.rejected) == item)[0])
+        pair = int(((pairs.chosen if chosen else pairs.rejected) == item).nonzero()[0, 0])
         text = texts.get(pairs.where[pair])
         response = None if text is None else (text.chosen if chosen else text.rejected)
         low, high = refined.interval[index].tolist()

@@ -20,15 +20,16 @@ from ebrm.evaluation.compare_heads import METHODS, Fitted, Problem, Rows
 from ebrm.evaluation.pool_reading import ReadPool
 from ebrm.evaluation.pools import ResponsePools
 from ebrm.evaluation.selection import select
-from ebrm.features import Features, Pairs
+from ebrm.features import Features
 from ebrm.groups import Groups
 from ebrm.metrics import Bootstrap, Estimate, calibration, paired_accuracy
+from ebrm.pairs import PreferencePairs
 
 logger = logging.getLogger(__name__)
 
 #: Rows whose scoring is timed, and how often.
 _TIMED_ROWS, _TIMES = 2048, 3
-#: Pairs whose probability is asked for at a time.
+#: PreferencePairs whose probability is asked for at a time.
 _PAIRS = 4096
 
 
@@ -118,8 +119,8 @@ def compare_methods(
     names: Sequence[str],
     problem: Problem,
     features: Features,
-    test: Pairs,
-    validation: Pairs,
+    test: PreferencePairs,
+    validation: PreferencePairs,
     tokens: np.ndarray | None = None,
     pool: ReadPool | None = None,
     *,
@@ -185,8 +186,8 @@ def compare_methods(
 class _PairRows:
     """The responses of some pairs, each once, with the pairs as places among them."""
 
-    def __init__(self, features: Features, pairs: Pairs, tokens: np.ndarray | None) -> None:
-        both = np.concatenate([pairs.chosen, pairs.rejected])
+    def __init__(self, features: Features, pairs: PreferencePairs, tokens: np.ndarray | None) -> None:
+        both = torch.cat([pairs.chosen, pairs.rejected]).numpy()
         items, place = np.unique(both, return_inverse=True)
         self.chosen, self.rejected = (torch.from_numpy(side) for side in np.split(place, 2))
         prompt = np.empty(len(items), dtype=object)

@@ -1,4 +1,4 @@
-"""What the frozen reward model said, on disk: identity, shards, resume, memory-mapped reads."""
+"""Features: embeddings and base rewards on disk; identity, shards, resume, reads of what is indexed."""
 
 import lazy_loader as lazy
 

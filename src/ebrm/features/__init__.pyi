@@ -1,5 +1,6 @@
 from .config import EngineConfig as EngineConfig
 from .config import FeatureConfig as FeatureConfig
+from .extract import Text as Text
 from .extract import extract_features as extract_features
 from .extract import extract_texts as extract_texts
 from .import_arrays import import_features as import_features
@@ -8,8 +9,6 @@ from .manifest import read_manifest as read_manifest
 from .ray import ray_engine as ray_engine
 from .shards import ShardedEmbeddings as ShardedEmbeddings
 from .store import Features as Features
-from .store import Pairs as Pairs
 from .store import open_features as open_features
-from .tables import read_items as read_items
-from .tokens import Text as Text
+from .store import read_items as read_items
 from .writer import save_features as save_features

@@ -1,15 +1,15 @@
-"""How features are stored."""
+"""Configuration of features: storage, and the engine that reads texts."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 from ebrm.errors import ConfigError
 
 EngineName = Literal["local", "ray"]
-EMBEDDING_DTYPES = ("float32", "float16", "bfloat16")
+EmbeddingDtype = Literal["float32", "float16", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -17,28 +17,22 @@ class FeatureConfig:
     """How embeddings and rewards are laid out on disk.
 
     Attributes:
-        embedding_dtype: What an embedding is stored as. Rewards are always float32, and whatever is stored is
-            read back as float32.
-        shard_rows: Texts a shard. A shard is written whole or not at all, so a killed run loses at most one
-            shard a process.
+        embedding_dtype: Number type of stored embeddings: float32, float16 or bfloat16 (half the disk). Rewards are
+            always float32, and all is read back as float32.
+        shard_rows: Texts a shard. A shard is written whole or not at all, so a killed run may have to redo one a
+            process.
+
+    Raises:
+        ConfigError: a value outside its range.
     """
 
-    embedding_dtype: str = field(
-        default="float32",
-        metadata={
-            "help": "Number type of stored embeddings: float32, float16 or bfloat16 (half the disk). "
-            "Rewards are always float32."
-        },
-    )
-    shard_rows: int = field(
-        default=4096,
-        metadata={"help": "Texts a shard, the unit of work that a killed run may have to redo."},
-    )
+    embedding_dtype: EmbeddingDtype = "float32"
+    shard_rows: int = 4096
 
     def __post_init__(self) -> None:
-        if self.embedding_dtype not in EMBEDDING_DTYPES:
+        if self.embedding_dtype not in get_args(EmbeddingDtype):
             raise ConfigError(
-                f"embedding_dtype is {self.embedding_dtype!r}; expected one of {', '.join(EMBEDDING_DTYPES)}."
+                f"embedding_dtype is {self.embedding_dtype!r}; expected one of {', '.join(get_args(EmbeddingDtype))}."
             )
         if isinstance(self.shard_rows, bool) or not isinstance(self.shard_rows, int) or self.shard_rows < 1:
             raise ConfigError(f"shard_rows is {self.shard_rows!r}; expected a whole number of at least 1.")
@@ -49,38 +43,22 @@ class EngineConfig:
     """Where texts are read: in this process (and those of `accelerate launch`), or on a Ray cluster.
 
     Attributes:
-        engine: "local" or "ray".
-        ray_address: The cluster ("auto", host:port). Unset: the one of RAY_ADDRESS or, if there is none, one that runs
-            on this machine; where none does, this machine alone.
-        ray_actors: Processes that hold the reward model. Unset: as many as find room.
-        ray_gpus: GPUs each of them takes, possibly a part of one. Unset: 1 where the cluster has GPUs and the device is
-            not the CPU, else 0.
+        engine: Where texts are read: `local`, or `ray` for the machines of a Ray cluster (extra `ray`). All of them
+            must see the reward model and the output folder under the same path.
+        ray_address: The Ray cluster: `auto`, or host:port. Unset: RAY_ADDRESS, else the cluster that this machine is
+            part of, else this machine alone.
+        ray_actors: Processes on the cluster that hold the reward model. Unset: as many as its resources allow.
+        ray_gpus: GPUs for each of them, possibly a part of one (0.5). Unset: 1 where the cluster has GPUs and the
+            device is not the CPU, else 0.
+
+    Raises:
+        ConfigError: a value outside its range, or one for Ray without it.
     """
 
-    engine: EngineName = field(
-        default="local",
-        metadata={
-            "help": "Where texts are read: `local`, or `ray` for the machines of a Ray cluster (extra `ray`). All of "
-            "them must see the reward model and the output folder under the same path."
-        },
-    )
-    ray_address: str | None = field(
-        default=None,
-        metadata={
-            "help": "The Ray cluster: `auto`, or host:port. Unset: RAY_ADDRESS, else the cluster that this machine is "
-            "part of, else this machine alone."
-        },
-    )
-    ray_actors: int | None = field(
-        default=None,
-        metadata={"help": "Processes on the cluster that hold the reward model. Unset: as many as find room there."},
-    )
-    ray_gpus: float | None = field(
-        default=None,
-        metadata={
-            "help": "GPUs for each of them, possibly a part of one (0.5). Unset: 1 where the cluster has GPUs, else 0."
-        },
-    )
+    engine: EngineName = "local"
+    ray_address: str | None = None
+    ray_actors: int | None = None
+    ray_gpus: float | None = None
 
     def __post_init__(self) -> None:
         if self.engine not in get_args(EngineName):

@@ -1,42 +1,120 @@
-"""Read the reward model over all texts of a set of preferences, once, into a features folder."""
+"""Extraction of features: token ids of every different text, and one forward over each, into a features folder."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+from array import array
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ebrm.data import Preferences
-from ebrm.errors import BackboneError, FeaturesError
+from ebrm.data import Message, Preferences
+from ebrm.errors import BackboneError, FeaturesError, TextError, TextTooLongError, setting
 from ebrm.features import manifest as manifests
 from ebrm.features.config import FeatureConfig
-from ebrm.features.distributed import Ranks
-from ebrm.features.lock import claim, missing_files
-from ebrm.features.store import Features, Pairs, open_features
-from ebrm.features.tokens import Text, Texts, tokenize_texts
-from ebrm.features.writer import Plan, Source, write_folder
+from ebrm.features.distributed import World
+from ebrm.features.lock import lock_folder, missing_files
+from ebrm.features.store import Features, open_features
+from ebrm.features.writer import ItemReader, Plan, write_folder
+from ebrm.pairs import PreferencePairs
 from ebrm.utils.files import sha256_json
 
 if TYPE_CHECKING:
     from ebrm.backbone import Backbone
 
-#: Makes shards of texts in other processes: texts, then what a `Writer` is given.
-Engine = Callable[[Texts, Path, dict[str, Any], Sequence[int], Callable[[int], None]], dict[str, Any]]
+#: Writes shards of texts in other processes: texts, then the arguments of a `Writer`.
+Engine = Callable[["TokenizedTexts", Path, dict[str, Any], Sequence[int], Callable[[int], None]], dict[str, Any]]
 
 _DRIFT_ITEMS = 16
 _BATCHES_A_READ = 8  # texts handed to the reward model at once, in batches; progress moves after each hand-over
+
+
+class Text(NamedTuple):
+    """A prompt with a response, the prompt's id, and their place in the data ("train.jsonl:12, chosen")."""
+
+    prompt_id: str
+    prompt: tuple[Message, ...]
+    response: str
+    where: str
+
+    @property
+    def id(self) -> str:
+        """The first 16 hexadecimal digits of a SHA-256 over prompt id and response."""
+        return text_id(self.prompt_id, self.response)
+
+
+@dataclass(frozen=True)
+class TokenizedTexts:
+    """The token ids of n different texts.
+
+    Attributes:
+        ids: int32, the token ids of all texts, one after the other.
+        ends: int64 [n + 1], where each text begins, then the length of `ids`.
+        truncated: int32 [n], tokens cut from the prompt.
+        prompt_id: the prompt of each text.
+        text_id: `Text.id` of each text.
+        where: each text's first place in the data.
+    """
+
+    ids: np.ndarray
+    ends: np.ndarray
+    truncated: np.ndarray
+    prompt_id: list[str]
+    text_id: list[str]
+    where: list[str]
+
+    def __len__(self) -> int:
+        """Number of texts n."""
+        return len(self.where)
+
+    def item(self, number: int) -> list[int]:
+        """Token ids of one text."""
+        return self.ids[self.ends[number] : self.ends[number + 1]].tolist()
+
+    def fingerprint(self) -> str:
+        """SHA-256 of all token ids and where each text ends."""
+        digest = hashlib.sha256(self.ids.astype("<i4").tobytes())
+        digest.update(self.ends.astype("<i8").tobytes())
+        return digest.hexdigest()
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """int64 [n], tokens of each text."""
+        return np.diff(self.ends)
+
+    def take(self, used: np.ndarray) -> TokenizedTexts:
+        """The texts at `used` (ascending, without repeats)."""
+        if len(used) == len(self):
+            return self
+        keep = np.zeros(len(self), dtype=bool)
+        keep[used] = True
+        lengths = self.lengths
+        return TokenizedTexts(
+            self.ids[np.repeat(keep, lengths)],
+            np.concatenate([[0], np.cumsum(lengths[keep])]),
+            self.truncated[used],
+            [self.prompt_id[number] for number in used],
+            [self.text_id[number] for number in used],
+            [self.where[number] for number in used],
+        )
+
+
+def text_id(prompt_id: str, response: str) -> str:
+    """Key of a response to a prompt: 16 hexadecimal digits of a SHA-256."""
+    return hashlib.sha256(f"{prompt_id}\n{response}".encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def extract_features(
     backbone: Backbone,
     preferences: Preferences,
     out: str | Path,
-    settings: FeatureConfig | None = None,
+    config: FeatureConfig | None = None,
     rm_training: Sequence[bool] | np.ndarray | None = None,
     engine: Engine | None = None,
 ) -> Features:
@@ -45,14 +123,14 @@ def extract_features(
     All texts are tokenized before the first forward, so a text that is too long stops the run at its beginning. A
     folder that was left unfinished is continued, however it was stopped: finished shards are kept, and the result is
     byte for byte that of an unbroken run (with the same device, libraries and token budget, and enough memory). A
-    finished folder of the same reward model, text rule, data and settings is returned without a forward. Under
+    finished folder of the same reward model, text rule, data and config is returned without a forward. Under
     `accelerate launch` all processes must call this; they share the shards.
 
     Args:
         backbone: The frozen reward model.
         preferences: The pairs.
         out: The folder.
-        settings: Number type and shard size.
+        config: Number type and shard size.
         rm_training: Whether the reward model was trained on each pair, bool [len(preferences)], if known.
         engine: Reads the texts in other processes (see `ebrm.features.ray`), with the same result; `backbone` then
             only tokenizes.
@@ -63,16 +141,16 @@ def extract_features(
             finite or does not fit the number type, a full disk, or no pair left.
         BackboneError: The reward model cannot be read.
     """
-    settings, out, ranks = settings or FeatureConfig(), Path(out), Ranks()
+    config, out, world = config or FeatureConfig(), Path(out), World()
     if len(preferences) == 0:
         raise FeaturesError("There are no preference pairs to read: the data has no rows that can be used.")
     if rm_training is not None and len(rm_training) != len(preferences):
         raise FeaturesError(
             f"rm_training has {len(rm_training)} entries for {len(preferences)} pairs; expected one for each pair."
         )
-    if engine is not None and ranks.count > 1:
+    if engine is not None and world.size > 1:
         raise FeaturesError(
-            f"{ranks.count} processes were launched (WORLD_SIZE), and an engine shares the work out by itself. Run it "
+            f"{world.size} processes were launched (WORLD_SIZE), and an engine shares the work out by itself. Run it "
             "without `accelerate launch`."
         )
     seen = None if rm_training is None else [bool(value) for value in rm_training]
@@ -84,30 +162,30 @@ def extract_features(
             "fingerprint": preferences.fingerprint,
             "rm_training": None if seen is None else sha256_json(seen),
         },
-        embedding_dtype=settings.embedding_dtype,
+        embedding_dtype=config.embedding_dtype,
         embedding_size=backbone.embedding_size,
-        shard_rows=settings.shard_rows,
+        shard_rows=config.shard_rows,
         items=0,
         pairs=0,
         preferences={key: value for key, value in preferences.report.to_dict().items() if key != "examples"},
     )
-    with claim(out, manifests.identity(manifest), ranks) as found:
+    with lock_folder(out, manifests.identity(manifest), world) as found:
         if found is not None and found["complete"] and not missing_files(out, found):
-            return open_features(out, verify=False)  # verified while it was claimed
-        texts, pairs, refused = tokenize_preferences(backbone, preferences, ranks, seen)
+            return open_features(out, verify=False)  # verified while it was locked
+        texts, pairs, refused = tokenize_preferences(backbone, preferences, world, seen)
         dropped = len(preferences) - len(pairs)
         if len(pairs) == 0:
             raise FeaturesError(
                 f"No pair is left: all {dropped} have a side longer than max_length "
-                f"({backbone.text_rule.max_length} tokens). Raise max_length, or cut prompts with "
-                "truncation=prompt_left."
+                f"({backbone.text_rule.max_length} tokens). Raise `max_length`, or cut prompts with "
+                f"{setting('truncation', 'prompt_left')}."
             )
         manifest |= {"dropped": dropped, "dropped_texts": refused}
-        return write_folder(out, _plan(backbone, texts, pairs, manifest, engine), found, ranks)
+        return write_folder(out, _plan(backbone, texts, pairs, manifest, engine), found, world)
 
 
 def extract_texts(
-    backbone: Backbone, texts: Sequence[Text], out: str | Path, settings: FeatureConfig | None = None
+    backbone: Backbone, texts: Sequence[Text], out: str | Path, config: FeatureConfig | None = None
 ) -> Features:
     """Read embedding and reward of every different text into the folder `out`; features without pairs.
 
@@ -118,36 +196,40 @@ def extract_texts(
         backbone: The frozen reward model.
         texts: Prompts with a response each; repeats are read once.
         out: The folder.
-        settings: Number type and shard size.
+        config: Number type and shard size.
 
     Raises:
         FeaturesError: As `extract_features`, but for the pairs.
         BackboneError: The reward model cannot be read.
     """
-    settings, out, ranks = settings or FeatureConfig(), Path(out), Ranks()
+    config, out, world = config or FeatureConfig(), Path(out), World()
     manifest = manifests.describe(
         origin="extracted",
         backbone=backbone.identity.to_dict(),
         text=backbone.text_rule.identity(),
         data={"fingerprint": sha256_json([text.id for text in texts])},
-        embedding_dtype=settings.embedding_dtype,
+        embedding_dtype=config.embedding_dtype,
         embedding_size=backbone.embedding_size,
-        shard_rows=settings.shard_rows,
+        shard_rows=config.shard_rows,
         items=0,
         pairs=0,
     )
-    with claim(out, manifests.identity(manifest), ranks) as found:
+    with lock_folder(out, manifests.identity(manifest), world) as found:
         if found is not None and found["complete"] and not missing_files(out, found):
-            return open_features(out, verify=False)  # verified while it was claimed
-        made, _, refused = tokenize_texts(backbone, texts, len(texts), ranks, tolerant=True)
+            return open_features(out, verify=False)  # verified while it was locked
+        made, _, refused = tokenize_texts(backbone, texts, len(texts), world, tolerant=True)
         manifest |= {"dropped_texts": len(refused), "refused": refused}
-        return write_folder(out, _plan(backbone, made, Pairs.build([], []), manifest), found, ranks)
+        return write_folder(out, _plan(backbone, made, PreferencePairs.of([], []), manifest), found, world)
 
 
 def _plan(
-    backbone: Backbone, texts: Texts, pairs: Pairs, manifest: dict[str, Any], engine: Engine | None = None
+    backbone: Backbone,
+    texts: TokenizedTexts,
+    pairs: PreferencePairs,
+    manifest: dict[str, Any],
+    engine: Engine | None = None,
 ) -> Plan:
-    """What is to be written of texts and their pairs."""
+    """The content of a folder of texts and their pairs."""
     known = {
         "items": len(texts),
         "pairs": len(pairs),
@@ -164,25 +246,78 @@ def _plan(
             "text_id": texts.text_id,
         },
         pairs=pairs,
-        source=text_source(backbone, texts),
+        reader=text_reader(backbone, texts),
         amounts=texts.lengths,
         unit="tokens",
         writer=None if engine is None or not len(texts) else partial(engine, texts),
     )
 
 
-def text_source(backbone: Backbone, texts: Texts) -> Source:
+def text_reader(backbone: Backbone, texts: TokenizedTexts) -> ItemReader:
     """Embeddings and rewards as the reward model reads them from texts."""
-    return Source(
+    return ItemReader(
         read=lambda start, stop, advance: _read(backbone, texts, start, stop, advance),
         where=lambda item: texts.where[item],
         measure=lambda: {"batch_drift": _measure_drift(backbone, texts) if len(texts) else None},
     )
 
 
+def tokenize_texts(
+    backbone: Backbone, texts: Iterable[Text], count: int, world: World, tolerant: bool = False
+) -> tuple[TokenizedTexts, list[int | None], dict[str, str]]:
+    """Token ids of every different text that the text rule can take.
+
+    Args:
+        backbone: the reward model whose text rule is used.
+        texts: the texts, repeats included.
+        count: how many they are, for the progress.
+        world: the main process shows the progress.
+        tolerant: list a text that the rule refuses among the refused, instead of raising its error. A text that
+            is too long under truncation="drop" is never an error.
+
+    Returns:
+        The different texts; for each text given, its number among them or None if refused; and the reason of each
+        refusal by text id.
+
+    Raises:
+        TextError: A text that is refused, naming its place, unless `tolerant`.
+    """
+    found: dict[tuple[str, str], int | None] = {}
+    ids, ends, truncated = array("i"), [0], []
+    about: tuple[list[str], list[str], list[str]] = ([], [], [])
+    numbers: list[int | None] = []
+    refused: dict[str, str] = {}
+    with world.progress("tokenizing", count, "texts") as advance:
+        for text in texts:
+            key = (text.prompt_id, text.response)
+            if key not in found:
+                tokens, reason = None, f"longer than the {backbone.text_rule.max_length} tokens that the RM reads"
+                try:
+                    tokens = backbone.tokenize(text.prompt, text.response, text.where)
+                except TextError as error:
+                    if not tolerant:
+                        raise
+                    if not isinstance(error, TextTooLongError):
+                        reason = str(error).removeprefix(f"{text.where}: ")
+                if tokens is None:
+                    refused[text.id] = reason
+                found[key] = None if tokens is None else len(about[0])
+                if tokens is not None:
+                    ids.extend(tokens.ids)
+                    ends.append(len(ids))
+                    truncated.append(tokens.truncated)
+                    for column, value in zip(about, (text.prompt_id, text.id, text.where), strict=True):
+                        column.append(value)
+            numbers.append(found[key])
+            advance(1)
+    cut = np.array(truncated, dtype=np.int32)
+    made = TokenizedTexts(np.array(ids, dtype=np.int32), np.array(ends, dtype=np.int64), cut, *about)
+    return made, numbers, refused
+
+
 def tokenize_preferences(
-    backbone: Backbone, preferences: Preferences, ranks: Ranks, rm_training: Sequence[bool] | None = None
-) -> tuple[Texts, Pairs, int]:
+    backbone: Backbone, preferences: Preferences, world: World, rm_training: Sequence[bool] | None = None
+) -> tuple[TokenizedTexts, PreferencePairs, int]:
     """Every different text that is in a pair with both sides, those pairs, and how many texts were too long.
 
     Raises:
@@ -194,7 +329,7 @@ def tokenize_preferences(
         for prompt_id in (pair.prompt_id,)
         for side, response in (("chosen", pair.chosen), ("rejected", pair.rejected))
     )
-    texts, numbers, refused = tokenize_texts(backbone, both, 2 * len(preferences), ranks)
+    texts, numbers, refused = tokenize_texts(backbone, both, 2 * len(preferences), world)
     sides = list(zip(numbers[::2], numbers[1::2], strict=True))
     kept = [row for row, pair in enumerate(sides) if None not in pair]
     # A text whose only partner was dropped is in no pair, and is not read. `unique` sorts; numbers follow appearance.
@@ -202,10 +337,10 @@ def tokenize_preferences(
     renumbered = renumbered.reshape(-1, 2)
     texts = texts.take(used)
     rows = [preferences[row] for row in kept]
-    pairs = Pairs.build(
+    pairs = PreferencePairs.of(
         renumbered[:, 0],
         renumbered[:, 1],
-        [texts.prompt_id[number] for number in renumbered[:, 0]],
+        prompt_id=[texts.prompt_id[number] for number in renumbered[:, 0]],
         source=[pair.source for pair in rows],
         category=[pair.category for pair in rows],
         strength=[pair.strength for pair in rows],
@@ -217,7 +352,7 @@ def tokenize_preferences(
 
 
 def _read(
-    backbone: Backbone, texts: Texts, start: int, stop: int, advance: Callable[[int], None]
+    backbone: Backbone, texts: TokenizedTexts, start: int, stop: int, advance: Callable[[int], None]
 ) -> tuple[Tensor, Tensor]:
     """Embedding [m, d] and reward [m] of items start..stop; which texts share a batch depends on these items only."""
     embedding = torch.empty(stop - start, backbone.embedding_size)
@@ -241,7 +376,7 @@ def _read(
     return embedding, reward
 
 
-def _name_culprit(backbone: Backbone, texts: Texts, items: list[int], token_ids: list[list[int]]) -> None:
+def _name_culprit(backbone: Backbone, texts: TokenizedTexts, items: list[int], token_ids: list[list[int]]) -> None:
     """Raise for the one text that cannot be read, by its place in the data; return if each alone can be."""
     for item, ids in zip(items, token_ids, strict=True):
         try:
@@ -250,7 +385,7 @@ def _name_culprit(backbone: Backbone, texts: Texts, items: list[int], token_ids:
             raise BackboneError(f"{texts.where[item]}: {error}") from error
 
 
-def _measure_drift(backbone: Backbone, texts: Texts) -> float:
+def _measure_drift(backbone: Backbone, texts: TokenizedTexts) -> float:
     """How much a reward depends on the other texts of its batch, over up to 16 items from shortest to longest."""
     order = np.argsort(texts.lengths, kind="stable")
     spread = np.unique(np.linspace(0, len(order) - 1, _DRIFT_ITEMS).round().astype(np.int64))

@@ -1,4 +1,4 @@
-"""Holding a folder for writing: only one that is ours, for what it was begun for, by one run at a time."""
+"""Lock of a features folder: one run at a time, and only for the features it was begun with."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from filelock import FileLock, Timeout
 
 from ebrm.errors import EBRMError, FeaturesError
 from ebrm.features import manifest as manifests
-from ebrm.features.distributed import Ranks
+from ebrm.features.distributed import World
 from ebrm.features.manifest import MANIFEST
 
 _LOCK = ".lock"
 
 
 @contextmanager
-def claim(out: Path, identity: dict[str, Any], ranks: Ranks) -> Iterator[dict[str, Any] | None]:
-    """Hold the folder `out` for writing; yield its manifest if it has one.
+def lock_folder(out: Path, identity: dict[str, Any], world: World) -> Iterator[dict[str, Any] | None]:
+    """Lock the folder `out` for writing; yield its manifest if it has one.
 
     A folder that is complete and whole is for reading, and may be read-only: it needs no lock. The manifest that is
     yielded then says `complete`, and `missing_files` finds nothing.
@@ -27,7 +27,7 @@ def claim(out: Path, identity: dict[str, Any], ranks: Ranks) -> Iterator[dict[st
     Args:
         out: The folder; made if it is not there.
         identity: What must be equal in a folder that is to be continued (see `manifest.identity`).
-        ranks: The processes that share the work; only the main one locks.
+        world: The processes that share the work; only the main one locks.
 
     Raises:
         FeaturesError: A folder with something else in it, features of another identity (naming both sides), damaged
@@ -35,7 +35,7 @@ def claim(out: Path, identity: dict[str, Any], ranks: Ranks) -> Iterator[dict[st
     """
     lock: FileLock | None = None
     error: EBRMError | None = None
-    if ranks.main:
+    if world.main:
         try:
             found = _inspect(out, identity)
             if found is None or not found["complete"] or missing_files(out, found):
@@ -49,7 +49,7 @@ def claim(out: Path, identity: dict[str, Any], ranks: Ranks) -> Iterator[dict[st
         except EBRMError as caught:
             error = caught
     try:
-        ranks.agree(error)
+        world.barrier(error)
         yield manifests.read_manifest(out) if (out / MANIFEST).exists() else None
     finally:
         if lock is not None:

@@ -1,4 +1,4 @@
-"""Texts read on the machines of a Ray cluster, with the result of one process: `ebrm features --engine ray`.
+"""Extraction on a Ray cluster, with the result of one process.
 
 Ray Data hands shard numbers to actors. Each holds the reward model and the texts' token ids, which come to its machine
 once, and writes its shards into the folder itself: all machines must see it (and the reward model, if that is a folder)
@@ -32,9 +32,8 @@ from ebrm.data import TextConfig
 from ebrm.errors import BackboneError, ConfigError, EBRMError, FeaturesError
 from ebrm.features import manifest as manifests
 from ebrm.features.config import EngineConfig
-from ebrm.features.extract import Engine, text_source
+from ebrm.features.extract import Engine, TokenizedTexts, text_reader
 from ebrm.features.lock import tidy
-from ebrm.features.tokens import Texts
 from ebrm.features.writer import write_shard
 from ebrm.utils.extras import install_hint
 
@@ -45,37 +44,35 @@ logger = logging.getLogger(__name__)
 
 _HOST_PORT = re.compile(r"([^/]+):(\d+)")
 _DEATHS = 3  # actors that may die at the same shard
-_MEASURE = -1  # in place of a shard number: measure what `Source.measure` does
+_MEASURE = -1  # in place of a shard number: measure what `ItemReader.measure` does
 
 
-def ray_engine(
-    backbone: BackboneConfig, text: TextConfig | None = None, settings: EngineConfig | None = None
-) -> Engine:
-    """What `extract_features` takes as `engine` to read texts on a Ray cluster.
+def ray_engine(backbone: BackboneConfig, text: TextConfig | None = None, config: EngineConfig | None = None) -> Engine:
+    """The `engine` of `extract_features` that reads texts on a Ray cluster.
 
-    Ray must not be running yet, or runs as the caller has started it (`settings.ray_address` is then not used).
+    Ray must not be running yet, or runs as the caller has started it (`config.ray_address` is then not used).
 
     Args:
         backbone: The reward model that each actor loads; it must be the one given to `extract_features`.
-        text: Its text settings.
-        settings: The cluster, how many actors, and GPUs for each.
+        text: Its text config.
+        config: The cluster, how many actors, and GPUs for each.
 
     Raises:
         ConfigError: Ray is not installed.
     """
-    settings = settings or EngineConfig(engine="ray")
-    if settings.ray_gpus is None and backbone.device.startswith("cpu"):
-        settings = EngineConfig("ray", settings.ray_address, settings.ray_actors, 0)
+    config = config or EngineConfig(engine="ray")
+    if config.ray_gpus is None and backbone.device.startswith("cpu"):
+        config = EngineConfig("ray", config.ray_address, config.ray_actors, 0)
     _import_ray()
     from ebrm.backbone import load_backbone
 
-    return partial(read_on_ray, partial(load_backbone, backbone, text), settings)
+    return partial(read_on_ray, partial(load_backbone, backbone, text), config)
 
 
 def read_on_ray(
     load: Callable[[], Backbone],
-    settings: EngineConfig,
-    texts: Texts,
+    config: EngineConfig,
+    texts: TokenizedTexts,
     out: Path,
     manifest: dict[str, Any],
     numbers: Sequence[int],
@@ -85,7 +82,7 @@ def read_on_ray(
 
     Args:
         load: Loads the reward model; called once by each actor, so it must be picklable.
-        settings: The cluster, how many actors, and GPUs for each.
+        config: The cluster, how many actors, and GPUs for each.
         texts: All texts of the folder.
         out: The folder, locked, with its manifest.
         manifest: That manifest.
@@ -93,22 +90,22 @@ def read_on_ray(
         advance: Called with the tokens of each shard that is finished.
 
     Raises:
-        EBRMError: As without Ray, and a ConfigError where there is no Ray, no such cluster or no room on it.
+        EBRMError: As without Ray, and a ConfigError where there is no Ray, no such cluster or too small a one.
     """
     items = [*numbers, *([] if manifest["complete"] else [_MEASURE])]
     if not items:
         return {}
     ray = _import_ray()
     size, measured = manifest["shard_rows"], {}
-    with _quiet(), _connected(ray, settings), _no_bars():
-        actors, cpus, gpus = _room(ray, settings, len(items))
+    with _quiet(), _connected(ray, config), _no_bars():
+        actors, cpus, gpus = _actors(ray, config, len(items))
         logger.info("Reading %d shards with %d Ray actors of %g CPUs and %g GPUs.", len(numbers), actors, cpus, gpus)
         here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
             ray.get_runtime_context().get_node_id(), soft=False
         )
         begun = ray.remote(_Begun).options(num_cpus=0, scheduling_strategy=here).remote()
         # What the tables have need not travel.
-        shipped = ray.put(Texts(texts.ids, texts.ends, texts.truncated, [], [], texts.where))
+        shipped = ray.put(TokenizedTexts(texts.ids, texts.ends, texts.truncated, [], [], texts.where))
         results = ray.data.from_items(
             [{"shard": number} for number in items], override_num_blocks=len(items)
         ).map_batches(
@@ -151,7 +148,7 @@ class _Actor:
     ) -> None:
         self._load, self._threads, self._out, self._manifest = load, threads, out, manifest
         self._reference, self._begun = texts, begun
-        self._texts: Texts | None = None
+        self._texts: TokenizedTexts | None = None
         self._backbone: Backbone | None = None
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
@@ -159,10 +156,10 @@ class _Actor:
         number, drift = int(batch["shard"][0]), float("nan")
         try:
             drift = self._work(number)
-            kind = said = ""
+            kind = message = ""
         except EBRMError as error:
-            kind, said = type(error).__name__, str(error)
-        return {"shard": [number], "drift": [drift], "kind": [kind], "error": [said]}
+            kind, message = type(error).__name__, str(error)
+        return {"shard": [number], "drift": [drift], "kind": [kind], "error": [message]}
 
     def _work(self, number: int) -> float:
         import ray
@@ -174,10 +171,10 @@ class _Actor:
             raise FeaturesError(self._give_up(number, before, texts))
         if self._backbone is None:  # not in __init__: there an error would come back as Ray's, not as ours
             self._backbone = self._opened()
-        source = text_source(self._backbone, texts)
+        reader = text_reader(self._backbone, texts)
         if number == _MEASURE:
-            return float(source.measure()["batch_drift"])
-        write_shard(self._out, source, self._manifest, number, lambda tokens: None)
+            return float(reader.measure()["batch_drift"])
+        write_shard(self._out, reader, self._manifest, number, lambda tokens: None)
         return float("nan")
 
     def _opened(self) -> Backbone:
@@ -202,7 +199,7 @@ class _Actor:
             )
         return backbone
 
-    def _give_up(self, number: int, before: int, texts: Texts) -> str:
+    def _give_up(self, number: int, before: int, texts: TokenizedTexts) -> str:
         if number == _MEASURE:
             what = "measuring the batch drift"
         else:
@@ -229,18 +226,18 @@ def _import_ray() -> Any:
 
 
 @contextmanager
-def _connected(ray: Any, settings: EngineConfig) -> Iterator[None]:
+def _connected(ray: Any, config: EngineConfig) -> Iterator[None]:
     """Be part of the cluster while the body runs; a cluster of this machine alone ends with it."""
     if ray.is_initialized():
         yield
         return
-    address = settings.ray_address or os.environ.get("RAY_ADDRESS")
+    address = config.ray_address or os.environ.get("RAY_ADDRESS")
     try:
         if address is not None and (found := _HOST_PORT.fullmatch(address)):
             socket.create_connection((found[1], int(found[2])), timeout=10).close()  # Ray would try for minutes
         with _silent_stderr():
             ray.init(
-                address=settings.ray_address,
+                address=config.ray_address,
                 include_dashboard=False,
                 log_to_driver=_chatty(),
                 logging_level=logging.INFO if _chatty() else logging.ERROR,
@@ -275,28 +272,28 @@ def _silent_stderr() -> Iterator[None]:
         os.close(kept)
 
 
-def _room(ray: Any, settings: EngineConfig, most: int) -> tuple[int, float, float]:
-    """How many actors to start, and the CPUs and GPUs of each."""
+def _actors(ray: Any, config: EngineConfig, most: int) -> tuple[int, float, float]:
+    """Number of actors to start, and the CPUs and GPUs of each."""
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    gpus = settings.ray_gpus
+    gpus = config.ray_gpus
     if gpus is None:
         gpus = 1.0 if any(machine.get("GPU", 0) >= 1 for machine in machines) else 0.0
     cpus = 1.0 if gpus else float(torch.get_num_threads())
-    room = sum(
+    most_now = sum(
         min(int(machine.get("CPU", 0) // cpus), int(machine.get("GPU", 0) / gpus) if gpus else 10**9)
         for machine in machines
     )
-    if settings.ray_actors is None and room == 0:
+    if config.ray_actors is None and most_now == 0:
         seen = "; ".join(f"{machine.get('CPU', 0):g} CPUs, {machine.get('GPU', 0):g} GPUs" for machine in machines)
         raise ConfigError(
             f"No machine of the Ray cluster has {cpus:g} CPUs and {gpus:g} GPUs for an actor; they have {seen}. Set "
             "ray_gpus, or, without GPUs, OMP_NUM_THREADS to the CPUs for each."
         )
-    wanted = room if settings.ray_actors is None else settings.ray_actors
-    if wanted > room:
+    wanted = most_now if config.ray_actors is None else config.ray_actors
+    if wanted > most_now:
         logger.warning(
-            "%d Ray actors of %g CPUs and %g GPUs are wanted, and the cluster has room for %d of them in all; the "
-            "others wait for machines to join.", wanted, cpus, gpus, room,
+            "%d Ray actors of %g CPUs and %g GPUs are wanted, and the cluster can hold %d of them in all; the "
+            "others wait for machines to join.", wanted, cpus, gpus, most_now,
         )  # fmt: skip
     return min(wanted, most), cpus, gpus
 
@@ -307,11 +304,11 @@ def _chatty() -> bool:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what Ray says of itself from the terminal (its log files have it), and its usage reports from the net."""
-    says = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}
+    """Keep Ray's own output from the terminal (its log files have it), and its usage reports from the net."""
+    variables = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}
     if not _chatty():
-        says["RAY_BACKEND_LOG_LEVEL"] = "fatal"
-    added = {name: value for name, value in says.items() if name not in os.environ}
+        variables["RAY_BACKEND_LOG_LEVEL"] = "fatal"
+    added = {name: value for name, value in variables.items() if name not in os.environ}
     os.environ.update(added)
     try:
         if _chatty():

@@ -1,108 +1,60 @@
-"""Reading a features folder: which pairs, which rewards, and embeddings that stay on disk until they are needed.
+"""Features folders: pairs, rewards, and embeddings that stay on disk until they are indexed.
 
 A folder holds one *item* for every different (prompt, response), in order of first appearance, and pairs that refer
 to items by position:
 
     manifest.json               what made this, how much there is of it, SHA-256 of every other file
-    items.parquet               one row an item: prompt_id, tokens, truncated, text_id
+    items.parquet               one row an item: prompt_id, tokens, truncated, text_id; ratings where there are any
     pairs.parquet               one row a pair: chosen, rejected, prompt_id, source, category, strength, split, where,
-                                rm_training
+                                rm_training; label, weight, margin where they are not the same for all
     shard-00000.safetensors …   embedding [m, d] and reward [m] of `shard_rows` items each
+
+Equal content gives equal bytes.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from ebrm.errors import FeaturesError
+from ebrm.errors import DataError, FeaturesError
 from ebrm.features import manifest as manifests
 from ebrm.features.shards import DTYPES, Shard, ShardedEmbeddings, shard_name
-from ebrm.features.tables import read_pairs
+from ebrm.pairs import PreferencePairs
 
+ITEM_SCHEMA = pa.schema(
+    [("prompt_id", pa.string()), ("tokens", pa.int32()), ("truncated", pa.int32()), ("text_id", pa.string())]
+)
+PAIR_SCHEMA = pa.schema(
+    [
+        ("chosen", pa.int64()),
+        ("rejected", pa.int64()),
+        ("prompt_id", pa.string()),
+        ("source", pa.string()),
+        ("category", pa.string()),
+        ("strength", pa.float32()),
+        ("split", pa.string()),
+        ("where", pa.string()),
+        ("rm_training", pa.bool_()),
+    ]
+)
+#: Further columns of pairs.parquet, and the value that needs no column.
+_OPTIONAL = {"label": 1.0, "weight": 1.0, "margin": 0.0}
+# Fields of a reward model's identity that move its numbers by rounding only.
 _ROUNDING = ("dtype", "attention")
 
 
 @dataclass(frozen=True, eq=False)
-class Pairs:
-    """Preference pairs over items. All arrays have one entry a pair [p].
-
-    Attributes:
-        chosen: int64, item of the preferred response.
-        rejected: int64, item of the other response.
-        prompt_id: str, the same for pairs of one prompt; splits and bootstrap resampling go by it.
-        source: object, str or None.
-        category: object, str or None.
-        strength: float32, how strongly the first is preferred; NaN where not given.
-        split: object, str or None.
-        where: object, str ("file.jsonl:12") or None.
-        rm_training: bool, whether the reward model was trained on this pair (False where not known).
-    """
-
-    chosen: np.ndarray
-    rejected: np.ndarray
-    prompt_id: np.ndarray
-    source: np.ndarray
-    category: np.ndarray
-    strength: np.ndarray
-    split: np.ndarray
-    where: np.ndarray
-    rm_training: np.ndarray
-
-    @classmethod
-    def build(cls, chosen: Any, rejected: Any, prompt_id: Any = None, **columns: Any) -> Pairs:
-        """Pairs from sequences of length p; columns left out are empty, and every pair is its own prompt."""
-        count = len(chosen)
-        if prompt_id is None:
-            prompt_id = [f"pair-{row:06d}" for row in range(count)]
-        values: dict[str, np.ndarray] = {
-            "chosen": np.array(chosen, dtype=np.int64),  # writable, as torch.from_numpy wants it
-            "rejected": np.array(rejected, dtype=np.int64),
-            "prompt_id": np.asarray(prompt_id, dtype=np.str_),
-        }
-        for name in ("source", "category", "split", "where"):
-            values[name] = np.empty(count, dtype=object)
-            given = columns.pop(name, None)
-            values[name][:] = None if given is None else given if isinstance(given, np.ndarray) else list(given)
-        strength = columns.pop("strength", None)
-        values["strength"] = (
-            np.full(count, np.nan, dtype=np.float32)
-            if strength is None
-            else np.asarray(
-                strength if isinstance(strength, np.ndarray) else [np.nan if v is None else v for v in strength],
-                dtype=np.float32,
-            )
-        )
-        seen = columns.pop("rm_training", None)
-        values["rm_training"] = np.zeros(count, bool) if seen is None else np.array([bool(v) for v in seen], bool)
-        if columns:
-            raise TypeError(f"pairs have no column {', '.join(columns)}")
-        for name, value in values.items():
-            if value.shape != (count,):
-                raise ValueError(f"pair column {name} has shape {list(value.shape)}, expected [{count}]")
-        return cls(**values)
-
-    def __len__(self) -> int:
-        """Number of pairs."""
-        return len(self.chosen)
-
-    def take(self, index: Any) -> Pairs:
-        """The pairs at `index` (positions or a boolean mask), in that order; items keep their numbers."""
-        index = np.asarray(index)
-        if index.size == 0 and index.dtype != np.bool_:
-            index = index.astype(np.int64)
-        return Pairs(**{field.name: getattr(self, field.name)[index] for field in dataclasses.fields(self)})
-
-
-@dataclass(frozen=True, eq=False)
 class Features:
-    """What a reward model said about every item of a set of preference pairs.
+    """Embedding and base reward of every item of a set of preference pairs.
 
     Attributes:
         path: The folder they lie in; None for features held in memory.
@@ -114,7 +66,7 @@ class Features:
 
     path: Path | None
     manifest: dict[str, Any]
-    pairs: Pairs
+    pairs: PreferencePairs
     reward: Tensor
     embeddings: ShardedEmbeddings
 
@@ -130,6 +82,18 @@ class Features:
     def embedding(self, index: Tensor | slice) -> Tensor:
         """Embeddings of the items at `index` (a slice or a LongTensor, any order), float32 [k, d]."""
         return self.embeddings[index]
+
+    def with_pairs(self, pairs: PreferencePairs) -> Features:
+        """The same items with other pairs (curated ones, say); `save_features` writes them to a folder of their own.
+
+        A folder keeps label, weight, margin, strength and ratings of pairs, not which step of curation made them.
+
+        Raises:
+            FeaturesError: Pairs of items that are not there.
+        """
+        pairs = pairs.to("cpu")
+        check_pairs(pairs, len(self))
+        return replace(self, pairs=pairs, manifest=self.manifest | {"data": None, "pairs": len(pairs)})
 
     def check(self, backbone_identity: dict[str, Any] | None, text_identity: dict[str, Any] | None) -> None:
         """Refuse to be used with another reward model or text rule; None is not compared.
@@ -159,11 +123,11 @@ class Features:
         cls,
         embedding: Tensor,  # [n, d]
         reward: Tensor,  # [n]
-        pairs: Pairs,
+        pairs: PreferencePairs,
         backbone: dict[str, Any] | None = None,
         text: dict[str, Any] | None = None,
     ) -> Features:
-        """Features held in memory, e.g. for tests or to be written by `ebrm.features.writer.save_features`.
+        """Features held in memory; `save_features` writes them to disk.
 
         Raises:
             FeaturesError: Shapes that do not fit, pairs that refer to items that are not there, or NaN.
@@ -179,6 +143,7 @@ class Features:
         for name, value in (("embedding", embedding.isfinite().all(1)), ("reward", reward.isfinite())):
             if not bool(value.all()):
                 raise FeaturesError(f"The {name} of item {int((~value).nonzero()[0])} is NaN or infinite.")
+        pairs = pairs.to("cpu")
         check_pairs(pairs, len(reward))
         manifest = manifests.describe(
             origin="memory",
@@ -193,24 +158,6 @@ class Features:
             complete=True,
         )
         return cls(None, manifest, pairs, reward, ShardedEmbeddings([embedding], embedding.shape[1]))
-
-
-def check_pairs(pairs: Pairs, items: int) -> None:
-    """Refuse pairs that refer to items outside 0..items-1 or prefer an item to itself.
-
-    Raises:
-        FeaturesError: Naming the first such pair.
-    """
-    for name in ("chosen", "rejected"):
-        index = getattr(pairs, name)
-        wrong = np.flatnonzero((index < 0) | (index >= items))
-        if len(wrong):
-            raise FeaturesError(
-                f"Pair {wrong[0]} has {name} = {index[wrong[0]]}, but items are numbered 0 to {items - 1}."
-            )
-    same = np.flatnonzero(pairs.chosen == pairs.rejected)
-    if len(same):
-        raise FeaturesError(f"Pair {same[0]} has item {pairs.chosen[same[0]]} as both chosen and rejected.")
 
 
 def open_features(path: str | Path, verify: bool = True) -> Features:
@@ -242,26 +189,140 @@ def assemble(path: Path, manifest: dict[str, Any]) -> Features:
     """Features over the files of a folder whose manifest has been checked."""
     shards = []
     for number in range(manifests.shard_count(manifest)):
-        rows = manifests.rows_of_shard(manifest, number)
+        file, rows = path / shard_name(number), manifests.rows_of_shard(manifest, number)
         try:
-            shards.append(
-                Shard(
-                    path / shard_name(number),
-                    rows,
-                    manifest["embedding_size"],
-                    manifest["embedding_dtype"],
-                )
-            )
+            shards.append(Shard(file, rows, manifest["embedding_size"], manifest["embedding_dtype"]))
         except (OSError, ValueError) as error:
-            raise FeaturesError(
-                manifests.fault_message(path, manifest, {shard_name(number): f"is damaged: {error}"})
-            ) from None
+            raise FeaturesError(manifests.fault_message(path, manifest, {file.name: f"is damaged: {error}"})) from None
     reward = torch.cat([shard.reward() for shard in shards]) if shards else torch.empty(0)
     columns = read_pairs(path / "pairs.parquet")
-    pairs = Pairs.build(**columns)
-    if len(pairs) != manifest["pairs"]:
+    if len(columns["chosen"]) != manifest["pairs"]:
         raise FeaturesError(
-            f"{path / 'pairs.parquet'} has {len(pairs)} pairs, but the manifest has {manifest['pairs']}."
+            f"{path / 'pairs.parquet'} has {len(columns['chosen'])} pairs, but the manifest has {manifest['pairs']}."
         )
-    check_pairs(pairs, len(reward))
+    ratings = read_ratings(path / "items.parquet") if manifest.get("ratings") else None
+    try:
+        pairs = PreferencePairs.of(**columns, ratings=ratings)
+        pairs.check_rows(len(reward))
+    except DataError as error:
+        raise FeaturesError(f"{path / 'pairs.parquet'} does not fit the {len(reward)} items: {error}") from None
     return Features(path, manifest, pairs, reward, ShardedEmbeddings(shards, manifest["embedding_size"]))
+
+
+def check_pairs(pairs: PreferencePairs, items: int) -> None:
+    """Refuse pairs of items that are not there, or ratings of another number of items.
+
+    Raises:
+        FeaturesError: Naming the first such pair.
+    """
+    try:
+        pairs.check_rows(items)
+    except DataError as error:
+        raise FeaturesError(f"The pairs do not fit these features: {error}") from None
+    if pairs.ratings is not None and len(pairs.ratings) != items:
+        raise FeaturesError(
+            f"The ratings have shape {list(pairs.ratings.shape)} for {items} items; expected [{items}, attributes]."
+        )
+
+
+def pair_columns(pairs: PreferencePairs) -> dict[str, Any]:
+    """Columns of pairs.parquet."""
+    columns = {name: getattr(pairs, name) for name in PAIR_SCHEMA.names}
+    columns |= {name: value.numpy() for name, value in columns.items() if isinstance(value, Tensor)}
+    columns |= {"prompt_id": pairs.prompt_id.tolist(), "strength": columns["strength"].astype(np.float32)}
+    for name, usual in _OPTIONAL.items():
+        values = getattr(pairs, name).numpy()
+        if (values != usual).any():
+            columns[name] = values
+    return columns
+
+
+def pair_bytes(columns: Mapping[str, Any]) -> bytes:
+    """Content of pairs.parquet."""
+    more = [pa.field(name, pa.float64()) for name in _OPTIONAL if name in columns]
+    return table_bytes(columns, pa.schema([*PAIR_SCHEMA, *more]))
+
+
+def item_bytes(columns: Mapping[str, Any], ratings: np.ndarray | None) -> bytes:
+    """Content of items.parquet; `ratings` are [n, a]."""
+    if ratings is None:
+        return table_bytes(columns, ITEM_SCHEMA)
+    kind = pa.list_(pa.float64(), ratings.shape[1])
+    flat = pa.array(ratings.reshape(-1), pa.float64(), from_pandas=True)
+    lists = pa.FixedSizeListArray.from_arrays(flat, type=kind)
+    return table_bytes({**columns, "ratings": lists}, ITEM_SCHEMA.append(pa.field("ratings", kind)))
+
+
+def table_bytes(columns: Mapping[str, Any], schema: pa.Schema) -> bytes:
+    """A Parquet file's content; NaN is stored as null (`strength` that was not given)."""
+    arrays = []
+    for field in schema:
+        try:
+            given = columns[field.name]
+            arrays.append(given if isinstance(given, pa.Array) else pa.array(given, field.type, from_pandas=True))
+        except (UnicodeEncodeError, pa.ArrowException) as error:
+            raise FeaturesError(
+                f"Column {field.name} cannot be stored as {field.type}: {error}. Correct or leave out that column."
+            ) from None
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_arrays(arrays, schema=schema), sink, compression="zstd")
+    return sink.getvalue().to_pybytes()
+
+
+def read_items(path: Path) -> dict[str, Any]:
+    """Columns of items.parquet, as lists; `text_id` is None throughout in features made before it was kept.
+
+    Raises:
+        FeaturesError: A file that is not Parquet, or lacks a column.
+    """
+    table = _read(path, ITEM_SCHEMA, ("ratings",), absent="text_id")
+    return table.select(ITEM_SCHEMA.names).to_pydict()
+
+
+def read_ratings(path: Path) -> np.ndarray:
+    """Ratings of items.parquet, float64 [n, a], NaN where there is none."""
+    column = _read(path, ITEM_SCHEMA, ("ratings",), absent="text_id").column("ratings").combine_chunks()
+    return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), column.type.list_size)
+
+
+def read_pairs(path: Path) -> dict[str, Any]:
+    """Columns of pairs.parquet as arrays; text as str objects or None, a missing `strength` as NaN.
+
+    Equal texts of a column with few of them (source, category, split) are one object, and no column passes through a
+    list: a million pairs would otherwise take half a gigabyte.
+
+    Raises:
+        FeaturesError: A file that is not Parquet, or lacks a column.
+    """
+    table = _read(path, PAIR_SCHEMA, tuple(_OPTIONAL))
+    columns: dict[str, Any] = {}
+    for name in table.column_names:
+        column = table.column(name).combine_chunks()
+        if name in ("source", "category", "split"):
+            encoded = column.dictionary_encode()
+            texts = np.array([*encoded.dictionary.to_pylist(), None], dtype=object)
+            columns[name] = texts[encoded.indices.fill_null(len(texts) - 1).to_numpy()]
+        else:
+            columns[name] = column.to_numpy(zero_copy_only=False)
+    columns["prompt_id"] = columns["prompt_id"].astype(np.str_)
+    return columns
+
+
+def _read(path: Path, schema: pa.Schema, optional: tuple[str, ...] = (), absent: str = "") -> pa.Table:
+    """A table of this schema; it may have `optional` columns after it, and the column `absent` is added as nulls."""
+    try:
+        # A file handle: given a path, pyarrow looks for partitions in the names of its folders.
+        with open(path, "rb") as handle:
+            table = pq.read_table(handle)
+        if absent and absent not in table.column_names:
+            table = table.append_column(schema.field(absent), pa.nulls(len(table), schema.field(absent).type))
+        more = [name for name in table.column_names if name in optional]
+        if not table.drop_columns(more).schema.equals(schema):
+            raise pa.ArrowInvalid(
+                f"it has the columns {', '.join(table.column_names)}, expected {', '.join(schema.names)}"
+            )
+    except (OSError, pa.ArrowException) as error:
+        raise FeaturesError(
+            f"{path} cannot be read: {error}. Delete this file and run the same command again: only it is made anew."
+        ) from None
+    return table

@@ -1,4 +1,4 @@
-"""Writing a features folder so that it can be stopped at any moment: the one path by which features reach the disk.
+"""Resumable writing of features folders: the one path by which features reach the disk.
 
 The order on disk: a lock, the manifest with `complete: false` (it pins what the folder is for), the two tables, the
 shards, and the manifest with `complete: true` and the SHA-256 of every file. Each file appears whole, by a rename.
@@ -21,15 +21,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ebrm.errors import EBRMError, FeaturesError
+from ebrm.errors import FeaturesError, setting
 from ebrm.features import manifest as manifests
 from ebrm.features.config import FeatureConfig
-from ebrm.features.distributed import Ranks
-from ebrm.features.lock import claim, missing_files
+from ebrm.features.distributed import World
+from ebrm.features.lock import lock_folder, missing_files
 from ebrm.features.manifest import MANIFEST
 from ebrm.features.shards import DTYPES, Shard, shard_bytes, shard_name, shard_size
-from ebrm.features.store import Features, Pairs, assemble, check_pairs, open_features
-from ebrm.features.tables import ITEM_SCHEMA, PAIR_SCHEMA, read_items, table_bytes
+from ebrm.features.store import (
+    ITEM_SCHEMA,
+    Features,
+    assemble,
+    check_pairs,
+    item_bytes,
+    open_features,
+    pair_bytes,
+    pair_columns,
+    read_items,
+)
+from ebrm.pairs import PreferencePairs
 from ebrm.utils.files import atomic_path, sha256_file, sha256_json, write_json
 
 logger = logging.getLogger(__name__)
@@ -38,13 +48,13 @@ _DISK_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where the numbers of a shard come from.
+class ItemReader:
+    """The numbers of items, and their names.
 
     Attributes:
-        read: Gives embedding [m, d] and reward [m] of items start..stop, and reports progress by its third argument.
-        where: What an item is called in an error ("train.jsonl:12, chosen").
-        measure: Gives what is measured at the end, as further manifest entries.
+        read: Embedding [m, d] and reward [m] of items start..stop; reports progress by its third argument.
+        where: An item's name in an error ("train.jsonl:12, chosen").
+        measure: Further manifest entries, measured at the end.
     """
 
     read: Callable[[int, int, Callable[[int], None]], tuple[Tensor, Tensor]]
@@ -52,42 +62,42 @@ class Source:
     measure: Callable[[], dict[str, Any]] = field(default=dict)
 
 
-#: Makes the shards of these numbers in other processes, reporting progress by its last argument, and gives what
-#: `Source.measure` gives (nothing for a manifest that is complete).
+#: Writes the shards of these numbers in other processes, reporting progress by its last argument, and returns what
+#: `ItemReader.measure` does (nothing for a manifest that is complete).
 Writer = Callable[[Path, dict[str, Any], Sequence[int], Callable[[int], None]], dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All that is known before the first shard.
+    """All that is known of a folder before the first shard.
 
     Attributes:
-        manifest: What is made, from what (see `ebrm.features.manifest.describe`).
+        manifest: See `ebrm.features.manifest.describe`.
         items: Columns of items.parquet; one that is left out is empty.
         pairs: The pairs.
-        source: Where the numbers come from.
-        amounts: What an item counts for in the progress [n].
+        reader: The numbers of the items.
+        amounts: Progress by item [n].
         unit: The unit of those amounts.
-        writer: Makes the shards instead of this process.
+        writer: Writes the shards instead of this process.
     """
 
     manifest: dict[str, Any]
     items: Mapping[str, Any]
-    pairs: Pairs
-    source: Source
+    pairs: PreferencePairs
+    reader: ItemReader
     amounts: np.ndarray
     unit: str
     writer: Writer | None = None
 
 
-def write_folder(out: Path, plan: Plan, found: dict[str, Any] | None, ranks: Ranks) -> Features:
-    """Write what is missing in a claimed folder, finish it, and open it.
+def write_folder(out: Path, plan: Plan, found: dict[str, Any] | None, world: World) -> Features:
+    """Write what is missing in a locked folder, finish it, and open it.
 
     Args:
         out: The folder.
-        plan: What to write.
-        found: The manifest that `claim` yielded.
-        ranks: Process i of k makes shards i, i + k, …; the main process does the rest.
+        plan: The folder's content.
+        found: The manifest that `lock_folder` yielded.
+        world: Process i of k writes shards i, i + k, …; the main process does the rest.
 
     Raises:
         FeaturesError: A number that is not finite or does not fit the number type, a full disk, or another content than
@@ -96,41 +106,41 @@ def write_folder(out: Path, plan: Plan, found: dict[str, Any] | None, ranks: Ran
     manifest = found if found is not None else plan.manifest
     _refuse_other_content(out, manifest, plan.manifest)
     todo = [number for number in range(manifests.shard_count(manifest)) if not _made(out, manifest, number)]
-    ranks.agree()  # nobody writes before everybody has looked
-    with _sharing_errors(ranks):
-        if ranks.main:
+    world.barrier()  # no process writes before all have looked
+    with world.sharing_errors():
+        if world.main:
             _begin(out, plan, manifest, found)
-    with _sharing_errors(ranks):
-        mine = todo[ranks.index :: ranks.count]
+    with world.sharing_errors():
+        mine = todo[world.rank :: world.size]
         size = manifest["shard_rows"]
         total = sum(int(plan.amounts[number * size : (number + 1) * size].sum()) for number in mine)
-        with ranks.progress("features", total, plan.unit) as advance:
+        with world.progress("features", total, plan.unit) as advance:
             if plan.writer is not None:
                 measured = plan.writer(out, manifest, mine, advance)
             else:
                 measured = None
                 for number in mine:
-                    write_shard(out, plan.source, manifest, number, advance)
-    with _sharing_errors(ranks):
-        if ranks.main:
+                    write_shard(out, plan.reader, manifest, number, advance)
+    with world.sharing_errors():
+        if world.main:
             if measured is None and not manifest["complete"]:
-                measured = plan.source.measure()
+                measured = plan.reader.measure()
             _finish(out, manifest, measured or {})
     return assemble(out, manifests.read_manifest(out))
 
 
-def save_features(features: Features, out: str | Path, settings: FeatureConfig | None = None) -> Features:
+def save_features(features: Features, out: str | Path, config: FeatureConfig | None = None) -> Features:
     """Write features to a folder: those held in memory, or others in another number type or shard size.
 
     Args:
-        features: What to write.
+        features: Features of any origin.
         out: The folder; continued if it holds the beginning of the same features.
-        settings: Number type and shard size.
+        config: Number type and shard size.
 
     Raises:
         FeaturesError: As `write_folder`.
     """
-    settings = settings or FeatureConfig()
+    config = config or FeatureConfig()
     check_pairs(features.pairs, len(features))
     old = features.manifest
     data = old["data"] or {"fingerprint": _fingerprint(features)}
@@ -138,46 +148,41 @@ def save_features(features: Features, out: str | Path, settings: FeatureConfig |
         "complete": False,
         "files": {},
         "data": data,
-        "embedding_dtype": settings.embedding_dtype,
-        "shard_rows": settings.shard_rows,
+        "embedding_dtype": config.embedding_dtype,
+        "shard_rows": config.shard_rows,
         "items": len(features),
         "pairs": len(features.pairs),
     }
+    manifest.pop("ratings", None)
+    if features.pairs.ratings is not None:
+        names = old.get("ratings") or []
+        known = len(names) == features.pairs.ratings.shape[1]
+        manifest["ratings"] = names if known else [f"rating_{k}" for k in range(features.pairs.ratings.shape[1])]
     if features.path is not None:
         items = read_items(features.path / "items.parquet")
     else:
-        items = {
-            "prompt_id": item_prompts(features.pairs, len(features)),
-            "tokens": None,
-            "truncated": None,
-            "text_id": None,
-        }
+        items = {"prompt_id": item_prompts(features.pairs, len(features))}
 
     def read(start: int, stop: int, advance: Callable[[int], None]) -> tuple[Tensor, Tensor]:
         advance(stop - start)
         return features.embedding(slice(start, stop)), features.reward[start:stop]
 
-    source = Source(read, lambda item: f"item {item}")
-    plan = Plan(manifest, items, features.pairs, source, np.ones(len(features), np.int64), "items")
-    ranks, out = Ranks(), Path(out)
-    with claim(out, manifests.identity(manifest), ranks) as found:
+    reader = ItemReader(read, lambda item: f"item {item}")
+    plan = Plan(manifest, items, features.pairs, reader, np.ones(len(features), np.int64), "items")
+    world, out = World(), Path(out)
+    with lock_folder(out, manifests.identity(manifest), world) as found:
         if found is not None and found["complete"] and not missing_files(out, found):
-            return open_features(out, verify=False)  # verified while it was claimed
-        return write_folder(out, plan, found, ranks)
+            return open_features(out, verify=False)  # verified while it was locked
+        return write_folder(out, plan, found, world)
 
 
-def item_prompts(pairs: Pairs, items: int) -> list[str | None]:
+def item_prompts(pairs: PreferencePairs, items: int) -> list[str | None]:
     """The prompt of every item, by the pairs it is in; None for an item in no pair."""
     prompts: list[str | None] = [None] * items
     for side in (pairs.chosen, pairs.rejected):
         for item, prompt in zip(side.tolist(), pairs.prompt_id.tolist(), strict=True):
             prompts[item] = prompt
     return prompts
-
-
-def pair_columns(pairs: Pairs) -> dict[str, Any]:
-    """Columns of pairs.parquet."""
-    return {name: getattr(pairs, name) for name in PAIR_SCHEMA.names} | {"prompt_id": pairs.prompt_id.tolist()}
 
 
 def _refuse_other_content(out: Path, found: dict[str, Any], planned: dict[str, Any]) -> None:
@@ -216,12 +221,11 @@ def _begin(out: Path, plan: Plan, manifest: dict[str, Any], found: dict[str, Any
     if found is None:
         _put_json(out, manifest)
     items = {name: _column(plan.items.get(name), manifest["items"]) for name in ITEM_SCHEMA.names}
-    for name, columns, schema in (
-        ("items.parquet", items, ITEM_SCHEMA),
-        ("pairs.parquet", pair_columns(plan.pairs), PAIR_SCHEMA),
-    ):
-        if not (out / name).exists():
-            _put(out, manifest, name, table_bytes(columns, schema))
+    ratings = None if plan.pairs.ratings is None else plan.pairs.ratings.numpy()
+    if not (out / "items.parquet").exists():
+        _put(out, manifest, "items.parquet", item_bytes(items, ratings))
+    if not (out / "pairs.parquet").exists():
+        _put(out, manifest, "pairs.parquet", pair_bytes(pair_columns(plan.pairs)))
 
 
 def _column(value: Any, count: int) -> Any:
@@ -229,7 +233,7 @@ def _column(value: Any, count: int) -> Any:
 
 
 def write_shard(
-    out: Path, source: Source, manifest: dict[str, Any], number: int, advance: Callable[[int], None]
+    out: Path, reader: ItemReader, manifest: dict[str, Any], number: int, advance: Callable[[int], None]
 ) -> None:
     """Read and write one shard of a folder that has its manifest.
 
@@ -237,7 +241,7 @@ def write_shard(
         FeaturesError: As `write_folder`.
     """
     start = number * manifest["shard_rows"]
-    embedding, reward = source.read(start, start + manifests.rows_of_shard(manifest, number), advance)
+    embedding, reward = reader.read(start, start + manifests.rows_of_shard(manifest, number), advance)
     name = manifest["embedding_dtype"]
     stored = embedding.to(DTYPES[name])
     reward = reward.to(torch.float32)
@@ -246,17 +250,16 @@ def write_shard(
         row = int((~finite).nonzero()[0])
         what = "reward" if bool(embedding[row].isfinite().all()) else "embedding"
         raise FeaturesError(
-            f"The {what} of {source.where(start + row)} is NaN or infinite. In float16 this is overflow in the reward "
-            "model: "
-            "read it in bfloat16 or float32. Otherwise its weights, or the imported numbers, are damaged."
+            f"The {what} of {reader.where(start + row)} is NaN or infinite. In float16 this is overflow in the reward "
+            "model: read it in bfloat16 or float32. Otherwise its weights, or the imported numbers, are damaged."
         )
     fits = stored.isfinite().all(1)
     if not bool(fits.all()):
         row = int((~fits).nonzero()[0])
         raise FeaturesError(
-            f"The embedding of {source.where(start + row)} reaches {float(embedding[row].abs().max()):.4g}, more than "
-            f"{name} can hold ({torch.finfo(DTYPES[name]).max:.5g}). Choose another folder and embedding_dtype float32"
-            f"{' or bfloat16' if name == 'float16' else ''}."
+            f"The embedding of {reader.where(start + row)} reaches {float(embedding[row].abs().max()):.4g}, more than "
+            f"{name} can hold ({torch.finfo(DTYPES[name]).max:.5g}). Choose another folder and "
+            f"{setting('embedding_dtype', 'float32')}{' or bfloat16' if name == 'float16' else ''}."
         )
     _put(out, manifest, shard_name(number), shard_bytes(stored, reward))
 
@@ -319,20 +322,11 @@ def _size(count: int) -> str:
     return f"{count} bytes"
 
 
-@contextmanager
-def _sharing_errors(ranks: Ranks) -> Iterator[None]:
-    """All processes leave this block together, all with the error if one of them has one."""
-    error: EBRMError | None = None
-    try:
-        yield
-    except EBRMError as caught:
-        error = caught
-    ranks.agree(error)
-
-
 def _fingerprint(features: Features) -> str:
     digest = hashlib.sha256(features.reward.numpy().tobytes())
     for start in range(0, len(features), 4096):
         digest.update(features.embedding(slice(start, start + 4096)).numpy().tobytes())
     pairs = {name: [str(value) for value in column] for name, column in pair_columns(features.pairs).items()}
-    return sha256_json([digest.hexdigest(), pairs])
+    ratings = features.pairs.ratings
+    more = [] if ratings is None else [hashlib.sha256(ratings.numpy().tobytes()).hexdigest()]
+    return sha256_json([digest.hexdigest(), pairs, *more])
