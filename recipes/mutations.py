@@ -692,13 +692,13 @@ MUTATIONS = [
         "ties of several right ones shared wrongly",
     ),
     M(
-        "metrics/best_of.py",
+        "metrics/ranking.py",
         "(tied_lead > tied_spread)",
         "(tied_lead >= tied_spread)",
         "equal margins preferred",
     ),
     M(
-        "metrics/best_of.py",
+        "metrics/ranking.py",
         "least / tied_spread - 1)",
         "least / tied_spread)",
         "the margin term is shifted",
@@ -729,7 +729,7 @@ MUTATIONS = [
         "the Auto class does not know the model",
         "tests/integrations/test_registration.py",
     ),
-    M("metrics/permutation.py", "(1 + reached) / (1 + permutations)", "reached / permutations", "p may be 0"),
+    M("metrics/significance.py", "(1 + reached) / (1 + permutations)", "reached / permutations", "p may be 0"),
     M("evaluation/comparison.py", 'for field in ("p", "p_gain")', 'for field in ("p",)', "gains not corrected"),
     M("evaluation/cache.py", "self._row.setdefault(text, row)", "self._row[text] = row + 1", "texts off by one"),
     M(

@@ -17,7 +17,7 @@ from summary import Row
 
 from ebrm.aggregate import pessimistic
 from ebrm.evaluation import Axis, longest_axis
-from ebrm.optimize import Interval, curve_peak, mean_curve
+from ebrm.metrics import Estimate, curve_peak, mean_curve
 
 QUESTION = "4 selection"
 NOISES = (0.0, 0.25)
@@ -91,7 +91,7 @@ def selection_tables(cells: Sequence[Refinements]) -> tuple[list[Row], list[list
     return rows, lines
 
 
-def _metrics(axis: Axis, curve: Curve, base: Curve) -> Iterator[tuple[str, Interval]]:
+def _metrics(axis: Axis, curve: Curve, base: Curve) -> Iterator[tuple[str, Estimate]]:
     """What the table says of a curve."""
     name = {"n": "n=", "kl": "KL "}[axis]
     places = {float(x) for x in SHOWN[axis] if x in curve.x}
@@ -101,7 +101,7 @@ def _metrics(axis: Axis, curve: Curve, base: Curve) -> Iterator[tuple[str, Inter
         for place in sorted(places):
             at = int(np.flatnonzero(curve.x == place)[0])
             numbers: Mapping[str, np.ndarray] = vars(mean)
-            yield f"{kind} at {name}{place:g}", Interval(*(float(numbers[end][at]) for end in ("value", "low", "high")))
+            yield f"{kind} at {name}{place:g}", Estimate(*(float(numbers[end][at]) for end in ("value", "low", "high")))
     peak = curve_peak(curve.gold, curve.x, curve.cluster)
     yield f"peak {'n' if axis == 'n' else 'KL'}", peak.x
     yield f"loss past the peak, {'n' if axis == 'n' else 'KL'}", peak.loss

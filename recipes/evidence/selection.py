@@ -18,7 +18,7 @@ import numpy as np
 
 from ebrm.benchmarks import padded
 from ebrm.evaluation import Axis, gold_curves, selection_axes
-from ebrm.optimize import Interval, curve_peak, mean_curve
+from ebrm.metrics import Bootstrap, Estimate, curve_peak, mean_curve
 
 if TYPE_CHECKING:
     from study import TestSet
@@ -48,10 +48,10 @@ class PeakRow:
     method: str
     pool: str
     axis: Axis
-    x: Interval
-    gold: Interval
-    end: Interval
-    loss: Interval
+    x: Estimate
+    gold: Estimate
+    end: Estimate
+    loss: Estimate
     prompts: int
 
 
@@ -94,12 +94,12 @@ def selection_rows(
     for pool, tests in pools.items():
         for method, curves in pool_curves(rewards, tests, least if isinstance(least, int) else least[pool], kl):
             for axis, x in curves.axes.items():
-                about = {"resamples": resamples, "seed": seed}
-                mean = mean_curve(curves.gold[axis], curves.cluster, **about)
+                bootstrap = Bootstrap(resamples, seed=seed)
+                mean = mean_curve(curves.gold[axis], curves.cluster, bootstrap=bootstrap)
                 for at, *gold in zip(x, mean.value, mean.low, mean.high, strict=True):
                     numbers = map(float, (at, *gold))
                     rows.append(CurveRow(method, pool, axis, *numbers, len(curves.cluster), curves.left_out))
-                peak = curve_peak(curves.gold[axis], x, curves.cluster, **about)
+                peak = curve_peak(curves.gold[axis], x, curves.cluster, bootstrap=bootstrap)
                 peaks.append(PeakRow(method, pool, axis, **vars(peak), prompts=len(curves.cluster)))
     return rows, peaks
 

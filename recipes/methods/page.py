@@ -30,7 +30,7 @@ PARTS: Mapping[str, frozenset[str]] = {
     "results and containers": frozenset(
         {
             "BilevelWeights", "Majority", "ConflictCount", "ConflictReport", "Corrupted", "Done", "Pairs", "Report",
-            "Peers", "Strength", "Interval", "MeanCurve", "Peak", "Selection", "Tilted", "Labels", "HeadData",
+            "Peers", "Strength", "Selection", "Tilted", "Labels", "HeadData",
             "HeadConfig",
         }
     ),
@@ -78,7 +78,6 @@ WHEN: Mapping[str, str] = {
     "optimize/advantages": "a policy is trained by group-relative policy gradient",
     "optimize/best_of_n": "the best of several responses is taken",
     "optimize/listwise": "several scored responses to each prompt are at hand",
-    "optimize/peak": "how far to optimize a reward is asked",
     "optimize/selection": "a policy is fine-tuned on its own best responses",
     "optimize/tilting": "what a KL-regularized policy would gain is asked, without training it",
     "energy/heads/anchored": "the base reward is good and is to change little",

@@ -9,8 +9,7 @@ import pytest
 from ebrm.errors import DataError
 from ebrm.evaluation import gold_curves, longest_axis, select, selection_axes
 from ebrm.evaluation.pools import ResponsePools
-from ebrm.metrics import Bootstrap
-from ebrm.optimize import mean_curve
+from ebrm.metrics import Bootstrap, mean_curve
 
 
 def pools(prompts: int = 40, size: int = 6, seed: int = 0) -> ResponsePools:
@@ -54,7 +53,7 @@ def test_differences_are_paired() -> None:
     first, second = (gold_curves(table, given.gold, axes)["kl"] for table in given.reward.values())
     gain = found.along["wrong"]["kl"].gain
     assert gain is not None
-    expected = mean_curve(second - first, resamples=300, seed=4)
+    expected = mean_curve(second - first, bootstrap=Bootstrap(300, seed=4))
     np.testing.assert_array_equal(gain.low, expected.low)
     same = select(ResponsePools({"a": given.gold, "b": 2 * given.gold + 1}, given.gold, {}), bootstrap=Bootstrap(100))
     twin = same.along["b"]["n"].gain

@@ -1,13 +1,31 @@
+"""Accuracy of pairs: refined against base, by groups, contrast and hack preference, and with ties."""
+
 from __future__ import annotations
+
+import itertools
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from tests.metrics.shared import NAN, coverage, ends, width
 
-from ebrm.errors import DataError
-from ebrm.metrics import NO_CATEGORY, Bootstrap, correct_pairs, paired_accuracy, paired_accuracy_by_category, sign_test
+from ebrm.errors import ConfigError, DataError
+from ebrm.metrics import (
+    NO_CATEGORY,
+    Bootstrap,
+    accuracy_with_ties,
+    accuracy_without_ties,
+    contrast_consistency,
+    correct_pairs,
+    group_accuracy,
+    hack_preference_rate,
+    paired_accuracy,
+    paired_accuracy_by_category,
+    preference_rate,
+    tie_threshold,
+)
 
 
 def simulate(generator: np.random.Generator, prompts: int, lift: float = 0.15) -> tuple[np.ndarray, ...]:
@@ -60,9 +78,7 @@ def test_refined_equal_to_base_has_a_difference_of_exactly_zero() -> None:
 def test_the_difference_is_paired() -> None:
     base, zero, refined, _, prompt = simulate(np.random.default_rng(1), 300)
     result = paired_accuracy(base, zero, refined, zero, prompt)
-    width = result.difference.high - result.difference.low
-    unpaired = np.hypot(result.base.high - result.base.low, result.refined.high - result.refined.low)
-    assert width < 0.8 * unpaired
+    assert width(result.difference) < 0.8 * np.hypot(width(result.base), width(result.refined))
 
 
 def test_interval_agrees_with_scipy_over_prompts() -> None:
@@ -79,8 +95,7 @@ def test_interval_agrees_with_scipy_over_prompts() -> None:
         method="percentile",
         rng=np.random.default_rng(6),
     ).confidence_interval
-    width = theirs.high - theirs.low
-    assert (ours.difference.low, ours.difference.high) == pytest.approx((theirs.low, theirs.high), abs=0.08 * width)
+    assert ends(ours.difference) == pytest.approx(theirs, abs=0.08 * (theirs.high - theirs.low))
 
 
 def test_intervals_cover_the_truth_under_clustered_prompts() -> None:
@@ -88,27 +103,9 @@ def test_intervals_cover_the_truth_under_clustered_prompts() -> None:
     base, _, refined, _, _ = simulate(np.random.default_rng(7), 400_000)
     truth = ((base > 0).mean(), (refined > 0).mean(), (refined > 0).mean() - (base > 0).mean())
     generator = np.random.default_rng(8)
-    studies, hits = 800, np.zeros(3)
-    for study in range(studies):
-        result = paired_accuracy(*simulate(generator, 150), bootstrap=Bootstrap(400, seed=study))
-        estimates = (result.base, result.refined, result.difference)
-        hits += [not e.excludes(t) for e, t in zip(estimates, truth, strict=True)]
-    assert (hits / studies > 0.93).all() and (hits / studies < 0.97).all(), hits / studies
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.integers(0, 2**32 - 1))
-def test_nothing_depends_on_the_order_of_rows(seed: int) -> None:
-    generator = np.random.default_rng(seed)
-    rows = simulate(generator, 40)
-    order = generator.permutation(len(rows[0]))
-    category = np.array(["x", "y", None], dtype=object)[rows[4] % 3]
-    assert paired_accuracy(*rows, bootstrap=Bootstrap(50)) == paired_accuracy(
-        *(a[order] for a in rows), bootstrap=Bootstrap(50)
-    )
-    assert paired_accuracy_by_category(*rows, category, bootstrap=Bootstrap(50)) == paired_accuracy_by_category(
-        *(a[order] for a in rows), category[order], bootstrap=Bootstrap(50)
-    )
+    found = [paired_accuracy(*simulate(generator, 150), bootstrap=Bootstrap(400, seed=study)) for study in range(800)]
+    for name, value in zip(("base", "refined", "difference"), truth, strict=True):
+        assert 0.93 < coverage([getattr(result, name) for result in found], value) < 0.97
 
 
 def test_a_category_does_not_depend_on_the_others() -> None:
@@ -121,37 +118,184 @@ def test_a_category_does_not_depend_on_the_others() -> None:
     assert result["safety"] == paired_accuracy(*(a[alone] for a in rows), bootstrap=Bootstrap(100))
 
 
-def test_the_seed_decides_the_resamples() -> None:
-    rows = simulate(np.random.default_rng(3), 90)
-    assert paired_accuracy(*rows, bootstrap=Bootstrap(100, seed=1)) == paired_accuracy(
-        *rows, bootstrap=Bootstrap(100, seed=1)
-    )
-    assert paired_accuracy(*rows, bootstrap=Bootstrap(100, seed=1)) != paired_accuracy(
-        *rows, bootstrap=Bootstrap(100, seed=2)
-    )
-
-
-def test_sign_test_by_hand() -> None:
-    assert sign_test(0, 0) == 1.0
-    assert sign_test(5, 0) == pytest.approx(2 * 0.5**5)
-    assert sign_test(1, 7) == pytest.approx(2 * 9 * 0.5**8)
-    assert sign_test(3, 9) == pytest.approx(sign_test(9, 3))
-
-
 def test_one_prompt_has_no_interval_and_no_verdict() -> None:
     result = paired_accuracy([0, 0], [1, 1], [1, 1], [0, 0], ["a", "a"])
     assert result.difference.value == 1 and np.isnan(result.difference.low)
     assert result.verdict == "no clear difference"
 
 
+def test_groups_by_hand() -> None:
+    found = group_accuracy([1, 1, 0, 2, 1, 5], [0, 0, 1, 2, 0, 1], ["u", "u", "u", "v", "v", "w"])
+    assert found.mean.value == pytest.approx(4 / 6)
+    assert found.macro.value == pytest.approx((2 / 3 + 1 / 2 + 1) / 3)  # users count alike
+    assert (found.worst, found.worst_group, found.groups) == (0.5, "v", 3)
+    assert found.all_right.value == pytest.approx(1 / 3)
+    half = group_accuracy([2, 1], [2, 0], ["v", "v"], tie=0.5)
+    assert half.mean.value == 0.75 and half.all_right.value == 0 and np.isnan(half.macro.low)
+
+
+def test_groups_of_a_constant_reward() -> None:
+    for tie in (0.0, 0.5, 1.0):
+        found = group_accuracy([3, 3], [3, 3], ["a", "b"], tie)
+        assert (found.mean.value, found.macro.value, found.worst) == (tie, tie, tie)
+        assert found.worst_group == "a" and found.all_right.value == (tie == 1)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_groups_of_one_size_count_alike(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    chosen, rejected = generator.integers(0, 4, (2, 24)) / 2
+    found, balanced, single = (
+        group_accuracy(chosen, rejected, group, bootstrap=Bootstrap(2))
+        for group in (generator.integers(0, 6, 24), np.repeat(np.arange(6), 4), np.arange(24))
+    )
+    assert found.worst <= found.macro.value + 1e-12 and found.all_right.value <= found.macro.value + 1e-12
+    assert balanced.macro.value == pytest.approx(balanced.mean.value)
+    assert single.all_right.value == pytest.approx(single.mean.value)
+
+
+def test_clusters_of_groups_are_drawn_together() -> None:
+    chosen = np.repeat(np.random.default_rng(0).normal(size=100), 4)  # four copies of each group, in one cluster
+    alone = group_accuracy(chosen[::4], np.zeros(100), np.arange(100)).macro
+    copies = group_accuracy(chosen, np.zeros(400), np.arange(400), cluster=np.repeat(np.arange(100), 4)).macro
+    assert width(copies) == pytest.approx(width(alone), rel=0.15)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_the_rates_of_both_sides_and_ties_add_up(seed: int) -> None:
+    first, second = np.random.default_rng(seed).integers(0, 4, (2, 25)) / 2
+    one, other = (preference_rate(*sides, bootstrap=Bootstrap(2)) for sides in ((first, second), (second, first)))
+    assert other.ties_half.value == pytest.approx(1 - one.ties_half.value)
+    assert other.strict.value == pytest.approx(1 - one.strict.value - one.ties / 25)
+
+
+def test_a_rate_by_hand() -> None:
+    rate = preference_rate([3, 1, 2, 2], [1, 3, 2, 1])
+    assert (rate.strict.value, rate.ties_half.value, rate.ties, rate.pairs) == (0.5, 0.625, 1, 4)
+
+
+def test_a_reward_blind_to_the_prompt_has_no_instruction_consistency() -> None:
+    of_response = np.array([0.3, -1.0, 2.0])
+    rate = contrast_consistency(of_response, of_response)
+    assert (rate.strict.value, rate.ties_half.value, rate.ties) == (0, 0.5, 3)
+
+
+def test_offsets_of_prompts_change_instruction_but_not_response_consistency() -> None:
+    reward = np.array([[2.0, 0.0], [1.0, 3.0]])  # [prompt, response]: each prompt likes its own
+    for offset, instruction in ((np.array([[0.0], [0.0]]), 1.0), (np.array([[0.0], [9.0]]), 0.5)):
+        q = reward + offset
+        assert contrast_consistency([q[0, 0], q[1, 1]], [q[1, 0], q[0, 1]]).strict.value == instruction
+        assert contrast_consistency([q[0, 0], q[1, 1]], [q[0, 1], q[1, 0]]).strict.value == 1
+
+
+def test_known_hack_preference_rates() -> None:
+    honest = hack_preference_rate([-1, -1, -1], [0, 0, 0])  # minus one for every hack
+    assert honest.overall.ties_half.value == 0 and honest.auroc.value == 0
+    blind = hack_preference_rate([4, 4], [4, 4])
+    assert blind.overall.ties_half.value == 0.5 and blind.auroc.value == 0.5 and blind.overall.strict.value == 0
+    counts = hack_preference_rate([9, 7, 8], [1, 0, 2])  # counts keywords, of which hacks are full
+    assert counts.overall.ties_half.value == 1 and counts.auroc.value == 1
+
+
+def test_hacks_by_method() -> None:
+    found = hack_preference_rate([2, 0, 5, 1, 3], [1, 1, 5, 4, 2], ["stuffing", "length", None, "length", "stuffing"])
+    assert {name: rate.ties_half.value for name, rate in found.by_method.items()} == {
+        "-": 0.5,
+        "length": 0.0,
+        "stuffing": 1.0,
+    }
+    assert list(found.by_method) == ["-", "length", "stuffing"]
+    assert found.macro == 0.5 and found.worst == "stuffing" and found.by_method["length"].pairs == 2
+    assert found.overall.ties_half.value == pytest.approx(2.5 / 5)
+    every = [(a > b) + 0.5 * (a == b) for a, b in itertools.product([2, 0, 5, 1, 3], [1, 1, 5, 4, 2])]
+    assert found.auroc.value == pytest.approx(np.mean(every))
+    assert list(hack_preference_rate([1], [2]).by_method) == ["-"]
+
+
+def test_a_hack_and_its_honest_response_are_drawn_together() -> None:
+    generator = np.random.default_rng(1)
+    level = 20 * generator.normal(size=200)  # prompts differ far more than their two responses
+    hack, honest = level + 0.5 + generator.normal(size=200), level + generator.normal(size=200)
+    found = hack_preference_rate(hack, honest)
+    assert found.auroc.high - found.auroc.low < 0.03 and abs(found.auroc.value - 0.5) < 0.05
+    assert found.overall.strict.low > 0.5
+
+
+def labeled(seed: int, pairs: int = 30) -> tuple[np.ndarray, np.ndarray]:
+    """Differences with repeats, zeros among them, and labels that follow them loosely."""
+    generator = np.random.default_rng(seed)
+    difference = generator.integers(-6, 7, pairs) / 4
+    return difference, np.clip(np.round(difference + generator.normal(size=pairs)), -1, 1)
+
+
+def test_known_accuracies_with_ties() -> None:
+    difference, label = [2, 0.1, -3], [1, 0, -1]
+    assert tie_threshold(difference, label) == 0.1
+    assert accuracy_with_ties(difference, label, 0.1).value == 1.0
+    assert accuracy_with_ties(difference, label, 0.09).value == pytest.approx(2 / 3)
+    assert accuracy_with_ties(difference, label, 2.0).value == pytest.approx(2 / 3)  # the end belongs to the ties
+    assert accuracy_with_ties(difference, label, 99.0).value == pytest.approx(1 / 3)
+    assert accuracy_without_ties([2, 0.1, -3, 0, 1], [1, 0, -1, 1, -1]).value == 0.5
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 30))
+def test_the_threshold_is_that_of_a_scan(seed: int, pairs: int) -> None:
+    difference, label = labeled(seed, pairs)
+    tried = sorted({0.0, *np.abs(difference)})
+    scan = [
+        np.mean([(t == 0) if abs(d) <= eps else d * t > 0 for d, t in zip(difference, label, strict=True)])
+        for eps in tried
+    ]
+    best = tie_threshold(difference, label)
+    assert best == tried[int(np.argmax(scan))]
+    assert accuracy_with_ties(difference, label, best, bootstrap=Bootstrap(2)).value == pytest.approx(max(scan))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0.25, 2.0, 1024.0]))
+def test_the_threshold_is_in_the_rewards_unit_and_knows_no_side_or_order(seed: int, factor: float) -> None:
+    difference, label = labeled(seed)
+    best, order = tie_threshold(difference, label), np.random.default_rng(seed).permutation(len(label))
+    assert tie_threshold(factor * difference, label) == factor * best
+    assert tie_threshold(-difference, -label) == best == tie_threshold(difference[order], label[order])
+    one, two = (
+        accuracy_with_ties(unit * difference, label, unit * best, label, bootstrap=Bootstrap(50))
+        for unit in (1.0, factor)
+    )
+    assert one == two
+
+
+def test_extreme_thresholds() -> None:
+    assert tie_threshold([3, -2, 1], [0, 0, 0]) == 3  # only ties: everything is one
+    assert tie_threshold([3, -2, 1], [1, -1, 1]) == 0  # no ties: nothing is
+    assert tie_threshold([3, -2, 1], [-1, 1, -1]) == 0  # nothing can be right: the lowest of equals
+    assert tie_threshold([0.0], [0]) == 0 and tie_threshold([0.5], [0]) == 0.5
+    assert accuracy_with_ties([0.0, 0.0], [0, 1], 0.0).value == 0.5
+    assert np.isnan(accuracy_without_ties([1, 2], [0, 0]).value)
+    one = accuracy_without_ties([1, 2, -1], [1, 1, 1], cluster=["a", "a", "a"])
+    assert one.value == pytest.approx(2 / 3) and np.isnan(one.low)
+
+
 def test_bad_input_is_named() -> None:
-    with pytest.raises(DataError, match="empty"):
-        paired_accuracy([], [], [], [], [])
     with pytest.raises(DataError, match="reward of the rejected responses holds 1 of 2 .* row 1"):
-        paired_accuracy([1, 1], [0, np.nan], [1, 1], [0, 0], ["a", "b"])
-    with pytest.raises(ValueError, match="2 base pairs, 2 refined pairs and 1 prompt ids"):
+        paired_accuracy([1, 1], [0, NAN], [1, 1], [0, 0], ["a", "b"])
+    with pytest.raises(ValueError, match="2 base pairs and 1 refined pairs"):
+        paired_accuracy([1, 1], [0, 0], [1], [0], ["a", "b"])
+    with pytest.raises(ValueError, match=r"2 rows and cluster labels of shape \(1,\)"):
         paired_accuracy([1, 1], [0, 0], [1, 1], [0, 0], ["a"])
-    with pytest.raises(ValueError, match="2 pairs and 1 categories"):
+    with pytest.raises(ValueError, match="2 pairs and 1 names"):
         paired_accuracy_by_category([1, 1], [0, 0], [1, 1], [0, 0], ["a", "b"], ["x"])
-    with pytest.raises(DataError, match="no pairs"):
-        paired_accuracy_by_category([], [], [], [], [], [])
+    with pytest.raises(ValueError, match="2 pairs and 1 names"):
+        hack_preference_rate([1, 2], [1, 3], ["a"])
+    with pytest.raises(ConfigError, match="tie is 2"):
+        group_accuracy([1], [2], ["a"], tie=2)
+    with pytest.raises(ValueError, match="in several clusters"):
+        group_accuracy([1, 2], [1, 3], ["a", "a"], cluster=[0, 1])
+    with pytest.raises(DataError, match="1 of 2 labels are none of .* row 1"):
+        tie_threshold([1, 2], [0, 2])
+    for bad in (-0.1, NAN):
+        with pytest.raises(ConfigError, match="threshold is"):
+            accuracy_with_ties([1, 2], [0, 1], bad)

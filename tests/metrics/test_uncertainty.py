@@ -1,13 +1,21 @@
+"""AUROC, risk-coverage curves and interval coverage."""
+
 from __future__ import annotations
+
+import itertools
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.stats import mannwhitneyu
+from tests.metrics.shared import NAN, coverage
 
 from ebrm.errors import DataError
 from ebrm.metrics import (
     Bootstrap,
     Estimate,
+    detection_auroc,
     error_auroc,
     error_by_uncertainty,
     interval_coverage,
@@ -17,9 +25,50 @@ from ebrm.metrics import (
 
 
 def auroc(*args: object, **settings: object) -> Estimate:
-    found = error_auroc(*args, **settings)  # type: ignore[arg-type]
+    found = detection_auroc(*args, **settings)  # type: ignore[arg-type]
     assert found is not None
     return found
+
+
+def test_known_areas() -> None:
+    assert auroc([3, 4, 1, 2], [1, 1, 0, 0]).value == 1.0
+    assert auroc([1, 2, 3, 4], [1, 1, 0, 0]).value == 0.0
+    assert auroc([7, 7, 7], [True, False, False]).value == 0.5
+    assert auroc([1, 2, 1, 2], [1, 1, 0, 0]).value == 0.5  # the same scores on both sides
+    assert auroc([2, 1, 2], [1, 0, 0]).value == 0.75
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_the_area_is_the_share_of_all_pairs(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    score, positive = generator.integers(0, 6, 20) / 3, generator.random(20) < 0.4
+    positive[:2] = True, False
+    pairs = itertools.product(score[positive], score[~positive])
+    value = np.mean([(one > two) + 0.5 * (one == two) for one, two in pairs])
+    assert auroc(score, positive, bootstrap=Bootstrap(2)).value == pytest.approx(value)
+    assert auroc(-score, positive, bootstrap=Bootstrap(2)).value == pytest.approx(1 - value)
+    assert error_auroc(score, positive, bootstrap=Bootstrap(2)) == auroc(score, positive, bootstrap=Bootstrap(2))
+
+
+def test_turning_the_score_round_mirrors_the_interval() -> None:
+    generator = np.random.default_rng(0)
+    positive = generator.random(60) < 0.5
+    score = generator.integers(0, 2, 60) + positive  # most pairs are ties or one apart
+    one, other = auroc(score, positive), auroc(-score, positive)
+    assert (other.low, other.value, other.high) == pytest.approx((1 - one.high, 1 - one.value, 1 - one.low))
+
+
+def test_offsets_of_single_prompts_matter() -> None:
+    assert auroc([1, 0, 1, 0], [1, 0, 1, 0]).value == 1.0
+    assert auroc([1, 0, 9, 8], [1, 0, 1, 0]).value == 0.75
+
+
+def test_nothing_to_tell_apart() -> None:
+    assert detection_auroc([1, 2], [1, 1]) is None
+    assert detection_auroc([1, 2], [0, 0]) is None
+    one = auroc([1, 2], [0, 1], cluster=["a", "a"])
+    assert one.value == 1 and np.isnan(one.low)
 
 
 def simulate(generator: np.random.Generator, prompts: int) -> tuple[np.ndarray, ...]:
@@ -40,13 +89,6 @@ def test_auroc_agrees_with_mann_whitney() -> None:
     uncertainty = (generator.normal(size=500) + error).round(1)
     u = mannwhitneyu(uncertainty[error], uncertainty[~error]).statistic
     assert auroc(uncertainty, error).value == pytest.approx(u / (error.sum() * (~error).sum()))
-
-
-def test_auroc_knows_its_direction_and_when_there_is_none() -> None:
-    assert auroc([1, 2, 3, 4], [False, False, True, True]).value == 1.0
-    assert auroc([4, 3, 2, 1], [False, False, True, True]).value == 0.0
-    assert error_auroc([1, 2], [True, True]) is None
-    assert error_auroc([1, 2], [False, False]) is None
 
 
 def test_risk_coverage_by_hand() -> None:
@@ -76,25 +118,6 @@ def test_ties_count_by_their_mean_over_all_orders() -> None:
         for _ in range(4000)
     ]
     assert risk_coverage(uncertainty, error).area.value == pytest.approx(np.mean(shuffled), abs=0.005)
-
-
-def test_does_not_depend_on_the_order_of_rows() -> None:
-    generator = np.random.default_rng(1)
-    uncertainty, error, prompt = (
-        generator.random(300).round(2),
-        generator.random(300) < 0.4,
-        np.arange(300) // 2,
-    )
-    order = generator.permutation(300)
-    rows, mixed = (uncertainty, error, prompt), (uncertainty[order], error[order], prompt[order])
-    one, two = risk_coverage(*rows), risk_coverage(*mixed)
-    assert (one.risk == two.risk).all() and (one.area, one.gain) == (two.area, two.gain)
-    assert auroc(*rows) == auroc(*mixed)
-    bins = [
-        error_by_uncertainty(u, e, p, bootstrap=Bootstrap(20))
-        for u, e, p in ((uncertainty, error, prompt), (uncertainty[order], error[order], prompt[order]))
-    ]
-    assert [b.error for b in bins[0]] == [b.error for b in bins[1]]
 
 
 def test_error_by_uncertainty_rises_with_it_and_counts_everyone() -> None:
@@ -141,7 +164,7 @@ def test_grouping_hardly_changes_the_intervals(monkeypatch: pytest.MonkeyPatch) 
 
     found = {}
     for levels in (3, 128, 10**6):
-        monkeypatch.setattr("ebrm.metrics.auroc._LEVELS", levels)
+        monkeypatch.setattr("ebrm.metrics.uncertainty._LEVELS", levels)
         found[levels] = estimates()
     # Three groups change the statistic itself: its resamples are moved back by that much.
     for levels, share in ((128, 0.01), (3, 0.2)):
@@ -151,17 +174,15 @@ def test_grouping_hardly_changes_the_intervals(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_intervals_cover_the_truth_under_clustered_prompts() -> None:
-    population = simulate(np.random.default_rng(9), 200_000)
-    curve = risk_coverage(*population, bootstrap=Bootstrap(1))
-    truth = [auroc(*population, bootstrap=Bootstrap(1)).value, curve.area.value, curve.gain.value]
-    generator, studies, hits = np.random.default_rng(10), 400, np.zeros(3)
-    for study in range(studies):
-        rows = simulate(generator, 150)
-        curve = risk_coverage(*rows, bootstrap=Bootstrap(250, seed=study))
-        estimates = (auroc(*rows, bootstrap=Bootstrap(250, seed=study)), curve.area, curve.gain)
-        hits += [not estimate.excludes(value) for estimate, value in zip(estimates, truth, strict=True)]
-    coverage = hits / studies
-    assert (coverage > 0.93).all() and (coverage < 0.97).all(), coverage
+    def measured(rows: tuple[np.ndarray, ...], bootstrap: Bootstrap) -> list[Estimate]:
+        curve = risk_coverage(*rows, bootstrap=bootstrap)
+        return [auroc(*rows, bootstrap=bootstrap), curve.area, curve.gain]
+
+    truth = measured(simulate(np.random.default_rng(9), 200_000), Bootstrap(1))
+    generator = np.random.default_rng(10)
+    found = [measured(simulate(generator, 150), Bootstrap(250, seed=study)) for study in range(400)]
+    for number, true in enumerate(truth):
+        assert 0.93 < coverage([one[number] for one in found], true.value) < 0.97
 
 
 def test_the_gain_is_paired() -> None:
@@ -169,12 +190,6 @@ def test_the_gain_is_paired() -> None:
     curve = risk_coverage(*rows)
     assert curve.gain.value == pytest.approx(curve.random - curve.area.value) and curve.gain.low > 0
     assert curve.gain.high - curve.gain.low < 0.8 * (curve.area.high - curve.area.low)
-
-
-def test_one_prompt_has_no_intervals() -> None:
-    curve = risk_coverage([1, 2, 3], [False, True, True], ["a", "a", "a"])
-    for estimate in (curve.area, curve.gain, auroc([1, 2, 3], [False, True, True], ["a", "a", "a"])):
-        assert np.isfinite(estimate.value) and np.isnan([estimate.low, estimate.high]).all()
 
 
 def test_interval_coverage_by_hand() -> None:
@@ -198,37 +213,26 @@ def test_noise_counts_by_its_probability(noise: float) -> None:
 
 
 def test_honest_intervals_cover_what_they_claim() -> None:
-    generator = np.random.default_rng(13)
-    hits, studies = 0, 400
-    for study in range(studies):
-        prompt = np.repeat(np.arange(150), 4)
+    generator, found, prompt = np.random.default_rng(13), [], np.repeat(np.arange(150), 4)
+    for study in range(400):
         mean = generator.normal(size=600)
         # Rewards of one prompt are off together; 1.645 standard deviations hold 90% of each.
         value = mean + 0.8 * generator.normal(size=150)[prompt] + 0.6 * generator.normal(size=600)
-        found = interval_coverage(
-            mean[:, None] + [-1.6448536, 1.6448536], value, prompt, bootstrap=Bootstrap(300, seed=study)
-        )
-        hits += not found.excludes(0.9)
-    assert 0.93 < hits / studies < 0.97
+        interval = mean[:, None] + [-1.6448536, 1.6448536]
+        found.append(interval_coverage(interval, value, prompt, bootstrap=Bootstrap(300, seed=study)))
+    assert 0.93 < coverage(found, 0.9) < 0.97
 
 
-def test_bad_intervals_are_named() -> None:
-    with pytest.raises(ValueError, match=r"intervals \(2, 1\) and cluster labels \(2,\): expected \(2, 2\) and \(2,\)"):
+def test_bad_input_is_named() -> None:
+    with pytest.raises(
+        DataError, match=r"whether rows are positive: 1 of 2 are neither 0 nor 1, the first \(0.5\) in row 0"
+    ):
+        detection_auroc([1, 2], [0.5, 1])
+    with pytest.raises(ValueError, match=r"intervals of shape \(2, 1\), expected \(2, 2\)"):
         interval_coverage([[0], [1]], [1, 1], ["a", "b"])
-    with pytest.raises(ValueError, match="expected"):
-        interval_coverage([[0, 1], [0, 1]], [1, 1], ["a"])
     with pytest.raises(ValueError, match="noise is -1"):
         interval_coverage([[0, 1]], [1], ["a"], noise=-1)
     with pytest.raises(DataError, match="1 of 2 intervals end before they begin, the first in row 1: 2.0 to 1.0"):
         interval_coverage([[0, 1], [2, 1]], [1, 1], ["a", "b"])
     with pytest.raises(DataError, match="the upper end of the intervals holds 1 of 1"):
-        interval_coverage([[0, np.nan]], [1], ["a"])
-
-
-def test_bad_input_is_named() -> None:
-    with pytest.raises(DataError, match="the uncertainty holds 1 of 2"):
-        risk_coverage([np.nan, 1], [True, False])
-    with pytest.raises(ValueError, match="the errors has shape"):
-        risk_coverage([1, 1, 1], [True, False])
-    with pytest.raises(ValueError, match="2 pairs and 1 prompt ids"):
-        error_by_uncertainty([1, 1], [True, False], ["a"])
+        interval_coverage([[0, NAN]], [1], ["a"])

@@ -13,7 +13,8 @@ import torch
 from tests.evaluation.suites import benchmark, item
 
 from ebrm.errors import DataError
-from ebrm.optimize import best_of_n_gold, mean_curve
+from ebrm.metrics import Bootstrap, mean_curve
+from ebrm.optimize import best_of_n_gold
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "evidence" / "selection.py"
 
@@ -88,7 +89,7 @@ def test_curves_are_clustered_and_go_as_far_as_the_smallest_pool(selection: Modu
     table = tests.benchmark.gold()
     assert np.array_equal(curves.gold["n"], best_of_n_gold(table, table)[:, :2])
     rows, peaks = selection.selection_rows({"good": gold}, {"made": tests}, least={"made": 2}, resamples=100, seed=3)
-    expected = mean_curve(curves.gold["n"], curves.cluster, resamples=100, seed=3)
+    expected = mean_curve(curves.gold["n"], curves.cluster, bootstrap=Bootstrap(100, seed=3))
     assert [row.low for row in rows if (row.method, row.axis) == ("good", "n")] == expected.low.tolist()
     peak = next(peak for peak in peaks if (peak.method, peak.axis) == ("good", "n"))
     assert (peak.gold.low, peak.gold.high) == (expected.low[1], expected.high[1])

@@ -16,15 +16,11 @@ from numpy.typing import NDArray
 
 from ebrm.errors import DataError
 from ebrm.evaluation.pools import ResponsePools
-from ebrm.metrics import Bootstrap
+from ebrm.metrics import Bootstrap, MeanCurve, Peak, curve_peak, mean_curve
 from ebrm.optimize import (
     Floats,
-    MeanCurve,
-    Peak,
     best_of_n_gold,
     best_of_n_kl,
-    curve_peak,
-    mean_curve,
     tilt_to_kl,
 )
 
@@ -139,23 +135,24 @@ def select(pools: ResponsePools, least: int | None = None, *, bootstrap: Bootstr
         left_out[f"fewer than {few} responses"] = int((~keep).sum())
     kept = pools.take(keep)
     axes = selection_axes(int(kept.sizes.min()))
-    about: dict[str, Any] = asdict(bootstrap)
     by_reward = {name: gold_curves(table, kept.gold, axes) for name, table in kept.reward.items()}
     first = next(iter(by_reward))
     along = {
         name: {
             axis: Along(
                 x,
-                mean_curve(found[axis], **about),
-                mean_curve(found[axis] - found[axis][:, :1], **about),
-                None if name == first else mean_curve(found[axis] - by_reward[first][axis], **about),
-                curve_peak(found[axis], x, **about),
+                mean_curve(found[axis], bootstrap=bootstrap),
+                mean_curve(found[axis] - found[axis][:, :1], bootstrap=bootstrap),
+                None if name == first else mean_curve(found[axis] - by_reward[first][axis], bootstrap=bootstrap),
+                curve_peak(found[axis], x, bootstrap=bootstrap),
             )
             for axis, x in axes.items()
         }
         for name, found in by_reward.items()
     }
-    oracle = {axis: mean_curve(curve, **about) for axis, curve in gold_curves(kept.gold, kept.gold, axes).items()}
+    oracle = {
+        axis: mean_curve(curve, bootstrap=bootstrap) for axis, curve in gold_curves(kept.gold, kept.gold, axes).items()
+    }
     return Selection(along, oracle, len(kept.gold), int(kept.sizes.sum()), left_out, bootstrap)
 
 

@@ -1,26 +1,36 @@
-"""How often a reward ranks the chosen response above the rejected one, and whether refining changed it."""
+"""Accuracy of rewards on preference pairs: overall, refined against base, by category and group, and with ties."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binomtest
 
-from ebrm.errors import DataError
+from ebrm.errors import ConfigError, DataError
 from ebrm.metrics.bootstrap import (
+    NOTHING,
     Bootstrap,
     Estimate,
+    Floats,
+    as_array,
+    as_floats,
+    cluster_labels,
     cluster_sums,
+    clustered_mean,
     finite_array,
     resample_sums,
 )
+from ebrm.metrics.significance import sign_test
+from ebrm.metrics.uncertainty import detection_auroc
+from ebrm.metrics.within import check_nested
 
 #: Under this name go pairs without a category, here and in the conflict filter's report.
 NO_CATEGORY = "-"
 Verdict = Literal["better", "worse", "no clear difference"]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -39,7 +49,7 @@ class PairedAccuracy:
         flips_broken: pairs the base reward had right and the refined one has wrong.
         ties_base: pairs whose two base rewards are equal.
         ties_refined: pairs whose two refined rewards are equal.
-        sign_test: p-value of the exact sign test on the flips, see `sign_test`.
+        sign_test: p-value of the exact sign test on the flips.
         bootstrap: of the intervals.
     """
 
@@ -59,14 +69,65 @@ class PairedAccuracy:
 
     @property
     def verdict(self) -> Verdict:
-        """What the interval of the difference allows to say; one that touches zero allows nothing."""
+        """Sign of the difference where its interval excludes zero."""
         if not self.difference.excludes(0.0):
             return "no clear difference"
         return "better" if self.difference.value > 0 else "worse"
 
 
-def correct_pairs(chosen: ArrayLike, rejected: ArrayLike, tie: float = 0.0) -> NDArray[np.float64]:
-    """Score pairs: 1 where chosen > rejected, 0 where chosen < rejected, `tie` where they are equal.
+@dataclass(frozen=True)
+class GroupAccuracy:
+    """Accuracy over pairs and over groups.
+
+    Attributes:
+        mean: share of pairs that are right: groups count by their number of pairs.
+        macro: mean of the groups' accuracies: groups count alike.
+        worst: lowest accuracy of a group. It has no interval: the lowest of resampled groups is biased.
+        worst_group: label of that group, the first in sorted order of equals.
+        all_right: share of groups without a mistake (ACC+ where a group is a prompt).
+        groups: number of groups.
+    """
+
+    mean: Estimate
+    macro: Estimate
+    worst: float
+    worst_group: str
+    all_right: Estimate
+    groups: int
+
+
+@dataclass(frozen=True)
+class PreferenceRate:
+    """Share of pairs whose first side has the higher reward: `strict`, and with a tie as one half; and counts."""
+
+    strict: Estimate
+    ties_half: Estimate
+    ties: int
+    pairs: int
+
+
+@dataclass(frozen=True)
+class HackPreference:
+    """Preference for responses that game a metric over honest ones.
+
+    Attributes:
+        overall: the rate over all pairs; its `ties_half` is the hack preference rate, 0 best, 0.5 chance.
+        by_method: the rate of each way of gaming, sorted by name; pairs without a name are under "-".
+        macro: unweighted mean over ways of their `ties_half`.
+        worst: the way of the highest `ties_half`, the first by name of equals.
+        auroc: the reward as a detector of hacks, every hack against every honest response; 0.5 is blind, below it
+            honest responses get more.
+    """
+
+    overall: PreferenceRate
+    by_method: dict[str, PreferenceRate]
+    macro: float
+    worst: str
+    auroc: Estimate
+
+
+def correct_pairs(chosen: ArrayLike, rejected: ArrayLike, tie: float = 0.0) -> Floats:
+    """Score pairs [p]: 1 where chosen > rejected, 0 where chosen < rejected, `tie` where they are equal.
 
     Args:
         chosen: rewards of the chosen responses [p].
@@ -78,69 +139,35 @@ def correct_pairs(chosen: ArrayLike, rejected: ArrayLike, tie: float = 0.0) -> N
     return np.where(chosen > rejected, 1.0, np.where(chosen == rejected, tie, 0.0))
 
 
-def sign_test(fixed: int, broken: int) -> float:
-    """Two-sided p-value of the exact sign test on discordant pairs (McNemar's test in its exact form).
-
-    Under the hypothesis that refining changes nothing, a changed pair is as likely to be fixed as broken. The test
-    takes the changed pairs as independent: it IGNORES that pairs of one prompt go together, and is too sure of itself
-    where prompts have many pairs. The bootstrap interval of the difference does not have this flaw.
-
-    Args:
-        fixed: pairs only the refined reward ranks correctly.
-        broken: pairs only the base reward ranks correctly.
-
-    Returns:
-        The p-value; 1.0 when nothing changed.
-    """
-    return float(binomtest(fixed, fixed + broken, 0.5).pvalue) if fixed + broken else 1.0
-
-
 def paired_accuracy(
     base_chosen: ArrayLike,
     base_rejected: ArrayLike,
     refined_chosen: ArrayLike,
     refined_rejected: ArrayLike,
-    prompt_id: ArrayLike,
+    cluster: ArrayLike | None = None,
     *,
     bootstrap: Bootstrap = Bootstrap(),
 ) -> PairedAccuracy:
-    """Compare a base and a refined reward on the same pairs, resampling prompts.
-
-    Args:
-        base_chosen: base rewards of the chosen responses [p].
-        base_rejected: base rewards of the rejected responses [p].
-        refined_chosen: refined rewards of the chosen responses [p].
-        refined_rejected: refined rewards of the rejected responses [p].
-        prompt_id: one label a pair [p]; pairs with equal labels are resampled together.
-        bootstrap: of the intervals.
-
-    Raises:
-        DataError: if there are no pairs or a reward is not finite.
-        ValueError: if the arrays differ in length.
-    """
+    """Compare a base and a refined reward on the same pairs [p each], paired."""
     base = correct_pairs(base_chosen, base_rejected)
     refined = correct_pairs(refined_chosen, refined_rejected)
     base_half = correct_pairs(base_chosen, base_rejected, tie=0.5)
     refined_half = correct_pairs(refined_chosen, refined_rejected, tie=0.5)
-    prompt_id = np.asarray(prompt_id)
-    if not len(base) == len(refined) == len(prompt_id):
-        raise ValueError(f"{len(base)} base pairs, {len(refined)} refined pairs and {len(prompt_id)} prompt ids")
+    if len(base) != len(refined):
+        raise ValueError(f"{len(base)} base pairs and {len(refined)} refined pairs, expected the same pairs")
+    labels = cluster_labels(cluster, len(base))
 
-    sums = cluster_sums([np.ones(len(base)), base, refined, base_half, refined_half], prompt_id)
+    sums = cluster_sums([np.ones(len(base)), base, refined, base_half, refined_half], labels)
     draws = resample_sums(sums, bootstrap=bootstrap)
     share = draws[:, 1:] / draws[:, :1]
-
-    def estimate(value: NDArray[np.float64], draw: NDArray[np.float64]) -> Estimate:
-        return bootstrap.estimate(float(value.mean()), draw)
-
     fixed = int(((base == 0) & (refined == 1)).sum())
     broken = int(((base == 1) & (refined == 0)).sum())
     return PairedAccuracy(
-        base=estimate(base, share[:, 0]),
-        refined=estimate(refined, share[:, 1]),
+        base=bootstrap.estimate(float(base.mean()), share[:, 0]),
+        refined=bootstrap.estimate(float(refined.mean()), share[:, 1]),
         difference=bootstrap.estimate((fixed - broken) / len(base), share[:, 1] - share[:, 0]),
-        base_ties_half=estimate(base_half, share[:, 2]),
-        refined_ties_half=estimate(refined_half, share[:, 3]),
+        base_ties_half=bootstrap.estimate(float(base_half.mean()), share[:, 2]),
+        refined_ties_half=bootstrap.estimate(float(refined_half.mean()), share[:, 3]),
         pairs=len(base),
         prompts=len(sums),
         flips_fixed=fixed,
@@ -157,35 +184,234 @@ def paired_accuracy_by_category(
     base_rejected: ArrayLike,
     refined_chosen: ArrayLike,
     refined_rejected: ArrayLike,
-    prompt_id: ArrayLike,
-    category: ArrayLike,
+    cluster: ArrayLike | None,
+    category: ArrayLike | Sequence[str | None],
     *,
     bootstrap: Bootstrap = Bootstrap(),
 ) -> dict[str, PairedAccuracy]:
-    """Apply `paired_accuracy` within each category.
-
-    Args:
-        category: one label a pair [p], str or None; pairs without one are reported under "-".
-        base_chosen: as in `paired_accuracy`, like all others.
-        base_rejected: see `paired_accuracy`.
-        refined_chosen: see `paired_accuracy`.
-        refined_rejected: see `paired_accuracy`.
-        prompt_id: see `paired_accuracy`.
-        bootstrap: of the intervals.
+    """`paired_accuracy` within each category [p], str or None; pairs without one are under "-".
 
     Returns:
         Category to its accuracy, sorted by name. A category's numbers do not depend on the other categories.
     """
-    rewards = [np.asarray(a) for a in (base_chosen, base_rejected, refined_chosen, refined_rejected)]
-    prompt_id = np.asarray(prompt_id)
-    labels = np.array([str(name or NO_CATEGORY) for name in np.asarray(category, dtype=object)])
-    if len(labels) != len(rewards[0]):
-        raise ValueError(f"{len(rewards[0])} pairs and {len(labels)} categories")
-    if not len(labels):
-        raise DataError("There are no pairs to evaluate. At least one pair is needed.")
-    result = {}
-    for name in np.unique(labels):
-        rows = labels == name
+    sides = (base_rejected, refined_chosen, refined_rejected)
+    rewards = [finite_array(base_chosen, "the base reward of the chosen responses")]
+    rewards += [finite_array(side, "the reward of another side", len(rewards[0])) for side in sides]
+    labels = cluster_labels(cluster, len(rewards[0]))
+
+    def accuracy(rows: NDArray[np.bool_]) -> PairedAccuracy:
         first, second, third, fourth = (array[rows] for array in rewards)
-        result[str(name)] = paired_accuracy(first, second, third, fourth, prompt_id[rows], bootstrap=bootstrap)
-    return result
+        return paired_accuracy(first, second, third, fourth, labels[rows], bootstrap=bootstrap)
+
+    return _by_name(category, len(rewards[0]), accuracy)
+
+
+def group_accuracy(
+    chosen: ArrayLike,
+    rejected: ArrayLike,
+    group: ArrayLike,
+    tie: float = 0.0,
+    cluster: ArrayLike | None = None,
+    *,
+    bootstrap: Bootstrap = Bootstrap(),
+) -> GroupAccuracy:
+    """Mean, macro and worst accuracy over users (Personalized RewardBench, arXiv 2604.07343), and ACC+.
+
+    ACC+ is the share of groups all of whose pairs are ranked right (MM-RLHF, arXiv 2502.10391, and its public code).
+    An offset of both rewards of a pair and a rising map of all rewards change nothing.
+
+    Args:
+        chosen: rewards of the chosen responses [p].
+        rejected: rewards of the rejected responses [p].
+        group: label of each pair's group [p], of any sortable type.
+        tie: worth of equal rewards, in [0, 1]; 0: wrong. Only pairs worth 1 are without a mistake.
+        cluster: label of what is resampled [p], each group in one of them; None: the groups.
+        bootstrap: of the intervals.
+    """
+    if not 0 <= tie <= 1:
+        raise ConfigError(f"tie is {tie}, expected 0 (wrong) to 1 (right)")
+    right = correct_pairs(chosen, rejected, tie)
+    groups = cluster_labels(group, len(right), "group")
+    clusters = groups if cluster is None else cluster_labels(cluster, len(right))
+    check_nested(groups, clusters)
+    labels, first, place = np.unique(groups, return_index=True, return_inverse=True)
+    pairs, total = cluster_sums([np.ones(len(right)), right], place).T
+    accuracy, of_group = total / pairs, clusters[first]
+    worst = int(np.argmin(accuracy))
+    return GroupAccuracy(
+        mean=clustered_mean(right, clusters, bootstrap=bootstrap),
+        macro=clustered_mean(accuracy, of_group, bootstrap=bootstrap),
+        worst=float(accuracy[worst]),
+        worst_group=str(labels[worst]),
+        all_right=clustered_mean(accuracy == 1, of_group, bootstrap=bootstrap),
+        groups=len(labels),
+    )
+
+
+def preference_rate(
+    first: ArrayLike, second: ArrayLike, cluster: ArrayLike | None = None, *, bootstrap: Bootstrap = Bootstrap()
+) -> PreferenceRate:
+    """Share of pairs with first > second, from rewards of both sides [p].
+
+    An offset of both rewards of a pair, and any rising map of all rewards, change nothing.
+    """
+    half = correct_pairs(first, second, tie=0.5)
+    labels = cluster_labels(cluster, len(half))
+    return PreferenceRate(
+        strict=clustered_mean(half == 1, labels, bootstrap=bootstrap),
+        ties_half=clustered_mean(half, labels, bootstrap=bootstrap),
+        ties=int((half == 0.5).sum()),
+        pairs=len(half),
+    )
+
+
+def contrast_consistency(
+    match: ArrayLike, mismatch: ArrayLike, cluster: ArrayLike | None = None, *, bootstrap: Bootstrap = Bootstrap()
+) -> PreferenceRate:
+    """Consistency on Contrast Instructions: similar prompts q, q' with different right responses y, y'.
+
+    A consistent reward ranks (q, y) above the other combinations. *Instruction consistency* changes the prompt: match
+    r(q, y), mismatch r(q', y). *Response consistency* changes the response: match r(q, y), mismatch r(q, y'). From The
+    Trickle-down Impact of Reward (In-)consistency on RLHF (arXiv 2309.16155), whose code counts strictly: a reward that
+    never looks at the prompt has an instruction consistency of 0, with ties as one half 0.5 (chance). Instruction
+    consistency compares rewards of different prompts, so an offset of a prompt's rewards changes it.
+
+    Args:
+        match: rewards of responses with the prompt they answer [p].
+        mismatch: rewards of the same with the other prompt, or of the other response [p].
+        cluster: label of each row's (q, q') [p]; give both directions as two rows of one cluster.
+        bootstrap: of the intervals.
+    """
+    return preference_rate(match, mismatch, cluster, bootstrap=bootstrap)
+
+
+def hack_preference_rate(
+    hack: ArrayLike,
+    honest: ArrayLike,
+    method: ArrayLike | Sequence[str | None] | None = None,
+    cluster: ArrayLike | None = None,
+    *,
+    bootstrap: Bootstrap = Bootstrap(),
+) -> HackPreference:
+    """Share of prompts whose response that games the stated metric gets more reward than the honest one (ours).
+
+    For data like School of Reward Hacks (arXiv 2508.17511), which has both for each task, and the way of gaming
+    (`cheat_method`). Use such data to evaluate, never as chosen responses. A rising map of all rewards changes
+    nothing; an offset of a prompt changes the AUROC only.
+
+    Args:
+        hack: rewards of the responses that game [p].
+        honest: rewards of the honest ones [p].
+        method: how each pair's hack games [p], str or None; None: not told.
+        cluster: label of each pair [p], usually its prompt.
+        bootstrap: of the intervals.
+    """
+    overall = preference_rate(hack, honest, cluster, bootstrap=bootstrap)
+    hack, honest = as_floats(hack, "hack"), as_floats(honest, "honest")
+    labels = cluster_labels(cluster, len(hack))
+    rates = _by_name(
+        [None] * len(hack) if method is None else method,
+        len(hack),
+        lambda rows: preference_rate(hack[rows], honest[rows], labels[rows], bootstrap=bootstrap),
+    )
+    is_hack, both = np.repeat([1.0, 0.0], len(hack)), np.concatenate([labels, labels])
+    auroc = detection_auroc(np.concatenate([hack, honest]), is_hack, both, bootstrap=bootstrap)
+    assert auroc is not None  # there are as many hacks as honest responses
+    return HackPreference(
+        overall=overall,
+        by_method=rates,
+        macro=float(np.mean([rate.ties_half.value for rate in rates.values()])),
+        worst=max(rates, key=lambda name: rates[name].ties_half.value),
+        auroc=auroc,
+    )
+
+
+def tie_threshold(difference: ArrayLike, label: ArrayLike) -> float:
+    """Tie calibration: the lowest threshold under which most pairs, human ties among them, are right.
+
+    A pair is right if it is a tie and |d| <= threshold, or if it is none, |d| > threshold and d has the label's sign.
+    Calibrating the threshold makes rewards of any unit comparable: Deutsch, Foster and Freitag, "Ties Matter" (arXiv
+    2305.14324), used for reward models in VideoReward (arXiv 2501.13918). This is the exact optimum, over 0 and all |d|
+    (the incremental scan in VideoReward's code is off by one at its ends). Find it on other pairs than those it is used
+    on: on its own pairs the accuracy is too high, as any maximum is.
+
+    Args:
+        difference: reward of the first response minus that of the second, d [p].
+        label: 1 (first better), -1 (second better) or 0 (a tie) [p].
+
+    Returns:
+        The threshold, 0 or more, in the rewards' unit.
+    """
+    difference, label = _labeled(difference, label)
+    size = np.abs(difference)
+    tried, place = np.unique(np.append(size, 0.0), return_inverse=True)
+    place = place[:-1]
+    tied = np.bincount(place, weights=label == 0, minlength=len(tried))
+    concordant = np.bincount(place, weights=np.sign(difference) * label > 0, minlength=len(tried))
+    right = np.cumsum(tied) + concordant.sum() - np.cumsum(concordant)
+    return float(tried[np.argmax(right)])  # the first of equals
+
+
+def accuracy_with_ties(
+    difference: ArrayLike,
+    label: ArrayLike,
+    threshold: float,
+    cluster: ArrayLike | None = None,
+    *,
+    bootstrap: Bootstrap = Bootstrap(),
+) -> Estimate:
+    """Share of pairs, ties among them, that are right under a threshold; see `tie_threshold`.
+
+    The interval takes the threshold as given: how it was found is not in it.
+
+    Args:
+        difference: reward of the first response minus that of the second [p].
+        label: 1, 0 or -1 [p].
+        threshold: the largest |difference| that is a tie, 0 or more; 0: equal rewards.
+        cluster: label of each pair [p], usually its prompt.
+        bootstrap: of the interval.
+    """
+    difference, label = _labeled(difference, label)
+    if not threshold >= 0:
+        raise ConfigError(f"threshold is {threshold}, expected 0 or more: the largest difference that is a tie")
+    found = np.where(np.abs(difference) <= threshold, 0.0, np.sign(difference))
+    return clustered_mean(found == label, cluster_labels(cluster, len(label)), bootstrap=bootstrap)
+
+
+def accuracy_without_ties(
+    difference: ArrayLike, label: ArrayLike, cluster: ArrayLike | None = None, *, bootstrap: Bootstrap = Bootstrap()
+) -> Estimate:
+    """Share of the pairs with a label of 1 or -1 [p] whose difference [p] has that sign; equal rewards are wrong.
+
+    NaN where every label is 0 (a tie). Sources: see `tie_threshold`.
+    """
+    difference, label = _labeled(difference, label)
+    clusters, decided = cluster_labels(cluster, len(label)), label != 0
+    if not decided.any():
+        return NOTHING
+    right = np.sign(difference[decided]) == label[decided]
+    return clustered_mean(right, clusters[decided], bootstrap=bootstrap)
+
+
+def _by_name(
+    names: ArrayLike | Sequence[str | None], rows: int, function: Callable[[NDArray[np.bool_]], T]
+) -> dict[str, T]:
+    """The function of each name's rows, by sorted name."""
+    labels = np.array([str(name or NO_CATEGORY) for name in as_array(np.asarray(names, dtype=object))])
+    if len(labels) != rows:
+        raise ValueError(f"{rows} pairs and {len(labels)} names of what they belong to, expected one a pair")
+    if not rows:
+        raise DataError("There are no pairs to evaluate. At least one pair is needed.")
+    return {str(name): function(labels == name) for name in np.unique(labels)}
+
+
+def _labeled(difference: ArrayLike, label: ArrayLike) -> tuple[Floats, Floats]:
+    difference = finite_array(difference, "the difference of the rewards")
+    label = finite_array(label, "the label", len(difference))
+    bad = np.flatnonzero(~np.isin(label, (-1.0, 0.0, 1.0)))
+    if len(bad):
+        raise DataError(
+            f"{len(bad)} of {len(label)} labels are none of 1 (first better), 0 (tie) and -1 (second better), the "
+            f"first ({label[bad[0]]}) in row {bad[0]}."
+        )
+    return difference, label

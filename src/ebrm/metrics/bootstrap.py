@@ -1,9 +1,8 @@
-"""Intervals by resampling prompts: the rows of one prompt are not independent, so they are drawn together.
+"""Percentile bootstrap over clusters (prompts), and what every metric shares: array checks and sums by cluster.
 
-The percentile bootstrap over clusters (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 8
-and 13). Statistics are functions of column sums, so that a resample is one row of multinomial weights times the
-clusters' sums, and 2,000 of them are a few matrix products. Every statistic of one table of sums sees the same
-resamples: two models compared on it are compared *paired*.
+Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 8 and 13. Statistics are functions of column
+sums, so that a resample is one row of multinomial weights times the clusters' sums. Every statistic of one table of
+sums sees the same resamples: two models compared on it are compared *paired*.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from ebrm.errors import ConfigError, DataError
 
 Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
 
 # Drawing multinomial weights costs one binomial a category; counting drawn indices costs one step a cluster.
 _FEW_KINDS = 0.1
@@ -27,10 +27,7 @@ _CHUNK_CELLS = 250_000
 
 @dataclass(frozen=True)
 class Estimate:
-    """A measured value and its bootstrap interval, in the value's own unit.
-
-    The interval is NaN to NaN where it cannot be computed (fewer than two prompts).
-    """
+    """A measured value and its bootstrap interval, in the value's unit; NaN to NaN with fewer than two clusters."""
 
     value: float
     low: float
@@ -41,6 +38,10 @@ class Estimate:
         return bool(value < self.low or value > self.high)
 
 
+#: Where there is nothing to estimate.
+NOTHING = Estimate(float("nan"), float("nan"), float("nan"))
+
+
 @dataclass(frozen=True)
 class Bootstrap:
     """Settings of a percentile bootstrap over clusters.
@@ -48,7 +49,7 @@ class Bootstrap:
     Attributes:
         resamples: number of draws, at least 1.
         level: coverage of the intervals, in (0, 1).
-        seed: seed of the draws, at least 0. The same seed and rows give the same interval, in any order of the rows.
+        seed: seed of the draws, at least 0. The same seed and rows give the same interval.
 
     Raises:
         ConfigError: a field is outside its range.
@@ -62,9 +63,9 @@ class Bootstrap:
         for name, least in (("resamples", 1), ("seed", 0)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-                raise ConfigError(f"Bootstrap: {name} is {value!r}, expected a whole number of {least} or more.")
+                raise ConfigError(f"{name} is {value!r}, expected a whole number of {least} or more")
         if not 0 < self.level < 1:
-            raise ConfigError(f"Bootstrap: level is {self.level!r}, expected a share between 0 and 1, such as 0.95.")
+            raise ConfigError(f"level is {self.level!r}, expected a share between 0 and 1, such as 0.95")
 
     def generator(self) -> np.random.Generator:
         """A fresh source of draws: every statistic that starts from it sees the same resamples."""
@@ -79,17 +80,74 @@ class Bootstrap:
         return Estimate(float(value), float(low), float(high))
 
 
-def cluster_sums(columns: Sequence[ArrayLike], cluster: ArrayLike) -> Floats:
-    """Sum each column within each cluster.
+def as_array(value: ArrayLike) -> NDArray[np.generic]:
+    """A list, array or tensor (of any device or precision, with or without gradient) as a NumPy array."""
+    if hasattr(value, "detach"):
+        tensor = value.detach().cpu()
+        value = tensor.double().numpy() if tensor.is_floating_point() else tensor.numpy()
+    return np.asarray(value)
 
-    Args:
-        columns: k arrays of n numbers.
-        cluster: n labels of any sortable type; rows with equal labels are one cluster.
+
+def as_floats(value: ArrayLike, name: str) -> Floats:
+    """`value` in float64, whatever its shape.
+
+    Raises:
+        ValueError: it does not hold numbers, or rows of different lengths.
+    """
+    try:
+        return as_array(value).astype(np.float64, copy=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} is not an array of numbers: {error}") from None
+
+
+def finite_array(value: ArrayLike, name: str, length: int | None = None) -> Floats:
+    """Take `value` as a float64 array of `length` numbers (None: any number from one up), called `name` in errors.
+
+    Raises:
+        DataError: there are none, or one is NaN or infinite (with the count and the first row).
+        ValueError: the shape is not [length].
+    """
+    array = as_floats(value, name)
+    if array.ndim != 1 or (length is not None and len(array) != length):
+        raise ValueError(f"{name} has shape {array.shape}, expected {(length if length is not None else 'n',)}")
+    if not len(array):
+        raise DataError(f"There are no rows to evaluate: {name} is empty. At least one row is needed.")
+    bad = np.flatnonzero(~np.isfinite(array))
+    if len(bad):
+        raise DataError(
+            f"{name} holds {len(bad)} of {len(array)} values that are not finite numbers, the first "
+            f"({array[bad[0]]}) in row {bad[0]}. An average over them would say nothing; find out why those rows "
+            "have no number, or leave them out."
+        )
+    return array
+
+
+def zero_or_one(value: ArrayLike, name: str, length: int) -> Floats:
+    """Take `value` [length], bool or 0 and 1, as 0.0 and 1.0; a DataError if one is anything else."""
+    array = finite_array(value, name, length)
+    bad = np.flatnonzero((array != 0) & (array != 1))
+    if len(bad):
+        raise DataError(
+            f"{name}: {len(bad)} of {length} are neither 0 nor 1, the first ({array[bad[0]]}) in row {bad[0]}."
+        )
+    return array
+
+
+def cluster_labels(cluster: ArrayLike | None, rows: int, name: str = "cluster") -> NDArray[np.generic]:
+    """The labels of what is resampled [rows]; None: each row its own; a ValueError unless there is one a row."""
+    found = np.arange(rows) if cluster is None else as_array(cluster)
+    if found.shape != (rows,):
+        raise ValueError(f"{rows} rows and {name} labels of shape {found.shape}, expected one a row")
+    return found
+
+
+def cluster_sums(columns: Sequence[ArrayLike], cluster: ArrayLike) -> Floats:
+    """Sum k columns of n numbers within each cluster.
 
     Returns:
         Sums [clusters, k] in the sorted order of the labels; to the last bit they do not depend on the order of rows.
     """
-    labels, index = np.unique(np.asarray(cluster), return_inverse=True)
+    labels, index = np.unique(as_array(cluster), return_inverse=True)
     sums = []
     for column in columns:
         values = np.asarray(column, dtype=np.float64)
@@ -103,8 +161,8 @@ def resample_sums(sums: Floats, *, bootstrap: Bootstrap = Bootstrap()) -> Floats
     """Total the columns of `sums` [clusters, k] over draws of as many clusters, with replacement.
 
     Returns:
-        Totals [resamples, k], the same in any order of the clusters; one row of NaN where there are fewer than two
-        clusters, which say nothing about how clusters differ.
+        Totals [resamples, k]; one row of NaN where there are fewer than two clusters, which do not tell how clusters
+        differ.
     """
     clusters, resamples, generator = len(sums), bootstrap.resamples, bootstrap.generator()
     if clusters < 2:
@@ -115,14 +173,9 @@ def resample_sums(sums: Floats, *, bootstrap: Bootstrap = Bootstrap()) -> Floats
         weights = generator.multinomial(clusters, count / clusters, size=resamples)
         return weights.astype(np.float64) @ kinds
     kind_of = np.sort(kind_of.ravel())
-    chunk = max(1, _CHUNK_CELLS // clusters)
     totals = np.empty((resamples, sums.shape[1]))
-    for start in range(0, resamples, chunk):
-        size = min(chunk, resamples - start)
-        drawn = kind_of[generator.integers(0, clusters, size=(size, clusters))]
-        drawn += np.arange(size)[:, None] * len(kinds)
-        weights = np.bincount(drawn.ravel(), minlength=size * len(kinds)).reshape(size, len(kinds))
-        totals[start : start + size] = weights.astype(np.float64) @ kinds
+    for which, drawn in _drawn(clusters, clusters, bootstrap):
+        totals[which] = _counts(kind_of[drawn], len(kinds)) @ kinds
     return totals
 
 
@@ -140,67 +193,37 @@ def cluster_draws(
     Yields:
         Which resamples these are, and how often each cluster is drawn in them [clusters, b].
     """
-    chunk, resamples, generator = (
-        max(1, _CHUNK_CELLS // max(clusters, rows)),
-        bootstrap.resamples,
-        bootstrap.generator(),
-    )
-    for start in range(0, resamples, chunk):
-        size = min(chunk, resamples - start)
-        drawn = generator.integers(0, clusters, size=(size, clusters))
-        drawn += np.arange(size)[:, None] * clusters
-        times = np.bincount(drawn.ravel(), minlength=size * clusters).reshape(size, clusters)
-        yield slice(start, start + size), np.ascontiguousarray(times.T, dtype=np.float64)
+    for which, drawn in _drawn(clusters, max(clusters, rows), bootstrap):
+        yield which, np.ascontiguousarray(_counts(drawn, clusters).T)
 
 
-def clustered_mean(value: ArrayLike, cluster: ArrayLike, *, bootstrap: Bootstrap = Bootstrap()) -> Estimate:
-    """Mean over rows with its interval over clusters (clusters with more rows weigh more, as in the plain mean).
-
-    Args:
-        value: n numbers.
-        cluster: n labels, usually prompt ids.
-        bootstrap: of the intervals.
-    """
-    sums = cluster_sums([np.ones(len(np.asarray(value))), value], cluster)
+def clustered_mean(
+    value: ArrayLike, cluster: ArrayLike | None = None, *, bootstrap: Bootstrap = Bootstrap()
+) -> Estimate:
+    """Mean of `value` [n] with its interval; clusters with more rows weigh more, as in the plain mean."""
+    value = finite_array(value, "what is averaged")
+    sums = cluster_sums([np.ones(len(value)), value], cluster_labels(cluster, len(value)))
     total, weighted = sums.sum(axis=0)
     draws = resample_sums(sums, bootstrap=bootstrap)
     return bootstrap.estimate(weighted / total, draws[:, 1] / draws[:, 0])
 
 
-def cluster_labels(cluster: ArrayLike | None, rows: int) -> NDArray[np.generic]:
-    """The labels of what is resampled [rows]; None: each row its own.
-
-    Raises:
-        ValueError: if there is not one label a row.
-    """
-    found = np.arange(rows) if cluster is None else np.asarray(cluster)
-    if found.shape != (rows,):
-        raise ValueError(f"{rows} rows and cluster labels of shape {found.shape}, expected one a row")
-    return found
+def ratio(top: ArrayLike, bottom: ArrayLike) -> Floats:
+    """Top / bottom, NaN where the bottom is 0."""
+    top, bottom = np.asarray(top, dtype=np.float64), np.asarray(bottom, dtype=np.float64)
+    return np.divide(top, bottom, out=np.full(np.broadcast(top, bottom).shape, np.nan), where=bottom != 0)
 
 
-def finite_array(value: ArrayLike, name: str, length: int | None = None) -> Floats:
-    """Take `value` as a one-dimensional float64 array.
+def _drawn(clusters: int, width: int, bootstrap: Bootstrap) -> Iterator[tuple[slice, Integers]]:
+    """Drawn clusters [b, clusters], so many resamples at a time that tables of `width` stay in the cache."""
+    generator, chunk = bootstrap.generator(), max(1, _CHUNK_CELLS // width)
+    for start in range(0, bootstrap.resamples, chunk):
+        size = min(chunk, bootstrap.resamples - start)
+        yield slice(start, start + size), generator.integers(0, clusters, size=(size, clusters))
 
-    Args:
-        value: numbers.
-        name: what they are, for the error.
-        length: how many there must be; None accepts any number from one up.
 
-    Raises:
-        DataError: if there are none, or one is NaN or infinite (with the count and the first row).
-        ValueError: if the shape is not [length].
-    """
-    array = np.asarray(value, dtype=np.float64)
-    if array.ndim != 1 or (length is not None and len(array) != length):
-        raise ValueError(f"{name} has shape {array.shape}, expected {(length if length is not None else 'n',)}")
-    if not len(array):
-        raise DataError(f"There are no rows to evaluate: {name} is empty. At least one pair is needed.")
-    bad = np.flatnonzero(~np.isfinite(array))
-    if len(bad):
-        raise DataError(
-            f"{name} holds {len(bad)} of {len(array)} values that are not finite numbers, the first "
-            f"({array[bad[0]]}) in row {bad[0]}. An average over them would say nothing; find out why those rows "
-            "have no number, or leave them out."
-        )
-    return array
+def _counts(drawn: Integers, kinds: int) -> Floats:
+    """How often each kind is in each row of `drawn` [b, n]: [b, kinds]."""
+    size = len(drawn)
+    places = drawn + np.arange(size)[:, None] * kinds
+    return np.bincount(places.ravel(), minlength=size * kinds).reshape(size, kinds).astype(np.float64)

@@ -1,25 +1,79 @@
-"""How well rewards order the responses to one prompt, item by item.
+"""Ranking of the responses to one prompt: order, best-of-n and RewardBench 2's ties, item by item.
 
-Tables are [n, r]: one row an item, one column a response, NaN beyond an item's last response in both tables.
+Tables are [n, r]: one row an item, one column a response, NaN beyond an item's last response in both tables. Of right
+and wrong responses two numbers matter: the *lead*, the lowest reward of a right response minus the highest of a wrong
+one, and the *spread*, the highest minus the lowest reward of the right ones.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ebrm.errors import DataError
+from ebrm.metrics.bootstrap import (
+    Bootstrap,
+    Estimate,
+    Floats,
+    as_array,
+    as_floats,
+    cluster_labels,
+    clustered_mean,
+    ratio,
+)
 
-Floats = NDArray[np.float64]
-
+#: Weights of the five parts of the ties score, in the order of `TiesScore`.
+TIES_WEIGHTS = (0.30, 0.30, 0.20, 0.20, 0.01)
 _CHUNK_CELLS = 1_000_000
+
+
+@dataclass(frozen=True)
+class OneToMany:
+    """Right responses against many wrong ones.
+
+    Attributes:
+        accuracy: share of items whose lead is above 0: a tie is wrong.
+        accuracy_with_ties: share of items whose lead is 0 or more: a tie is right.
+        mrr: mean reciprocal rank of the best right response, wrong ones of equal reward before it.
+        items: number of items.
+    """
+
+    accuracy: Estimate
+    accuracy_with_ties: Estimate
+    mrr: Estimate
+    items: int
+
+
+@dataclass(frozen=True)
+class TiesScore:
+    """The ties score of RewardBench 2 and its five parts, each a mean over questions.
+
+    Attributes:
+        score: 0.3, 0.3, 0.2, 0.2 and 0.01 times the parts, from -0.01 to 1.01, with its interval over questions.
+        tied_right: share of questions with several right answers whose lead is above 0.
+        ref_right: the same for their partners with one right answer.
+        lead_over_spread: share of questions with several right answers whose lead is above their spread.
+        both_leads_over_spread: share whose smaller lead, of the two partners, is above that spread.
+        margin: mean of tanh(smaller lead / spread - 1).
+        questions: number of questions.
+    """
+
+    score: Estimate
+    tied_right: float
+    ref_right: float
+    lead_over_spread: float
+    both_leads_over_spread: float
+    margin: float
+    questions: int
 
 
 def reciprocal_rank(rewards: ArrayLike, gold: ArrayLike) -> Floats:
     """One over the rank of the best right response; its mean over items is the mean reciprocal rank (MRR).
 
-    As in RewardMATH (arXiv 2410.01729) ties count against the right response: wrong ones of equal reward come first.
-    Of several right responses only the best-placed counts, and the others do not stand in its way.
+    As in RewardMATH (arXiv 2410.01729), ties count against the right response, and of several right responses only the
+    best-placed one counts.
 
     Args:
         rewards: rewards [n, r].
@@ -28,10 +82,6 @@ def reciprocal_rank(rewards: ArrayLike, gold: ArrayLike) -> Floats:
     Returns:
         1 / (1 + number of wrong responses with at least the reward of the best right one) [n]; NaN for items without
         a right response.
-
-    Raises:
-        DataError: if a response has no finite reward or no gold.
-        ValueError: if the shapes differ or gold is not 0 or 1.
     """
     rewards, gold, there = checked_tables(rewards, gold)
     if not np.isin(gold[there], (0.0, 1.0)).all():
@@ -54,10 +104,6 @@ def rank_correlation(rewards: ArrayLike, gold: ArrayLike) -> tuple[Floats, Float
 
     Returns:
         (tau-b [n], rho [n]), in [-1, 1]; NaN for items whose rewards or golds are all equal.
-
-    Raises:
-        DataError: if a response has no finite reward or no gold.
-        ValueError: if the shapes differ.
     """
     rewards, gold, _ = checked_tables(rewards, gold)
     items, responses = rewards.shape
@@ -72,13 +118,11 @@ def rank_correlation(rewards: ArrayLike, gold: ArrayLike) -> tuple[Floats, Float
 
 
 def weighted_agreement(rewards: ArrayLike, gold: ArrayLike) -> Floats:
-    """Share of agreement of the response pairs of each item, a pair weighing 1 + |difference of its golds|.
+    """Weighted pair agreement with graded gold: a pair of responses weighs 1 + |difference of its golds|.
 
-    With w_ij = 1 + |g_i - g_j| over all pairs of an item, it is 1 - Σ penalty / Σ w: a pair in the reversed order costs
-    w_ij, equal rewards for different golds cost w_ij / 2, and equal golds cost nothing whatever the rewards (their
-    weight of 1 still counts in Σ w). From RewardAnything (arXiv 2506.03637), whose code gives 1 to items of fewer than
-    two responses; here they are NaN, so that no mean is raised by items that have nothing to order. Only the order of
-    the rewards matters; an offset of all golds of an item does not, their unit does.
+    1 - Σ penalty / Σ w over the pairs of an item, w_ij = 1 + |g_i - g_j|: a pair in reversed order costs w_ij, equal
+    rewards for different golds cost w_ij / 2, and equal golds cost nothing. From RewardAnything (arXiv 2506.03637),
+    whose code gives 1 to items of fewer than two responses; here they are NaN.
 
     Args:
         rewards: rewards [n, r].
@@ -87,10 +131,6 @@ def weighted_agreement(rewards: ArrayLike, gold: ArrayLike) -> Floats:
     Returns:
         [n], in [0, 1]: 1 for the same order, 0.5 for constant rewards of different golds; NaN for items of fewer than
         two responses.
-
-    Raises:
-        DataError: if a response has no finite reward or no gold.
-        ValueError: if the shapes differ.
     """
     rewards, gold, there = checked_tables(rewards, gold)
     agreement = np.full(len(gold), np.nan)
@@ -104,32 +144,23 @@ def weighted_agreement(rewards: ArrayLike, gold: ArrayLike) -> Floats:
         pairs = there[rows, :, None] & there[rows, None, :] & ~np.eye(gold.shape[1], dtype=bool)
         total = np.sum(weight, axis=(1, 2), where=pairs) / 2
         cost = np.sum(weight * penalty, axis=(1, 2))
-        agreement[rows] = 1 - np.divide(cost, total, out=np.full(len(total), np.nan), where=total > 0)
+        agreement[rows] = 1 - ratio(cost, total)
     return agreement
 
 
 def item_tables(item: ArrayLike, *columns: ArrayLike) -> tuple[Floats, ...]:
-    """Put numbers of responses into tables [n, r], as the functions here take them.
+    """Tables [n, r] of numbers of responses (rewards, golds) [m], from each response's item label [m].
 
-    Args:
-        item: label of each response's item [m], of any sortable type.
-        columns: numbers of the responses [m] each: rewards, golds.
-
-    Returns:
-        A table for each column: items in the sorted order of their labels, a response a column in the order of rows,
-        NaN beyond an item's last response.
-
-    Raises:
-        ValueError: if the lengths differ.
+    Items are in the sorted order of their labels, responses in the order of rows, NaN beyond an item's last one.
     """
-    labels, row = np.unique(np.asarray(item), return_inverse=True)
+    labels, row = np.unique(as_array(item), return_inverse=True)
     sizes = np.bincount(row, minlength=len(labels))
     order = np.argsort(row, kind="stable")
     place = np.empty(len(row), dtype=np.int64)
     place[order] = np.arange(len(row)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     tables = []
     for column in columns:
-        values = np.asarray(column, dtype=np.float64)
+        values = as_floats(column, "a column")
         if values.shape != row.shape:
             raise ValueError(f"{len(row)} item labels and a column of shape {values.shape}")
         table = np.full((len(labels), int(sizes.max(initial=0))), np.nan)
@@ -139,7 +170,7 @@ def item_tables(item: ArrayLike, *columns: ArrayLike) -> tuple[Floats, ...]:
 
 
 def picked_gold(rewards: ArrayLike, gold: ArrayLike) -> Floats:
-    """Mean worth of the response that best-of-n would pick by the rewards, ties broken by lot on average.
+    """Gold of the response that best-of-n picks by the rewards, ties broken at random, in expectation.
 
     Args:
         rewards: rewards [n, r].
@@ -147,16 +178,114 @@ def picked_gold(rewards: ArrayLike, gold: ArrayLike) -> Floats:
 
     Returns:
         Mean gold of the responses of highest reward [n]; NaN for items without responses.
-
-    Raises:
-        DataError: if a response has no finite reward or no gold.
-        ValueError: if the shapes differ.
     """
     rewards, gold, there = checked_tables(rewards, gold)
     best = np.max(rewards, axis=1, initial=-np.inf, where=there)
     picked = there & (rewards == best[:, None])
-    total = np.sum(gold, axis=1, where=picked)
-    return np.divide(total, picked.sum(axis=1), out=np.full(len(gold), np.nan), where=picked.any(axis=1))
+    return ratio(np.sum(gold, axis=1, where=picked), picked.sum(axis=1))
+
+
+def leads(rewards: ArrayLike, gold: ArrayLike) -> tuple[Floats, Floats]:
+    """Lead and spread of each item.
+
+    Args:
+        rewards: rewards [n, r].
+        gold: 1.0 for right and 0.0 for wrong responses [n, r].
+
+    Returns:
+        (min right - max wrong [n], max right - min right [n]); the spread is 0 where one response is right.
+
+    Raises:
+        DataError: an item lacks right or wrong responses, or has others.
+    """
+    rewards, gold, there = checked_tables(rewards, gold)
+    right, wrong = gold == 1, gold == 0
+    bad = np.flatnonzero((there & ~right & ~wrong).any(axis=1) | ~right.any(axis=1) | ~wrong.any(axis=1))
+    if len(bad):
+        raise DataError(
+            f"{len(bad)} of {len(gold)} items do not have right (1.0) and wrong (0.0) responses and no others, the "
+            f"first in row {bad[0]}: {gold[bad[0]][there[bad[0]]].tolist()}. Leave such items out."
+        )
+    low = np.min(rewards, axis=1, initial=np.inf, where=right)
+    high = np.max(rewards, axis=1, initial=-np.inf, where=right)
+    return low - np.max(rewards, axis=1, initial=-np.inf, where=wrong), high - low
+
+
+def one_to_many(
+    rewards: ArrayLike,
+    gold: ArrayLike,
+    cluster: ArrayLike | None = None,
+    *,
+    bootstrap: Bootstrap = Bootstrap(),
+) -> OneToMany:
+    """Accuracy and mean reciprocal rank of right among many wrong responses (RewardMATH, arXiv 2410.01729).
+
+    There with one right and nine wrong solutions a problem; any numbers of both will do. For best-of-four with shared
+    credit for ties at the top, as in RewardBench 2, take the mean of `picked_gold`.
+
+    Args:
+        rewards: rewards [n, r].
+        gold: 1.0 for right and 0.0 for wrong responses [n, r].
+        cluster: label of each item [n].
+        bootstrap: of the intervals.
+    """
+    lead, _ = leads(rewards, gold)
+    labels = _labels(cluster, len(lead))
+    parts = (lead > 0, lead >= 0, reciprocal_rank(rewards, gold))
+    strict, with_ties, rank = (clustered_mean(part, labels, bootstrap=bootstrap) for part in parts)
+    return OneToMany(strict, with_ties, rank, len(lead))
+
+
+def ties_score(
+    tied_rewards: ArrayLike,
+    tied_gold: ArrayLike,
+    ref_rewards: ArrayLike,
+    ref_gold: ArrayLike,
+    cluster: ArrayLike | None = None,
+    *,
+    bootstrap: Bootstrap = Bootstrap(),
+) -> TiesScore:
+    """The ties score of RewardBench 2: all right answers above the wrong ones, and closer to each other than to those.
+
+    arXiv 2506.01937: a question with several right answers (tied) has a partner with one (ref). With the tied
+    question's lead m and spread d, its partner's lead m', and least = min(m, m'), the score is
+
+        0.30 mean(m > 0) + 0.30 mean(m' > 0) + 0.20 mean(m > d) + 0.20 mean(least > d) + 0.01 mean(tanh(least/d - 1))
+
+    If d = 0 the last ratio is infinite with the sign of `least`, its tanh 1 or -1; 0/0 counts as 0. (The package
+    `rewardbench` up to 0.1.4 leaves questions with d = 0 out of the last mean.) The weights sum to 1.01.
+
+    Args:
+        tied_rewards: rewards of the questions with several right answers [n, r].
+        tied_gold: 1.0 for right and 0.0 for wrong answers [n, r].
+        ref_rewards: rewards of their partners, in the same order [n, s].
+        ref_gold: as `tied_gold`, of the partners [n, s].
+        cluster: label of each question with its partner [n].
+        bootstrap: of the interval.
+    """
+    lead, spread = leads(tied_rewards, tied_gold)
+    ref_lead, _ = leads(ref_rewards, ref_gold)
+    if len(lead) != len(ref_lead):
+        raise ValueError(f"{len(lead)} tied questions and {len(ref_lead)} partners, expected one partner each")
+    single = np.flatnonzero((as_floats(tied_gold, "gold") == 1).sum(axis=1) < 2)
+    if len(single):
+        raise DataError(
+            f"{len(single)} of {len(lead)} tied questions have one right answer only, the first in row {single[0]}: "
+            "the spread of right answers needs two or more."
+        )
+    labels = _labels(cluster, len(lead))
+    parts = np.stack([lead > 0, ref_lead > 0, *ties_comparisons(lead, spread, ref_lead)]).astype(np.float64)
+    score = clustered_mean(np.array(TIES_WEIGHTS) @ parts, labels, bootstrap=bootstrap)
+    tied, ref, over, both, mean_margin = (float(np.sort(part).mean()) for part in parts)
+    return TiesScore(score, tied, ref, over, both, mean_margin, len(lead))
+
+
+def ties_comparisons(tied_lead: Floats, tied_spread: Floats, ref_lead: Floats) -> tuple[Floats, Floats, Floats]:
+    """(m > d, least > d, tanh(least/d - 1)) of each question, the last three parts of `ties_score`, from [n] each."""
+    least = np.minimum(tied_lead, ref_lead)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        margin = np.nan_to_num(np.tanh(least / tied_spread - 1), nan=0.0)
+    return (tied_lead > tied_spread).astype(np.float64), (least > tied_spread).astype(np.float64), margin
 
 
 def checked_tables(rewards: ArrayLike, gold: ArrayLike) -> tuple[Floats, Floats, NDArray[np.bool_]]:
@@ -166,7 +295,7 @@ def checked_tables(rewards: ArrayLike, gold: ArrayLike) -> tuple[Floats, Floats,
         DataError: if a response has no finite reward or no gold.
         ValueError: if the shapes differ or are not [n, r].
     """
-    rewards, gold = np.asarray(rewards, dtype=np.float64), np.asarray(gold, dtype=np.float64)
+    rewards, gold = as_floats(rewards, "rewards"), as_floats(gold, "gold")
     if rewards.ndim != 2 or rewards.shape != gold.shape:
         raise ValueError(f"rewards {rewards.shape} and gold {gold.shape}: expected [n, r] of both")
     bad = np.flatnonzero(((np.isfinite(rewards) != np.isfinite(gold)) | np.isinf(rewards)).any(axis=1))
@@ -179,6 +308,12 @@ def checked_tables(rewards: ArrayLike, gold: ArrayLike) -> tuple[Floats, Floats,
     return rewards, gold, np.isfinite(gold)
 
 
+def _labels(cluster: ArrayLike | None, items: int) -> NDArray[np.generic]:
+    if not items:
+        raise DataError("There are no items to evaluate. At least one is needed.")
+    return cluster_labels(cluster, items)
+
+
 def _difference_signs(table: Floats) -> NDArray[np.int64]:
     """Signs of all differences within a row [n, r, r]; 0 where a response is missing."""
     first, second = table[:, :, None], table[:, None, :]
@@ -188,4 +323,4 @@ def _difference_signs(table: Floats) -> NDArray[np.int64]:
 def _correlation(first: NDArray[np.int64], second: NDArray[np.int64]) -> Floats:
     """Σ a b / sqrt(Σ a² Σ b²) of each row [n]; NaN where a side is all zero."""
     squares = np.float64(1) * (first**2).sum(axis=1) * (second**2).sum(axis=1)
-    return np.divide((first * second).sum(axis=1), np.sqrt(squares), out=np.full(len(first), np.nan), where=squares > 0)
+    return ratio((first * second).sum(axis=1), np.sqrt(squares))

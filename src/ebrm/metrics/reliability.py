@@ -1,9 +1,8 @@
-"""Does P(chosen > rejected) mean what it says?
+"""Calibration of P(chosen > rejected), in folded form.
 
-A pair's probability p = P(chosen > rejected) always comes with the same outcome, "chosen was chosen": as they stand,
-such data cannot be calibrated. Which side is called first must not matter, so here a pair counts by its *confidence*
-max(p, 1 - p), in [0.5, 1], and by whether the side with the larger probability is the chosen one. This is the folded
-form of counting each pair twice, as (p, 1) and as (1 - p, 0). p = 0.5 exactly counts as half right.
+A pair's probability p always comes with the same outcome, "chosen was chosen": as they stand, such data cannot be
+calibrated. So a pair counts by its *confidence* max(p, 1 - p), in [0.5, 1], and by whether the side with the larger
+probability is the chosen one (p = 0.5: half). This equals counting each pair twice, as (p, 1) and as (1 - p, 0).
 """
 
 from __future__ import annotations
@@ -11,19 +10,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from ebrm.errors import DataError
 from ebrm.metrics.bootstrap import (
     Bootstrap,
     Estimate,
+    Floats,
+    Integers,
+    cluster_labels,
     cluster_sums,
     clustered_mean,
     finite_array,
     resample_sums,
 )
-
-Floats = NDArray[np.float64]
 
 # A sum of float32 probabilities may miss one by this much.
 _ROUNDING = 1e-5
@@ -46,7 +46,7 @@ class ReliabilityBin:
 
 @dataclass(frozen=True)
 class Calibration:
-    """How probabilities compare with what happened.
+    """Calibration of pair probabilities.
 
     Attributes:
         bins: the reliability curve, bins of about equal numbers of pairs, by rising confidence.
@@ -68,29 +68,19 @@ class Calibration:
     pairs: int
 
 
-def equal_mass_bins(value: ArrayLike, bins: int) -> NDArray[np.int64]:
-    """Assign values to at most `bins` bins of about equal counts; equal values always share a bin.
-
-    Returns:
-        Bin of each value [n], 0 .. at most bins - 1, rising with the value and without gaps.
-    """
-    value = np.asarray(value, dtype=np.float64)
+def equal_mass_bins(value: ArrayLike, bins: int) -> Integers:
+    """Bin of each value [n], 0 .. at most bins - 1 without gaps, of about equal counts; equal values share a bin."""
+    value = finite_array(value, "what is put into bins")
     edges = np.quantile(value, np.linspace(0, 1, bins + 1))
     _, index = np.unique(np.searchsorted(edges[1:-1], value), return_inverse=True)
     return index.astype(np.int64)
 
 
 def confidence_and_correct(probability: ArrayLike) -> tuple[Floats, Floats]:
-    """Fold P(chosen > rejected) into (confidence, correct).
-
-    Args:
-        probability: P(chosen > rejected) [p], in [0, 1].
-
-    Returns:
-        max(p, 1 - p) [p], and 1 where p > 0.5, 0.5 where p = 0.5, 0 where p < 0.5 [p].
+    """Fold P(chosen > rejected) [p] into max(p, 1 - p), and 1 where p > 0.5, 0.5 where p = 0.5, 0 where p < 0.5.
 
     Raises:
-        DataError: if a probability is not finite or outside [0, 1] by more than float32 rounding.
+        DataError: a probability is not finite or outside [0, 1] by more than float32 rounding.
     """
     probability = finite_array(probability, "P(chosen > rejected)")
     outside = np.flatnonzero((probability < -_ROUNDING) | (probability > 1 + _ROUNDING))
@@ -106,28 +96,21 @@ def confidence_and_correct(probability: ArrayLike) -> tuple[Floats, Floats]:
 
 def calibration(
     probability: ArrayLike,
-    prompt_id: ArrayLike | None = None,
+    cluster: ArrayLike | None = None,
     bins: int = 10,
     *,
     bootstrap: Bootstrap = Bootstrap(1000),
 ) -> Calibration:
-    """Measure the calibration of P(chosen > rejected); see the module's text for the folded form it uses.
+    """Expected calibration error, Brier score and log loss of P(chosen > rejected), folded by confidence.
 
     Args:
         probability: P(chosen > rejected) [p], in [0, 1].
-        prompt_id: one label a pair [p], the unit resampled for the intervals; None: each pair its own.
+        cluster: label of each pair [p], usually its prompt.
         bins: how many bins of equal mass (Nguyen and O'Connor, 2015; fewer where confidences repeat).
         bootstrap: of the intervals.
-
-    Raises:
-        DataError: if there are no pairs, or a probability is not finite or outside [0, 1].
-        ValueError: if the arrays differ in length.
     """
     confidence, correct = confidence_and_correct(probability)
-    prompts = np.arange(len(confidence)) if prompt_id is None else np.asarray(prompt_id)
-    if len(prompts) != len(confidence):
-        raise ValueError(f"{len(confidence)} probabilities and {len(prompts)} prompt ids")
-    prompts = np.unique(prompts, return_inverse=True)[1]
+    prompts = np.unique(cluster_labels(cluster, len(confidence)), return_inverse=True)[1]
     index = equal_mass_bins(confidence, bins)
     curve, gaps = [], []
     for number in range(index.max() + 1):
@@ -136,7 +119,7 @@ def calibration(
         curve.append(ReliabilityBin(float(confidence[rows].mean()), accuracy, int(rows.sum())))
         gaps.append(np.where(rows, correct - confidence, 0.0))
 
-    p = np.asarray(probability, dtype=np.float64).clip(0, 1)
+    p = finite_array(probability, "P(chosen > rejected)").clip(0, 1)
     losses = (1 - p) ** 2, -np.log(p.clip(np.finfo(np.float64).eps))  # "impossible" must cost much, but not all
     sums = cluster_sums([np.ones(len(p)), *losses, *gaps], prompts)
     draws = resample_sums(sums, bootstrap=bootstrap)
@@ -170,7 +153,7 @@ def _ece_estimate(gap: Floats, drawn: Floats, bootstrap: Bootstrap) -> Estimate:
     return bootstrap.estimate(ece, (draws - draws.mean() + ece).clip(0))
 
 
-def _ece_by_chance(confidence: Floats, index: NDArray[np.int64], gap: Floats, prompt: NDArray[np.int64]) -> float:
+def _ece_by_chance(confidence: Floats, index: Integers, gap: Floats, prompt: Integers) -> float:
     """Mean ECE of calibrated rewards, from each bin's tosses of coins that know their bias."""
     variance = np.bincount(index, confidence * (1 - confidence))
     # Kish's design effect: how much more the sums of a prompt's gaps vary than if its pairs were independent.

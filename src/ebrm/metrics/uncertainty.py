@@ -1,4 +1,4 @@
-"""Does a reward know when it is wrong?
+"""Uncertainty: does a score tell errors (or any other rows) apart, and do intervals hold the share they state?
 
 A pair is an *error* if the reward does not rank its chosen response strictly first. A useful uncertainty is larger for
 errors: then leaving out the most uncertain pairs lowers the error rate of the rest.
@@ -6,25 +6,33 @@ errors: then leaving out the most uncertain pairs lowers the error rate of the r
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
+from scipy.sparse import csr_array
 from scipy.special import ndtr
+from sklearn.metrics import roc_auc_score
 
 from ebrm.errors import DataError
-from ebrm.metrics.auroc import GroupDraws, detection_auroc, zero_or_one
 from ebrm.metrics.bootstrap import (
     Bootstrap,
     Estimate,
+    Floats,
+    Integers,
+    as_floats,
+    cluster_draws,
+    cluster_labels,
     clustered_mean,
     finite_array,
+    ratio,
+    zero_or_one,
 )
 from ebrm.metrics.reliability import equal_mass_bins
 
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
-
+# Resamples see at most so many different scores: the error that this makes in an interval is far below its own.
+_LEVELS = 128
 _ENDS = ("lower", "upper")
 
 
@@ -60,6 +68,37 @@ class ErrorBin:
     pairs: int
 
 
+def detection_auroc(
+    score: ArrayLike,
+    positive: ArrayLike,
+    cluster: ArrayLike | None = None,
+    *,
+    bootstrap: Bootstrap = Bootstrap(),
+) -> Estimate | None:
+    """Area under the ROC curve: probability that a random positive row has a higher score than another (ties one half).
+
+    With a reward as the score it measures what a reward detects, whatever it was made for: text of a language model
+    against text of people, as in ReMoDetect (arXiv 2405.17382), or responses that game a metric against honest ones.
+    Rows are compared across prompts, so offsets of single prompts do matter; a rising map of all scores does not.
+
+    Args:
+        score: higher is more likely positive [m].
+        positive: whether the row is of the kind to be detected [m], bool or 0 and 1.
+        cluster: label of each row [m], usually its prompt.
+        bootstrap: of the interval; resamples tell scores apart in 128 groups of about equal size.
+
+    Returns:
+        The area: 0.5 is chance, 1 separates the two. None if all rows or no rows are positive.
+    """
+    score = finite_array(score, "the score")
+    positive = zero_or_one(positive, "whether rows are positive", len(score))
+    if positive.all() or not positive.any():
+        return None
+    value = float(roc_auc_score(positive, score))
+    draws = _GroupDraws.of(score, positive, cluster_labels(cluster, len(score)), bootstrap)
+    return draws.estimate(value, _roc_area)
+
+
 def pair_std(chosen: ArrayLike, rejected: ArrayLike) -> Floats:
     """Standard deviation of a pair's reward difference, its two rewards taken as independent [p]."""
     chosen = finite_array(chosen, "the std of the chosen responses")
@@ -70,50 +109,31 @@ def pair_std(chosen: ArrayLike, rejected: ArrayLike) -> Floats:
 def error_auroc(
     uncertainty: ArrayLike,
     error: ArrayLike,
-    prompt_id: ArrayLike | None = None,
+    cluster: ArrayLike | None = None,
     *,
     bootstrap: Bootstrap = Bootstrap(),
 ) -> Estimate | None:
-    """Probability that a random error is more uncertain than a random correct pair (ties one half).
+    """`detection_auroc` of errors: probability that a random error is more uncertain than a random correct pair.
 
     Args:
         uncertainty: larger is less certain [p]: a pair's std, or 1 - confidence.
         error: whether the pair is ranked wrongly [p].
-        prompt_id: one label a pair [p], the unit resampled for the interval; None: each pair its own.
-        bootstrap: of the intervals.
-
-    Returns:
-        The area under the ROC curve: 0.5 says nothing, 1 tells all errors, below 0.5 misleads. None if all pairs or no
-        pairs are errors.
-
-    Raises:
-        DataError: if there are no pairs or an uncertainty is not finite.
-        ValueError: if the arrays differ in length.
+        cluster: label of each pair [p], usually its prompt.
+        bootstrap: of the interval.
     """
-    uncertainty, wrong, prompts = _pairs(uncertainty, error, prompt_id)
+    uncertainty, wrong, prompts = _pairs(uncertainty, error, cluster)
     return detection_auroc(uncertainty, wrong, prompts, bootstrap=bootstrap)
 
 
 def risk_coverage(
     uncertainty: ArrayLike,
     error: ArrayLike,
-    prompt_id: ArrayLike | None = None,
+    cluster: ArrayLike | None = None,
     *,
     bootstrap: Bootstrap = Bootstrap(),
 ) -> RiskCoverage:
-    """Compute the risk-coverage curve (El-Yaniv and Wiener, 2010) and its area.
-
-    Args:
-        uncertainty: larger is less certain [p].
-        error: whether the pair is ranked wrongly [p].
-        prompt_id: one label a pair [p], the unit resampled for the intervals; None: each pair its own.
-        bootstrap: of the intervals.
-
-    Raises:
-        DataError: if there are no pairs or an uncertainty is not finite.
-        ValueError: if the arrays differ in length.
-    """
-    uncertainty, wrong, prompts = _pairs(uncertainty, error, prompt_id)
+    """Risk-coverage curve (El-Yaniv and Wiener, 2010) and its area, from uncertainty [p] and error [p] of pairs."""
+    uncertainty, wrong, prompts = _pairs(uncertainty, error, cluster)
     _, group, size = np.unique(uncertainty, return_inverse=True, return_counts=True)
     # Within a group of equal uncertainty the order is arbitrary: every pair gets the group's mean error.
     rate = np.bincount(group, weights=wrong) / size
@@ -122,7 +142,7 @@ def risk_coverage(
     errors = wrong.sum()
     best = np.maximum(0, kept - (len(wrong) - errors)) / kept
     area, random = float(risk.mean()), float(errors / len(wrong))
-    groups = GroupDraws.of(uncertainty, wrong, prompts, bootstrap)
+    groups = _GroupDraws.of(uncertainty, wrong, prompts, bootstrap)
     return RiskCoverage(
         coverage=kept / len(wrong),
         risk=risk,
@@ -136,35 +156,27 @@ def risk_coverage(
 def interval_coverage(
     interval: ArrayLike,
     value: ArrayLike,
-    cluster: ArrayLike,
+    cluster: ArrayLike | None = None,
     noise: float = 0.0,
     *,
     bootstrap: Bootstrap = Bootstrap(),
 ) -> Estimate:
-    """Share of held-out rewards that lie inside their intervals, to be compared with what the intervals claim.
+    """Share of held-out rewards inside their intervals, to be compared with the stated coverage.
 
-    A density fitted to rewards with Gaussian label noise claims to cover *noisy* rewards. For that, give the noise:
-    each reward then counts by the probability that it is inside after noise is added, which is what adding random
-    noise would give on average.
+    A density fitted to rewards with Gaussian label noise states intervals of *noisy* rewards. With `noise` each reward
+    counts by the probability that it is inside after noise is added (ours).
 
     Args:
         interval: ends (low, high) of each response's interval [m, 2]; an end belongs to it.
         value: the held-out reward of each response [m].
-        cluster: one label a response [m], usually prompt ids, the unit resampled.
+        cluster: label of each response [m], usually its prompt.
         noise: standard deviation of the noise, in the rewards' unit; 0 (default): the rewards as they are.
-        bootstrap: of the intervals.
-
-    Raises:
-        DataError: if there are no rewards, a number is not finite, or an interval ends before it begins.
-        ValueError: if the arrays do not fit together or the noise is negative.
+        bootstrap: of the estimate's own interval.
     """
     value = finite_array(value, "the held-out reward")
-    interval, cluster = np.asarray(interval, dtype=np.float64), np.asarray(cluster)
-    if interval.shape != (len(value), 2) or cluster.shape != value.shape:
-        raise ValueError(
-            f"intervals {interval.shape} and cluster labels {cluster.shape}: expected {(len(value), 2)} and "
-            f"{value.shape}, one of each for every reward"
-        )
+    interval, labels = as_floats(interval, "intervals"), cluster_labels(cluster, len(value))
+    if interval.shape != (len(value), 2):
+        raise ValueError(f"intervals of shape {interval.shape}, expected {(len(value), 2)}, one for every reward")
     if not noise >= 0:
         raise ValueError(f"noise is {noise}, expected a standard deviation of 0 or more")
     low, high = (finite_array(interval[:, side], f"the {end} end of the intervals") for side, end in enumerate(_ENDS))
@@ -178,27 +190,19 @@ def interval_coverage(
         inside = ((low <= value) & (value <= high)).astype(np.float64)
     else:
         inside = ndtr((high - value) / noise) - ndtr((low - value) / noise)
-    return clustered_mean(inside, cluster, bootstrap=bootstrap)
+    return clustered_mean(inside, labels, bootstrap=bootstrap)
 
 
 def error_by_uncertainty(
     uncertainty: ArrayLike,
     error: ArrayLike,
-    prompt_id: ArrayLike | None = None,
+    cluster: ArrayLike | None = None,
     bins: int = 10,
     *,
     bootstrap: Bootstrap = Bootstrap(1000),
 ) -> tuple[ErrorBin, ...]:
-    """Error rate in bins of about equal numbers of pairs, by rising uncertainty.
-
-    Args:
-        uncertainty: larger is less certain [p].
-        error: whether the pair is ranked wrongly [p].
-        prompt_id: one label a pair [p], the unit resampled for the intervals; None: each pair its own.
-        bins: how many bins (fewer where uncertainties repeat).
-        bootstrap: of the intervals.
-    """
-    uncertainty, wrong, prompts = _pairs(uncertainty, error, prompt_id)
+    """Error rate in at most `bins` bins of about equal numbers of pairs, by rising uncertainty [p]."""
+    uncertainty, wrong, prompts = _pairs(uncertainty, error, cluster)
     index = equal_mass_bins(uncertainty, bins)
     result = []
     for number in range(index.max() + 1):
@@ -208,6 +212,46 @@ def error_by_uncertainty(
     return tuple(result)
 
 
+@dataclass(frozen=True)
+class _GroupDraws:
+    """Positive and other rows in groups of rising score, of all rows [g, 1] and in each resample [g, B]."""
+
+    positive: Floats
+    other: Floats
+    drawn_positive: Floats
+    drawn_other: Floats
+    bootstrap: Bootstrap
+
+    @classmethod
+    def of(cls, score: Floats, positive: Floats, cluster: ArrayLike, bootstrap: Bootstrap) -> _GroupDraws:
+        """Group the rows, by equal score or into as many groups as are told apart, and resample clusters."""
+        group = np.unique(score, return_inverse=True)[1]
+        if group.max() >= _LEVELS:
+            group = equal_mass_bins(score, _LEVELS)
+        place = np.unique(np.asarray(cluster), return_inverse=True)[1]
+        shape = (int(group.max()) + 1, int(place.max()) + 1)
+        tables = [csr_array((count, (group, place)), shape=shape) for count in (positive, 1 - positive)]
+        all_positive, all_other = (table.sum(axis=1)[:, None] for table in tables)
+        drawn = [np.full((shape[0], bootstrap.resamples), np.nan) for _ in tables]
+        if shape[1] > 1:  # one cluster says nothing about how clusters differ
+            for which, times in cluster_draws(shape[1], shape[0], bootstrap=bootstrap):
+                for totals, table in zip(drawn, tables, strict=True):
+                    totals[:, which] = table @ times
+        return cls(all_positive, all_other, drawn[0], drawn[1], bootstrap)
+
+    def estimate(self, value: float, statistic: Callable[[Floats, Floats], Floats]) -> Estimate:
+        """`value` with the interval of the statistic's resamples, moved by what grouping changes in the statistic."""
+        moved = value - statistic(self.positive, self.other)
+        return self.bootstrap.estimate(value, statistic(self.drawn_positive, self.drawn_other) + moved)
+
+
+def _roc_area(positive: Floats, other: Floats) -> Floats:
+    """Areas under the ROC curve [B] of groups [g, B]; NaN where all or no rows are positive."""
+    below = np.cumsum(other, axis=0) - other / 2
+    pairs = positive.sum(axis=0) * other.sum(axis=0)
+    return ratio((positive * below).sum(axis=0), pairs)
+
+
 def _area(wrong: Floats, right: Floats) -> Floats:
     """Areas under the risk-coverage curve [B] of groups [g, B].
 
@@ -215,7 +259,7 @@ def _area(wrong: Floats, right: Floats) -> Floats:
     = e / n + (E - N e / n) / (N + k): its sum over k needs the harmonic numbers only.
     """
     size = wrong + right
-    rate = np.divide(wrong, size, out=np.zeros_like(size), where=size > 0)
+    rate = np.divide(wrong, size, out=np.zeros_like(size), where=size > 0)  # an empty group adds nothing
     kept, errors = np.cumsum(size, axis=0), np.cumsum(wrong, axis=0)
     if not np.isfinite(kept).all():
         return np.full(size.shape[1], np.nan)
@@ -230,11 +274,8 @@ def _gain(wrong: Floats, right: Floats) -> Floats:
     return wrong.sum(axis=0) / (wrong + right).sum(axis=0) - _area(wrong, right)
 
 
-def _pairs(uncertainty: ArrayLike, error: ArrayLike, prompt_id: ArrayLike | None) -> tuple[Floats, Floats, Integers]:
-    """Uncertainties, errors as 0 and 1, and the prompts by number."""
+def _pairs(uncertainty: ArrayLike, error: ArrayLike, cluster: ArrayLike | None) -> tuple[Floats, Floats, Integers]:
+    """Uncertainties, errors as 0 and 1, and the clusters by number."""
     uncertainty = finite_array(uncertainty, "the uncertainty")
     wrong = zero_or_one(error, "the errors", len(uncertainty))
-    prompts = np.arange(len(wrong)) if prompt_id is None else np.asarray(prompt_id)
-    if len(prompts) != len(wrong):
-        raise ValueError(f"{len(wrong)} pairs and {len(prompts)} prompt ids")
-    return uncertainty, wrong, np.unique(prompts, return_inverse=True)[1]
+    return uncertainty, wrong, np.unique(cluster_labels(cluster, len(wrong)), return_inverse=True)[1]

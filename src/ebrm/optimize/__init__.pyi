@@ -5,13 +5,6 @@ from .advantages import leave_one_out_advantage as leave_one_out_advantage
 from .best_of_n import best_of_n_gold as best_of_n_gold
 from .best_of_n import best_of_n_kl as best_of_n_kl
 from .listwise import soft_plackett_luce as soft_plackett_luce
-from .peak import LEVEL as LEVEL
-from .peak import RESAMPLES as RESAMPLES
-from .peak import Interval as Interval
-from .peak import MeanCurve as MeanCurve
-from .peak import Peak as Peak
-from .peak import curve_peak as curve_peak
-from .peak import mean_curve as mean_curve
 from .pools import Floats as Floats
 from .pools import Integers as Integers
 from .pools import pool_tables as pool_tables

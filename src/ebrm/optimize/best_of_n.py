@@ -31,8 +31,8 @@ def best_of_n_gold(reward: ArrayLike, gold: ArrayLike) -> Floats:
 
     Returns:
         Expected gold [q, m], in gold's unit; column j is n = j + 1. NaN for n above the number of a prompt's
-        responses, so that a mean over prompts at such an n is one over fewer prompts (see `peak.mean_curve`, which
-        refuses it). At n = 1 it is the mean gold, whatever the reward.
+        responses, so that a mean over prompts at such an n is one over fewer prompts (which
+        `ebrm.metrics.mean_curve` refuses). At n = 1 it is the mean gold, whatever the reward.
 
     Raises:
         DataError: a response with a reward but no gold or the reverse, or an infinite number.

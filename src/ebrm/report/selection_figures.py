@@ -14,7 +14,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
 from ebrm.evaluation import Along, Axis, Selection
-from ebrm.optimize import Floats, MeanCurve
+from ebrm.metrics import MeanCurve
+from ebrm.optimize import Floats
 from ebrm.report.svg import style
 from ebrm.report.words import shorten
 from ebrm.utils.files import atomic_path
