@@ -36,7 +36,7 @@ class FeaturesError(EBRMError):
 
 
 class ModelError(EBRMError):
-    """An energy reward model that is damaged, or does not fit what it is applied to."""
+    """An energy reward model that is damaged, or does not fit its use."""
 
 
 class ConfigError(EBRMError):
@@ -44,7 +44,7 @@ class ConfigError(EBRMError):
 
 
 class ServerError(EBRMError):
-    """A server that cannot be reached, does not answer, or answers something else than was asked for."""
+    """A server that cannot be reached, does not answer, or gives an unexpected answer."""
 
 
 def setting(name: str, value: Any) -> str:

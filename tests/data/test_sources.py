@@ -47,7 +47,7 @@ def test_jsonl_is_streamed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b'{"n": 1}\n{"n": 1,}\n', r"a\.jsonl:2 is not JSON.*column 9.*Mend or remove"),
+        (b'{"n": 1}\n{"n": 1,}\n', r"a\.jsonl:2 is not JSON.*column 9.*Correct or remove"),
         (b'{"n": 1}\n{"n": "cut', r"a\.jsonl:2 is not JSON"),
         (b'{"n": 1}\n[1]\n', r"a\.jsonl:2 holds list.*one JSON object.*name it \.json"),
         (b"3\n", r"a\.jsonl:1 holds int 3; every line must be one JSON object\.$"),

@@ -363,7 +363,7 @@ class TestMaking:
         assert rule_for(CHAT, limit=128, max_length=32).max_length == 32
         with pytest.raises(ConfigError, match="max_length is 129 tokens, but the model takes at most 128"):
             rule_for(CHAT, limit=128, max_length=129)
-        with pytest.raises(ConfigError, match="Neither the model nor its tokenizer says how long"):
+        with pytest.raises(ConfigError, match="Neither the model nor its tokenizer states how long"):
             make_text_rule(CHAT, TextConfig(), None)
 
 

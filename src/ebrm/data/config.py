@@ -14,7 +14,7 @@ Truncation = Literal["error", "prompt_left", "drop"]
 
 # Our name for a column -> what it holds. `columns` maps these names to the names in the user's data.
 COLUMN_NAMES: dict[str, str] = {
-    "prompt": "what was asked: a string, a list of messages, or such a list as a JSON string",
+    "prompt": "the prompt: a string, a list of messages, or such a list as a JSON string",
     "chosen": "the preferred reply (or the whole conversation ending in it)",
     "rejected": "the other reply (or the whole conversation ending in it)",
     "a": "the first of two replies, where a label says which is better",
@@ -70,9 +70,9 @@ class TextConfig:
         template: Chat template. Unset (or `auto`): the tokenizer's own if it has one, else the plain format. `plain`
             forces the plain format; anything else is a Jinja template's source.
         template_kwargs: Arguments passed to the chat template (enable_thinking=false).
-        bos: Start-of-text token. `auto`: exactly one where the tokenizer uses one; `keep`: whatever the template and
-            tokenizer give; `strip`: none.
-        eos: End-of-text token. `auto` and `keep`: what the template and tokenizer give; `append`: the text ends with
+        bos: Start-of-text token. `auto`: exactly one where the tokenizer uses one; `keep`: as the template and
+            tokenizer give it; `strip`: none.
+        eos: End-of-text token. `auto` and `keep`: as the template and tokenizer give it; `append`: the text ends with
             exactly one.
         truncation: Texts over max_length: `error` stops and names the text, `prompt_left` cuts the prompt's beginning
             (never the response), `drop` leaves the row out and counts it. Unset: error, but drop for the `demo`

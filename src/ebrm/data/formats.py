@@ -2,8 +2,8 @@
 
 Shapes (TRL's names): an *explicit* prompt has a column of its own, an *implicit* one is what both sides begin with;
 *standard* sides are strings, *conversational* ones are lists of messages. Two replies with a label are an explicit
-prompt too. Only the columns decide what is explicit, once for the data; strings or messages are told row by row, and
-a mixture is reported as one.
+prompt too. Only the columns decide what is explicit, once for the data; strings or messages are recognized row by row,
+and a mixture is reported as one.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Columns:
         has = {ours for ours in ("prompt", "chosen", "rejected", "a", "b", "label") if self.name(ours, row)}
         labeled = {"prompt", "a", "b", "label"} <= has
         if labeled and not {"a", "b", "label"}.isdisjoint(self.mapping):
-            return "labeled"  # the mapping asks for it, whatever else the data hold
+            return "labeled"  # as mapped, whatever other columns there are
         if {"chosen", "rejected"} <= has:
             return "explicit" if "prompt" in has else "implicit"
         return "labeled" if labeled else None
@@ -159,7 +159,7 @@ def _by_label(row: Mapping[str, Any], columns: Columns) -> tuple[tuple[Any, str]
     label, name = columns.get("label", row)
     if label is None:
         raise RowProblem("missing", name, label)
-    # True and False are not among the words: nothing says which reply `True` names.
+    # True and False are not among the words: which reply `True` names is not known.
     word = str(label).strip().strip("[]").replace(" > ", ">").strip().lower()
     if word in _BETTER_A:
         return a, b

@@ -153,7 +153,7 @@ def _explain_bad_rows(origin: str, read: int, kinds: Counter[str], examples: lis
         example = setting("columns", {"prompt": "question"})
         way_out = f"No row is left to use: check the file and the column names ({example})."
     else:
-        way_out = f"Mend them, or leave them out and have them counted with {setting('bad_rows', 'skip')}."
+        way_out = f"Correct them, or leave them out and have them counted with {setting('bad_rows', 'skip')}."
     return (
         f"{origin}: {bad:,} of {read:,} rows cannot be used ({count_kinds(kinds)}). {shown} (row, field: kind, "
         f"value){listed}\n{way_out}"
@@ -181,7 +181,7 @@ def limit_by_prompt(rows: list[Preference], limit: int) -> list[Preference]:
     """At most `limit` rows, whole prompts at a time, in their old order.
 
     Prompts are taken in the order of a fixed hash until the next would exceed the limit, so a smaller limit keeps a
-    subset of what a larger one keeps. The first prompt is taken whatever its size.
+    subset of what a larger one keeps. The first prompt is always taken.
     """
     if len(rows) <= limit:
         return rows
@@ -226,7 +226,7 @@ def split_by_prompt(
     if not shares or any(not (math.isfinite(s) and s >= 0) for s in shares) or abs(math.fsum(shares) - 1) > 1e-9:
         raise ConfigError(f"fractions are {fractions}; they must each be 0 or more and sum to 1.")
     bounds = [min(round(total * _SPAN), _SPAN) for total in accumulate(shares)]
-    # Rounding may leave the sum just under 1; whatever lies beyond the last part that has a share is that part's.
+    # Rounding may leave the sum just under 1; what is left goes to the last part that has a share.
     last = max(i for i, share in enumerate(shares) if share > 0)
     bounds[last:] = [_SPAN] * (len(bounds) - last)
     names = list(fractions)

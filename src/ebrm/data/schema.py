@@ -240,7 +240,7 @@ def check_messages(value: object, field: str) -> list[Message]:
 
 
 def check_prompt(prompt: Sequence[Message], field: str) -> tuple[Message, ...]:
-    """A conversation that asks for a reply.
+    """A conversation that ends where a reply is due.
 
     Raises:
         RowProblem: no user turn, or a last turn that is not the user's (or a tool's answer).

@@ -1,7 +1,7 @@
 """Rows of files (JSON lines, JSON, CSV, Parquet), folders, globs, Hub data sets, a `Dataset` or a list of dicts.
 
 Every row comes with its place, `file.jsonl:12`. Nothing here knows preferences: `read_rows` serves all that takes rows
-in. A file that is not what its name says stops the reading whatever is done about bad rows: past the damage nothing
+in. A file that is not what its name says stops the reading also under `bad_rows="skip"`: past the damage nothing
 can be trusted to be a row.
 """
 
@@ -168,7 +168,7 @@ def _open_saved_dataset(path: Path, config: PreferenceConfig) -> Source:
 
     try:
         data = datasets.load_from_disk(str(path))
-    except Exception as error:  # noqa: BLE001 - a damaged or foreign folder, whatever the library makes of it
+    except Exception as error:  # noqa: BLE001 - a damaged or foreign folder; the library raises many types
         raise DataError(
             f"The folder {path} looks as if written by Dataset.save_to_disk, but could not be loaded: "
             f"{type(error).__name__}: {one_line(error)}"
@@ -355,7 +355,7 @@ def _not_json(error: BaseException, text: str, label: str, line: int, hint: str 
         line += error.lineno - 1
     else:  # a number of thousands of digits, nesting without end
         reason = one_line(error)
-    return DataError(f"{label}:{line} is not JSON that can be read: {reason}{hint} Mend or remove that line.")
+    return DataError(f"{label}:{line} is not JSON that can be read: {reason}{hint} Correct or remove that line.")
 
 
 def _csv(path: Path, label: str, delimiter: str = ",") -> Iterator[LocatedRow]:
@@ -375,13 +375,13 @@ def _csv(path: Path, label: str, delimiter: str = ",") -> Iterator[LocatedRow]:
                 if values and len(values) != len(header):
                     raise DataError(
                         f"{label}:{line} has {len(values)} fields, the header has {len(header)} "
-                        f"({', '.join(header)}). Mend that line; a field with a comma or line break needs quotes."
+                        f"({', '.join(header)}). Correct that line; a field with a comma or line break needs quotes."
                     )
                 if values:
                     yield f"{label}:{line}", dict(zip(header, values, strict=True))
                 line = reader.line_num + 1
     except csv.Error as error:
-        raise DataError(f"{label}:{line} is not CSV: {one_line(error)} Mend that line.") from error
+        raise DataError(f"{label}:{line} is not CSV: {one_line(error)} Correct that line.") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{label}, near line {line}, is not UTF-8: {one_line(error)} Convert the file.") from error
     except _DAMAGE as error:

@@ -94,7 +94,7 @@ def make_text_rule(tokenizer: Any, config: TextConfig, model_limit: int | None) 
     Args:
         tokenizer: a transformers tokenizer.
         config: template, special tokens, truncation, length.
-        model_limit: longest text the model takes, in tokens; None when it does not say.
+        model_limit: longest text the model takes, in tokens; None if unknown.
 
     Raises:
         ConfigError: `max_length` above the model's limit, no limit known and none given, a template argument
@@ -168,7 +168,7 @@ def _choose_length(tokenizer: Any, wanted: int | None, model_limit: int | None) 
         return wanted
     if not limits:
         raise ConfigError(
-            "Neither the model nor its tokenizer says how long a text may be. Set `max_length` (in tokens) to the "
+            "Neither the model nor its tokenizer states how long a text may be. Set `max_length` (in tokens) to the "
             "length the reward model was trained with."
         )
     return int(min(limits))

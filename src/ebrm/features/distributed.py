@@ -31,7 +31,7 @@ class World:
             self.rank, self.size = state.process_index, state.num_processes
             if self.size != launched:
                 raise FeaturesError(
-                    f"The environment says that {launched} processes were launched (WORLD_SIZE), but they cannot "
+                    f"By the environment {launched} processes were launched (WORLD_SIZE), but they cannot "
                     f"reach each other ({self.size} found). Start them with `accelerate launch`, or unset "
                     "WORLD_SIZE to run alone."
                 )

@@ -19,9 +19,8 @@ from ebrm.errors import BackboneError, FeaturesError, TextError, TextTooLongErro
 from ebrm.features import manifest as manifests
 from ebrm.features.config import FeatureConfig
 from ebrm.features.distributed import World
-from ebrm.features.lock import lock_folder, missing_files
-from ebrm.features.store import Features, open_features
-from ebrm.features.writer import ItemReader, Plan, write_folder
+from ebrm.features.store import Features
+from ebrm.features.writer import ItemReader, Plan, write_features
 from ebrm.pairs import PreferencePairs
 from ebrm.utils.files import sha256_json
 
@@ -141,7 +140,7 @@ def extract_features(
             finite or does not fit the number type, a full disk, or no pair left.
         BackboneError: The reward model cannot be read.
     """
-    config, out, world = config or FeatureConfig(), Path(out), World()
+    world = World()
     if len(preferences) == 0:
         raise FeaturesError("There are no preference pairs to read: the data has no rows that can be used.")
     if rm_training is not None and len(rm_training) != len(preferences):
@@ -154,24 +153,11 @@ def extract_features(
             "without `accelerate launch`."
         )
     seen = None if rm_training is None else [bool(value) for value in rm_training]
-    manifest = manifests.describe(
-        origin="extracted",
-        backbone=backbone.identity.to_dict(),
-        text=backbone.text_rule.identity(),
-        data={
-            "fingerprint": preferences.fingerprint,
-            "rm_training": None if seen is None else sha256_json(seen),
-        },
-        embedding_dtype=config.embedding_dtype,
-        embedding_size=backbone.embedding_size,
-        shard_rows=config.shard_rows,
-        items=0,
-        pairs=0,
-        preferences={key: value for key, value in preferences.report.to_dict().items() if key != "examples"},
-    )
-    with lock_folder(out, manifests.identity(manifest), world) as found:
-        if found is not None and found["complete"] and not missing_files(out, found):
-            return open_features(out, verify=False)  # verified while it was locked
+    data = {"fingerprint": preferences.fingerprint, "rm_training": None if seen is None else sha256_json(seen)}
+    report = {key: value for key, value in preferences.report.to_dict().items() if key != "examples"}
+    manifest = _manifest(backbone, data, config, preferences=report)
+
+    def plan() -> Plan:
         texts, pairs, refused = tokenize_preferences(backbone, preferences, world, seen)
         dropped = len(preferences) - len(pairs)
         if len(pairs) == 0:
@@ -180,8 +166,10 @@ def extract_features(
                 f"({backbone.text_rule.max_length} tokens). Raise `max_length`, or cut prompts with "
                 f"{setting('truncation', 'prompt_left')}."
             )
-        manifest |= {"dropped": dropped, "dropped_texts": refused}
-        return write_folder(out, _plan(backbone, texts, pairs, manifest, engine), found, world)
+        more = {"dropped": dropped, "dropped_texts": refused}
+        return _plan(backbone, texts, pairs, manifest | more, engine)
+
+    return write_features(Path(out), manifest, plan, world)
 
 
 def extract_texts(
@@ -202,24 +190,31 @@ def extract_texts(
         FeaturesError: As `extract_features`, but for the pairs.
         BackboneError: The reward model cannot be read.
     """
-    config, out, world = config or FeatureConfig(), Path(out), World()
-    manifest = manifests.describe(
+    world = World()
+    manifest = _manifest(backbone, {"fingerprint": sha256_json([text.id for text in texts])}, config)
+
+    def plan() -> Plan:
+        made, _, refused = tokenize_texts(backbone, texts, len(texts), world, tolerant=True)
+        more = {"dropped_texts": len(refused), "refused": refused}
+        return _plan(backbone, made, PreferencePairs.of([], []), manifest | more)
+
+    return write_features(Path(out), manifest, plan, world)
+
+
+def _manifest(backbone: Backbone, data: dict[str, Any], config: FeatureConfig | None, **more: Any) -> dict[str, Any]:
+    config = config or FeatureConfig()
+    return manifests.describe(
         origin="extracted",
         backbone=backbone.identity.to_dict(),
         text=backbone.text_rule.identity(),
-        data={"fingerprint": sha256_json([text.id for text in texts])},
+        data=data,
         embedding_dtype=config.embedding_dtype,
         embedding_size=backbone.embedding_size,
         shard_rows=config.shard_rows,
         items=0,
         pairs=0,
+        **more,
     )
-    with lock_folder(out, manifests.identity(manifest), world) as found:
-        if found is not None and found["complete"] and not missing_files(out, found):
-            return open_features(out, verify=False)  # verified while it was locked
-        made, _, refused = tokenize_texts(backbone, texts, len(texts), world, tolerant=True)
-        manifest |= {"dropped_texts": len(refused), "refused": refused}
-        return write_folder(out, _plan(backbone, made, PreferencePairs.of([], []), manifest), found, world)
 
 
 def _plan(

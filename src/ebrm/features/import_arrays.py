@@ -22,9 +22,8 @@ from ebrm.errors import DataError, FeaturesError, setting
 from ebrm.features import manifest as manifests
 from ebrm.features.config import FeatureConfig
 from ebrm.features.distributed import World
-from ebrm.features.lock import lock_folder, missing_files
-from ebrm.features.store import Features, open_features
-from ebrm.features.writer import ItemReader, Plan, item_prompts, write_folder
+from ebrm.features.store import Features
+from ebrm.features.writer import ItemReader, Plan, item_prompts, write_features
 from ebrm.pairs import PreferencePairs
 from ebrm.utils.files import sha256_file, sha256_json
 
@@ -76,7 +75,7 @@ def import_features(
         FeaturesError: Files that cannot be read, arrays that are missing or do not fit each other, numbers that are not
             finite, a reward that is not the head's, or a folder that holds something else.
     """
-    config, out, world = config or FeatureConfig(), Path(out), World()
+    config = config or FeatureConfig()
     files = list_files(source)
     found = _rename(read_columns(files), columns or {})
     embedding, reward = found["embedding"], found["reward"]
@@ -127,14 +126,11 @@ def import_features(
         amounts=np.ones(len(embedding), np.int64),
         unit="rows",
     )
-    with lock_folder(out, manifests.identity(manifest), world) as there:
-        if there is not None and there["complete"] and not missing_files(out, there):
-            return open_features(out, verify=False)  # verified while it was locked
-        return write_folder(out, plan, there, world)
+    return write_features(Path(out), manifest, lambda: plan, World())
 
 
 def _rename(found: dict[str, Column], columns: Mapping[str, str]) -> dict[str, Column]:
-    attributes = [name for name in (*found, *columns) if name.startswith("ratings_")]
+    attributes = [name for name in (*found, *columns) if name.startswith("ratings_") and name not in columns.values()]
     unknown = sorted(set(columns) - {*_KNOWN, *attributes})
     if unknown:
         raise FeaturesError(

@@ -94,7 +94,7 @@ def _inspect(out: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def tidy(out: Path) -> None:
-    """Remove what a killed process left half written; only under the lock."""
+    """Remove partial files of killed processes; only under the lock."""
     for path in out.iterdir():
         if _is_partial(path.name):
             path.unlink()

@@ -1,4 +1,4 @@
-"""The manifest of a features folder: what made it, what it must be resumed with, and whether its files are whole."""
+"""Manifest of a features folder: its origin, its identity for resuming, and checksums of its files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MISSING = "is missing"
 # A field that is not compared where both sides state the other one, which decides it.
 _STANDS_FOR = {"name": "weights_fingerprint", "revision": "weights_fingerprint", "template": "template_sha256"}
 
-# What must be equal for a run to continue, or to return, what is in a folder.
+# Equal in a folder that a run may continue or return.
 _IDENTITY = ("origin", "backbone", "text", "data", "embedding_dtype", "shard_rows")
 
 
@@ -94,7 +94,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
         ) from None
     except (OSError, ValueError) as error:
         raise FeaturesError(
-            f"{path / MANIFEST} cannot be read: {error}. Without it nobody knows what made these features: "
+            f"{path / MANIFEST} cannot be read: {error}. Without it the origin of these features is unknown: "
             "copy the folder again, or delete it and make them anew."
         ) from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
@@ -153,16 +153,16 @@ def find_faults(path: Path, manifest: dict[str, Any], verify: bool) -> dict[str,
 
 
 def fault_message(path: Path, manifest: dict[str, Any], faults: dict[str, str]) -> str:
-    """One paragraph that names up to five faulty files and says how to mend them."""
+    """One paragraph that names up to five faulty files and the remedy."""
     named = [f"{name} {what}" for name, what in list(faults.items())[:5]]
     if len(faults) > 5:
         named.append(f"and {len(faults) - 5} more files likewise")
     damaged = [name for name, what in faults.items() if what != MISSING]
-    return f"The features in {path} cannot be used: {'; '.join(named)}. {remedy(manifest, 'mend', bool(damaged))}"
+    return f"The features in {path} cannot be used: {'; '.join(named)}. {remedy(manifest, 'repair', bool(damaged))}"
 
 
 def remedy(manifest: dict[str, Any], what: str, delete: bool = False) -> str:
-    """What to do about an unfinished (`finish`) or faulty (`mend`) folder."""
+    """Remedy for an unfinished (`finish`) or faulty (`repair`) folder."""
     command = {
         "extracted": "run `ebrm features` again with the same options",
         "imported": "import again with the same options",
@@ -174,7 +174,7 @@ def remedy(manifest: dict[str, Any], what: str, delete: bool = False) -> str:
 
 
 def identity(manifest: dict[str, Any]) -> dict[str, Any]:
-    """The part of a manifest that must be equal for a run to continue or to return what is there."""
+    """The part of a manifest that is equal in a folder that a run may continue or return."""
     return {name: manifest[name] for name in _IDENTITY}
 
 

@@ -78,7 +78,7 @@ def read_on_ray(
     numbers: Sequence[int],
     advance: Callable[[int], None],
 ) -> dict[str, Any]:
-    """Write shards `numbers` of the folder `out`, and measure what is measured at the end if it is not complete.
+    """Write shards `numbers` of the folder `out`, and do the measurements at its end if it is not complete.
 
     Args:
         load: Loads the reward model; called once by each actor, so it must be picklable.
@@ -123,7 +123,7 @@ def read_on_ray(
                 measured = {"batch_drift": row["drift"]}
             else:
                 advance(int(texts.lengths[number * size : (number + 1) * size].sum()))
-    tidy(out)  # what actors that died had half written
+    tidy(out)  # partial files of actors that died
     return measured
 
 
@@ -152,7 +152,7 @@ class _Actor:
         self._backbone: Backbone | None = None
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
-        """Make one shard; an error that the user can mend is a result, so that it arrives as it was raised."""
+        """Make one shard; an error that the user can correct is a result, so that it arrives as it was raised."""
         number, drift = int(batch["shard"][0]), float("nan")
         try:
             drift = self._work(number)
@@ -209,7 +209,7 @@ class _Actor:
         return (
             f"{before} Ray actors died one after the other at {what}: the system or Ray stopped them because memory "
             "ran out, or a library crashed. Ray's logs have the reason (/tmp/ray/session_latest/logs on the machine it "
-            "ran on). Run the same command again when it is mended: finished shards are kept."
+            "ran on). Run the same command again when that is fixed: finished shards are kept."
         )
 
 

@@ -48,7 +48,7 @@ def shard_size(rows: int, embedding_size: int, dtype: str) -> int:
 
 
 class Shard:
-    """A shard on disk: its header is read and checked, and rows when they are asked for.
+    """A shard on disk: its header is read and checked at once, rows when they are indexed.
 
     Attributes:
         path: The file.
@@ -103,7 +103,7 @@ class Shard:
         return reward
 
     def copy_run(self, start: int, stop: int, out: Tensor) -> None:
-        """Copy rows start..stop into `out` [stop - start, d], in whatever number type it has."""
+        """Copy rows start..stop into `out` [stop - start, d], in the number type it has."""
         step = max(1, _MAPPED_BYTES // max(self._row_bytes, 1))
         with open(self.path, "rb", buffering=0) as handle:
             for first in range(start, stop, step):
@@ -138,7 +138,7 @@ class ShardedEmbeddings:
     """Embeddings of many shards as one matrix [n, d], read on demand and always given as float32 on the CPU.
 
     Indexing takes a slice or a LongTensor of positions in any order, with repeats (negative ones count from the
-    end). Only the rows asked for are read; the order of the answer is the order of the index. Every row is read best
+    end). Only these rows are read, and given in the order of the index. Every row is read best
     in slices of :attr:`block` rows.
 
     Attributes:

@@ -1,6 +1,6 @@
 """Resumable writing of features folders: the one path by which features reach the disk.
 
-The order on disk: a lock, the manifest with `complete: false` (it pins what the folder is for), the two tables, the
+The order on disk: a lock, the manifest with `complete: false` (it pins the folder's identity), the two tables, the
 shards, and the manifest with `complete: true` and the SHA-256 of every file. Each file appears whole, by a rename.
 Nothing that depends on when or how often a run was stopped is written, so a resumed folder equals an unbroken one.
 """
@@ -90,19 +90,26 @@ class Plan:
     writer: Writer | None = None
 
 
-def write_folder(out: Path, plan: Plan, found: dict[str, Any] | None, world: World) -> Features:
-    """Write what is missing in a locked folder, finish it, and open it.
+def write_features(out: Path, manifest: dict[str, Any], plan: Callable[[], Plan], world: World) -> Features:
+    """Write a features folder, or what is missing of it, and open it; a finished one is only opened.
 
     Args:
         out: The folder.
-        plan: The folder's content.
-        found: The manifest that `lock_folder` yielded.
+        manifest: Its manifest as far as it is known; the identity decides whether a folder may be continued.
+        plan: Makes the folder's content; called only for a folder that is not finished, while it is locked.
         world: Process i of k writes shards i, i + k, …; the main process does the rest.
 
     Raises:
-        FeaturesError: A number that is not finite or does not fit the number type, a full disk, or another content than
-            the folder was begun with.
+        FeaturesError: A folder that holds something else, a number that is not finite or does not fit the number type,
+            or a full disk.
     """
+    with lock_folder(out, manifests.identity(manifest), world) as found:
+        if found is not None and found["complete"] and not missing_files(out, found):
+            return open_features(out, verify=False)  # verified while it was locked
+        return _write(out, plan(), found, world)
+
+
+def _write(out: Path, plan: Plan, found: dict[str, Any] | None, world: World) -> Features:
     manifest = found if found is not None else plan.manifest
     _refuse_other_content(out, manifest, plan.manifest)
     todo = [number for number in range(manifests.shard_count(manifest)) if not _made(out, manifest, number)]
@@ -138,7 +145,7 @@ def save_features(features: Features, out: str | Path, config: FeatureConfig | N
         config: Number type and shard size.
 
     Raises:
-        FeaturesError: As `write_folder`.
+        FeaturesError: As `write_features`.
     """
     config = config or FeatureConfig()
     check_pairs(features.pairs, len(features))
@@ -169,11 +176,7 @@ def save_features(features: Features, out: str | Path, config: FeatureConfig | N
 
     reader = ItemReader(read, lambda item: f"item {item}")
     plan = Plan(manifest, items, features.pairs, reader, np.ones(len(features), np.int64), "items")
-    world, out = World(), Path(out)
-    with lock_folder(out, manifests.identity(manifest), world) as found:
-        if found is not None and found["complete"] and not missing_files(out, found):
-            return open_features(out, verify=False)  # verified while it was locked
-        return write_folder(out, plan, found, world)
+    return write_features(Path(out), manifest, lambda: plan, World())
 
 
 def item_prompts(pairs: PreferencePairs, items: int) -> list[str | None]:
@@ -238,7 +241,7 @@ def write_shard(
     """Read and write one shard of a folder that has its manifest.
 
     Raises:
-        FeaturesError: As `write_folder`.
+        FeaturesError: As `write_features`.
     """
     start = number * manifest["shard_rows"]
     embedding, reward = reader.read(start, start + manifests.rows_of_shard(manifest, number), advance)
@@ -298,8 +301,8 @@ def _explaining_full_disk(out: Path, manifest: dict[str, Any], name: str) -> Ite
         total, left = _bytes_all(manifest), _bytes_left(out, manifest)
         raise FeaturesError(
             f"{out / name} cannot be written: {error.strerror}. These features need about {_size(total)}, of which "
-            f"{_size(total - left)} are there and {_size(left)} are still missing. Make room and run the same command "
-            "again: finished shards are kept and not redone."
+            f"{_size(total - left)} are there and {_size(left)} are still missing. Free some space and run the "
+            "same command again: finished shards are kept and not redone."
         ) from error
 
 

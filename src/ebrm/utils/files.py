@@ -18,7 +18,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
     If the body raises, the temporary file is removed and `path` is left as it was. A process killed in the body
     leaves a file named `.<name>.<pid>.partial`, which no reader here takes for a finished one. The file has the mode
-    that the umask gives new files, whatever the body makes of it.
+    that the umask gives new files, whatever mode the body sets.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

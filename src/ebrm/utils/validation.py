@@ -123,6 +123,6 @@ def check_same_shape(**tensors: Tensor) -> None:
 
 
 def _first(bad: Tensor) -> tuple[tuple[int, ...], str]:
-    """The first place that is true, and how it is said."""
+    """The first true position, as an index and for messages."""
     place = tuple(bad.nonzero()[0].tolist())
     return place, str(place[0]) if len(place) == 1 else str(place)
