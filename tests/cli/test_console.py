@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import sys
 
 import pytest
 
@@ -42,6 +43,19 @@ def test_a_stream_that_cannot_say_it_gets_an_escape() -> None:
 
 def test_plain_table_aligns() -> None:
     assert plain_table(("", "n"), [("a", "1"), ("bcd", "23")], "T") == "T\n      n\na     1\nbcd  23\n"
+
+
+def test_a_table_wider_than_the_terminal_is_stacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    def shown(columns: int) -> str:
+        monkeypatch.setenv("COLUMNS", str(columns))
+        monkeypatch.setattr("sys.stdout", Terminal())
+        rows = [("linear", "61.2", "58.0 to 64.1", "+1.2"), ("", "60.0", "", "")]
+        Console().table(("head", "accuracy, %", "95% interval", "minus base"), rows, "Heads")
+        return sys.stdout.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+    assert shown(60).index("accuracy") < shown(60).index("linear")
+    stacked = "Heads|linear|  accuracy, %   61.2|  95% interval  58.0 to 64.1|  minus base    +1.2|  accuracy, %  60.0|"
+    assert shown(40) == stacked.replace("|", "\n")
 
 
 @pytest.mark.parametrize("columns", [20, 40, 80, 100])

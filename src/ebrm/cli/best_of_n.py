@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,32 +21,27 @@ _HEAD = ("reward", "axis", "x", "gold", "low", "high", "gain", "gain_low", "gain
 
 @dataclass(frozen=True)
 class PoolConfig:
-    """Which columns are what, and where the results go."""
+    """Which columns are what, and where the results go.
 
-    out: str = field(metadata={"help": "Folder for curves.png, curves.csv and results.json; written anew."})
-    reward: tuple[str, ...] = field(
-        default=(),
-        metadata={
-            "help": "Columns with rewards, with commas between; differences are to the first. Unset: base_reward and "
-            "reward, as `ebrm score` writes them, those of them that there are."
-        },
-    )
-    gold: str = field(default="gold", metadata={"help": "Column with the worth of a response; higher is better."})
-    prompt_column: str | None = field(
-        default=None,
-        metadata={
-            "help": "Column that the responses to one prompt have in common. Unset: prompt_id, else prompt.",
-        },
-    )
-    least: int | None = field(
-        default=None,
-        metadata={
-            "help": "Leave out prompts with fewer responses; curves end at the smallest pool that stays. Unset: as "
-            "many as nine in ten prompts have."
-        },
-    )
-    resamples: int = field(default=2000, metadata={"help": "Bootstrap resamples of the prompts."})
-    seed: int = field(default=0, metadata={"help": "Seed of the bootstrap."})
+    Attributes:
+        out: folder for curves.png, curves.csv and results.json; written anew.
+        reward: columns with rewards, with commas between; differences are to the first. Unset: base_reward and
+            reward, as `ebrm score` writes them, those of them that there are.
+        gold: column with the worth of a response; higher is better.
+        prompt_column: column that the responses to one prompt have in common. Unset: prompt_id, else prompt.
+        least: leave out prompts with fewer responses; curves end at the smallest pool that stays. Unset: as
+            many as nine in ten prompts have.
+        resamples: bootstrap resamples of the prompts.
+        seed: seed of the bootstrap.
+    """
+
+    out: str
+    reward: tuple[str, ...] = ()
+    gold: str = "gold"
+    prompt_column: str | None = None
+    least: int | None = None
+    resamples: int = 2000
+    seed: int = 0
 
     def __post_init__(self) -> None:
         for name, least in (("least", 2), ("resamples", 100), ("seed", 0)):

@@ -58,10 +58,13 @@ class Console:
         if self.json:
             return
         cells = [[str(cell) for cell in row] for row in rows]
-        if sys.stdout.isatty():
-            _rich_table(header, cells, title)
+        text = plain_table(header, cells, title)
+        if not sys.stdout.isatty():
+            sys.stdout.write(text)
+        elif max(map(len, text.splitlines())) + len(header) > width(sys.stdout):
+            sys.stdout.write(stacked_table(header, cells, title, width(sys.stdout)))
         else:
-            sys.stdout.write(plain_table(header, cells, title))
+            _rich_table(header, cells, title)
 
     def facts(self, rows: Sequence[tuple[str, Any]], title: str = "") -> None:
         """Names with values, one a line, values wrapped to the width; silent under --json."""
@@ -114,6 +117,15 @@ def plain_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str
             cell.ljust(w) if k == 0 else cell.rjust(w) for k, (cell, w) in enumerate(zip(line, widths, strict=True))
         ]
         lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines) + "\n"
+
+
+def stacked_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str, columns: int) -> str:
+    """A table too wide for the screen, row under row: its first cell, and the others with their names."""
+    lines = [title] if title else []
+    for first, *cells in rows:
+        named = [(f"  {name}", cell) for name, cell in zip(header[1:], cells, strict=True) if cell]
+        lines += [first] * bool(first) + facts_text(named, columns).splitlines()
     return "\n".join(lines) + "\n"
 
 

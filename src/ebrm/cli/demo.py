@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ebrm.card import trust_in_words
 from ebrm.cli.common import out_folder, show_accuracy
@@ -12,9 +12,13 @@ from ebrm.cli.parser import Chosen, Command, Part
 
 @dataclass(frozen=True)
 class DemoJob:
-    """Where the demonstration goes."""
+    """Where the demonstration goes.
 
-    out: str = field(default="demo-out", metadata={"help": "Folder for the model, the report and the numbers."})
+    Attributes:
+        out: folder for the model, the report and the numbers.
+    """
+
+    out: str = "demo-out"
 
 
 def demo(console: Console, chosen: Chosen) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
@@ -24,13 +24,15 @@ _SUFFIX = {"markdown": "md", "csv": "csv", "latex": "tex"}
 
 @dataclass(frozen=True)
 class Output:
-    """Where the results go and how they are shown."""
+    """Where the results go and how they are shown.
 
-    out: str = field(metadata={"help": "Folder for results.json, items.parquet and report.html; written anew."})
-    format: Literal["text", "markdown", "csv", "latex"] = field(
-        default="text",
-        metadata={"help": "How the scores are printed. All but text are also written to scores.md, .csv or .tex."},
-    )
+    Attributes:
+        out: folder for results.json, items.parquet and report.html; written anew.
+        format: how the scores are printed. All but text are also written to scores.md, .csv or .tex.
+    """
+
+    out: str
+    format: Literal["text", "markdown", "csv", "latex"] = "text"
 
 
 def evaluate(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from ebrm.backbone import BackboneConfig
@@ -13,16 +13,16 @@ from ebrm.cli.parser import Chosen, Command, Part
 
 @dataclass(frozen=True)
 class ExportJob:
-    """Where the model goes and what goes with it."""
+    """Where the model goes and what goes with it.
 
-    out: str = field(metadata={"help": "Folder to write; it must not exist yet, or be empty."})
-    standalone: bool = field(
-        default=False,
-        metadata={
-            "help": "Write the reward model's weights, too. Otherwise the folder is small and refers to the reward "
-            "model by name, revision and fingerprint: it loads only where that can be had."
-        },
-    )
+    Attributes:
+        out: folder to write; it must not exist yet, or be empty.
+        standalone: write the reward model's weights, too. Otherwise the folder is small and refers to the
+            reward model by name, revision and fingerprint: it loads only where that can be had.
+    """
+
+    out: str
+    standalone: bool = False
 
 
 def export(console: Console, chosen: Chosen, model: Model) -> None:

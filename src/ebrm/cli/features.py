@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ebrm.backbone import BackboneConfig
@@ -23,10 +23,16 @@ DATA_HELP = (
 
 @dataclass(frozen=True)
 class FeaturesJob:
-    """What is read and where it goes."""
+    """What is read and where it goes.
 
-    data: str = field(metadata={"help": DATA_HELP})
-    out: str = field(metadata={"help": "Folder to write. An unfinished one of the same data and model is continued."})
+    Attributes:
+        data: preference pairs: a file, folder or pattern (.jsonl, .json, .csv, .tsv, .parquet), or a Hub data set
+            (owner/name[:config][@revision]).
+        out: folder to write. An unfinished one of the same data and model is continued.
+    """
+
+    data: str
+    out: str
 
 
 def features(console: Console, chosen: Chosen) -> None:

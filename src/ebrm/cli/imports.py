@@ -11,20 +11,21 @@ from ebrm.features import FeatureConfig
 
 @dataclass(frozen=True)
 class ImportJob:
-    """What is imported and where it goes."""
+    """What is imported and where it goes.
 
-    arrays: tuple[str, ...] = field(
-        metadata={
-            "help": "npz, safetensors or Parquet files, npy files named by array, or a folder of them; several "
-            "with commas. Needed: embedding [n, d] and reward [n]; chosen and rejected say which rows are pairs, "
-            "otherwise rows alternate chosen, rejected."
-        }
-    )
-    out: str = field(metadata={"help": "Folder to write. An unfinished import of the same files is continued."})
-    backbone_name: str | None = field(default=None, metadata={"help": "The reward model that these come from."})
-    columns: dict[str, str] = field(
-        default_factory=dict, metadata={"help": "Where an array has another name: ours = theirs (reward=score)."}
-    )
+    Attributes:
+        arrays: npz, safetensors or Parquet files, npy files named by array, or a folder of them; several with
+            commas. Needed: embedding [n, d] and reward [n]; chosen and rejected say which rows are pairs,
+            otherwise rows alternate chosen, rejected.
+        out: folder to write. An unfinished import of the same files is continued.
+        backbone_name: the reward model that these come from.
+        columns: where an array has another name: ours = theirs (reward=score).
+    """
+
+    arrays: tuple[str, ...]
+    out: str
+    backbone_name: str | None = None
+    columns: dict[str, str] = field(default_factory=dict)
 
 
 def import_(console: Console, chosen: Chosen) -> None:
