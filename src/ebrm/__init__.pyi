@@ -1,4 +1,5 @@
 from ._version import __version__ as __version__
+from .backbone import Backbone as Backbone
 from .backbone import BackboneConfig as BackboneConfig
 from .backbone import load_backbone as load_backbone
 from .client import AsyncClient as AsyncClient
@@ -21,5 +22,8 @@ from .integrations import EBRMForSequenceClassification as EBRMForSequenceClassi
 from .integrations import register as register
 from .integrations import reward_function as reward_function
 from .model import EnergyRewardModel as EnergyRewardModel
+from .model import Ranked as Ranked
 from .model import RefinedReward as RefinedReward
 from .pairs import PreferencePairs as PreferencePairs
+from .scoring import ScoreConfig as ScoreConfig
+from .scoring import score_file as score_file

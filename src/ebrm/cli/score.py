@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -11,11 +12,19 @@ from ebrm.backbone import BackboneConfig
 from ebrm.cli.common import Model
 from ebrm.cli.console import Console
 from ebrm.cli.parser import Chosen, Command, Part
-from ebrm.cli.scoring import ScoreConfig
 from ebrm.heads import InferenceConfig
+from ebrm.scoring import ScoreConfig
 
-if TYPE_CHECKING:
-    from ebrm.model import EnergyRewardModel
+
+@dataclass(frozen=True)
+class Output:
+    """Where scored rows go.
+
+    Attributes:
+        out: File to write: .jsonl, .parquet or .csv. Rows come out in the order they came in.
+    """
+
+    out: str
 
 
 def score(
@@ -37,53 +46,24 @@ def score(
     the same command is given again, and ends with the same bytes. Settings of inference and of the reward model
     that are not given are those the model was saved with.
     """
-    from ebrm.cli.rows import kind_of
-
-    settings = chosen.of(ScoreConfig)
-    kind_of(Path(settings.out))
-    from ebrm.cli import scoring
-    from ebrm.features import MANIFEST
     from ebrm.model import EnergyRewardModel
+    from ebrm.scoring import file_kind, score_file
 
+    config, out = chosen.of(ScoreConfig), chosen.of(Output).out
+    file_kind(Path(out))
     loaded = EnergyRewardModel.from_pretrained(model).with_inference(**chosen.given(InferenceConfig))
-    changes = chosen.given(BackboneConfig)
-    path = Path(source)
-    if (path / MANIFEST).is_file():
-        opened = scoring.open_feature_pairs(path, settings, loaded)
-    else:
-        # The rows first: a mistake in them should not wait for a reward model to load.
-        opened = scoring.open_texts(path, settings)
-    console.note(f"{opened.name}: {opened.count:,} rows, {opened.said}.")
-    job = _job(loaded, opened, settings, changes)
-    summary = scoring.run(opened, settings, job, console, lambda: _with_backbone(loaded, changes))
+
+    def started(done: int, rows: int) -> None:
+        console.kept = "The rows scored so far are kept; run the same command again to go on."
+
+    summary = score_file(loaded, source, out, config, backbone=chosen.given(BackboneConfig), on_progress=started)
     if summary["errors"]:
         console.note(
             f"{summary['errors']:,} of {summary['rows']:,} rows could not be scored; the reason stands in their column "
-            f"{settings.prefix}error."
+            f"{config.prefix}error."
         )
-    _show(console, settings.out, summary)
-    console.result({"out": settings.out, **summary})
-
-
-def _with_backbone(model: EnergyRewardModel, changes: dict[str, Any]) -> EnergyRewardModel:
-    """The model with its reward model loaded by the settings given, checked to be the one fitted on."""
-    return model if not changes or model.record.text_rule is None else model.with_backbone(**changes)
-
-
-def _job(model: EnergyRewardModel, opened: Any, settings: ScoreConfig, changes: dict[str, Any]) -> dict[str, Any]:
-    """What decides the bytes of the output. Not `bad_rows`: rows scored under stop are the same under mark."""
-    from ebrm._version import __version__
-    from ebrm.cli.scoring import CHUNK_ROWS
-    from ebrm.utils.files import sha256_json
-
-    return {
-        "input": opened.fingerprint,
-        "model": model.fingerprint(),
-        "settings": sha256_json(changes),
-        "columns": [list(opened.columns), dict(sorted(settings.columns.items())), settings.prefix],
-        "chunk_rows": CHUNK_ROWS,
-        "version": __version__,
-    }
+    _show(console, out, summary)
+    console.result({"out": out, **summary})
 
 
 def _show(console: Console, out: str, summary: dict[str, Any]) -> None:
@@ -104,6 +84,7 @@ command = Command(
     "score",
     score,
     {
+        "output": Part(Output),
         "scoring": Part(ScoreConfig),
         "inference": Part(InferenceConfig, saved=True),
         "reward_model": Part(BackboneConfig, _RUNNING, saved=True),

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from ebrm.cli.resume import Journal
 from ebrm.errors import DataError
+from ebrm.scoring.files import Journal
 
 JOB = {"input": "1", "model": "2"}
 
@@ -53,7 +53,7 @@ def test_a_kill_between_output_and_record_is_mended(tmp_path: Path) -> None:
 def test_what_is_not_ours_is_left_alone(tmp_path: Path) -> None:
     out = tmp_path / "o.jsonl"
     out.write_text("mine")
-    with pytest.raises(DataError, match="exists already.*--overwrite"):
+    with pytest.raises(DataError, match="exists already.*`overwrite=true`"):
         Journal(out, JOB).open(overwrite=False)
     assert out.read_text() == "mine"
     assert list(tmp_path.iterdir()) == [out]
@@ -90,7 +90,7 @@ def test_unfinished_work_of_another_job_is_named(tmp_path: Path) -> None:
     first.open(overwrite=False)
     first.part(0, "jsonl").write_text("x")
     other = Journal(out, {**JOB, "model": "3"})
-    with pytest.raises(DataError, match=r"another model.*--overwrite"):
+    with pytest.raises(DataError, match=r"another model.*`overwrite=true`"):
         other.open(overwrite=False)
     assert first.part(0, "jsonl").exists()
     assert not other.open(overwrite=True)
@@ -102,7 +102,7 @@ def test_a_torn_record_is_not_trusted(tmp_path: Path) -> None:
     journal = Journal(out, JOB)
     journal.open(overwrite=False)
     (journal.folder / "job.json").write_text("{")
-    with pytest.raises(DataError, match="--overwrite"):
+    with pytest.raises(DataError, match="`overwrite=true`"):
         Journal(out, JOB).open(overwrite=False)
 
 

@@ -1,4 +1,4 @@
-"""Files of rows, in and out: JSONL, CSV and Parquet, a chunk at a time.
+"""Files of rows, in and out: JSONL, CSV and Parquet, a chunk at a time, and the record that lets a run go on.
 
 Parquet columns keep their types from file to file; CSV holds text only; JSONL keeps whatever JSON can say.
 """
@@ -6,7 +6,9 @@ Parquet columns keep their types from file to file; CSV holds text only; JSONL k
 from __future__ import annotations
 
 import csv
+import glob
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
@@ -14,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from ebrm.data import read_rows
-from ebrm.errors import ConfigError, DataError
-from ebrm.utils.files import atomic_path
+from ebrm.errors import ConfigError, DataError, setting
+from ebrm.utils.files import atomic_path, read_json, sha256_file, write_json
 
 Row = dict[str, Any]
 
@@ -36,12 +38,12 @@ class Chunk:
     table: Any = None  # pyarrow.Table, for Parquet
 
 
-def kind_of(path: Path) -> str:
+def file_kind(path: Path) -> str:
     """Tell "jsonl", "csv" and "parquet" by the name's ending; ConfigError for any other."""
     kind = _KINDS.get(path.suffix.lower())
     if kind is None:
         raise ConfigError(
-            f"--out {path}: scored rows are written as .jsonl, .csv or .parquet, and this name ends in "
+            f"out is {path}; scored rows are written as .jsonl, .csv or .parquet, and this name ends in "
             f"{path.suffix or 'none of them'}."
         )
     return kind
@@ -109,6 +111,88 @@ def join_parts(parts: Sequence[Path], out: Path, kind: str, header: Sequence[str
                         handle.write(block)
 
 
+class Journal:
+    """Finished parts of a long job beside its output, so that a run that was killed goes on.
+
+    For ``scored.jsonl`` the folder ``.scored.jsonl.progress`` holds ``job.json`` (what is scored with what) and one
+    file a finished chunk of rows. Chunks have fixed borders, so a run that was stopped ends with the same bytes as one
+    that was not. When the output is complete the parts go and ``job.json`` keeps its checksum: the same job run again
+    finds the work done, and an output that was changed since is not taken for ours.
+    """
+
+    def __init__(self, out: Path, job: dict[str, Any]) -> None:
+        self.out, self.job = out, job
+        self.folder = out.with_name(f".{out.name}.progress")
+        self.record: dict[str, Any] = {}
+
+    def open(self, overwrite: bool) -> bool:
+        """Start or take up the job; True if its output is there already, complete and unchanged.
+
+        Raises:
+            DataError: an output that is not this job's, or unfinished work of another job, without `overwrite`.
+        """
+        stored = self._stored()
+        finished = stored.get("finished")
+        same = stored.get("job") == self.job
+        if same and finished and not overwrite and self._is_whole(finished):
+            self.record = stored
+            return True
+        if self.out.is_dir():
+            raise DataError(f"out is {self.out}, a folder. Give the name of a file.")
+        if not overwrite:
+            if self.out.exists() and (finished or not same):
+                why = "was changed since ebrm wrote it" if same else "exists already and holds something else"
+                raise DataError(
+                    f"out is {self.out}, which {why}; it was left as it is. Choose another name, or "
+                    f"{setting('overwrite', True)} to replace it."
+                )
+            if stored and not same and not finished:
+                raise DataError(
+                    f"{self.folder} holds unfinished work of another run ({self._difference(stored)}). Run that again "
+                    f"to finish it, or give {setting('overwrite', True)} to discard it and start anew."
+                )
+        if not same or finished:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self.folder / "job.json", {"job": self.job})
+        return False
+
+    def part(self, number: int, ending: str) -> Path:
+        """Where chunk `number` goes."""
+        return self.folder / f"{number:08d}.{ending}"
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Record the complete output, then let the parts go."""
+        finished = {"bytes": self.out.stat().st_size, "sha256": sha256_file(self.out)}
+        self.record = {"job": self.job, "finished": finished, "summary": summary}
+        write_json(self.folder / "job.json", self.record)
+        leftovers = self.out.parent.glob(f".{glob.escape(self.out.name)}.*.partial")  # of runs killed while joining
+        for path in [*self.folder.iterdir(), *leftovers]:
+            if path.name != "job.json":
+                path.unlink()
+
+    def _stored(self) -> dict[str, Any]:
+        try:
+            stored = read_json(self.folder / "job.json")
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        except ValueError:
+            return {"job": None}
+        return stored if isinstance(stored, dict) else {"job": None}
+
+    def _is_whole(self, finished: dict[str, Any]) -> bool:
+        return (
+            self.out.is_file()
+            and self.out.stat().st_size == finished.get("bytes")
+            and sha256_file(self.out) == finished.get("sha256")
+        )
+
+    def _difference(self, stored: dict[str, Any]) -> str:
+        theirs = stored.get("job") or {}
+        names = [name for name in self.job if theirs.get(name) != self.job[name]]
+        return "another " + ", ".join(names) if names else "unreadable"
+
+
 def _parquet_chunks(path: Path, size: int) -> Iterator[Chunk]:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -142,7 +226,7 @@ def _table(chunk: Chunk, added: Sequence[Row], columns: Sequence[str]) -> Any:
             except (pa.ArrowInvalid, pa.ArrowTypeError, UnicodeEncodeError) as error:
                 raise DataError(
                     f"The column {name!r} cannot be written as Parquet ({str(error).splitlines()[0]}, rows from "
-                    f"{chunk.where[0]}): a column has one type there. Give --out a name ending in .jsonl."
+                    f"{chunk.where[0]}): a column has one type there. Give `out` a name ending in .jsonl."
                 ) from None
         table = pa.table(arrays)
     for name, sample in added[0].items():
@@ -174,7 +258,7 @@ def _join_parquet(parts: Sequence[Path], out: Path) -> None:
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
         raise DataError(
             f"The scored rows cannot be joined in one Parquet file ({str(error).splitlines()[0]}): a column has one "
-            "type there, and these rows differ. Give --out a name ending in .jsonl."
+            "type there, and these rows differ. Give `out` a name ending in .jsonl."
         ) from None
 
 

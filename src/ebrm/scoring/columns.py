@@ -1,6 +1,6 @@
-"""What a row asks to have scored: one response, or the two sides of a preference pair.
+"""Columns of a file to score: one response a row, or the two sides of a preference pair.
 
-Prompts and replies are read by the rules of `ebrm.preferences`, so a text is scored in the form it was fitted in.
+Prompts and replies are read by the rules of `ebrm.data`, so a text is scored in the form it was fitted in.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ebrm.data import (
     check_text,
     read_preference,
 )
-from ebrm.errors import ConfigError, DataError
+from ebrm.errors import ConfigError, DataError, setting
 
 Kind = Literal["response", "messages", "pair"]
 
@@ -46,26 +46,22 @@ class Side:
 
 @dataclass(frozen=True)
 class Shape:
-    """How the columns of a file hold what is to be scored."""
+    """How the columns of a file hold what is to be scored.
+
+    Attributes:
+        kind: "response" (with prompt), "messages" (a conversation that ends in the response) or "pair".
+        columns: our name → the file's.
+        layout: how a pair's columns name its sides (`ebrm.data.Columns.layout`).
+    """
 
     kind: Kind
-    columns: Mapping[str, str]  # our name -> the file's
+    columns: Mapping[str, str]
     layout: Any = None
 
     @property
     def prefixes(self) -> tuple[str, ...]:
-        """What stands before the names of the added columns, one a side."""
+        """Prefix of the added columns of each side."""
         return ("chosen_", "rejected_") if self.kind == "pair" else ("",)
-
-    @property
-    def said(self) -> str:
-        """The shape in words."""
-        named = {
-            "response": "a prompt and a response a row",
-            "messages": "a conversation a row",
-            "pair": "a preference pair a row",
-        }
-        return named[self.kind]
 
     def sides(self, row: Mapping[str, Any], where: str) -> tuple[Side, ...]:
         """The texts of a row; RowProblem if there are none to score."""
@@ -116,13 +112,13 @@ def find_shape(seen: Sequence[str], mapping: Mapping[str, str], path: str) -> Sh
     for ours, theirs in mapping.items():
         if ours not in SCORE_COLUMNS:
             raise ConfigError(
-                f"--column {ours}={theirs}: {ours!r} is not one of our names ({', '.join(SCORE_COLUMNS)}). Write our "
-                "name first: --column response=answer."
+                f"columns has {ours}={theirs}, but {ours!r} is not one of our names ({', '.join(SCORE_COLUMNS)}). "
+                f"Write our name first: {setting('columns', {'response': 'answer'})}."
             )
         if theirs not in seen:
             near = difflib.get_close_matches(theirs, seen, n=1)
             raise DataError(
-                f"--column {ours}={theirs}: {path} has no column {theirs!r}. "
+                f"columns has {ours}={theirs}, but {path} has no column {theirs!r}. "
                 + (f"Did you mean {near[0]!r}? " if near else "")
                 + f"Its columns: {', '.join(map(str, seen))}."
             )
@@ -141,5 +137,5 @@ def find_shape(seen: Sequence[str], mapping: Mapping[str, str], path: str) -> Sh
     raise DataError(
         f"{path} has the columns {', '.join(map(str, seen)) or '(none)'}, and nothing in them to score. "
         "Expected prompt and response, or messages that end in the assistant's, or chosen and rejected "
-        "(with or without prompt). Name yours: --column prompt=question --column response=answer."
+        f"(with or without prompt). Name yours: {setting('columns', {'prompt': 'question', 'response': 'answer'})}."
     )

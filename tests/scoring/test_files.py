@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 from tests.terminal import read_lines, write_lines
 
-from ebrm.cli.rows import Chunk, join_parts, kind_of, read_chunks, write_part
 from ebrm.errors import ConfigError, DataError
+from ebrm.scoring.files import Chunk, file_kind, join_parts, read_chunks, write_part
 
 ROWS: list[dict[str, Any]] = [
     {"id": 2**60, "prompt": 'a,b\n"c"', "response": "ü 🙂 \x00", "more": None},
@@ -116,7 +116,7 @@ def test_a_lone_surrogate_is_kept_in_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a.txt", "a", "a.json", "a.jsonl.gz"])
 def test_unknown_endings_for_output(name: str) -> None:
     with pytest.raises(ConfigError, match=r"\.jsonl, \.csv or \.parquet"):
-        kind_of(Path(name))
+        file_kind(Path(name))
 
 
 def test_damaged_parquet(tmp_path: Path) -> None:

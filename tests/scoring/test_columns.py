@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from ebrm.cli.texts import find_shape
 from ebrm.data import RowProblem
 from ebrm.errors import ConfigError, DataError
+from ebrm.scoring.columns import find_shape
 
 USER = {"role": "user", "content": "Hi"}
 REPLY = {"role": "assistant", "content": "Yes"}
@@ -99,7 +99,7 @@ def test_a_row_may_lack_the_column() -> None:
 
 
 def test_columns_that_hold_nothing_to_score() -> None:
-    with pytest.raises(DataError, match=r"columns id, text.*--column response=answer"):
+    with pytest.raises(DataError, match=r"columns id, text.*`columns={.*\"response\": \"answer\"}`"):
         find_shape(["id", "text"], {}, "f")
     with pytest.raises(DataError, match=r"no column 'anwser'. Did you mean 'answer'"):
         find_shape(["prompt", "answer"], {"response": "anwser"}, "f")

@@ -1,0 +1,36 @@
+"""Configuration of scoring a file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from ebrm.errors import ConfigError
+
+BadRows = Literal["stop", "mark"]
+
+
+@dataclass(frozen=True)
+class ScoreConfig:
+    """Which columns of a file are scored, and how the rewards are added to its rows.
+
+    Attributes:
+        columns: Where a column has another name in the data: our name = its name (response=answer). Our names:
+            prompt, response, messages, chosen, rejected, a, b, label.
+        bad_rows: Rows that cannot be scored (empty, not text, too long): `stop` and list them, or `mark` them with
+            empty rewards and the reason in the column `error`.
+        prefix: Put before the names of the added columns, where the data has such names already.
+        overwrite: Replace an output that is there already.
+
+    Raises:
+        ConfigError: a value that is none of those above.
+    """
+
+    columns: dict[str, str] = field(default_factory=dict)
+    bad_rows: BadRows = "stop"
+    prefix: str = ""
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.bad_rows not in get_args(BadRows):
+            raise ConfigError(f"bad_rows is {self.bad_rows!r}; it must be one of {', '.join(get_args(BadRows))}.")

@@ -1,0 +1,5 @@
+from __future__ import annotations
+
+from tests.made import features, model, pairs, rm
+
+__all__ = ["features", "model", "pairs", "rm"]

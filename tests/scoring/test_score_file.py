@@ -1,0 +1,294 @@
+"""score_file: every row comes out with its reward, in any format, and a stopped run goes on."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from tests.terminal import answer_rows, preference_rows, read_lines, snapshot, write_lines
+
+import ebrm
+from ebrm.backbone import Backbone
+from ebrm.errors import ConfigError, DataError
+from ebrm.model import EnergyRewardModel
+from ebrm.scoring import ScoreConfig, score
+from ebrm.scoring.score import MEASURES
+
+# An ascent carries the rounding of the embedding, which depends on the batch a text is read in, a little further.
+REWARD = 1e-4
+MARK = ScoreConfig(bad_rows="mark")
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(score, "CHUNK_ROWS", 7)
+
+
+def save(path: Path, rows: list[dict[str, Any]]) -> Path:
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif path.suffix == ".csv":
+        with open(path, "w", newline="", encoding="utf-8") as handle:
+            writer = csv.DictWriter(handle, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    else:
+        write_lines(path, rows)
+    return path
+
+
+def load(path: Path) -> list[dict[str, Any]]:
+    if path.suffix == ".parquet":
+        return pq.read_table(path).to_pylist()
+    if path.suffix == ".csv":
+        with open(path, newline="", encoding="utf-8") as handle:
+            return list(csv.DictReader(handle))
+    return read_lines(path)
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
+def test_every_row_comes_out_in_order_with_what_the_model_gives(
+    model: Path, tmp_path: Path, small_chunks: None, ending: str
+) -> None:
+    rows, seen = answer_rows(20), []
+    out = tmp_path / f"out.{ending}"
+    summary = ebrm.score_file(
+        model, save(tmp_path / f"in.{ending}", rows), out, on_progress=lambda *counts: seen.append(counts)
+    )
+    found = load(out)
+    assert list(found[0]) == [*rows[0], *MEASURES, "error"]
+    assert [{name: str(row[name]) for name in rows[0]} for row in found] == [
+        {name: str(value) for name, value in row.items()} for row in rows
+    ]
+    expected = EnergyRewardModel.from_pretrained(model).score(
+        [row["prompt"] for row in rows], [row["response"] for row in rows]
+    )
+    for name in ("reward", "base_reward", "std"):
+        values, tolerance = getattr(expected, name), REWARD if name == "reward" else 1e-5
+        given = torch.tensor([float(row[name]) for row in found])
+        torch.testing.assert_close(given, values, atol=tolerance, rtol=1e-5)
+        assert summary[f"mean_{name}"] == pytest.approx(float(values.double().mean()), abs=REWARD)
+    for row in found:
+        low, high, delta, reward, base = (
+            float(row[name]) for name in ("interval_low", "interval_high", "delta", "reward", "base_reward")
+        )
+        assert low < high and delta == pytest.approx(reward - base, abs=1e-5) and not row["error"]
+    assert (summary["rows"], summary["scored"], summary["errors"]) == (20, 20, 0)
+    assert seen == [(0, 20), (7, 20), (14, 20), (20, 20)]
+    if ending == "parquet":
+        schema = pq.read_schema(out)
+        assert schema.field("reward").type == pa.float32() and schema.field("id").type == pa.int64()
+
+
+def test_pairs_get_both_sides_and_a_probability(model: Path, tmp_path: Path, small_chunks: None) -> None:
+    rows = preference_rows(9)
+    ebm = EnergyRewardModel.from_pretrained(model)
+    summary = ebrm.score_file(ebm, write_lines(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl")
+    found = read_lines(tmp_path / "out.jsonl")
+    for row, scored in zip(rows, found, strict=True):
+        for side in ("chosen", "rejected"):
+            expected = ebm.score(row["prompt"], row[side])
+            assert scored[f"{side}_reward"] == pytest.approx(float(expected.reward), abs=REWARD)
+        assert scored["p_chosen"] == pytest.approx(ebm.prefer(row["prompt"], row["chosen"], row["rejected"]), abs=1e-5)
+    right = [row["chosen_base_reward"] > row["rejected_base_reward"] for row in found]
+    assert summary["base_accuracy"] == pytest.approx(sum(right) / 9)
+    assert summary["mean_p_chosen"] == pytest.approx(sum(row["p_chosen"] for row in found) / 9)
+    assert 0 < sum(right) < 9  # or the accuracy above could not be wrong
+
+
+def test_messages(model: Path, tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "Question 1"}, {"role": "assistant", "content": "alpha"}]
+    source = write_lines(tmp_path / "in.jsonl", [{"messages": turns}, {"messages": turns[:1] + turns[1:]}])
+    ebrm.score_file(model, source, tmp_path / "out.jsonl")
+    expected = EnergyRewardModel.from_pretrained(model).score("Question 1", "alpha")
+    assert read_lines(tmp_path / "out.jsonl")[1]["reward"] == pytest.approx(float(expected.reward), abs=REWARD)
+
+
+def test_features_need_no_reward_model(
+    model: Path, features: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_chunks: None
+) -> None:
+    ebrm.score_file(model, pairs, tmp_path / "text.jsonl")
+    monkeypatch.setattr(
+        EnergyRewardModel, "backbone", property(lambda _: pytest.fail("the reward model was asked for"))
+    )
+    ebrm.score_file(model, features, tmp_path / "features.jsonl", backbone={"device": "cpu"})
+    text, found = read_lines(tmp_path / "text.jsonl"), read_lines(tmp_path / "features.jsonl")
+    for mine, theirs in zip(found, text, strict=True):
+        for name in ("chosen_reward", "rejected_base_reward", "p_chosen"):
+            tolerance = REWARD if name == "chosen_reward" else 2e-5
+            assert mine[name] == pytest.approx(theirs[name], abs=tolerance)
+    assert (found[3]["where"], found[3]["category"]) == ("pairs.jsonl:4", "beta")
+
+
+BAD = [
+    {"prompt": "a", "response": "fine"},
+    {"prompt": "a", "response": ""},
+    {"prompt": "a", "response": None},
+    {"prompt": "a", "response": 3},
+    {"prompt": "a", "response": "\ud83d"},
+    {"prompt": "", "response": "b"},
+    {"response": "b"},
+    {"prompt": "a", "response": "fine"},
+]
+
+
+def test_bad_rows_stop_before_anything_is_written_or_loaded(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(EnergyRewardModel, "backbone", property(lambda _: pytest.fail("the reward model was loaded")))
+    source = write_lines(tmp_path / "in.jsonl", BAD)
+    before = snapshot(tmp_path)
+    with pytest.raises(
+        DataError, match=r'6 of 8 rows(?s:.)*in.jsonl:2(?s:.)*in.jsonl:6(?s:.)*`bad_rows="mark"`'
+    ) as said:
+        ebrm.score_file(model, source, tmp_path / "out.jsonl")
+    assert "in.jsonl:7" not in str(said.value)  # the sixth
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet", "csv"])
+def test_bad_rows_can_be_marked(model: Path, tmp_path: Path, small_chunks: None, ending: str) -> None:
+    rows = [row for row in BAD if ending == "jsonl" or row.get("response") not in (3, "\ud83d")]
+    source = write_lines(tmp_path / "in.jsonl", rows)
+    summary = ebrm.score_file(model, source, tmp_path / f"out.{ending}", MARK)
+    assert (summary["rows"], summary["scored"], summary["errors"]) == (len(rows), 2, len(rows) - 2)
+    found = load(tmp_path / f"out.{ending}")
+    fine = [True, *[False] * (len(rows) - 2), True]
+    assert [not row["error"] for row in found] == [row["reward"] not in (None, "") for row in found] == fine
+    assert found[1]["error"] == "response: empty"
+
+
+@pytest.mark.parametrize("kind", ["response", "pair"])
+def test_a_text_longer_than_the_model(model: Path, tmp_path: Path, kind: str) -> None:
+    rows = [{"prompt": "a", "response": "b"}, {"prompt": "word " * 500, "response": "b"}]
+    if kind == "pair":
+        rows = [{"prompt": "a", "chosen": "b", "rejected": "c"}, {"prompt": "a", "chosen": "b", "rejected": "c " * 300}]
+    source, out = write_lines(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
+    with pytest.raises(DataError, match=r'in.jsonl:2(?s:.)*the limit is 128(?s:.)*`bad_rows="mark"`'):
+        ebrm.score_file(model, source, out)
+    ebrm.score_file(model, source, out, MARK)  # goes on from where it stopped
+    first, second = read_lines(out)
+    name = "reward" if kind == "response" else "chosen_reward"
+    assert first[name] is not None and second[name] is None
+    assert "the limit is 128" in second["error"] and second["error"].startswith("rejected: ") == (kind == "pair")
+
+
+def test_a_row_that_is_not_finite_is_marked(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    embed = Backbone._embed
+
+    def with_nan(self: Backbone, ids: Any) -> Any:
+        found = embed(self, ids)
+        found[1, 0] = float("nan")
+        return found
+
+    monkeypatch.setattr(Backbone, "_embed", with_nan)
+    source = write_lines(tmp_path / "in.jsonl", answer_rows(3))
+    with pytest.raises(DataError, match=r"in.jsonl:2(?s:.)*not a finite number"):
+        ebrm.score_file(model, source, tmp_path / "out.jsonl")
+    ebrm.score_file(model, source, tmp_path / "out.jsonl", MARK)
+    found = read_lines(tmp_path / "out.jsonl")
+    assert [row["error"] is None for row in found] == [True, False, True]
+    assert "not a finite number" in found[1]["error"] and found[2]["reward"] is not None
+
+
+def test_columns_that_are_there_already(model: Path, tmp_path: Path) -> None:
+    source = write_lines(tmp_path / "in.jsonl", [{**row, "reward": 1, "std": 2} for row in answer_rows(2)])
+    with pytest.raises(DataError, match='columns named reward, std, .*`prefix="refined_"`'):
+        ebrm.score_file(model, source, tmp_path / "out.jsonl")
+    ebrm.score_file(model, source, tmp_path / "out.jsonl", ScoreConfig(prefix="new_"))
+    row = read_lines(tmp_path / "out.jsonl")[0]
+    assert (row["reward"], row["std"], row["new_error"]) == (1, 2, None) and isinstance(row["new_reward"], float)
+
+
+def test_another_ending_or_treatment_of_bad_rows_is_refused(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="out is .*out.txt; scored rows are written as"):
+        ebrm.score_file(model, tmp_path / "in.jsonl", tmp_path / "out.txt")
+    with pytest.raises(ConfigError, match="bad_rows is 'skip'; it must be one of stop, mark"):
+        ScoreConfig(bad_rows="skip")  # type: ignore[arg-type]
+
+
+def test_the_same_job_again_is_done_at_once(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    source = write_lines(tmp_path / "in.jsonl", answer_rows(5))
+    first = ebrm.score_file(model, source, tmp_path / "out.jsonl")
+    before = snapshot(tmp_path)
+    monkeypatch.setattr(score, "_score", None)
+    assert ebrm.score_file(model, source, tmp_path / "out.jsonl") == first
+    assert "complete already" in caplog.text and snapshot(tmp_path) == before
+
+
+def test_another_input_model_or_setting_is_another_job(model: Path, tmp_path: Path) -> None:
+    source, out = write_lines(tmp_path / "in.jsonl", answer_rows(5)), tmp_path / "out.jsonl"
+    ebrm.score_file(model, source, out)
+    before = out.read_bytes()
+    other = EnergyRewardModel.from_pretrained(model).with_inference(estimate="mode")
+    with pytest.raises(DataError, match="exists already.*`overwrite=true`"):
+        ebrm.score_file(other, source, out)
+    with pytest.raises(DataError, match="exists already"):
+        ebrm.score_file(model, source, out, backbone={"token_budget": 60})
+    write_lines(source, answer_rows(6))
+    with pytest.raises(DataError, match="exists already"):
+        ebrm.score_file(model, source, out)
+    assert out.read_bytes() == before
+    ebrm.score_file(model, source, out, ScoreConfig(overwrite=True))
+    assert len(read_lines(out)) == 6
+
+
+def test_inference_settings_change_the_result(model: Path, tmp_path: Path) -> None:
+    source, loaded = write_lines(tmp_path / "in.jsonl", answer_rows(5)), EnergyRewardModel.from_pretrained(model)
+    deltas = {}
+    for name, changes in {"a": {"estimate": "ascent"}, "b": {"estimate": "ascent", "steps": 0}, "c": {}}.items():
+        ebrm.score_file(loaded.with_inference(**changes), source, tmp_path / f"{name}.jsonl")
+        deltas[name] = [row["delta"] for row in read_lines(tmp_path / f"{name}.jsonl")]
+    assert deltas["b"] == pytest.approx([0] * 5, abs=1e-5)  # no ascent: the base reward
+    assert deltas["a"] != deltas["b"] != deltas["c"] != deltas["a"]
+
+
+def test_settings_of_the_reward_model_reach_it(model: Path, rm: Path, tmp_path: Path) -> None:
+    source = write_lines(tmp_path / "in.jsonl", answer_rows(5))
+    ebrm.score_file(model, source, tmp_path / "a.jsonl")
+    settings = {"token_budget": 60, "backbone": str(rm), "device": "cpu"}
+    ebrm.score_file(model, source, tmp_path / "b.jsonl", backbone=settings)
+    first, second = (read_lines(tmp_path / name) for name in ("a.jsonl", "b.jsonl"))
+    for name, tolerance in (("base_reward", 1e-5), ("reward", REWARD)):
+        assert [row[name] for row in first] == pytest.approx([row[name] for row in second], abs=tolerance)
+
+
+@pytest.mark.parametrize("rows", [7, 8, 13, 14])
+def test_chunk_borders(model: Path, tmp_path: Path, small_chunks: None, rows: int) -> None:
+    source = write_lines(tmp_path / "in.jsonl", answer_rows(rows))
+    ebrm.score_file(model, source, tmp_path / "out.jsonl")
+    assert [row["id"] for row in read_lines(tmp_path / "out.jsonl")] == list(range(rows))
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet", "csv"])
+@pytest.mark.parametrize("stop_after", [0, 1, 2, 3])
+def test_a_stopped_run_ends_with_the_same_bytes(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_chunks: None, ending: str, stop_after: int
+) -> None:
+    source, loaded = write_lines(tmp_path / "in.jsonl", answer_rows(20)), EnergyRewardModel.from_pretrained(model)
+    ebrm.score_file(loaded, source, tmp_path / f"whole.{ending}")
+    out, real, calls = tmp_path / f"out.{ending}", score.write_part, []
+
+    def interrupted(*arguments: Any) -> None:
+        if len(calls) == stop_after:
+            raise KeyboardInterrupt
+        calls.append(arguments[0])
+        real(*arguments)
+
+    monkeypatch.setattr(score, "write_part", interrupted)
+    if stop_after < 3:
+        with pytest.raises(KeyboardInterrupt):
+            ebrm.score_file(loaded, source, out)
+        assert not out.exists()
+    monkeypatch.setattr(score, "write_part", lambda *arguments: (calls.append(arguments[0]), real(*arguments)))
+    ebrm.score_file(loaded, source, out)
+    assert out.read_bytes() == (tmp_path / f"whole.{ending}").read_bytes()
+    assert [path.name for path in calls] == [f"{k:08d}.{ending}" for k in range(3)]  # nothing was done twice
