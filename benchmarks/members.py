@@ -17,10 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ebrm.aggregate import bilevel, ensembles, gates, granularity, lagrangian, nominal, steps, votes, weights
+from ebrm import aggregate, optimize, shape
 from ebrm.groups import Groups
-from ebrm.optimize import advantages, listwise, selection
-from ebrm.shape import checks, hardness, length, preference, process, running
 from ebrm.utils.files import write_json
 
 REWARDS, GROUPS = 1_000_000, 100_000
@@ -53,8 +51,8 @@ class Made:
     answer: Tensor  # [n]
     length: Tensor  # [n]
     one: Tensor  # [groups]
-    statistics: running.RunningStatistics
-    requirements: lagrangian.Lagrangian
+    statistics: shape.RunningStatistics
+    requirements: aggregate.Lagrangian
 
     @classmethod
     def up(cls, rewards: int = REWARDS, groups: int = GROUPS, seed: int = 0) -> Made:
@@ -79,8 +77,8 @@ class Made:
             answer=torch.randint(5, (rewards,), generator=draw),
             length=torch.randint(1, 500, (rewards,), generator=draw),
             one=torch.rand(groups, generator=draw),
-            statistics=running.RunningStatistics().updated(reward),
-            requirements=lagrangian.Lagrangian.start(torch.zeros(_COLUMNS)),
+            statistics=shape.RunningStatistics().updated(reward),
+            requirements=aggregate.Lagrangian.start(torch.zeros(_COLUMNS)),
         )
 
 
@@ -94,57 +92,57 @@ def members(made: Made) -> dict[str, Callable[[], object]]:
     columns = dict(zip(names, m.table.unbind(1), strict=True))
     return {
         # aggregate
-        "member_units": lambda: ensembles.member_units(heads),
-        "standardized": lambda: ensembles.standardized(heads, mean, std),
-        "centered": lambda: ensembles.centered(heads, m.of_table),
-        "ensemble_mean": lambda: ensembles.ensemble_mean(heads),
-        "ensemble_median": lambda: ensembles.ensemble_median(heads),
-        "worst_case": lambda: ensembles.worst_case(heads),
-        "uncertainty_weighted": lambda: ensembles.uncertainty_weighted(heads),
-        "disagreement": lambda: ensembles.disagreement(heads),
-        "mean_minus_std": lambda: ensembles.mean_minus_std(heads),
-        "pessimistic": lambda: ensembles.pessimistic(m.reward, m.reward.abs()),
-        "most_confident_head": lambda: nominal.most_confident_head(heads, m.std),
-        "nominal_worst_case": lambda: nominal.nominal_worst_case(heads, m.std),
-        "log_sigmoid_sum": lambda: gates.log_sigmoid_sum(m.table, ones),
-        "gate": lambda: gates.gate(m.share),
-        "gated": lambda: gates.gated(m.share, m.share),
-        "base_and_bonus": lambda: gates.base_and_bonus(uniform, uniform),
-        "verifiable_or_model": lambda: gates.verifiable_or_model(uniform, m.reward, m.flag),
-        "mixed_granularity": lambda: granularity.mixed_granularity(m.one, m.reward, m.groups),
+        "member_units": lambda: aggregate.member_units(heads),
+        "standardized": lambda: aggregate.standardized(heads, mean, std),
+        "centered": lambda: aggregate.centered(heads, m.of_table),
+        "ensemble_mean": lambda: aggregate.ensemble_mean(heads),
+        "ensemble_median": lambda: aggregate.ensemble_median(heads),
+        "worst_case": lambda: aggregate.worst_case(heads),
+        "uncertainty_weighted": lambda: aggregate.uncertainty_weighted(heads),
+        "disagreement": lambda: aggregate.disagreement(heads),
+        "mean_minus_std": lambda: aggregate.mean_minus_std(heads),
+        "pessimistic": lambda: aggregate.pessimistic(m.reward, m.reward.abs()),
+        "most_confident_head": lambda: aggregate.most_confident_head(heads, m.std),
+        "nominal_worst_case": lambda: aggregate.nominal_worst_case(heads, m.std),
+        "log_sigmoid_sum": lambda: aggregate.log_sigmoid_sum(m.table, ones),
+        "gate": lambda: aggregate.gate(m.share),
+        "gated": lambda: aggregate.gated(m.share, m.share),
+        "base_and_bonus": lambda: aggregate.base_and_bonus(uniform, uniform),
+        "verifiable_or_model": lambda: aggregate.verifiable_or_model(uniform, m.reward, m.flag),
+        "mixed_granularity": lambda: aggregate.mixed_granularity(m.one, m.reward, m.groups),
         "Lagrangian": lambda: m.requirements.updated(m.table).combine(m.table[:, 0], m.table),
-        "step_reward": lambda: steps.step_reward(uniform, m.groups, "product"),
-        "majority_vote": lambda: votes.majority_vote(m.answer, m.groups),
-        "weighted_sum": lambda: weights.weighted_sum(m.table, ones),
-        "weighted_mean": lambda: weights.weighted_mean(m.table, ones),
-        "attribute_sum": lambda: weights.attribute_sum(columns, names),
-        "expected_trusted": lambda: bilevel.expected_trusted(m.table[:, 0], m.table, m.of_table, ones),
+        "step_reward": lambda: aggregate.step_reward(uniform, m.groups, "product"),
+        "majority_vote": lambda: aggregate.majority_vote(m.answer, m.groups),
+        "weighted_sum": lambda: aggregate.weighted_sum(m.table, ones),
+        "weighted_mean": lambda: aggregate.weighted_mean(m.table, ones),
+        "attribute_sum": lambda: aggregate.attribute_sum(columns, names),
+        "expected_trusted": lambda: aggregate.expected_trusted(m.table[:, 0], m.table, m.of_table, ones),
         # shape
-        "preference_as_reward": lambda: preference.preference_as_reward(m.table[:, 0], m.table),
-        "centred_on_references": lambda: preference.centred_on_references(m.table[:, 0], m.table),
-        "log_sigmoid_centered": lambda: preference.log_sigmoid_centered(m.reward, m.reward),
-        "reference_level": lambda: preference.reference_level(m.table),
+        "preference_as_reward": lambda: shape.preference_as_reward(m.table[:, 0], m.table),
+        "centered_on_references": lambda: shape.centered_on_references(m.table[:, 0], m.table),
+        "log_sigmoid_centered": lambda: shape.log_sigmoid_centered(m.reward, m.reward),
+        "reference_level": lambda: shape.reference_level(m.table),
         "RunningStatistics": lambda: m.statistics.updated(m.reward),
-        "running_standardized": lambda: running.running_standardized(m.reward, m.statistics),
-        "running_clipped": lambda: running.running_clipped(m.reward, m.statistics),
-        "running_min_max": lambda: running.running_min_max(m.reward, m.statistics),
-        "process_clip": lambda: process.process_clip(m.reward, 0.5),
-        "process_delta": lambda: process.process_delta(m.reward, m.groups),
-        "process_return": lambda: process.process_return(m.reward, m.groups, m.one),
-        "length_penalty": lambda: length.length_penalty(m.length),
-        "relative_length_penalty": lambda: length.relative_length_penalty(m.length, m.groups),
-        "correct_length_penalty": lambda: length.correct_length_penalty(m.length, m.flag, m.groups),
-        "difficulty_weighted_checks": lambda: checks.difficulty_weighted_checks(m.check, m.of_table),
-        "hardness_scale": lambda: hardness.hardness_scale(m.one, m.one),
-        "hardness_scaled_advantage": lambda: hardness.hardness_scaled_advantage(m.reward, m.one, m.groups),
+        "running_standardized": lambda: shape.running_standardized(m.reward, m.statistics),
+        "running_clipped": lambda: shape.running_clipped(m.reward, m.statistics),
+        "running_min_max": lambda: shape.running_min_max(m.reward, m.statistics),
+        "process_clip": lambda: shape.process_clip(m.reward, 0.5),
+        "process_delta": lambda: shape.process_delta(m.reward, m.groups),
+        "process_return": lambda: shape.process_return(m.reward, m.groups, m.one),
+        "length_penalty": lambda: shape.length_penalty(m.length),
+        "relative_length_penalty": lambda: shape.relative_length_penalty(m.length, m.groups),
+        "correct_length_penalty": lambda: shape.correct_length_penalty(m.length, m.flag, m.groups),
+        "difficulty_weighted_checks": lambda: shape.difficulty_weighted_checks(m.check, m.of_table),
+        "hardness_scale": lambda: shape.hardness_scale(m.one, m.one),
+        "hardness_scaled_advantage": lambda: shape.hardness_scaled_advantage(m.reward, m.one, m.groups),
         # optimize
-        "group_advantage": lambda: advantages.group_advantage(m.reward, m.groups),
-        "attribute_advantage": lambda: advantages.attribute_advantage(m.table, m.of_table, "per_attribute"),
-        "leave_one_out_advantage": lambda: advantages.leave_one_out_advantage(m.reward, m.groups),
-        "soft_plackett_luce": lambda: listwise.soft_plackett_luce(m.reward, m.reward, m.groups),
-        "reward_ranked_top": lambda: selection.reward_ranked_top(m.reward, m.groups),
-        "reward_ranked_local": lambda: selection.reward_ranked_local(m.reward, m.groups),
-        "contrastive_subsample": lambda: selection.contrastive_subsample(m.reward, m.groups, 4),
+        "group_advantage": lambda: optimize.group_advantage(m.reward, m.groups),
+        "attribute_advantage": lambda: optimize.attribute_advantage(m.table, m.of_table, "per_attribute"),
+        "leave_one_out_advantage": lambda: optimize.leave_one_out_advantage(m.reward, m.groups),
+        "soft_plackett_luce": lambda: optimize.soft_plackett_luce(m.reward, m.reward, m.groups),
+        "reward_ranked_top": lambda: optimize.reward_ranked_top(m.reward, m.groups),
+        "reward_ranked_local": lambda: optimize.reward_ranked_local(m.reward, m.groups),
+        "contrastive_subsample": lambda: optimize.contrastive_subsample(m.reward, m.groups, 4),
     }
 
 

@@ -44,19 +44,42 @@ class Mutation:
 M = Mutation
 MUTATIONS = [
     # curate
+    M("pairs.py", "- known[..., self.rejected]", "+ known[..., self.rejected]", "rewards of a pair are added"),
     M(
-        "curate/conflict.py",
-        "margin = finite(chosen_reward",
-        "margin = -finite(chosen_reward",
-        "the chosen reward with the other sign",
+        "curate/filters.py",
+        "ConflictReport(margin > 0,",
+        "ConflictReport(margin >= 0,",
+        "ties kept",
+        "tests/curate/test_conflict.py",
     ),
-    M("curate/conflict.py", "ConflictReport(margin > 0,", "ConflictReport(margin >= 0,", "ties kept"),
-    M("curate/conflict.py", "margin[margin < 0]", "margin[margin <= 0]", "ties counted as dropped"),
     M(
-        "curate/conflict.py",
-        "if labels is not None and len(labels) != len(margin):",
-        "if False:",
-        "labels of another length taken",
+        "curate/filters.py",
+        "margin[margin < 0]",
+        "margin[margin <= 0]",
+        "ties counted as dropped",
+        "tests/curate/test_conflict.py",
+    ),
+    M("pairs.py", "if len(values) != count:", "if False:", "texts of another length taken"),
+    M(
+        "curate/augmentation.py",
+        "all_pairs = torch.arange(len(pairs), device=pairs.device)",
+        "all_pairs = torch.arange(len(pairs))",
+        "an index on the CPU",
+        "tests/test_numeric_inputs.py",
+    ),
+    M(
+        "utils/validation.py",
+        "    return tensor.double()\n",
+        "    return tensor\n",
+        "whole numbers stay whole",
+        "tests/test_numeric_inputs.py",
+    ),
+    M(
+        "groups.py",
+        "torch.where(zero, 1.0, square).sqrt()",
+        "square.sqrt()",
+        "no gradient at ties",
+        "tests/test_numeric_inputs.py",
     ),
     # energy: units
     M(
@@ -704,7 +727,7 @@ MUTATIONS = [
         "the margin term is shifted",
     ),
     M("groups.py", "include_self=False", "include_self=True", "an empty group's NaN stays in every extreme"),
-    M("groups.py", "torch.where(same & (left > 0)", "torch.where(same & (left < 0)", "equal values have a spread"),
+    M("groups.py", "torch.where(same, 0.0, square)", "square", "equal values have a spread"),
     M("utils/validation.py", "(numbers < low) | (numbers > high)", "(numbers < low)", "too large numbers are taken"),
     M("serve/batching.py", "zip(batch, results, strict=True)", "zip(batch, results[::-1], strict=True)", "mixed up"),
     M("serve/batching.py", "tokens + len(item.ids) > self._budget", "tokens > self._budget", "batches over the budget"),

@@ -172,11 +172,10 @@ def _fit_features(
     started = time.monotonic()
     train = pairs.select(splits.train)
     reward = features.reward
-    chosen, rejected = (reward[side] for side in (train.chosen, train.rejected))
-    conflicts = filter_conflicts(chosen, rejected, train.source.tolist(), train.category.tolist())
+    kept, conflicts = filter_conflicts(train, reward)
     logger.info(conflicts.summary(training.filter_conflicts))
     if training.filter_conflicts:
-        train = train.select(conflicts.keep)
+        train = kept
     seconds["filter"] = time.monotonic() - started
     if len(train) == 0:
         raise ModelError(

@@ -9,18 +9,17 @@ from hypothesis import strategies as st
 from scipy.special import softmax
 
 from ebrm.aggregate import bilevel_weights, expected_trusted
-from ebrm.errors import ConfigError, DataError
 from ebrm.groups import Groups
 
 
-def case(seed: int, n: int = 60, a: int = 3, prompts: int = 9) -> tuple[torch.Tensor, torch.Tensor, Groups]:
+def case(seed, n=60, a=3, prompts=9):
     generator = torch.Generator().manual_seed(seed)
     trusted = torch.randn(n, dtype=torch.float64, generator=generator)
     auxiliary = torch.randn(n, a, dtype=torch.float64, generator=generator)
     return trusted, auxiliary, Groups(torch.arange(n) % prompts, prompts)
 
 
-def test_by_hand() -> None:
+def test_by_hand():
     # One prompt, rewards 0 and 1, β = 1: the policy chooses the second with probability σ(1 + w · 2).
     trusted, auxiliary, groups = torch.tensor([0.0, 1.0]), torch.tensor([[1.0], [3.0]]), Groups.of([0, 0])
     for weight in (0.0, 0.7, -2.0):
@@ -31,7 +30,7 @@ def test_by_hand() -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.floats(0.2, 5))
-def test_value_and_gradient_against_scipy_and_finite_differences(seed: int, beta: float) -> None:
+def test_value_and_gradient_against_scipy_and_finite_differences(seed, beta):
     trusted, auxiliary, groups = case(seed)
     weight = auxiliary[0].clone()
     value, gradient = expected_trusted(trusted, auxiliary, groups, weight, beta)
@@ -48,7 +47,7 @@ def test_value_and_gradient_against_scipy_and_finite_differences(seed: int, beta
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**32 - 1))
-def test_auxiliary_rewards_that_say_nothing_or_the_same(seed: int) -> None:
+def test_auxiliary_rewards_that_say_nothing_or_the_same(seed):
     trusted, auxiliary, groups = case(seed)
     per_prompt = groups.spread(torch.arange(9, dtype=torch.float64))
     policy = groups.softmax(trusted / 2)
@@ -63,7 +62,7 @@ def test_auxiliary_rewards_that_say_nothing_or_the_same(seed: int) -> None:
 
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.floats(-9, 9))
-def test_learned_weights_never_do_worse_here_and_do_not_see_offsets_or_order(seed: int, offset: float) -> None:
+def test_learned_weights_never_do_worse_here_and_do_not_see_offsets_or_order(seed, offset):
     trusted, auxiliary, groups = case(seed)
     found = bilevel_weights(trusted, auxiliary, groups, decay=0.01)
     assert found.after >= found.before
@@ -81,7 +80,7 @@ def test_learned_weights_never_do_worse_here_and_do_not_see_offsets_or_order(see
     assert gradient.tolist() == pytest.approx((0.01 * found.weight).tolist(), abs=1e-5)
 
 
-def test_what_helps_gains_weight_and_what_misleads_is_turned_round() -> None:
+def test_what_helps_gains_weight_and_what_misleads_is_turned_round():
     trusted, noise, groups = case(0, 3000, 1, 500)
     others = torch.cat([trusted[:, None] + noise, -trusted[:, None] + noise.flip(0), case(1, 3000, 1, 500)[1]], 1)
     found = bilevel_weights(trusted, others, groups, beta=2.0, decay=0.05)
@@ -91,7 +90,7 @@ def test_what_helps_gains_weight_and_what_misleads_is_turned_round() -> None:
     assert float(bilevel_weights(trusted, others, groups, 2.0, 0.5).weight.norm()) < float(found.weight.norm())
 
 
-def test_nothing_to_learn() -> None:
+def test_nothing_to_learn():
     trusted, auxiliary, groups = case(2)
     none = bilevel_weights(trusted, auxiliary[:, :0], groups)
     assert none.weight.shape == (0,) and none.after == none.before
@@ -101,28 +100,3 @@ def test_nothing_to_learn() -> None:
     )
     ties = bilevel_weights(torch.ones(60), auxiliary, groups)
     assert ties.weight.tolist() == pytest.approx([0.0] * 3, abs=1e-12) and ties.after == pytest.approx(1.0)
-
-
-def test_refusals() -> None:
-    trusted, auxiliary, groups = case(3)
-    for beta in (0.0, -1.0, math.nan, math.inf):
-        with pytest.raises(ConfigError, match="β"):
-            bilevel_weights(trusted, auxiliary, groups, beta)
-    for decay, steps in ((-1.0, 5), (math.nan, 5), (0.1, 0)):
-        with pytest.raises(ConfigError, match="decay"):
-            bilevel_weights(trusted, auxiliary, groups, 1.0, decay, steps)
-    with pytest.raises(ValueError, match="59 rows|60 rows"):
-        bilevel_weights(trusted[1:], auxiliary, groups)
-    with pytest.raises(ValueError, match="3 auxiliary rewards"):
-        expected_trusted(trusted, auxiliary, groups, torch.ones(2))
-    with pytest.raises(DataError, match="1 of 10 prompts have no responses, the first at index 9"):
-        bilevel_weights(trusted, auxiliary, Groups(groups.index, 10))
-    with pytest.raises(DataError, match="0 of 0 prompts have no responses"):
-        bilevel_weights(trusted[:0], auxiliary[:0], Groups.of([]))
-    wrong = auxiliary.clone()
-    wrong[5, 1] = math.nan
-    with pytest.raises(DataError, match=r"index \(5, 1\)"):
-        bilevel_weights(trusted, wrong, groups)
-    trusted[7] = math.inf
-    with pytest.raises(DataError, match="trusted reward.* index 7"):
-        expected_trusted(trusted, auxiliary, groups, torch.ones(3))

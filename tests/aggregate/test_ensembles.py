@@ -20,18 +20,17 @@ from ebrm.aggregate import (
     uncertainty_weighted,
     worst_case,
 )
-from ebrm.errors import ConfigError, DataError
 from ebrm.groups import Groups
 
 COMBINE = [ensemble_mean, ensemble_median, worst_case, uncertainty_weighted, mean_minus_std]
 
 
-def members(seed: int, k: int = 4, n: int = 37) -> torch.Tensor:
+def members(seed, k=4, n=37):
     generator = torch.Generator().manual_seed(seed)
     return 3 * torch.randn(k, n, generator=generator) + torch.arange(k)[:, None]
 
 
-def test_known_answers() -> None:
+def test_known_answers():
     rewards = torch.tensor([[1.0], [2.0], [3.0], [4.0], [100.0]])
     assert ensemble_mean(rewards).tolist() == [22.0]
     assert worst_case(rewards).tolist() == [1.0]
@@ -49,7 +48,7 @@ def test_known_answers() -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 6))
-def test_against_numpy(seed: int, k: int) -> None:
+def test_against_numpy(seed, k):
     rewards = members(seed, k)
     table = rewards.double().numpy()
     assert ensemble_mean(rewards).numpy() == pytest.approx(table.mean(0), rel=1e-6, abs=1e-6)
@@ -66,7 +65,7 @@ def test_against_numpy(seed: int, k: int) -> None:
 
 
 @pytest.mark.parametrize("combine", COMBINE)
-def test_one_member_and_equal_members_stay_as_they_are(combine) -> None:
+def test_one_member_and_equal_members_stay_as_they_are(combine):
     one = members(1, 1)
     assert torch.equal(combine(one), one[0])
     assert torch.equal(combine(one.expand(4, -1)), one[0])
@@ -75,7 +74,7 @@ def test_one_member_and_equal_members_stay_as_they_are(combine) -> None:
 
 
 @pytest.mark.parametrize("combine", COMBINE)
-def test_nothing_depends_on_the_order_of_members_or_on_the_other_rows(combine) -> None:
+def test_nothing_depends_on_the_order_of_members_or_on_the_other_rows(combine):
     rewards = members(2, 4, 53).double() * 1e3
     whole = combine(rewards)
     for order in itertools.permutations(range(4)):
@@ -87,7 +86,7 @@ def test_nothing_depends_on_the_order_of_members_or_on_the_other_rows(combine) -
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_rewards_keep_their_type_and_are_summed_in_float64(dtype: torch.dtype) -> None:
+def test_rewards_keep_their_type_and_are_summed_in_float64(dtype):
     rewards = members(3).to(dtype)
     for combine in COMBINE:
         assert combine(rewards).dtype == dtype
@@ -100,7 +99,7 @@ def test_rewards_keep_their_type_and_are_summed_in_float64(dtype: torch.dtype) -
     assert ensemble_mean(torch.tensor([[1], [2]])).tolist() == [1.5]  # Whole numbers do not stay so.
 
 
-def test_standardized_members_have_common_units() -> None:
+def test_standardized_members_have_common_units():
     rewards = members(4)
     moved = rewards * torch.tensor([1.0, 10.0, 0.1, 3.0])[:, None] + torch.tensor([0.0, -5.0, 100.0, 1.0])[:, None]
     same, other = (standardized(r.double(), *member_units(r)) for r in (rewards, moved))
@@ -116,7 +115,7 @@ def test_standardized_members_have_common_units() -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**32 - 1))
-def test_centered_members_do_not_depend_on_their_offsets(seed: int) -> None:
+def test_centered_members_do_not_depend_on_their_offsets(seed):
     groups = Groups.of([f"{i % 7}" for i in range(36)] + ["alone"])
     rewards = members(seed).double()
     generator = torch.Generator().manual_seed(seed)
@@ -133,7 +132,7 @@ def test_centered_members_do_not_depend_on_their_offsets(seed: int) -> None:
     assert mixed.numpy() == pytest.approx(found[:, order].numpy(), abs=1e-12)
 
 
-def test_what_centering_is_for() -> None:
+def test_what_centering_is_for():
     # Two members, two responses: both prefer the first, and the second member's offset turns the worst case round.
     rewards, groups = torch.tensor([[1.0, 0.0], [-4.0, -7.0]]), Groups.of([0, 0])
     moved = rewards + torch.tensor([[0.0, 0.0], [6.0, 6.0]])
@@ -159,84 +158,12 @@ def test_worst_case_and_weighted_are_at_most_the_mean_and_move_with_an_offset(
         assert scaled == (combine is not uncertainty_weighted)
 
 
-def test_an_offset_of_one_member_changes_the_order_of_rows_unless_it_is_a_mean() -> None:
+def test_an_offset_of_one_member_changes_the_order_of_rows_unless_it_is_a_mean():
     rewards = torch.tensor([[0.0, 1.0], [3.0, 0.5], [4.0, 2.5]])
     moved = rewards + torch.tensor([[0.0], [0.0], [-9.0]])
     for combine, kept in ((ensemble_mean, True), (ensemble_median, False), (worst_case, False)):
         assert (combine(rewards).argmax() == combine(moved).argmax()) == kept, combine
 
 
-def centred_alone(rewards: torch.Tensor) -> torch.Tensor:
+def centred_alone(rewards):
     return centered(rewards, Groups.of(range(rewards.shape[-1])))
-
-
-@pytest.mark.parametrize("combine", [*COMBINE, member_units, disagreement, centred_alone])
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-def test_rewards_that_are_no_numbers_are_named(combine, bad: float) -> None:
-    rewards = members(5)
-    rewards[2, 7] = bad
-    with pytest.raises(DataError, match=rf"1 of 148 .* the first at index \(2, 7\): {bad}"):
-        combine(rewards)
-
-
-@pytest.mark.parametrize("combine", [*COMBINE, member_units, disagreement, centred_alone])
-@pytest.mark.parametrize("shape", [(5,), (2, 3, 4), (0, 3), (3, 0)])
-def test_shapes_are_checked(combine, shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"\[k, n\]"):
-        combine(torch.ones(shape))
-
-
-def test_members_without_a_scale_are_named() -> None:
-    rewards = members(6)
-    rewards[1] = 0.1
-    with pytest.raises(DataError, match="Member 1 .* all 37 rows the same reward"):
-        member_units(rewards)
-    good = torch.ones(4)
-    for mean, std in (
-        (good, torch.tensor([1.0, 0.0, 1.0, 1.0])),
-        (good, torch.tensor([1.0, -1.0, 1.0, 1.0])),
-        (good, torch.tensor([1.0, float("inf"), 1.0, 1.0])),
-        (torch.tensor([1.0, float("nan"), 1.0, 1.0]), good),
-    ):
-        with pytest.raises(DataError, match="Member 1 "):
-            standardized(rewards, mean, std)
-    for mean, std in ((torch.ones(3), good), (good, torch.ones(3)), (good[:, None], good)):
-        with pytest.raises(ValueError, match="4 members"):
-            standardized(rewards, mean, std)
-
-
-@pytest.mark.parametrize("weight", [-0.1, float("nan"), float("inf")])
-def test_weights_are_checked(weight: float) -> None:
-    with pytest.raises(ConfigError, match="weight of the variance"):
-        uncertainty_weighted(members(7), weight)
-    with pytest.raises(ConfigError, match="weight of the standard deviation"):
-        mean_minus_std(members(7), weight)
-    with pytest.raises(ConfigError, match="weight of the standard deviation"):
-        pessimistic(torch.ones(2), torch.ones(2), weight)
-
-
-def test_pessimism_needs_a_deviation_of_every_row() -> None:
-    mean, std = torch.ones(4), torch.ones(4)
-    for bad in (-1.0, float("nan"), float("inf")):
-        wrong = std.clone()
-        wrong[2:] = bad
-        with pytest.raises(DataError, match=r"2 of 4 numbers \(standard deviation\) .* first at index 2: "):
-            pessimistic(mean, wrong)
-    with pytest.raises(DataError, match=r"1 of 4 numbers \(mean reward\) .* index 0: nan"):
-        pessimistic(torch.tensor([float("nan"), 1, 1, 1]), std)
-    with pytest.raises(ValueError, match=r"mean \(4,\), std \(3,\)"):
-        pessimistic(mean, torch.ones(3))
-    with pytest.raises(ValueError, match="1 dimensions"):
-        pessimistic(mean, torch.ones(1, 4))
-
-
-@pytest.mark.parametrize("ddof", [-1, 4, 5])
-def test_divisors_are_checked(ddof: int) -> None:
-    for combine in (disagreement, mean_minus_std):
-        with pytest.raises(ConfigError, match=f"ddof is {ddof} for 4 members"):
-            combine(members(8), ddof=ddof)
-
-
-def test_groups_must_be_of_the_same_rows() -> None:
-    with pytest.raises(ValueError, match="36 rows"):
-        centered(members(9), Groups.of(range(36)))

@@ -8,20 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ebrm.aggregate import EDITING, GENERATION, base_and_bonus, gate, gated, log_sigmoid_sum, verifiable_or_model
-from ebrm.errors import ConfigError, DataError
 
 GATES = ["smooth", "min", "product"]
 
 
-def scores(seed: int, n: int = 17, a: int = 3) -> torch.Tensor:
+def scores(seed, n=17, a=3):
     return torch.rand(n, a, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def doubles(*values: float) -> torch.Tensor:
+def doubles(*values):
     return torch.tensor(values, dtype=torch.float64)
 
 
-def test_log_sigmoid_sum() -> None:
+def test_log_sigmoid_sum():
     at, above, below = (log_sigmoid_sum(doubles(r)[:, None], doubles(3.0)).item() for r in (3.0, 13.0, -7.0))
     assert at == pytest.approx(-math.log(2)) and above == pytest.approx(-4.54e-5, rel=1e-3)
     assert below == pytest.approx(-10.0000454, abs=1e-7)
@@ -35,7 +34,7 @@ def test_log_sigmoid_sum() -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.floats(-50, 50), st.floats(0.1, 10))
-def test_log_sigmoid_sum_moves_with_its_reference_alone(seed: int, offset: float, scale: float) -> None:
+def test_log_sigmoid_sum_moves_with_its_reference_alone(seed, offset, scale):
     rewards, reference = 6 * scores(seed) - 3, 2 * scores(seed + 1)
     found = log_sigmoid_sum(rewards, reference)
     moves = offset * scores(seed + 2)
@@ -51,7 +50,7 @@ def test_log_sigmoid_sum_moves_with_its_reference_alone(seed: int, offset: float
         assert not torch.allclose(log_sigmoid_sum(scale * rewards, scale * reference), found)
 
 
-def test_gradient_of_log_sigmoid_sum() -> None:
+def test_gradient_of_log_sigmoid_sum():
     rewards, reference = (6 * scores(0) - 3).requires_grad_(), scores(1).requires_grad_()
     assert torch.autograd.gradcheck(log_sigmoid_sum, (rewards, reference))
     log_sigmoid_sum(rewards, reference).sum().backward()
@@ -59,7 +58,7 @@ def test_gradient_of_log_sigmoid_sum() -> None:
     assert rewards.grad is not None and torch.allclose(rewards.grad, expected)
 
 
-def test_gated() -> None:
+def test_gated():
     both, one, none = doubles(1, 1), doubles(0, 1), doubles(0, 0)
     soft = doubles(0.5, 1)[None]
     assert gated(both[None], soft).tolist() == pytest.approx([0.75])
@@ -72,7 +71,7 @@ def test_gated() -> None:
     assert gate(doubles(0.5, 0.4)[None], "product").tolist() == pytest.approx([0.2])
 
 
-def test_one_failure_of_many_is_no_veto_with_the_smooth_gate() -> None:
+def test_one_failure_of_many_is_no_veto_with_the_smooth_gate():
     many = torch.ones(1, 10, dtype=torch.float64)
     many[0, 3] = 0
     assert gate(many).tolist() == pytest.approx([0.787], abs=5e-4)
@@ -82,7 +81,7 @@ def test_one_failure_of_many_is_no_veto_with_the_smooth_gate() -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from(GATES), st.integers(0, 2))
-def test_gates_rise_with_every_score_and_do_not_depend_on_the_order(seed: int, how: str, column: int) -> None:
+def test_gates_rise_with_every_score_and_do_not_depend_on_the_order(seed, how, column):
     given_ = scores(seed)
     found = gate(given_, how)
     raised = given_.clone()
@@ -96,7 +95,7 @@ def test_gates_rise_with_every_score_and_do_not_depend_on_the_order(seed: int, h
     assert gated(given_, raised, how=how).tolist() == pytest.approx((found * raised.mean(1)).tolist())
 
 
-def test_base_and_bonus() -> None:
+def test_base_and_bonus():
     half = doubles(0.5, 0.5, 0.0)
     assert base_and_bonus(half, doubles(1, 0, 1), EDITING).tolist() == pytest.approx([0.5, 0.3, 0.0])
     assert base_and_bonus(half, doubles(1, 0, 1), GENERATION).tolist() == pytest.approx([0.5, 0.2, 0.0])
@@ -108,7 +107,7 @@ def test_base_and_bonus() -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.floats(0.1, 9), st.floats(0, 9))
-def test_base_and_bonus_between_its_bounds(seed: int, first: float, second: float) -> None:
+def test_base_and_bonus_between_its_bounds(seed, first, second):
     base, bonus = scores(seed, a=2).T
     found = base_and_bonus(base, bonus, (first, second))
     assert bool((found <= base + 1e-15).all()) and bool((found >= base * first / (first + second) - 1e-15).all())
@@ -122,7 +121,7 @@ def test_base_and_bonus_between_its_bounds(seed: int, first: float, second: floa
     assert torch.equal(some, torch.where(has, found, base))
 
 
-def test_verifiable_or_model() -> None:
+def test_verifiable_or_model():
     check, model = doubles(1.0, math.nan, 0.0), doubles(math.nan, 0.3, math.inf)
     verifiable = torch.tensor([True, False, True])
     assert verifiable_or_model(check, model, verifiable).tolist() == [1.0, 0.3, 0.0]
@@ -131,62 +130,13 @@ def test_verifiable_or_model() -> None:
     assert torch.equal(verifiable_or_model(ones, threes, torch.zeros(3, dtype=torch.bool)), threes)
     passed = verifiable_or_model(torch.tensor([1, 0, 0]), doubles(0.0, 0.3, 0.5), verifiable)
     assert passed.tolist() == [1.0, 0.3, 0.0] and passed.dtype == torch.float64
-    with pytest.raises(DataError, match="1 of the 1 rows whose model's reward counts .* index 1: nan"):
-        verifiable_or_model(ones, doubles(0.0, math.nan, 0.0), verifiable)
-    with pytest.raises(DataError, match="1 of the 2 rows whose check counts .* index 2: inf"):
-        verifiable_or_model(doubles(0.0, math.nan, math.inf), threes, verifiable)
-    for wrong in (verifiable[:2], verifiable.long(), verifiable.long().double()):
-        with pytest.raises(ValueError, match="bool"):
-            verifiable_or_model(ones, threes, wrong)
-    with pytest.raises(ValueError, match=r"model \(2,\)"):
-        verifiable_or_model(ones, ones[:2], verifiable)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_types_and_no_rows(dtype: torch.dtype) -> None:
+def test_types_and_no_rows(dtype):
     some = scores(0).to(dtype)
     none = torch.empty(0, 3, dtype=dtype)
     assert log_sigmoid_sum(some, some[0]).dtype == gated(some, some).dtype == gate(some, "min").dtype == dtype
     assert base_and_bonus(some[:, 0], some[:, 1]).dtype == dtype
     assert verifiable_or_model(some[:, 0], some[:, 1], some[:, 2] > 0.5).dtype == dtype
     assert log_sigmoid_sum(none, some[0]).shape == gated(none, none).shape == base_and_bonus(*none.T[:2]).shape == (0,)
-
-
-def test_refusals() -> None:
-    good = scores(1)
-    for bad in (1.5, -0.1, math.nan):
-        wrong = good.clone()
-        wrong[4, 1] = bad
-        for call in (
-            lambda wrong=wrong: gate(wrong),
-            lambda wrong=wrong: gated(wrong, good),
-            lambda wrong=wrong: gated(good, wrong),
-        ):
-            with pytest.raises(DataError, match=r"index \(4, 1\)"):
-                call()
-        with pytest.raises(DataError, match="base score.* index 4"):
-            base_and_bonus(wrong[:, 1], good[:, 0])
-        with pytest.raises(DataError, match="bonus.* index 4"):
-            base_and_bonus(good[:, 0], wrong[:, 1])
-    nan = good.clone()
-    nan[4, 1] = math.nan
-    with pytest.raises(DataError, match=r"rewards \[n, a\]\) .* index \(4, 1\)"):
-        log_sigmoid_sum(nan, good)
-    with pytest.raises(DataError, match=r"reference\) .* index \(4, 1\)"):
-        log_sigmoid_sum(good, nan)
-    with pytest.raises(ValueError, match=r"\(17, 3\) and \(2,\)"):
-        log_sigmoid_sum(good, torch.zeros(2))
-    with pytest.raises(ValueError, match="17 rows of requirements and 16"):
-        gated(good, good[1:])
-    with pytest.raises(ValueError, match="m requirements"):
-        gate(torch.ones(3, 0))
-    for smoothing in (0.0, -1.0, math.inf, math.nan):
-        with pytest.raises(ConfigError, match="smoothing"):
-            gate(good, smoothing=smoothing)
-    with pytest.raises(ConfigError, match="'mean'"):
-        gate(good, "mean")  # type: ignore[arg-type]
-    for weights in ((0.0, 1.0), (1.0, -1.0), (math.nan, 1.0), (1.0, math.inf)):
-        with pytest.raises(ConfigError, match="weights of base and bonus"):
-            base_and_bonus(good[:, 0], good[:, 1], weights)
-    with pytest.raises(ValueError, match=r"bonus \(16,\)"):
-        base_and_bonus(good[:, 0], good[1:, 0])

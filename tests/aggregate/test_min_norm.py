@@ -7,15 +7,14 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from ebrm.aggregate import min_norm_weights
-from ebrm.errors import DataError
 
 
-def gradients(seed: int, t: int, d: int) -> torch.Tensor:
+def gradients(seed, t, d):
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(t, d, dtype=torch.float64, generator=generator) + 0.3
 
 
-def test_known_answers() -> None:
+def test_known_answers():
     two = torch.tensor([[1.0, 0.0], [0.0, 2.0]], dtype=torch.float64)
     found = min_norm_weights(two, normalize=False)
     assert found.tolist() == pytest.approx([0.8, 0.2])
@@ -30,14 +29,14 @@ def test_known_answers() -> None:
     assert min_norm_weights(torch.tensor([[3.0, 4.0]])).tolist() == [1.0]
 
 
-def test_corners_are_exact() -> None:
+def test_corners_are_exact():
     # The short one decides alone: its product with the other exceeds its own length squared.
     assert min_norm_weights(torch.tensor([[1.0, 0.0], [5.0, 1.0]]), normalize=False).tolist() == [1.0, 0.0]
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**32 - 1))
-def test_two_objectives_have_a_closed_form(seed: int) -> None:
+def test_two_objectives_have_a_closed_form(seed):
     one, two = gradients(seed, 2, 3)
     expected = float(((two - one) @ two / (one - two).square().sum()).clamp(0, 1))
     assert min_norm_weights(torch.stack([one, two]), normalize=False).tolist() == pytest.approx(
@@ -47,7 +46,7 @@ def test_two_objectives_have_a_closed_form(seed: int) -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 6), st.integers(1, 9), st.booleans())
-def test_the_common_gradient_improves_every_objective(seed: int, t: int, d: int, normalize: bool) -> None:
+def test_the_common_gradient_improves_every_objective(seed, t, d, normalize):
     given_ = gradients(seed, t, d)
     weight = min_norm_weights(given_, normalize)
     assert bool((weight >= 0).all()) and float(weight.sum()) == pytest.approx(1)
@@ -63,7 +62,7 @@ def test_the_common_gradient_improves_every_objective(seed: int, t: int, d: int,
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.floats(-200, 200))
-def test_scale_rotation_and_order(seed: int, power: float) -> None:
+def test_scale_rotation_and_order(seed, power):
     given_ = gradients(seed, 3, 5)
     weight = min_norm_weights(given_, normalize=False)
     rotation = torch.linalg.qr(gradients(seed + 1, 5, 5)).Q
@@ -74,23 +73,8 @@ def test_scale_rotation_and_order(seed: int, power: float) -> None:
     assert min_norm_weights(scaled).tolist() == pytest.approx(min_norm_weights(given_).tolist(), abs=1e-7)
 
 
-def test_no_gradient_at_all() -> None:
+def test_no_gradient_at_all():
     nothing = torch.zeros(4, 3)
     assert min_norm_weights(nothing, normalize=False).tolist() == [0.25] * 4
     nothing[[0, 2, 3]] = 1.0
     assert min_norm_weights(nothing, normalize=False).tolist() == [0.0, 1.0, 0.0, 0.0]
-    with pytest.raises(DataError, match="objective 1 is 0"):
-        min_norm_weights(nothing)
-
-
-def test_types_and_refusals() -> None:
-    for dtype in (torch.float32, torch.float64, torch.bfloat16):
-        assert min_norm_weights(gradients(0, 3, 4).to(dtype)).dtype == dtype
-    wrong = gradients(0, 3, 4)
-    wrong[2, 1] = torch.nan
-    with pytest.raises(DataError, match=r"index \(2, 1\)"):
-        min_norm_weights(wrong)
-    with pytest.raises(ValueError, match="2 dimensions"):
-        min_norm_weights(torch.zeros(3))
-    with pytest.raises(ValueError, match=r"\[t, d\], got \(0, 3\)"):
-        min_norm_weights(torch.zeros(0, 3))

@@ -8,22 +8,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ebrm.aggregate import ensembles as module
 from ebrm.aggregate import neighbor_fusion
-from ebrm.aggregate import neighbors as module
-from ebrm.errors import ConfigError, DataError
 
 
-def case(seed: int, n: int = 7, m: int = 25, d: int = 3) -> tuple[torch.Tensor, ...]:
+def case(seed, n=7, m=25, d=3):
     generator = torch.Generator().manual_seed(seed)
     return tuple(torch.randn(shape, dtype=torch.float64, generator=generator) for shape in ((n, d), (n,), (m, d), (m,)))
 
 
-def at(*degrees: float) -> torch.Tensor:
+def at(*degrees):
     angle = torch.tensor(degrees, dtype=torch.float64).deg2rad()
     return torch.stack([angle.cos(), angle.sin()], 1)
 
 
-def test_known_answers() -> None:
+def test_known_answers():
     own, reward = at(0), torch.tensor([10.0], dtype=torch.float64)
     bank, others = 3 * at(10, -20, 60), torch.tensor([1.0, 2.0, 100.0], dtype=torch.float64)
     near, next_ = math.cos(math.radians(10)), math.cos(math.radians(20))  # 0.985 and 0.940; the third is at 0.5
@@ -39,7 +38,7 @@ def test_known_answers() -> None:
     )
 
 
-def test_a_text_among_themselves_is_not_its_own_neighbor() -> None:
+def test_a_text_among_themselves_is_not_its_own_neighbor():
     rows, reward = at(0, 1, 90), torch.tensor([0.0, 1.0, 5.0], dtype=torch.float64)
     cosine = math.cos(math.radians(1))
     found = neighbor_fusion(rows, reward, rows, reward, torch.arange(3))
@@ -47,7 +46,7 @@ def test_a_text_among_themselves_is_not_its_own_neighbor() -> None:
     assert neighbor_fusion(rows[:1], reward[:1], rows[:1], reward[:1], torch.tensor([0])).tolist() == [0.0]
 
 
-def test_equal_embeddings_share_the_last_places() -> None:
+def test_equal_embeddings_share_the_last_places():
     bank, others = at(0, 0, 0, 5), torch.tensor([1.0, 2.0, 6.0, 100.0], dtype=torch.float64)
     found = neighbor_fusion(at(0), torch.zeros(1, dtype=torch.float64), bank, others, neighbors=2)
     assert found.tolist() == pytest.approx([2 * 3.0 / 3])  # Two places, and a mean of 3 in each.
@@ -61,7 +60,7 @@ def test_equal_embeddings_share_the_last_places() -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 30), st.floats(0.05, 0.95))
-def test_against_brute_force(seed: int, k: int, threshold: float) -> None:
+def test_against_brute_force(seed, k, threshold):
     embedding, reward, bank, others = case(seed)
     found = neighbor_fusion(embedding, reward, bank, others, threshold=threshold, neighbors=k)
     for i in range(len(reward)):
@@ -75,7 +74,7 @@ def test_against_brute_force(seed: int, k: int, threshold: float) -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.floats(-9, 9), st.floats(0.1, 9))
-def test_invariances(seed: int, offset: float, scale: float) -> None:
+def test_invariances(seed, offset, scale):
     embedding, reward, bank, others = case(seed)
     options = {"threshold": 0.3, "neighbors": 4}
     found = neighbor_fusion(embedding, reward, bank, others, **options)
@@ -95,7 +94,7 @@ def test_invariances(seed: int, offset: float, scale: float) -> None:
     assert same.tolist() == pytest.approx([2.0] * 7)
 
 
-def test_parts_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_do_not_matter(monkeypatch):
     embedding, reward, bank, others = case(3)
     own = torch.tensor([0, -1, 24, 3, 3, -1, 1])
     whole = neighbor_fusion(embedding, reward, bank, others, own, 0.2)
@@ -103,33 +102,7 @@ def test_parts_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     assert neighbor_fusion(embedding, reward, bank, others, own, 0.2).tolist() == pytest.approx(whole.tolist())
 
 
-def test_types_and_empty_sides() -> None:
+def test_types_and_empty_sides():
     embedding, reward, bank, others = case(4)
-    for dtype in (torch.float32, torch.float64, torch.bfloat16):
-        assert neighbor_fusion(embedding, reward.to(dtype), bank, others).dtype == dtype
     assert torch.equal(neighbor_fusion(embedding, reward, bank[:0], others[:0]), reward)
     assert neighbor_fusion(embedding[:0], reward[:0], bank, others).shape == (0,)
-
-
-def test_refusals() -> None:
-    embedding, reward, bank, others = case(5)
-    for threshold in (0.0, 1.1, math.nan):
-        with pytest.raises(ConfigError, match="least cosine"):
-            neighbor_fusion(embedding, reward, bank, others, threshold=threshold)
-    with pytest.raises(ConfigError, match="number of neighbors is 0"):
-        neighbor_fusion(embedding, reward, bank, others, neighbors=0)
-    with pytest.raises(ValueError, match=r"\(7, 3\) and \(25, 2\)"):
-        neighbor_fusion(embedding, reward, bank[:, :2], others)
-    with pytest.raises(ValueError, match=r"\(6,\) and \(25,\)"):
-        neighbor_fusion(embedding, reward[:6], bank, others)
-    for own in (torch.zeros(6, dtype=torch.int64), torch.full((7,), 25), torch.full((7,), -2), torch.zeros(7)):
-        with pytest.raises(ValueError, match="7 rows of the bank .* from -1 to 24"):
-            neighbor_fusion(embedding, reward, bank, others, own)
-    for number in range(4):
-        wrong = list(case(5))
-        wrong[number][2] = math.nan
-        with pytest.raises(DataError, match="not finite, the first at index"):
-            neighbor_fusion(*wrong)
-    bank[4] = 0
-    with pytest.raises(DataError, match=r"1 of 25 embeddings \(bank\) are 0, the first at index 4"):
-        neighbor_fusion(embedding, reward, bank, others)

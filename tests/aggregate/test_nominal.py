@@ -6,18 +6,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ebrm.aggregate import most_confident_head, nominal_worst_case, worst_case
-from ebrm.errors import ConfigError, DataError
 
 KINDS = ["per_sample", "per_batch"]
 
 
-def heads(seed: int, k: int = 5, n: int = 23) -> tuple[torch.Tensor, torch.Tensor]:
+def heads(seed, k=5, n=23):
     generator = torch.Generator().manual_seed(seed)
     mean = torch.randn(k, n, dtype=torch.float64, generator=generator)
     return mean, torch.rand(k, n, dtype=torch.float64, generator=generator) + 0.1
 
 
-def test_known_answers() -> None:
+def test_known_answers():
     mean = torch.tensor([[1.0, 2.0], [3.0, 0.0], [2.0, 1.0]])
     std = torch.tensor([[0.1, 0.9], [0.2, 0.5], [0.3, 0.7]])
     assert most_confident_head(mean, std).tolist() == [1.0, 0.0]
@@ -32,7 +31,7 @@ def test_known_answers() -> None:
     assert nominal_worst_case(torch.tensor([[4.0], [2.0]]), torch.tensor([[0.1], [0.2]]), 0.25).tolist() == [2.5]
 
 
-def test_heads_that_tie_share() -> None:
+def test_heads_that_tie_share():
     mean = torch.tensor([[1.0, 1.0], [3.0, 3.0], [8.0, 8.0]])
     std = torch.tensor([[0.5, 0.5], [0.5, 0.6], [0.7, 0.5]])
     assert most_confident_head(mean, std).tolist() == [2.0, 4.5]
@@ -44,7 +43,7 @@ def test_heads_that_tie_share() -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from(KINDS), st.floats(0, 1), st.floats(-9, 9), st.floats(0.01, 100))
-def test_invariances(seed: int, kind: str, weight: float, offset: float, scale: float) -> None:
+def test_invariances(seed, kind, weight, offset, scale):
     mean, std = heads(seed)
     found = nominal_worst_case(mean, std, weight, kind)
     order = torch.randperm(5, generator=torch.Generator().manual_seed(seed))
@@ -60,7 +59,7 @@ def test_invariances(seed: int, kind: str, weight: float, offset: float, scale: 
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.floats(0, 1), st.floats(0, 1))
-def test_the_result_falls_with_the_weight_and_with_more_heads(seed: int, one: float, two: float) -> None:
+def test_the_result_falls_with_the_weight_and_with_more_heads(seed, one, two):
     mean, std = heads(seed)
     nominal = most_confident_head(mean, std)
     low, high = (nominal_worst_case(mean, std, weight) for weight in sorted((one, two)))
@@ -75,7 +74,7 @@ def test_the_result_falls_with_the_weight_and_with_more_heads(seed: int, one: fl
     assert float(batch) <= float(nominal_worst_case(mean[:3], std[:3], 0.0, "per_batch").mean()) + 1e-12
 
 
-def test_per_sample_does_not_depend_on_the_other_rows_and_per_batch_does() -> None:
+def test_per_sample_does_not_depend_on_the_other_rows_and_per_batch_does():
     mean, std = heads(0)
     whole = nominal_worst_case(mean, std)
     single = torch.cat([nominal_worst_case(mean[:, i : i + 1], std[:, i : i + 1]) for i in range(23)])
@@ -85,7 +84,7 @@ def test_per_sample_does_not_depend_on_the_other_rows_and_per_batch_does() -> No
     assert torch.equal(torch.cat(parts), whole) and not torch.allclose(batch, whole)
 
 
-def test_per_batch_can_exceed_the_nominal_reward() -> None:
+def test_per_batch_can_exceed_the_nominal_reward():
     mean, std = torch.tensor([[0.0, 10.0], [10.0, 0.0]]), torch.tensor([[0.1, 0.9], [0.9, 0.1]])
     assert most_confident_head(mean, std).tolist() == [0.0, 0.0]
     assert float(nominal_worst_case(mean, std, 0.0, "per_batch").mean()) == 5.0
@@ -93,29 +92,10 @@ def test_per_batch_can_exceed_the_nominal_reward() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_one_head_and_identical_heads(kind: str, dtype: torch.dtype) -> None:
+def test_one_head_and_identical_heads(kind, dtype):
     mean, std = heads(1, 1)
     mean, std = mean.to(dtype), std.to(dtype)
     for k in (1, 4):
         found = nominal_worst_case(mean.expand(k, -1), std.expand(k, -1), 0.3, kind)
         assert found.dtype == dtype and torch.equal(found, mean[0])
         assert torch.equal(most_confident_head(mean.expand(k, -1), std.expand(k, -1)), mean[0])
-
-
-def test_refusals() -> None:
-    mean, std = heads(2)
-    for combine in (most_confident_head, nominal_worst_case):
-        with pytest.raises(ValueError, match=r"mean \(5, 23\), std \(5, 22\)"):
-            combine(mean, std[:, 1:])
-        with pytest.raises(ValueError, match=r"\[k, n\], got \(0, 3\)"):
-            combine(torch.ones(0, 3), torch.ones(0, 3))
-        for bad, where in ((torch.nan, mean), (torch.inf, mean), (torch.nan, std), (-1.0, std)):
-            wrong = where.clone()
-            wrong[3, 4] = bad
-            with pytest.raises(DataError, match=r"index \(3, 4\)"):
-                combine(*((wrong, std) if where is mean else (mean, wrong)))
-    for weight in (-0.1, 1.1, float("nan")):
-        with pytest.raises(ConfigError, match="weight of the nominal"):
-            nominal_worst_case(mean, std, weight)
-    with pytest.raises(ConfigError, match="'per_token'"):
-        nominal_worst_case(mean, std, worst_case="per_token")  # type: ignore[arg-type]

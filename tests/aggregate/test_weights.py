@@ -6,12 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ebrm.aggregate import LLAMA3_70B_STEERLM, NEMOTRON_4_340B, attribute_sum, weighted_mean, weighted_sum
-from ebrm.errors import ConfigError, DataError
 
 NAMES = ["helpfulness", "correctness", "coherence", "complexity", "verbosity"]
 
 
-def table(seed: int, n: int = 19, a: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+def table(seed, n=19, a=4):
     generator = torch.Generator().manual_seed(seed)
     return (
         torch.randn(n, a, dtype=torch.float64, generator=generator),
@@ -19,7 +18,7 @@ def table(seed: int, n: int = 19, a: int = 4) -> tuple[torch.Tensor, torch.Tenso
     )
 
 
-def test_known_answers() -> None:
+def test_known_answers():
     rewards = torch.tensor([[1.0, 2.0, 3.0], [0.0, -1.0, 0.5]])
     weight = torch.tensor([2.0, 1.0, -1.0])
     assert weighted_sum(rewards, weight).tolist() == [1.0, -1.5]
@@ -30,7 +29,7 @@ def test_known_answers() -> None:
     assert weighted_mean(rewards, huge).tolist() == [1.5, -0.5]
 
 
-def test_published_weights() -> None:
+def test_published_weights():
     fours = {name: torch.tensor([4.0], dtype=torch.float64) for name in NAMES}
     assert attribute_sum(fours, LLAMA3_70B_STEERLM).tolist() == pytest.approx([8.2])
     assert attribute_sum(fours, NEMOTRON_4_340B).tolist() == pytest.approx([4 * 1.64])
@@ -42,7 +41,7 @@ def test_published_weights() -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.floats(-20, 20), st.floats(0.01, 100))
-def test_offset_scale_and_order(seed: int, offset: float, scale: float) -> None:
+def test_offset_scale_and_order(seed, offset, scale):
     rewards, weight = table(seed)
     mean, total = weighted_mean(rewards, weight), weighted_sum(rewards, weight)
     assert mean.tolist() == pytest.approx((total / weight.sum()).tolist())
@@ -58,30 +57,20 @@ def test_offset_scale_and_order(seed: int, offset: float, scale: float) -> None:
     assert torch.equal(single, total)
 
 
-def test_the_scale_of_one_reward_changes_the_order() -> None:
+def test_the_scale_of_one_reward_changes_the_order():
     rewards, equal = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.ones(2)
     assert weighted_sum(rewards, equal).argmax() == 1
     assert weighted_sum(rewards * torch.tensor([1000.0, 1.0]), equal).argmax() == 0
 
 
-def test_names_decide_and_not_their_order() -> None:
+def test_names_decide_and_not_their_order():
     one, two = torch.tensor([1.0, 2.0]), torch.tensor([5.0, 7.0])
     for attributes in ({"a": one, "b": two}, {"b": two, "unused": one, "a": one}):
         assert attribute_sum(attributes, {"b": 2.0, "a": -1.0}).tolist() == [9.0, 12.0]
-    with pytest.raises(ConfigError, match="weights for 'c', and attributes 'a', 'b'"):
-        attribute_sum({"a": one, "b": two}, {"c": 1.0})
-    with pytest.raises(ConfigError, match="no attribute"):
-        attribute_sum({"a": one}, {})
-    with pytest.raises(ConfigError, match="finite"):
-        attribute_sum({"a": one}, {"a": float("nan")})
-    with pytest.raises(ValueError, match="'b': 3"):
-        attribute_sum({"a": one, "b": torch.ones(3)}, {"a": 1.0, "b": 1.0})
-    with pytest.raises(DataError, match=r"attribute 'b'\) .* index 1: nan"):
-        attribute_sum({"a": one, "b": torch.tensor([0.0, torch.nan])}, {"a": 1.0, "b": 1.0})
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_types_and_no_rows(dtype: torch.dtype) -> None:
+def test_types_and_no_rows(dtype):
     rewards, weight = table(3)
     for combine in (weighted_sum, weighted_mean):
         assert combine(rewards.to(dtype), weight).dtype == dtype
@@ -91,22 +80,3 @@ def test_types_and_no_rows(dtype: torch.dtype) -> None:
     assert attribute_sum({"a": rewards[:, 0].to(dtype)}, {"a": 1.0}).dtype == dtype
     assert attribute_sum({"a": torch.tensor([4])}, {"a": 0.5}).tolist() == [2.0]
     assert weighted_sum(torch.tensor([[1, 2]]), torch.tensor([0.5, 0.25])).tolist() == [1.0]
-
-
-def test_refusals() -> None:
-    rewards, weight = table(4)
-    for combine in (weighted_sum, weighted_mean):
-        wrong = rewards.clone()
-        wrong[5, 2] = torch.inf
-        with pytest.raises(DataError, match=r"index \(5, 2\): inf"):
-            combine(wrong, weight)
-        with pytest.raises(DataError, match=r"weight\) are not finite, the first at index 1"):
-            combine(rewards, torch.tensor([1.0, torch.nan, 1.0, 1.0]))
-        for wrong_shape in (weight[:3], weight[:, None]):
-            with pytest.raises(ValueError):
-                combine(rewards, wrong_shape)
-        with pytest.raises(ValueError, match=r"\[n, a\]"):
-            combine(torch.ones(3, 0), torch.ones(0))
-    for bad in ([1.0, -1.0, 1.0, 1.0], [0.0] * 4):
-        with pytest.raises(DataError, match="at least 0, not all 0"):
-            weighted_mean(rewards, torch.tensor(bad))

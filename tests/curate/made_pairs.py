@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
-from ebrm.curate import Head
 from ebrm.pairs import PreferencePairs
 
 
-def generator(seed: int = 0) -> torch.Generator:
+def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def a_pair_each(count: int) -> PreferencePairs:
+def a_pair_each(count):
     """Pairs of the rows 2i and 2i + 1."""
     return PreferencePairs.of(2 * torch.arange(count), 2 * torch.arange(count) + 1)
 
 
-def separable(count: int, wrong: float, seed: int = 0, width: int = 5) -> tuple[Tensor, PreferencePairs, Tensor]:
+def separable(count, wrong, seed=0, width=5):
     """Embeddings [2p, d], pairs that one direction orders with a gap, and which of their labels are wrong [p]."""
     random = generator(seed)
     embedding = torch.randn(2 * count, width, generator=random, dtype=torch.float64)
@@ -29,7 +27,7 @@ def separable(count: int, wrong: float, seed: int = 0, width: int = 5) -> tuple[
     return embedding, pairs, flipped
 
 
-def fit_linear(embedding: Tensor, pairs: PreferencePairs) -> Head:
+def fit_linear(embedding, pairs):
     """Bradley–Terry regression with a small ridge, by Newton's method, on the pairs' weights and labels."""
     gap = (embedding[pairs.chosen] - embedding[pairs.rejected]).double()
     coefficient = torch.zeros(gap.shape[1], dtype=torch.float64)

@@ -10,11 +10,10 @@ from tests.curate.made_pairs import a_pair_each
 from torch.nn.functional import logsigmoid
 
 from ebrm.curate import dynamic_labels
-from ebrm.errors import ConfigError, DataError
 from ebrm.pairs import PreferencePairs
 
 
-def test_five_steps_at_one_difference() -> None:
+def test_five_steps_at_one_difference():
     pairs = a_pair_each(1)
     for _ in range(5):
         pairs, report = dynamic_labels(pairs, torch.tensor([-1.0], dtype=torch.float64))
@@ -24,7 +23,7 @@ def test_five_steps_at_one_difference() -> None:
     assert report.relabeled == 1 and len(pairs.steps) == 6
 
 
-def test_the_gradient_vanishes_where_the_label_is_the_belief() -> None:
+def test_the_gradient_vanishes_where_the_label_is_the_belief():
     d = torch.tensor([-2.0, 0.3, 5.0], dtype=torch.float64, requires_grad=True)
     pairs, _ = dynamic_labels(a_pair_each(3), d, rate=1.0)
     torch.testing.assert_close(pairs.label, torch.sigmoid(d.detach()))
@@ -38,7 +37,7 @@ def test_the_gradient_vanishes_where_the_label_is_the_belief() -> None:
     st.lists(st.tuples(st.floats(0, 1), st.floats(-800, 800)), min_size=1, max_size=10),
     st.floats(0, 1),
 )
-def test_labels_stay_probabilities_between_label_and_belief(rows: list[tuple[float, float]], rate: float) -> None:
+def test_labels_stay_probabilities_between_label_and_belief(rows: list[tuple[float, float]], rate):
     label, difference = torch.tensor(rows, dtype=torch.float64).T
     pairs = PreferencePairs.of(2 * torch.arange(len(rows)), 2 * torch.arange(len(rows)) + 1, label=label)
     moved, _ = dynamic_labels(pairs, difference, rate)
@@ -48,17 +47,10 @@ def test_labels_stay_probabilities_between_label_and_belief(rows: list[tuple[flo
     assert bool(((moved.label >= 0) & (moved.label <= 1)).all())
 
 
-def test_rate_0_changes_nothing() -> None:
+def test_rate_0_changes_nothing():
     pairs, report = dynamic_labels(a_pair_each(2), torch.tensor([-3.0, 1.0]), rate=0.0)
     assert pairs.label.tolist() == [1.0, 1.0] and report.relabeled == 0 and report.numbers["mean move"] == 0.0
 
 
-def test_no_pairs_and_refusals() -> None:
+def test_no_pairs_and_refusals():
     assert dynamic_labels(a_pair_each(0), torch.zeros(0))[1].numbers == {"mean move": 0.0}
-    for rate in (-0.1, 1.1, math.nan):
-        with pytest.raises(ConfigError, match="rate of dynamic labels"):
-            dynamic_labels(a_pair_each(1), torch.zeros(1), rate)
-    with pytest.raises(DataError, match="index 1"):
-        dynamic_labels(a_pair_each(2), torch.tensor([0.0, math.nan]))
-    with pytest.raises(ValueError, match="1 differences were given for 2 pairs"):
-        dynamic_labels(a_pair_each(2), torch.zeros(1))

@@ -1,33 +1,30 @@
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import zscore
 
-from ebrm.errors import ConfigError, DataError
 from ebrm.groups import Groups
 from ebrm.optimize import attribute_advantage, group_advantage, leave_one_out_advantage
 
 ROWS = st.lists(st.tuples(st.integers(0, 4), st.integers(-20, 20)), min_size=1, max_size=30)
 
 
-def doubles(*values: float) -> torch.Tensor:
+def doubles(*values):
     return torch.tensor(values, dtype=torch.float64)
 
 
-def draws(seed: int, *shape: int) -> torch.Tensor:
+def draws(seed, *shape):
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def one(n: int) -> Groups:
+def one(n):
     return Groups.of([0] * n)
 
 
-def test_known_answers() -> None:
+def test_known_answers():
     reward = doubles(1.0, 2.0, 3.0)
     assert group_advantage(reward, one(3)).tolist() == pytest.approx([-1.2247449, 0, 1.2247449])
     assert group_advantage(reward, one(3), ddof=1).tolist() == pytest.approx([-1, 0, 1])
@@ -37,7 +34,7 @@ def test_known_answers() -> None:
 
 
 @given(ROWS, st.sampled_from([0, 1]))
-def test_each_group_by_hand(rows: list[tuple[int, int]], ddof: int) -> None:
+def test_each_group_by_hand(rows: list[tuple[int, int]], ddof):
     ids, reward = [row[0] for row in rows], doubles(*(float(row[1]) for row in rows))
     groups = Groups.of(ids)
     standardized = group_advantage(reward, groups, ddof=ddof, eps=0.0)
@@ -58,7 +55,7 @@ def test_each_group_by_hand(rows: list[tuple[int, int]], ddof: int) -> None:
 
 @settings(max_examples=25)
 @given(st.integers(0, 2**32 - 1), st.floats(-1e3, 1e3), st.floats(0.1, 50))
-def test_invariances(seed: int, offset: float, scale: float) -> None:
+def test_invariances(seed, offset, scale):
     reward, attribute, index = draws(seed, 40), draws(seed + 1, 40, 3), torch.arange(40) % 7
     groups, weight = Groups(index, 9), doubles(1.0, 0.5, -2.0)  # Two groups are empty.
     order = torch.randperm(40, generator=torch.Generator().manual_seed(seed))
@@ -66,7 +63,7 @@ def test_invariances(seed: int, offset: float, scale: float) -> None:
     moves = (offset * draws(seed + 2, 9))[index]
     scales = (scale * draws(seed + 3, 9).abs() + 0.01)[index]
 
-    def close(a: torch.Tensor, b: torch.Tensor) -> bool:
+    def close(a, b):
         return torch.allclose(a, b, rtol=1e-7, atol=1e-7)
 
     standardized = group_advantage(reward, groups, eps=0.0)
@@ -93,7 +90,7 @@ def test_invariances(seed: int, offset: float, scale: float) -> None:
     assert close(attribute_advantage(attribute * scales[:, None], groups, "sum", weight, eps=0.0), total)
 
 
-def test_a_large_attribute_swamps_the_sum_alone() -> None:
+def test_a_large_attribute_swamps_the_sum_alone():
     attribute, groups = draws(3, 8, 2), one(8)
     large = attribute * doubles(1000.0, 1.0)
     first = group_advantage(attribute[:, 0], groups)
@@ -104,7 +101,7 @@ def test_a_large_attribute_swamps_the_sum_alone() -> None:
     assert not torch.allclose(attribute_advantage(attribute, groups, "sum"), first, atol=0.1)
 
 
-def test_one_attribute_is_the_reward() -> None:
+def test_one_attribute_is_the_reward():
     reward, groups = draws(4, 12), Groups(torch.arange(12) % 3, 3)
     for normalize in ("sum", "per_attribute"):
         for ddof in (0, 1):
@@ -112,7 +109,7 @@ def test_one_attribute_is_the_reward() -> None:
             assert torch.equal(found, group_advantage(reward, groups, ddof=ddof))
 
 
-def test_weights_before_and_after() -> None:
+def test_weights_before_and_after():
     attribute, weight, groups = draws(6, 12, 3), doubles(2.0, -0.5, 0.0), Groups(torch.arange(12) % 3, 3)
     total = attribute_advantage(attribute, groups, "sum", weight)
     assert torch.allclose(total, group_advantage(2 * attribute[:, 0] - attribute[:, 1] / 2, groups))
@@ -121,7 +118,7 @@ def test_weights_before_and_after() -> None:
     assert torch.allclose(each, 2 * first - second / 2)
 
 
-def test_steps_are_groups_of_prompt_and_step() -> None:
+def test_steps_are_groups_of_prompt_and_step():
     score = draws(5, 6, 4)  # Six responses to two prompts, of four steps.
     prompt = torch.tensor([0, 0, 0, 1, 1, 1])
     found = group_advantage(score.flatten(), Groups((prompt[:, None] * 4 + torch.arange(4)).flatten(), 8)).view(6, 4)
@@ -129,7 +126,7 @@ def test_steps_are_groups_of_prompt_and_step() -> None:
         assert torch.allclose(found[:, step], group_advantage(score[:, step], Groups(prompt, 2)))
 
 
-def test_equal_rewards_have_advantage_zero_exactly() -> None:
+def test_equal_rewards_have_advantage_zero_exactly():
     reward, groups = torch.full((7,), 0.1, dtype=torch.float64), Groups(torch.tensor([0, 0, 0, 1, 1, 1, 3]), 5)
     for ddof in (0, 1):
         for eps in (0.0, 1e-8):
@@ -139,36 +136,8 @@ def test_equal_rewards_have_advantage_zero_exactly() -> None:
         assert attribute_advantage(reward[:, None], groups, normalize, eps=0.0).tolist() == [0.0] * 7
 
 
-def test_types_and_no_rows() -> None:
-    for dtype in (torch.float32, torch.float64, torch.bfloat16):
-        reward = torch.tensor([1, 2, 3], dtype=dtype)
-        assert group_advantage(reward, one(3)).dtype == dtype
-        assert leave_one_out_advantage(reward, one(3)).dtype == dtype
-        assert attribute_advantage(reward[:, None], one(3), "sum").dtype == dtype
+def test_types_and_no_rows():
     assert leave_one_out_advantage(torch.tensor([0, 1]), one(2)).tolist() == [-1.0, 1.0]
     none = Groups(torch.empty(0, dtype=torch.int64), 2)
     assert group_advantage(torch.empty(0), none).shape == leave_one_out_advantage(torch.empty(0), none).shape == (0,)
     assert attribute_advantage(torch.empty(0, 2), none, "per_attribute").shape == (0,)
-
-
-def test_refusals() -> None:
-    nan = torch.tensor([0.0, math.nan, 1.0])
-    for function in (group_advantage, leave_one_out_advantage):
-        with pytest.raises(DataError, match="rewards.* index 1: nan"):
-            function(nan, one(3))
-        with pytest.raises(ValueError, match="each of 3 rows"):
-            function(torch.zeros(2), one(3))
-    with pytest.raises(DataError, match=r"index \(1, 0\): nan"):
-        attribute_advantage(nan[:, None], one(3), "sum")
-    with pytest.raises(DataError, match="weights of attributes.* index 0: inf"):
-        attribute_advantage(torch.zeros(3, 1), one(3), "sum", torch.tensor([math.inf]))
-    for shape, weights in (((3, 2), 3), ((3, 0), 0)):
-        with pytest.raises(ValueError, match=r"weights \[a\]"):
-            attribute_advantage(torch.zeros(shape), one(3), "sum", torch.ones(weights))
-    with pytest.raises(ConfigError, match="'both'; expected one of sum, per_attribute"):
-        attribute_advantage(torch.zeros(3, 1), one(3), "both")  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="ddof is 2"):
-        group_advantage(torch.zeros(3), one(3), ddof=2)
-    for eps in (-1.0, math.nan):
-        with pytest.raises(ConfigError, match="eps"):
-            attribute_advantage(torch.zeros(3, 1), one(3), "sum", eps=eps)

@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import logsumexp, softmax
 
-from ebrm.errors import ConfigError, DataError
 from ebrm.groups import Groups
 from ebrm.optimize import soft_plackett_luce
 
@@ -18,19 +17,19 @@ ROWS = st.lists(
 )
 
 
-def doubles(*values: float) -> torch.Tensor:
+def doubles(*values):
     return torch.tensor(values, dtype=torch.float64)
 
 
-def draws(seed: int, *shape: int) -> torch.Tensor:
+def draws(seed, *shape):
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def one(n: int) -> Groups:
+def one(n):
     return Groups.of([0] * n)
 
 
-def by_hand(score: np.ndarray, reward: np.ndarray, temperature: float) -> float:
+def by_hand(score, reward, temperature):
     """Sum over the choices, all responses of equal reward being left until the last of them is chosen."""
     order = np.argsort(-reward, kind="stable")
     score, reward = score[order], reward[order]
@@ -41,7 +40,7 @@ def by_hand(score: np.ndarray, reward: np.ndarray, temperature: float) -> float:
     return total
 
 
-def test_known_answers() -> None:
+def test_known_answers():
     pair = soft_plackett_luce(doubles(0.3, -0.4), doubles(2.0, 1.0), one(2), 1e-3)
     assert pair.tolist() == pytest.approx([0.4031861], abs=1e-7)
     assert pair.item() == pytest.approx(math.log1p(math.exp(-0.7)))  # -log σ(0.7), Bradley-Terry
@@ -55,7 +54,7 @@ def test_known_answers() -> None:
 
 @settings(max_examples=40)
 @given(ROWS, st.sampled_from([0.05, 1.0, 30.0]))
-def test_each_group_by_hand(rows: list[tuple[int, float, float]], temperature: float) -> None:
+def test_each_group_by_hand(rows: list[tuple[int, float, float]], temperature):
     ids, score, reward = ([row[i] for row in rows] for i in range(3))
     found = soft_plackett_luce(doubles(*score), doubles(*reward), Groups.of(ids), temperature)
     for number, name in enumerate(dict.fromkeys(ids)):
@@ -67,7 +66,7 @@ def test_each_group_by_hand(rows: list[tuple[int, float, float]], temperature: f
 
 @settings(max_examples=20)
 @given(st.integers(0, 2**32 - 1), st.floats(-20, 20), st.floats(0.1, 10))
-def test_invariances(seed: int, offset: float, scale: float) -> None:
+def test_invariances(seed, offset, scale):
     score, index = draws(seed, 30), torch.arange(30) % 6
     reward = (2 * draws(seed + 1, 30)).round() / 2  # With ties.
     groups, found = Groups(index, 7), soft_plackett_luce(score, reward, Groups(index, 7), 0.3)
@@ -86,7 +85,7 @@ def test_invariances(seed: int, offset: float, scale: float) -> None:
         assert not torch.allclose(soft_plackett_luce(score, scale * reward, groups, 0.3), found)
 
 
-def test_gradients() -> None:
+def test_gradients():
     score = draws(2, 9).requires_grad_()
     reward, groups = doubles(1, 0, 0, 2, 1, 1, 3, 0, 2), Groups(torch.tensor([0, 0, 0, 0, 0, 1, 1, 2, 4]), 5)
     for temperature in (0.05, 0.7, 10.0):
@@ -98,7 +97,7 @@ def test_gradients() -> None:
     assert groups.sum(score.grad).tolist() == pytest.approx([0.0] * 5, abs=1e-12)
 
 
-def test_equal_rewards_want_equal_scores() -> None:
+def test_equal_rewards_want_equal_scores():
     equal = torch.full((4,), 0.7, dtype=torch.float64).requires_grad_()
     least = soft_plackett_luce(equal, torch.ones(4), one(4))
     least.sum().backward()
@@ -108,29 +107,15 @@ def test_equal_rewards_want_equal_scores() -> None:
         assert soft_plackett_luce(draws(seed, 4), torch.ones(4), one(4)).item() > least.item()
 
 
-def test_extremes_stay_finite() -> None:
+def test_extremes_stay_finite():
     score, reward = doubles(1e4, -1e4, 0.0).requires_grad_(), doubles(-1e6, 1e6, 0.0)
     loss = soft_plackett_luce(score, reward, one(3))
     loss.sum().backward()
     assert loss.item() == pytest.approx(2e4 + 1e4) and score.grad is not None and bool(score.grad.isfinite().all())
 
 
-def test_few_rows_and_types() -> None:
+def test_few_rows_and_types():
     found = soft_plackett_luce(torch.ones(3), torch.ones(3), Groups(torch.tensor([1, 3, 3]), 5))
     assert found.tolist() == pytest.approx([0, 0, 0, math.log(2), 0]) and found.dtype == torch.float32
     assert soft_plackett_luce(torch.empty(0), torch.empty(0), Groups.of([])).shape == (0,)
     assert soft_plackett_luce(torch.ones(2, dtype=torch.bfloat16), torch.ones(2), one(2)).dtype == torch.bfloat16
-
-
-def test_refusals() -> None:
-    nan = torch.tensor([0.0, math.nan])
-    with pytest.raises(DataError, match="scores.* index 1: nan"):
-        soft_plackett_luce(nan, torch.zeros(2), one(2))
-    with pytest.raises(DataError, match="rewards.* index 1: nan"):
-        soft_plackett_luce(torch.zeros(2), nan, one(2))
-    for rows in ((3, 2, 2), (2, 3, 2), (2, 2, 3)):
-        with pytest.raises(ValueError, match="scores, .* rewards, and .* rows in groups"):
-            soft_plackett_luce(torch.zeros(rows[0]), torch.zeros(rows[1]), one(rows[2]))
-    for temperature in (0.0, -1.0, math.nan, math.inf):
-        with pytest.raises(ConfigError, match="temperature"):
-            soft_plackett_luce(torch.zeros(2), torch.zeros(2), one(2), temperature)

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from scipy import optimize, special, stats
 from tests.optimize.pools import ragged
 
-from ebrm.errors import ConfigError, DataError
 from ebrm.optimize import Tilted, tilt, tilt_to_kl
 
 NAN = np.nan
@@ -15,15 +14,15 @@ BETAS = [0.05, 0.3, 1.0, 10.0]
 KLS = [0.0, 0.01, 0.2, 0.9, 5.0]
 
 
-def fields(tilted: Tilted) -> tuple[np.ndarray, ...]:
+def fields(tilted):
     return tilted.beta, tilted.kl, tilted.gold
 
 
-def same(one: Tilted, two: Tilted) -> bool:
+def same(one, two):
     return all(np.array_equal(a, b, equal_nan=True) for a, b in zip(fields(one), fields(two), strict=True))
 
 
-def test_known_answers() -> None:
+def test_known_answers():
     found = tilt([[0.0, 1.0]], [[0.0, 1.0]], [1.0])
     assert [found.beta.item(), found.gold.item()] == pytest.approx([1.0, 0.7310586])
     assert found.kl.item() == pytest.approx(0.1109441, abs=1e-7)
@@ -31,7 +30,7 @@ def test_known_answers() -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32 - 1))
-def test_against_scipy(seed: int) -> None:
+def test_against_scipy(seed):
     reward, gold = ragged(seed)
     found = tilt(reward, gold, BETAS)
     for i, (one, two) in enumerate(zip(reward, gold, strict=True)):
@@ -43,7 +42,7 @@ def test_against_scipy(seed: int) -> None:
             assert found.beta[i, j] == beta
 
 
-def test_the_limits_are_chance_and_the_highest_reward() -> None:
+def test_the_limits_are_chance_and_the_highest_reward():
     reward, gold = [[1.0, 3.0, 3.0, 0.0]], [[1.0, 2.0, 6.0, 7.0]]
     for betas in ([0.0, np.inf], [1e-320, 1e300], [1e-3, 1e12]):
         found = tilt(reward, gold, betas)
@@ -54,27 +53,27 @@ def test_the_limits_are_chance_and_the_highest_reward() -> None:
 
 
 @pytest.mark.parametrize("function", [tilt, tilt_to_kl])
-def test_a_reward_that_says_nothing_stays_at_the_mean(function) -> None:
+def test_a_reward_that_says_nothing_stays_at_the_mean(function):
     found = function([[2.5] * 4, [7.0, NAN, NAN, NAN]], [[1.0, 2.0, 3.0, 4.0], [9.0, NAN, NAN, NAN]], KLS)
     assert found.gold == pytest.approx(np.array([[2.5] * 5, [9.0] * 5]))
     assert found.kl.tolist() == [[0.0] * 5] * 2
 
 
-def test_kl_stays_in_its_range() -> None:
+def test_kl_stays_in_its_range():
     reward, gold = ragged(2, prompts=300)
     found = tilt(reward, gold, np.geomspace(1e-3, 1e12, 40))
     furthest = np.log((~np.isnan(reward)).sum(axis=1, keepdims=True))
     assert found.kl.min() == 0.0 and (found.kl <= furthest).all()
 
 
-def test_huge_rewards_are_no_trouble() -> None:
+def test_huge_rewards_are_no_trouble():
     found = tilt([[1e6, -1e6, 1e6 - 1]], [[1.0, 5.0, 2.0]], [1.0])
     assert found.gold.item() == pytest.approx((1 + 2 * np.exp(-1)) / (1 + np.exp(-1)))
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32 - 1))
-def test_kl_rises_and_expected_reward_with_it_as_the_penalty_falls(seed: int) -> None:
+def test_kl_rises_and_expected_reward_with_it_as_the_penalty_falls(seed):
     reward, _ = ragged(seed)
     found = tilt(reward, reward, [np.inf, 10, 1, 0.3, 0.1, 0.01, 0])
     assert np.diff(found.kl, axis=1).min() >= -1e-12 and np.diff(found.gold, axis=1).min() >= -1e-12
@@ -86,7 +85,7 @@ def test_kl_rises_and_expected_reward_with_it_as_the_penalty_falls(seed: int) ->
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32 - 1))
-def test_the_penalty_at_a_kl_is_that_of_a_root_finder(seed: int) -> None:
+def test_the_penalty_at_a_kl_is_that_of_a_root_finder(seed):
     generator = np.random.default_rng(seed)
     reward, gold = generator.normal(size=(2, 3, 6)) * 10.0 ** generator.integers(-6, 7)
     target = generator.uniform(0.001, 1.7, 3)
@@ -95,7 +94,7 @@ def test_the_penalty_at_a_kl_is_that_of_a_root_finder(seed: int) -> None:
     for i in range(3):
         unit = np.std(reward[i])
 
-        def kl_at(log_beta: float, scores: np.ndarray = reward[i] / unit) -> float:
+        def kl_at(log_beta, scores=reward[i] / unit):
             return float(stats.entropy(special.softmax(scores / np.exp(log_beta)), np.ones(6)))
 
         for j, kl in enumerate(target):
@@ -104,7 +103,7 @@ def test_the_penalty_at_a_kl_is_that_of_a_root_finder(seed: int) -> None:
             assert found.gold[i, j] == pytest.approx(float(special.softmax(reward[i] / beta) @ gold[i]), rel=1e-5)
 
 
-def test_kl_is_a_budget() -> None:
+def test_kl_is_a_budget():
     # Two of four tie at the top: no tilt is further from chance than log 2.
     reward, gold = [[1.0, 3.0, 3.0, 0.0]], [[1.0, 2.0, 6.0, 8.0]]
     found = tilt_to_kl(reward, gold, [0.0, 0.5, np.log(2), 1.0, np.inf])
@@ -118,7 +117,7 @@ def test_kl_is_a_budget() -> None:
     assert np.log(3) - stats.bernoulli(found.gold[0, 1]).entropy() == pytest.approx(1.0)
 
 
-def test_small_budgets_are_met() -> None:
+def test_small_budgets_are_met():
     reward, _ = ragged(1, levels=1000)
     target = [1e-9, 1e-6, 1e-3]
     found = tilt_to_kl(reward, reward, target)
@@ -128,7 +127,7 @@ def test_small_budgets_are_met() -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.floats(1e-4, 1e4), st.floats(-100, 100))
-def test_gold_at_a_kl_knows_no_scale_or_offset(seed: int, scale: float, offset: float) -> None:
+def test_gold_at_a_kl_knows_no_scale_or_offset(seed, scale, offset):
     reward, gold = ragged(seed)
     moved = scale * reward + offset * scale * np.arange(len(reward))[:, None]
     assert tilt_to_kl(moved, gold, KLS).gold == pytest.approx(tilt_to_kl(reward, gold, KLS).gold, abs=1e-6)
@@ -136,7 +135,7 @@ def test_gold_at_a_kl_knows_no_scale_or_offset(seed: int, scale: float, offset: 
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32 - 1))
-def test_no_other_policy_gets_more_reward_at_its_kl(seed: int) -> None:
+def test_no_other_policy_gets_more_reward_at_its_kl(seed):
     generator = np.random.default_rng(seed)
     reward = generator.normal(size=6)
     policies = generator.dirichlet(np.ones(6) * generator.uniform(0.1, 2), size=50)
@@ -146,7 +145,7 @@ def test_no_other_policy_gets_more_reward_at_its_kl(seed: int) -> None:
 
 
 @pytest.mark.parametrize(("function", "axis"), [(tilt, BETAS), (tilt_to_kl, KLS)])
-def test_nothing_depends_on_order_padding_or_the_other_prompts(function, axis, monkeypatch) -> None:
+def test_nothing_depends_on_order_padding_or_the_other_prompts(function, axis, monkeypatch):
     reward, gold = ragged(3, prompts=40, most=9)
     whole = function(reward, gold, axis)
     generator = np.random.default_rng(4)
@@ -158,20 +157,13 @@ def test_nothing_depends_on_order_padding_or_the_other_prompts(function, axis, m
     assert same(whole, Tilted(*(np.concatenate(parts) for parts in zip(*map(fields, single), strict=True))))
     columns = [function(reward, gold, axis[j : j + 1]) for j in range(len(axis))]
     assert same(whole, Tilted(*(np.hstack(parts) for parts in zip(*map(fields, columns), strict=True))))
-    monkeypatch.setattr("ebrm.optimize.tilting._CHUNK_CELLS", 100)
+    monkeypatch.setattr("ebrm.optimize.pools._CHUNK_CELLS", 100)
     assert same(whole, function(reward, gold, axis))
 
 
 @pytest.mark.parametrize("function", [tilt, tilt_to_kl])
-def test_prompts_without_responses_and_bad_input(function) -> None:
+def test_prompts_without_responses_and_bad_input(function):
     empty = function([[NAN, NAN], [1.0, 2.0]], [[NAN, NAN], [1.0, 2.0]], [0.3])
     assert all(np.isnan(table[0]).all() and np.isfinite(table[1]).all() for table in fields(empty))
     assert function(np.empty((0, 2)), np.empty((0, 2)), KLS).gold.shape == (0, 5)
     assert function([[1.0, 2.0]], [[1.0, 2.0]], []).gold.shape == (1, 0)
-    with pytest.raises(DataError, match="row 0"):
-        function([[1.0, NAN]], [[1.0, 2.0]], KLS)
-    for bad in (-0.1, NAN):
-        with pytest.raises(ConfigError, match=f"is {bad} at place 1"):
-            function([[1.0]], [[1.0]], [0.5, bad])
-    with pytest.raises(ValueError, match=r"expected \[b\]"):
-        function([[1.0]], [[1.0]], 0.5)

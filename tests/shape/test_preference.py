@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -13,21 +13,20 @@ from scipy.optimize import curve_fit
 from scipy.special import expit, log_expit
 from scipy.stats import norm
 
-from ebrm.errors import ConfigError, DataError
-from ebrm.shape import Squash, centred_on_references, log_sigmoid_centered, preference_as_reward, reference_level
+from ebrm.shape import Squash, centered_on_references, log_sigmoid_centered, preference_as_reward, reference_level
 
 ALL = get_args(Squash)
 
 
-def doubles(*values: float) -> torch.Tensor:
+def doubles(*values):
     return torch.tensor(values, dtype=torch.float64)
 
 
-def draws(seed: int, *shape: int) -> torch.Tensor:
+def draws(seed, *shape):
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def test_preference_as_reward_known_answers() -> None:
+def test_preference_as_reward_known_answers():
     for slope, expected in ((1.0, 0.6155293), (2.0, 0.6903985)):
         found = preference_as_reward(doubles(1.0), doubles(0.0, 1.0)[None], slope)
         assert found.item() == pytest.approx(expected, abs=1e-7)
@@ -39,7 +38,7 @@ def test_preference_as_reward_known_answers() -> None:
     assert preference_as_reward(doubles(1e4, -1e4), torch.zeros(2, 1)).tolist() == [1.0, 0.0]
 
 
-def test_the_other_squashings() -> None:
+def test_the_other_squashings():
     reward, reference = draws(0, 30) * 4, draws(1, 30, 3) * 3
     ahead = (0.7 * (reward[:, None] - reference)).numpy()
     assert preference_as_reward(reward, reference, 0.7, "arctan").tolist() == pytest.approx(
@@ -59,7 +58,7 @@ def test_the_other_squashings() -> None:
 
 @settings(max_examples=25)
 @given(st.integers(0, 2**32 - 1), st.floats(-50, 50), st.sampled_from(ALL), st.floats(0.1, 5))
-def test_invariances(seed: int, offset: float, squash: Squash, scale: float) -> None:
+def test_invariances(seed, offset, squash, scale):
     reward, reference = draws(seed, 12), draws(seed + 1, 12, 4)
     moves = offset * draws(seed + 2, 12)
     order = torch.randperm(12, generator=torch.Generator().manual_seed(seed))
@@ -76,22 +75,22 @@ def test_invariances(seed: int, offset: float, squash: Squash, scale: float) -> 
         assert not torch.allclose(preference_as_reward(scale * reward, scale * reference, squash=squash), found)
     if squash != "polynomial":
         assert bool((preference_as_reward(reward + 0.1, reference, squash=squash) > found).all())
-    centered = centred_on_references(reward, reference)
+    centered = centered_on_references(reward, reference)
     assert centered.tolist() == pytest.approx((reward - reference.mean(1)).tolist())
-    moved = centred_on_references(scale * (reward + moves), scale * (reference + moves[:, None]))
+    moved = centered_on_references(scale * (reward + moves), scale * (reference + moves[:, None]))
     assert moved.tolist() == pytest.approx((scale * centered).tolist(), abs=1e-9)
 
 
 @pytest.mark.parametrize("squash", ALL)
-def test_padding_is_not_looked_at(squash: Squash) -> None:
+def test_padding_is_not_looked_at(squash):
     reward, reference = draws(3, 6), draws(4, 6, 3)
     padded = torch.cat([torch.full((6, 1), math.nan), reference, torch.full((6, 2), math.inf)], 1)
     present = torch.tensor([False, True, True, True, False, False]).expand(6, 6)
-    for function in (partial(preference_as_reward, squash=squash), centred_on_references):
+    for function in (partial(preference_as_reward, squash=squash), centered_on_references):
         assert function(reward, padded, present=present).tolist() == pytest.approx(function(reward, reference).tolist())
 
 
-def test_the_slope_is_highest_at_the_reference_and_gradients_are_right() -> None:
+def test_the_slope_is_highest_at_the_reference_and_gradients_are_right():
     reward = torch.linspace(-4, 4, 81, dtype=torch.float64).requires_grad_()
     preference_as_reward(reward, torch.zeros(81, 1)).sum().backward()
     assert reward.grad is not None and int(reward.grad.argmax()) == 40 and float(reward.grad[40]) == pytest.approx(0.25)
@@ -103,7 +102,7 @@ def test_the_slope_is_highest_at_the_reference_and_gradients_are_right() -> None
     assert torch.autograd.gradcheck(log_sigmoid_centered, (values, reference[:, 0]))
 
 
-def test_log_sigmoid_centered() -> None:
+def test_log_sigmoid_centered():
     found = log_sigmoid_centered(doubles(3.0, 13.0, -7.0), torch.tensor(3.0))
     assert found.tolist() == pytest.approx([-math.log(2), -4.5398899e-5, -10.0000454], rel=1e-6)
     for dtype in (torch.float32, torch.float64):  # Where log(sigmoid) is -infinity.
@@ -115,7 +114,7 @@ def test_log_sigmoid_centered() -> None:
 
 @settings(max_examples=20)
 @given(st.integers(0, 2**32 - 1), st.floats(-50, 50))
-def test_log_sigmoid_centered_moves_with_its_level(seed: int, offset: float) -> None:
+def test_log_sigmoid_centered_moves_with_its_level(seed, offset):
     reward, level = 5 * draws(seed, 20), draws(seed + 1, 20)
     found = log_sigmoid_centered(reward, level)
     assert found.tolist() == pytest.approx(log_expit((reward - level).numpy()).tolist())
@@ -124,7 +123,7 @@ def test_log_sigmoid_centered_moves_with_its_level(seed: int, offset: float) -> 
     assert not torch.allclose(log_sigmoid_centered(2 * reward, 2 * level), found)
 
 
-def test_levels_against_numpy_and_scipy() -> None:
+def test_levels_against_numpy_and_scipy():
     reference = draws(7, 9, 11)
     for quantile in (0.05, 0.5, 0.85):
         expected = np.quantile(reference.numpy(), quantile, axis=1)
@@ -137,7 +136,7 @@ def test_levels_against_numpy_and_scipy() -> None:
 
 
 @pytest.mark.parametrize("how", ["empirical", "normal"])
-def test_levels_of_few_equal_and_padded_references(how: Literal["empirical", "normal"]) -> None:
+def test_levels_of_few_equal_and_padded_references(how):
     assert reference_level(torch.full((2, 3), 0.1, dtype=torch.float64), how=how).tolist() == [0.1, 0.1]
     assert reference_level(doubles(0.7)[:, None], how=how).tolist() == [0.7]
     assert reference_level(torch.empty(0, 3), how=how).shape == (0,)
@@ -152,54 +151,7 @@ def test_levels_of_few_equal_and_padded_references(how: Literal["empirical", "no
     torch.testing.assert_close(reference_level(3 * reference - 2, how=how), 3 * reference_level(reference, how=how) - 2)
 
 
-def test_types_and_no_rows() -> None:
-    for dtype in (torch.float32, torch.float64, torch.bfloat16):
-        reward, reference = torch.ones(2, dtype=dtype), torch.zeros(2, 3, dtype=dtype)
-        for found in (
-            preference_as_reward(reward, reference),
-            centred_on_references(reward, reference),
-            log_sigmoid_centered(reward, reward),
-            reference_level(reference),
-        ):
-            assert found.dtype == dtype and found.shape == (2,)
+def test_types_and_no_rows():
     assert preference_as_reward(torch.ones(1, dtype=torch.int64), torch.zeros(1, 1)).dtype == torch.float32
-    for function in (preference_as_reward, centred_on_references):
+    for function in (preference_as_reward, centered_on_references):
         assert function(torch.empty(0), torch.empty(0, 2)).shape == (0,)
-
-
-def test_refusals() -> None:
-    reward, reference = torch.zeros(3), torch.zeros(3, 2)
-    nan = reference.clone()
-    nan[2, 1] = math.nan
-    for function in (preference_as_reward, centred_on_references):
-        with pytest.raises(DataError, match=r"index \(2, 1\): nan"):
-            function(reward, nan)
-        with pytest.raises(DataError, match="index 1: inf"):
-            function(torch.tensor([0.0, math.inf, 0.0]), reference)
-        with pytest.raises(DataError, match="1 of 3 rows are without references, the first at index 1"):
-            function(reward, reference, present=torch.tensor([[True, True], [False, False], [True, False]]))
-        with pytest.raises(DataError, match="3 of 3 rows are without references"):
-            function(reward, torch.zeros(3, 0))
-        for bad in (torch.zeros(3), torch.zeros(2, 2)):
-            with pytest.raises(ValueError, match="expected references"):
-                function(reward, bad)
-        with pytest.raises(ValueError, match="float32"):
-            function(reward, reference, present=torch.ones(3, 2))
-    for slope in (0.0, -1.0, math.nan, math.inf):
-        with pytest.raises(ConfigError, match="slope"):
-            preference_as_reward(reward, reference, slope)
-    with pytest.raises(ConfigError, match="'relu'; expected one of sigmoid"):
-        preference_as_reward(reward, reference, squash="relu")  # type: ignore[arg-type]
-    with pytest.raises(DataError, match="reference level.* index 2: nan"):
-        log_sigmoid_centered(reward, nan[:, 1])
-    with pytest.raises(ValueError, match=r"levels \[n\]"):
-        log_sigmoid_centered(reward, torch.zeros(2))
-    for quantile in (0.0, 1.0, math.nan):
-        with pytest.raises(ConfigError, match="quantile"):
-            reference_level(reference, quantile)
-    with pytest.raises(ConfigError, match="ddof is 2"):
-        reference_level(reference, ddof=2)
-    with pytest.raises(ConfigError, match="'mean'; expected 'empirical'"):
-        reference_level(reference, how="mean")  # type: ignore[arg-type]
-    with pytest.raises(DataError, match=r"index \(2, 1\): nan"):
-        reference_level(nan)

@@ -1,28 +1,25 @@
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ebrm.errors import ConfigError, DataError
 from ebrm.groups import Groups
 from ebrm.shape import process_clip, process_delta, process_return
 
 ROWS = st.lists(st.tuples(st.integers(0, 5), st.floats(0, 1)), min_size=1, max_size=30)
 
 
-def doubles(*values: float) -> torch.Tensor:
+def doubles(*values):
     return torch.tensor(values, dtype=torch.float64)
 
 
-def one(n: int) -> Groups:
+def one(n):
     return Groups.of([0] * n)
 
 
-def test_known_answers() -> None:
+def test_known_answers():
     score = doubles(0.9, 0.8, 0.4, 0.7)
     delta = process_delta(score, one(4))
     assert delta.tolist() == pytest.approx([0.1, 0.4, 0.4, 0.0]) and float(delta.sum()) == pytest.approx(0.9)
@@ -36,7 +33,7 @@ def test_known_answers() -> None:
 
 
 @given(ROWS)
-def test_delta_of_each_response_by_hand(rows: list[tuple[int, float]]) -> None:
+def test_delta_of_each_response_by_hand(rows: list[tuple[int, float]]):
     ids, score = [row[0] for row in rows], doubles(*(row[1] for row in rows))
     found = process_delta(score, Groups.of(ids))
     for name in set(ids):
@@ -50,7 +47,7 @@ def test_delta_of_each_response_by_hand(rows: list[tuple[int, float]]) -> None:
 
 @settings(max_examples=25)
 @given(st.integers(0, 2**32 - 1), st.floats(-5, 5), st.floats(0.1, 10))
-def test_invariances(seed: int, offset: float, scale: float) -> None:
+def test_invariances(seed, offset, scale):
     generator = torch.Generator().manual_seed(seed)
     score, index = torch.rand(40, dtype=torch.float64, generator=generator), torch.arange(40) % 6
     groups, clip = Groups(index, 8), process_clip(score, 0.4)
@@ -68,7 +65,7 @@ def test_invariances(seed: int, offset: float, scale: float) -> None:
     assert process_delta(score[order], Groups(index[order], 8)).tolist() == delta[order].tolist()
 
 
-def test_repeating_a_step_does_not_pay() -> None:
+def test_repeating_a_step_does_not_pay():
     success = doubles(1.0)
     for repeats in range(2, 6):
         score = torch.full((repeats,), 0.9, dtype=torch.float64)
@@ -78,35 +75,9 @@ def test_repeating_a_step_does_not_pay() -> None:
         assert process_return(score, one(repeats), success).item() == pytest.approx(1 + 0.9 * repeats)  # Plain scores.
 
 
-def test_few_steps_and_types() -> None:
+def test_few_steps_and_types():
     groups = Groups(torch.tensor([2, 2]), 4)
     found = process_return(doubles(0.25, 0.5), groups, doubles(1.0, 0.0, 1.0, 0.5), 2.0)
     assert found.tolist() == [1.0, 0.0, 2.5, 0.5]
     none = Groups(torch.empty(0, dtype=torch.int64), 0)
     assert process_delta(torch.empty(0), none).shape == process_clip(torch.empty(0), 0.0).shape == (0,)
-    for dtype in (torch.float32, torch.float64, torch.bfloat16):
-        score = torch.tensor([0.5, 0.25], dtype=dtype)
-        assert process_clip(score, 0.4).dtype == process_delta(score, one(2)).dtype == dtype
-        assert process_return(score, one(2), torch.ones(1)).dtype == dtype
-
-
-def test_refusals() -> None:
-    nan = doubles(0.0, math.nan)
-    for function in (lambda q: process_clip(q, 0.5), lambda q: process_delta(q, one(2)),
-                     lambda q: process_return(q, one(2), torch.ones(1))):  # fmt: skip
-        with pytest.raises(DataError, match="step scores.* index 1: nan"):
-            function(nan)
-    with pytest.raises(DataError, match="rewards for success.* index 0: nan"):
-        process_return(torch.zeros(2), one(2), nan[1:])
-    with pytest.raises(ValueError, match="3 steps, and 2 rows"):
-        process_delta(torch.zeros(3), one(2))
-    with pytest.raises(ValueError, match="3 steps, and 2 rows"):
-        process_return(torch.zeros(3), one(2), torch.ones(1))
-    with pytest.raises(ValueError, match="2 rewards for success, and 1 responses"):
-        process_return(torch.zeros(2), one(2), torch.ones(2))
-    for bad in (math.nan, math.inf):
-        with pytest.raises(ConfigError, match="threshold"):
-            process_clip(torch.zeros(2), bad)
-    for bad in (-1.0, math.nan):
-        with pytest.raises(ConfigError, match="weight"):
-            process_return(torch.zeros(2), one(2), torch.ones(1), bad)

@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import zscore
 
-from ebrm.errors import ConfigError, DataError
 from ebrm.shape import RunningStatistics, running_clipped, running_min_max, running_standardized
 
 SHAPES: list[Callable[[torch.Tensor, RunningStatistics], torch.Tensor]]
@@ -19,15 +18,15 @@ SHAPES = [running_standardized, running_min_max, running_clipped]
 REWARDS = st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=30)
 
 
-def doubles(*values: float) -> torch.Tensor:
+def doubles(*values):
     return torch.tensor(values, dtype=torch.float64)
 
 
-def seen(*values: float) -> RunningStatistics:
+def seen(*values):
     return RunningStatistics().updated(doubles(*values))
 
 
-def test_known_answers() -> None:
+def test_known_answers():
     reward = doubles(1.0, 2.0, 3.0, 6.0)
     statistics = RunningStatistics().updated(reward)
     assert statistics == RunningStatistics(4, 3.0, 14.0, 1.0, 6.0)
@@ -46,7 +45,7 @@ def test_known_answers() -> None:
 
 
 @given(REWARDS, REWARDS, st.integers(0, 30))
-def test_batches_and_parts_make_no_difference(first: list[float], second: list[float], cut: int) -> None:
+def test_batches_and_parts_make_no_difference(first, second, cut):
     both = np.array(first + second)
     in_turn = seen(*first).updated(doubles(*second))
     merged = RunningStatistics().merged(seen(*first)).merged(seen(*second)).merged(RunningStatistics())
@@ -62,14 +61,14 @@ def test_batches_and_parts_make_no_difference(first: list[float], second: list[f
     assert RunningStatistics(**json.loads(json.dumps(vars(in_turn)))) == in_turn
 
 
-def test_a_large_offset_costs_no_digits() -> None:
+def test_a_large_offset_costs_no_digits():
     reward = 1e9 + doubles(0.0, 1.0, 2.0)
     assert RunningStatistics().updated(reward[:1]).updated(reward[1:]).std() == pytest.approx(math.sqrt(2 / 3))
 
 
 @settings(max_examples=25)
 @given(st.integers(0, 2**32 - 1), st.floats(-1e3, 1e3), st.floats(0.1, 50))
-def test_offset_and_scale(seed: int, offset: float, scale: float) -> None:
+def test_offset_and_scale(seed, offset, scale):
     generator = torch.Generator().manual_seed(seed)
     reward = torch.randn(20, dtype=torch.float64, generator=generator)
     moved, order = scale * reward + offset, torch.randperm(20, generator=generator)
@@ -86,7 +85,7 @@ def test_offset_and_scale(seed: int, offset: float, scale: float) -> None:
                                   running_standardized(reward, here))  # fmt: skip
 
 
-def test_equal_rewards() -> None:
+def test_equal_rewards():
     same = seen(0.1, 0.1, 0.1)
     assert same.std() == same.std(1) == same.updated(doubles(0.1)).std() == 0.0
     assert running_standardized(doubles(0.1, 1.1), same).tolist() == pytest.approx([0.0, 1.0])
@@ -95,25 +94,8 @@ def test_equal_rewards() -> None:
     assert seen(4.0).std(1) == 0.0
 
 
-def test_types_and_no_rows() -> None:
+def test_types_and_no_rows():
     for shape in SHAPES:
         for dtype in (torch.float32, torch.float64, torch.bfloat16):
             assert shape(torch.ones(2, dtype=dtype), seen(0.0, 1.0)).dtype == dtype
         assert shape(torch.empty(0), seen(0.0, 1.0)).shape == (0,)
-
-
-def test_refusals() -> None:
-    with pytest.raises(DataError, match="index 1: nan"):
-        RunningStatistics().updated(doubles(0.0, math.nan))
-    for shape in SHAPES:
-        with pytest.raises(DataError, match="seen no reward"):
-            shape(torch.zeros(2), RunningStatistics())
-        with pytest.raises(DataError, match="index 0: inf"):
-            shape(torch.tensor([math.inf]), seen(0.0, 1.0))
-    with pytest.raises(ValueError, match="1 dimensions"):
-        RunningStatistics().updated(torch.zeros(2, 2))
-    with pytest.raises(ConfigError, match="ddof is 2"):
-        running_standardized(torch.zeros(1), seen(0.0), 2)
-    for width in (0.0, -1.0, math.nan, math.inf):
-        with pytest.raises(ConfigError, match="width"):
-            running_clipped(torch.zeros(1), seen(0.0), width)

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import importlib
 import inspect
-import pkgutil
 from collections.abc import Iterator
 
 import pytest
@@ -11,23 +9,19 @@ from benchmarks import members
 from benchmarks.members import ELSEWHERE, Made, main, timed
 
 import ebrm.aggregate
+import ebrm.optimize
 import ebrm.shape
-from ebrm.optimize import advantages, listwise, selection
 
-#: What is public but gives no rewards: results, and checks that members share.
-NOT_MEMBERS = {"BilevelWeights", "Majority", "Selection", "filled"}
+#: What is public but gives no rewards: results, and what works on pools in NumPy.
+NOT_MEMBERS = {"BilevelWeights", "Majority", "Selection"}
 
 
 def public() -> Iterator[str]:
-    rooms = [
-        importlib.import_module(f"{package.__name__}.{found.name}")
-        for package in (ebrm.aggregate, ebrm.shape)
-        for found in pkgutil.iter_modules(package.__path__)
-    ]
-    for module in (*rooms, advantages, listwise, selection):
-        for name, value in vars(module).items():
-            here = getattr(value, "__module__", None) == module.__name__ and not name.startswith("_")
-            if here and (inspect.isfunction(value) or inspect.isclass(value)):
+    for package in (ebrm.aggregate, ebrm.shape, ebrm.optimize):
+        for name in package.__all__:
+            value = getattr(package, name)
+            torch_only = package is not ebrm.optimize or value.__module__ == "ebrm.optimize.advantages"
+            if torch_only and (inspect.isfunction(value) or inspect.isclass(value)):
                 yield name
 
 

@@ -1,44 +1,52 @@
-"""One reward from the members of an ensemble, or from a mean with its uncertainty.
+"""Ensembles: one reward from k members, from heads with uncertainty, or from near texts.
 
-Mean, worst case and uncertainty weighting are those of Coste et al., "Reward Model Ensembles Help Mitigate
-Overoptimization" (arXiv 2310.02743); median and mean minus deviation those of Eisenstein et al., "Helping or Herding?
-Reward Model Ensembles Mitigate but do not Eliminate Reward Hacking" (arXiv 2312.09244). Bradley-Terry leaves a reward's
-scale free, and its offset for every prompt, so members have to be brought to common units first: `member_units` and
-`standardized` for one offset and scale a member, `centered` for one offset a member and prompt. Otherwise the worst
-case
-is simply the member with the lowest offset, and the spread is that of the offsets. No combination mends an error that
-all members share.
+Mean, worst case and uncertainty weighting: Coste et al. (arXiv 2310.02743); median and mean minus deviation: Eisenstein
+et al. (arXiv 2312.09244). Bradley-Terry leaves a reward's scale free, and its offset for every prompt, so bring members
+to common units first: `standardized` (one offset and scale a member) or `centered` (one offset a member and prompt).
+Otherwise the worst case is the member with the lowest offset. No combination mends an error that all members share.
 
-Sums are taken in float64, member by member in the order of their values: results depend neither on which rows come
-together nor on the order of the members, and have the rewards' own type.
+Sums are in float64, member by member in the order of their values: results depend neither on which rows come together
+nor on the order of the members, and have the rewards' float type. All refuse rewards that are not finite (DataError)
+or not [k, n] with at least one of each (ValueError).
 """
 
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ebrm.errors import ConfigError, DataError
-from ebrm.groups import Groups
-from ebrm.utils.validation import check_finite, check_range, check_same_shape
+from ebrm.groups import Groups, safe_sqrt
+from ebrm.utils.validation import (
+    ArrayLike,
+    as_tensor,
+    check_choice,
+    check_finite,
+    check_range,
+    check_setting,
+    match_dtype,
+    unit_vectors,
+)
+
+# Cosines are held in tables of so many cells.
+_CHUNK_CELLS = 4_000_000
+# Equal embeddings must have equal cosines, which rounding would keep them from.
+_DECIMALS = 12
 
 
-def member_units(rewards: Tensor) -> tuple[Tensor, Tensor]:  # [k, n] -> [k], [k]
-    """Mean and standard deviation (divisor n) of each member, for `standardized`.
-
-    Args:
-        rewards: rewards of k members for the n rows that set the units, usually the training rows [k, n].
+def member_units(rewards: ArrayLike) -> tuple[Tensor, Tensor]:  # [k, n] -> [k], [k]
+    """Mean and standard deviation (divisor n) of each member over the rows that set the units, for `standardized`.
 
     Returns:
         (mean [k], standard deviation [k]), float64.
 
     Raises:
-        DataError: a reward that is not finite, or a member whose rewards are all equal, so that it has no scale.
-        ValueError: not [k, n] with at least one of each.
+        DataError: a member whose rewards are all equal, so that it has no scale.
     """
-    members = _checked(rewards)
+    members = _members(rewards)
     equal = members.amin(1) == members.amax(1)
     if bool(equal.any()):
         raise DataError(
@@ -50,7 +58,7 @@ def member_units(rewards: Tensor) -> tuple[Tensor, Tensor]:  # [k, n] -> [k], [k
     return mean, (values - mean[:, None]).square().mean(1).sqrt()
 
 
-def standardized(rewards: Tensor, mean: Tensor, std: Tensor) -> Tensor:  # [k, n], [k], [k] -> [k, n]
+def standardized(rewards: ArrayLike, mean: ArrayLike, std: ArrayLike) -> Tensor:  # [k, n], [k], [k] -> [k, n]
     """Every member in units of its own standard deviation, from its own mean: (r - mean) / std.
 
     Args:
@@ -58,13 +66,12 @@ def standardized(rewards: Tensor, mean: Tensor, std: Tensor) -> Tensor:  # [k, n
         mean, std: of each member over the rows that set the units [k], see `member_units`.
 
     Raises:
-        DataError: a reward or mean that is not finite, or a standard deviation that is not a positive number.
-        ValueError: shapes other than [k, n], [k] and [k].
+        DataError: a mean that is not finite, or a standard deviation that is not a positive number.
     """
-    members = _checked(rewards)
-    center, spread = mean.double(), std.double()
+    members = _members(rewards)
+    center, spread = (as_tensor(v, n, members.device).double() for n, v in (("mean", mean), ("std", std)))
     if center.shape != members.shape[:1] or spread.shape != members.shape[:1]:
-        raise ValueError(f"{tuple(mean.shape)} means and {tuple(std.shape)} deviations for {len(members)} members")
+        raise ValueError(f"{tuple(center.shape)} means and {tuple(spread.shape)} deviations for {len(members)} members")
     bad = ~(center.isfinite() & spread.isfinite() & (spread > 0))
     if bool(bad.any()):
         number = int(bad.nonzero()[0, 0])
@@ -73,159 +80,179 @@ def standardized(rewards: Tensor, mean: Tensor, std: Tensor) -> Tensor:  # [k, n
             f"{float(spread[number])}. Both must be finite and the deviation above 0: leave the member out, or fit its "
             "units on rows that it tells apart."
         )
-    return _like(rewards, (members - center[:, None]) / spread[:, None])
+    return match_dtype((members - center[:, None]) / spread[:, None], rewards)
 
 
-def centered(rewards: Tensor, groups: Groups) -> Tensor:  # [k, n] -> [k, n]
-    """Every member from its own mean over each prompt's rows: what members then differ in is not their offsets.
+def centered(rewards: ArrayLike, groups: Groups) -> Tensor:  # [k, n] -> [k, n]
+    """Every member from its own mean over each prompt's rows (`groups`): compare within prompts only.
 
-    Adding a number to all rewards that one member gives one prompt changes nothing. What is left says nothing of how
-    good a prompt's responses are as a whole: compare within prompts only. A prompt of one row gets 0 from every member.
-    For a mean over reference rows in place of the prompt's own, give that mean to `standardized` with deviations of 1.
-
-    Args:
-        rewards: rewards of k members for n rows [k, n].
-        groups: which rows belong to one prompt, of n rows.
-
-    Raises:
-        DataError: a reward that is not finite.
-        ValueError: not [k, n] with at least one of each, or groups of another number of rows.
+    Adding a number to all rewards that one member gives one prompt changes nothing. A prompt of one row gets 0.
     """
-    members = _checked(rewards)
-    return _like(rewards, torch.stack([member - groups.spread(groups.mean(member)) for member in members]))
+    members = _members(rewards)
+    return match_dtype(torch.stack([member - groups.spread(groups.mean(member)) for member in members]), rewards)
 
 
-def ensemble_mean(rewards: Tensor) -> Tensor:  # [k, n] -> [n]
-    """Mean of the members.
-
-    Args:
-        rewards: rewards of k members, in common units, for n rows [k, n].
-
-    Raises:
-        DataError: a reward that is not finite.
-        ValueError: not [k, n] with at least one of each.
-    """
-    return _like(rewards, _mean(_checked(rewards)))
+def ensemble_mean(rewards: ArrayLike) -> Tensor:  # [k, n] -> [n]
+    """Mean of the members."""
+    return match_dtype(_mean(_members(rewards)), rewards)
 
 
-def ensemble_median(rewards: Tensor) -> Tensor:  # [k, n] -> [n]
-    """Median of the members (arXiv 2312.09244): the mean of the two in the middle where k is even.
-
-    Args:
-        rewards: rewards of k members, in common units, for n rows [k, n].
-
-    Raises:
-        DataError: a reward that is not finite.
-        ValueError: not [k, n] with at least one of each.
-    """
-    values = _checked(rewards).sort(0).values
+def ensemble_median(rewards: ArrayLike) -> Tensor:  # [k, n] -> [n]
+    """Median of the members (arXiv 2312.09244): the mean of the two in the middle where k is even."""
+    values = _members(rewards).sort(0).values
     k = len(values)
-    return _like(rewards, (values[(k - 1) // 2] + values[k // 2]) / 2)
+    return match_dtype((values[(k - 1) // 2] + values[k // 2]) / 2, rewards)
 
 
-def worst_case(rewards: Tensor) -> Tensor:  # [k, n] -> [n]
-    """Lowest reward that a member gives: worst-case optimization, WCO (arXiv 2310.02743).
+def worst_case(rewards: ArrayLike) -> Tensor:  # [k, n] -> [n]
+    """Worst-case optimization (WCO, arXiv 2310.02743): the lowest reward that a member gives."""
+    return match_dtype(_members(rewards).amin(0), rewards)
 
-    Args:
-        rewards: rewards of k members, in common units, for n rows [k, n].
 
-    Raises:
-        DataError: a reward that is not finite.
-        ValueError: not [k, n] with at least one of each.
+def uncertainty_weighted(rewards: ArrayLike, weight: float = 0.5) -> Tensor:  # [k, n] -> [n]
+    """Uncertainty-weighted optimization (UWO, arXiv 2310.02743): mean minus `weight` times the variance (divisor k).
+
+    A variance has the reward's unit squared, so the weight has its inverse: use members in units of their standard
+    deviation. The paper takes 0.5 for best-of-n and 0.1 for PPO. ConfigError: a weight below 0.
     """
-    return _like(rewards, _checked(rewards).amin(0))
-
-
-def uncertainty_weighted(rewards: Tensor, weight: float = 0.5) -> Tensor:  # [k, n] -> [n]
-    """Mean of the members minus `weight` times their variance (divisor k): UWO (arXiv 2310.02743).
-
-    A variance has the reward's unit squared, so the weight has its inverse: with members in units of their standard
-    deviation it means the same for every ensemble. The paper takes 0.5 for best-of-n and 0.1 for PPO.
-
-    Args:
-        rewards: rewards of k members, in common units, for n rows [k, n].
-        weight: how much the variance costs, 0 or more; 0 is the mean.
-
-    Raises:
-        ConfigError: a weight below 0 or not finite.
-        DataError: a reward that is not finite.
-        ValueError: not [k, n] with at least one of each.
-    """
-    _check_weight(weight, "The weight of the variance")
-    members = _checked(rewards)
+    check_setting("weight", weight, at_least=0)
+    members = _members(rewards)
     mean = _mean(members)
-    return _like(rewards, mean - weight * _mean((members - mean).square()))
+    return match_dtype(mean - weight * _mean((members - mean).square()), rewards)
 
 
-def disagreement(rewards: Tensor, ddof: int = 0) -> Tensor:  # [k, n] -> [n]
+def disagreement(rewards: ArrayLike, ddof: int = 0) -> Tensor:  # [k, n] -> [n]
     """Standard deviation over the members, divisor k - ddof; exactly 0 where all are equal.
 
+    arXiv 2312.09244 leaves open which `ddof` it takes; for five members 0 and 1 differ by 12%. ConfigError: `ddof`
+    below 0 or not below k.
+    """
+    return match_dtype(_std(_members(rewards), ddof), rewards)
+
+
+def mean_minus_std(rewards: ArrayLike, weight: float = 1.0, ddof: int = 0) -> Tensor:  # [k, n] -> [n]
+    """Mean minus `weight` standard deviations of the members (arXiv 2312.09244, with weight 1).
+
+    Scales with the rewards, unlike `uncertainty_weighted`. `ddof` as in `disagreement`.
+    """
+    check_setting("weight", weight, at_least=0)
+    members = _members(rewards)
+    return match_dtype(_mean(members) - weight * _std(members, ddof), rewards)
+
+
+def pessimistic(mean: ArrayLike, std: ArrayLike, weight: float = 1.0) -> Tensor:  # [n], [n] -> [n]
+    """Lower confidence bound on a reward with its own uncertainty: mean minus `weight` standard deviations."""
+    check_setting("weight", weight, at_least=0)
+    center = check_finite(mean, "mean reward [n]")
+    spread = check_range(std, 0, math.inf, "standard deviation [n]", device=center.device, n=len(center))
+    return match_dtype(center - weight * spread, mean)
+
+
+def most_confident_head(mean: ArrayLike, std: ArrayLike) -> Tensor:  # [k, n], [k, n] -> [n]
+    """Nominal reward of BRME (arXiv 2409.15360): that of the head with the smallest standard deviation.
+
+    Heads that tie for the smallest have the mean of their rewards (ours), so that their order does not matter.
+    """
+    rewards, spread = _heads(mean, std)
+    return match_dtype(_mean_where(rewards, spread == spread.amin(0)), mean)
+
+
+def nominal_worst_case(
+    mean: ArrayLike,  # [k, n]
+    std: ArrayLike,  # [k, n]
+    nominal_weight: float = 0.5,
+    worst_case: Literal["per_sample", "per_batch"] = "per_sample",
+) -> Tensor:  # [n]
+    """Reward-robust RLHF (arXiv 2409.15360): J = w · E[r_nom] + (1 - w) · min_h E[μ_h], r_nom by `most_confident_head`.
+
     Args:
-        rewards: rewards of k members, in common units, for n rows [k, n].
-        ddof: 0 takes the members for the whole ensemble, 1 for a sample of those there could be. The paper on mean
-            minus deviation leaves open which it takes (arXiv 2312.09244); for five members they differ by 12%.
+        mean: rewards of k heads, in common units, for n rows [k, n].
+        std: standard deviation of each [k, n].
+        nominal_weight: w: 1 is the nominal reward, 0 the worst case. The paper tries 0, 0.2, … 1; 0.5 is ours.
+        worst_case: "per_batch": the rewards of the head with the least mean over the n rows, as in the paper.
+            "per_sample": each row's least reward, a lower bound that does not depend on which rows come together.
+    """
+    check_setting("nominal_weight", nominal_weight, at_least=0, at_most=1)
+    check_choice("worst_case", worst_case, ("per_sample", "per_batch"))
+    rewards, spread = _heads(mean, std)
+    worst = rewards.amin(0)
+    if worst_case == "per_batch":
+        of_heads = rewards.sort(1).values.mean(1)  # a sum depends on its order in the last bit
+        worst = _mean_where(rewards, (of_heads == of_heads.amin())[:, None].expand_as(rewards))
+    nominal = _mean_where(rewards, spread == spread.amin(0))
+    return match_dtype(worst + nominal_weight * (nominal - worst), mean)
+
+
+def neighbor_fusion(
+    embedding: ArrayLike,  # [n, d]
+    reward: ArrayLike,  # [n]
+    bank: ArrayLike,  # [m, d]
+    bank_reward: ArrayLike,  # [m]
+    own: ArrayLike | None = None,  # [n]
+    threshold: float = 0.9,
+    neighbors: int = 5,
+) -> Tensor:  # [n]
+    """RewardFusion (arXiv 2309.16155): each reward averaged with those of its nearest texts, weighted by cosine.
+
+        r' = (r + Σ_j c_j r_j) / (1 + Σ_j c_j),  j over the nearest `neighbors` rows with cosine c_j ≥ threshold
+
+    The paper takes sentence embeddings; any will do. Its code counts a text that is in the bank itself twice; here
+    `own` leaves it out. Rows that tie for the last places share them (ours); cosines are equal to 12 decimals. Takes
+    n · m · d multiplications, in parts of at most 4 million cosines.
+
+    Args:
+        embedding, reward: of the n texts.
+        bank, bank_reward: of the m texts that are looked at as neighbors; may be the n texts themselves.
+        own: the row of the bank that is the text itself, -1 if none is, whole numbers; None: none is.
+        threshold: the least cosine of a neighbor, above 0 and at most 1. The paper's 0.9 is for its encoder.
+        neighbors: how many at most, 1 or more.
 
     Raises:
-        ConfigError: `ddof` not 0 or more, or not below the number of members.
-        DataError: a reward that is not finite.
-        ValueError: not [k, n] with at least one of each.
+        DataError: an embedding of 0, which has no direction.
+        ValueError: shapes that do not fit, or an `own` that is not a row of the bank.
     """
-    members = _checked(rewards)
-    return _like(rewards, _std(members, ddof))
+    check_setting("threshold", threshold, above=0, at_most=1)
+    check_setting("neighbors", neighbors, at_least=1)
+    here = unit_vectors(embedding, "embedding")
+    there = unit_vectors(bank, "bank", here.device)
+    rewards = check_finite(reward, "reward [n]", device=here.device, n=len(here))
+    others = check_finite(bank_reward, "reward in the bank [m]", device=here.device, m=len(there))
+    if here.shape[1:] != there.shape[1:]:
+        raise ValueError(f"expected embeddings [n, d] and [m, d], got {tuple(here.shape)} and {tuple(there.shape)}")
+    itself = None if own is None else as_tensor(own, "own", here.device)
+    if itself is not None and (
+        itself.shape != rewards.shape
+        or itself.is_floating_point()
+        or bool(((itself < -1) | (itself >= len(there))).any())
+    ):
+        raise ValueError(f"own: expected {len(rewards)} rows of the bank [n], from -1 to {len(there) - 1}")
+    if not len(there):
+        return match_dtype(rewards, reward)
+    parts = []
+    most = min(neighbors, len(there))
+    for rows in torch.arange(len(here), device=here.device).split(max(1, _CHUNK_CELLS // len(there))):
+        cosine = (here[rows] @ there.T).round(decimals=_DECIMALS).clamp_max(1)
+        if itself is not None:
+            place = itself[rows, None].long()
+            cosine = cosine.scatter(1, place.clamp_min(0), cosine.gather(1, place.clamp_min(0)).where(place < 0, -2.0))
+        last = cosine.topk(most, 1).values[:, -1:]
+        above, level = cosine > last, cosine == last
+        share = (most - above.sum(1, keepdim=True)) / level.sum(1, keepdim=True)
+        weight = torch.where(cosine >= threshold, cosine * (above + level * share), 0.0)
+        parts.append((rewards[rows] + weight @ others) / (1 + weight.sum(1)))
+    return match_dtype(torch.cat(parts) if parts else rewards, reward)
 
 
-def mean_minus_std(rewards: Tensor, weight: float = 1.0, ddof: int = 0) -> Tensor:  # [k, n] -> [n]
-    """Mean of the members minus `weight` times their standard deviation (arXiv 2312.09244, with weight 1).
-
-    Scales with the rewards, unlike `uncertainty_weighted`.
-
-    Args:
-        rewards: rewards of k members, in common units, for n rows [k, n].
-        weight: how many standard deviations are taken off, 0 or more; 0 is the mean.
-        ddof: as in `disagreement`.
-
-    Raises:
-        ConfigError: a weight below 0 or not finite, or `ddof` not 0 or more, or not below the number of members.
-        DataError: a reward that is not finite.
-        ValueError: not [k, n] with at least one of each.
-    """
-    _check_weight(weight, "The weight of the standard deviation")
-    members = _checked(rewards)
-    return _like(rewards, _mean(members) - weight * _std(members, ddof))
+def _members(rewards: ArrayLike) -> Tensor:
+    return check_finite(rewards, "rewards of the members [k, n]", nonempty=True)
 
 
-def pessimistic(mean: Tensor, std: Tensor, weight: float = 1.0) -> Tensor:  # [n], [n] -> [n]
-    """Mean minus `weight` standard deviations: a lower confidence bound on the reward.
-
-    For a reward with its own uncertainty, such as a refined one; `mean_minus_std` does the same for an ensemble.
-
-    Args:
-        mean: rewards [n].
-        std: standard deviation of each, in the reward's unit [n].
-        weight: how many standard deviations are taken off, 0 or more.
-
-    Raises:
-        ConfigError: a weight below 0 or not finite.
-        DataError: a mean or deviation that is not finite, or a deviation below 0.
-        ValueError: not two tensors of the same length.
-    """
-    _check_weight(weight, "The weight of the standard deviation")
-    center, spread = check_finite(mean, "mean reward"), check_range(std, 0, math.inf, "standard deviation")
-    check_same_shape(mean=mean, std=std)
-    return _like(mean, center - weight * spread)
-
-
-def _checked(rewards: Tensor) -> Tensor:
-    """Rewards of the members in float64."""
-    members = check_finite(rewards, "rewards of the members [k, n]", 2)
-    if not members.numel():
-        raise ValueError(f"expected the rewards of k members for n rows [k, n], got {tuple(rewards.shape)}")
-    return members
-
-
-def _like(rewards: Tensor, result: Tensor) -> Tensor:
-    """The result in the type of the rewards, or in the default type where they are whole numbers."""
-    return result.to(torch.result_type(rewards, 1.0))
+def _heads(mean: ArrayLike, std: ArrayLike) -> tuple[Tensor, Tensor]:
+    rewards = check_finite(mean, "rewards of the heads [k, n]", nonempty=True)
+    k, n = rewards.shape
+    return rewards, check_range(
+        std, 0, math.inf, "standard deviations of the heads [k, n]", device=rewards.device, k=k, n=n
+    )
 
 
 def _mean(members: Tensor) -> Tensor:
@@ -240,11 +267,12 @@ def _mean(members: Tensor) -> Tensor:
 def _std(members: Tensor, ddof: int) -> Tensor:
     """Standard deviation over members, divisor k - ddof."""
     if not 0 <= ddof < len(members):
-        raise ConfigError(f"ddof is {ddof} for {len(members)} members; expected 0 or more, and less than members.")
+        raise ConfigError(f"`ddof` is {ddof} for {len(members)} members; expected 0 or more, and less than members.")
     variance = _mean((members - _mean(members)).square()) * (len(members) / (len(members) - ddof))
-    return torch.where(members.amin(0) == members.amax(0), torch.zeros_like(variance), variance).sqrt()
+    return safe_sqrt(torch.where(members.amin(0) == members.amax(0), 0.0, variance))
 
 
-def _check_weight(weight: float, what: str) -> None:
-    if not (math.isfinite(weight) and weight >= 0):
-        raise ConfigError(f"{what} is {weight}; expected a finite number of at least 0.")
+def _mean_where(rewards: Tensor, chosen: Tensor) -> Tensor:
+    """Mean over the chosen heads of each row, of which there is at least one."""
+    kept = torch.where(chosen, rewards, 0.0)
+    return kept.sort(0).values.sum(0) / chosen.sum(0)

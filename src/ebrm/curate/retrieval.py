@@ -1,12 +1,14 @@
-"""Where to spend labels: near the held-out pairs that a reward model gets wrong."""
+"""Where to spend labels, and how to weigh examples from other prompts: retrieval and density ratios."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
 
-from ebrm.errors import ConfigError
-from ebrm.utils.validation import check_range, unit_vectors
+from ebrm.errors import ConfigError, DataError
+from ebrm.utils.validation import ArrayLike, check_finite, check_range, check_setting, match_dtype, unit_vectors
 
 # Cosines are held in tables of so many cells.
 _CHUNK_CELLS = 4_000_000
@@ -14,39 +16,29 @@ _CHUNK_CELLS = 4_000_000
 _DECIMALS = 9
 
 
-def retrieval_budget(probability: Tensor, most: int = 8) -> Tensor:  # [v] -> [v]
-    """How many neighbors each held-out pair is given: all where the model is wrong, fewer the surer it is.
+def retrieval_budget(probability: ArrayLike, most: int = 8) -> Tensor:  # [v] -> [v]
+    """Neighbors that each held-out pair is given, int64: all where the model is wrong, fewer the surer it is.
 
         k = most where p ≤ 1/2, else ⌈most · (1 - p)⌉,  p = σ(r(chosen) - r(rejected))
 
-    "Skywork-Reward-V2" (arXiv 2507.01352). Positive scale of the reward matters; an offset does not. A pair with p = 1
-    is given none.
-
-    Args:
-        probability: p of each held-out pair.
-        most: k_max, at least 1.
-
-    Returns:
-        Whole numbers, int64 [v].
+    Skywork-Reward-V2 (arXiv 2507.01352), `most` being its k_max, at least 1. A pair with p = 1 is given none.
     """
-    if most < 1:
-        raise ConfigError(f"The most neighbors of a pair are {most}; expected at least 1.")
-    p = check_range(probability, 0, 1, "probability")
+    check_setting("most", most, at_least=1)
+    p = check_range(probability, 0, 1, "probability [v]")
     return torch.where(p <= 0.5, float(most), (most * (1 - p)).round(decimals=_DECIMALS).ceil()).long()
 
 
 def error_driven_retrieval(
-    probability: Tensor,  # [v]
-    embedding: Tensor,  # [v, d]
-    pool: Tensor,  # [m, d]
+    probability: ArrayLike,  # [v]
+    embedding: ArrayLike,  # [v, d]
+    pool: ArrayLike,  # [m, d]
     most: int = 8,
 ) -> Tensor:  # [q]
-    """Rows of the pool that are worth labelling next: the nearest to each held-out pair, within its budget.
+    """Error-driven retrieval: rows of the pool to label next, nearest to the held-out pairs that the model gets wrong.
 
-    Stage one of "Skywork-Reward-V2" (arXiv 2507.01352), with `retrieval_budget`. There embeddings are of the
-    conversation and its attributes; here of anything. Nearest is by cosine (the account of the paper that we read names
-    no measure), so lengths and a common rotation do not matter; of equally near rows the earlier come first. Takes
-    v · m · d multiplications, in parts of at most 4 million cosines.
+    Stage one of Skywork-Reward-V2 (arXiv 2507.01352), with `retrieval_budget`; there embeddings are of the conversation
+    and its attributes. Nearest by cosine is ours; of equally near rows the earlier come first. Takes v · m · d
+    multiplications, in parts of at most 4 million cosines.
 
     Args:
         probability: the model's P(chosen is better) of v held-out pairs.
@@ -55,28 +47,71 @@ def error_driven_retrieval(
         most: the most neighbors of one pair.
 
     Returns:
-        Rows of the pool in ascending order, each once, int64 [q].
-
-    Raises:
-        ConfigError: `most` below 1.
-        DataError: a number that is not finite, a probability out of range, or an embedding of 0.
-        ValueError: shapes other than said.
+        Rows of the pool in ascending order, each once, int64.
     """
-    budget = retrieval_budget(probability, most).clamp_max(len(pool))
-    here, there = unit_vectors(embedding, "embedding"), unit_vectors(pool, "pool")
+    budget = retrieval_budget(probability, most)
+    here = unit_vectors(embedding, "embedding", budget.device)
+    there = unit_vectors(pool, "pool", budget.device)
+    budget = budget.clamp_max(len(there))
     if len(here) != len(budget) or here.shape[1:] != there.shape[1:]:
         raise ValueError(
-            f"expected {len(budget)} embeddings [v, d] and a pool [m, d], got {tuple(embedding.shape)} and "
-            f"{tuple(pool.shape)}"
+            f"expected {len(budget)} embeddings [v, d] and a pool [m, d], got {tuple(here.shape)} and "
+            f"{tuple(there.shape)}"
         )
-    found = torch.zeros(len(there), dtype=torch.bool)
-    asking = (budget > 0).nonzero().flatten()
-    step = max(1, _CHUNK_CELLS // max(1, len(there)))
-    for start in range(0, len(asking), step):
-        part = asking[start : start + step]
+    found = torch.zeros_like(there[:, 0], dtype=torch.bool)
+    for part in (budget > 0).nonzero().flatten().split(max(1, _CHUNK_CELLS // max(1, len(there)))):
+        if not len(part):
+            continue
         cosine = (here[part] @ there.T).round(decimals=_DECIMALS)
         k = budget[part, None]
         last = cosine.topk(int(k.max()), 1).values.gather(1, k - 1)
         above, level = cosine > last, cosine == last
         found |= (above | (level & (level.cumsum(1) <= k - above.sum(1, keepdim=True)))).any(0)
     return found.nonzero().flatten()
+
+
+def density_ratio_weights(
+    positive: ArrayLike,  # [n, d]
+    negative: ArrayLike,  # [m, d]
+    low: float = 0.5,
+    high: float = 10.0,
+    penalty: float = 1.0,
+) -> Tensor:  # [m]
+    """Density-ratio weights of negative examples, as if they came from the prompts of the positive ones.
+
+        w = clamp(f / (1 - f), low, high),  f = P(positive | embedding) with both classes weighing the same
+
+    Binary classifier optimization (arXiv 2404.04656): people who give a thumbs up and a thumbs down ask different
+    things, and the binary loss assumes that they do not; weigh the negatives by this, the positives by 1. Classifier
+    and defaults are those of the public code (TRL): logistic regression with `class_weight="balanced"`. The ridge acts
+    on the embeddings as they are, so their scale matters.
+
+    Args:
+        positive, negative: embeddings of the prompts of both kinds.
+        low, high: bounds of a weight, 0 < low ≤ 1 ≤ high.
+        penalty: strength of the ridge, above 0 (scikit-learn's 1 / C).
+
+    Returns:
+        Weights of the negatives, in the embeddings' type.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    good = check_finite(positive, "positive embedding [n, d]")
+    bad = check_finite(negative, "negative embedding [m, d]", d=good.shape[1])
+    check_setting("penalty", penalty, above=0)
+    if not len(bad):
+        return match_dtype(odds_weights(bad.sum(1), low, high), negative)
+    if not len(good):
+        raise DataError(f"There are {len(bad)} negative examples and no positive one to weigh them by.")
+    classifier = LogisticRegression(class_weight="balanced", C=1 / penalty, max_iter=10_000)
+    rows = torch.cat([good.to(bad.device), bad]).cpu().numpy()
+    classifier.fit(rows, [1] * len(good) + [0] * len(bad))
+    logit = torch.from_numpy(classifier.decision_function(rows[len(good) :])).to(bad.device)
+    return match_dtype(odds_weights(logit, low, high), negative)
+
+
+def odds_weights(logit: ArrayLike, low: float = 0.5, high: float = 10.0) -> Tensor:  # [m] -> [m]
+    """Clamped odds clamp(f / (1 - f), low, high) of a classifier's logit of f, float64."""
+    if not 0 < low <= 1 <= high < math.inf:
+        raise ConfigError(f"`low` and `high` are {low} and {high}; expected 0 < low <= 1 <= high.")
+    return check_finite(logit, "logit [m]").clamp(math.log(low), math.log(high)).exp()

@@ -1,13 +1,15 @@
-"""Rewards against those of reference responses to the same prompt: how often a response would be preferred to them.
+"""Bounded and centered rewards: against reference responses to the same prompt, or against all rewards seen so far.
 
 A reward that grows without end is worth hacking; one that saturates is not. References are responses of the policy
 before training, to the same prompt; with them the reward's offset, which Bradley-Terry leaves free for every prompt,
-falls away.
+falls away. Shaping by running statistics changes as training goes on: the same text is worth something else later.
+Numbers that are not finite are a DataError, other shapes a ValueError; results have the rewards' float type.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import cache
 from typing import Literal, get_args
 
@@ -17,61 +19,59 @@ from scipy.special import ndtri
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from ebrm.errors import ConfigError, DataError
-from ebrm.utils.validation import check_finite
+from ebrm.errors import DataError
+from ebrm.groups import safe_sqrt
+from ebrm.utils.validation import (
+    ArrayLike,
+    as_tensor,
+    check_choice,
+    check_finite,
+    check_mask,
+    check_setting,
+    match_dtype,
+)
 
 Squash = Literal["sigmoid", "tanh", "arctan", "polynomial"]
 _EDGE = 5.0
 
 
 def preference_as_reward(
-    reward: Tensor,  # [n]
-    reference: Tensor,  # [n, m]
+    reward: ArrayLike,  # [n]
+    reference: ArrayLike,  # [n, m]
     slope: float = 1.0,
     squash: Squash = "sigmoid",
-    present: Tensor | None = None,  # [n, m]
+    present: ArrayLike | None = None,  # [n, m]
 ) -> Tensor:  # [n]
-    """Probability of being preferred to a reference response, on average: r' = 1/m Σ_j σ( s (r - r_ref,j) ).
+    """Preference as reward (PAR, arXiv 2502.18770): r' = 1/m Σ_j σ( s (r - r_ref,j) ).
 
-    Preference As Reward (PAR) of Fu et al., "Reward Shaping to Mitigate Reward Hacking in RLHF" (arXiv 2502.18770).
-    With m = 1 and slope 1 it is the Bradley-Terry probability itself. It rises with the reward, fastest at the
-    reference (m = 1), and towards 1 as 1 - r' ~ exp(-s (r - r_ref)).
-
-    Adding a number to a prompt's rewards and to its references' changes nothing; the order of references does not
-    matter. Scale does: multiplying all rewards is the same as multiplying the slope.
-
-    The other squashings are baselines of the paper's code, which gives a slope to the sigmoid only:
+    The mean Bradley-Terry probability of being preferred to a reference (slope 1). The other squashings are baselines
+    of the paper's code, which gives a slope to the sigmoid only:
 
         tanh        1/m Σ_j tanh(s (r - r_ref,j)), which is 2 r' - 1 with r' at twice the slope
         arctan      1/m Σ_j arctan(s (r - r_ref,j))
         polynomial  the polynomial of degree 5 closest to σ at 100 even steps from -5 to 5; 0 below, 1 above
 
-    Further baselines of that code need no function here: squashing without centering is a reference of 0; its
-    "slow-then-fast" is that of `reward - 3`; its ceiling is `reward.clamp(max=…)`. A length penalty comes before.
+    Squashing without centering is a reference of 0; that code's "slow-then-fast" is that of `reward - 3`, its ceiling
+    is `reward.clamp(max=…)`. A length penalty comes before.
 
     Args:
-        reward: rewards, in Bradley-Terry units (log odds) for slope 1 [n].
-        reference: rewards of each row's m references [n, m]. The paper takes m = 1; its code up to 10.
+        reward: rewards, in Bradley-Terry units (log odds) for slope 1.
+        reference: rewards of each row's m references. The paper takes m = 1; its code up to 10.
         slope: s, above 0.
         squash: "sigmoid", or one of the baselines.
-        present: which references there are, bool [n, m], where rows have fewer than m; the others are not looked at.
-            None: all.
+        present: which references there are, bool, where rows have fewer than m; the others are not looked at.
 
     Returns:
-        r' [n], in the type of `reward`: from 0 to 1, for tanh from -1 to 1, for arctan from -π/2 to π/2. A reward
-        equal to all its references gives 0.5 (0 for tanh and arctan).
+        r' from 0 to 1, for tanh from -1 to 1, for arctan from -π/2 to π/2.
 
     Raises:
         ConfigError: a slope that is not above 0 and finite, or another `squash`.
-        DataError: a number that is not finite, or a row without references.
-        ValueError: not [n] and [n, m], or `present` not bool [n, m].
+        DataError: a row without references.
     """
-    if not (math.isfinite(slope) and slope > 0):
-        raise ConfigError(f"The slope is {slope}; expected a finite number above 0.")
-    if squash not in get_args(Squash):
-        raise ConfigError(f"The squashing is {squash!r}; expected one of {', '.join(get_args(Squash))}.")
-    values = check_finite(reward, "rewards")
-    others, there = _references(reference, present, len(values))
+    check_setting("slope", slope, above=0)
+    check_choice("squash", squash, get_args(Squash))
+    values = check_finite(reward, "rewards [n]")
+    others, there = _references(reference, present, values.device, len(values))
     ahead = slope * (values[:, None] - others)
     match squash:
         case "sigmoid":
@@ -82,133 +82,196 @@ def preference_as_reward(
             squashed = ahead.arctan()
         case "polynomial":
             squashed = _polynomial(ahead)
-    return _mean(squashed, there).to(torch.result_type(reward, 1.0))
+    return match_dtype(_mean(squashed, there), reward)
 
 
-def centred_on_references(reward: Tensor, reference: Tensor, present: Tensor | None = None) -> Tensor:
-    """Reward minus the mean of its references', 1/m Σ_j (r - r_ref,j): PAR's unbounded baseline.
-
-    Adding a number to a prompt's rewards and to its references' changes nothing; a positive scale goes through.
-
-    Args:
-        reward: rewards [n].
-        reference, present: see `preference_as_reward` [n, m].
-
-    Returns:
-        Centered rewards [n], in the type of `reward`.
-
-    Raises:
-        DataError: a number that is not finite, or a row without references.
-        ValueError: not [n] and [n, m], or `present` not bool [n, m].
-    """
-    values = check_finite(reward, "rewards")
-    others, there = _references(reference, present, len(values))
-    return (values - _mean(others, there)).to(torch.result_type(reward, 1.0))
+def centered_on_references(
+    reward: ArrayLike,  # [n]
+    reference: ArrayLike,  # [n, m]
+    present: ArrayLike | None = None,  # [n, m]
+) -> Tensor:  # [n]
+    """Reward minus the mean of its references', PAR's unbounded baseline; arguments as in `preference_as_reward`."""
+    values = check_finite(reward, "rewards [n]")
+    others, there = _references(reference, present, values.device, len(values))
+    return match_dtype(values - _mean(others, there), reward)
 
 
-def log_sigmoid_centered(reward: Tensor, level: Tensor) -> Tensor:  # [n], [n] or [] -> [n]
-    """Log probability that a response is good: u = log σ(r - r_ref).
+def log_sigmoid_centered(reward: ArrayLike, level: ArrayLike | float) -> Tensor:  # [n], [n] or [] -> [n]
+    """Log probability that a response is good: u = log σ(r - r_ref), 0 at most (Wang et al., arXiv 2402.00742).
 
-    Wang et al., "Transforming and Combining Rewards for Aligning Large Language Models" (arXiv 2402.00742), where
-    σ(r - r_ref) is the probability of being preferred to a response at the reference level, taken as good. Far below
-    the level u is r - r_ref, at it -log 2 with half the slope, and above it hardly rises any more.
-
-    Adding a number to rewards and level changes nothing, and the order of rewards of one level stays; scale matters
-    (Bradley-Terry units). Adding several u makes a soft "and": `ebrm.aggregate.gates.log_sigmoid_sum`. Public code
-    (PAR's) takes the log of a sigmoid, which is -infinity from -104 (float32) on; this does not.
+    σ(r - r_ref) is the probability of being preferred to a response at the reference level, taken as good. Sums of
+    several u make a soft "and": `ebrm.aggregate.log_sigmoid_sum`.
 
     Args:
-        reward: rewards, in Bradley-Terry units [n].
-        level: the reward from which on a response is good, for each row or for all [n] or []; see `reference_level`.
-
-    Returns:
-        u [n], 0 at most, in the type of `reward`.
-
-    Raises:
-        DataError: a number that is not finite.
-        ValueError: not [n], or a level of another shape.
+        reward: rewards, in Bradley-Terry units.
+        level: the reward from which on a response is good, for each row or for all; see `reference_level`.
     """
-    values, at = check_finite(reward, "rewards"), check_finite(level, "reference level", level.dim())
+    values = check_finite(reward, "rewards [n]")
+    at = torch.tensor(level, device=values.device) if isinstance(level, int | float) else as_tensor(level, "level")
+    at = check_finite(at, "reference level", at.dim(), device=values.device)
     if at.dim() and at.shape != values.shape:
-        raise ValueError(
-            f"expected rewards [n] and levels [n] or [], got {tuple(reward.shape)} and {tuple(level.shape)}"
-        )
-    return logsigmoid(values - at).to(torch.result_type(reward, 1.0))
+        raise ValueError(f"expected rewards [n] and levels [n] or [], got {tuple(values.shape)} and {tuple(at.shape)}")
+    return match_dtype(logsigmoid(values - at), reward)
 
 
 def reference_level(
-    reference: Tensor,  # [q, m]
+    reference: ArrayLike,  # [q, m]
     quantile: float = 0.85,
     how: Literal["empirical", "normal"] = "empirical",
     ddof: int = 1,
-    present: Tensor | None = None,  # [q, m]
+    present: ArrayLike | None = None,  # [q, m]
 ) -> Tensor:  # [q]
-    """A quantile of each prompt's reference rewards: from there on a response counts as good.
+    """Quantile of each prompt's reference rewards, from which on a response counts as good.
 
     "empirical" is the quantile of the references themselves, linear between neighbors (as `torch.quantile`). "normal"
-    is that of a normal distribution fitted to them, mean + Φ⁻¹(quantile) · std, which PAR's code takes (arXiv
-    2502.18770; it adds 0.00001 to the deviation, and here nothing is). An offset and positive scale of a prompt's
-    references go through; their order does not matter.
+    is that of a normal distribution fitted to them, mean + Φ⁻¹(quantile) · std (PAR's code, arXiv 2502.18770).
 
     Args:
-        reference: rewards of m references for each of q prompts [q, m].
-        quantile: above 0 and below 1. The 0.85 is the paper's for helpfulness (arXiv 2402.00742; from PAR's code, not
-            verified in the paper). For harmlessness it has the reward of a canned refusal in place of a quantile.
+        reference: rewards of m references for each of q prompts.
+        quantile: above 0 and below 1; 0.85 is that of PAR's code, for helpfulness. For harmlessness arXiv 2402.00742
+            has the reward of a canned refusal in place of a quantile.
         how: "empirical" or "normal".
         ddof: for "normal", the divisor of the variance is m - ddof, at least 1: one reference has deviation 0.
-        present: as in `preference_as_reward` [q, m].
-
-    Returns:
-        Levels [q], in the type of `reference`. A single reference, and equal ones, are their own level.
+        present: as in `preference_as_reward`.
 
     Raises:
         ConfigError: a quantile outside (0, 1), `ddof` not 0 or 1, or another `how`.
-        DataError: a number that is not finite, or a prompt without references.
-        ValueError: not [q, m], or `present` not bool [q, m].
+        DataError: a prompt without references.
     """
-    if not 0 < quantile < 1:
-        raise ConfigError(f"The quantile is {quantile}; expected a number above 0 and below 1.")
-    if ddof not in (0, 1):
-        raise ConfigError(f"ddof is {ddof}; expected 0 or 1.")
-    values, there = _references(reference, present, len(reference))
+    check_setting("quantile", quantile, above=0, below=1)
+    check_choice("ddof", ddof, (0, 1))
+    check_choice("how", how, ("empirical", "normal"))
+    values, there = _references(reference, present)
+    if not len(values):
+        return match_dtype(values.new_empty(0), reference)
     sizes = torch.full_like(values[:, 0], values.shape[1], dtype=torch.int64) if there is None else there.sum(1)
     values = (values if there is None else torch.where(there, values, torch.inf)).sort(1).values
-    if not len(values):
-        return reference.new_empty(0, dtype=torch.result_type(reference, 1.0))
     if how == "empirical":
         place = quantile * (sizes - 1).double()
         below = place.floor().long()[:, None]
         low, high = values.gather(1, below)[:, 0], values.gather(1, place.ceil().long()[:, None])[:, 0]
         level = low + (place - below[:, 0]) * (high - low)
-    elif how == "normal":
+    else:
         kept = torch.arange(values.shape[1], device=values.device) < sizes[:, None]
         lowest = values[:, :1]
-        off = torch.where(kept, values - lowest, 0.0)  # exactly 0 where all are equal
+        off = torch.where(kept, values, lowest) - lowest  # exactly 0 where all are equal
         mean = off.sum(1) / sizes
         square = torch.where(kept, off - mean[:, None], 0.0).square().sum(1) / (sizes - ddof).clamp_min(1)
-        level = lowest[:, 0] + mean + float(ndtri(quantile)) * square.sqrt()
-    else:
-        raise ConfigError(f"The level is {how!r}; expected 'empirical' or 'normal'.")
-    return level.to(torch.result_type(reference, 1.0))
+        level = lowest[:, 0] + mean + float(ndtri(quantile)) * safe_sqrt(square)
+    return match_dtype(level, reference)
 
 
-def _references(reference: Tensor, present: Tensor | None, rows: int) -> tuple[Tensor, Tensor | None]:
+@dataclass(frozen=True)
+class RunningStatistics:
+    """Mean, deviation and range of the rewards seen so far, in plain numbers, to be kept with a checkpoint.
+
+        statistics = statistics.updated(reward)  # PAR's code updates with a batch before it shapes that batch
+        shaped = running_standardized(reward, statistics)
+
+    Updates in any batches give the same up to rounding, and statistics of two parts merge to those of both (Chan et
+    al., 1979).
+
+    Attributes:
+        count: number of rewards.
+        mean: their mean.
+        squares: sum of their squared deviations from the mean.
+        lowest, highest: infinity and -infinity before any.
+    """
+
+    count: int = 0
+    mean: float = 0.0
+    squares: float = 0.0
+    lowest: float = math.inf
+    highest: float = -math.inf
+
+    def updated(self, reward: ArrayLike) -> RunningStatistics:  # [n]
+        """The statistics with these rewards as well; the same where there are none."""
+        values = check_finite(reward, "rewards [n]").detach()
+        if not len(values):
+            return self
+        lowest, highest = float(values.min()), float(values.max())
+        off = values - lowest  # exactly 0 where all are equal
+        mean = float(off.mean())
+        squares = float((off - mean).square().sum())
+        return self.merged(RunningStatistics(len(values), lowest + mean, squares, lowest, highest))
+
+    def merged(self, other: RunningStatistics) -> RunningStatistics:
+        """The statistics of both."""
+        if not self.count or not other.count:
+            return self if self.count else other
+        count = self.count + other.count
+        apart = other.mean - self.mean
+        return RunningStatistics(
+            count,
+            self.mean + apart * (other.count / count),
+            self.squares + other.squares + apart * apart * (self.count * other.count / count),
+            min(self.lowest, other.lowest),
+            max(self.highest, other.highest),
+        )
+
+    def std(self, ddof: int = 0) -> float:
+        """Standard deviation, divisor count - ddof; DataError if nothing has been seen."""
+        check_choice("ddof", ddof, (0, 1))
+        return math.sqrt(_seen(self).squares / max(self.count - ddof, 1))
+
+
+def running_standardized(reward: ArrayLike, statistics: RunningStatistics, ddof: int = 0) -> Tensor:  # [n] -> [n]
+    """Standardized by running statistics: (r - mean) / std; centered only while all rewards seen were equal."""
+    values, std = check_finite(reward, "rewards [n]"), statistics.std(ddof)
+    return match_dtype((values - statistics.mean) / (std or 1.0), reward)
+
+
+def running_clipped(
+    reward: ArrayLike, statistics: RunningStatistics, width: float = 1.0, ddof: int = 0
+) -> Tensor:  # [n] -> [n]
+    """Clipped to within `width` (above 0) standard deviations of the mean: min(max(r, mean - w · std), mean + w · std).
+
+    While all rewards seen were equal every reward becomes that one.
+    """
+    check_setting("width", width, above=0)
+    values, reach = check_finite(reward, "rewards [n]"), width * statistics.std(ddof)
+    return match_dtype(values.clamp(statistics.mean - reach, statistics.mean + reach), reward)
+
+
+def running_min_max(reward: ArrayLike, statistics: RunningStatistics) -> Tensor:  # [n] -> [n]
+    """From 0 at the lowest reward seen to 1 at the highest; 0.5 while all were equal (PAR's code divides by 0).
+
+    Rewards beyond what the statistics have seen get less than 0 or more than 1. A single reward far out squeezes all
+    others for good.
+    """
+    values = check_finite(reward, "rewards [n]")
+    reach = _seen(statistics).highest - statistics.lowest
+    shaped = (values - statistics.lowest) / reach if reach > 0 else torch.full_like(values, 0.5)
+    return match_dtype(shaped, reward)
+
+
+def _seen(statistics: RunningStatistics) -> RunningStatistics:
+    if not statistics.count:
+        raise DataError("The running statistics have seen no reward. Update them with the first batch before its use.")
+    return statistics
+
+
+def _references(
+    reference: ArrayLike, present: ArrayLike | None, device: torch.device | None = None, rows: int | None = None
+) -> tuple[Tensor, Tensor | None]:
     """References in float64, 0 where there are none [n, m], and which there are [n, m]; None: all."""
-    if reference.dim() != 2 or len(reference) != rows:
-        raise ValueError(f"expected references [n, m] for {rows} rows, got {tuple(reference.shape)}")
-    if present is not None and (present.shape != reference.shape or present.dtype != torch.bool):
-        raise ValueError(
-            f"expected the references there are as bool {tuple(reference.shape)}, got {present.dtype} "
-            f"{tuple(present.shape)}"
-        )
-    none = torch.full((rows,), not reference.shape[1]) if present is None else ~present.any(1)
-    if bool(none.any()):
+    known = as_tensor(reference, "rewards of references", device)
+    if known.dim() != 2 or len(known) != (len(known) if rows is None else rows):
+        raise ValueError(f"expected references [n, m] for {rows} rows, got {tuple(known.shape)}")
+    n, m = known.shape
+    there = None if present is None else check_mask(present, "present [n, m]", known.device, n=n, m=m)
+    without = n if not m else 0
+    first = 0
+    if there is not None and m:
+        none = ~there.any(1)
+        without = int(none.sum())
+        first = int(none.nonzero()[0, 0]) if without else 0
+    if without:
         raise DataError(
-            f"{int(none.sum())} of {rows} rows are without references, the first at index {int(none.nonzero()[0, 0])}. "
-            "Every row needs at least one: sample a response to its prompt, or leave it out."
+            f"{without} of {n} rows are without references, the first at index {first}. Every row needs at least one: "
+            "sample a response to its prompt, or leave it out."
         )
-    there = reference if present is None else torch.where(present, reference, torch.zeros_like(reference))
-    return check_finite(there, "rewards of references", 2), present
+    return check_finite(known if there is None else torch.where(there, known, 0), "rewards of references [n, m]"), there
 
 
 def _mean(values: Tensor, there: Tensor | None) -> Tensor:  # [n, m], [n, m] -> [n]

@@ -1,112 +1,239 @@
-"""Rewards of steps, bounded so that repeating steps that look good does not pay.
+"""Rewards of the steps of a response, of its checks, and advantages scaled by how hard a prompt is.
 
-Gao et al., "On Designing Effective RL Reward at Training Time for LLM Reasoning" (arXiv 2410.15115). A process reward
-model gives each step a score q_k, that of the response up to there; the sum of plain scores grows with every step.
+Numbers that are not finite are a DataError, other shapes a ValueError; results have the first argument's float type.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
-from ebrm.errors import ConfigError
+from ebrm.errors import DataError
 from ebrm.groups import Groups
-from ebrm.utils.validation import check_finite
+from ebrm.utils.validation import ArrayLike, as_tensor, check_finite, check_mask, check_setting, match_dtype
 
 
-def process_clip(score: Tensor, threshold: float) -> Tensor:  # [n] -> [n]
-    """What a step falls short of a threshold: r_k = min(q_k - η, 0).
+def process_clip(score: ArrayLike, threshold: float) -> Tensor:  # [n] -> [n]
+    """Clip: what a step's score falls short of a threshold, r_k = min(q_k - η, 0) (arXiv 2410.15115).
 
-    Never above 0, so that no step that is added raises a response's return; steps above the threshold are all equal.
-    Adding a number to scores and threshold changes nothing; a positive scale of both goes through.
-
-    Args:
-        score: scores of steps [n].
-        threshold: η, in the score's unit. It has no default: it is chosen for each process reward model.
-
-    Returns:
-        Rewards of the steps [n], in the type of `score`.
-
-    Raises:
-        ConfigError: a threshold that is not finite.
-        DataError: a score that is not finite.
-        ValueError: not [n].
+    Never above 0, so that no added step raises a response's return. η, in the score's unit, has no default: it is
+    chosen for each process reward model.
     """
-    if not math.isfinite(threshold):
-        raise ConfigError(f"The threshold of step scores is {threshold}; expected a finite number.")
-    return (check_finite(score, "step scores") - threshold).clamp_max(0).to(torch.result_type(score, 1.0))
+    check_setting("threshold", threshold)
+    return match_dtype((check_finite(score, "step scores [n]") - threshold).clamp_max(0), score)
 
 
-def process_delta(score: Tensor, groups: Groups) -> Tensor:  # [n] -> [n]
-    """How much a step's score is above the next one's.
+def process_delta(score: ArrayLike, groups: Groups) -> Tensor:  # [n] -> [n]
+    """Delta: how much a step's score is above the next one's (arXiv 2410.15115).
 
     Of the K steps of a response
 
         r_k = q_k - q_{k+1} for k < K - 1,  r_{K-1} = q_{K-1},  r_K = 0.
 
-    The last step is left to the reward for success. Rewards from a step k < K to the end add up to q_k: a response gets
-    its first score, however many steps follow, and one step repeated adds nothing. Adding a number to all scores of a
-    response adds it to the reward of step K - 1 alone; a positive scale goes through.
-
-    The paper's combination of both is `process_delta(process_clip(score, threshold), groups)`.
+    The last step is left to the reward for success. A response gets its first score in all, however many steps follow,
+    and one step repeated adds nothing. The paper combines both: `process_delta(process_clip(score, η), groups)`.
 
     Args:
-        score: scores of all steps, the steps of a response in their order (other rows may stand between) [n].
-        groups: the response that each step belongs to, of n rows.
-
-    Returns:
-        Rewards of the steps [n], in the type of `score`. A response of a single step has 0.
-
-    Raises:
-        DataError: a score that is not finite.
-        ValueError: not one score for each row of the groups.
+        score: scores of all steps, the steps of a response in their order (other rows may stand between).
+        groups: the response that each step belongs to.
     """
-    scores = _checked(score, groups)
-    order = groups.index.int().sort(stable=True).indices  # response by response, steps in their order
+    scores = check_finite(score, "step scores [n]", n=len(groups))
+    groups = groups.to(scores.device)
+    order = groups.order
     ordered, response = scores[order], groups.index[order]
-    follows = torch.zeros_like(response, dtype=torch.bool)  # whether the step k + 1 is of the same response
-    follows[:-1] = response[1:] == response[:-1]
-    later = torch.zeros_like(ordered)  # q_{k+1}, unless that is the last step
-    later[:-1] = torch.where(follows[1:], ordered[1:], 0.0)
-    result = torch.empty_like(scores)
-    result[order] = torch.where(follows, ordered - later, 0.0)
-    return result.to(torch.result_type(score, 1.0))
+    none = torch.zeros_like(response[:1], dtype=torch.bool)
+    follows = torch.cat([response[1:] == response[:-1], none])  # whether the step k + 1 is of the same response
+    later = torch.cat([torch.where(follows[1:], ordered[1:], 0.0), ordered.new_zeros(len(none))])
+    result = torch.where(follows, ordered - later, 0.0)
+    return match_dtype(torch.zeros_like(result).index_put((order,), result), score)
 
 
 def process_return(
-    reward: Tensor,  # [n]
+    reward: ArrayLike,  # [n]
     groups: Groups,  # of n rows, count responses
-    success: Tensor,  # [count]
+    success: ArrayLike,  # [count]
     weight: float = 1.0,
 ) -> Tensor:  # [count]
-    """A response's reward for success and for its steps: R = success + α Σ_k r_k (less the KL penalty, if any).
+    """Return of a response: R = success + α Σ_k r_k, less the KL penalty, if any (arXiv 2410.15115).
 
     Args:
-        reward: rewards of steps, such as those of `process_clip` or `process_delta` [n].
+        reward: rewards of steps, such as those of `process_clip` or `process_delta`.
         groups: the response that each step belongs to.
-        success: the reward for success of each response, such as 0 or 1 [count].
-        weight: α, 0 or more. The paper's value could not be verified; 1 is ours.
+        success: the reward for success of each response, such as 0 or 1.
+        weight: α, 0 or more; the default is ours.
+    """
+    check_setting("weight", weight, at_least=0)
+    rewards = check_finite(reward, "rewards of steps [n]", n=len(groups))
+    succeeded = check_finite(success, "rewards for success [count]", device=rewards.device, count=groups.count)
+    return match_dtype(succeeded + weight * groups.sum(rewards), reward)
+
+
+def difficulty_weighted_checks(
+    passed: ArrayLike,  # bool [n, t]
+    groups: Groups,  # of n rows, q prompts
+    weight: Callable[[Tensor], Tensor] | None = None,  # [q, t] -> [q, t]
+    smoothing: float = 0.01,
+    present: ArrayLike | None = None,  # bool [q, t]
+) -> Tensor:  # [n]
+    """Share of the checks (unit tests, rubric items) that a response passes, hard checks weighing more.
+
+        ρ_j = share of the prompt's responses that pass check j
+        w_j = (1 - ρ_j + δ) / Σ_j' (1 - ρ_j' + δ)
+        R_i = 1 if response i passes all checks, and Σ_j w_j P_ij otherwise
+
+    Weights by the pass rates of the group at hand are the idea of VeRPO (arXiv 2601.03525); the map from ρ to w, its
+    scale and the last line are ours. Weights depend on the other responses; with weights held fixed R rises with every
+    check that is passed.
+
+    Args:
+        passed: P, which checks each response passes.
+        groups: the prompt of each response. Its checks are its own: column j need not be the same for two prompts.
+        weight: another map from pass rates to weights, 0 or more (rates are NaN for prompts without responses, which
+            are not looked at); they are scaled to sum 1.
+        smoothing: δ of the weights above, 0 or more: a check that all pass keeps a little weight.
+        present: which checks each prompt has, where they differ; the others are not looked at. None: all.
 
     Returns:
-        R [count], in the type of `reward`. A response without steps has its reward for success.
+        R [n], from 0 (nothing passed) to 1, in the default type.
 
     Raises:
-        ConfigError: a weight below 0 or not finite.
-        DataError: a number that is not finite.
-        ValueError: not one reward for each row of the groups, or not one success for each response.
+        DataError: a prompt that has responses but no checks, or weights that are negative, not finite, or all 0 where a
+            response of the prompt fails a check.
     """
-    if not (math.isfinite(weight) and weight >= 0):
-        raise ConfigError(f"The weight of the steps is {weight}; expected a finite number of at least 0.")
-    rewards, succeeded = _checked(reward, groups), check_finite(success, "rewards for success")
-    if len(succeeded) != groups.count:
-        raise ValueError(f"{len(succeeded)} rewards for success, and {groups.count} responses in groups")
-    return (succeeded + weight * groups.sum(rewards)).to(torch.result_type(reward, 1.0))
+    check_setting("smoothing", smoothing, at_least=0)
+    counts = check_mask(passed, "passed [n, t]", n=len(groups))
+    groups = groups.to(counts.device)
+    q, t = groups.count, counts.shape[1]
+    there = torch.ones(q, t, dtype=torch.bool, device=counts.device)
+    if present is not None:
+        there = check_mask(present, "present [q, t]", counts.device, q=q, t=t)
+        counts = counts & there[groups.index]
+    responses = groups.sizes > 0
+    without = responses & ~there.any(1)
+    if bool(without.any()):
+        raise DataError(
+            f"{int(without.sum())} of {int(responses.sum())} prompts with responses have no checks, the first prompt "
+            f"{int(without.nonzero()[0, 0])}. Leave them out."
+        )
+    share = torch.zeros(q, t, dtype=torch.float64, device=counts.device)
+    share = share.index_add_(0, groups.index, counts.double()) / groups.sizes[:, None]
+    raw = 1 - share + smoothing if weight is None else weight(share)
+    if raw.shape != share.shape:
+        raise ValueError(f"expected weights {tuple(share.shape)}, got {tuple(raw.shape)}")
+    weights = check_finite(torch.where(there & responses[:, None], raw, 0.0), "weights of checks [q, t]")
+    if bool((weights < 0).any()):
+        row, column = (weights < 0).nonzero()[0].tolist()
+        raise DataError(f"The weight of check {column} of prompt {row} is {float(weights[row, column]):g}, below 0.")
+    total = weights.sum(1)
+    everything = counts.sum(1) == groups.spread(there.sum(1))
+    nothing = groups.spread(total == 0) & ~everything
+    if bool(nothing.any()):
+        raise DataError(
+            f"All checks of prompt {int(groups.index[nothing][0])} have weight 0, though some are failed. Give every "
+            "check that some response fails a weight above 0."
+        )
+    weights = weights / torch.where(total > 0, total, 1.0)[:, None]
+    dense = torch.where(counts, weights[groups.index], 0.0).sum(1).clamp_max(1.0)
+    return torch.where(everything, 1.0, dense).to(torch.get_default_dtype())
 
 
-def _checked(score: Tensor, groups: Groups) -> Tensor:
-    scores = check_finite(score, "step scores")
-    if len(scores) != len(groups):
-        raise ValueError(f"{len(scores)} steps, and {len(groups)} rows in groups")
-    return scores
+def separability(
+    demonstration: ArrayLike,  # [q, s, d]
+    response: ArrayLike,  # [q, t, d]
+    demonstration_present: ArrayLike | None = None,  # bool [q, s]
+    response_present: ArrayLike | None = None,  # bool [q, t]
+) -> Tensor:  # [q]
+    """Unlikeness of a demonstration and a response: δ = 1 - mean_k max_l cos(demonstration_k, response_l).
+
+    The hardness of the data of DR-IRL (arXiv 2503.18991); called separability here, as unlike texts are easy to tell
+    apart. For each sentence k of the demonstration the most similar sentence l of the response counts.
+
+    Args:
+        demonstration, response: embeddings of the sentences of q demonstrations, and of as many responses of the
+            policy, by any encoder of sentences.
+        demonstration_present, response_present: which sentences there are; the others are not looked at. None: all.
+
+    Returns:
+        δ, from 0 (every sentence is in the response as well) to 2.
+
+    Raises:
+        DataError: an embedding of length 0, or a text without sentences.
+    """
+    first, there = _sentences(demonstration, demonstration_present, "demonstrations")
+    second, present = _sentences(response, response_present, "responses", first.device)
+    if len(first) != len(second) or first.shape[2] != second.shape[2]:
+        raise ValueError(f"expected [q, s, d] and [q, t, d], got {tuple(first.shape)} and {tuple(second.shape)}")
+    if not len(first):
+        return match_dtype(first.new_empty(0), demonstration)
+    cosine = (first @ second.transpose(1, 2)).masked_fill(~present[:, None, :], -torch.inf)
+    nearest = torch.where(there, cosine.amax(2), 0.0).sum(1) / there.sum(1)
+    return match_dtype((1 - nearest).clamp(0, 2), demonstration)
+
+
+def hardness_scale(separability: ArrayLike, responsiveness: ArrayLike | None = None) -> Tensor:  # [q], [q] -> [q]
+    """Dynamic scale of a prompt's advantages: α_i = σ(δ_i) / σ(mean δ) · σ(g_i) / σ(mean g) (arXiv 2503.18991).
+
+    A prompt at both means has α = 1. The means are over the prompts given, so α depends on which come together. The
+    paper leaves outliers out of the mean of g; here nothing is left out: clamp g before.
+
+    Args:
+        separability: δ of q prompts, see `separability`.
+        responsiveness: g, r(demonstration) - the prompt's mean reward; None: the first factor alone.
+    """
+    result = _against_mean(check_finite(separability, "separability [q]"))
+    if responsiveness is not None:
+        known = check_finite(responsiveness, "responsiveness [q]", device=result.device, q=len(result))
+        result = result + _against_mean(known)
+    return match_dtype(result.exp(), separability)
+
+
+def hardness_scaled_advantage(advantage: ArrayLike, scale: ArrayLike, groups: Groups) -> Tensor:  # [n], [q] -> [n]
+    """Advantages of each prompt times its scale, A'_i = α_q A_i: with `group_advantage` those of DR-IRL (GRPO-S).
+
+    Args:
+        advantage: advantages.
+        scale: α of each of q prompts, see `hardness_scale`.
+        groups: the prompt of each row.
+    """
+    values = check_finite(advantage, "advantages [n]", n=len(groups))
+    scales = check_finite(scale, "scales [q]", device=values.device, q=groups.count)
+    return match_dtype(values * groups.spread(scales), advantage)
+
+
+def _against_mean(values: Tensor) -> Tensor:
+    """Log of σ(x) / σ(mean x)."""
+    if not len(values):
+        return values
+    off = values - values[0]  # so that equal ones are their own mean, exactly
+    return logsigmoid(values) - logsigmoid(values[0] + off.mean())
+
+
+def _sentences(
+    embedding: ArrayLike, present: ArrayLike | None, what: str, device: torch.device | None = None
+) -> tuple[Tensor, Tensor]:
+    """Embeddings of length 1, 0 where there are none [q, s, d], and which there are [q, s]."""
+    known = as_tensor(embedding, f"embeddings of {what}", device)
+    if known.dim() != 3:
+        raise ValueError(f"expected embeddings of {what} [q, s, d], got {tuple(known.shape)}")
+    q, s, _ = known.shape
+    there = torch.ones(q, s, dtype=torch.bool, device=known.device)
+    if present is not None:
+        there = check_mask(present, f"sentences of {what} [q, s]", known.device, q=q, s=s)
+    without = ~there.any(1)
+    if bool(without.any()):
+        raise DataError(
+            f"{int(without.sum())} of {q} {what} are without sentences, the first at index "
+            f"{int(without.nonzero()[0, 0])}. Leave those prompts out."
+        )
+    values = check_finite(torch.where(there[..., None], known, 0), f"embeddings of {what} [q, s, d]")
+    length = torch.linalg.vector_norm(values, dim=2, keepdim=True)
+    none = there & (length[..., 0] == 0)
+    if bool(none.any()):
+        raise DataError(
+            f"{int(none.sum())} embeddings of {what} are 0 and have no direction, the first at index "
+            f"{tuple(none.nonzero()[0].tolist())}. Leave those sentences out."
+        )
+    return values / torch.where(there[..., None], length, 1.0), there

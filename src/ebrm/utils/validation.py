@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ebrm.errors import DataError
+from ebrm.errors import ConfigError, DataError
 
 #: Numbers as a tensor, a NumPy array or a (nested) list.
 ArrayLike = Tensor | np.ndarray | Sequence[Any]
@@ -42,45 +45,58 @@ def as_tensor(values: ArrayLike, what: str, device: torch.device | str | None = 
     return torch.from_numpy(array).to(device) if device is not None else torch.from_numpy(array)
 
 
-def check_finite(values: ArrayLike, what: str, dims: int = 1) -> Tensor:
-    """`values` in float64, if all of them are finite numbers.
+def check_finite(
+    values: ArrayLike,
+    what: str,
+    dims: int | None = None,
+    *,
+    device: torch.device | str | None = None,
+    nonempty: bool = False,
+    **sizes: int,
+) -> Tensor:
+    """`values` in float64, if all of them are finite numbers and their shape is the one in `what`.
 
     Args:
-        values: a tensor, array or list of any number type, of `dims` dimensions.
-        what: what one of them is called, for messages ("reward").
-        dims: the number of dimensions they must have.
+        values: a tensor, array or list of any number type.
+        what: what one of them is called, for messages, with the shape it must have ("rewards [n, a]").
+        dims: the number of dimensions, where `what` has no shape; None: 1.
+        device: where the tensor shall be; None: where it is.
+        nonempty: refuse a tensor without numbers.
+        sizes: the length that a dimension of `what` must have (`n=len(rewards)`).
 
     Raises:
         DataError: a NaN or an infinity; the message counts them and has the index of the first.
-        ValueError: another number of dimensions.
+        TypeError: not numbers.
+        ValueError: another shape.
     """
-    values = as_tensor(values, what)
-    if values.dim() != dims:
-        raise ValueError(f"{what}: expected a tensor of {dims} dimensions, got the shape {tuple(values.shape)}")
-    bad = ~torch.isfinite(values)
+    tensor = as_tensor(values, what, device)
+    _check_shape(tensor, what, dims, nonempty, sizes)
+    bad = ~torch.isfinite(tensor)
     if bool(bad.any()):
         place, where = _first(bad)
         raise DataError(
-            f"{int(bad.sum())} of {values.numel()} numbers ({what}) are not finite, the first at index {where}: "
-            f"{float(values[place])}. Find out why, or leave those rows out."
+            f"{int(bad.sum())} of {tensor.numel()} numbers ({what}) are not finite, the first at index {where}: "
+            f"{float(tensor[place])}. Find out why, or leave those rows out."
         )
-    return values.double()
+    return tensor.double()
 
 
-def check_range(values: ArrayLike, low: float, high: float, what: str, dims: int = 1) -> Tensor:
-    """`values` in float64, if all of them are finite and from `low` to `high`.
+def check_range(
+    values: ArrayLike,
+    low: float,
+    high: float,
+    what: str,
+    dims: int | None = None,
+    *,
+    device: torch.device | str | None = None,
+    nonempty: bool = False,
+    **sizes: int,
+) -> Tensor:
+    """`values` in float64, if all of them are finite and from `low` to `high` (which may be infinite).
 
-    Args:
-        values: a tensor, array or list of any number type, of `dims` dimensions.
-        low, high: the least and the highest that is allowed; the highest may be infinite.
-        what: what one of them is called, for messages ("standard deviation").
-        dims: the number of dimensions they must have.
-
-    Raises:
-        DataError: a number that is not finite or is outside; the message counts them and has the index of the first.
-        ValueError: another number of dimensions.
+    The other arguments and errors are those of `check_finite`; a number outside is a DataError, too.
     """
-    numbers = check_finite(values, what, dims)
+    numbers = check_finite(values, what, dims, device=device, nonempty=nonempty, **sizes)
     bad = (numbers < low) | (numbers > high)
     if bool(bad.any()):
         place, where = _first(bad)
@@ -93,7 +109,55 @@ def check_range(values: ArrayLike, low: float, high: float, what: str, dims: int
     return numbers
 
 
-def unit_vectors(embedding: ArrayLike, what: str) -> Tensor:  # [n, d] -> [n, d]
+def check_mask(values: ArrayLike, what: str, device: torch.device | str | None = None, **sizes: int) -> Tensor:
+    """`values` as a bool tensor of the shape in `what`; TypeError for numbers, ValueError for another shape."""
+    mask = as_tensor(values, what, device)
+    if mask.dtype != torch.bool:
+        raise TypeError(f"{what}: expected bool, got {mask.dtype}")
+    _check_shape(mask, what, None, False, sizes)
+    return mask
+
+
+def check_setting(
+    name: str,
+    value: float,
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+) -> None:
+    """Raise ConfigError, naming the argument, unless `value` is a finite number within these bounds."""
+    bounds = {"of at least": at_least, "above": above, "at most": at_most, "below": below}
+    met = (
+        math.isfinite(value)
+        and (at_least is None or value >= at_least)
+        and (above is None or value > above)
+        and (at_most is None or value <= at_most)
+        and (below is None or value < below)
+    )
+    if not met:
+        expected = " and ".join(f"{words} {bound:g}" for words, bound in bounds.items() if bound is not None)
+        raise ConfigError(f"`{name}` is {value}; expected a finite number {expected}.".replace(" .", "."))
+
+
+def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
+    """Raise ConfigError, naming the argument, unless `value` is one of `choices`."""
+    if value not in choices:
+        raise ConfigError(f"`{name}` is {value!r}; expected one of {', '.join(map(repr, choices))}.")
+
+
+def match_dtype(result: Tensor, *values: ArrayLike) -> Tensor:
+    """`result` in the common float type of the inputs it was computed of (of whole numbers: the default type)."""
+    kind = functools.reduce(torch.promote_types, (as_tensor(value, "values").dtype for value in values))
+    return result.to(kind if kind.is_floating_point else torch.get_default_dtype())
+
+
+def unit_vectors(
+    embedding: ArrayLike,  # [n, d]
+    what: str,
+    device: torch.device | str | None = None,
+) -> Tensor:  # [n, d]
     """Embeddings brought to length 1, in float64: their products are cosines.
 
     Args:
@@ -104,7 +168,7 @@ def unit_vectors(embedding: ArrayLike, what: str) -> Tensor:  # [n, d] -> [n, d]
         DataError: a number that is not finite, or an embedding of zeros, which has no direction (its index is named).
         ValueError: not [n, d].
     """
-    numbers = check_finite(embedding, f"{what} [rows, d]", 2)
+    numbers = check_finite(embedding, f"{what} [rows, d]", device=device)
     nothing = (numbers == 0).all(1)
     if bool(nothing.any()):
         raise DataError(
@@ -120,6 +184,20 @@ def check_same_shape(**tensors: Tensor) -> None:
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if len(set(shapes.values())) > 1:
         raise ValueError("expected tensors of one shape, got " + ", ".join(f"{n} {s}" for n, s in shapes.items()))
+
+
+def _check_shape(tensor: Tensor, what: str, dims: int | None, nonempty: bool, sizes: dict[str, int]) -> None:
+    named = re.search(r"\[([^\]]*)\]", what)
+    names = [name.strip() for name in named[1].split(",") if name.strip()] if named else []
+    count = dims if dims is not None else len(names) if named else 1
+    if tensor.dim() != count:
+        raise ValueError(f"{what}: expected a tensor of {count} dimensions, got the shape {tuple(tensor.shape)}")
+    wanted = {name: size for name, size in zip(names, tensor.shape, strict=False) if sizes.get(name, size) != size}
+    if wanted:
+        expected = " and ".join(f"{name} = {sizes[name]}" for name in wanted)
+        raise ValueError(f"{what}: expected {expected}, got the shape {tuple(tensor.shape)}")
+    if nonempty and not tensor.numel():
+        raise ValueError(f"{what}: expected at least one number, got the shape {tuple(tensor.shape)}")
 
 
 def _first(bad: Tensor) -> tuple[tuple[int, ...], str]:

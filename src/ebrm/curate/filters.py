@@ -1,0 +1,226 @@
+"""Filters: which pairs to keep or flip, by the frozen RM, several models, or judges; and which prompts are hard."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ebrm.errors import ConfigError
+from ebrm.pairs import CurationReport, PreferencePairs
+from ebrm.utils.validation import ArrayLike, check_finite, check_range, check_setting
+
+
+@dataclass(frozen=True)
+class ConflictCount:
+    """Counts of a group of pairs; margins are mean |r0(chosen) - r0(rejected)|, None where there are none."""
+
+    kept: int
+    dropped: int
+    tied: int
+    kept_margin: float | None
+    dropped_margin: float | None
+
+    @property
+    def kept_fraction(self) -> float:
+        """Kept pairs over all pairs of the group."""
+        return self.kept / max(self.kept + self.dropped + self.tied, 1)
+
+    @property
+    def dropped_fraction(self) -> float:
+        """Pairs whose label the RM contradicts over all pairs of the group."""
+        return self.dropped / max(self.kept + self.dropped + self.tied, 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, for JSON and the report."""
+        return {**vars(self), "kept_fraction": self.kept_fraction}
+
+
+@dataclass(frozen=True)
+class ConflictReport:
+    """Which pairs are kept, and how many by source and category.
+
+    Attributes:
+        keep: bool [p].
+        overall: counts over all pairs. Dropped: the RM prefers the rejected side; tied: equal rewards (also not kept).
+        by_source, by_category: counts a group, in alphabetical order; pairs without one are under "-".
+    """
+
+    keep: Tensor
+    overall: ConflictCount
+    by_source: dict[str, ConflictCount]
+    by_category: dict[str, ConflictCount]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, for JSON and the report; without the mask."""
+        return {
+            **self.overall.to_dict(),
+            "by_source": {name: count.to_dict() for name, count in self.by_source.items()},
+            "by_category": {name: count.to_dict() for name, count in self.by_category.items()},
+        }
+
+    def summary(self, filtered: bool = True) -> str:
+        """One sentence for people; `filtered`: whether pairs are left out accordingly, or only counted."""
+        o = self.overall
+        total = o.kept + o.dropped + o.tied
+        if not filtered:
+            return (
+                f"The base RM contradicts the labels of {o.dropped:,} of {total:,} pairs "
+                f"({100 * o.dropped_fraction:.1f}%) and ties on {o.tied:,}; all are used."
+            )
+        margins = ""
+        if o.kept_margin is not None and o.dropped_margin is not None:
+            margins = f"; mean margin {o.kept_margin:.3g} where kept, {o.dropped_margin:.3g} where dropped"
+        return (
+            f"Conflict filter: kept {o.kept:,} of {total:,} pairs ({100 * o.kept_fraction:.1f}%), dropped "
+            f"{o.dropped:,} whose label the base RM contradicts and {o.tied:,} ties{margins}."
+        )
+
+
+def filter_conflicts(
+    pairs: PreferencePairs,
+    reward: ArrayLike,  # [n]
+) -> tuple[PreferencePairs, ConflictReport]:
+    """Conflict-aware filter: keep the pairs with r0(chosen) > r0(rejected) (arXiv 2504.13134, section 3.1).
+
+    Args:
+        pairs: p of them.
+        reward: the frozen RM's rewards of the rows, finite.
+
+    Returns:
+        The pairs whose label the RM agrees with; and the report, with counts by `source` and `category`.
+    """
+    margin = pairs.difference(reward)
+    kept, _ = pairs.after("conflict filter", keep=margin > 0)
+    groups = {}
+    for name in ("source", "category"):
+        labels = np.array([label or "-" for label in getattr(pairs, name)], dtype=object)
+        of = {label: torch.from_numpy(labels == label).to(margin.device) for label in sorted(set(labels))}
+        groups[name] = {label: _count(margin[which]) for label, which in of.items()}
+    return kept, ConflictReport(margin > 0, _count(margin), groups["source"], groups["category"])
+
+
+def dual_consistency(
+    pairs: PreferencePairs,
+    best: ArrayLike,  # [p]
+    gold: ArrayLike,  # [p]
+    threshold: float = 0.5,
+) -> tuple[PreferencePairs, PreferencePairs, CurationReport]:
+    """Keep a pair that two reward models agree with, flip one that both reject, and hand back the others.
+
+        keep where p_best > t and p_gold > t;  flip where p_best < 1 - t and p_gold < 1 - t
+
+    Stage two of Skywork-Reward-V2 (arXiv 2507.01352), with p = σ(r(chosen) - r(rejected)): `best` is the best model so
+    far, `gold` one that was fitted to verified labels only. There a language model labels the disputed pairs anew;
+    here they come back for the caller to do so.
+
+    Args:
+        pairs: p of them.
+        best, gold: each model's probability that the chosen side is better: `pairs.difference(reward).sigmoid()`.
+        threshold: t, from 0.5 (the paper's) to below 1. Above 0.5 (ours) a pair that both models are unsure of is
+            disputed too. A probability of just 0.5 is no agreement.
+
+    Returns:
+        The pairs that are kept or flipped; the disputed ones, as they were; the report of the first, which counts the
+        second as dropped.
+    """
+    check_setting("threshold", threshold, at_least=0.5, below=1)
+    one = check_range(best, 0, 1, "probability by the best model [p]", device=pairs.device, p=len(pairs))
+    two = check_range(gold, 0, 1, "probability by the gold model [p]", device=pairs.device, p=len(pairs))
+    keep = (one > threshold) & (two > threshold)
+    flip = (one < 1 - threshold) & (two < 1 - threshold)
+    disputed = ~(keep | flip)
+    agreed, report = pairs.after(
+        "dual consistency", keep=~disputed, flip=flip, numbers={"disputed": float(disputed.sum())}
+    )
+    return agreed, pairs.select(disputed), report
+
+
+def consensus(
+    pairs: PreferencePairs,
+    probability: ArrayLike,  # [k, p]
+    confidence: float = 0.5,
+    soft: bool = False,
+) -> tuple[PreferencePairs, CurationReport]:
+    """Keep the pairs on which all k models prefer the same side, with that side as the chosen one.
+
+        keep where all p_k > 1/2 or all p_k < 1/2, and min_k max(p_k, 1 - p_k) ≥ confidence
+
+    The filter of self-consistent internal rewards (arXiv 2502.08922), for any models; `confidence` and the soft label
+    are ours. A model that is at just 1/2 prefers neither side, so the pair goes.
+
+    Args:
+        pairs: p of them.
+        probability: P(chosen is better) of each model, k of at least 1.
+        confidence: the least probability that each model has to give the preferred side, from 0.5 to 1.
+        soft: whether the label becomes the mean probability of the preferred side; else it stays as it is.
+    """
+    check_setting("confidence", confidence, at_least=0.5, at_most=1)
+    known = check_range(probability, 0, 1, "probability [k, p]", device=pairs.device, p=len(pairs))
+    _some_voters(known)
+    first, second = (known > 0.5).all(0), (known < 0.5).all(0)
+    sure = (torch.maximum(known, 1 - known) >= confidence).all(0)
+    mean = torch.where(second, 1 - known, known).mean(0).clamp(0, 1)
+    return pairs.after(
+        "consensus",
+        keep=(first | second) & sure,
+        flip=second,
+        label=mean if soft else None,
+        numbers={"models": len(known)},
+    )
+
+
+def judge_agreement(
+    pairs: PreferencePairs,
+    score: ArrayLike,  # [k, p, 2]
+    least: int | None = None,
+) -> tuple[PreferencePairs, CurationReport]:
+    """Keep the pairs on which enough judges score the same side higher, with that side as the chosen one.
+
+    With all judges the filter of RAG-RewardBench (arXiv 2412.13746): +, +, +, - goes. A judge that scores both sides
+    alike agrees with neither.
+
+    Args:
+        pairs: p of them.
+        score: each judge's scores of both sides, chosen first, in its own unit.
+        least: how many of the k judges have to agree, more than half; None: all of them.
+    """
+    known = check_finite(score, "score of a judge [k, p, sides]", device=pairs.device, p=len(pairs), sides=2)
+    _some_voters(known)
+    needed = len(known) if least is None else least
+    if not len(known) < 2 * needed <= 2 * len(known):
+        raise ConfigError(
+            f"`least` is {needed} for {len(known)} judges; expected more than half of them, and at most all."
+        )
+    first = (known[:, :, 0] > known[:, :, 1]).sum(0) >= needed
+    second = (known[:, :, 0] < known[:, :, 1]).sum(0) >= needed
+    return pairs.after("judge agreement", keep=first | second, flip=second, numbers={"judges": len(known)})
+
+
+def hard_subset(reward: ArrayLike, count: int) -> Tensor:  # [n] -> [q]
+    """Hard prompts (BLEUBERI, arXiv 2505.11080): places of the `count` (0 or more) lowest rewards, ascending.
+
+    Of one answer to each of n prompts, or a prompt's mean (`Groups.mean`). Of equal rewards the earlier come first; all
+    places if there are fewer than `count`. The paper keeps 5,000 of 50,000.
+    """
+    check_setting("count", count, at_least=0)
+    return check_finite(reward, "reward [n]").sort(stable=True).indices[:count].sort().values
+
+
+def _some_voters(votes: Tensor) -> None:
+    if not len(votes):
+        raise ConfigError("Agreement of no voters; expected at least 1.")
+
+
+def _count(margin: Tensor) -> ConflictCount:
+    kept, dropped = margin[margin > 0], margin[margin < 0]
+    return ConflictCount(
+        kept=len(kept),
+        dropped=len(dropped),
+        tied=len(margin) - len(kept) - len(dropped),
+        kept_margin=float(kept.mean()) if len(kept) else None,
+        dropped_margin=float(-dropped.mean()) if len(dropped) else None,
+    )
