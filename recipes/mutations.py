@@ -707,9 +707,9 @@ MUTATIONS = [
         "pair swapped",
     ),
     # benchmarks
-    M("benchmarks/rules.py", "(lowest > highest)", "(lowest >= highest)", "a tie is right"),
+    M("benchmarks/benchmark.py", "(lowest > highest)", "(lowest >= highest)", "a tie is right"),
     M(
-        "benchmarks/rules.py",
+        "benchmarks/benchmark.py",
         "1.0 / binom(a + b, a)",
         "a / (a + b)",
         "ties of several right ones shared wrongly",

@@ -1,5 +1,9 @@
+"""Finding and reading a benchmark's rows, their fields, and the items they make."""
+
 from __future__ import annotations
 
+import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -7,9 +11,9 @@ from typing import Any
 
 import datasets
 import pytest
-from tests.benchmarks.written import as_json, comma, jsonl, parquet, user
+from tests.benchmarks.tiny import user, write_csv, write_json, write_jsonl, write_parquet
 
-from ebrm.benchmarks import Item, fields, read
+from ebrm.benchmarks import Item, read
 from ebrm.benchmarks.read import (
     Files,
     Place,
@@ -21,7 +25,7 @@ from ebrm.benchmarks.read import (
     read_rows,
     remarks,
 )
-from ebrm.data import prompt_id
+from ebrm.data import RowProblem, prompt_id
 from ebrm.errors import DataError
 
 PLACE = Place("Made", (("made.parquet",), ("Set/A/*.json", "Set/B/**/*.json")), repository="some/made")
@@ -30,13 +34,13 @@ ROW = {"id": "1", "prompt": user("q"), "chosen": "a", "rejected": "b"}
 
 
 def make(row: Row) -> Item:
-    return fields.pair(row, fields.name(row, "id"), "g")
+    return read.pair(row, read.name(row, "id"), "g")
 
 
 def clone(folder: Path) -> Path:
-    as_json(folder / "Set" / "A" / "one.json", [{"n": 1}, {"n": 2}])
-    as_json(folder / "Set" / "B" / "deep" / "er" / "two.json", [{"n": 3}])
-    as_json(folder / "Set" / "other.json", [{"n": 4}])
+    write_json(folder / "Set" / "A" / "one.json", [{"n": 1}, {"n": 2}])
+    write_json(folder / "Set" / "B" / "deep" / "er" / "two.json", [{"n": 3}])
+    write_json(folder / "Set" / "other.json", [{"n": 4}])
     return folder
 
 
@@ -49,7 +53,7 @@ def numbers(rows: Rows) -> list[int]:
 
 def test_prepared_files_win_over_a_clone(tmp_path: Path) -> None:
     clone(tmp_path)
-    parquet(tmp_path / "made.parquet", [{"n": 9}])
+    write_parquet(tmp_path / "made.parquet", [{"n": 9}])
     rows = read_rows(PLACE, tmp_path)
     assert rows.rows == (Row("made.parquet:1", "made.parquet", {"n": 9}),)
     assert rows.origin == f"made.parquet in {tmp_path}"
@@ -103,7 +107,7 @@ def test_a_link_is_not_a_second_copy(tmp_path: Path) -> None:
 def test_hidden_files_and_folders_are_passed_over(tmp_path: Path) -> None:
     clone(tmp_path / ".git")
     assert find_files(PLACE, tmp_path) is None
-    as_json(tmp_path / "Set" / "A" / ".hidden.json", [{"n": 1}])
+    write_json(tmp_path / "Set" / "A" / ".hidden.json", [{"n": 1}])
     assert find_files(PLACE, tmp_path) is None
 
 
@@ -121,7 +125,7 @@ def test_data_must_be_a_folder(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist; expected the folder"):
         read_rows(PLACE, tmp_path / "no")
     with pytest.raises(DataError, match="is a file; expected the folder"):
-        read_rows(PLACE, parquet(tmp_path / "made.parquet", [ROW]))
+        read_rows(PLACE, write_parquet(tmp_path / "made.parquet", [ROW]))
 
 
 def test_a_folder_that_cannot_be_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,7 +138,7 @@ def test_a_folder_that_cannot_be_looked_at(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_files_without_rows_and_damaged_ones(tmp_path: Path) -> None:
-    as_json(tmp_path / "Set" / "A" / "one.json", [])
+    write_json(tmp_path / "Set" / "A" / "one.json", [])
     with pytest.raises(DataError, match=r"Made: one\.json in .*not a single row"):
         read_rows(PLACE, tmp_path)
     (tmp_path / "Set" / "A" / "one.json").write_text('[{"n": 1}, ')
@@ -146,7 +150,7 @@ def test_files_without_rows_and_damaged_ones(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ending", "write"), [("jsonl", jsonl), ("json", as_json), ("parquet", parquet), ("csv", comma)]
+    ("ending", "write"), [("jsonl", write_jsonl), ("json", write_json), ("parquet", write_parquet), ("csv", write_csv)]
 )
 def test_files_of_every_kind(tmp_path: Path, ending: str, write: Callable[..., Path]) -> None:
     path = write(tmp_path / f"x.{ending}", [{"a": "1"}])
@@ -264,3 +268,124 @@ def test_remarks() -> None:
     notes = remarks(items)
     assert len(notes) == 3 and all(note.startswith("1 of 3 items have") for note in notes)
     assert "empty response" in notes[0] and "same text" in notes[1] and "empty turn" in notes[2]
+
+
+# ---- fields -------------------------------------------------------------------------------------------------------
+
+ASK = {"role": "user", "content": "why?"}
+
+
+def row(**values: Any) -> Row:
+    return Row("f.jsonl:3", "f.jsonl", values)
+
+
+def problem(call: Any, *arguments: Any, **named: Any) -> tuple[str, str]:
+    with pytest.raises(RowProblem) as caught:
+        call(*arguments, **named)
+    return caught.value.kind, caught.value.field
+
+
+def test_value_steps_into_objects() -> None:
+    assert read.value(row(a={"b": {"c": 0}}), "a.b.c") == 0
+    assert problem(read.value, row(a={"b": 1}), "a.c") == ("no such column", "a.c")
+    assert problem(read.value, row(a="text"), "a.c") == ("no such column", "a.c")
+    assert problem(read.value, row(a=1), "b") == ("no such column", "b")
+    assert problem(read.value, row(a=None), "a") == ("missing", "a")
+    assert problem(read.value, row(a=None), "a.b") == ("no such column", "a.b")
+
+
+def test_text_may_be_empty_but_must_be_a_string_with_a_form_in_utf8() -> None:
+    assert read.text(row(a=""), "a") == "" and read.text(row(a="é\x00"), "a") == "é\x00"
+    assert problem(read.text, row(a=3), "a") == ("not a string", "a")
+    assert problem(read.text, row(a="\ud83d"), "a") == ("lone surrogate", "a")
+
+
+def test_texts() -> None:
+    assert read.texts(row(a=["x", ""]), "a") == ("x", "")
+    assert read.texts(row(a='["x", "y"]'), "a") == ("x", "y")
+    assert read.texts(row(a=[{"answer": "x", "llm": 1}]), "a", key="answer") == ("x",)
+    assert problem(read.texts, row(a=[]), "a") == ("empty list", "a")
+    assert problem(read.texts, row(a=["x"]), "a", least=2) == ("a list of 1, expected at least 2", "a")
+    assert problem(read.texts, row(a="x, y"), "a") == ("not a list", "a")
+    assert problem(read.texts, row(a='"x"'), "a") == ("not a list", "a")
+    assert problem(read.texts, row(a={"x": 1}), "a") == ("not a list", "a")
+    assert problem(read.texts, row(a=["x", None]), "a") == ("missing", "a[1]")
+    assert problem(read.texts, row(a=["x", 2]), "a") == ("not a string", "a[1]")
+    assert problem(read.texts, row(a=[{"answer": "x"}, {"text": "y"}]), "a", key="answer")[0] == "no such column"
+    assert problem(read.texts, row(a=[{"answer": None}]), "a", key="answer") == ("missing", "a[0].answer")
+    assert problem(read.texts, row(b=1), "a") == ("no such column", "a")
+
+
+def test_numbers() -> None:
+    assert read.numbers(row(a=[1, 0.5]), "a") == (1.0, 0.5)
+    assert read.numbers(row(a="[1, 2]"), "a") == (1.0, 2.0)
+    assert problem(read.numbers, row(a=[1, "2"]), "a") == ("not a number", "a[1]")
+    assert problem(read.numbers, row(a=[True]), "a") == ("not a number", "a[0]")
+    assert problem(read.numbers, row(a=[None]), "a") == ("not a number", "a[0]")
+    assert problem(read.numbers, row(a=[math.nan]), "a") == ("not a finite number", "a[0]")
+    assert problem(read.numbers, row(a=[1, -math.inf]), "a") == ("not a finite number", "a[1]")
+    assert problem(read.numbers, row(a=[1]), "a", least=2) == ("a list of 1, expected at least 2", "a")
+
+
+def test_name() -> None:
+    assert read.name(row(a="x"), "a") == "x" and read.name(row(a=12), "a") == "12"
+    assert read.name(row(a=None), "a", default="d") == read.name(row(a=""), "a", default="d") == "d"
+    assert read.name(row(b=1), "a", default="d") == "d" and read.name(row(a=0), "a", default="d") == "0"
+    assert problem(read.name, row(b=1), "a") == ("no such column", "a")
+    assert problem(read.name, row(a=None), "a") == ("missing", "a")
+    assert problem(read.name, row(a="  "), "a") == ("empty", "a")
+    assert problem(read.name, row(a=True), "a") == ("not a string", "a")
+    assert problem(read.name, row(a=["x"]), "a", default="") == ("not a string", "a")
+
+
+def test_prompts_of_every_form_are_the_same() -> None:
+    expected = (ASK,)
+    assert read.prompt(row(prompt="why?")) == expected
+    assert read.prompt(row(prompt=[ASK])) == expected
+    assert read.prompt(row(prompt=json.dumps([ASK]))) == expected
+    assert read.prompt(row(prompt=' [\n {"content": "why?", "role": "user"}]')) == expected
+    assert read.prompt(row(q=[ASK | {"language": "English"}]), "q") == expected
+
+
+def test_turns_are_kept_as_they_are() -> None:
+    turns = [
+        {"role": "system", "content": ""},
+        ASK,
+        {"role": "assistant", "content": "so"},
+        {"role": "user", "content": ""},
+    ]
+    assert list(read.prompt(row(prompt=turns))) == turns
+
+
+def test_equal_strings_give_one_object() -> None:
+    text = json.dumps([ASK])
+    assert read.prompt(row(prompt=text)) is read.prompt(row(prompt="".join(text)))
+
+
+def test_text_that_only_resembles_messages_is_a_turn() -> None:
+    for text in ("[1, 2] what is this?", '["role"]', "[]", '{"role": "user", "content": "x"}'):
+        assert read.prompt(row(prompt=text)) == ({"role": "user", "content": text},)
+
+
+def test_prompts_that_cannot_be_used() -> None:
+    def kind(value: Any) -> tuple[str, str]:
+        return problem(read.prompt, row(prompt=value))
+
+    assert kind("") == kind(" \n") == kind([]) == kind([ASK | {"content": " "}]) == ("empty", "prompt")
+    assert kind('[{"role": "user", "content": "cut o') == ("messages that are not JSON", "prompt")
+    assert kind(3) == ("not a string or a list of messages", "prompt")
+    assert kind(["hello"]) == ("not a message with role and content", "prompt[0]")
+    assert kind([ASK, {"role": "user"}]) == ("not a message with role and content", "prompt[1]")
+    assert kind([{"role": "human", "content": "x"}]) == ("unknown role", "prompt[0].role")
+    assert kind([ASK, {"role": "user", "content": None}]) == ("missing", "prompt[1].content")
+    assert kind([ASK, {"role": "user", "content": 4}]) == ("not a string", "prompt[1].content")
+    assert kind([{"role": "assistant", "content": "x"}]) == ("empty", "prompt")
+    assert kind([ASK, {"role": "assistant", "content": "x"}]) == ("prompt does not end in a user turn", "prompt")
+    assert kind(None) == ("missing", "prompt")
+    assert problem(read.prompt, row(q="x")) == ("no such column", "prompt")
+
+
+def test_pair() -> None:
+    expected = Item("7", (ASK,), ("good", "bad"), (1.0, 0.0), "g", "f.jsonl:3")
+    assert read.pair(row(prompt="why?", chosen="good", rejected="bad"), "7", "g") == expected
+    assert read.pair(row(q="why?", x="bad", y="good"), "7", "g", ("q", "y", "x")) == expected

@@ -1,11 +1,12 @@
+"""RMB: its files, items and scores by hand."""
+
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from tests.benchmarks.written import as_json, parquet, random_rewards, scores, table, user
+from tests.benchmarks.tiny import by_id, scores_of, user, write_json, write_parquet
 
 from ebrm.benchmarks.rmb import load
 from ebrm.errors import DataError
@@ -35,10 +36,10 @@ def upstream(folder: Path) -> Path:
     data = folder / "RMB_dataset"
     for path, count in (("Helpfulness/Chat/Talk", 2), ("Helpfulness/Chat/Cheer up", 1), ("Harmlessness/S1", 1)):
         rows = [up_pair(f"{path}{n}", path) for n in range(count)]
-        as_json(data / "Pairwise_set" / f"{path}.json", rows)
+        write_json(data / "Pairwise_set" / f"{path}.json", rows)
     rows = [up_list(n, "Helpfulness/Chat/Talk") for n in range(2)]
-    as_json(data / "BoN_set" / "Helpfulness" / "Chat" / "Talk.json", rows)
-    as_json(data / "BoN_set" / "Harmlessness" / "S1.json", [up_list(7, "Harmlessness/S1", 4)])
+    write_json(data / "BoN_set" / "Helpfulness" / "Chat" / "Talk.json", rows)
+    write_json(data / "BoN_set" / "Harmlessness" / "S1.json", [up_list(7, "Harmlessness/S1", 4)])
     return folder
 
 
@@ -88,7 +89,7 @@ def test_scores_by_hand(tmp_path: Path) -> None:
         "bon/1": [2, 2, 1],
         "bon/7": [2, 1, 2, 2, 0],
     }
-    found = scores(benchmark, table(benchmark, rewards))
+    found = scores_of(benchmark, by_id(benchmark, rewards))
     assert found == pytest.approx({
         "overall": (0.75 + 0 + 0.5 + 0) / 4,
         "Helpfulness pairwise": (0.5 + 1) / 2, "Helpfulness best-of-n": 0.5,
@@ -96,7 +97,7 @@ def test_scores_by_hand(tmp_path: Path) -> None:
         "Helpfulness/Chat pairwise": 0.75, "Helpfulness/Chat best-of-n": 0.5,
         "Harmlessness/S1 pairwise": 0, "Harmlessness/S1 best-of-n": 0,
     })  # fmt: skip
-    shared = scores(benchmark, table(benchmark, rewards), "shared")
+    shared = scores_of(benchmark, by_id(benchmark, rewards), "shared")
     assert shared["Helpfulness pairwise"] == pytest.approx((0.75 + 1) / 2)
     assert shared["Helpfulness best-of-n"] == pytest.approx(0.75)
     assert shared["Harmlessness best-of-n"] == pytest.approx(1 / 3)
@@ -105,8 +106,8 @@ def test_scores_by_hand(tmp_path: Path) -> None:
 
 def test_prepared_files(tmp_path: Path) -> None:
     rows = [prepared_pair("a-1", "Helpfulness/Chat", "Talk"), prepared_pair("a-2", "Harmlessness/S1", "S1")]
-    parquet(tmp_path / "rmb_pairwise.parquet", rows)
-    parquet(tmp_path / "rmb_bon.parquet", [prepared_list("a-1", "Helpfulness/Chat", "Talk")])
+    write_parquet(tmp_path / "rmb_pairwise.parquet", rows)
+    write_parquet(tmp_path / "rmb_bon.parquet", [prepared_list("a-1", "Helpfulness/Chat", "Talk")])
     benchmark = load(tmp_path)
     groups = {item.id: item.group for item in benchmark.items}
     assert groups == {
@@ -122,12 +123,12 @@ def test_prepared_files(tmp_path: Path) -> None:
 
 
 def test_the_pairs_alone_say_nothing_of_lists(tmp_path: Path) -> None:
-    parquet(tmp_path / "rmb_pairwise.parquet", [prepared_pair("1", "Helpfulness/Chat", "Talk")])
+    write_parquet(tmp_path / "rmb_pairwise.parquet", [prepared_pair("1", "Helpfulness/Chat", "Talk")])
     assert load(tmp_path).notes == ("The best-of-n set is absent, and so is its half of the overall score.",)
 
 
 def test_one_set_alone(tmp_path: Path) -> None:
-    parquet(tmp_path / "rmb_bon.parquet", [prepared_list("1", "Helpfulness/Chat", "Talk")])
+    write_parquet(tmp_path / "rmb_bon.parquet", [prepared_list("1", "Helpfulness/Chat", "Talk")])
     benchmark = load(tmp_path)
     names = [score.name for score in benchmark.scores]
     assert names == ["overall", "Helpfulness best-of-n", "Helpfulness/Chat best-of-n"]
@@ -148,20 +149,20 @@ def test_one_set_alone(tmp_path: Path) -> None:
 def test_bad_rows(tmp_path: Path, changed: dict[str, Any], said: str) -> None:
     rows = [prepared_pair(name, "Helpfulness/Chat", "Talk") for name in ("1", "2")]
     rows[1] |= changed
-    parquet(tmp_path / "rmb_pairwise.parquet", rows)
+    write_parquet(tmp_path / "rmb_pairwise.parquet", rows)
     with pytest.raises(DataError, match=r"1 of 2 rows") as caught:
         load(tmp_path)
     assert said in str(caught.value) and "rmb_pairwise.parquet:2" in str(caught.value)
 
 
 def test_a_list_without_losers(tmp_path: Path) -> None:
-    as_json(tmp_path / "RMB_dataset" / "BoN_set" / "x.json", [up_list(1, "Harmlessness/S1", 0)])
+    write_json(tmp_path / "RMB_dataset" / "BoN_set" / "x.json", [up_list(1, "Harmlessness/S1", 0)])
     with pytest.raises(DataError, match=r"x\.json:1, loser_list: empty list"):
         load(tmp_path)
 
 
 def test_a_goal_without_a_scenario(tmp_path: Path) -> None:
-    as_json(tmp_path / "RMB_dataset" / "Pairwise_set" / "x.json", [up_pair("1", "Helpfulness")])
+    write_json(tmp_path / "RMB_dataset" / "Pairwise_set" / "x.json", [up_pair("1", "Helpfulness")])
     with pytest.raises(DataError, match=r"x\.json:1, category_path: does not begin with"):
         load(tmp_path)
 
@@ -171,23 +172,10 @@ def test_rmb_is_not_on_the_hub() -> None:
         load(None)
 
 
-def test_the_shared_data_set_by_naive_loops(data_folder: Path) -> None:
+def test_the_prepared_files(data_folder: Path) -> None:
     benchmark = load(data_folder)
-    assert len(benchmark) == 10_141 + 2_648
+    assert len(benchmark) == 10_141 + 2_648 and len({item.group for item in benchmark.items}) == 46 + 49
     assert {len(item.responses) for item in benchmark.items} == {2, 3, 4, 5, 6, 7}
     assert any(len(item.prompt) == 5 for item in benchmark.items)
-    rewards = random_rewards(benchmark, levels=4)
-    by_path: dict[str, list[float]] = {}
-    for item, row in zip(benchmark.items, rewards, strict=True):
-        by_path.setdefault(item.group, []).append(float(all(row[0] > r for r in row[1 : len(item.responses)])))
-    means = {path: sum(values) / len(values) for path, values in by_path.items()}
-    parts = []
-    for part in ("pairwise", "bon"):
-        for goal in ("Helpfulness", "Harmlessness"):
-            parts.append(np.mean([mean for path, mean in means.items() if path.startswith(f"{part}/{goal}/")]))
-    found = scores(benchmark, rewards)
-    assert len(means) == 46 + 49 and found["overall"] == pytest.approx(np.mean(parts), abs=1e-12)
-    chat = [mean for path, mean in means.items() if path.startswith("bon/Helpfulness/Chat/")]
-    assert len(chat) == 3 and found["Helpfulness/Chat best-of-n"] == pytest.approx(np.mean(chat), abs=1e-12)
     assert benchmark.notes[1].startswith("2,648 best-of-n lists of the published 3,786")
     assert "Harmlessness/S11" in benchmark.notes[0] and "pairwise" in benchmark.notes[0]

@@ -6,6 +6,7 @@ by text and every rule recomputed from the rows alone.
 
 from __future__ import annotations
 
+import csv
 import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -40,6 +41,11 @@ def worth(text: str) -> float:
     return float(text.rsplit(" ", 1)[1])
 
 
+def user(text: str) -> str:
+    """A prompt of one turn as the prepared files hold it."""
+    return messages(text)
+
+
 def messages(*turns: str) -> str:
     """A conversation as the prepared files hold it: user and assistant in turn."""
     roles = itertools.cycle(("user", "assistant"))
@@ -64,6 +70,15 @@ def write_jsonl(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     return path
 
 
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", encoding="utf-8", newline="") as handle:
+        writer = csv.DictWriter(handle, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
 def fake_hub(monkeypatch: pytest.MonkeyPatch, rows: Sequence[Row]) -> list[tuple[str, str]]:
     """Let every Hub data set consist of `rows`; the list takes down what is asked for (name, split)."""
     asked = []
@@ -80,6 +95,11 @@ def fake_hub(monkeypatch: pytest.MonkeyPatch, rows: Sequence[Row]) -> list[tuple
 def table(benchmark: Benchmark, reward: Reward) -> Floats:
     """Rewards of all responses, as `Benchmark.terms` takes them."""
     return padded([[reward(text) for text in item.responses] for item in benchmark.items])
+
+
+def by_id(benchmark: Benchmark, rewards: Mapping[str, Sequence[float]]) -> Floats:
+    """Rewards by item id as a table."""
+    return padded([rewards[item.id] for item in benchmark.items])
 
 
 def scores_of(benchmark: Benchmark, rewards: Floats, ties: Ties | None = None) -> dict[str, float]:

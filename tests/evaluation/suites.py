@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import ndtr
 
-from ebrm.benchmarks import Benchmark, Floats, Item, Score, Ties
-from ebrm.benchmarks.benchmark import Terms
+from ebrm.benchmarks import Benchmark, Floats, Item, Score, Terms, Ties
 from ebrm.evaluation import Scores
 
 

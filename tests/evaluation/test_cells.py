@@ -9,8 +9,7 @@ import pytest
 from scipy import stats
 from tests.evaluation.suites import all_kinds, benchmark, item, pairwise, plain_scores, pool, styles, success, three
 
-from ebrm.benchmarks import Benchmark, Floats, Item, Score, Ties
-from ebrm.benchmarks.benchmark import Terms
+from ebrm.benchmarks import Benchmark, Floats, Item, Score, Terms, Ties
 from ebrm.evaluation import Cell, Scored, Scores
 from ebrm.evaluation.cells import Official, Standing, estimates, official_values, standings
 from ebrm.evaluation.scored import common_items

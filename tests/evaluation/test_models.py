@@ -12,8 +12,7 @@ from tests.terminal import ebrm
 from tests.tiny import save_rm
 
 from ebrm.backbone import load_backbone
-from ebrm.benchmarks import Benchmark, Item, Score
-from ebrm.benchmarks.benchmark import Terms
+from ebrm.benchmarks import Benchmark, Item, Score, Terms
 from ebrm.data import TextConfig
 from ebrm.errors import FeaturesError, ModelError
 from ebrm.evaluation import BenchmarkTexts, TextCache, models, score_function

@@ -9,8 +9,7 @@ from tests.linear import linear_features
 from tests.terminal import write_lines
 
 from ebrm.backbone import Backbone
-from ebrm.benchmarks import Benchmark
-from ebrm.benchmarks.files import open_file
+from ebrm.benchmarks import Benchmark, open_file
 from ebrm.errors import DataError
 from ebrm.evaluation import read_pool, tokens_of
 from ebrm.evaluation.pool_reading import NOT_READ

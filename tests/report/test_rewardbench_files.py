@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 from tests.evaluation.suites import benchmark, item, plain_scores
 
-from ebrm.benchmarks import Benchmark, Floats, Item, Score, Ties
-from ebrm.benchmarks.benchmark import Terms
+from ebrm.benchmarks import Benchmark, Floats, Item, Score, Terms, Ties
 from ebrm.evaluation import Evaluation, Scored, Scores, evaluate
 from ebrm.metrics import Bootstrap
 from ebrm.report.rewardbench_files import model_names, write_rewardbench

@@ -1,4 +1,8 @@
-"""The public benchmarks of reward models, one file each: where the items are, and what the official score is."""
+"""Public benchmarks of reward models, and files of your own: items, and the rule of the official score.
+
+`open_benchmark(name, data)` reads one from a folder of prepared files, a clone of its repository, or (data=None) the
+Hub. Rows that cannot be used are a DataError that counts all and names the first: a benchmark is scored whole.
+"""
 
 import lazy_loader as lazy
 

@@ -3,10 +3,15 @@ from .benchmark import Floats as Floats
 from .benchmark import Integers as Integers
 from .benchmark import Item as Item
 from .benchmark import Score as Score
+from .benchmark import Terms as Terms
 from .benchmark import Ties as Ties
+from .benchmark import item_success as item_success
 from .benchmark import padded as padded
+from .benchmark import pair_agreement as pair_agreement
+from .catalog import NAMES as NAMES
+from .catalog import SCHEMAS as SCHEMAS
 from .catalog import available as available
 from .catalog import open_benchmark as open_benchmark
+from .catalog import open_file as open_file
 from .catalog import sample_prompts as sample_prompts
 from .rewardbench import SECTIONS as SECTIONS
-from .rules import item_success as item_success

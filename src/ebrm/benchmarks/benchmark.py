@@ -1,23 +1,28 @@
-"""What a benchmark is: prompts with responses of known worth, and scores that are weighted means over them."""
+"""Benchmarks: prompts with responses of known worth, and scores that are weighted means of the items' success."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import binom
 
 from ebrm.data import Message, prompt_id
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-#: What a tie between a right and a wrong response is worth: nothing, or what breaking it by lot would give on average.
+#: Worth of a tie between a right and a wrong response: nothing, or that of breaking it at random, in expectation.
 Ties = Literal["wrong", "shared"]
 ScoreKind = Literal["overall", "section", "subset"]
+Success = Callable[[Floats, Floats, Ties], Floats]  # (rewards [n, r], gold [n, r], ties) to [n]
+
+_CELLS = 4_000_000  # response pairs compared at a time
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,7 @@ class Item:
         prompt: the conversation up to the response.
         responses: two or more texts.
         gold: the worth of each response, higher is better; right or wrong is 1.0 or 0.0.
-        group: what the official score averages within (subset, category, domain); "" where there is none.
+        group: subset, category or domain that the official score averages within; "" where there is none.
         where: the place it was read from (`file.parquet:12`), for messages.
         cluster: items with the same are resampled together; "" means: those of the same prompt.
     """
@@ -121,3 +126,131 @@ def padded(rows: Sequence[Sequence[float]]) -> Floats:
     values = np.fromiter(chain.from_iterable(rows), dtype=np.float64, count=int(length.sum()))
     table[np.arange(table.shape[1]) < length[:, None]] = values
     return table
+
+
+def item_success(rewards: Floats, gold: Floats, ties: Ties = "wrong") -> Floats:
+    """1 where every right response beats every wrong one, else 0 [n]; a pair is the case r = 2.
+
+    "shared" is the expectation of breaking ties at random: where the lowest right reward equals the highest wrong one,
+    with a right and b wrong responses at that value, all a right ones lead in a! b! of the (a + b)! orders, so the item
+    is worth 1 / C(a + b, a). One right response tied with k wrong ones at the top is worth 1 / (k + 1).
+
+    Args:
+        rewards: [n, r], a finite number for every response, NaN beyond an item's last.
+        gold: [n, r], 1.0 right, 0.0 wrong, NaN beyond an item's last.
+        ties: "wrong" (a tie counts as lost) or "shared".
+
+    Raises:
+        ValueError: rewards where there is no response or the reverse, or gold that is not 1 or 0 or lacks one of them.
+    """
+    check_rewards(rewards, gold)
+    right, wrong = gold == 1.0, gold == 0.0
+    if not ((right | wrong) == np.isfinite(gold)).all() or not (right.any(axis=1) & wrong.any(axis=1)).all():
+        raise ValueError("gold must be 1.0 or 0.0, with at least one of each in every item")
+    lowest = np.where(right, rewards, np.inf).min(axis=1, initial=np.inf)
+    highest = np.where(wrong, rewards, -np.inf).max(axis=1, initial=-np.inf)
+    success = (lowest > highest).astype(np.float64)
+    if ties == "shared":
+        level = lowest == highest
+        at_level = rewards[level] == lowest[level, None]
+        a, b = (right[level] & at_level).sum(axis=1), (wrong[level] & at_level).sum(axis=1)
+        success[level] = 1.0 / binom(a + b, a)
+    return success
+
+
+def pair_agreement(rewards: Floats, gold: Floats, ties: Ties = "wrong") -> Floats:
+    """Share of an item's response pairs with different gold that the rewards put in the same order [n].
+
+    (tau + 1) / 2 for Kendall's tau over the pairs without a tie in gold; equal rewards for different gold are worth 0
+    ("wrong") or 1/2 ("shared").
+
+    Args:
+        rewards: [n, r], a finite number for every response, NaN beyond an item's last.
+        gold: [n, r], higher is better, NaN beyond an item's last.
+        ties: "wrong" or "shared".
+
+    Raises:
+        ValueError: rewards where there is no response or the reverse, or an item whose gold is all equal.
+    """
+    check_rewards(rewards, gold)
+    agreement = np.empty(len(gold))
+    step = max(1, _CELLS // max(1, gold.shape[1] ** 2))
+    for start in range(0, len(gold), step):
+        part = slice(start, start + step)
+        better = gold[part, :, None] > gold[part, None, :]  # NaN compares as false
+        pairs = better.sum(axis=(1, 2))
+        if not pairs.all():
+            raise ValueError("an item has no two responses with different gold")
+        won = ((rewards[part, :, None] > rewards[part, None, :]) & better).sum(axis=(1, 2))
+        equal = ((rewards[part, :, None] == rewards[part, None, :]) & better).sum(axis=(1, 2))
+        agreement[part] = (won + (0.5 * equal if ties == "shared" else 0.0)) / pairs
+    return agreement
+
+
+def check_rewards(rewards: Floats, gold: Floats) -> None:
+    """Rewards are finite exactly where there is a response (ValueError)."""
+    if rewards.shape != gold.shape or not (np.isfinite(rewards) == np.isfinite(gold)).all():
+        raise ValueError(
+            f"rewards [{', '.join(map(str, rewards.shape))}] must be finite for each of the items' responses "
+            f"[{', '.join(map(str, gold.shape))}] and NaN elsewhere"
+        )
+
+
+def gold_table(items: Sequence[Item], rewards: Floats) -> Floats:
+    """The items' gold [n, r], as wide as the rewards."""
+    gold = padded([item.gold for item in items])
+    if gold.shape[1] >= rewards.shape[1]:
+        return gold
+    wider = np.full((len(items), rewards.shape[1]), np.nan)
+    wider[:, : gold.shape[1]] = gold
+    return wider
+
+
+def group_terms(items: Sequence[Item], values: NDArray[np.float64], of: Mapping[str, Sequence[str]]) -> Terms:
+    """One value an item [n], to every term that its group belongs to (`of`: group to the names of its terms).
+
+    All terms are in the result, in the order of their first mention, also those without items. A group that is not in
+    `of` is a KeyError.
+    """
+    names = tuple(dict.fromkeys(term for terms in of.values() for term in terms))
+    place = {term: number for number, term in enumerate(names)}
+    places = {group: [place[term] for term in terms] for group, terms in of.items()}
+    rows = [places[item.group] for item in items]
+    counts = np.array([len(row) for row in rows], dtype=np.int64)
+    item = np.repeat(np.arange(len(items), dtype=np.int64), counts)
+    term = np.array([number for row in rows for number in row], dtype=np.int64)
+    return Terms(names, term, item, np.asarray(values, dtype=np.float64)[item])
+
+
+def terms_by_group(
+    of: Mapping[str, Sequence[str]], success: Success = item_success, official: Ties = "wrong"
+) -> Callable[[Sequence[Item], Floats, Ties | None], Terms]:
+    """`Benchmark.terms` where items give one value each.
+
+    Args:
+        of: group to the names of the terms that its items count towards.
+        success: from (rewards, gold, ties) to the items' values.
+        official: the benchmark's own rule for ties.
+    """
+    return partial(_terms_by_group, {group: tuple(terms) for group, terms in of.items()}, success, official)
+
+
+def _terms_by_group(
+    of: Mapping[str, Sequence[str]],
+    success: Success,
+    official: Ties,
+    items: Sequence[Item],
+    rewards: Floats,
+    ties: Ties | None,
+) -> Terms:
+    return group_terms(items, success(rewards, gold_table(items, rewards), ties or official), of)
+
+
+def mean_of_items(name: str, kind: ScoreKind, term: str) -> Score:
+    """A score that is the mean over the items of one term."""
+    return Score(name, kind, {term: 1.0})
+
+
+def mean_of_groups(name: str, kind: ScoreKind, terms: Sequence[str]) -> Score:
+    """A score that is the unweighted mean of the means of several terms."""
+    return Score(name, kind, {term: 1.0 / len(terms) for term in terms})

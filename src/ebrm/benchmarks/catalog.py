@@ -1,29 +1,28 @@
-"""All benchmarks by name, and a user's own files by path."""
+"""Benchmarks by name, and a user's own file as a benchmark: pairs, best-of-n lists, or pools with graded gold."""
 
 from __future__ import annotations
 
 import difflib
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any, Literal
 
-from ebrm.benchmarks import (
-    hhh,
-    ifbench,
-    judgebench,
-    llmbar,
-    rewardbench,
-    rewardbench2,
-    rewardmath,
-    rm_bench,
-    rmb,
-    xstest,
+from ebrm.benchmarks import pairwise, read, rewardbench, rewardbench2, rewardmath, rm_bench, rmb
+from ebrm.benchmarks.benchmark import Benchmark, Item, item_success, mean_of_items, pair_agreement, terms_by_group
+from ebrm.benchmarks.read import Files, Place, Row, Rows, find_files, read_files, read_items, remarks
+from ebrm.data import (
+    READERS,
+    Columns,
+    Layout,
+    RowProblem,
+    hash_position,
+    read_preference,
+    reader_of,
 )
-from ebrm.benchmarks.benchmark import Benchmark
-from ebrm.benchmarks.files import kind_of_columns, open_file, stem_of
-from ebrm.benchmarks.read import Place, find_files
-from ebrm.data import hash_position, reader_of
 from ebrm.errors import ConfigError, DataError
 
 
@@ -38,26 +37,36 @@ class Entry:
 NAMES: Mapping[str, Entry] = {
     "rmb": Entry(rmb.load, rmb.PLACE),
     "rm-bench": Entry(rm_bench.load, rm_bench.PLACE),
-    "judgebench": Entry(judgebench.load, judgebench.PLACE),
+    "judgebench": Entry(pairwise.judgebench, pairwise.JUDGEBENCH),
     "rewardbench": Entry(rewardbench.load, rewardbench.PLACE),
     "rewardbench-legacy": Entry(rewardbench.load_legacy, rewardbench.PLACE),
     "rewardbench2": Entry(rewardbench2.load, rewardbench2.PLACE),
-    "llmbar": Entry(llmbar.load, llmbar.PLACE),
-    "xstest": Entry(xstest.load, xstest.PLACE),
-    "hhh": Entry(hhh.load, hhh.PLACE),
-    "ifbench": Entry(ifbench.load, ifbench.PLACE),
+    "llmbar": Entry(pairwise.llmbar, pairwise.LLMBAR),
+    "xstest": Entry(pairwise.xstest, pairwise.XSTEST),
+    "hhh": Entry(pairwise.hhh, pairwise.HHH),
+    "ifbench": Entry(pairwise.ifbench, pairwise.IFBENCH),
     "rewardmath": Entry(rewardmath.load, rewardmath.PLACE),
 }
 
 _VARIANTS = ("rewardbench-legacy",)  # the same items as another name, scored otherwise
 _TRAINING = "train"  # files whose name begins so are no benchmarks
 
+Kind = Literal["pairwise", "best-of-n", "pool"]
+
+SCHEMAS = (
+    "pairwise: prompt, chosen, rejected (or any other form that `ebrm fit` reads as preference pairs); "
+    "best-of-n: prompt, best, losers (or prompt, chosen and a list rejected); "
+    "pool: prompt, responses, gold"
+)
+
+_ALL = "all items"
+
 
 def open_benchmark(name: str, data: Path | None = None) -> Benchmark:
     """Load a benchmark.
 
     Args:
-        name: one of `NAMES`; the stem of a file in the folder `data`; or a path to a file (see `files.open_file`).
+        name: one of `NAMES`; the stem of a file in the folder `data`; or a path to a file (see `open_file`).
         data: folder of prepared files or of clones; None loads named benchmarks from the Hub.
 
     Raises:
@@ -99,7 +108,7 @@ def available(data: Path) -> list[str]:
     """Names of all benchmarks in a folder, in a fixed order: public ones first, then other Parquet files by stem.
 
     Of names with the same items only the first is given (not rewardbench-legacy). Files whose name begins with "train",
-    and those whose columns make no schema (see `files.SCHEMAS`), are no benchmarks.
+    and those whose columns make no schema (see `SCHEMAS`), are no benchmarks.
 
     Raises:
         DataError: `data` is not a folder, or holds a benchmark more than once.
@@ -159,3 +168,135 @@ def sample_prompts(benchmark: Benchmark, prompts: int, seed: int) -> Benchmark:
     sample = benchmark.take([number for number, cluster in enumerate(clusters) if cluster in kept])
     note = f"A random sample of {prompts:,} of {len(distinct):,} prompts (seed {seed})."
     return replace(sample, notes=(*benchmark.notes, note))
+
+
+def open_file(path: Path) -> Benchmark:
+    """Read a file as a benchmark that is called by the file's stem.
+
+    Which kind it is follows from the columns: `SCHEMAS`. Prompts are strings or messages (also as JSON); lists may be
+    JSON strings, as in CSV. Optional columns: `id` (unique; else the row's place), `category` (each gets a subset
+    score) and `split` (all rows are used; the notes count them).
+
+    A pair or list is right if the right response has a higher reward than every other. A pool item's success is the
+    share of its response pairs with different gold that the rewards order the same way; items whose gold is all equal
+    have no such pair and are left out, with their number in the notes. Overall is the mean over all items.
+
+    Args:
+        path: .jsonl, .ndjson, .json, .csv, .tsv or .parquet; text also in .gz.
+
+    Raises:
+        DataError: not such a file, no columns that make a schema, or rows that cannot be used.
+    """
+    stem = stem_of(path)
+    if reader_of(path) is None:
+        raise DataError(f"{path} is not a kind of file that can be read here: expected {', '.join(READERS)}.")
+    rows = read_files(Files(path.parent.absolute(), (path.absolute(),)), stem)
+    kind, make = _form(rows)
+    items = read_items(rows, make)
+    notes = [*_splits(rows)]
+    if kind == "pool":
+        kept = tuple(item for item in items if len(set(item.gold)) > 1)
+        if len(kept) < len(items):
+            notes.append(
+                f"{len(items) - len(kept):,} of {len(items):,} items have equal gold for all responses, so there is no "
+                "order to get right: they are left out."
+            )
+        if not kept:
+            raise DataError(f"{rows.origin}: every item has equal gold for all its responses; nothing can be scored.")
+        items = kept
+    categories = sorted({item.group for item in items} - {""})
+    of = {"": (_ALL,)} | {category: (_ALL, _term(category)) for category in categories}
+    return Benchmark(
+        name=stem,
+        title=stem,
+        origin=f"{rows.origin} ({kind})",
+        items=items,
+        scores=(
+            mean_of_items("overall", "overall", _ALL),
+            *(mean_of_items(_score_name(category), "subset", _term(category)) for category in categories),
+        ),
+        terms=terms_by_group(of, pair_agreement if kind == "pool" else item_success),
+        notes=(*notes, *remarks(items)),
+    )
+
+
+def stem_of(path: Path) -> str:
+    """A file's name without its endings: "mine" for mine.jsonl.gz."""
+    return Path(path.name.removesuffix(".gz")).stem
+
+
+def kind_of_columns(row: Mapping[str, Any]) -> Kind | None:
+    """Which schema a row's columns (and whether they hold lists) make; None for none."""
+    if {"responses", "gold"} <= row.keys():
+        return "pool"
+    if {"best", "losers"} <= row.keys():
+        return "best-of-n"
+    if {"prompt", "chosen", "rejected"} <= row.keys() and _strings(row["rejected"]) and not _strings(row["chosen"]):
+        return "best-of-n"
+    return "pairwise" if Columns({}).layout(row) is not None else None
+
+
+def _strings(given: Any) -> bool:
+    """Whether this is a list that does not hold messages."""
+    return isinstance(given, Sequence) and not isinstance(given, str) and not any(isinstance(e, Mapping) for e in given)
+
+
+def _form(rows: Rows) -> tuple[Kind, Callable[[Row], Item]]:
+    first = rows.rows[0].values
+    kind = kind_of_columns(first)
+    if kind == "pool":
+        return kind, _pool_item
+    if kind == "best-of-n":
+        return kind, partial(_best_item, ("best", "losers") if "best" in first else ("chosen", "rejected"))
+    layout = Columns({}).layout(first)
+    if kind is None or layout is None:
+        raise DataError(
+            f"{rows.origin}: the columns of its first row ({', '.join(map(str, first)) or 'none'}) are not those of a "
+            f"benchmark. Expected {SCHEMAS}. Rename the columns."
+        )
+    plain = layout == "explicit" and isinstance(first["chosen"], str) and isinstance(first["rejected"], str)
+    return kind, _pair_item if plain else partial(_preference_item, layout)
+
+
+def _pair_item(row: Row) -> Item:
+    return read.pair(row, _id(row), read.name(row, "category", default=""))
+
+
+def _preference_item(layout: Layout, row: Row) -> Item:
+    """Messages as sides, a prompt that both sides begin with, or two replies and a label."""
+    found, _ = read_preference(row.values, row.where, Columns({}), layout)
+    sides = (found.chosen, found.rejected)
+    return Item(_id(row), found.prompt, sides, (1.0, 0.0), found.category or "", row.where)
+
+
+def _best_item(columns: tuple[str, str], row: Row) -> Item:
+    best, losers = read.text(row, columns[0]), read.texts(row, columns[1])
+    gold = (1.0, *(0.0 for _ in losers))
+    return Item(_id(row), read.prompt(row), (best, *losers), gold, read.name(row, "category", default=""), row.where)
+
+
+def _pool_item(row: Row) -> Item:
+    responses, gold = read.texts(row, "responses", least=2), read.numbers(row, "gold", least=2)
+    if len(responses) != len(gold):
+        raise RowProblem("not as many as responses", "gold", list(gold))
+    return Item(_id(row), read.prompt(row), responses, gold, read.name(row, "category", default=""), row.where)
+
+
+def _id(row: Row) -> str:
+    return read.name(row, "id", default=row.where)
+
+
+def _splits(rows: Rows) -> list[str]:
+    splits = Counter(str(row.values["split"]) for row in rows.rows if row.values.get("split") not in (None, ""))
+    if not splits:
+        return []
+    counts = ", ".join(f"{count:,} {split}" for split, count in sorted(splits.items()))
+    return [f"Rows by split: {counts}; all are used." if len(splits) > 1 else f"All rows are of one split: {counts}."]
+
+
+def _term(category: str) -> str:
+    return f"category {category}"
+
+
+def _score_name(category: str) -> str:
+    return f"category {category}" if category == "overall" else category

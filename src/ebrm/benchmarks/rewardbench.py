@@ -11,10 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ebrm.benchmarks.benchmark import Benchmark, Item, Score
-from ebrm.benchmarks.fields import name, pair
-from ebrm.benchmarks.read import Place, Row, read_items, read_rows, remarks
-from ebrm.benchmarks.rules import mean_of_items, terms_by_group
+from ebrm.benchmarks.benchmark import Benchmark, Item, Score, mean_of_items, terms_by_group
+from ebrm.benchmarks.read import Place, Row, name, pair, read_items, read_rows, remarks
 from ebrm.data import RowProblem
 
 PLACE = Place(
@@ -72,20 +70,12 @@ _SUBSETS = tuple(subset for section in SECTIONS.values() for subset in section)
 
 
 def load(data: Path | None) -> Benchmark:
-    """Load RewardBench with today's weights.
-
-    Args:
-        data: a folder with `rewardbench.parquet`, `rewardbench.jsonl` or the Hub data set's own files
-            (`data/filtered-*.parquet`); None for the Hub (allenai/reward-bench, split filtered).
-
-    Raises:
-        DataError: not found, or rows that cannot be used.
-    """
+    """RewardBench with today's weights."""
     return _load(data, "rewardbench", "RewardBench", SECTIONS)
 
 
 def load_legacy(data: Path | None) -> Benchmark:
-    """Load RewardBench with the weights of older code and papers (see `load`)."""
+    """RewardBench with the weights of older code and papers."""
     said = "The two XSTest subsets have each other's weights, as in RewardBench before September 2024."
     return _load(data, "rewardbench-legacy", "RewardBench (weights before September 2024)", LEGACY_SECTIONS, said)
 

@@ -3,16 +3,9 @@
 In five subsets one response of four is right. If it has the highest reward, alone or with k others, the item is worth
 1 / (k + 1), else 0; a subset is the mean of its items.
 
-In Ties, questions with several right answers (`tied:N`) stand beside one with a single right answer (`ref:N`). For the
-rewards of a question's responses, let the spread d be max(right) - min(right) and the lead m = min(right) - max(wrong).
-With d and m those of `tied:N`, and m' the smaller of the leads of `ref:N` and `tied:N`, Ties is
-
-    0.30 mean(m > 0) + 0.30 mean(lead of ref:N > 0) + 0.20 mean(m > d) + 0.20 mean(m' > d) + 0.01 mean(tanh(m'/d - 1))
-
-where the last three are means over the N that have both. If d = 0, then m'/d - 1 is infinite with the sign of m' and
-its tanh is 1 or -1; 0/0 counts as 0. So the highest value is 1.01, reached by a reward that is the same for all right
-answers and lower for all wrong ones, and the lowest is -0.01. (The package `rewardbench` up to 0.1.4 skips pairs with
-d = 0 in the last term.)
+In Ties, questions with several right answers (`tied:N`) stand beside one with a single right answer (`ref:N`): the
+formula of `ebrm.metrics.ties_score`, whose last three terms are means over the N that have both. It goes from -0.01 to
+1.01. (The package `rewardbench` up to 0.1.4 skips pairs without spread in the last term.)
 
 Overall is the unweighted mean of the six subsets.
 """
@@ -25,10 +18,19 @@ from pathlib import Path
 
 import numpy as np
 
-from ebrm.benchmarks import fields
-from ebrm.benchmarks.benchmark import Benchmark, Floats, Item, Score, Terms, Ties
+from ebrm.benchmarks import read
+from ebrm.benchmarks.benchmark import (
+    Benchmark,
+    Floats,
+    Item,
+    Score,
+    Terms,
+    Ties,
+    gold_table,
+    item_success,
+    mean_of_items,
+)
 from ebrm.benchmarks.read import Place, Row, read_items, read_rows, remarks
-from ebrm.benchmarks.rules import gold_table, item_success, mean_of_items
 from ebrm.data import RowProblem
 from ebrm.metrics import leads, ties_comparisons
 
@@ -61,17 +63,7 @@ _TIES_ID = re.compile(r"(ref|tied):(\d+)", re.ASCII)
 
 
 def load(data: Path | None) -> Benchmark:
-    """Load RewardBench 2.
-
-    Ids are the data set's with the subset before them (`Ties/tied:3`). `ref:N` and `tied:N` of Ties share a cluster.
-
-    Args:
-        data: a folder with `rewardbench2.parquet`, `rewardbench2.jsonl` or the Hub data set's own files
-            (`reward-bench-2/data/test-*.parquet`); None for the Hub (allenai/reward-bench-2, split test).
-
-    Raises:
-        DataError: not found, or rows that cannot be used.
-    """
+    """RewardBench 2. Ids are the data set's with the subset before them; `ref:N` and `tied:N` share a cluster."""
     rows = read_rows(PLACE, data)
     items = read_items(rows, _item)
     groups = {item.group for item in items}
@@ -157,12 +149,12 @@ def _pairs(items: Sequence[Item]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _item(row: Row) -> Item:
-    given = fields.name(row, "subset")
+    given = read.name(row, "subset")
     subset = _SUBSETS.get(given.casefold())
     if subset is None:
         raise RowProblem("unknown subset", "subset", given)
-    name = fields.name(row, "id")
-    chosen, rejected = fields.texts(row, "chosen"), fields.texts(row, "rejected")
+    name = read.name(row, "id")
+    chosen, rejected = read.texts(row, "chosen"), read.texts(row, "rejected")
     completions = _count(row, "total_completions", len(chosen) + len(rejected))
     if completions != len(chosen) + len(rejected):
         raise RowProblem("not the number of chosen and rejected", "total_completions", completions)
@@ -183,7 +175,7 @@ def _item(row: Row) -> Item:
         raise RowProblem("expected exactly one", "chosen", chosen)
     return Item(
         id=f"{subset}/{name}",
-        prompt=fields.prompt(row),
+        prompt=read.prompt(row),
         responses=(*chosen, *rejected),
         gold=(1.0,) * right + (0.0,) * (completions - right),
         group=subset,

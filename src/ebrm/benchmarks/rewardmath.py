@@ -13,10 +13,9 @@ from pathlib import Path
 import numpy as np
 from scipy.special import binom
 
-from ebrm.benchmarks import fields
-from ebrm.benchmarks.benchmark import Benchmark, Floats, Item, Terms, Ties
+from ebrm.benchmarks import read
+from ebrm.benchmarks.benchmark import Benchmark, Floats, Item, Terms, Ties, gold_table, item_success, mean_of_items
 from ebrm.benchmarks.read import Place, Row, Rows, read_items, read_rows, remarks
-from ebrm.benchmarks.rules import gold_table, item_success, mean_of_items
 from ebrm.data import RowProblem
 from ebrm.metrics import leads, reciprocal_rank
 
@@ -40,19 +39,13 @@ _TERMS = ("right", "right or tied", "reciprocal rank")
 
 
 def load(data: Path | None) -> Benchmark:
-    """Load RewardMATH.
+    """RewardMATH.
 
     A prompt is the problem, a response the steps of a solution joined by line ends, as upstream gives them to reward
     models that classify. Rows may be one a solution (`problem`, `eval_solution`, `solution_type` chosen or rejected),
     one a pair (`eval_solution_A`, `eval_solution_B`, `chosen_position`), both grouped by `problem_id`, or one a problem
-    (`prompt` or `problem`, `chosen`, `rejected` as a list).
-
-    Args:
-        data: a folder with `rewardmath.parquet`, `rewardmath.jsonl` or upstream's `RewardMATH_direct.json`; a clone of
-            kimsh0507/RewardMATH_official has two sample problems only. None: the Hub (RewardMATH/RewardMATH).
-
-    Raises:
-        DataError: not found, or rows that cannot be used.
+    (`prompt` or `problem`, `chosen`, `rejected` as a list). A clone of kimsh0507/RewardMATH_official has two sample
+    problems only.
     """
     rows = read_rows(PLACE, data)
     problems = _by_problem(rows)
@@ -85,8 +78,8 @@ def one_to_many_terms(items: Sequence[Item], rewards: Floats, ties: Ties | None 
     Args:
         items: as `load` makes them.
         rewards: [n, r], NaN beyond an item's last response.
-        ties: "wrong" (official, also None), or "shared": success and reciprocal rank are what breaking ties by lot
-            gives on average. The second score is as it is.
+        ties: "wrong" (official, also None), or "shared": success and reciprocal rank with ties broken at random, in
+            expectation. The second score stays as it is.
     """
     gold = gold_table(items, rewards)
     success = item_success(rewards, gold, ties or "wrong")
@@ -97,19 +90,11 @@ def one_to_many_terms(items: Sequence[Item], rewards: Floats, ties: Ties | None 
 
 
 def expected_reciprocal_rank(rewards: Floats, gold: Floats, ties: Ties = "wrong") -> Floats:
-    """1 / rank of the first right response.
+    """1 / rank of the first right response [n], from rewards and gold [n, r], NaN beyond an item's last.
 
-    Under "wrong", wrong responses rank before right ones of the same reward. Under "shared", the order of the a right
-    and b wrong responses at the highest right reward is drawn by lot: the first right one has j wrong ones before it
-    with probability C(a + b - 1 - j, a - 1) / C(a + b, a).
-
-    Args:
-        rewards: [n, r], NaN beyond an item's last response.
-        gold: [n, r], 1.0 right, 0.0 wrong, NaN beyond an item's last.
-        ties: "wrong" or "shared".
-
-    Returns:
-        [n], in (0, 1].
+    Under "wrong", wrong responses rank before right ones of the same reward. Under "shared", the a right and b wrong
+    responses at the highest right reward are in random order: the first right one has j wrong ones before it with
+    probability C(a + b - 1 - j, a - 1) / C(a + b, a).
     """
     if ties == "wrong":
         return reciprocal_rank(rewards, gold)
@@ -144,7 +129,7 @@ def _item(same: Sequence[Row]) -> Item:
     for row in same:
         try:
             solutions += _solutions(row)
-            problems[fields.text(row, _prompt_field(row))] = None
+            problems[read.text(row, _prompt_field(row))] = None
         except RowProblem as problem:
             at = problem.field if row is same[0] else f"{problem.field} of {row.where}"
             raise RowProblem(problem.kind, at, problem.value) from None
@@ -156,8 +141,8 @@ def _item(same: Sequence[Row]) -> Item:
     if not right or not wrong:
         raise RowProblem(f"{len(right)} right and {len(wrong)} wrong solutions", "solution_type", None)
     return Item(
-        id=fields.name(first, "problem_id", default=fields.name(first, "id", default=first.where)),
-        prompt=fields.prompt(first, _prompt_field(first)),
+        id=read.name(first, "problem_id", default=read.name(first, "id", default=first.where)),
+        prompt=read.prompt(first, _prompt_field(first)),
         responses=(*right, *wrong),
         gold=(1.0,) * len(right) + (0.0,) * len(wrong),
         group="",
@@ -172,13 +157,13 @@ def _prompt_field(row: Row) -> str:
 def _solutions(row: Row) -> list[tuple[str, bool]]:
     """The solutions in one row, each with whether it is right."""
     if "rejected" in row.values:
-        return [(_steps(row, "chosen"), True), *((text, False) for text in fields.texts(row, "rejected"))]
+        return [(_steps(row, "chosen"), True), *((text, False) for text in read.texts(row, "rejected"))]
     if "chosen_position" in row.values:
-        position = fields.name(row, "chosen_position")
+        position = read.name(row, "chosen_position")
         if position not in ("A", "B"):
             raise RowProblem("neither A nor B", "chosen_position", position)
         return [(_steps(row, f"eval_solution_{side}"), side == position) for side in "AB"]
-    kind = fields.name(row, "solution_type")
+    kind = read.name(row, "solution_type")
     if kind not in ("chosen", "rejected"):
         raise RowProblem("neither chosen nor rejected", "solution_type", kind)
     return [(_steps(row, "eval_solution"), kind == "chosen")]
@@ -186,6 +171,6 @@ def _solutions(row: Row) -> list[tuple[str, bool]]:
 
 def _steps(row: Row, field: str) -> str:
     """A solution as one text; given as a list, its entries are lines."""
-    if isinstance(fields.value(row, field), str):
-        return fields.text(row, field)
-    return "\n".join(fields.texts(row, field))
+    if isinstance(read.value(row, field), str):
+        return read.text(row, field)
+    return "\n".join(read.texts(row, field))

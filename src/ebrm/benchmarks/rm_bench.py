@@ -14,10 +14,19 @@ from pathlib import Path
 
 import numpy as np
 
-from ebrm.benchmarks import fields
-from ebrm.benchmarks.benchmark import Benchmark, Floats, Item, Score, Terms, Ties
+from ebrm.benchmarks import read
+from ebrm.benchmarks.benchmark import (
+    Benchmark,
+    Floats,
+    Item,
+    Score,
+    Terms,
+    Ties,
+    check_rewards,
+    gold_table,
+    mean_of_groups,
+)
 from ebrm.benchmarks.read import Place, Row, read_items, read_rows, remarks
-from ebrm.benchmarks.rules import check_rewards, gold_table, mean_of_groups
 from ebrm.data import RowProblem
 
 DOMAINS = ("chat", "code", "math", "safety")
@@ -43,17 +52,7 @@ PLACE = Place(
 
 
 def load(data: Path | None) -> Benchmark:
-    """Load RM-Bench.
-
-    Responses are the three chosen, then the three rejected, each in the order concise, plain, markdown.
-
-    Args:
-        data: a folder with `rm_bench.parquet` or a clone of THU-KEG/RM-Bench (`data/total_dataset.json`, else
-            `data/*_filtered.json`); None for the Hub (THU-KEG/RM-Bench, split train).
-
-    Raises:
-        DataError: not found, or rows that cannot be used.
-    """
+    """RM-Bench. Responses are the three chosen, then the three rejected, each concise, plain, markdown."""
     rows = read_rows(PLACE, data)
     items = read_items(rows, _item)
     domains = [domain for domain in DOMAINS if any(_domain(item) == domain for item in items)]
@@ -127,16 +126,16 @@ def _domain(item: Item) -> str:
 
 
 def _item(row: Row) -> Item:
-    group = fields.name(row, "domain", default=Path(row.part).name.partition("_")[0])
+    group = read.name(row, "domain", default=Path(row.part).name.partition("_")[0])
     if group not in _GROUPS:
         raise RowProblem("unknown domain", "domain", group)
-    sides = {side: fields.texts(row, side, least=STYLES) for side in ("chosen", "rejected")}
+    sides = {side: read.texts(row, side, least=STYLES) for side in ("chosen", "rejected")}
     for side, texts in sides.items():
         if len(texts) != STYLES:
             raise RowProblem(f"expected {STYLES} styles", side, list(texts))
     return Item(
-        id=f"{group}/{fields.name(row, 'id')}",
-        prompt=fields.prompt(row),
+        id=f"{group}/{read.name(row, 'id')}",
+        prompt=read.prompt(row),
         responses=(*sides["chosen"], *sides["rejected"]),
         gold=(1.0,) * STYLES + (0.0,) * STYLES,
         group=group,

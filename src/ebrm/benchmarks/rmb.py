@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ebrm.benchmarks.benchmark import Benchmark, Item, Score
-from ebrm.benchmarks.fields import name, prompt, text, texts
-from ebrm.benchmarks.read import Place, Row, read_items, read_rows, remarks
-from ebrm.benchmarks.rules import mean_of_groups, terms_by_group
+from ebrm.benchmarks.benchmark import Benchmark, Item, Score, mean_of_groups, terms_by_group
+from ebrm.benchmarks.read import Place, Row, name, prompt, read_items, read_rows, remarks, text, texts
 from ebrm.data import RowProblem
 
 PLACE = Place(
@@ -26,18 +24,12 @@ _GOALS = ("Helpfulness", "Harmlessness")
 
 
 def load(data: Path | None) -> Benchmark:
-    """Read RMB's pairwise and best-of-n sets.
+    """RMB: pairwise and best-of-n sets.
 
     A pair is right if the chosen response has the higher reward, a list if the best one beats every loser. A section
     (goal and set) is the unweighted mean over its scenarios (`category_path`), and overall is the mean of the four
     sections, which is how the paper's leaderboard ranks. Subsets are the scenarios' parents (Chat, Code, S1, …).
-    Upstream's own script prints the plain accuracy of whatever files it is given.
-
-    Args:
-        data: folder of the prepared files or of a clone; None fails, as RMB is not on the Hub.
-
-    Raises:
-        DataError: nothing found, or rows that cannot be used.
+    Upstream's own script prints the plain accuracy of whatever files it is given. RMB is not on the Hub.
     """
     rows = read_rows(PLACE, data)
     items = read_items(rows, _item)

@@ -12,7 +12,7 @@ class BenchmarkConfig:
     """What is evaluated on, and how its numbers are made sure of.
 
     Attributes:
-        benchmark: names and files, see `ebrm.benchmarks.catalog`; "all" is everything in `data`.
+        benchmark: names and files, see `ebrm.benchmarks.open_benchmark`; "all" is everything in `data`.
         data: folder with the benchmarks' files; None takes them from the Hub.
         limit: prompts sampled from each benchmark; None takes all.
         seen: preference data or features folders whose prompts are left out (rows of a "test" split aside).
