@@ -67,7 +67,7 @@ def test_a_wrong_reading_is_refused_with_a_diagnosis(dtype: torch.dtype, report:
         with pytest.raises(BackboneError, match=said) as caught:
             check(head, hidden, report(reward, head, hidden))
     assert str(caught.value).startswith("RM: the head applied to the embedding gives")
-    assert "head=" in str(caught.value)
+    assert "Name another head with `head`" in str(caught.value)
 
 
 def test_one_wrong_row_is_enough() -> None:

@@ -7,8 +7,7 @@ import torch
 from tests.tiny import save_rm
 
 from ebrm.backbone import BackboneConfig, Forward, float32_head, load_backbone
-from ebrm.backbone.forward import configs, pooled, vocabulary_size
-from ebrm.backbone.layers import InnerLayers
+from ebrm.backbone.forward import InnerLayers, configs, pooled, vocabulary_size
 from ebrm.errors import BackboneError
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ebrm.backbone import Backbone, BackboneConfig, Loaded, ValueHeadModel, inner_layers, load_backbone
 from ebrm.backbone.families import forget_family, register_family
-from ebrm.backbone.layers import InnerLayers, find_blocks
+from ebrm.backbone.forward import InnerLayers, find_blocks
 from ebrm.errors import BackboneError
 
 IDS = [[9, 8, 7, 6, 5, 2], [50, 2], [100, 101, 102, 2], [7, 2]]
@@ -253,7 +253,7 @@ class TestFinding:
             (unsized, "does not say how many there are"),
             (nn.Linear(3, 1), "does not say how many there are"),
         ):
-            with pytest.raises(BackboneError, match=f"The blocks of RM cannot be found: .*{said}.*--layers none"):
+            with pytest.raises(BackboneError, match=f"The blocks of RM cannot be found: .*{said}.*`layers=..`"):
                 inner_layers("RM", model, (0.5,))
             assert inner_layers("RM", model, ()).indices == ()
 

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from tests.tiny import CHAT_TEMPLATE, build_model, byte_tokenizer, edit_config, save_rm
 
 from ebrm.backbone import Backbone, BackboneConfig, load_backbone, model_limit, open_checkpoint
+from ebrm.backbone.build import choose_device, warn_of_attention
 from ebrm.backbone.identity import fingerprint
-from ebrm.backbone.load import choose_device, warn_of_attention
 from ebrm.data import TextConfig
 from ebrm.errors import BackboneError, ConfigError
 

@@ -16,7 +16,7 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification
 
 from ebrm.backbone import Backbone, BackboneConfig, load_backbone, open_checkpoint
-from ebrm.backbone.lora import attach_adapter
+from ebrm.backbone.checkpoint import attach_adapter
 from ebrm.errors import BackboneError
 
 IDS = [[9, 8, 7, 6], [5, 150], [100, 101, 102, 103, 104, 2]]

@@ -10,8 +10,7 @@ from tests.backbone.pooling_server import FakeServer, serving
 from tests.tiny import byte_tokenizer, save_rm, word_tokenizer
 
 from ebrm.backbone import float32_head
-from ebrm.backbone.pooling import PoolingServer
-from ebrm.backbone.pooling_probe import embeddings, probe, probe_texts
+from ebrm.backbone.pooling import PoolingServer, embeddings, probe, probe_texts
 from ebrm.errors import ServerError
 
 TEXTS = probe_texts(byte_tokenizer(), 128)

@@ -73,10 +73,10 @@ def test_rewards_of_more_families_are_the_models_own(tmp_path: Path, family: str
 def test_a_model_that_reads_its_reward_at_the_padding_is_refused(tmp_path: Path) -> None:
     folder, text = save_rm(tmp_path, "xlnet"), TextConfig(max_length=100)
     # Its blocks give [tokens, texts, h], so that there is nothing to average.
-    with pytest.raises(BackboneError, match=r"Block 1 of .* tensor of shape \[9, 2, 32\] for 2 texts .* --layers none"):
+    with pytest.raises(BackboneError, match=r"Block 1 of .* tensor of shape \[9, 2, 32\] for 2 texts .*: `layers=..`"):
         load_backbone(BackboneConfig(str(folder), device="cpu"), text).read([[5] * 9, [6, 7]])
     backbone = load_backbone(BackboneConfig(str(folder), device="cpu", layers=()), text)
-    with pytest.raises(BackboneError, match="another embedding when it is padded .* Use token_budget=1"):
+    with pytest.raises(BackboneError, match="another embedding when it is padded .* Use `token_budget=1`"):
         backbone.read([[5] * 9, [6, 7]])
     backbone.token_budget = 1
     assert backbone.read([[5] * 9, [6, 7]]).reward.isfinite().all()

@@ -197,10 +197,10 @@ def test_inner_layers_are_not_to_be_had(folder: Path, vllm: FakeServer, caplog: 
     load_backbone(BackboneConfig(str(folder), server=vllm.url), blocks=())
     assert not caplog.text
     with pytest.raises(
-        BackboneError, match=r"\(--layers 0.5\), and a pooling server .* Use --layers none, or no --server"
+        BackboneError, match=r"\(`layers=.0.5.`\), and a pooling server .* Use `layers=..`, or no `server`"
     ):
         load(folder, vllm, layers=(0.5,))
-    with pytest.raises(BackboneError, match="made with inner layers .*blocks 1, 2.* fit with --layers none"):
+    with pytest.raises(BackboneError, match="made with inner layers .*blocks 1, 2.* without them, with `layers=..`"):
         load_backbone(BackboneConfig(str(folder), server=vllm.url), blocks=(1, 2))
 
 
@@ -327,7 +327,7 @@ def test_mistakes_on_the_command_line_are_one_paragraph(
 ) -> None:
     command = ("features", "--backbone", folder, "--data", pairs, "--out", tmp_path / "f")
     refused(ebrm(*command, "--server", "localhost"), "server is 'localhost'; give the URL")
-    refused(ebrm(*command, "--server", vllm.url, "--layers", "0.5"), "Use --layers none")
+    refused(ebrm(*command, "--server", vllm.url, "--layers", "0.5"), "Use `--layers none`")
     other = save_rm(tmp_path / "other", "llama")
     refused(ebrm(*command[:2], other, *command[3:], "--server", vllm.url), "serves", "--served-model-name other")
     with serving(FakeServer(folder, vllm.kind, "mean")) as wrong:

@@ -41,7 +41,7 @@ def refuse_unsupported(checkpoint: Checkpoint) -> None:
         raise BackboneError(
             f"{checkpoint.name} scores several objectives and mixes them ({gated[0]}, …): its reward is not one linear "
             "map of an embedding. Choose a reward model with one score, or teach ebrm this one with "
-            "ebrm.backbone.families.register_family."
+            "ebrm.backbone.register_family."
         )
 
 
@@ -89,7 +89,7 @@ def _no_head(checkpoint: Checkpoint, looked_for: tuple[str, ...]) -> str:
     return (
         f"{checkpoint.name} has no reward head in its weights (looked for {', '.join(looked_for)}): transformers would "
         "fill it with random numbers. Give the folder or repository with the trained head; if it has another name "
-        "there, say it with head=…"
+        "there, name it with `head`."
     )
 
 
@@ -117,7 +117,8 @@ def require_linear(name: str, path: str, module: nn.Module | None) -> nn.Linear:
     if not isinstance(module, nn.Linear):
         raise BackboneError(
             f"The head {path} of {name} is a {type(module).__name__}, not a linear map: the embedding cannot be read "
-            "before it. Name the last linear map with head=…, or teach ebrm this model with register_family."
+            "before it. Name the last linear map with `head`, or teach ebrm this model with "
+            "ebrm.backbone.register_family."
         )
     if not module.weight.dtype.is_floating_point or module.weight.element_size() < 2:
         raise BackboneError(
@@ -153,7 +154,7 @@ def reported_reward(output: Any, attention_mask: Tensor) -> Tensor:
     seen = f"a tensor of shape {list(value.shape)}" if value is not None else f"a {type(output).__name__}"
     raise BackboneError(
         f"The model gives {seen} for {len(attention_mask)} texts; one reward for each text was expected. Teach ebrm "
-        "this model with ebrm.backbone.families.register_family."
+        "this model with ebrm.backbone.register_family."
     )
 
 
@@ -186,7 +187,7 @@ def check_reading(
         f"{name}: the head applied to the embedding gives {ours[worst]:.6g}, but the model reports "
         f"{reported[worst]:.6g} (text {worst + 1} of the first batch; up to {tolerance[worst]:.2g} is rounding). "
         + _diagnosis(captured, attention_mask, weight, bias, ours, reported, tolerance)
-        + " Name another head with head=…, or teach ebrm this model with ebrm.backbone.families.register_family."
+        + " Name another head with `head`, or teach ebrm this model with ebrm.backbone.register_family."
     )
 
 
@@ -250,8 +251,8 @@ def check_padding(name: str, padded: Tensor, alone: Tensor, dtype: torch.dtype, 
         raise BackboneError(
             f"{name}: the shortest text of the first batch has another {part} when it is padded (it moves by "
             f"{off:.1%} of its length; up to {limit:.0%} is rounding). The model reads padding, or reads its reward at "
-            "a place counted from the end of the batch. Use token_budget=1 (no padding), or teach ebrm this model "
-            "with ebrm.backbone.families.register_family."
+            "a place counted from the end of the batch. Use `token_budget=1` (no padding), or teach ebrm this model "
+            "with ebrm.backbone.register_family."
         )
 
 

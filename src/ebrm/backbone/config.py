@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from ebrm.errors import ConfigError
@@ -18,68 +18,39 @@ DEFAULT_LAYERS = (1 / 3, 2 / 3)
 class BackboneConfig:
     """Which reward model is read, and how.
 
+    Attributes:
+        backbone: The reward model: a Hub name (owner/name), a folder, or `demo` for the small one that comes with the
+            package (extra `demo`).
+        revision: Hub revision: branch, tag or commit. Unset: the default branch. Ignored for folders.
+        head: Where the reward head is, as a dotted path (`score`, `v_head.summary`). Unset: found by name.
+        dtype: Precision of the reward model: `auto` keeps the checkpoint's. The head is always float32.
+        device: Where it runs: `auto` takes a GPU if there is one; else a torch device (cpu, cuda:1).
+        attention: Attention implementation (eager, sdpa, flash_attention_2). Unset: transformers' own choice. Gemma-2
+            needs eager or flash_attention_2.
+        trust_remote_code: Run Python code from the model's repository. Only for repositories you have read.
+        layers: Depths in the model, above 0 up to 1 (all its blocks), whose hidden states, averaged over the text's
+            tokens, join the embedding: lower layers know what the last position has forgotten. `none`: the input of
+            the reward head only, as in the paper.
+        token_budget: Most tokens in one batch, padding counted (at most 1024 on a CPU). Halved by itself when memory
+            runs out.
+        server: URL of a running vLLM or SGLang pooling server that has this reward model: embeddings are read from it,
+            and the checkpoint gives only tokenizer, configuration and head. It has no inner layers, so none are read;
+            dtype and device are the server's. Its API key: the variable EBRM_SERVER_TOKEN.
+
     Raises:
         ConfigError: a value outside its range.
     """
 
-    backbone: str = field(
-        metadata={
-            "help": "The reward model: a Hub name (owner/name), a folder, or `demo` for the small one that comes with "
-            "the package (extra `demo`)."
-        }
-    )
-    revision: str | None = field(
-        default=None,
-        metadata={"help": "Hub revision: branch, tag or commit. Unset: the default branch. Ignored for folders."},
-    )
-    head: str | None = field(
-        default=None,
-        metadata={
-            "help": "Where the reward head is, as a dotted path (`score`, `v_head.summary`). Unset: found by name."
-        },
-    )
-    dtype: Dtype = field(
-        default="auto",
-        metadata={"help": "Precision of the reward model: `auto` keeps the checkpoint's. The head is always float32."},
-    )
-    device: str = field(
-        default="auto",
-        metadata={"help": "Where it runs: `auto` takes a GPU if there is one; else a torch device (cpu, cuda:1)."},
-    )
-    attention: str | None = field(
-        default=None,
-        metadata={
-            "help": "Attention implementation (eager, sdpa, flash_attention_2). Unset: transformers' own choice. "
-            "Gemma-2 needs eager or flash_attention_2."
-        },
-    )
-    trust_remote_code: bool = field(
-        default=False,
-        metadata={"help": "Run Python code from the model's repository. Only for repositories you have read."},
-    )
-    layers: tuple[float, ...] = field(
-        default=DEFAULT_LAYERS,
-        metadata={
-            "help": "Depths in the model, above 0 up to 1 (all its blocks), whose hidden states, averaged over the "
-            "text's tokens, join the embedding: lower layers know what the last position has forgotten. `none`: the "
-            "input of the reward head only, as in the paper."
-        },
-    )
-    token_budget: int = field(
-        default=16384,
-        metadata={
-            "help": "Most tokens in one batch, padding counted (at most 1024 on a CPU). Halved by itself when memory "
-            "runs out."
-        },
-    )
-    server: str | None = field(
-        default=None,
-        metadata={
-            "help": "URL of a running vLLM or SGLang pooling server that has this reward model: embeddings are read "
-            "from it, and the checkpoint gives only tokenizer, configuration and head. It has no inner layers, so "
-            "none are read; dtype and device are the server's. Its API key: the variable EBRM_SERVER_TOKEN."
-        },
-    )
+    backbone: str
+    revision: str | None = None
+    head: str | None = None
+    dtype: Dtype = "auto"
+    device: str = "auto"
+    attention: str | None = None
+    trust_remote_code: bool = False
+    layers: tuple[float, ...] = DEFAULT_LAYERS
+    token_budget: int = 16384
+    server: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.backbone, str) or not self.backbone.strip():

@@ -12,9 +12,9 @@ from torch import Tensor
 from transformers import BertForSequenceClassification
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from ebrm.backbone.build import assemble, load_model
 from ebrm.backbone.checkpoint import open_checkpoint
 from ebrm.backbone.config import BackboneConfig
-from ebrm.backbone.load import assemble, load_model
 from ebrm.backbone.read import Backbone
 from ebrm.data import TextConfig
 from ebrm.errors import BackboneError

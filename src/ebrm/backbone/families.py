@@ -215,5 +215,5 @@ def refuse_unknown_parts(checkpoint: Checkpoint, head: StoredHead) -> None:
         raise BackboneError(
             f"The head {root} of {checkpoint.name} has parts that its tensors do not tell how to compute "
             f"({', '.join([*head.linears, *extra])}). Teach ebrm this model with "
-            "ebrm.backbone.families.register_family."
+            "ebrm.backbone.register_family."
         )

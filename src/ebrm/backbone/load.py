@@ -1,80 +1,62 @@
-"""Load a frozen reward model from a folder or the Hub, or say in one sentence why it cannot be used."""
+"""Load a frozen reward model by name, or say in one sentence why it cannot be used."""
 
 from __future__ import annotations
 
-import logging
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
-from huggingface_hub.errors import StrictDataclassError
-from torch import nn
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
-
-from ebrm.backbone.check import refuse_missing, refuse_unsupported, require_head, require_linear
-from ebrm.backbone.checkpoint import HEAD_FILE, Checkpoint, open_checkpoint
+from ebrm.backbone.build import assemble, choose_device, load_model, quiet, with_base
+from ebrm.backbone.checkpoint import open_checkpoint
 from ebrm.backbone.config import BackboneConfig
-from ebrm.backbone.families import (
-    Loaded,
-    StoredHead,
-    ValueHeadModel,
-    attach_value_head,
-    find_family,
-    head_names,
-    plain_name,
-    stored_head,
-)
-from ebrm.backbone.identity import BackboneIdentity, fingerprint
-from ebrm.backbone.layers import inner_layers
-from ebrm.backbone.lora import merge_adapter, open_base
+from ebrm.backbone.demo import load_demo
+from ebrm.backbone.families import find_family
+from ebrm.backbone.identity import BackboneIdentity
 from ebrm.backbone.read import Backbone
-from ebrm.data import TextConfig, TextRule, make_text_rule
-from ebrm.errors import BackboneError
+from ebrm.backbone.server import load_server
+from ebrm.data import TextConfig, TextRule
 
-logger = logging.getLogger(__name__)
-
-# Model types of single repositories that are a known type with a head of another name: ours → transformers'.
-_ALIASES = {"gpt_neox_reward_model": "gpt_neox"}
+# transformers changes the process's default precision and log level while it loads a model.
+_loading = threading.RLock()  # a family's loader may load another
 
 
 def load_backbone(
-    settings: BackboneConfig, text: TextConfig | None = None, *, blocks: Sequence[int] | None = None
+    config: BackboneConfig | str, text: TextConfig | None = None, *, blocks: Sequence[int] | None = None
 ) -> Backbone:
     """Load a reward model, find its head and settle its text rule.
 
     Args:
-        settings: which model, and how to run it; the name "demo" is the small model that comes with the package.
+        config: which model, and how to run it; a name or folder alone: with the defaults. "demo" is the small model
+            that comes with the package.
         text: how text becomes token ids; unset: the defaults.
-        blocks: read the hidden states after these blocks, counted from 1, whatever `settings.layers` says: the `layers`
+        blocks: read the hidden states after these blocks, counted from 1, whatever `config.layers` says: the `layers`
             of a `BackboneIdentity`, to read a model again as it was read before.
 
     Raises:
         BackboneError: the model is not there, or is not a reward model with one trained scalar head; says which, and
             what to do.
-        ServerError: a server (`settings.server`) that cannot be reached or serves something else.
+        ServerError: a server (`config.server`) that cannot be reached or serves something else.
         ConfigError: a device that is not there, or text settings that do not fit the model.
     """
-    if settings.server is not None:
-        from ebrm.backbone.server import load_server
+    config = BackboneConfig(config) if isinstance(config, str) else config
+    with _loading:
+        return _load(config, text or TextConfig(), blocks)
 
-        return load_server(settings, text or TextConfig(), blocks)
-    choose_device(settings.device)  # a device that is not there is said before minutes of loading, not after
-    if settings.backbone == "demo":
-        from ebrm.backbone.demo import load_demo
 
-        return load_demo(settings, text or TextConfig(), blocks)
-    checkpoint = open_checkpoint(settings.backbone, settings.revision, settings.trust_remote_code)
+def _load(config: BackboneConfig, text: TextConfig, blocks: Sequence[int] | None) -> Backbone:
+    if config.server is not None:
+        return load_server(config, text, blocks)
+    choose_device(config.device)  # a device that is not there is said before minutes of loading, not after
+    if config.backbone == "demo":
+        return load_demo(config, text, blocks)
+    checkpoint = open_checkpoint(config.backbone, config.revision, config.trust_remote_code)
     load = find_family(checkpoint.config)
     if load is not None:
         with quiet():
-            return assemble(load(checkpoint, settings), [checkpoint], settings, text or TextConfig(), blocks=blocks)
-    sources = with_base(checkpoint, settings)
-    return assemble(load_model(sources, settings), sources, settings, text or TextConfig(), blocks=blocks)
+            return assemble(load(checkpoint, config), [checkpoint], config, text, blocks=blocks)
+    sources = with_base(checkpoint, config)
+    return assemble(load_model(sources, config), sources, config, text, blocks=blocks)
 
 
 def reload_backbone(
@@ -98,273 +80,3 @@ def reload_backbone(
     )
     backbone.check(identity, text_rule)
     return backbone
-
-
-def with_base(checkpoint: Checkpoint, settings: BackboneConfig) -> list[Checkpoint]:
-    """[model], or [adapter, base] for an adapter."""
-    if checkpoint.adapter is None:
-        return [checkpoint]
-    return [checkpoint, open_base(checkpoint, settings.trust_remote_code)]
-
-
-def find_head(sources: Sequence[Checkpoint], settings: BackboneConfig) -> tuple[Checkpoint, StoredHead]:
-    """The reward head among the tensors of [model] or [adapter, base], and the checkpoint that holds it.
-
-    Raises:
-        BackboneError: a pairwise or multi-objective model, or no trained scalar head.
-    """
-    for source in sources:
-        refuse_unsupported(source)
-    names = head_names(sources[-1].config, settings.head)
-    for source in sources:
-        if (found := stored_head(source, names)) is not None:
-            return source, require_head(source, found, names)
-    return sources[0], require_head(sources[0], None, names)  # raises: there is none
-
-
-def load_model(sources: Sequence[Checkpoint], settings: BackboneConfig, model_class: Any = None) -> Loaded:
-    """Load a model with its head from its checkpoint, or from an adapter and its base.
-
-    Args:
-        sources: [model], or [adapter, base].
-        settings: head, dtype, attention and trust_remote_code are used.
-        model_class: class to load instead of transformers' own choice.
-
-    Raises:
-        BackboneError: not a reward model with one trained scalar head, or its weights are incomplete.
-    """
-    base = sources[-1]
-    adapter = sources[0] if len(sources) > 1 else None
-    owner, stored = find_head(sources, settings)
-    with quiet():
-        model, missing = _load_transformers(base, settings, model_class)
-        if adapter is not None:
-            model = merge_adapter(model, adapter)
-            # A head saved beside the adapter is not part of it: peft did not load that.
-            brought = [name for name, info in adapter.tensors.items() if info.file.name != HEAD_FILE]
-            missing -= {plain_name(name) for name in brought}
-    module = dict(model.named_modules()).get(stored.name)
-    if module is not None and stored.name + ".weight" not in missing:
-        refuse_missing(base.name, missing)
-        return Loaded(model, require_linear(base.name, stored.name, module), stored.name)
-    # transformers' class has no head of that name: keep its base model, put the stored head on it.
-    prefix = getattr(model, "base_model_prefix", "")
-    inner = getattr(model, prefix, model) if prefix else model
-    whole = inner is model
-    refuse_missing(base.name, {name for name in missing if whole or name.startswith(prefix + ".")})
-    return attach_value_head(inner, owner, stored)
-
-
-def assemble(
-    loaded: Loaded,
-    sources: Sequence[Checkpoint],
-    settings: BackboneConfig,
-    text: TextConfig,
-    name: str | None = None,
-    blocks: Sequence[int] | None = None,
-) -> Backbone:
-    """Put a loaded model, its tokenizer, its text rule and its identity together.
-
-    Args:
-        loaded: the model with its head.
-        sources: [model], or [adapter, base]; the tokenizer is taken from the first that has one.
-        settings: device, layers and token budget are used.
-        text: how text becomes token ids.
-        name: the name in the identity; unset: the first source's (folders by their full path).
-        blocks: see :func:`load_backbone`.
-
-    Raises:
-        BackboneError: the model's blocks cannot be found, or those asked for are not there.
-    """
-    device = choose_device(settings.device)
-    tokenizer = load_tokenizer(sources, settings.trust_remote_code)
-    limit = model_limit(loaded.model)
-    config = getattr(loaded.model, "config", None)
-    inner = loaded.model.base if isinstance(loaded.model, ValueHeadModel) else loaded.model
-    called = name or full_name(sources)
-    layers = inner_layers(called, loaded.model, settings.layers, blocks)
-    identity = BackboneIdentity(
-        name=called,
-        revision=sources[0].revision,
-        weights_fingerprint=weights_fingerprint(sources),
-        architecture=type(inner).__name__,
-        head_module=loaded.head_module,
-        dtype=str(next(inner.parameters()).dtype).removeprefix("torch."),
-        attention=str(getattr(config, "_attn_implementation", None) or "own"),
-        layers=layers.indices,
-    )
-    warn_of_attention(identity, str(getattr(config, "model_type", "")))
-    rule = make_text_rule(tokenizer, text, limit)
-    return Backbone(
-        loaded, tokenizer, rule, identity,
-        device=device, token_budget=settings.token_budget, limit=limit, layers=layers,
-    )  # fmt: skip
-
-
-def full_name(sources: Sequence[Checkpoint]) -> str:
-    """What [model] or [adapter, base] is called: its Hub name, or its folder's full path."""
-    return sources[0].name if sources[0].revision else str(sources[0].folder.resolve())
-
-
-def weights_fingerprint(sources: Sequence[Checkpoint]) -> str:
-    """The fingerprint of [model], or of [adapter, base] (see :func:`ebrm.backbone.identity.fingerprint`)."""
-    return fingerprint(
-        (("adapter/" if len(sources) > 1 and source is sources[0] else "") + file.name, file)
-        for source in sources
-        for file in source.weights
-    )
-
-
-def warn_of_attention(identity: BackboneIdentity, model_type: str) -> None:
-    """Warn where an attention implementation is known to change the scores of a kind of model."""
-    if model_type == "gemma2" and identity.attention not in ("eager", "flash_attention_2"):
-        logger.warning(
-            "%s is a Gemma-2 model, whose scores need attention soft-capping; %s attention leaves it out. Use "
-            "attention='eager' or 'flash_attention_2'.",
-            identity.name,
-            identity.attention,
-        )
-
-
-def choose_device(wanted: str) -> torch.device:
-    """The device to run on: "auto" is this process's GPU if there is one, else the CPU.
-
-    Raises:
-        BackboneError: not a device, or not there.
-    """
-    if wanted == "auto":
-        # Under `accelerate launch` each process has its own GPU.
-        gpu = int(os.environ.get("LOCAL_RANK", "0"))
-        return torch.device("cuda", gpu) if torch.cuda.is_available() else torch.device("cpu")
-    try:
-        device = torch.device(wanted)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise BackboneError(
-            f"The device {wanted!r} cannot be used here ({str(error).splitlines()[0]}). Use auto, cpu, or a GPU that "
-            "this machine has (cuda, cuda:1)."
-        ) from error
-    return device
-
-
-def model_limit(model: nn.Module) -> int | None:
-    """The most tokens a model takes, None when its configuration does not say."""
-    config: Any = getattr(model, "config", None)
-    config = config.get_text_config() if hasattr(config, "get_text_config") else config
-    length = getattr(config, "max_position_embeddings", None)
-    if not isinstance(length, int) or length <= 0:
-        return None
-    for path, module in model.named_modules():
-        if path.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
-            # RoBERTa and its kin count positions from the padding token's id on.
-            return min(length, module.num_embeddings) - module.padding_idx - 1
-    return length
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Hold back transformers' log lines and bars while it loads: what they would say is checked here."""
-    log = transformers.utils.logging
-    level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
-    log.set_verbosity_error()
-    log.disable_progress_bar()
-    try:
-        yield
-    finally:
-        log.set_verbosity(level)
-        if bars:
-            log.enable_progress_bar()
-
-
-def _load_transformers(
-    checkpoint: Checkpoint, settings: BackboneConfig, model_class: Any
-) -> tuple[nn.Module, set[str]]:
-    """Load through transformers; also give the names of weights that were not in the checkpoint."""
-    trust = settings.trust_remote_code
-    config = load_config(checkpoint, trust)
-    options: dict[str, Any] = {
-        "config": config,
-        "dtype": settings.dtype if settings.dtype == "auto" else getattr(torch, settings.dtype),
-        "output_loading_info": True,
-        "use_safetensors": True,
-    }
-    if settings.attention is not None:
-        options["attn_implementation"] = settings.attention
-    if model_class is None:
-        options["trust_remote_code"] = trust
-        model_class = choose_class(checkpoint, config, trust)
-    try:
-        model, info = model_class.from_pretrained(str(checkpoint.folder), **options)
-    except (OSError, ValueError, RuntimeError, ImportError, KeyError, AttributeError, TypeError) as error:
-        raise BackboneError(
-            f"transformers {transformers.__version__} cannot load {checkpoint.name}: "
-            f"{' '.join(str(error).split())[:400]}. If the files are complete, use a transformers version that knows "
-            "this model, or teach ebrm with ebrm.backbone.families.register_family."
-        ) from error
-    return model, set(info["missing_keys"])
-
-
-def choose_class(checkpoint: Checkpoint, config: Any, trust: bool) -> Any:
-    """The transformers class that loads a checkpoint."""
-    own = checkpoint.config.get("auto_map") or {} if trust else {}
-    if "AutoModelForSequenceClassification" in own:
-        return AutoModelForSequenceClassification
-    if "AutoModel" in own:
-        return AutoModel
-    known = type(config) in AutoModelForSequenceClassification._model_mapping
-    return AutoModelForSequenceClassification if known else AutoModel
-
-
-def load_config(checkpoint: Checkpoint, trust: bool) -> Any:
-    """The transformers configuration of a checkpoint, with one label.
-
-    Raises:
-        BackboneError: transformers cannot read it.
-    """
-    kind = checkpoint.config.get("model_type")
-    if kind in _ALIASES:
-        if checkpoint.config.get("pooling", "last") != "last":
-            raise BackboneError(
-                f"{checkpoint.name} pools its embedding by {checkpoint.config['pooling']!r}; for its kind ({kind}) "
-                "ebrm knows only the last token. Teach ebrm this model with ebrm.backbone.families.register_family."
-            )
-        values = {key: value for key, value in checkpoint.config.items() if key != "model_type"}
-        return AutoConfig.for_model(_ALIASES[kind], **{**values, "num_labels": 1})
-    try:
-        return AutoConfig.from_pretrained(str(checkpoint.folder), num_labels=1, trust_remote_code=trust)
-    except (ValueError, TypeError, KeyError, OSError, ImportError, AttributeError, StrictDataclassError) as error:
-        needs_code = bool(checkpoint.config.get("auto_map")) and not trust
-        advice = (
-            "It brings its own code: read it, then allow it with trust_remote_code=True."
-            if needs_code
-            else "Use a transformers version that knows it, or teach ebrm with ebrm.backbone.families.register_family; "
-            "if config.json was edited or damaged, get it again."
-        )
-        reason = " ".join(str(error).split())[:200]
-        raise BackboneError(
-            f"transformers {transformers.__version__} cannot read the configuration of {checkpoint.name} (model_type "
-            f"{kind!r}): {reason.rstrip('.')}. {advice}"
-        ) from error
-
-
-def load_tokenizer(sources: Sequence[Checkpoint], trust: bool) -> Any:
-    """The tokenizer of the first of the checkpoints that has one.
-
-    Raises:
-        BackboneError: none has, or transformers cannot load it.
-    """
-    folders: list[Path] = [source.folder for source in sources]
-    has = [
-        folder
-        for folder in folders
-        if (folder / "tokenizer_config.json").is_file() or (folder / "tokenizer.json").is_file()
-    ]
-    folder = (has or folders[-1:])[0]
-    try:
-        with quiet():
-            return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trust)
-    except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError) as error:
-        raise BackboneError(
-            f"The tokenizer of {sources[0].name} cannot be loaded ({' '.join(str(error).split())[:300]}). Put the "
-            "tokenizer's files (tokenizer.json, tokenizer_config.json) beside the model."
-        ) from error

@@ -13,16 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from ebrm.backbone.families import Loaded
-from ebrm.backbone.forward import Forward, Head, configs, float32_head, unreadable, vocabulary_size
+from ebrm.backbone.forward import Forward, Head, InnerLayers, configs, float32_head, unreadable, vocabulary_size
 from ebrm.backbone.identity import BackboneIdentity
-from ebrm.backbone.layers import InnerLayers
 from ebrm.data import Message, TextRule, TokenizedText, tokenize, tokenize_rendered
-from ebrm.errors import BackboneError, ConfigError, ModelError, TextError, TextTooLongError
+from ebrm.errors import BackboneError, ConfigError, ModelError, TextError, TextTooLongError, setting
 
 logger = logging.getLogger(__name__)
 
 #: Most tokens in a batch on a CPU: what its caches hold; 16,384 take about twice as long (docs/performance.md).
 _CPU_BATCH_TOKENS = 1024
+
+_BFLOAT16 = setting("dtype", "bfloat16")
 
 #: A prompt: a string (one user turn), or messages that end in a user's turn.
 Prompt = str | Sequence[Message]
@@ -172,7 +173,8 @@ class Backbone:
                 if tokens is None:
                     raise TextTooLongError(
                         f"The text is longer than the {self.text_rule.max_length} tokens that the reward model reads, "
-                        "and the text rule drops such texts. Leave it out, or load with prompt_left."
+                        "and the text rule drops such texts. Leave it out, or load with "
+                        f"{setting('truncation', 'prompt_left')}."
                     )
                 if (why := self._unreadable(tokens.ids)) is not None:
                     raise TextError(f"The text {why}")
@@ -229,7 +231,7 @@ class Backbone:
         return unreadable(self.identity.name, ids, self.limit, self._vocabulary)
 
     def _overflow(self) -> str:
-        return "In float16 this is overflow: use dtype='bfloat16' or 'float32'; else the weights are damaged."
+        return f'In float16 this is overflow: use {_BFLOAT16} or `dtype="float32"`; else the weights are damaged.'
 
     def _embed(self, token_ids: Sequence[Sequence[int]]) -> Tensor:
         """Embeddings [n, d + k·h] of sequences that the model can take."""
@@ -244,7 +246,7 @@ class Backbone:
                 if len(batch) == 1:
                     raise BackboneError(
                         f"Memory on {self.device} is too small for a single text: row {batch[0]} has "
-                        f"{len(token_ids[batch[0]])} tokens. Lower max_length, use dtype='bfloat16', or a device with "
+                        f"{len(token_ids[batch[0]])} tokens. Lower `max_length`, use {_BFLOAT16}, or a device with "
                         "more memory."
                     )
                 budget = len(batch) // 2 * len(token_ids[batch[0]])

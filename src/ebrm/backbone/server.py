@@ -11,13 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ebrm.backbone.checkpoint import Checkpoint, open_checkpoint
-from ebrm.backbone.config import DEFAULT_LAYERS, BackboneConfig
-from ebrm.backbone.families import StoredHead, find_family, plain_name, refuse_unknown_parts
-from ebrm.backbone.forward import Head, vocabulary_size
-from ebrm.backbone.identity import SERVER, BackboneIdentity
-from ebrm.backbone.layers import InnerLayers
-from ebrm.backbone.load import (
+from ebrm.backbone.build import (
     choose_class,
     find_head,
     full_name,
@@ -28,11 +22,15 @@ from ebrm.backbone.load import (
     weights_fingerprint,
     with_base,
 )
-from ebrm.backbone.pooling import PoolingServer
-from ebrm.backbone.pooling_probe import embeddings, probe, probe_texts
+from ebrm.backbone.checkpoint import Checkpoint, open_checkpoint
+from ebrm.backbone.config import DEFAULT_LAYERS, BackboneConfig
+from ebrm.backbone.families import StoredHead, find_family, plain_name, refuse_unknown_parts
+from ebrm.backbone.forward import Head, InnerLayers, vocabulary_size
+from ebrm.backbone.identity import SERVER, BackboneIdentity
+from ebrm.backbone.pooling import PoolingServer, embeddings, probe, probe_texts
 from ebrm.backbone.read import Backbone
 from ebrm.data import TextConfig, TextRule, make_text_rule
-from ebrm.errors import BackboneError, ServerError
+from ebrm.errors import BackboneError, ServerError, setting
 
 logger = logging.getLogger(__name__)
 
@@ -114,13 +112,13 @@ def load_server(settings: BackboneConfig, text: TextConfig, blocks: Sequence[int
     if settings.backbone == "demo":
         raise BackboneError(
             "The packaged model `demo` averages over all tokens before its head, which a pooling server does not do. "
-            "Read it without --server."
+            "Read it without `server`."
         )
     checkpoint = open_checkpoint(settings.backbone, settings.revision, settings.trust_remote_code)
     if find_family(checkpoint.config) is not None:
         raise BackboneError(
             f"{checkpoint.name} is read by a registered family, which knows how to load it but not how a server pools "
-            "it. Read it without --server."
+            "it. Read it without `server`."
         )
     server = PoolingServer(settings.server)
     _refuse_other_model(server, checkpoint)
@@ -165,15 +163,15 @@ def _refuse_layers(settings: BackboneConfig, blocks: Sequence[int] | None) -> No
     if blocks:
         raise BackboneError(
             f"This was made with inner layers of the reward model (blocks {', '.join(map(str, blocks))}), and {gives}. "
-            "Score without --server, or make it anew without them: features and fit with --layers none."
+            f"Score without `server`, or make it anew without them, with {setting('layers', [])}."
         )
     if blocks is None and settings.layers and settings.layers != DEFAULT_LAYERS:
-        shown = ",".join(f"{depth:g}" for depth in settings.layers)
         raise BackboneError(
-            f"Inner layers are asked for (--layers {shown}), and {gives}. Use --layers none, or no --server."
+            f"Inner layers are asked for ({setting('layers', settings.layers)}), and {gives}. Use "
+            f"{setting('layers', [])}, or no `server`."
         )
     if blocks is None and settings.layers:
-        logger.warning("No inner layers are read: %s (the same as --layers none).", gives)
+        logger.warning("No inner layers are read: %s (as with %s).", gives, setting("layers", []))
 
 
 def _refuse_other_model(server: PoolingServer, checkpoint: Checkpoint) -> None:
@@ -222,7 +220,7 @@ def _read_head(owner: Checkpoint, stored: StoredHead, config: Any) -> Head:
         raise BackboneError(
             f"The head {stored.name} of {owner.name} does not take the last token's hidden state as it is (it comes "
             f"after {', '.join(stored.linears[:-1]) or 'other layers'}), and that is all a pooling server gives. Read "
-            "this model without --server."
+            "this model without `server`."
         )
     if weight.shape[1] != getattr(text, "hidden_size", weight.shape[1]):
         raise BackboneError(
