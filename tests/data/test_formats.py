@@ -37,75 +37,42 @@ TURNS = [user("Hi"), reply("Hello"), user("2+2?")]
 PLAIN = {"prompt": "2+2?", "chosen": "4", "rejected": "5"}
 
 
+TALKS = {"chosen": [*TURNS, reply("4")], "rejected": [*TURNS, reply("5")]}
+TRANSCRIPT = "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: 2+2?\n\nAssistant:"
+REPEATED = "implicit prompt, conversational (repeated in the prompt column)"
+AS_TRANSCRIPT = {"chosen": f"{TRANSCRIPT} 4", "rejected": f"{TRANSCRIPT} 5"}
+AS_JSON = {side: json.dumps(talk) for side, talk in TALKS.items()}
+LABELED = {"prompt": "2+2?", "a": "5", "b": "4", "label": "B>A"}
+
+
 @pytest.mark.parametrize(
     ("row", "prompt", "shape"),
     [
         (PLAIN, [user("2+2?")], "explicit prompt, standard"),
         (PLAIN | {"prompt": TURNS}, TURNS, "explicit prompt, conversational"),
+        (PLAIN | {"prompt": TURNS, "chosen": [reply("4")]}, TURNS, "explicit prompt, conversational"),
+        (PLAIN | {"prompt": json.dumps(TURNS)}, TURNS, "explicit prompt, conversational (messages as a JSON string)"),
         (
-            {"prompt": TURNS, "chosen": [reply("4")], "rejected": [reply("5")]},
-            TURNS,
-            "explicit prompt, conversational",
+            PLAIN | {"prompt": TRANSCRIPT, "chosen": " 4"},
+            TURNS, "explicit prompt, standard (Human/Assistant transcripts)",
         ),
-        (
-            PLAIN | {"prompt": json.dumps(TURNS)},
-            TURNS,
-            "explicit prompt, conversational (messages as a JSON string)",
-        ),
-        (
-            PLAIN | {"prompt": "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: 2+2?\n\nAssistant:", "chosen": " 4"},
-            TURNS,
-            "explicit prompt, standard (Human/Assistant transcripts)",
-        ),
-        (
-            {"chosen": [*TURNS, reply("4")], "rejected": [*TURNS, reply("5")]},
-            TURNS,
-            "implicit prompt, conversational",
-        ),
-        (
-            {"chosen": json.dumps([*TURNS, reply("4")]), "rejected": json.dumps([*TURNS, reply("5")])},
-            TURNS,
-            "implicit prompt, conversational (messages as a JSON string)",
-        ),
-        (
-            {
-                "chosen": "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: 2+2?\n\nAssistant: 4",
-                "rejected": "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: 2+2?\n\nAssistant: 5",
-            },
-            TURNS,
-            "implicit prompt, standard (Human/Assistant transcripts)",
-        ),
+        (TALKS, TURNS, "implicit prompt, conversational"),
+        (AS_JSON, TURNS, "implicit prompt, conversational (messages as a JSON string)"),
+        (AS_TRANSCRIPT, TURNS, "implicit prompt, standard (Human/Assistant transcripts)"),
         (
             {"chosen": "Q: 2+2?\nA:\n4", "rejected": "Q: 2+2?\nA:\n5"},
-            [user("Q: 2+2?\nA:\n")],
-            "implicit prompt, standard (longest common beginning)",
+            [user("Q: 2+2?\nA:\n")], "implicit prompt, standard (longest common beginning)",
         ),
-        (
-            {"prompt": "2+2?", "chosen": [*TURNS, reply("4")], "rejected": [*TURNS, reply("5")]},
-            TURNS,
-            "implicit prompt, conversational (repeated in the prompt column)",
-        ),
-        (
-            {"prompt": None, "chosen": [*TURNS, reply("4")], "rejected": [*TURNS, reply("5")]},
-            TURNS,
-            "implicit prompt, conversational (repeated in the prompt column)",
-        ),
-        (
-            {"prompt": TURNS, "chosen": [*TURNS, reply("4")], "rejected": [*TURNS, reply("5")]},
-            TURNS,
-            "implicit prompt, conversational (repeated in the prompt column)",
-        ),
-        (
-            {"prompt": "2+2?", "a": "5", "b": "4", "label": "B>A"},
-            [user("2+2?")],
-            "explicit prompt, standard, two replies and a label",
-        ),
+        (TALKS | {"prompt": "2+2?"}, TURNS, REPEATED),
+        (TALKS | {"prompt": None}, TURNS, REPEATED),
+        (TALKS | {"prompt": TURNS}, TURNS, REPEATED),
+        (LABELED, [user("2+2?")], "explicit prompt, standard, two replies and a label"),
     ],
-)
+)  # fmt: skip
 def test_every_shape(row: dict[str, Any], prompt: list[dict[str, str]], shape: str) -> None:
-    preference, said = take(row)
+    preference, found = take(row)
     assert (list(preference.prompt), preference.chosen, preference.rejected) == (prompt, "4", "5")
-    assert said == shape
+    assert found == shape
 
 
 @pytest.mark.parametrize(
@@ -126,13 +93,8 @@ def test_labels(label: Any, chosen: str) -> None:
 @pytest.mark.parametrize(
     ("label", "kind"),
     [
-        ("A=B", "tie"),
-        ("tie", "tie"),
-        ("C", "label not understood"),
-        (2, "label not understood"),
-        (-1, "label not understood"),
-        (True, "label not understood"),
-        (float("nan"), "label not understood"),
+        *((label, "tie") for label in ("A=B", "tie")),
+        *((label, "label not understood") for label in ("C", 2, -1, True, float("nan"))),
         (None, "missing"),
     ],
 )
@@ -192,8 +154,7 @@ def test_bad_rows_with_an_implicit_prompt(chosen: Any, rejected: Any, kind: str,
 
 
 def test_a_prompt_column_must_agree_with_the_conversations() -> None:
-    row = {"prompt": "3+3?", "chosen": [*TURNS, reply("4")], "rejected": [*TURNS, reply("5")]}
-    assert problem(row) == ("prompt column and conversation disagree", "prompt")
+    assert problem(TALKS | {"prompt": "3+3?"}) == ("prompt column and conversation disagree", "prompt")
 
 
 def test_a_field_is_named_as_the_data_name_it() -> None:

@@ -32,13 +32,8 @@ def jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def bad_file(tmp_path: Path) -> Path:
-    bad: list[dict[str, Any]] = [
-        {"chosen": ""},
-        {"rejected": "4"},
-        {"chosen": ""},
-        {"prompt": None},
-        {"strength": float("nan")},
-    ] * 2
+    empty: dict[str, Any] = {"chosen": ""}
+    bad = [empty, {"rejected": "4"}, empty, {"prompt": None}, {"strength": float("nan")}] * 2
     return jsonl(tmp_path / "a.jsonl", [GOOD, *({**GOOD, **change} for change in bad), {**GOOD, "chosen": "four"}])
 
 
@@ -60,7 +55,7 @@ def test_the_same_pairs_from_every_kind_of_source(tmp_path: Path) -> None:
     assert {p.report.format for p in loaded} == {"explicit prompt, standard"}
 
 
-def test_bad_rows_stop_with_count_kinds_the_first_five_and_the_way_out(tmp_path: Path) -> None:
+def test_bad_rows_stop_with_count_kinds_the_first_five_and_the_way_out_or_are_skipped(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         load(bad_file(tmp_path))
     said = str(caught.value)
@@ -73,11 +68,7 @@ def test_bad_rows_stop_with_count_kinds_the_first_five_and_the_way_out(tmp_path:
         "a.jsonl:5, prompt: missing, None",
         "a.jsonl:6, strength: strength is not finite, nan",
     ]
-    assert '`bad_rows="skip"`' in said
-    assert "\n\n" not in said
-
-
-def test_bad_rows_are_skipped_and_counted_when_asked(tmp_path: Path) -> None:
+    assert '`bad_rows="skip"`' in said and "\n\n" not in said
     loaded = load(bad_file(tmp_path), bad_rows="skip")
     report = loaded.report
     assert [row.row for row in loaded] == ["a.jsonl:1", "a.jsonl:12"]
@@ -103,16 +94,22 @@ def test_lone_surrogates_are_bad_rows_and_other_unicode_is_kept(tmp_path: Path) 
 
 
 def test_empty_files(tmp_path: Path) -> None:
-    for name in ("a.jsonl", "a.json", "a.csv"):
-        (tmp_path / name).write_text("")
-        with pytest.raises(DataError, match=rf"{name} holds no rows"):
-            load(tmp_path / name)
-    for name, text in (("b.json", "[]"), ("b.csv", "prompt,chosen,rejected\n"), ("b.jsonl", "\n\n")):
+    empty = [("a.jsonl", ""), ("a.json", ""), ("a.csv", "")]
+    for name, text in [*empty, ("b.json", "[]"), ("b.csv", "prompt,chosen,rejected\n"), ("b.jsonl", "\n\n")]:
         (tmp_path / name).write_text(text)
         with pytest.raises(DataError, match=rf"{name} holds no rows"):
             load(tmp_path / name)
     with pytest.raises(DataError, match="holds no rows"):
         load([])
+
+
+def test_a_data_set_of_conversations() -> None:
+    sides = {
+        side: [*ASK, {"role": "assistant", "content": reply}] for side, reply in (("chosen", "4"), ("rejected", "5"))
+    }
+    loaded = load(datasets.Dataset.from_list([{**sides, "source": "magpie"}]))
+    assert loaded.report.format == "implicit prompt, conversational"
+    assert (loaded[0].prompt, loaded[0].chosen, loaded[0].source) == (tuple(ASK), "4", "magpie")
 
 
 def test_one_row_and_a_reply_of_a_megabyte() -> None:
@@ -169,16 +166,6 @@ def test_a_mixture_of_shapes_is_said_aloud(caplog: pytest.LogCaptureFixture) -> 
     expected = "mixed: explicit prompt, standard (2 rows); explicit prompt, conversational (1 rows)"
     assert loaded.report.format == expected
     assert expected in caplog.text
-
-
-def test_skywork_shape() -> None:
-    sides = {
-        "chosen": [*ASK, {"role": "assistant", "content": "4"}],
-        "rejected": [*ASK, {"role": "assistant", "content": "5"}],
-    }
-    loaded = load(datasets.Dataset.from_list([{**sides, "source": "magpie"}]))
-    assert loaded.report.format == "implicit prompt, conversational"
-    assert (loaded[0].prompt, loaded[0].chosen, loaded[0].source) == (tuple(ASK), "4", "magpie")
 
 
 def test_exact_repeats_are_kept_and_counted() -> None:
@@ -250,15 +237,10 @@ def test_every_row_in_one_part_and_no_prompt_in_two(prompt_ids: list[str], seed:
 
 
 @given(ids, ids, seeds)
-def test_added_rows_move_nothing(old: list[str], new: list[str], seed: int) -> None:
+def test_added_rows_and_larger_parts_move_nothing(old: list[str], new: list[str], seed: int) -> None:
     assert part_of(old + new, FRACTIONS, seed)[: len(old)] == part_of(old, FRACTIONS, seed)
     assert part_of(new + old, FRACTIONS, seed)[len(new) :] == part_of(old, FRACTIONS, seed)
-
-
-@given(ids, seeds)
-def test_growing_the_first_part_only_adds_to_it(prompt_ids: list[str], seed: int) -> None:
-    small = split_by_prompt(prompt_ids, {"train": 0.5, "test": 0.5}, seed)["train"]
-    large = split_by_prompt(prompt_ids, {"train": 0.75, "test": 0.25}, seed)["train"]
+    small, large = (split_by_prompt(old, {"train": share, "test": 1 - share}, seed)["train"] for share in (0.5, 0.75))
     assert set(small) <= set(large)
 
 
@@ -279,13 +261,10 @@ def test_the_split_is_the_same_on_every_machine() -> None:
     assert hash_position("abc") == 0xBA7816BF8F01CFEA  # the first 8 bytes of the well-known SHA-256("abc")
 
 
-def test_empty_parts() -> None:
+def test_empty_parts_and_thirds_lose_no_row() -> None:
     parts = split_by_prompt(["a", "b"], {"none": 0.0, "all": 1.0, "also none": 0.0}, seed=0)
     assert [rows.tolist() for rows in parts.values()] == [[], [0, 1], []]
     assert split_by_prompt([], FRACTIONS, 0)["train"].tolist() == []
-
-
-def test_thirds_lose_no_row() -> None:
     thirds = {"a": 1 / 3, "b": 1 / 3, "c": 1 / 3}
     parts = split_by_prompt([str(i) for i in range(1000)], thirds, seed=0)
     assert sum(map(len, parts.values())) == 1000

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -74,23 +76,6 @@ def test_text_is_kept_as_it_is(text: str) -> None:
     assert schema.check_text(text, "chosen") == text
 
 
-@pytest.mark.parametrize(
-    ("value", "kind"),
-    [
-        (None, "missing"),
-        ("", "empty"),
-        (" \n\t", "empty"),
-        (3, "not a string"),
-        (["a"], "not a string"),
-        ("half \ud83d", "lone surrogate"),
-    ],
-)
-def test_unusable_text(value: object, kind: str) -> None:
-    with pytest.raises(RowProblem) as caught:
-        schema.check_text(value, "chosen")
-    assert (caught.value.kind, caught.value.field) == (kind, "chosen")
-
-
 def test_bad_row_shows_a_shortened_printable_value() -> None:
     row = RowProblem("lone surrogate", "chosen", "x" * 10_000 + "\ud83d").at("f.jsonl:3")
     assert len(row.value) < 90
@@ -98,60 +83,50 @@ def test_bad_row_shows_a_shortened_printable_value() -> None:
     assert str(row).startswith("f.jsonl:3, chosen: lone surrogate, 'xxx")
 
 
+MISSING = [(None, "missing"), ("", "empty"), (" \n\t", "empty"), (3, "not a string"), (["a"], "not a string")]
+MESSAGES = [
+    (None, "missing", "p"),
+    ("hello", "not a list of messages", "p"),
+    ([], "empty", "p"),
+    (["hello"], "not a message with role and content", "p[0]"),
+    ([{"role": "user"}], "not a message with role and content", "p[0]"),
+    ([{"role": "alien", "content": "x"}], "unknown role", "p[0].role"),
+    ([*ASK, {"role": "assistant", "content": " "}], "empty", "p[1].content"),
+    ([{"role": "user", "content": [{"type": "text"}]}], "not a string", "p[0].content"),
+    ([{"role": "assistant", "content": "x", "tool_calls": [{}]}], "tool calls", "p[0].tool_calls"),
+]
+
+
 @pytest.mark.parametrize(
-    ("value", "kind", "field"),
+    ("check", "value", "kind", "field"),
     [
-        (None, "missing", "p"),
-        ("hello", "not a list of messages", "p"),
-        ([], "empty", "p"),
-        (["hello"], "not a message with role and content", "p[0]"),
-        ([{"role": "user"}], "not a message with role and content", "p[0]"),
-        ([{"role": "alien", "content": "x"}], "unknown role", "p[0].role"),
-        ([*ASK, {"role": "assistant", "content": " "}], "empty", "p[1].content"),
-        ([{"role": "user", "content": [{"type": "text"}]}], "not a string", "p[0].content"),
-        ([{"role": "assistant", "content": "x", "tool_calls": [{}]}], "tool calls", "p[0].tool_calls"),
+        *((schema.check_text, value, kind, "p") for value, kind in [*MISSING, ("half \ud83d", "lone surrogate")]),
+        *((schema.check_messages, *row) for row in MESSAGES),
+        *((schema.check_strength, value, "strength is not finite", "p") for value in (math.nan, math.inf, "nan")),
+        *((schema.check_strength, value, "strength is not a number", "p") for value in ("much", True, [1])),
+        (schema.check_name, math.nan, "not a string", "p"),
+        (schema.check_name, "\udc00", "lone surrogate", "p"),
+        (schema.check_prompt, [{"role": "system", "content": "s"}], "no user turn", "p"),
+        (schema.check_prompt, [*ASK, {"role": "assistant", "content": "r"}], "prompt does not end in a user turn", "p"),
     ],
 )
-def test_unusable_messages(value: object, kind: str, field: str) -> None:
+def test_unusable_values_are_named(check: Callable[..., object], value: object, kind: str, field: str) -> None:
     with pytest.raises(RowProblem) as caught:
-        schema.check_messages(value, "p")
+        check(value, "p")
     assert (caught.value.kind, caught.value.field) == (kind, field)
 
 
 def test_messages_keep_role_and_content_only_and_an_empty_system_message() -> None:
     given = [{"role": "system", "content": ""}, {"role": "user", "content": "x", "time": 3, "tool_calls": None}]
-    assert schema.check_messages(given, "p") == [
-        {"role": "system", "content": ""},
-        {"role": "user", "content": "x"},
-    ]
+    assert schema.check_messages(given, "p") == [{"role": "system", "content": ""}, {"role": "user", "content": "x"}]
 
 
-def test_a_prompt_asks() -> None:
-    system, reply = {"role": "system", "content": "s"}, {"role": "assistant", "content": "r"}
+def test_usable_prompts_strengths_and_names() -> None:
+    system = {"role": "system", "content": "s"}
     assert schema.check_prompt([system, *ASK], "p") == (system, *ASK)
-    with pytest.raises(RowProblem, match="no user turn"):
-        schema.check_prompt([system], "p")
-    with pytest.raises(RowProblem, match="does not end in a user turn"):
-        schema.check_prompt([*ASK, reply], "p")
-
-
-def test_strength() -> None:
     given: list[object] = [None, "", 2, 0.5, "0.25", -1]
     assert [schema.check_strength(v, "s") for v in given] == [None, None, 2.0, 0.5, 0.25, -1.0]
-    for value in (float("nan"), float("inf"), "nan"):
-        with pytest.raises(RowProblem, match="not finite"):
-            schema.check_strength(value, "s")
-    for other in ("much", True, [1]):
-        with pytest.raises(RowProblem, match="not a number"):
-            schema.check_strength(other, "s")
-
-
-def test_names() -> None:
     assert [schema.check_name(v, "c") for v in (None, "", "x", 3)] == [None, None, "x", "3"]
-    with pytest.raises(RowProblem, match="not a string"):
-        schema.check_name(float("nan"), "c")
-    with pytest.raises(RowProblem, match="lone surrogate"):
-        schema.check_name("\udc00", "c")
 
 
 def test_settings_refuse_what_they_do_not_know() -> None:
@@ -177,9 +152,5 @@ def test_an_error_writes_a_setting_as_python_in_backticks() -> None:
 
 def test_a_conversation_shows_its_roles_only_where_there_are_several_turns() -> None:
     assert conversation([{"role": "user", "content": "Hi"}]) == "Hi"
-    turns = [
-        {"role": "user", "content": "Hi"},
-        {"role": "assistant", "content": "Yes?"},
-        {"role": "user", "content": "Go"},
-    ]
+    turns = [{"role": role, "content": text} for role, text in (("user", "Hi"), ("assistant", "Yes?"), ("user", "Go"))]
     assert conversation(turns) == "user: Hi\n\nassistant: Yes?\n\nuser: Go"

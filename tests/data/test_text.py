@@ -53,8 +53,9 @@ class TestPlain:
         assert as_messages != ids_of(rule, "Yes", "Hi", PLAIN)
 
     def test_is_forced_on_a_tokenizer_with_a_template(self) -> None:
-        assert rule_for(CHAT, template="plain").template == "plain"
-        assert CHAT.decode(ids_of(rule_for(CHAT, template="plain"), "Hi", "Yes")) == "<s>User: Hi\n\nAssistant: Yes"
+        rule = rule_for(CHAT, template="plain")
+        assert rule.template == "plain"
+        assert CHAT.decode(ids_of(rule, "Hi", "Yes")) == "<s>User: Hi\n\nAssistant: Yes"
 
     def test_refuses_a_role_it_does_not_know(self) -> None:
         with pytest.raises(TextError, match=r"data\.jsonl:3: .*role 'tool'; the plain format knows system, user"):
@@ -66,9 +67,8 @@ class TestTemplate:
         rule = rule_for()
         assert rule.template == CHAT_TEMPLATE
         expected = "<s><|start|>user\nHi<|end|>\n<|start|>assistant\nYes<|end|>\n"
-        assert (
-            render(rule, CHAT, [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}]) == expected
-        )
+        turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}]
+        assert render(rule, CHAT, turns) == expected
         assert ids_of(rule, "Hi", "Yes") == CHAT(expected, add_special_tokens=False)["input_ids"]
 
     def test_arguments_reach_it_and_the_identity(self) -> None:
@@ -81,9 +81,8 @@ class TestTemplate:
         assert PLAIN.decode(ids_of(rule, "Hi", "Yes", PLAIN)) == "<s>[Hi][Yes]"
 
     def test_that_refuses_a_conversation_is_an_error_with_the_place(self) -> None:
-        rule = rule_for(
-            template="{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system turn') }}{% endif %}"
-        )
+        stops = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system turn') }}{% endif %}"
+        rule = rule_for(template=stops)
         with pytest.raises(TextError, match=r"rows:7: The chat template refuses .*system → user.*no system turn"):
             tokenize(rule, CHAT, TALK, "La", "rows:7")
 
@@ -96,15 +95,9 @@ class TestStartToken:
     @pytest.mark.parametrize(
         ("template", "bos", "count"),
         [
-            (ONE, "auto", 1),
-            (TWO, "auto", 1),
-            (NONE, "auto", 1),  # the tokenizer adds it, the template forgot it
-            (ONE, "keep", 1),
-            (TWO, "keep", 2),
-            (NONE, "keep", 0),
-            (ONE, "strip", 0),
-            (TWO, "strip", 0),
-            (NONE, "strip", 0),
+            *((template, "auto", 1) for template in (ONE, TWO, NONE)),  # the tokenizer adds what a template forgot
+            *((template, "keep", count) for template, count in ((ONE, 1), (TWO, 2), (NONE, 0))),
+            *((template, "strip", 0) for template in (ONE, TWO, NONE)),
         ],
     )
     def test_appears_as_often_as_the_rule_says(self, template: str, bos: str, count: int) -> None:
@@ -112,11 +105,9 @@ class TestStartToken:
         assert ids == [BOS] * count + CHAT("HiYes", add_special_tokens=False)["input_ids"]
 
     def test_is_not_added_where_the_tokenizer_does_not_add_it(self) -> None:
+        assert ids_of(rule_for(PLAIN), "Hi", "Yes", PLAIN).count(BOS) == 1  # once in the plain format
         quiet = byte_tokenizer(adds_bos=False)
         assert BOS not in ids_of(rule_for(quiet, template=self.NONE), "Hi", "Yes", quiet)
-
-    def test_once_in_the_plain_format(self) -> None:
-        assert ids_of(rule_for(PLAIN), "Hi", "Yes", PLAIN).count(BOS) == 1
 
     def test_doubled_is_logged_once(self, caplog: pytest.LogCaptureFixture) -> None:
         text._warn_once.cache_clear()
@@ -156,9 +147,11 @@ class TestTooLong:
     PROMPT = "A long question, with many words, that nobody will ever read to its end."
     LONG = len(ids_of(rule_for(), PROMPT, "Yes"))
 
-    def test_that_just_fits_is_left_alone(self) -> None:
-        found = tokenize(rule_for(max_length=self.LONG), CHAT, self.PROMPT, "Yes")
-        assert found is not None and len(found.ids) == self.LONG and found.truncated == 0
+    def test_that_just_fits_is_left_alone_and_else_dropped(self) -> None:
+        for truncation in ("error", "drop"):
+            found = tokenize(rule_for(max_length=self.LONG, truncation=truncation), CHAT, self.PROMPT, "Yes")
+            assert found is not None and len(found.ids) == self.LONG and found.truncated == 0
+        assert tokenize(rule_for(max_length=self.LONG - 1, truncation="drop"), CHAT, self.PROMPT, "Yes") is None
 
     def test_error_names_place_lengths_and_options(self) -> None:
         rule = rule_for(max_length=self.LONG - 1)
@@ -168,10 +161,6 @@ class TestTooLong:
         assert said.startswith(f"pairs.jsonl:12: The text has {self.LONG} tokens, and the limit is {self.LONG - 1}.")
         options = ("raise `max_length`", '`truncation="prompt_left"`', '`truncation="drop"`')
         assert all(option in said for option in options)
-
-    def test_drop_gives_none(self) -> None:
-        assert tokenize(rule_for(max_length=self.LONG - 1, truncation="drop"), CHAT, self.PROMPT, "Yes") is None
-        assert tokenize(rule_for(max_length=self.LONG, truncation="drop"), CHAT, self.PROMPT, "Yes") is not None
 
     def test_prompt_left_keeps_the_start_token_and_the_end(self) -> None:
         whole = ids_of(rule_for(), self.PROMPT, "Yes")
@@ -280,11 +269,9 @@ class TestWritten:
         written = render(rule, tokenizer, [*turns, {"role": "assistant", "content": response}])
         assert tokenize_rendered(rule, tokenizer, written) == tokenize(rule, tokenizer, turns, response)
 
-    @pytest.mark.parametrize(
-        "end",
-        ["", "<|end|>", "<|end|>\n", "<|end|>\n\n", "</s>", "</s></s>"],
-        ids=["cut", "end", "whole", "2", "3", "4"],
-    )
+    ENDS = {"cut": "", "end": "<|end|>", "whole": "<|end|>\n", "2": "<|end|>\n\n", "3": "</s>", "4": "</s></s>"}
+
+    @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
     def test_a_turn_that_a_policy_leaves_open_is_closed(self, end: str) -> None:
         found = tokenize_rendered(rule_for(), CHAT, self.OPEN + "Yes" + end)
         assert found == tokenize(rule_for(), CHAT, "Hi", "Yes")
@@ -373,22 +360,13 @@ class TestIdentity:
         assert TextRule.from_identity(rule.identity()) == rule
         assert rule.mismatch(TextRule.from_identity(rule.identity())) is None
 
-    @pytest.mark.parametrize(
-        "change",
-        [
-            {"template": "plain"},
-            {"template_kwargs": {"thinking": "no"}},
-            {"bos": "strip"},
-            {"eos": "append"},
-            {"truncation": "drop"},
-            {"max_length": 77},
-        ],
-    )
-    def test_a_mismatch_names_both_sides(self, change: dict[str, Any]) -> None:
+    OTHERS = {"template": "plain", "template_kwargs": {"thinking": "no"}, "bos": "strip", "eos": "append"}
+
+    @pytest.mark.parametrize(("name", "value"), [*OTHERS.items(), ("truncation", "drop"), ("max_length", 77)])
+    def test_a_mismatch_names_both_sides(self, name: str, value: Any) -> None:
         rule = rule_for(max_length=99)
-        other = replace(rule, **change)
+        other = replace(rule, **{name: value})
         said = rule.mismatch(other, ours="now", theirs="in the features")
-        (name,) = change
         shown = "template_sha256" if name == "template" else name
         assert said is not None and f"{shown} is {rule.identity()[shown]!r} now" in said
         assert f"and {other.identity()[shown]!r} in the features" in said

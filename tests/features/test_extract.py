@@ -45,14 +45,10 @@ def test_items_are_the_different_texts_in_order_of_first_appearance(tmp_path):
     assert made.pairs.rm_training.tolist() == [True, False, False, True]
     ids = made.pairs.prompt_id
     assert ids[0] == ids[1] == ids[3] != ids[2]
+    texts = [text_id(ids[row], response) for row, response in ((0, "a"), (0, "b"), (0, "c"), (2, "a"), (2, "b"))]
     assert pq.read_table(tmp_path / "f" / "items.parquet").to_pydict() == {
-        "prompt_id": [ids[0]] * 3 + [ids[2]] * 2,
-        "tokens": [3] * 5,
-        "truncated": [0] * 5,
-        "text_id": [
-            text_id(ids[row], response) for row, response in ((0, "a"), (0, "b"), (0, "c"), (2, "a"), (2, "b"))
-        ],
-    }
+        "prompt_id": [ids[0]] * 3 + [ids[2]] * 2, "tokens": [3] * 5, "truncated": [0] * 5, "text_id": texts,
+    }  # fmt: skip
 
 
 def test_every_item_has_the_embedding_and_reward_of_its_own_text(tmp_path):
@@ -73,21 +69,11 @@ def test_the_manifest_says_what_made_the_features(tmp_path):
     assert said == made.manifest
     lengths = pq.read_table(tmp_path / "f" / "items.parquet").column("tokens").to_pylist()
     expected = {
-        "complete": True,
-        "origin": "extracted",
-        "backbone": backbone.identity.to_dict(),
-        "text": backbone.text_rule.identity(),
-        "data": {"fingerprint": data.fingerprint, "rm_training": None},
-        "embedding_dtype": "float32",
-        "embedding_size": 5,
-        "shard_rows": 8,
-        "items": len(made),
-        "pairs": 25,
-        "tokens": sum(lengths),
-        "truncated": 0,
-        "dropped": 0,
-        "dropped_texts": 0,
-    }
+        "complete": True, "origin": "extracted", "backbone": backbone.identity.to_dict(),
+        "text": backbone.text_rule.identity(), "data": {"fingerprint": data.fingerprint, "rm_training": None},
+        "embedding_dtype": "float32", "embedding_size": 5, "shard_rows": 8, "items": len(made), "pairs": 25,
+        "tokens": sum(lengths), "truncated": 0, "dropped": 0, "dropped_texts": 0,
+    }  # fmt: skip
     assert {name: said[name] for name in expected} == expected
     assert said["preferences"]["origin"] == "train.jsonl"
     names = {path.name for path in (tmp_path / "f").iterdir()}
@@ -131,16 +117,12 @@ def test_a_folder_read_with_other_layers_is_another_one(tmp_path):
     assert not backbone.reads
 
 
-def test_the_same_run_gives_the_same_bytes(tmp_path):
-    for name in ("a", "b"):
-        extract_features(FakeBackbone(), some_preferences(), tmp_path / name, SMALL)
-    assert contents(tmp_path / "a") == contents(tmp_path / "b")
-
-
-def test_a_shard_depends_only_on_its_own_items(tmp_path):
+def test_the_same_run_gives_the_same_bytes_and_a_shard_depends_only_on_its_own_items(tmp_path):
     whole, part = some_preferences(25), some_preferences(25)
     part = type(part)(part.rows[:15], part.report)
-    extract_features(FakeBackbone(), whole, tmp_path / "whole", SMALL)
+    for name in ("whole", "again"):
+        extract_features(FakeBackbone(), whole, tmp_path / name, SMALL)
+    assert contents(tmp_path / "whole") == contents(tmp_path / "again")
     made = extract_features(FakeBackbone(), part, tmp_path / "part", SMALL)
     full = len(made) // 8
     assert full >= 2
@@ -166,8 +148,7 @@ def test_a_text_that_is_too_long_stops_before_anything_is_read_or_written(tmp_pa
     data = preferences([("p", "a", "b")] * 3 + [("p", "a" * 40, "b")])
     with pytest.raises(TextError, match=r"train.jsonl:4, chosen: 42 tokens"):
         extract_features(backbone, data, tmp_path / "f")
-    assert backbone.reads == []
-    assert contents(tmp_path) == {}
+    assert backbone.reads == [] and contents(tmp_path) == {}
 
 
 def test_pairs_with_a_side_that_is_too_long_are_dropped_and_counted(tmp_path):
@@ -189,10 +170,18 @@ def test_pairs_with_a_side_that_is_too_long_are_dropped_and_counted(tmp_path):
         torch.testing.assert_close(made.embedding(slice(item, item + 1))[0], alone, rtol=1e-3, atol=0)
 
 
-def test_if_every_pair_is_too_long_nothing_is_made(tmp_path):
-    data = preferences([("p", "x" * 50, "a"), ("p", "b", "y" * 50)])
-    with pytest.raises(FeaturesError, match="No pair is left: all 2 .* max_length .20 tokens"):
-        extract_features(FakeBackbone(max_length=20, truncation="drop"), data, tmp_path / "f")
+@pytest.mark.parametrize(
+    ("rows", "rm_training", "said"),
+    [
+        ([("p", "x" * 50, "a"), ("p", "b", "y" * 50)], None, "No pair is left: all 2 .* max_length .20 tokens"),
+        ([], None, "no preference pairs"),
+        ([("p", "a", "b")], [True, False], "2 entries for 1 pairs"),
+    ],
+)
+def test_where_no_pair_is_left_nothing_is_made(tmp_path, rows, rm_training, said):
+    backbone = FakeBackbone(max_length=20, truncation="drop")
+    with pytest.raises(FeaturesError, match=said):
+        extract_features(backbone, preferences(rows), tmp_path / "f", rm_training=rm_training)
     assert contents(tmp_path) == {}
 
 
@@ -201,16 +190,6 @@ def test_cut_prompts_are_counted(tmp_path):
     made = extract_features(FakeBackbone(max_length=20, truncation="prompt_left"), preferences(rows), tmp_path / "f")
     assert made.manifest["truncated"] == 2
     assert pq.read_table(tmp_path / "f" / "items.parquet").column("truncated").to_pylist() == [12, 12, 0, 0]
-
-
-def test_without_pairs_there_is_nothing_to_read(tmp_path):
-    with pytest.raises(FeaturesError, match="no preference pairs"):
-        extract_features(FakeBackbone(), preferences([]), tmp_path / "f")
-
-
-def test_rm_training_needs_one_entry_a_pair(tmp_path):
-    with pytest.raises(FeaturesError, match="2 entries for 1 pairs"):
-        extract_features(FakeBackbone(), preferences([("p", "a", "b")]), tmp_path / "f", rm_training=[True, False])
 
 
 def test_progress_counts_every_text_and_every_token(tmp_path, monkeypatch):
@@ -242,43 +221,45 @@ def test_progress_counts_every_text_and_every_token(tmp_path, monkeypatch):
 # What goes wrong while reading
 
 
-def test_a_text_that_the_reward_model_cannot_read_is_named(tmp_path):
-    class Broken(FakeBackbone):
-        def read(self, token_ids):
-            if any(ids[-1] == ord("!") for ids in token_ids):
+class Faulty(FakeBackbone):
+    """A reward model that has `fault` at texts that end in an exclamation mark."""
+
+    def __init__(self, fault: str) -> None:
+        super().__init__()
+        self.fault = fault
+
+    def embed(self, ids):
+        return super().embed(ids) * (1e6 if ids[-1] == ord("!") and self.fault == "large" else 1)
+
+    def read(self, token_ids):
+        reading = super().read(token_ids)
+        for row in (row for row, ids in enumerate(token_ids) if ids[-1] == ord("!")):
+            if self.fault == "error":
                 raise BackboneError("gives 1 of 1 texts an embedding that is not a finite number")
-            return super().read(token_ids)
+            if self.fault in ("embedding", "reward"):
+                getattr(reading, self.fault)[row] = torch.inf if self.fault == "reward" else torch.nan
+        return reading
 
-    with pytest.raises(BackboneError, match=r"train.jsonl:2, rejected: gives 1 of 1"):
-        extract_features(Broken(), preferences([("p", "a", "b"), ("p", "c", "d!")]), tmp_path / "f")
 
-
-@pytest.mark.parametrize("what", ["embedding", "reward"])
-def test_a_number_that_is_not_finite_is_refused_by_the_place_of_its_text(tmp_path, what):
-    class Broken(FakeBackbone):
-        def read(self, token_ids):
-            reading = super().read(token_ids)
-            for row, ids in enumerate(token_ids):
-                if ids[-1] == ord("!"):
-                    getattr(reading, what)[row] = torch.inf if what == "reward" else torch.nan
-            return reading
-
-    with pytest.raises(FeaturesError, match=rf"The {what} of train.jsonl:2, chosen is NaN or infinite"):
-        extract_features(Broken(), preferences([("p", "a", "b"), ("p", "c!", "d")]), tmp_path / "f")
+@pytest.mark.parametrize(
+    ("fault", "error", "said"),
+    [
+        ("error", BackboneError, r"train.jsonl:2, rejected: gives 1 of 1"),
+        ("embedding", FeaturesError, r"The embedding of train.jsonl:2, rejected is NaN or infinite"),
+        ("reward", FeaturesError, r"The reward of train.jsonl:2, rejected is NaN or infinite"),
+        ("large", FeaturesError, r"train.jsonl:2, rejected reaches \d.*e\+06, more than float16 can hold .65504"),
+    ],
+)
+def test_a_text_whose_numbers_cannot_be_used_is_named_by_its_place(tmp_path, fault, error, said):
+    data = preferences([("p", "a", "b"), ("p", "c", "d!")])
+    with pytest.raises(error, match=said):
+        extract_features(Faulty(fault), data, tmp_path / "f", FeatureConfig("float16"))
     assert not (tmp_path / "f" / "shard-00000.safetensors").exists()
 
 
-def test_an_embedding_too_large_for_its_number_type_is_refused_by_the_place_of_its_text(tmp_path):
-    class Large(FakeBackbone):
-        def embed(self, ids):
-            return super().embed(ids) * (1e6 if ids[-1] == ord("!") else 1)
-
+def test_a_large_embedding_fits_bfloat16(tmp_path):
     data = preferences([("p", "a", "b"), ("p", "c", "d!")])
-    with pytest.raises(
-        FeaturesError, match=r"train.jsonl:2, rejected reaches \d.*e\+06, more than float16 can hold .65504"
-    ):
-        extract_features(Large(), data, tmp_path / "f", FeatureConfig("float16"))
-    made = extract_features(Large(), data, tmp_path / "g", FeatureConfig("bfloat16"))
+    made = extract_features(Faulty("large"), data, tmp_path / "g", FeatureConfig("bfloat16"))
     assert float(made.embedding(slice(None)).abs().max()) > 1e5
 
 
@@ -416,13 +397,13 @@ def test_an_interrupted_run_leaves_its_finished_shards_and_no_lock(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("backbone", "data", "settings", "said"),
+    ("backbone", "data", "config", "said"),
     [
         (
             {"fingerprint": "b" * 64},
             {},
             {},
-            r"backbone.weights_fingerprint is .aaa.* what is there and .bbb.* this run",
+            r"weights_fingerprint is .aaa.* what is there and .bbb.* this run",
         ),
         ({"max_length": 300}, {}, {}, "text.max_length is 400 for what is there and 300 for this run"),
         ({"truncation": "drop"}, {}, {}, 'text.truncation is "error" for what is there and "drop" for this run'),
@@ -432,16 +413,14 @@ def test_an_interrupted_run_leaves_its_finished_shards_and_no_lock(tmp_path):
     ],
 )
 @pytest.mark.parametrize("finished", [False, True])
-def test_a_folder_of_something_else_is_refused_and_untouched(tmp_path, backbone, data, settings, said, finished):
+def test_a_folder_of_something_else_is_refused_and_untouched(tmp_path, backbone, data, config, said, finished):
     if finished:
         extract_features(FakeBackbone(), some_preferences(), tmp_path / "f", SMALL)
     else:
         interrupted(tmp_path / "f", some_preferences())
     before, other = contents(tmp_path / "f"), FakeBackbone(**backbone)
     with pytest.raises(FeaturesError, match=said):
-        extract_features(
-            other, some_preferences(**data), tmp_path / "f", FeatureConfig(**({"shard_rows": 8} | settings))
-        )
+        extract_features(other, some_preferences(**data), tmp_path / "f", FeatureConfig(**{"shard_rows": 8} | config))
     assert other.reads == [] and contents(tmp_path / "f") == before
 
 
@@ -466,7 +445,7 @@ def test_a_tokenizer_that_has_changed_meanwhile_is_noticed(tmp_path):
         extract_features(Changed(), some_preferences(), tmp_path / "f", SMALL)
 
 
-def test_a_damaged_shard_is_named_and_once_deleted_only_it_is_made_anew(tmp_path):
+def test_a_damaged_shard_is_named_and_what_is_deleted_is_made_anew(tmp_path):
     out, data = tmp_path / "f", some_preferences()
     extract_features(FakeBackbone(), data, out, SMALL)
     before, shard = contents(out), out / "shard-00001.safetensors"
@@ -481,18 +460,12 @@ def test_a_damaged_shard_is_named_and_once_deleted_only_it_is_made_anew(tmp_path
     with pytest.raises(FeaturesError, match="shard-00001.safetensors is missing"):
         open_features(out)
     extract_features(backbone, data, out, SMALL)
-    assert sum(map(len, backbone.reads)) == 8
-    assert contents(out) == before
-
-
-def test_lost_tables_are_made_anew_without_reading(tmp_path):
-    out, data = tmp_path / "f", some_preferences()
-    extract_features(FakeBackbone(), data, out, SMALL)
-    before, backbone = contents(out), FakeBackbone()
+    assert sum(map(len, backbone.reads)) == 8 and contents(out) == before
+    tables = FakeBackbone()
     (out / "pairs.parquet").unlink()
     (out / "items.parquet").unlink()
-    extract_features(backbone, data, out, SMALL)
-    assert backbone.reads == [] and contents(out) == before
+    extract_features(tables, data, out, SMALL)
+    assert tables.reads == [] and contents(out) == before
 
 
 def test_a_damaged_shard_in_an_unfinished_folder_is_named(tmp_path):
@@ -548,13 +521,9 @@ def test_texts_without_pairs(tmp_path):
     reads = len(backbone.reads)
     again = extract_texts(backbone, given, tmp_path / "f", SMALL)
     assert len(backbone.reads) == reads and torch.equal(again.reward, made.reward)
-
-
-def test_texts_that_are_all_refused_are_remembered_too(tmp_path):
-    given = texts(("p", "far too long a text"))
-    made = extract_texts(FakeBackbone(max_length=3), given, tmp_path / "f")
-    assert len(made) == 0 and list(made.manifest["refused"]) == [given[0].id]
-    assert len(open_features(tmp_path / "f")) == 0
+    extract_texts(FakeBackbone(max_length=3), given[1:2], tmp_path / "g")  # all refused: remembered, too
+    nothing = open_features(tmp_path / "g")
+    assert len(nothing) == 0 and list(nothing.manifest["refused"]) == [given[1].id]
 
 
 def text(prompt: str, response: str, where: str = "here") -> Text:

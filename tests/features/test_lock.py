@@ -26,21 +26,16 @@ def test_a_new_or_empty_folder_is_claimed_and_left_without_a_lock(tmp_path):
         assert contents(out) == {}
 
 
-@pytest.mark.parametrize("name", ["notes.txt", ".hidden", "shard-00000.safetensors", "sub"])
+@pytest.mark.parametrize("name", ["notes.txt", ".hidden", "shard-00000.safetensors", "sub", "manifest.json"])
 def test_a_folder_with_something_else_in_it_is_refused_and_untouched(tmp_path, name):
-    (tmp_path / name).mkdir() if name == "sub" else (tmp_path / name).write_text("mine")
-    before = sorted(tmp_path.iterdir())
-    with pytest.raises(FeaturesError, match=f"is not empty and holds no features .it has {name}, and no manifest"):
+    (tmp_path / name).mkdir() if name == "sub" else (tmp_path / name).write_text('{"name": "a web app"}')
+    before = sorted(tmp_path.iterdir()), contents(tmp_path)
+    said = f"is not empty and holds no features .it has {name}, and no manifest"
+    if name == "manifest.json":
+        said = "not the manifest of an ebrm features folder"
+    with pytest.raises(FeaturesError, match=said):
         extract_features(FakeBackbone(), some_preferences(), tmp_path)
-    assert sorted(tmp_path.iterdir()) == before
-
-
-def test_the_manifest_of_another_tool_is_refused_and_untouched(tmp_path):
-    (tmp_path / "manifest.json").write_text('{"name": "a web app"}')
-    before = contents(tmp_path)
-    with pytest.raises(FeaturesError, match="not the manifest of an ebrm features folder"):
-        extract_features(FakeBackbone(), some_preferences(), tmp_path)
-    assert contents(tmp_path) == before
+    assert (sorted(tmp_path.iterdir()), contents(tmp_path)) == before
 
 
 def test_a_file_in_the_way_is_refused(tmp_path):
@@ -52,20 +47,15 @@ def test_a_file_in_the_way_is_refused(tmp_path):
     assert (tmp_path / "f").read_text() == "mine"
 
 
-def test_what_a_killed_run_left_half_written_is_removed(tmp_path):
-    for name in (".manifest.json.77.partial", ".shard-00000.safetensors.78.partial", ".lock"):
-        (tmp_path / name).write_text("half")
-    extract_features(FakeBackbone(), some_preferences(), tmp_path)
-    assert not any(name.startswith(".") for name in contents(tmp_path))
-
-
-def test_leftovers_of_a_run_killed_at_its_very_end_are_removed_too(tmp_path):
-    extract_features(FakeBackbone(), some_preferences(), tmp_path)
-    before = contents(tmp_path)
-    for name in (".lock", ".shard-00000.safetensors.78.partial"):
-        (tmp_path / name).write_text("")
-    extract_features(FakeBackbone(), some_preferences(), tmp_path)
-    assert contents(tmp_path) == before
+def test_what_killed_runs_left_half_written_is_removed(tmp_path):
+    leftovers = (".manifest.json.77.partial", ".shard-00000.safetensors.78.partial", ".lock")
+    finished = {}
+    for _ in range(2):  # killed at the beginning, and at the very end
+        for name in leftovers:
+            (tmp_path / name).write_text("half")
+        extract_features(FakeBackbone(), some_preferences(), tmp_path)
+        finished = finished or contents(tmp_path)
+        assert contents(tmp_path) == finished and not any(name.startswith(".") for name in finished)
 
 
 HOLD = """
@@ -82,13 +72,8 @@ with lock_folder(Path(sys.argv[1]), {}, World()):
 
 def test_two_processes_do_not_write_one_folder(tmp_path):
     environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(tmp_path / "f")],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
+    command, pipe = [sys.executable, "-c", HOLD, str(tmp_path / "f")], subprocess.PIPE
+    holder = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
     with holder:
         assert holder.stdout.readline() == "held\n"
         backbone = FakeBackbone()
@@ -101,17 +86,13 @@ def test_two_processes_do_not_write_one_folder(tmp_path):
     assert ".lock" not in contents(tmp_path / "f")
 
 
-def test_a_finished_folder_can_be_returned_while_it_is_read_only(tmp_path):
-    extract_features(FakeBackbone(), some_preferences(), tmp_path / "f")
+def test_a_finished_folder_is_returned_with_its_manifest_also_read_only(tmp_path):
+    made = extract_features(FakeBackbone(), some_preferences(), tmp_path / "f")
     tmp_path.joinpath("f").chmod(0o555)
     try:
         extract_features(FakeBackbone(), some_preferences(), tmp_path / "f")
+        with lock_folder(tmp_path / "f", manifests.identity(made.manifest), World()) as found:
+            assert found == made.manifest
         assert not any(name.startswith(".") for name in contents(tmp_path / "f"))
     finally:
         tmp_path.joinpath("f").chmod(0o755)
-
-
-def test_the_manifest_of_what_is_there_is_given(tmp_path):
-    made = extract_features(FakeBackbone(), some_preferences(), tmp_path / "f")
-    with lock_folder(tmp_path / "f", manifests.identity(made.manifest), World()) as found:
-        assert found == made.manifest

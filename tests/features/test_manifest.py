@@ -25,13 +25,12 @@ def test_shards_are_counted_with_the_last_one_short():
         assert [manifests.rows_of_shard(made, number) for number in range(manifests.shard_count(made))] == rows
 
 
-def test_equal_identities_do_not_differ():
-    assert difference({"a": {"b": [1, 2]}, "c": None}, {"a": {"b": [1, 2]}}, "here", "there") is None
-
-
 def test_differences_name_the_field_and_both_sides():
+    assert difference({"a": {"b": [1, 2]}, "c": None}, {"a": {"b": [1, 2]}}, "here", "there") is None
     said = difference({"a": {"b": 1}, "c": "x", "d": 0}, {"a": {"b": 2}, "c": None, "d": 0}, "here", "there")
     assert said == 'a.b is 1 for here and 2 for there; c is "x" for here and not stated for there'
+    long = difference({"a": "x" * 5000}, {"a": "y" * 5000}, "l", "r")
+    assert len(long) < 300 and "…" in long
 
 
 def test_only_what_both_sides_state_is_compared_if_so_wanted():
@@ -69,11 +68,6 @@ def test_a_reward_model_that_states_no_layers_was_read_without():
     assert difference({"name": "rm"}, read, "l", "r", common=True) is None
 
 
-def test_long_values_are_shortened():
-    said = difference({"a": "x" * 5000}, {"a": "y" * 5000}, "l", "r")
-    assert len(said) < 300 and "…" in said
-
-
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -102,11 +96,8 @@ def test_files_outside_the_folder_are_never_looked_at(tmp_path):
     made = manifest(complete=True, items=1)
     made["files"] = {"../secret": {"bytes": 1, "sha256": "0"}}
     write_json(tmp_path / "manifest.json", made)
-    assert set(manifests.find_faults(tmp_path, read_manifest(tmp_path), verify=True)) == {
-        "items.parquet",
-        "pairs.parquet",
-        "shard-00000.safetensors",
-    }
+    looked_at = {"items.parquet", "pairs.parquet", "shard-00000.safetensors"}
+    assert set(manifests.find_faults(tmp_path, read_manifest(tmp_path), verify=True)) == looked_at
 
 
 @pytest.mark.parametrize(

@@ -120,10 +120,7 @@ def read_preference(row: Mapping[str, Any], where: str, columns: Columns, layout
         (chosen, chosen_name), (rejected, rejected_name) = _by_label(row, columns)
     else:
         prompt_value, prompt_name = columns.get("prompt", row)
-        (chosen, chosen_name), (rejected, rejected_name) = (
-            columns.get("chosen", row),
-            columns.get("rejected", row),
-        )
+        (chosen, chosen_name), (rejected, rejected_name) = (columns.get("chosen", row), columns.get("rejected", row))
         if layout == "implicit" and prompt_value is not None:
             raise RowProblem("prompt in some rows only", prompt_name, prompt_value)
     for value, name in ((chosen, chosen_name), (rejected, rejected_name)):

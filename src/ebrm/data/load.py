@@ -16,15 +16,7 @@ import numpy as np
 
 from ebrm.data.config import PreferenceConfig
 from ebrm.data.formats import COMMON_BEGINNING, USUAL_PROMPT_NAMES, Columns, Layout, read_preference
-from ebrm.data.schema import (
-    EXAMPLES,
-    BadRow,
-    Preference,
-    PreferenceReport,
-    Preferences,
-    RowProblem,
-    count_kinds,
-)
+from ebrm.data.schema import EXAMPLES, BadRow, Preference, PreferenceReport, Preferences, RowProblem, count_kinds
 from ebrm.data.sources import Source, open_source
 from ebrm.errors import ConfigError, DataError, setting
 

@@ -178,10 +178,7 @@ def _ratings(found: Mapping[str, Column], items: int) -> tuple[list[str], np.nda
 
 
 def _head(
-    found: Mapping[str, Column],
-    weight: Tensor | np.ndarray | None,
-    bias: Tensor | np.ndarray | float | None,
-    size: int,
+    found: Mapping[str, Column], weight: Tensor | np.ndarray | None, bias: Tensor | np.ndarray | float | None, size: int
 ) -> tuple[Tensor, float] | None:
     given = {"head_weight": weight, "head_bias": bias}
     flat = {

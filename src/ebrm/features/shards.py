@@ -76,10 +76,7 @@ class Shard:
             }
         except (ValueError, KeyError, TypeError, AttributeError):
             raise ValueError("its header is not that of a safetensors file with `embedding` and `reward`") from None
-        expected = {
-            "embedding": (self.dtype, [rows, embedding_size]),
-            "reward": (torch.float32, [rows]),
-        }
+        expected = {"embedding": (self.dtype, [rows, embedding_size]), "reward": (torch.float32, [rows])}
         for name, (number_type, shape) in expected.items():
             if found[name][:2] != (number_type, shape):
                 raise ValueError(f"its `{name}` is {found[name][0]} {found[name][1]}, expected {number_type} {shape}")
