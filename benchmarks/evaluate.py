@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from ebrm.benchmarks import available, open_benchmark
-from ebrm.evaluation import Scored, Scores, evaluate
+from ebrm.evaluation import ScoredBenchmark, Scores, evaluate
 from ebrm.metrics import bootstrap_scores
 
 
@@ -42,7 +42,7 @@ def main() -> None:
     for benchmark in benchmarks:
         gold = benchmark.gold()
         rewards = [gold + 2 * generator.normal(size=gold.shape) for _ in range(args.models)]
-        scored.append(Scored(benchmark, [Scores(f"model {k}", reward) for k, reward in enumerate(rewards)]))
+        scored.append(ScoredBenchmark(benchmark, [Scores(f"model {k}", reward) for k, reward in enumerate(rewards)]))
     items = sum(len(benchmark) for benchmark in benchmarks)
     with timed(f"compare {args.models} models on {len(benchmarks)} benchmarks, {items:,} items"):
         evaluate(scored, "model 0")

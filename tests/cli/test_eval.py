@@ -146,7 +146,7 @@ def test_texts_that_are_too_long_are_said_and_counted(model: Path, tmp_path: Pat
     assert json.loads((tmp_path / "out" / "results.json").read_text())["benchmarks"][0]["items"] == 20
 
 
-@pytest.mark.parametrize(("form", "name"), [("markdown", "scores.md"), ("csv", "scores.csv"), ("latex", "scores.tex")])
+@pytest.mark.parametrize(("form", "name"), [("markdown", "scores.md"), ("csv", "scores.csv")])
 def test_formats(model: Path, mine: Path, tmp_path: Path, no_report: None, form: str, name: str) -> None:
     ran = evaluate(model, "--benchmark", mine, "--format", form, out=tmp_path / "out")
     assert ran.code == 0, ran.err

@@ -10,8 +10,8 @@ from scipy import stats
 from tests.evaluation.suites import all_kinds, benchmark, item, pairwise, plain_scores, pool, styles, success, three
 
 from ebrm.benchmarks import Benchmark, Floats, Item, Score, Terms, Ties
-from ebrm.evaluation import Cell, Scored, Scores
-from ebrm.evaluation.cells import Official, Standing, estimates, official_values, standings
+from ebrm.evaluation import Entry, ScoredBenchmark, Scores
+from ebrm.evaluation.cells import Official, ScoreTable, estimates, official_values, standings
 from ebrm.evaluation.scored import common_items
 from ebrm.metrics import Bootstrap, Estimate
 
@@ -19,10 +19,10 @@ NAN = float("nan")
 
 
 def official(made: Benchmark, scorers: Sequence[Scores]) -> Official:
-    return official_values(common_items(Scored(made, scorers)))
+    return official_values(common_items(ScoredBenchmark(made, scorers)))
 
 
-def stand(made: Benchmark, scorers: Sequence[Scores], reference: str = "rm", **settings: int) -> dict[str, Standing]:
+def stand(made: Benchmark, scorers: Sequence[Scores], reference: str = "rm", **settings: int) -> dict[str, ScoreTable]:
     settings = {"bootstrap": Bootstrap(200), "permutations": 199} | settings
     return standings(official(made, scorers), [one.name for one in scorers], reference, **settings)
 
@@ -46,7 +46,7 @@ def test_values_are_the_weighted_means_of_the_rules_terms(made: Benchmark) -> No
             mean = {name: terms.value[terms.term == number].mean() for number, name in enumerate(terms.names)}
             for score in made.scores:
                 expected = sum(weight * mean[name] for name, weight in score.weights.items())
-                cell = found[scores.name].cells[score.name]
+                cell = found[scores.name].entries[score.name]
                 assert (cell.value if ties is None else cell.shared).value == pytest.approx(expected, abs=1e-12)
 
 
@@ -66,7 +66,7 @@ def test_ties_are_counted_both_ways() -> None:
     assert values.value.T.tolist() == [[1, 0, 0, 0], [1, 1, 0, 0]]
     assert values.shared.T.tolist() == [[1, 0.5, 0, 0.5], [1, 1, 0, 0]]
     found = standings(values, ["tied", "untied"], "untied", bootstrap=Bootstrap(500))
-    tied, other = found["tied"].cells["overall"], found["untied"].cells["overall"]
+    tied, other = found["tied"].entries["overall"], found["untied"].entries["overall"]
     assert (tied.value.value, tied.shared.value, other.value.value, other.shared.value) == (0.25, 0.5, 0.5, 0.5)
     assert other.value == other.shared
     assert tied.shared.low > tied.value.low and tied.shared.high >= tied.value.high
@@ -76,7 +76,7 @@ def test_tests_are_of_the_official_rule() -> None:
     made = benchmark([item(f"i{row}", (1, 0)) for row in range(10)])
     tied = Scores("tied", np.zeros((10, 2)))
     half = Scores("half", np.array([[1.0, 0.0]] * 5 + [[0.0, 1.0]] * 5))
-    cell = stand(made, (tied, half), "tied")["half"].cells["overall"]
+    cell = stand(made, (tied, half), "tied")["half"].entries["overall"]
     assert cell.p == 2 / 2**5  # against 1/2 for each tie it would be 1
 
 
@@ -84,7 +84,7 @@ def test_the_seed_is_that_of_resamples_and_permutations() -> None:
     made = pairwise()
     scorers = (plain_scores(made, "rm"), plain_scores(made, "close", 0.8, 5))
     first, again, other = (
-        stand(made, scorers, bootstrap=Bootstrap(200, seed=seed))["close"].cells["overall"] for seed in (0, 0, 1)
+        stand(made, scorers, bootstrap=Bootstrap(200, seed=seed))["close"].entries["overall"] for seed in (0, 0, 1)
     )
     assert first == again
     assert first.p != other.p and first.value.low != other.value.low and first.difference.low != other.difference.low
@@ -146,7 +146,7 @@ def test_differences_and_tests_agree_with_scipy() -> None:
     mine = success(made.items, rm.reward, None)
     for scores in (close, poor):
         other = success(made.items, scores.reward, None)
-        cell = found[scores.name].cells["overall"]
+        cell = found[scores.name].entries["overall"]
         expected = stats.permutation_test(
             (other, mine), lambda a, b: np.sum(a - b), permutation_type="samples", n_resamples=9999, rng=3
         ).pvalue
@@ -158,17 +158,17 @@ def test_differences_and_tests_agree_with_scipy() -> None:
         assert cell.difference.value == pytest.approx((other - mine).mean())
         width = interval.high - interval.low
         assert (cell.difference.low, cell.difference.high) == pytest.approx(tuple(interval), abs=0.08 * width)
-    assert found["poor"].cells["overall"].p == pytest.approx(1e-4)
+    assert found["poor"].entries["overall"].p == pytest.approx(1e-4)
 
 
 def test_the_reference_has_no_difference_and_the_others_do() -> None:
     made = pairwise()
     found = stand(made, three(made), "poor")
     for score in made.scores:
-        mine = found["poor"].cells[score.name]
+        mine = found["poor"].entries[score.name]
         assert (mine.difference, mine.p, mine.p_holm) == (None, None, None)
         for name in ("rm", "rm-refined"):
-            cell = found[name].cells[score.name]
+            cell = found[name].entries[score.name]
             assert cell.difference is not None
             assert cell.difference.value == pytest.approx(cell.value.value - mine.value.value)
             assert cell.difference.low <= cell.difference.value <= cell.difference.high
@@ -179,7 +179,7 @@ def test_differences_are_paired() -> None:
     made = pairwise()
     rm = plain_scores(made, "rm")
     found = stand(made, (rm, replace(rm, name="twin")))
-    twin = found["twin"].cells["overall"]
+    twin = found["twin"].entries["overall"]
     assert twin.difference == Estimate(0, 0, 0) and twin.p == 1.0
     assert twin.value.high > twin.value.low
 
@@ -188,7 +188,7 @@ def test_a_smaller_level_makes_smaller_intervals() -> None:
     made = pool()
     values = official(made, (plain_scores(made, "rm"),))
     wide, narrow = (
-        standings(values, ["rm"], "rm", bootstrap=Bootstrap(300, level=level))["rm"].cells["overall"].value
+        standings(values, ["rm"], "rm", bootstrap=Bootstrap(300, level=level))["rm"].entries["overall"].value
         for level in (0.95, 0.5)
     )
     assert wide.low < narrow.low < narrow.high < wide.high
@@ -201,18 +201,18 @@ def test_holm_has_two_families_overall_and_the_rest() -> None:
     others = ["rm-refined", "poor", "more"]
     for kinds in (("overall",), ("section", "subset")):
         scores = [score.name for score in made.scores if score.kind in kinds]
-        cells = [found[name].cells[score] for score in scores for name in others]
+        cells = [found[name].entries[score] for score in scores for name in others]
         assert [cell.p_holm for cell in cells] == pytest.approx(naive_holm([cell.p for cell in cells]))
-    assert len({cell.p for name in others for cell in found[name].cells.values()}) > 6
+    assert len({cell.p for name in others for cell in found[name].entries.values()}) > 6
 
 
 def test_a_p_value_depends_on_the_two_scorers_alone() -> None:
     made = pairwise()
     rm, refined, poor = three(made)
-    both = stand(made, (rm, refined))["rm-refined"].cells
-    all_three = stand(made, (poor, refined, rm))["rm-refined"].cells
+    both = stand(made, (rm, refined))["rm-refined"].entries
+    all_three = stand(made, (poor, refined, rm))["rm-refined"].entries
     assert {name: cell.p for name, cell in both.items()} == {name: cell.p for name, cell in all_three.items()}
-    swapped = stand(made, (rm, refined), "rm-refined")["rm"].cells
+    swapped = stand(made, (rm, refined), "rm-refined")["rm"].entries
     assert {name: cell.p for name, cell in both.items()} == {name: cell.p for name, cell in swapped.items()}
     assert both["overall"].difference.value == -swapped["overall"].difference.value
 
@@ -267,12 +267,12 @@ def test_fewer_than_two_prompts_have_no_interval() -> None:
     rm, _, poor = three(made)
     found = stand(made, (rm, poor))
     for name in ("rm", "poor"):
-        cell = found[name].cells["alone"]
+        cell = found[name].entries["alone"]
         assert math.isfinite(cell.value.value) and math.isnan(cell.value.low) and math.isnan(cell.value.high)
-        assert math.isfinite(found[name].cells["many"].value.low)
-        assert math.isfinite(found[name].cells["overall"].value.low)
-    assert math.isnan(found["poor"].cells["alone"].difference.low)
-    assert found["poor"].cells["alone"].p == 1.0
+        assert math.isfinite(found[name].entries["many"].value.low)
+        assert math.isfinite(found[name].entries["overall"].value.low)
+    assert math.isnan(found["poor"].entries["alone"].difference.low)
+    assert found["poor"].entries["alone"].p == 1.0
     values = official(made, (rm, poor))
     assert values.counts() == {"overall": (11, 10), "alone": (2, 1), "many": (9, 9)}
 
@@ -289,11 +289,11 @@ def test_a_score_without_items_is_no_number_and_no_test() -> None:
     found = standings(values, ["rm", "rm-refined", "poor"], "rm", bootstrap=Bootstrap(50), permutations=99)
     for name in ("code", "code/hard", "absent"):
         for standing in found.values():
-            cell = standing.cells[name]
+            cell = standing.entries[name]
             assert math.isnan(cell.value.value) and cell.p is None and cell.p_holm is None
             assert name not in standing.best and name not in standing.not_worse
-    assert found["poor"].cells["overall"].value.value == pytest.approx(found["poor"].cells["chat"].value.value)
-    tested = [found[who].cells[name] for name in ("chat", "hard") for who in ("rm-refined", "poor")]
+    assert found["poor"].entries["overall"].value.value == pytest.approx(found["poor"].entries["chat"].value.value)
+    tested = [found[who].entries[name] for name in ("chat", "hard") for who in ("rm-refined", "poor")]
     assert [cell.p_holm for cell in tested] == pytest.approx(naive_holm([cell.p for cell in tested]))
 
 
@@ -317,7 +317,7 @@ def test_gains_are_from_the_own_base_and_equal_differences_where_that_is_the_ref
     rm, other = plain_scores(made, "rm", seed=1), plain_scores(made, "other", skill=0.3, seed=2)
     refined = replace(plain_scores(made, "refined", skill=2.0, seed=3), base="other")
 
-    def cell(scorers: Sequence[Scores], reference: str) -> Cell:
+    def cell(scorers: Sequence[Scores], reference: str) -> Entry:
         bases = [one.base for one in scorers]
         found = standings(
             official(made, scorers),
@@ -327,7 +327,7 @@ def test_gains_are_from_the_own_base_and_equal_differences_where_that_is_the_ref
             bootstrap=Bootstrap(200),
             permutations=199,
         )
-        return found["refined"].cells["overall"]
+        return found["refined"].entries["overall"]
 
     at_home = cell((rm, other, refined), "other")
     assert at_home.gain is not None and (at_home.gain, at_home.p_gain) == (at_home.difference, at_home.p)
@@ -336,5 +336,5 @@ def test_gains_are_from_the_own_base_and_equal_differences_where_that_is_the_ref
     assert away.difference == cell((rm, refined), "rm").difference != away.gain
     assert cell((rm, refined), "rm").gain is None  # its base is not there
     assert away.gain.value == pytest.approx(
-        away.value.value - stand(made, (rm, other, refined))["other"].cells["overall"].value.value
+        away.value.value - stand(made, (rm, other, refined))["other"].entries["overall"].value.value
     )

@@ -9,12 +9,12 @@ from tests.evaluation.suites import all_kinds, best_of, pairwise, plain_scores, 
 
 from ebrm.benchmarks import Benchmark
 from ebrm.errors import ConfigError, DataError
-from ebrm.evaluation import BenchmarkResult, Evaluation, Scored, Scores, compare, evaluate
+from ebrm.evaluation import BenchmarkResult, Evaluation, ScoredBenchmark, Scores, compare, evaluate
 from ebrm.metrics import Bootstrap, holm
 
 
 def of_all(seed: int = 0) -> Evaluation:
-    scored = [Scored(made, three(made)) for made in all_kinds()]
+    scored = [ScoredBenchmark(made, three(made)) for made in all_kinds()]
     return evaluate(scored, "rm", bootstrap=Bootstrap(100, seed=seed), permutations=199)
 
 
@@ -29,13 +29,13 @@ def test_a_result_has_everything(made: Benchmark) -> None:
     assert result.unscored == {"rm": {}, "rm-refined": {}, "poor": {}} and result.unscored_items == ()
     assert list(result.scorers) == ["rm", "rm-refined", "poor"]
     for scorer in result.scorers.values():
-        assert list(scorer.cells) == [score.name for score in made.scores]
+        assert list(scorer.entries) == [score.name for score in made.scores]
         assert len(scorer.margins) == scorer.metrics["pairs"].value
     assert {one.scorer for one in result.regressions} == {"rm-refined"}
     assert 0 < len(result.regressions) <= 6
     best = [name for name, scorer in result.scorers.items() if "overall" in scorer.best]
-    highest = max(scorer.cells["overall"].value.value for scorer in result.scorers.values())
-    assert [name for name in result.scorers if result.scorers[name].cells["overall"].value.value == highest] == best
+    highest = max(scorer.entries["overall"].value.value for scorer in result.scorers.values())
+    assert [name for name in result.scorers if result.scorers[name].entries["overall"].value.value == highest] == best
     assert "overall" not in result.scorers["poor"].not_worse
 
 
@@ -93,7 +93,7 @@ def test_an_items_pairs_do_not_depend_on_other_items() -> None:
 
 def overall(results: Evaluation | Mapping[str, BenchmarkResult]) -> list[tuple[float, float]]:
     benchmarks = results.benchmarks if isinstance(results, Evaluation) else results.values()
-    cells = [result.scorers[name].cells["overall"] for result in benchmarks for name in ("rm-refined", "poor")]
+    cells = [result.scorers[name].entries["overall"] for result in benchmarks for name in ("rm-refined", "poor")]
     return [(cell.p, cell.p_holm) for cell in cells if cell.p is not None and cell.p_holm is not None]
 
 
@@ -108,16 +108,16 @@ def test_overall_scores_are_one_family_over_all_benchmarks() -> None:
     assert [p for p, _ in overall(alone)] == [p for p, _ in found]
     assert [p for _, p in overall(alone)] != [p for _, p in found]
     for result in evaluation.benchmarks:
-        assert result.scorers["rm"].cells["overall"].p_holm is None
+        assert result.scorers["rm"].entries["overall"].p_holm is None
         for name in result.scorers:
             for score in result.scores[1:]:
-                assert result.scorers[name].cells[score.name] == alone[result.name].scorers[name].cells[score.name]
+                assert result.scorers[name].entries[score.name] == alone[result.name].scorers[name].entries[score.name]
 
 
 def test_an_evaluation_says_how_it_was_made() -> None:
     made = pairwise()
     evaluation = evaluate(
-        [Scored(made, three(made), {"not sampled": 7})],
+        [ScoredBenchmark(made, three(made), {"not sampled": 7})],
         "poor",
         bootstrap=Bootstrap(100, level=0.9, seed=3),
         about={"rm": {"path": "somewhere"}},
@@ -145,10 +145,10 @@ def test_an_evaluation_says_how_it_was_made() -> None:
 
 def test_one_scorer_alone() -> None:
     made = pairwise()
-    evaluation = evaluate([Scored(made, [plain_scores(made, "rm")])], "rm", permutations=199)
+    evaluation = evaluate([ScoredBenchmark(made, [plain_scores(made, "rm")])], "rm", permutations=199)
     scorer = evaluation.benchmarks[0].scorers["rm"]
     assert scorer.best == scorer.not_worse == frozenset()
-    assert all(cell.p is None and cell.difference is None for cell in scorer.cells.values())
+    assert all(cell.p is None and cell.difference is None for cell in scorer.entries.values())
     assert evaluation.benchmarks[0].regressions == ()
 
 
@@ -167,23 +167,23 @@ def test_what_cannot_be_compared() -> None:
     with pytest.raises(ConfigError, match="no benchmark"):
         evaluate([], "rm")
     with pytest.raises(ConfigError, match="same name: pairs"):
-        evaluate([Scored(made, scorers), Scored(made, scorers)], "rm", permutations=199)
+        evaluate([ScoredBenchmark(made, scorers), ScoredBenchmark(made, scorers)], "rm", permutations=199)
     other = best_of()
     with pytest.raises(ValueError, match="best-of was scored by"):
-        evaluate([Scored(made, scorers), Scored(other, three(other)[:2])], "rm", permutations=199)
+        evaluate([ScoredBenchmark(made, scorers), ScoredBenchmark(other, three(other)[:2])], "rm", permutations=199)
     with pytest.raises(ValueError, match="was scored by"):
-        evaluate([Scored(made, scorers), Scored(other, three(other)[::-1])], "rm", permutations=199)
+        evaluate([ScoredBenchmark(made, scorers), ScoredBenchmark(other, three(other)[::-1])], "rm", permutations=199)
     nothing = Scores("rm", np.full((len(made), 2), np.nan))
     with pytest.raises(DataError, match="Pairs: there is no item"):
-        evaluate([Scored(made, (nothing, *scorers[1:]))], "rm", permutations=199)
+        evaluate([ScoredBenchmark(made, (nothing, *scorers[1:]))], "rm", permutations=199)
 
 
 def test_gains_over_the_own_base_are_corrected_over_all_benchmarks() -> None:
     found = of_all()
-    cells = [result.scorers["rm-refined"].cells["overall"] for result in found.benchmarks]
+    cells = [result.scorers["rm-refined"].entries["overall"] for result in found.benchmarks]
     expected = holm([cell.p_gain for cell in cells])
     assert [cell.p_gain_holm for cell in cells] == pytest.approx(expected)
     assert any(cell.p_gain_holm != cell.p_gain for cell in cells)
     assert all(
-        result.scorers[name].cells["overall"].gain is None for result in found.benchmarks for name in ("rm", "poor")
+        result.scorers[name].entries["overall"].gain is None for result in found.benchmarks for name in ("rm", "poor")
     )

@@ -61,7 +61,7 @@ def test_what_the_filter_left_out_is_counted() -> None:
     assert metrics["kept_fraction"] == labels.kept / len(fitted.splits.train) < 1
     assert metrics["contradicted_fraction"] == labels.dropped / len(fitted.splits.train) > 0
     assert metrics["trust"] == {"power": 1.0, "base_noise": None}  # JSON has no infinity
-    assert measured.report is not None and measured.report.filtered and measured.report.trust == metrics["trust"]
+    assert measured.report is not None and measured.report.filtered and measured.report.fusion == metrics["trust"]
 
 
 def test_the_examples_are_those_that_moved_most_and_carry_their_densities(fitted: Fitted) -> None:

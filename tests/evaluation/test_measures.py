@@ -22,7 +22,7 @@ from tests.evaluation.suites import (
 )  # fmt: skip
 
 from ebrm.benchmarks import Benchmark, Score
-from ebrm.evaluation import MOST_RESAMPLES, Scored, Scores
+from ebrm.evaluation import MOST_RESAMPLES, ScoredBenchmark, Scores
 from ebrm.evaluation.cells import official_values
 from ebrm.evaluation.measures import Measures, measure
 from ebrm.evaluation.pairs import right_wrong_pairs
@@ -43,7 +43,7 @@ NAN = float("nan")
 
 
 def measured(made: Benchmark, scorers: Sequence[Scores], **settings: float) -> dict[str, Measures]:
-    common = common_items(Scored(made, scorers))
+    common = common_items(ScoredBenchmark(made, scorers))
     pairs = right_wrong_pairs(common.gold, ids=[one.id for one in common.benchmark.items])
     return measure(common, official_values(common), pairs, **{"bootstrap": Bootstrap(100)} | settings)
 
@@ -187,9 +187,9 @@ def test_items_without_an_order_are_in_no_rank_correlation() -> None:
     made = pool(count=12, responses=4)
     flat = replace(made.items[3], gold=(0.5,) * 4)
     some = replace(made, items=(*made.items[:3], flat, *made.items[4:]), terms=lambda *_: None)
-    common = common_items(Scored(some, (Scores("rm", reward_of(made, 1.0, 1)),)))
+    common = common_items(ScoredBenchmark(some, (Scores("rm", reward_of(made, 1.0, 1)),)))
     without = made.take([row for row in range(12) if row != 3])
-    fewer = common_items(Scored(without, (Scores("rm", np.delete(reward_of(made, 1.0, 1), 3, axis=0)),)))
+    fewer = common_items(ScoredBenchmark(without, (Scores("rm", np.delete(reward_of(made, 1.0, 1), 3, axis=0)),)))
     found = [
         values(
             measure(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tests.evaluation.suites import benchmark, best_of, item, pairwise, plain_scores, refined_scores
 
-from ebrm.evaluation import Scored, Scores
+from ebrm.evaluation import ScoredBenchmark, Scores
 from ebrm.evaluation.pairs import right_wrong_pairs
 from ebrm.evaluation.regressions import Flips, count_flips, reward_unit, worst_regressions
 from ebrm.evaluation.scored import Common, common_items
@@ -65,7 +65,7 @@ def test_the_worst_regressions_first_one_a_prompt() -> None:
     )
     base = np.array([[2.0, 0], [1, 0], [0, 2.5], [1.5, 0], [1, 0], [0, 1], [0, 1], [1, 1]])
     refined = np.array([[1.0, 0], [0, 0.1], [2.5, 0], [0, 0.2], [0.5, 0.5], [0, 3], [3, 0], [0, 9]])
-    common = common_items(Scored(made, (Scores("rm", base), Scores("new", refined, "rm"))))
+    common = common_items(ScoredBenchmark(made, (Scores("rm", base), Scores("new", refined, "rm"))))
     pairs = right_wrong_pairs(common.gold)
     found = worst_regressions(common, pairs, *both(common))
     assert [one.item for one in found] == ["large", "larger, same prompt", "tied"]
@@ -83,7 +83,7 @@ def test_equal_drops_come_in_the_order_of_ids() -> None:
     large = generator.random(300) < 0.5
     base = np.where(large[:, None], [[2.0, 0.0]], [[1.0, 0.0]])
     scorers = (Scores("rm", base), Scores("new", base[:, ::-1], "rm"))
-    common = common_items(Scored(made, scorers))
+    common = common_items(ScoredBenchmark(made, scorers))
     found = worst_regressions(common, right_wrong_pairs(common.gold), *both(common), most=300)
     expected = sorted(np.array(names)[large]) + sorted(np.array(names)[~large])
     assert [one.item for one in found] == expected
@@ -92,7 +92,7 @@ def test_equal_drops_come_in_the_order_of_ids() -> None:
 def test_drops_are_measured_in_each_scorers_own_unit() -> None:
     made = pairwise(count=400, prompts=400)
     rm, refined = plain_scores(made, "rm"), refined_scores(made, "new", "rm", 0.6, 2)
-    common = common_items(Scored(made, (rm, refined)))
+    common = common_items(ScoredBenchmark(made, (rm, refined)))
     pairs = right_wrong_pairs(common.gold)
     found = worst_regressions(common, pairs, *both(common))
     assert len(found) == 6
@@ -113,7 +113,7 @@ def test_the_order_of_items_does_not_matter() -> None:
     order = np.random.default_rng(0).permutation(len(made))
     found = []
     for which in (np.arange(len(made)), order):
-        common = common_items(Scored(made.take(which), [one.take(which) for one in scorers]))
+        common = common_items(ScoredBenchmark(made.take(which), [one.take(which) for one in scorers]))
         pairs = right_wrong_pairs(common.gold, ids=[one.id for one in common.benchmark.items])
         found.append(worst_regressions(common, pairs, *both(common)))
     assert found[0] == found[1] and len(found[0]) == 6
@@ -124,6 +124,6 @@ def test_turns_are_told_apart() -> None:
     turns = ({"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello."})
     made = replace(made, items=(replace(made.items[0], prompt=turns),))
     scorers = (Scores("rm", np.array([[1.0, 0.0]])), Scores("new", np.array([[0.0, 1.0]]), "rm"))
-    common = common_items(Scored(made, scorers))
+    common = common_items(ScoredBenchmark(made, scorers))
     found = worst_regressions(common, right_wrong_pairs(common.gold), *scorers)
     assert found[0].prompt == "system: Be brief.\n\nuser: Hello."

@@ -8,13 +8,13 @@ from tests.evaluation.suites import benchmark, best_of, item, pairwise, plain_sc
 
 from ebrm.data import prompt_id
 from ebrm.errors import ConfigError, DataError
-from ebrm.evaluation import Scored, Scores, prompt_ids
+from ebrm.evaluation import ScoredBenchmark, Scores, prompt_ids
 from ebrm.evaluation.scored import INFINITE, NO_DENSITY, NOT_A_NUMBER, common_items
 
 
 def test_everything_scored_keeps_everything() -> None:
     made = pairwise()
-    common = common_items(Scored(made, three(made)))
+    common = common_items(ScoredBenchmark(made, three(made)))
     assert common.benchmark.items == made.items
     assert common.unscored_items == ()
     assert common.unscored == {"rm": {}, "rm-refined": {}, "poor": {}}
@@ -31,7 +31,7 @@ def test_items_that_one_scorer_lacks_are_left_out_for_all() -> None:
     refined.interval[7, 1, 0] = np.inf
     poor = replace(poor, unscored={0: "the text is too long", 3: "the text is too long", 9: "lost"})
     poor.reward[0] = np.nan
-    common = common_items(Scored(made, (rm, refined, poor)))
+    common = common_items(ScoredBenchmark(made, (rm, refined, poor)))
     assert common.unscored == {
         "rm": {INFINITE: 1, NOT_A_NUMBER: 2},
         "rm-refined": {NO_DENSITY: 2},
@@ -55,7 +55,7 @@ def test_a_density_beyond_an_items_responses_does_not_matter() -> None:
     refined = refined_scores(made, "refined", "rm")
     beyond = np.isnan(refined.reward)
     assert beyond.any() and np.isnan(refined.std[beyond]).all()
-    assert len(common_items(Scored(made, (refined,))).benchmark) == 30
+    assert len(common_items(ScoredBenchmark(made, (refined,))).benchmark) == 30
 
 
 def test_nothing_left_says_why() -> None:
@@ -64,7 +64,7 @@ def test_nothing_left_says_why() -> None:
     rm.reward[:3] = np.nan
     poor = replace(poor, unscored={3: "the text is too long"})
     with pytest.raises(DataError) as caught:
-        common_items(Scored(made, (rm, refined, poor)))
+        common_items(ScoredBenchmark(made, (rm, refined, poor)))
     said = str(caught.value)
     assert "no item that all reward models could score" in said
     assert f"rm: 3 of 4 items: {NOT_A_NUMBER}" in said and "poor: 1 of 4 items: the text is too long" in said
@@ -74,27 +74,27 @@ def test_nothing_left_says_why() -> None:
 def test_no_items_and_no_scorers() -> None:
     made = pairwise(count=4)
     with pytest.raises(DataError, match="no items left to score"):
-        common_items(Scored(made.take([]), (Scores("rm", np.empty((0, 2))),)))
+        common_items(ScoredBenchmark(made.take([]), (Scores("rm", np.empty((0, 2))),)))
     with pytest.raises(ConfigError, match="no reward model"):
-        common_items(Scored(made, ()))
+        common_items(ScoredBenchmark(made, ()))
     rm = plain_scores(made, "rm")
     with pytest.raises(ConfigError, match="same name: rm"):
-        common_items(Scored(made, (rm, rm)))
+        common_items(ScoredBenchmark(made, (rm, rm)))
 
 
 def test_rewards_that_do_not_fit() -> None:
     made = best_of(count=6)
     good = plain_scores(made, "rm").reward
     with pytest.raises(ValueError, match="rewards"):
-        common_items(Scored(made, (Scores("rm", good[:, :2]),)))
+        common_items(ScoredBenchmark(made, (Scores("rm", good[:, :2]),)))
     row, column = np.argwhere(np.isnan(good))[0]
     bad = good.copy()
     bad[row, column] = 0.0
     with pytest.raises(ValueError, match="where there is no response"):
-        common_items(Scored(made, (Scores("rm", bad),)))
+        common_items(ScoredBenchmark(made, (Scores("rm", bad),)))
     for place in (6, -1):
         with pytest.raises(ValueError, match=f"item {place} is unscored"):
-            common_items(Scored(made, (Scores("rm", good, unscored={place: "?"}),)))
+            common_items(ScoredBenchmark(made, (Scores("rm", good, unscored={place: "?"}),)))
 
 
 def test_clusters_and_prompts() -> None:
@@ -108,14 +108,14 @@ def test_clusters_and_prompts() -> None:
             item("f", (1, 0), prompt="same", cluster="pair 2"),
         ]
     )
-    common = common_items(Scored(made, (plain_scores(made, "rm"),)))
+    common = common_items(ScoredBenchmark(made, (plain_scores(made, "rm"),)))
     a, b, c, d, e, f = common.cluster.tolist()
     assert a == b and c == d == e and len({a, c, f}) == 3
     assert sorted({a, c, f}) == [0, 1, 2]
     a, b, c, d, e, f = common.prompt.tolist()
     assert a == b and d == e and len({a, c, d, f}) == 4
     turned = made.take([5, 4, 3, 2, 1, 0])
-    other = common_items(Scored(turned, (plain_scores(made, "rm").take(np.arange(6)[::-1]),)))
+    other = common_items(ScoredBenchmark(turned, (plain_scores(made, "rm").take(np.arange(6)[::-1]),)))
     assert other.cluster.tolist() == common.cluster.tolist()
     assert other.benchmark.items == common.benchmark.items
     np.testing.assert_array_equal(other.scorers[0].reward, common.scorers[0].reward)
@@ -125,7 +125,7 @@ def test_clusters_are_those_of_the_benchmark() -> None:
     made = pairwise(count=30)
     names = made.clusters()
     expected = [sorted(set(names)).index(name) for name in names]
-    assert common_items(Scored(made, (plain_scores(made, "rm"),))).cluster.tolist() == expected
+    assert common_items(ScoredBenchmark(made, (plain_scores(made, "rm"),))).cluster.tolist() == expected
 
 
 def test_prompt_ids() -> None:
@@ -138,4 +138,4 @@ def test_prompt_ids() -> None:
 def test_ids_of_the_items_left_out_are_sorted() -> None:
     made = benchmark([item(name, (1, 0)) for name in "dbac"])
     reward = np.array([[1.0, 0], [np.nan, 0], [np.nan, 0], [0, np.nan]])
-    assert common_items(Scored(made, (Scores("rm", reward),))).unscored_items == ("a", "b", "c")
+    assert common_items(ScoredBenchmark(made, (Scores("rm", reward),))).unscored_items == ("a", "b", "c")

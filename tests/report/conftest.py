@@ -13,7 +13,7 @@ from scipy.stats import norm
 from tests.report.made_report import make_report
 
 from ebrm.benchmarks import Score
-from ebrm.evaluation import BenchmarkResult, Cell, Evaluation, Regression, ScorerResult
+from ebrm.evaluation import BenchmarkResult, Entry, Evaluation, Regression, ScorerResult
 from ebrm.metrics import Bootstrap, Estimate, calibration, risk_coverage
 from ebrm.report import ReportData
 
@@ -121,7 +121,9 @@ def make_benchmark(
             error = math.sqrt(max(value * (1 - value), 0.01) / size) if not untested else NAN
             difference = None if name == reference else _interval(value - values[reference][score], 0.8 * error)
             key = (name, score)
-            cells[score] = Cell(_interval(value, error), _interval(value, error), difference, p.get(key), holm.get(key))
+            cells[score] = Entry(
+                _interval(value, error), _interval(value, error), difference, p.get(key), holm.get(key)
+            )
         wrong = margins[name] <= 0
         risk = {"confidence": risk_coverage(1 - np.maximum(confident[name], 1 - confident[name]), wrong)}
         if base is not None:
@@ -242,16 +244,16 @@ def with_overall_holm(evaluation: Evaluation) -> Evaluation:
         (b.name, s)
         for b in evaluation.benchmarks
         for s in evaluation.bases
-        if b.scorers[s].cells["overall"].p is not None
+        if b.scorers[s].entries["overall"].p is not None
     ]
-    cells = {(b.name, s): b.scorers[s].cells["overall"] for b in evaluation.benchmarks for s in evaluation.bases}
+    cells = {(b.name, s): b.scorers[s].entries["overall"] for b in evaluation.benchmarks for s in evaluation.bases}
     corrected = dict(zip(places, _holm([cells[place].p or 0.0 for place in places]), strict=True)) if places else {}
     benchmarks = []
     for b in evaluation.benchmarks:
         scorers = {}
         for s, result in b.scorers.items():
-            whole = replace(result.cells["overall"], p_holm=corrected.get((b.name, s)))
-            scorers[s] = replace(result, cells={**result.cells, "overall": whole})
+            whole = replace(result.entries["overall"], p_holm=corrected.get((b.name, s)))
+            scorers[s] = replace(result, entries={**result.entries, "overall": whole})
         benchmarks.append(replace(b, scorers=scorers))
     return replace(evaluation, benchmarks=tuple(benchmarks))
 

@@ -87,7 +87,7 @@ def make_report(pairs: int = 3000, lift: float = 0.35, seed: int = 0, resamples:
             for e in range(1, 9)
         ],
         best_epoch=5,
-        trust={"power": 0.25, "base_noise": 2.0},
+        fusion={"power": 0.25, "base_noise": 2.0},
         live=[
             LiveScore(
                 "What is the capital of Australia?",

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from ebrm.benchmarks import Score
-from ebrm.evaluation import BenchmarkResult, Cell, Evaluation, ScorerResult
+from ebrm.evaluation import BenchmarkResult, Entry, Evaluation, ScorerResult
 from ebrm.metrics import Bootstrap, Estimate
 
 #: Value and, for a scorer that is compared with the reference, corrected p-value.
@@ -21,11 +21,11 @@ def around(value: float, width: float = 0.01) -> Estimate:
     return Estimate(value, value - width, value + width)
 
 
-def cell(value: float, reference: float | None = None, p: float | None = None) -> Cell:
+def cell(value: float, reference: float | None = None, p: float | None = None) -> Entry:
     if reference is None:
-        return Cell(around(value), around(value))
+        return Entry(around(value), around(value))
     raw = None if p is None else p / 2
-    return Cell(around(value), around(value), around(value - reference, 0.02), raw, p)
+    return Entry(around(value), around(value), around(value - reference, 0.02), raw, p)
 
 
 def benchmark(
@@ -73,7 +73,7 @@ def benchmark(
 def evaluation(
     benchmarks: Sequence[BenchmarkResult], bases: Mapping[str, str | None], reference: str | None = None
 ) -> Evaluation:
-    return Evaluation(tuple(benchmarks), bases, reference or next(iter(bases)), Bootstrap(2000), 9999)
+    return Evaluation(tuple(benchmarks), bases, reference or next(iter(bases)), Bootstrap(), 9999)
 
 
 def overall_only(

@@ -12,7 +12,7 @@ import pytest
 from tests.evaluation.suites import all_kinds, best_of, pairwise, three
 
 from ebrm.data import prompt_id
-from ebrm.evaluation import Cell, Evaluation, Scored, evaluate
+from ebrm.evaluation import Entry, Evaluation, ScoredBenchmark, evaluate
 from ebrm.metrics import Bootstrap, Estimate
 from ebrm.report import evaluation_to_dict, write_results
 from ebrm.report.files import plain, write_items
@@ -20,20 +20,20 @@ from ebrm.report.files import plain, write_items
 FEW: dict[str, Any] = {"bootstrap": Bootstrap(50), "permutations": 49}
 
 
-def some() -> tuple[Evaluation, list[Scored]]:
+def some() -> tuple[Evaluation, list[ScoredBenchmark]]:
     scored = []
     for made in all_kinds():
         rm, refined, poor = three(made)
         poor = replace(poor, unscored={2: "the text is too long"})
         rm.reward[4, 0] = np.nan
-        scored.append(Scored(made, (rm, refined, poor), {"not sampled": 9}))
+        scored.append(ScoredBenchmark(made, (rm, refined, poor), {"not sampled": 9}))
     about = {"rm": {"path": Path("models/rm"), "rate": np.float64(0.5), "bad": math.inf}, "poor": {"base": "wrong"}}
     evaluation = evaluate(scored, "rm", about=about, versions={"numpy": "2"}, seconds={"reading": 1.0}, **FEW)
     return evaluation, scored
 
 
 @pytest.fixture(scope="module")
-def made() -> tuple[Evaluation, list[Scored]]:
+def made() -> tuple[Evaluation, list[ScoredBenchmark]]:
     return some()
 
 
@@ -44,7 +44,7 @@ def estimate(value: Estimate | None) -> dict[str, float | None] | None:
     return {name: end if math.isfinite(end) else None for name, end in ends.items()}
 
 
-def test_results_hold_every_number(made: tuple[Evaluation, list[Scored]]) -> None:
+def test_results_hold_every_number(made: tuple[Evaluation, list[ScoredBenchmark]]) -> None:
     evaluation = made[0]
     found = json.loads(json.dumps(evaluation_to_dict(evaluation), allow_nan=False))
     assert [found[name] for name in ("reference", "resamples", "permutations", "seed", "level")] == [
@@ -76,8 +76,8 @@ def test_results_hold_every_number(made: tuple[Evaluation, list[Scored]]) -> Non
         for name, scorer in result.scorers.items():
             there = one["scorers"][name]
             assert set(there) == {"scores", "metrics", "calibration", "risk"}
-            assert list(there["scores"]) == list(scorer.cells)
-            for score, cell in scorer.cells.items():
+            assert list(there["scores"]) == list(scorer.entries)
+            for score, cell in scorer.entries.items():
                 assert there["scores"][score] == {
                     "value": estimate(cell.value), "shared": estimate(cell.shared),
                     "difference": estimate(cell.difference), "p": cell.p, "p_holm": cell.p_holm,
@@ -99,7 +99,7 @@ def test_results_hold_every_number(made: tuple[Evaluation, list[Scored]]) -> Non
         }  # fmt: skip
 
 
-def test_risk_curves_are_thinned_to_hundredths(made: tuple[Evaluation, list[Scored]]) -> None:
+def test_risk_curves_are_thinned_to_hundredths(made: tuple[Evaluation, list[ScoredBenchmark]]) -> None:
     evaluation = made[0]
     found = evaluation_to_dict(evaluation)["benchmarks"]
     for result, one in zip(evaluation.benchmarks, found, strict=True):
@@ -121,12 +121,12 @@ def test_risk_curves_are_thinned_to_hundredths(made: tuple[Evaluation, list[Scor
 
 def test_a_short_curve_is_whole() -> None:
     few = pairwise(count=7)
-    result = evaluation_to_dict(evaluate([Scored(few, three(few)[:1])], "rm", **FEW))["benchmarks"][0]
+    result = evaluation_to_dict(evaluate([ScoredBenchmark(few, three(few)[:1])], "rm", **FEW))["benchmarks"][0]
     points = result["scorers"]["rm"]["risk"]["confidence"]["curve"]
     assert [point[0] for point in points] == pytest.approx([k / 7 for k in range(1, 8)])
 
 
-def test_items_hold_every_reward(made: tuple[Evaluation, list[Scored]], tmp_path: Path) -> None:
+def test_items_hold_every_reward(made: tuple[Evaluation, list[ScoredBenchmark]], tmp_path: Path) -> None:
     evaluation, scored = made
     path = write_items(tmp_path / "items.parquet", evaluation, scored)
     table = pq.read_table(path)
@@ -158,14 +158,16 @@ def test_a_density_in_one_benchmark_only(tmp_path: Path) -> None:
     for each in (pairwise(count=5), best_of(count=5)):
         rm, refined, _ = three(each)
         plain_one = replace(refined, std=None, interval=None, prefer=None)
-        scored.append(Scored(each, (rm, refined if each.name == "pairs" else plain_one)))
+        scored.append(ScoredBenchmark(each, (rm, refined if each.name == "pairs" else plain_one)))
     evaluation = evaluate(scored, "rm", **FEW)
     rows = pq.read_table(write_items(tmp_path / "items.parquet", evaluation, scored)).to_pylist()
     for row in rows:
         assert (row["std:rm-refined"] is None) == (row["benchmark"] == "best-of")
 
 
-def test_everything_is_written_and_the_same_each_time(made: tuple[Evaluation, list[Scored]], tmp_path: Path) -> None:
+def test_everything_is_written_and_the_same_each_time(
+    made: tuple[Evaluation, list[ScoredBenchmark]], tmp_path: Path
+) -> None:
     evaluation, scored = made
     evaluation = replace(evaluation, seconds={})
     files = write_results(tmp_path / "out", evaluation, scored)
@@ -180,7 +182,7 @@ def test_everything_is_written_and_the_same_each_time(made: tuple[Evaluation, li
 
 def test_reward_bench_files_come_along(tmp_path: Path) -> None:
     each = replace(pairwise(count=9), name="rewardbench")
-    scored = [Scored(each, three(each)[:1])]
+    scored = [ScoredBenchmark(each, three(each)[:1])]
     files = write_results(tmp_path, evaluate(scored, "rm", **FEW), scored)
     assert [file.relative_to(tmp_path).as_posix() for file in files] == [
         "items.parquet",
@@ -194,7 +196,7 @@ def test_plain_values() -> None:
     value = {
         1: (np.arange(3), np.float32(0.5), np.bool_(True)),
         "set": frozenset({"b", "a"}),
-        "cell": Cell(Estimate(1.0, math.nan, -math.inf), Estimate(0, 0, 0)),
+        "cell": Entry(Estimate(1.0, math.nan, -math.inf), Estimate(0, 0, 0)),
         "text": "x",
         "none": None,
     }

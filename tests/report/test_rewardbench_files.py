@@ -13,9 +13,9 @@ import pytest
 from tests.evaluation.suites import benchmark, item, plain_scores
 
 from ebrm.benchmarks import Benchmark, Floats, Item, Score, Terms, Ties
-from ebrm.evaluation import Evaluation, Scored, Scores, evaluate
+from ebrm.evaluation import Evaluation, ScoredBenchmark, Scores, evaluate
 from ebrm.metrics import Bootstrap
-from ebrm.report.rewardbench_files import model_names, write_rewardbench
+from ebrm.report.files import model_names, write_rewardbench
 
 FEW: dict[str, Any] = {"bootstrap": Bootstrap(20), "permutations": 19}
 
@@ -32,7 +32,7 @@ def read(folder: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def written(tmp_path: Path, *scored: Scored) -> tuple[Evaluation, list[str]]:
+def written(tmp_path: Path, *scored: ScoredBenchmark) -> tuple[Evaluation, list[str]]:
     evaluation = evaluate(scored, scored[0].scorers[0].name, **FEW)
     files = write_rewardbench(tmp_path, evaluation, scored)
     return evaluation, [path.relative_to(tmp_path).as_posix() for path in files]
@@ -55,7 +55,7 @@ REWARD = np.array([[2.0, 1.0], [1.0, 3.0], [0.5, 0.5], [0.0, 1.0]])
 
 def test_rewardbench(tmp_path: Path) -> None:
     scorers = (Scores("owner/my-rm", REWARD), Scores("refined", REWARD[:, ::-1].copy(), "owner/my-rm"))
-    _, files = written(tmp_path, Scored(pairs(), scorers))
+    _, files = written(tmp_path, ScoredBenchmark(pairs(), scorers))
     assert files == [
         "reward-bench/eval-set/owner/my-rm.json",
         "reward-bench/eval-set-scores/owner/my-rm.json",
@@ -87,11 +87,11 @@ def test_rewardbench(tmp_path: Path) -> None:
 def test_only_items_that_all_could_score(tmp_path: Path) -> None:
     made = pairs()
     poor = replace(plain_scores(made, "poor"), unscored={0: "the text is too long"})
-    evaluation, _ = written(tmp_path, Scored(made, (Scores("rm", REWARD), poor)))
+    evaluation, _ = written(tmp_path, ScoredBenchmark(made, (Scores("rm", REWARD), poor)))
     scores = read(tmp_path / "reward-bench" / "eval-set-scores")["local/rm"]
     assert scores["id"] == [31, 7, 0] and scores["scores_chosen"] == [3.0, 0.5, 0.0]
     subsets = read(tmp_path / "reward-bench" / "eval-set")["local/rm"]
-    cells = evaluation.benchmarks[0].scorers["rm"].cells
+    cells = evaluation.benchmarks[0].scorers["rm"].entries
     for group in ("alpacaeval-easy", "donotanswer"):
         assert subsets[group] == cells[group].value.value
 
@@ -99,10 +99,10 @@ def test_only_items_that_all_could_score(tmp_path: Path) -> None:
 def test_current_and_legacy_weights_make_the_same_files(tmp_path: Path) -> None:
     _, both = written(
         tmp_path / "both",
-        Scored(pairs("rewardbench"), (Scores("rm", REWARD),)),
-        Scored(pairs("rewardbench-legacy"), (Scores("rm", REWARD),)),
+        ScoredBenchmark(pairs("rewardbench"), (Scores("rm", REWARD),)),
+        ScoredBenchmark(pairs("rewardbench-legacy"), (Scores("rm", REWARD),)),
     )
-    _, legacy = written(tmp_path / "legacy", Scored(pairs("rewardbench-legacy"), (Scores("rm", REWARD),)))
+    _, legacy = written(tmp_path / "legacy", ScoredBenchmark(pairs("rewardbench-legacy"), (Scores("rm", REWARD),)))
     assert both == legacy and len(both) == 2
     for file in both:
         assert (tmp_path / "both" / file).read_bytes() == (tmp_path / "legacy" / file).read_bytes()
@@ -135,10 +135,10 @@ def test_rewardbench_2(tmp_path: Path) -> None:
     made = Benchmark("rewardbench2", "RewardBench 2", "made up", items, scores, best_of_four)
     nan = np.nan
     reward = np.array([[3.0, 1, 2, 0], [1, 1, 0, 1], [0, 0, 0, 1], [1, 0, nan, nan], [2, 1, 0, nan]])
-    evaluation, files = written(tmp_path, Scored(made, (Scores("org/rm", reward),)))
+    evaluation, files = written(tmp_path, ScoredBenchmark(made, (Scores("org/rm", reward),)))
     assert files == ["reward-bench-2/eval-set/org/rm.json", "reward-bench-2/eval-set-scores/org/rm.json"]
     about = {"model": "org/rm", "model_type": "Seq. Classifier", "chat_template": "tokenizer"}
-    ties = evaluation.benchmarks[0].scorers["org/rm"].cells["Ties"].value.value
+    ties = evaluation.benchmarks[0].scorers["org/rm"].entries["Ties"].value.value
     assert read(tmp_path / "reward-bench-2" / "eval-set")["org/rm"] == {
         "Math": pytest.approx((1 + 1 / 3) / 3), "Ties": ties, **about,
     }  # fmt: skip
@@ -158,7 +158,7 @@ def test_rewardbench_2(tmp_path: Path) -> None:
 
 def test_other_benchmarks_have_no_such_files(tmp_path: Path) -> None:
     made = pairs("mine")
-    assert written(tmp_path, Scored(made, (Scores("rm", REWARD),)))[1] == []
+    assert written(tmp_path, ScoredBenchmark(made, (Scores("rm", REWARD),)))[1] == []
     assert list(tmp_path.iterdir()) == []
 
 
@@ -166,7 +166,7 @@ def test_other_benchmarks_have_no_such_files(tmp_path: Path) -> None:
 def test_ids_are_of_one_type(tmp_path: Path, odd: str) -> None:
     made = pairs()
     made = replace(made, items=(*made.items[:3], replace(made.items[3], id=odd)))
-    written(tmp_path, Scored(made, (Scores("rm", REWARD),)))
+    written(tmp_path, ScoredBenchmark(made, (Scores("rm", REWARD),)))
     assert read(tmp_path / "reward-bench" / "eval-set-scores")["local/rm"]["id"] == ["30", "31", "7", odd]
 
 

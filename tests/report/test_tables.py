@@ -2,35 +2,38 @@ from __future__ import annotations
 
 import csv
 import io
-import shutil
-import subprocess
+import re
 from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.evaluation.suites import all_kinds, pairwise, plain_scores, three
 
 from ebrm.benchmarks import Score
 from ebrm.errors import ConfigError
-from ebrm.evaluation import BenchmarkResult, Cell, Evaluation, Scored, ScorerResult, Scores, evaluate
+from ebrm.evaluation import BenchmarkResult, Entry, Evaluation, ScoredBenchmark, ScorerResult, Scores, evaluate
 from ebrm.metrics import Bootstrap, Estimate
-from ebrm.report import details, overview
-from ebrm.report.tables import COLUMNS, FORMATS
+from ebrm.report import Table, details, markdown, overview
+from ebrm.report.tables import COLUMNS, FORMATS, Bold, escape_markdown
+from ebrm.report.words import clean
 
 NAN = float("nan")
+FEW: dict[str, Any] = {"bootstrap": Bootstrap(20), "permutations": 19}
 
 
-def cell(value: float, difference: float | None = None, p: float | None = None, shared: float | None = None) -> Cell:
+def cell(value: float, difference: float | None = None, p: float | None = None, shared: float | None = None) -> Entry:
     around = Estimate(value, value - 0.05, value + 0.05)
     change = None if difference is None else Estimate(difference, difference - 0.02, difference + 0.02)
-    return Cell(around, Estimate(shared or value, NAN, NAN), change, p, None if p is None else min(1.0, 2 * p))
+    return Entry(around, Estimate(shared or value, NAN, NAN), change, p, None if p is None else min(1.0, 2 * p))
 
 
 def made_up() -> Evaluation:
     """Two scorers on one benchmark with two subsets, one of them without items."""
     scores = (Score("overall", "overall", {"a": 1.0}), Score("a|b", "subset", {"a": 1.0}), Score("none", "subset", {}))
-    nothing = Cell(Estimate(NAN, NAN, NAN), Estimate(NAN, NAN, NAN))
+    nothing = Entry(Estimate(NAN, NAN, NAN), Estimate(NAN, NAN, NAN))
     first = ScorerResult(
         {"overall": cell(0.712, shared=0.75), "a|b": cell(0.5), "none": nothing},
         {
@@ -64,7 +67,32 @@ def made_up() -> Evaluation:
         unscored_items=("x", "y", "z"),
         scorers={"my_rm": first, "new": second},
     )
-    return Evaluation((result,), {"my_rm": None, "new": "my_rm"}, "my_rm", Bootstrap(2000), 9999)
+    return Evaluation((result,), {"my_rm": None, "new": "my_rm"}, "my_rm", Bootstrap(), 9999)
+
+
+def test_markdown() -> None:
+    rows = [["RM-Bench", Bold("71.2", "[69.0, 73.1]"), "70.0† "], ["50% & more", "1", "+2.0* p < 0.001"]]
+    table = Table("Scores, percent", ["Benchmark", "my_rm", "a|b"], rows)
+    assert markdown([table], ["Note on *."]) == (
+        "Scores, percent\n"
+        "\n"
+        "| Benchmark | my\\_rm | a\\|b |\n"
+        "| :-- | --: | --: |\n"
+        "| RM-Bench | **71.2** \\[69.0, 73.1\\] | 70.0† |\n"
+        "| 50% &amp; more | 1 | +2.0\\* p \\< 0.001 |\n"
+        "\n"
+        "Note on \\*.\n"
+    )
+    assert markdown([table, table], []).count("| Benchmark |") == 2 and markdown([], ["Only this."]) == "Only this.\n"
+
+
+@given(st.text(st.characters(codec="utf-8"), max_size=40))
+def test_markdown_shows_what_was_given_on_one_line(text: str) -> None:
+    escaped = escape_markdown(text)
+    assert "\n" not in escaped and "\r" not in escaped
+    assert not re.search(r"(?<!\\)(?:\\\\)*[|*_<>`\[\]]", escaped)
+    shown = re.sub(r"\\([\\`*_{}\[\]<>|~#$])", r"\1", escaped.replace("&amp;", "&"))
+    assert shown == re.sub(r"[^\S\u00a0]+", " ", clean(text)).strip()
 
 
 def test_overview_in_markdown() -> None:
@@ -81,8 +109,8 @@ def test_overview_in_markdown() -> None:
         "9,999 permutations, Holm's correction for the number of scorers, 0.05).",
         "Differences are from my\\_rm. p: paired permutation test over prompts, 9,999 permutations, Holm's correction "
         "for all overall scores and scorers. \\*: p is at most 0.05.",
-        "Overall scores with ties between right and wrong responses broken by lot: Made &amp; up: my\\_rm 75.0 instead "
-        "of 71.2.",
+        "Overall scores with ties between right and wrong responses broken at random (in expectation): Made &amp; up: "
+        "my\\_rm 75.0 instead of 71.2.",
         "Made &amp; up: left out before scoring: 1 item (prompt seen in training), 2,000 items (not sampled).",
         "Made &amp; up: 3 of 1,203 items in no number, because not every scorer could score them (new: 3 items (the "
         "text is too long)).\n",
@@ -143,7 +171,7 @@ def evaluation() -> Evaluation:
     for made in all_kinds():
         rm, refined, poor = three(made)
         poor = replace(poor, name='owner/po_or |&%$#{}~^\\<>*`"\n2', unscored={0: "50% too long_"})
-        scored.append(Scored(made, (rm, refined, poor), {"not sampled & seen": 2}))
+        scored.append(ScoredBenchmark(made, (rm, refined, poor), {"not sampled & seen": 2}))
     return evaluate(scored, "rm", bootstrap=Bootstrap(50), permutations=49)
 
 
@@ -154,7 +182,7 @@ def test_csv_gives_back_the_numbers(evaluation: Evaluation) -> None:
     for result in evaluation.benchmarks:
         for score in result.scores:
             for name, scorer in result.scorers.items():
-                row, one = found[result.name, score.name, name], scorer.cells[score.name]
+                row, one = found[result.name, score.name, name], scorer.entries[score.name]
                 assert float(row["value"]) == one.value.value and float(row["high"]) == one.value.high
                 assert float(row["shared"]) == one.shared.value
                 assert row["kind"] == score.kind
@@ -171,31 +199,9 @@ def test_every_row_of_markdown_has_as_many_cells(evaluation: Evaluation, table: 
             assert len(set(cells)) == 1 and len(cells) > 2
 
 
-@pytest.mark.parametrize("table", [overview, details])
-def test_every_row_of_latex_has_as_many_cells(evaluation: Evaluation, table: object) -> None:
-    text = table(evaluation, "latex")
-    for part in text.split("\\toprule\n")[1:]:
-        rows = [row for row in part.split("\\bottomrule")[0].split("\n") if row.endswith(r"\\")]
-        assert len({row.replace("\\&", "").count("&") for row in rows}) == 1 and len(rows) > 1
-    for name in ("table", "tabular"):
-        assert text.count(rf"\begin{{{name}}}") == text.count(rf"\end{{{name}}}") > 0
-
-
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="there is no pdflatex here")
-def test_latex_compiles(evaluation: Evaluation, tmp_path: Path) -> None:
-    body = overview(evaluation, "latex") + details(evaluation, "latex")
-    whole = "\\documentclass{article}\n\\usepackage{booktabs}\n\\begin{document}\n" + body + "\\end{document}\n"
-    (tmp_path / "tables.tex").write_text(whole, encoding="utf-8")
-    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "tables.tex"]
-    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace")
-    if "booktabs.sty' not found" in run.stdout:
-        pytest.skip("LaTeX has no booktabs here")
-    assert run.returncode == 0, run.stdout[-2000:]
-
-
 def test_one_scorer_has_no_comparison() -> None:
     made = pairwise()
-    evaluation = evaluate([Scored(made, [plain_scores(made, "rm")])], "rm", bootstrap=Bootstrap(20))
+    evaluation = evaluate([ScoredBenchmark(made, [plain_scores(made, "rm")])], "rm", **FEW)
     text = overview(evaluation)
     assert "(reference)" not in text and "ifference" not in text and "Bold" not in text and "†" not in text
     assert "ties" not in text and "in no number" not in text
@@ -204,7 +210,7 @@ def test_one_scorer_has_no_comparison() -> None:
 
 def test_the_reference_may_be_any_scorer() -> None:
     made = pairwise()
-    text = overview(evaluate([Scored(made, three(made))], "rm-refined", bootstrap=Bootstrap(20), permutations=19))
+    text = overview(evaluate([ScoredBenchmark(made, three(made))], "rm-refined", **FEW))
     heads = [line for line in text.split("\n") if line.startswith("| Benchmark")]
     assert heads == ["| Benchmark | Items | rm | rm-refined (reference) | poor |", "| Benchmark | rm | poor |"]
 
@@ -213,9 +219,7 @@ def test_refined_scorers_with_a_base_of_their_own_are_compared_with_it() -> None
     made = pairwise()
     rm, refined, poor = three(made)
     other = replace(refined, name="other-refined", base="poor")
-    text = overview(
-        evaluate([Scored(made, (rm, refined, poor, other))], "rm", bootstrap=Bootstrap(20), permutations=19)
-    )
+    text = overview(evaluate([ScoredBenchmark(made, (rm, refined, poor, other))], "rm", **FEW))
     heads = [line for line in text.split("\n") if line.startswith("| Benchmark")]
     assert heads[2] == "| Benchmark | other-refined minus poor |" and len(heads) == 3
     row = next(line for line in text.split("\n")[text.split("\n").index(heads[2]) :] if line.startswith("| Pairs"))
@@ -224,18 +228,20 @@ def test_refined_scorers_with_a_base_of_their_own_are_compared_with_it() -> None
 
 def test_a_level_is_said_as_it_is() -> None:
     made = pairwise()
-    evaluation = evaluate([Scored(made, [plain_scores(made, "rm")])], "rm", bootstrap=Bootstrap(20, level=0.995))
+    evaluation = evaluate(
+        [ScoredBenchmark(made, [plain_scores(made, "rm")])], "rm", bootstrap=replace(FEW["bootstrap"], level=0.995)
+    )
     assert "99.5% of 20 bootstrap" in overview(evaluation)
 
 
 def test_no_interval_is_nothing() -> None:
     made = pairwise(count=1)
-    evaluation = evaluate([Scored(made, [Scores("rm", np.array([[1.0, 0.0]]))])], "rm", bootstrap=Bootstrap(20))
+    evaluation = evaluate([ScoredBenchmark(made, [Scores("rm", np.array([[1.0, 0.0]]))])], "rm", **FEW)
     assert "| Pairs | 1 | 100.0 |" in overview(evaluation)
 
 
 def test_an_unknown_format() -> None:
-    assert FORMATS == ("markdown", "csv", "latex")
+    assert FORMATS == ("markdown", "csv")
     for table in (overview, details):
-        with pytest.raises(ConfigError, match="'html'. Choose one of markdown, csv, latex"):
+        with pytest.raises(ConfigError, match="'html'. Choose one of markdown, csv"):
             table(made_up(), "html")

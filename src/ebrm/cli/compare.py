@@ -142,14 +142,12 @@ def compare(
     for line in notes(comparison):
         console.print(line)
     if settings.out is not None:
-        from ebrm.report import Entry, markdown
-        from ebrm.report.typeset import Table
+        from ebrm.report import Table, markdown
         from ebrm.utils.files import write_json, write_text
 
         write_json(Path(settings.out) / "results.json", found)
         head, rows = table(comparison)
-        body = [[Entry(cell) for cell in row] for row in rows]
-        text = markdown([Table(f"Methods on {found['features']}", head, body)], notes(comparison))
+        text = markdown([Table(f"Methods on {found['features']}", head, rows)], notes(comparison))
         write_text(Path(settings.out) / "table.md", text)
         console.facts([("written", settings.out)])
     console.result({"out": settings.out, **found})

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ebrm.evaluation import Evaluation
     from ebrm.metrics import Estimate
 
-_SUFFIX = {"markdown": "md", "csv": "csv", "latex": "tex"}
+_SUFFIX = {"markdown": "md", "csv": "csv"}
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,11 @@ class Output:
 
     Attributes:
         out: folder for results.json, items.parquet and report.html; written anew.
-        format: how the scores are printed. All but text are also written to scores.md, .csv or .tex.
+        format: how the scores are printed. All but text are also written to scores.md or .csv.
     """
 
     out: str
-    format: Literal["text", "markdown", "csv", "latex"] = "text"
+    format: Literal["text", "markdown", "csv"] = "text"
 
 
 def evaluate(
@@ -103,7 +103,7 @@ def _show(console: Console, evaluation: Evaluation) -> None:
     for result in evaluation.benchmarks:
         score = result.scores[0].name
         for number, (name, scorer) in enumerate(result.scorers.items()):
-            cell = scorer.cells[score]
+            cell = scorer.entries[score]
             rows.append(
                 [
                     result.title if number == 0 else "",

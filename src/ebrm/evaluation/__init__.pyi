@@ -13,7 +13,7 @@ from .pool_reading import read_pool as read_pool
 from .pool_reading import tokens_of as tokens_of
 from .pools import read_pools as read_pools
 from .results import BenchmarkResult as BenchmarkResult
-from .results import Cell as Cell
+from .results import Entry as Entry
 from .results import Evaluation as Evaluation
 from .results import Regression as Regression
 from .results import ScorerResult as ScorerResult
@@ -21,7 +21,7 @@ from .results import apart as apart
 from .run import cache_folder as cache_folder
 from .run import choose_items as choose_items
 from .run import evaluate_models as evaluate_models
-from .scored import Scored as Scored
+from .scored import ScoredBenchmark as ScoredBenchmark
 from .scored import prompt_ids as prompt_ids
 from .scores import Scores as Scores
 from .selection import Along as Along

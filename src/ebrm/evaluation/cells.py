@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ebrm.benchmarks import Score, Ties
-from ebrm.evaluation.results import Cell
+from ebrm.evaluation.results import Entry
 from ebrm.evaluation.scored import Common
 from ebrm.metrics import (
     PERMUTATIONS,
@@ -64,10 +64,10 @@ class Official:
 
 
 @dataclass(frozen=True)
-class Standing:
+class ScoreTable:
     """One scorer's cells, and the scores in which it is the best or not clearly worse than the best."""
 
-    cells: Mapping[str, Cell]
+    entries: Mapping[str, Entry]
     best: frozenset[str]
     not_worse: frozenset[str]
 
@@ -117,7 +117,7 @@ def standings(
     *,
     bootstrap: Bootstrap = Bootstrap(),
     permutations: int = PERMUTATIONS,
-) -> dict[str, Standing]:
+) -> dict[str, ScoreTable]:
     """Estimate every score of every scorer, test it against the reference's, and see which are the best.
 
     The best of a score is the highest value; where several scorers have it, all of them. The others are tested against
@@ -170,8 +170,8 @@ def standings(
     gain, p_gain, p_gain_holm = versus(own)
     best, close = _best(point[:, :count], tests)
 
-    def cell(row: int, column: int) -> Cell:
-        made = Cell(value[row][column], value[row][shared[column]])
+    def cell(row: int, column: int) -> Entry:
+        made = Entry(value[row][column], value[row][shared[column]])
         if references[column] is not None:
             tested = _number(p[row, column]), _number(p_holm[row, column])
             made = replace(made, difference=difference[row][column], p=tested[0], p_holm=tested[1])
@@ -181,7 +181,7 @@ def standings(
         return made
 
     return {
-        name: Standing(
+        name: ScoreTable(
             {score.name: cell(row, column) for row, score in enumerate(scores)},
             frozenset(score.name for row, score in enumerate(scores) if best[row, column]),
             frozenset(score.name for row, score in enumerate(scores) if close[row, column]),

@@ -17,7 +17,7 @@ from ebrm.evaluation.measures import measure
 from ebrm.evaluation.pairs import right_wrong_pairs
 from ebrm.evaluation.regressions import worst_regressions
 from ebrm.evaluation.results import BenchmarkResult, Evaluation, ScorerResult
-from ebrm.evaluation.scored import Scored, common_items
+from ebrm.evaluation.scored import ScoredBenchmark, common_items
 from ebrm.evaluation.scores import Scores
 from ebrm.metrics import PERMUTATIONS, Bootstrap, holm
 
@@ -50,7 +50,7 @@ def compare(
         DataError: if no item could be scored by all.
         ConfigError: if the reference is not among the scorers, or two have the same name.
     """
-    common = common_items(Scored(benchmark, scorers, excluded or {}))
+    common = common_items(ScoredBenchmark(benchmark, scorers, excluded or {}))
     names = [scores.name for scores in common.scorers]
     check_reference(reference, names)
     official = official_values(common)
@@ -78,7 +78,7 @@ def compare(
         unscored_items=common.unscored_items,
         scorers={
             name: ScorerResult(
-                cells=standing[name].cells,
+                entries=standing[name].entries,
                 metrics=measures[name].metrics,
                 best=standing[name].best,
                 not_worse=standing[name].not_worse,
@@ -93,7 +93,7 @@ def compare(
 
 
 def evaluate(
-    scored: Sequence[Scored],
+    scored: Sequence[ScoredBenchmark],
     reference: str,
     *,
     bootstrap: Bootstrap = Bootstrap(),
@@ -175,15 +175,15 @@ def _correct_overall(results: Sequence[BenchmarkResult]) -> tuple[BenchmarkResul
     ]
     new: dict[tuple[int, str, str], dict[str, Any]] = {place: {} for place in places}
     for field in ("p", "p_gain"):
-        p = [getattr(results[number].scorers[name].cells[score], field) for number, name, score in places]
+        p = [getattr(results[number].scorers[name].entries[score], field) for number, name, score in places]
         family = holm([np.nan if value is None else value for value in p])
         for place, value in zip(places, family, strict=True):
             if np.isfinite(value):
                 new[place][f"{field}_holm"] = float(value)
 
     def corrected(number: int, name: str, scorer: ScorerResult) -> ScorerResult:
-        cells = {score: replace(cell, **new.get((number, name, score), {})) for score, cell in scorer.cells.items()}
-        return replace(scorer, cells=cells)
+        cells = {score: replace(cell, **new.get((number, name, score), {})) for score, cell in scorer.entries.items()}
+        return replace(scorer, entries=cells)
 
     return tuple(
         replace(result, scorers={name: corrected(number, name, scorer) for name, scorer in result.scorers.items()})

@@ -129,7 +129,7 @@ def measure(
         filter_report=fitted.conflicts.to_dict(),
         history=[epoch.to_dict() for epoch in fitted.history],
         best_epoch=record.best_epoch,
-        trust=common["trust"],
+        fusion=common["trust"],
         live=live,
         settings={stage: asdict(getattr(record, stage)) for stage in ("network", "training", "inference")},
         versions=common["versions"],

@@ -16,7 +16,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Cell:
+class Entry:
     """One score of one scorer.
 
     Attributes:
@@ -45,7 +45,7 @@ class ScorerResult:
     """One scorer on one benchmark.
 
     Attributes:
-        cells: score name to its cell.
+        entries: score name to its entry.
         metrics: further numbers by name (see `ebrm.evaluation.measures`), with intervals where they have one.
         best: names of the scores in which this scorer is the best.
         not_worse: names of the scores in which it is not clearly worse than the best (Holm over the scorers).
@@ -54,7 +54,7 @@ class ScorerResult:
         margins: reward of right minus wrong response of each pair [p].
     """
 
-    cells: Mapping[str, Cell]
+    entries: Mapping[str, Entry]
     metrics: Mapping[str, Estimate]
     best: frozenset[str] = frozenset()
     not_worse: frozenset[str] = frozenset()

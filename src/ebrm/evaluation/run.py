@@ -18,7 +18,7 @@ from ebrm.evaluation.config import BenchmarkConfig
 from ebrm.evaluation.fitted import versions
 from ebrm.evaluation.models import BenchmarkTexts, RewardModel, open_models
 from ebrm.evaluation.results import Evaluation
-from ebrm.evaluation.scored import Scored
+from ebrm.evaluation.scored import ScoredBenchmark
 from ebrm.features import MANIFEST, FeatureConfig, open_features
 from ebrm.metrics import Bootstrap
 
@@ -34,7 +34,7 @@ class Evaluated:
     """An evaluation with the rewards behind it, and how many texts had to be read for it."""
 
     evaluation: Evaluation
-    scored: tuple[Scored, ...]
+    scored: tuple[ScoredBenchmark, ...]
     texts_read: int
 
 
@@ -83,7 +83,7 @@ def evaluate_models(
     scored = []
     for benchmark, (chosen_benchmark, excluded) in zip(texts, chosen, strict=True):
         scores = [score for model in opened for score in model.scores(benchmark)]
-        scored.append(Scored(chosen_benchmark, scores, excluded))
+        scored.append(ScoredBenchmark(chosen_benchmark, scores, excluded))
     lap("refining")
     about = {model.name: model.about for model in opened}
     for model in opened:

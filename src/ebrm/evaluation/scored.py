@@ -24,7 +24,7 @@ NO_DENSITY = "the density of the reward is not a number"
 
 
 @dataclass(frozen=True, eq=False)
-class Scored:
+class ScoredBenchmark:
     """A benchmark and what every scorer says of it.
 
     Attributes:
@@ -61,7 +61,7 @@ class Common:
     unscored_items: tuple[str, ...]
 
 
-def common_items(scored: Scored) -> Common:
+def common_items(scored: ScoredBenchmark) -> Common:
     """Keep the items that every scorer could score, so that all are compared on the same ones.
 
     An item is left out if a scorer gives a reason for it (`Scores.unscored`), or if one of its rewards, or of its

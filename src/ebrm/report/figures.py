@@ -1,113 +1,174 @@
-"""The report's figures: arrays in, inline SVG out. Long arrays are binned, never drawn point by point."""
+"""Figures of the reports: arrays in, inline SVG out. Long arrays are binned or thinned, never drawn point by point."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator, StrMethodFormatter
 from numpy.typing import NDArray
 
-from ebrm.metrics import Calibration, ErrorBin, Estimate, PairedAccuracy, RiskCoverage
-from ebrm.report.svg import CARD_WIDTH, COLOURS, new_figure, style, to_svg
+from ebrm.evaluation import Along, Axis, Selection
+from ebrm.metrics import Calibration, ErrorBin, Estimate, MeanCurve, RiskCoverage
+from ebrm.report.svg import CARD_WIDTH, COLORS, line_mark, new_figure, style, to_svg
 from ebrm.report.words import decimal, shorten
+from ebrm.utils.files import atomic_path
 
 Floats = NDArray[np.float64]
+PanelKind = Literal["reliability", "risk", "margin"]
 
 #: The base reward is drawn dashed with hollow circles, the refined one solid with squares.
 MARKER = {"base": "o", "refined": "s"}
 #: Dashes of the first of two lines, which may be told apart by them as by their color.
-DASHED = (0, (3, 1.5))
+DASHED: Any = (0, (3, 1.5))
 #: Dashes of a line that is no data: no difference, perfect calibration.
-GUIDE = (0, (4, 2))
-_NAME_LENGTH = 20
-_HISTOGRAM_BINS = 40
-_CURVE_POINTS = 200
+GUIDE: Any = (0, (4, 2))
+_DOTTED: Any = (0, (1, 1.2))
+_NAME_LENGTH = 22
+_PANEL_WIDTH = 2.7  # inches; shown 225 to 320 px wide
+_CONFIDENCE = "confidence, max(p, 1 \u2212 p)"
 
 
-def draw_legend(figure: Figure, axes: Axes) -> None:
+def _dash(role: str) -> Any:
+    return DASHED if role == "base" else "solid"
+
+
+def _legend(figure: Figure, axes: Axes) -> None:
     """Name what is drawn, above the axes."""
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", ncols=len(handles), handlelength=1.6, columnspacing=1.4)
 
 
-def percent_axis(axis: object, digits: int = 0, sign: bool = False) -> None:
+def _percent(axis: Any, digits: int = 0, sign: bool = False) -> None:
     """Write an axis of shares in percent; signed, it is one of percentage points."""
     suffix = "" if sign else "%"
-    axis.set_major_formatter(FuncFormatter(lambda v, _: decimal(100 * v, digits, sign) + suffix))  # type: ignore[attr-defined]
+    axis.set_major_formatter(FuncFormatter(lambda v, _: decimal(100 * v, digits, sign) + suffix))
 
 
-def draw_interval(
-    axes: Axes,
-    position: float,
-    estimate: Estimate,
-    role: str,
-    label: str | None,
-    across: bool,
-    hollow: bool | None = None,
+def _interval(
+    axes: Axes, position: float, estimate: Estimate, role: str, label: str | None, *, across: bool, hollow: bool
 ) -> None:
-    """Draw a point and its interval, along x (`across`) or along y; by default the base reward's mark is hollow."""
-    color = COLOURS[role]
-    at = {"y" if across else "x": position}
+    """Draw a point and its interval, along x (`across`) or along y."""
+    color = COLORS[role]
     if np.isfinite([estimate.low, estimate.high]).all():
-        ends = [estimate.low, estimate.high]
-        axes.plot(*((ends, [position] * 2) if across else ([position] * 2, ends)), color=color, linewidth=1.8)
-    point = {"x" if across else "y": estimate.value, **at}
-    face = "none" if (role == "base" if hollow is None else hollow) else color
-    axes.plot(
-        point["x"], point["y"], MARKER.get(role, "o"), color=color, markerfacecolor=face, markersize=5, label=label
-    )
+        ends = [estimate.low, estimate.high], [position] * 2
+        axes.plot(*(ends if across else ends[::-1]), color=color, linewidth=1.8)
+    point = (estimate.value, position) if across else (position, estimate.value)
+    face = "none" if hollow else color
+    axes.plot(*point, MARKER.get(role, "o"), color=color, markerfacecolor=face, markersize=5, label=label)
 
 
-def _rows(axes: Axes, rows: Mapping[str, PairedAccuracy]) -> None:
-    """Name the rows on the left, the first at the top, and write their numbers of pairs on the right."""
-    axes.set_yticks(range(len(rows)), [shorten(label, _NAME_LENGTH) for label in rows])
-    number = axes.get_yaxis_transform()
-    for row, result in enumerate(rows.values()):
-        axes.text(1.13, row, f"{result.pairs:,}", transform=number, ha="right", va="center", color=COLOURS["muted"])
-    axes.text(1.13, -0.75, "pairs", transform=number, ha="right", va="bottom", color=COLOURS["muted"])
+def _stairs(axes: Axes, shares: Floats, edges: Floats, role: str, label: str | None, filled: bool) -> None:
+    if filled:
+        axes.stairs(shares, edges, color=COLORS[role], fill=True, alpha=0.2)
+    dash = DASHED if role in ("base", "rejected") else "solid"
+    axes.stairs(shares, edges, color=COLORS[role], linewidth=1.5, linestyle=dash, label=label)
+
+
+def _frame(panel: bool, height: float, panel_height: float = 2.1) -> tuple[Figure, Axes]:
+    """Axes of a figure, or of a panel: small, with fixed margins, so that the labels of many are of one size."""
+    if not panel:
+        figure = new_figure(height)
+        return figure, figure.add_subplot()
+    figure = Figure(figsize=(_PANEL_WIDTH, panel_height))
+    bottom, top = 0.42 / panel_height, 1 - 0.08 / panel_height
+    return figure, figure.add_axes((0.21, bottom, 0.75, top - bottom))
+
+
+@dataclass(frozen=True)
+class ForestRow:
+    """A row of a forest plot.
+
+    Attributes:
+        name: on the left.
+        estimates: role ("base", "refined", "difference") to estimate.
+        count: on the right, how many pairs or prompts there are.
+        clear: whether the difference is significant; its mark is filled.
+        rule: whether a line is drawn above.
+    """
+
+    name: str
+    estimates: Mapping[str, Estimate]
+    count: int
+    clear: bool = False
+    rule: bool = False
+
+
+def score_forest(
+    name: str, title: str, rows: Sequence[ForestRow], labels: Mapping[str, str], xlabel: str, noun: str
+) -> str:
+    """Scores with intervals, one row a group and one mark a role; `labels` names the roles, `noun` what is counted."""
+    with style():
+        figure, axes = _forest(rows, noun)
+        for position, row in enumerate(rows):
+            for (role, label), shift in zip(labels.items(), (-0.14, 0.14), strict=True):
+                shown = label if position == 0 else None
+                _interval(axes, position + shift, row.estimates[role], role, shown, across=True, hollow=role == "base")
+        _percent(axes.xaxis)
+        axes.set_xlabel(xlabel)
+        _legend(figure, axes)
+        return to_svg(figure, name, title)
+
+
+def difference_forest(
+    name: str,
+    title: str,
+    rows: Sequence[ForestRow],
+    noun: str,
+    *,
+    labels: Mapping[bool, str] | None = None,
+    bounds: tuple[float, float] | None = None,
+) -> str:
+    """Differences with intervals, one row a group.
+
+    Args:
+        name: id of the figure on the page.
+        title: what it shows.
+        rows: with one estimate each, "difference".
+        noun: what is counted on the right.
+        labels: what filled (True) and hollow marks mean.
+        bounds: ends of the axis; None: those of the data.
+    """
+    left = dict(labels or {True: "clear", False: "not clear"})
+    with style():
+        figure, axes = _forest(rows, noun)
+        axes.axvline(0, color=COLORS["ink"], linewidth=1, linestyle=GUIDE)
+        for position, row in enumerate(rows):
+            label = left.pop(row.clear, None)
+            _interval(axes, position, row.estimates["difference"], "refined", label, across=True, hollow=not row.clear)
+        if bounds is not None:
+            axes.set_xlim(*bounds)
+        _percent(axes.xaxis, sign=True)
+        axes.set_xlabel("difference, percentage points")
+        _legend(figure, axes)
+        return to_svg(figure, name, title)
+
+
+def _forest(rows: Sequence[ForestRow], noun: str) -> tuple[Figure, Axes]:
+    """Axes with the rows' names on the left, the first at the top, and their counts on the right."""
+    figure = new_figure(0.95 + 0.3 * len(rows))
+    axes = figure.add_subplot()
+    axes.set_yticks(range(len(rows)), [shorten(row.name, _NAME_LENGTH) for row in rows])
+    right: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "ha": "right", "color": COLORS["muted"]}
+    for position, row in enumerate(rows):
+        axes.text(1.15, position, f"{row.count:,}", va="center", **right)
+        if row.rule:
+            axes.axhline(position - 0.5, color=COLORS["grid"], linewidth=0.8)
+    axes.text(1.15, -0.75, noun, va="bottom", **right)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.grid(False, axis="y")
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
-    if len(rows) > 1:  # the first row is the overall result
-        axes.axhline(0.5, color=COLOURS["muted"], linewidth=0.8)
-
-
-def _forest_height(rows: int) -> float:
-    return 0.95 + 0.3 * rows
-
-
-def accuracy_forest(name: str, title: str, rows: Mapping[str, PairedAccuracy]) -> str:
-    """Accuracy of base and refined with intervals, one row a group; the first row is the overall result."""
-    with style():
-        figure = new_figure(_forest_height(len(rows)))
-        axes = figure.add_subplot()
-        for row, result in enumerate(rows.values()):
-            draw_interval(axes, row - 0.14, result.base, "base", "base" if row == 0 else None, True)
-            draw_interval(axes, row + 0.14, result.refined, "refined", "refined" if row == 0 else None, True)
-        _rows(axes, rows)
-        percent_axis(axes.xaxis)
-        axes.set_xlabel("pairs ranked correctly")
-        draw_legend(figure, axes)
-        return to_svg(figure, name, title)
-
-
-def difference_forest(name: str, title: str, rows: Mapping[str, PairedAccuracy]) -> str:
-    """Difference in accuracy, refined minus base, with intervals, one row a group."""
-    with style():
-        figure = new_figure(_forest_height(len(rows)))
-        axes = figure.add_subplot()
-        axes.axvline(0, color=COLOURS["ink"], linewidth=1, linestyle=GUIDE)
-        for row, result in enumerate(rows.values()):
-            draw_interval(axes, row, result.difference, "refined", "refined minus base" if row == 0 else None, True)
-        _rows(axes, rows)
-        percent_axis(axes.xaxis, sign=True)
-        axes.set_xlabel("difference, percentage points")
-        draw_legend(figure, axes)
-        return to_svg(figure, name, title)
+    return figure, axes
 
 
 def reward_range(*rewards: Floats) -> tuple[float, float]:
@@ -117,198 +178,330 @@ def reward_range(*rewards: Floats) -> tuple[float, float]:
     return float(low - pad), float(high + pad)
 
 
+def shares(values: Floats, edges: Floats) -> Floats:
+    """Share of the values [n] between each two edges; those beyond the ends are counted in the outermost bins."""
+    return np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0] / len(values)
+
+
+def reward_edges(bounds: tuple[float, float]) -> Floats:
+    """Edges of the bins of `reward_histogram`."""
+    return np.linspace(*bounds, 41)
+
+
 def reward_histogram(name: str, title: str, rewards: Floats, bounds: tuple[float, float], top: float | None) -> str:
-    """Distribution of the rewards of chosen and rejected responses.
+    """Distribution of the rewards [p, 2] of chosen and rejected responses, with triangles at the means.
 
     Args:
         name: id of the figure on the page.
         title: what it shows.
-        rewards: rewards [p, 2], columns chosen and rejected; those outside `bounds` are counted in the outermost bins.
+        rewards: columns chosen and rejected.
         bounds: ends of the reward axis.
         top: upper end of the share axis; None lets the data decide.
     """
-    heights, edges = histogram_shares(rewards, bounds)
+    edges = reward_edges(bounds)
+    heights = [shares(rewards[:, side], edges) for side in (0, 1)]
     with style():
-        figure = new_figure(2.7)
-        axes = figure.add_subplot()
-        axes.stairs(heights[0], edges, color=COLOURS["chosen"], fill=True, alpha=0.25)
-        axes.stairs(heights[0], edges, color=COLOURS["chosen"], linewidth=1.6, label="chosen")
-        axes.stairs(heights[1], edges, color=COLOURS["rejected"], linewidth=1.6, linestyle=DASHED, label="rejected")
+        figure, axes = _frame(False, 2.7)
         for side, role in enumerate(("chosen", "rejected")):
-            axes.plot(
-                rewards[:, side].mean(), 0, "^v"[side], color=COLOURS[role], markersize=6, clip_on=False, zorder=5
-            )
+            _stairs(axes, heights[side], edges, role, role, filled=side == 0)
+            axes.plot(rewards[:, side].mean(), 0, "^v"[side], color=COLORS[role], clip_on=False, zorder=5)
         axes.set_xlim(*bounds)
         axes.set_ylim(0, top)
-        percent_axis(axes.yaxis, digits=0 if (top or heights.max()) > 0.05 else 1)
+        _percent(axes.yaxis, digits=0 if (top or np.max(heights)) > 0.05 else 1)
         axes.set_xlabel("reward, in the base reward model's units")
         axes.set_ylabel("share of responses")
         axes.grid(False, axis="x")
-        draw_legend(figure, axes)
+        _legend(figure, axes)
         return to_svg(figure, name, title)
 
 
-def histogram_shares(rewards: Floats, bounds: tuple[float, float]) -> tuple[Floats, Floats]:
-    """Shares of the chosen and of the rejected rewards in equal bins: ([2, bins], edges [bins + 1])."""
-    edges = np.linspace(*bounds, _HISTOGRAM_BINS + 1)
-    inside = np.clip(rewards, *bounds)
-    return np.stack([np.histogram(inside[:, side], edges)[0] / len(inside) for side in range(2)]), edges
-
-
-def reliability(name: str, title: str, refined: Calibration, base: Calibration) -> str:
-    """Accuracy against confidence for both rewards; on the diagonal they agree."""
+def margin_panel(name: str, title: str, margins: Mapping[str, Floats]) -> str:
+    """Distribution of the margins [p], right minus wrong response, by role; left of the dashed line are the errors."""
+    low, high = np.quantile(np.concatenate(list(margins.values())), [0.005, 0.995])
+    low, high = min(low, 0.0), max(high, 0.0)
+    pad = 0.03 * (high - low) or 1.0
+    edges = np.linspace(low - pad, high + pad, 31)
     with style():
-        figure = new_figure(3.4)
-        axes = figure.add_subplot()
-        axes.plot([0.5, 1], [0.5, 1], color=COLOURS["ink"], linewidth=1, linestyle=GUIDE)
-        for role, result in (("base", base), ("refined", refined)):
-            x = [b.confidence for b in result.bins]
-            dash = DASHED if role == "base" else "solid"
-            axes.plot(x, [b.accuracy.value for b in result.bins], color=COLOURS[role], linewidth=1.2, linestyle=dash)
-            for number, item in enumerate(result.bins):
-                draw_interval(axes, item.confidence, item.accuracy, role, role if number == 0 else None, False)
-        axes.set_xlim(0.49, 1.01)
-        for axis in (axes.xaxis, axes.yaxis):
-            percent_axis(axis)
-        axes.set_xlabel("confidence, max(p, 1 \u2212 p)")
-        axes.set_ylabel("pairs ranked correctly")
-        draw_legend(figure, axes)
+        figure, axes = _frame(True, 0, 1.9)
+        for role, margin in margins.items():
+            _stairs(axes, shares(margin, edges), edges, role, None, filled=role == "refined")
+        axes.axvline(0, color=COLORS["ink"], linewidth=1, linestyle=GUIDE)
+        axes.set_xlim(edges[0], edges[-1])
+        axes.set_ylim(bottom=0)
+        _percent(axes.yaxis)
+        axes.set_xlabel("reward margin")
+        axes.set_ylabel("pairs")
+        axes.grid(False, axis="x")
         return to_svg(figure, name, title)
 
 
-def confidence_histogram(name: str, title: str, refined: Floats, base: Floats) -> str:
-    """How often each confidence [p], in [0.5, 1], occurs under both rewards."""
+def reliability(name: str, title: str, curves: Mapping[str, Calibration], *, panel: bool = False) -> str:
+    """Accuracy against confidence, by role; on the dashed diagonal they agree."""
+    with style():
+        figure, axes = _frame(panel, 3.4)
+        axes.plot([0.5, 1], [0.5, 1], color=COLORS["ink"], linewidth=1, linestyle=GUIDE)
+        for role, curve in curves.items():
+            x = [b.confidence for b in curve.bins]
+            bars = [(b.confidence, b.accuracy) for b in curve.bins if math.isfinite(b.accuracy.low)]
+            # One path for all bars: the ends of each, then a gap.
+            ends = [np.repeat([at for at, _ in bars], 3), np.ravel([[e.low, e.high, np.nan] for _, e in bars])]
+            axes.plot(*ends, color=COLORS[role], linewidth=1.4)
+            axes.plot(
+                x, [b.accuracy.value for b in curve.bins], color=COLORS[role], linewidth=1.1, linestyle=_dash(role),
+                marker=MARKER[role], markersize=3.8 if panel else 5, label=role,
+                markerfacecolor="none" if role == "base" else COLORS[role],
+            )  # fmt: skip
+        axes.set_xlim(0.48, 1.02)
+        axes.set_ylim(_floor(curves), 1.03)
+        for axis in (axes.xaxis, axes.yaxis):
+            _percent(axis)
+        axes.set_xlabel("confidence" if panel else _CONFIDENCE)
+        axes.set_ylabel("pairs right" if panel else "pairs ranked correctly")
+        if not panel:
+            _legend(figure, axes)
+        return to_svg(figure, name, title)
+
+
+def _floor(curves: Mapping[str, Calibration]) -> float:
+    """Lower end of the accuracy axis: a tenth below everything drawn, 0.4 at most."""
+    drawn = [end for curve in curves.values() for b in curve.bins for end in (b.accuracy.value, b.accuracy.low)]
+    return min(0.4, math.floor(10 * min(end for end in drawn if math.isfinite(end))) / 10)
+
+
+def confidence_histogram(name: str, title: str, confidences: Mapping[str, Floats]) -> str:
+    """How often each confidence [p], in [0.5, 1], occurs, by role."""
     edges = np.linspace(0.5, 1, 26)
     with style():
-        figure = new_figure(3.4)
-        axes = figure.add_subplot()
-        for role, confidence in (("base", base), ("refined", refined)):
-            shares = np.histogram(confidence, edges)[0] / len(confidence)
-            if role == "refined":
-                axes.stairs(shares, edges, color=COLOURS[role], fill=True, alpha=0.2)
-            dash = DASHED if role == "base" else "solid"
-            axes.stairs(shares, edges, color=COLOURS[role], linewidth=1.6, linestyle=dash, label=role)
+        figure, axes = _frame(False, 3.4)
+        for role, confidence in confidences.items():
+            _stairs(axes, shares(confidence, edges), edges, role, role, filled=role == "refined")
         axes.set_xlim(0.49, 1.01)
         axes.set_ylim(bottom=0)
         for axis in (axes.xaxis, axes.yaxis):
-            percent_axis(axis)
-        axes.set_xlabel("confidence, max(p, 1 \u2212 p)")
+            _percent(axis)
+        axes.set_xlabel(_CONFIDENCE)
         axes.set_ylabel("share of pairs")
         axes.grid(False, axis="x")
-        draw_legend(figure, axes)
+        _legend(figure, axes)
         return to_svg(figure, name, title)
 
 
-def risk_coverage_curves(name: str, title: str, curves: Mapping[str, RiskCoverage]) -> str:
-    """Error rate against the share of pairs kept; the dashed line is an uncertainty that knows nothing."""
+def risk_curves(name: str, title: str, curves: Mapping[str, Mapping[str, RiskCoverage]], *, panel: bool = False) -> str:
+    """Error rate against the share of pairs kept.
+
+    Args:
+        name: id of the figure on the page.
+        title: what it shows.
+        curves: role to curves by uncertainty, "confidence" or "std".
+        panel: small and without a legend; otherwise a dashed line is the error rate of dropping pairs at random.
+    """
     with style():
-        figure = new_figure(3.0)
-        axes = figure.add_subplot()
-        dashes = ("solid", DASHED)
-        for (label, curve), role, dash in zip(curves.items(), ("refined", "second"), dashes, strict=False):
+        figure, axes = _frame(panel, 3.0)
+        for role, kind, curve in (
+            (role, kind, curve) for role, kinds in curves.items() for kind, curve in kinds.items()
+        ):
             total = len(curve.risk)
             # An error rate among a handful of pairs is noise: start at one pair in fifty, and at 20 pairs.
             first = min(total - 1, max(total // 50, 20) - 1)
-            kept = np.unique(np.linspace(first, total - 1, _CURVE_POINTS).astype(int))
-            axes.plot(curve.coverage[kept], curve.risk[kept], color=COLOURS[role], linestyle=dash, label=label)
-        random = next(iter(curves.values())).random
-        axes.axhline(random, color=COLOURS["ink"], linewidth=1, linestyle=GUIDE, label="at random")
+            kept = np.unique(np.linspace(first, total - 1, 60 if panel else 200).astype(int))
+            axes.plot(
+                curve.coverage[kept], curve.risk[kept], color=COLORS["second" if kind == "std" else role],
+                linestyle=_DOTTED if kind == "std" else _dash(role), linewidth=1.6,
+                marker="." if len(kept) == 1 else "", label=f"by {kind}",
+            )  # fmt: skip
+        if not panel:
+            random = next(iter(next(iter(curves.values())).values())).random
+            axes.axhline(random, color=COLORS["ink"], linewidth=1, linestyle=GUIDE, label="at random")
         axes.set_xlim(0, 1)
         axes.set_ylim(bottom=0)
         for axis in (axes.xaxis, axes.yaxis):
-            percent_axis(axis)
-        axes.set_xlabel("pairs kept, the most certain first")
-        axes.set_ylabel("wrong among those kept")
-        draw_legend(figure, axes)
+            _percent(axis)
+        axes.set_xlabel("pairs kept" if panel else "pairs kept, the most certain first")
+        axes.set_ylabel("wrong among them" if panel else "wrong among those kept")
+        if not panel:
+            _legend(figure, axes)
         return to_svg(figure, name, title)
+
+
+def panel_legend(roles: Mapping[str, str], kind: PanelKind, std: Container[str] = ()) -> list[tuple[str, str]]:
+    """Marks (SVG) of a panel and what they stand for.
+
+    Args:
+        roles: role to the scorer's name.
+        kind: of the panel.
+        std: roles that have a second curve, by their std.
+    """
+    marker = MARKER if kind == "reliability" else {}
+    legend = []
+    for role, name in roles.items():
+        mark = line_mark(role, "5 2.5" if role == "base" else "", marker.get(role, ""))
+        label = f"{role}: {name}" if len(roles) > 1 else name
+        legend.append((mark, label + (", by confidence" if kind == "risk" else "")))
+        if kind == "risk" and role in std:
+            legend.append((line_mark("second", "2 2"), label + ", by std"))
+    return legend
 
 
 def error_bins(name: str, title: str, bins: Sequence[ErrorBin], overall: float, digits: int) -> str:
     """Error rate of each group of pairs, from the most to the least certain."""
     with style():
-        figure = new_figure(3.0)
-        axes = figure.add_subplot()
-        axes.axhline(overall, color=COLOURS["ink"], linewidth=1, linestyle=GUIDE, label="all pairs")
+        figure, axes = _frame(False, 3.0)
+        axes.axhline(overall, color=COLORS["ink"], linewidth=1, linestyle=GUIDE, label="all pairs")
         for number, item in enumerate(bins):
-            draw_interval(axes, number, item.error, "refined", "this group" if number == 0 else None, False)
+            label = "this group" if number == 0 else None
+            _interval(axes, number, item.error, "refined", label, across=False, hollow=False)
         ticks = range(0, len(bins), 2 if len(bins) > 6 else 1)
         axes.set_xticks(list(ticks), [decimal(bins[t].uncertainty, digits) for t in ticks])
         axes.set_ylim(bottom=0)
-        percent_axis(axes.yaxis)
+        _percent(axes.yaxis)
         axes.set_xlabel("mean std of the group's reward differences")
         axes.set_ylabel("pairs ranked wrongly")
         axes.grid(False, axis="x")
-        draw_legend(figure, axes)
+        _legend(figure, axes)
         return to_svg(figure, name, title)
 
 
 def density_curve(
     name: str, title: str, nodes: Floats, density: Floats, base: float, refined: float, interval: tuple[float, float]
 ) -> str:
-    """p(reward | response) with the base and the refined reward and the central interval.
-
-    Args:
-        name: id of the figure on the page.
-        title: what it shows.
-        nodes: rewards [g], rising.
-        density: density at the nodes [g], per unit of reward.
-        base: base reward.
-        refined: refined reward.
-        interval: ends of the interval that is shaded.
-    """
+    """p(reward | response) at rising nodes [g] with the base and the refined reward; the interval is shaded."""
     with style():
         figure = new_figure(1.9, CARD_WIDTH)
         axes = figure.add_subplot()
         inside = (nodes >= interval[0]) & (nodes <= interval[1])
-        axes.fill_between(nodes, density, where=inside.tolist(), color=COLOURS["refined"], alpha=0.2, linewidth=0)
-        axes.plot(nodes, density, color=COLOURS["refined"], linewidth=1.4)
-        axes.axvline(base, color=COLOURS["base"], linestyle=DASHED, label="base")
-        axes.axvline(refined, color=COLOURS["refined"], label="refined")
+        axes.fill_between(nodes, density, where=inside.tolist(), color=COLORS["refined"], alpha=0.2, linewidth=0)
+        axes.plot(nodes, density, color=COLORS["refined"], linewidth=1.4)
+        axes.axvline(base, color=COLORS["base"], linestyle=DASHED, label="base")
+        axes.axvline(refined, color=COLORS["refined"], label="refined")
         shown = density > 1e-3 * density.max()
-        low, high = nodes[shown].min(), nodes[shown].max()
-        low, high = min(low, base, refined), max(high, base, refined)
+        low, high = min(nodes[shown].min(), base, refined), max(nodes[shown].max(), base, refined)
         axes.set_xlim(low - 0.03 * (high - low), high + 0.03 * (high - low))
         axes.set_ylim(bottom=0)
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
         axes.grid(False)
         axes.set_xlabel("reward")
-        draw_legend(figure, axes)
+        _legend(figure, axes)
         return to_svg(figure, name, title)
 
 
 def training_curve(
-    name: str,
-    title: str,
-    epochs: Sequence[float],
-    values: Sequence[float],
-    what: str,
-    percent: bool,
+    name: str, title: str, epochs: Sequence[float], values: Sequence[float], what: str, percent: bool,
     best: float | None,
-) -> str:
-    """One quantity over the epochs; a vertical line marks the epoch that was kept.
-
-    Args:
-        name: id of the figure on the page.
-        title: what it shows.
-        epochs: epoch numbers.
-        values: the quantity after each.
-        what: its name, on the axis.
-        percent: whether it is a share.
-        best: the epoch whose weights were kept, or None.
-    """
+) -> str:  # fmt: skip
+    """One quantity, called `what`, over the epochs; a vertical line marks the `best` epoch, whose weights were kept."""
     with style():
-        figure = new_figure(2.4)
-        axes = figure.add_subplot()
+        figure, axes = _frame(False, 2.4)
         if best is not None:
-            axes.axvline(best, color=COLOURS["muted"], linestyle=DASHED, linewidth=1.2, label="kept")
-        few = len(epochs) <= 40
-        axes.plot(epochs, values, color=COLOURS["refined"], marker="s" if few else "", markersize=4, label=what)
+            axes.axvline(best, color=COLORS["muted"], linestyle=DASHED, linewidth=1.2)
+        marker = "s" if len(epochs) <= 40 else ""
+        axes.plot(epochs, values, color=COLORS["refined"], marker=marker, markersize=4)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if percent:
             spread = max(values) - min(values)
-            percent_axis(axes.yaxis, digits=0 if spread > 0.04 else 1 if spread > 0.004 else 2)
+            _percent(axes.yaxis, digits=0 if spread > 0.04 else 1 if spread > 0.004 else 2)
         axes.set_xlabel("epoch")
         axes.set_ylabel(what)
         axes.grid(False, axis="x")
         return to_svg(figure, name, title)
+
+
+#: Lines of the selection figure, told apart without red and green, and in print by their dashes.
+LOOKS: tuple[tuple[str, Any], ...] = (
+    ("#5b6470", (0, (4, 2))),
+    ("#0072b2", "solid"),
+    ("#c24e00", "solid"),
+    ("#00805d", (0, (6, 1.5, 1, 1.5))),
+    ("#9b3d7c", "solid"),
+    ("#b58900", (0, (1, 1.2))),
+)
+_INK, _MUTED, _GRID = "#1b1f24", "#5b6470", "#dfe3e8"
+_PRINTED = {
+    "axes.edgecolor": _MUTED, "axes.labelcolor": _INK, "axes.facecolor": "white", "figure.facecolor": "white",
+    "grid.color": _GRID, "text.color": _INK, "legend.labelcolor": _INK, "xtick.color": _MUTED,
+    "ytick.color": _MUTED, "xtick.labelcolor": _INK, "ytick.labelcolor": _INK, "axes.titlesize": 9.0,
+    "axes.titlelocation": "left",
+}  # fmt: skip
+_LABELS: Mapping[Axis, str] = {"n": "n, the best of which is taken", "kl": "KL from choosing at random, nats"}
+_COLUMNS = 4  # of the legend
+_BANDS = 3  # with more lines than this, bands hide one another
+
+
+def look_of(number: int) -> tuple[str, Any]:
+    """Color and dashes of a line; beyond the first six, dash-dotted in the same colors."""
+    color, dash = LOOKS[number % len(LOOKS)]
+    return color, dash if number < len(LOOKS) else (0, (5, 1.5, 1, 1.5, 1, 1.5))
+
+
+def selection_figure(selection: Selection, gold: str = "gold") -> Figure:
+    """Mean gold along n and along KL, one line a reward with its peak, over the differences to the first reward.
+
+    The bands around gold are of its difference to that of any response: how prompts differ as a whole is not in them.
+
+    Args:
+        selection: what was found.
+        gold: name of gold, for the axis.
+    """
+    names = list(selection.along)
+    heights = [2.6, 1.8] if len(names) > 1 else [2.6]
+    with style(), matplotlib.rc_context(_PRINTED):  # type: ignore[arg-type]
+        legend = -(-(len(names) + 2) // _COLUMNS)  # rows: every name, "any response" and "highest"
+        figure = Figure(figsize=(8.0, sum(heights) + 0.6 + 0.2 * legend), dpi=200, layout="constrained")
+        grid = figure.subplots(
+            len(heights), 2, sharex="col", sharey="row", squeeze=False, gridspec_kw={"height_ratios": heights}
+        )
+        for column, axis in enumerate(_LABELS):
+            upper, lower = grid[0, column], grid[-1, column]
+            upper.axhline(selection.random[0], color=_INK, linewidth=1, linestyle=_DOTTED, label="any response")
+            if len(heights) > 1:
+                lower.axhline(0, color=_INK, linewidth=1, linestyle=_DOTTED)
+            for number, name in enumerate(names):
+                look, along = look_of(number), selection.along[name][axis]
+                _gold(upper, along, selection.random[0], shorten(name, 40), look, len(names) <= _BANDS)
+                if along.gain is not None:
+                    _curve(lower, along.x, along.gain, 0.0, look, len(names) <= 1 + _BANDS)
+            lower.set_xlabel(_LABELS[axis])
+        _doubling(grid[0, 0], selection.along[names[0]]["n"].x)
+        grid[0, 0].set_ylabel(f"mean {shorten(gold, 40)}")
+        if len(heights) > 1:
+            grid[1, 0].set_ylabel(f"minus {shorten(names[0], 16)}")
+        handles, labels = grid[0, 0].get_legend_handles_labels()
+        peak = Line2D([], [], color=_MUTED, marker="o", markerfacecolor="white", markersize=6.5, linestyle="none")
+        figure.legend(
+            [*handles[1:], handles[0], peak], [*labels[1:], labels[0], "highest"], loc="outside upper left",
+            ncols=_COLUMNS, handlelength=2,
+        )  # fmt: skip
+    return figure
+
+
+def write_selection_figure(path: Path, selection: Selection, gold: str = "gold") -> None:
+    """Write the figure as PNG, 1600 pixels wide; the same selection gives the same bytes."""
+    figure = selection_figure(selection, gold)
+    with atomic_path(path) as partial, style():
+        FigureCanvasAgg(figure).print_png(partial, metadata={"Software": None})
+
+
+def _gold(axes: Axes, along: Along, random: float, name: str, look: tuple[str, Any], band: bool) -> None:
+    (line,) = _curve(axes, along.x, along.above_random, random, look, band)
+    line.set_label(name)
+    at = (along.peak.x.value, along.peak.gold.value)
+    axes.plot(*at, "o", color=look[0], markerfacecolor="white", markersize=6.5, zorder=5)
+
+
+def _curve(axes: Axes, x: Floats, curve: MeanCurve, above: float, look: tuple[str, Any], band: bool) -> list[Line2D]:
+    color, dash = look
+    if band:
+        axes.fill_between(x, above + curve.low, above + curve.high, color=color, alpha=0.13, linewidth=0)
+    return axes.plot(x, above + curve.value, color=color, linestyle=dash)
+
+
+def _doubling(axes: Axes, n: Floats) -> None:
+    """An axis on which n doubles at every mark."""
+    last = int(n[-1])
+    ticks = [2**k for k in range(last.bit_length())]
+    if last / ticks[-1] > 1.2:
+        ticks.append(last)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:.0f}"))

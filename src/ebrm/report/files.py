@@ -1,10 +1,19 @@
-"""The files of an evaluation: results.json, every reward in items.parquet, and what reward-bench's own tools read."""
+"""The files of an evaluation: results.json, every reward in items.parquet, and reward-bench's own layout.
+
+The scripts of the reward-bench repository, `run_rm.py` (RewardBench) and `run_v2.py` (RewardBench 2), write two JSON
+files a model, which `analysis/utils.py` collects: `eval-set/OWNER/MODEL.json` with the score of every subset, and
+`eval-set-scores/OWNER/MODEL.json` with every reward. Ours lie in `reward-bench/` and `reward-bench-2/`, which stand for
+the two data sets of results upstream. What differs, because it is not known here: texts are message lists, as upstream
+writes for models with a format of their own, not strings with a chat template; and `chat_template` is "tokenizer".
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +22,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ebrm.evaluation import BenchmarkResult, Evaluation, Scored, ScorerResult, prompt_ids
+from ebrm.benchmarks import Benchmark, Item
+from ebrm.evaluation import BenchmarkResult, Evaluation, ScoredBenchmark, ScorerResult, prompt_ids
 from ebrm.metrics import Estimate, RiskCoverage
-from ebrm.report.rewardbench_files import write_rewardbench
-from ebrm.utils.files import atomic_path, write_json
+from ebrm.utils.files import atomic_path, write_json, write_text
+
+Floats = NDArray[np.float64]
 
 #: Points of a risk-coverage curve in results.json: coverage 0.01, 0.02, ... 1 (fewer where there are fewer pairs).
 CURVE_POINTS = 100
 
 
-def write_results(out: str | Path, evaluation: Evaluation, scored: Sequence[Scored]) -> tuple[Path, ...]:
+def write_results(out: str | Path, evaluation: Evaluation, scored: Sequence[ScoredBenchmark]) -> tuple[Path, ...]:
     """Write an evaluation to a folder, each file atomically.
 
     Args:
         out: the folder, made if it is not there. It gets `results.json` (see `evaluation_to_dict`), `items.parquet`
             (see `write_items`) and, if RewardBench 1 or 2 is among the benchmarks, `reward-bench/` and
-            `reward-bench-2/` (see `ebrm.report.rewardbench_files`).
+            `reward-bench-2/` (see `write_rewardbench`).
         evaluation: what was found.
         scored: the benchmarks and scores it was made from.
 
@@ -70,7 +81,7 @@ def evaluation_to_dict(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def write_items(path: str | Path, evaluation: Evaluation, scored: Sequence[Scored]) -> Path:
+def write_items(path: str | Path, evaluation: Evaluation, scored: Sequence[ScoredBenchmark]) -> Path:
     """Write one row for every response: what it is and what every scorer says of it.
 
     Columns: `benchmark`, `item`, `group`, `prompt_id`, `where` (the place it was read), `response` (its place among the
@@ -137,8 +148,8 @@ def _benchmark(result: BenchmarkResult) -> dict[str, Any]:
 def _scorer(scorer: ScorerResult) -> dict[str, Any]:
     return {
         "scores": {
-            name: {**plain(cell), "best": name in scorer.best, "not_worse": name in scorer.not_worse}
-            for name, cell in scorer.cells.items()
+            name: {**plain(entry), "best": name in scorer.best, "not_worse": name in scorer.not_worse}
+            for name, entry in scorer.entries.items()
         },
         "metrics": plain(scorer.metrics),
         "calibration": plain(scorer.calibration),
@@ -157,7 +168,7 @@ def _risk(curve: RiskCoverage) -> dict[str, Any]:
     return {**numbers, "pairs": pairs, "curve": np.stack([curve.coverage, curve.risk], axis=1)[places].tolist()}
 
 
-def _responses(result: BenchmarkResult, one: Scored, schema: pa.Schema) -> pa.Table:
+def _responses(result: BenchmarkResult, one: ScoredBenchmark, schema: pa.Schema) -> pa.Table:
     """The rows of one benchmark."""
     items, gold = one.benchmark.items, one.benchmark.gold()
     place, response = np.nonzero(~np.isnan(gold))
@@ -169,7 +180,7 @@ def _responses(result: BenchmarkResult, one: Scored, schema: pa.Schema) -> pa.Ta
         index = np.array([names.setdefault(value, len(names)) for value in values], dtype=np.int32)
         return pa.DictionaryArray.from_arrays(index[place], list(names)).cast(pa.string())
 
-    def numbers(table: NDArray[np.float64] | None) -> pa.Array:
+    def numbers(table: Floats | None) -> pa.Array:
         if table is None:
             return pa.nulls(len(place), pa.float64())
         return pa.array(table[place, response], from_pandas=True)  # NaN becomes null
@@ -188,3 +199,125 @@ def _responses(result: BenchmarkResult, one: Scored, schema: pa.Schema) -> pa.Ta
         columns[f"reward:{scores.name}"] = numbers(scores.reward)
         columns[f"std:{scores.name}"] = numbers(scores.std)
     return pa.table([columns[name] for name in schema.names], schema=schema)
+
+
+#: Our benchmarks with that layout, and their folders. The legacy weights make other sections, not other subsets.
+FOLDERS: Mapping[str, str] = {
+    "rewardbench": "reward-bench",
+    "rewardbench-legacy": "reward-bench",
+    "rewardbench2": "reward-bench-2",
+}
+
+# Scorers without an owner in their name: upstream's reader expects a folder of owners.
+_NO_OWNER = "local"
+_TIES = "Ties"
+
+
+def write_rewardbench(out: str | Path, evaluation: Evaluation, scored: Sequence[ScoredBenchmark]) -> tuple[Path, ...]:
+    """Write the files of RewardBench 1 and 2, if they are among the benchmarks.
+
+    They hold the items that all scorers could score, the same that are behind our own numbers.
+
+    Args:
+        out: folder for `reward-bench/` and `reward-bench-2/`.
+        evaluation: what was found.
+        scored: the benchmarks and scores it was made from, in the same order.
+
+    Returns:
+        The files written.
+    """
+    files: list[Path] = []
+    done: set[str] = set()
+    for result, one in zip(evaluation.benchmarks, scored, strict=True):
+        folder = FOLDERS.get(result.name)
+        if folder is None or folder in done:
+            continue
+        done.add(folder)
+        unscored = set(result.unscored_items)
+        kept = np.array([row for row, item in enumerate(one.benchmark.items) if item.id not in unscored])
+        benchmark = one.benchmark.take(kept)
+        rows = _best_of_rows if folder == "reward-bench-2" else _pair_rows
+        for scores, model in zip(one.scorers, model_names([scores.name for scores in one.scorers]), strict=True):
+            about = {"model": model, "model_type": "Seq. Classifier", "chat_template": "tokenizer"}
+            subsets = _subsets(benchmark, result.scorers[scores.name])
+            columns = rows(benchmark, scores.reward[kept])
+            for kind, values in (("eval-set", subsets), ("eval-set-scores", columns)):
+                path = Path(out) / folder / kind / f"{model}.json"
+                text = json.dumps({**values, **about}, indent=4, sort_keys=True, allow_nan=False)
+                write_text(path, text)
+                files.append(path)
+    return tuple(files)
+
+
+def model_names(names: Sequence[str]) -> list[str]:
+    """Make `OWNER/MODEL` of each scorer's name, safe as a path and different from the others."""
+    found: list[str] = []
+    for name in names:
+        owner, slash, model = name.strip("/").rpartition("/")
+        parts = [re.sub(r"[^A-Za-z0-9._-]+", "-", part).lstrip(".") for part in (owner, model)]
+        safe = f"{parts[0] if slash and parts[0] else _NO_OWNER}/{parts[1] or 'model'}"
+        number = 1
+        while (unique := safe if number == 1 else f"{safe}-{number}") in found:
+            number += 1
+        found.append(unique)
+    return found
+
+
+def _subsets(benchmark: Benchmark, scorer: ScorerResult) -> dict[str, float]:
+    """The official score of every subset that has items."""
+    groups = sorted({item.group for item in benchmark.items})
+    return {group: scorer.entries[group].value.value for group in groups}
+
+
+def _pair_rows(benchmark: Benchmark, reward: Floats) -> dict[str, Sequence[Any]]:
+    """The columns of `eval-set-scores` of RewardBench 1."""
+    chosen = [(item, int(np.argmax(item.gold)), int(np.argmin(item.gold))) for item in benchmark.items]
+    right = [float(reward[row, one]) for row, (_, one, _) in enumerate(chosen)]
+    wrong = [float(reward[row, other]) for row, (_, _, other) in enumerate(chosen)]
+    return {
+        "id": _numbers(_ids(benchmark.items)),
+        "subset": [item.group for item in benchmark.items],
+        "text_chosen": [_dialogue(item, one) for item, one, _ in chosen],
+        "text_rejected": [_dialogue(item, other) for item, _, other in chosen],
+        "scores_chosen": right,
+        "scores_rejected": wrong,
+        "results": [int(one > other) for one, other in zip(right, wrong, strict=True)],
+    }
+
+
+def _best_of_rows(benchmark: Benchmark, reward: Floats) -> dict[str, Sequence[Any]]:
+    """The columns of `eval-set-scores` of RewardBench 2; items of Ties have no result of their own."""
+    scores = [row[~np.isnan(row)].tolist() for row in reward]
+    return {
+        "id": _ids(benchmark.items),
+        "subset": [item.group for item in benchmark.items],
+        "num_correct": [sum(worth == 1.0 for worth in item.gold) for item in benchmark.items],
+        "text": [[_dialogue(item, place) for place in range(len(item.responses))] for item in benchmark.items],
+        "scores": scores,
+        "results": list(_results(benchmark.items, scores)),
+    }
+
+
+def _results(items: Sequence[Item], scores: Sequence[Sequence[float]]) -> Iterator[float | None]:
+    for item, values in zip(items, scores, strict=True):
+        highest = max(values)
+        if item.group == _TIES:
+            yield None
+        else:
+            yield 1 / values.count(highest) if values[0] == highest else 0.0
+
+
+def _dialogue(item: Item, place: int) -> list[dict[str, str]]:
+    return [*item.prompt, {"role": "assistant", "content": item.responses[place]}]
+
+
+def _ids(items: Sequence[Item]) -> list[str]:
+    """The ids as upstream has them: without the subset that ours may have before them."""
+    return [item.id.removeprefix(f"{item.group}/") for item in items]
+
+
+def _numbers(names: list[str]) -> list[int] | list[str]:
+    """RewardBench 1 has numbers for ids; what cannot be one stays as it is."""
+    if all(name.isascii() and name.isdecimal() and str(int(name)) == name for name in names):
+        return [int(name) for name in names]
+    return names

@@ -1,35 +1,124 @@
-"""The report of a fit: what refining changed, on one self-contained page."""
+"""The report of a fit: what refining changed on the held-out pairs, on one self-contained page."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit
 
 from ebrm.errors import DataError
-from ebrm.metrics import PairedAccuracy
-from ebrm.report.fit_data import ChangedExample, LiveScore, ReportData
-from ebrm.report.fit_results import (
-    accuracy_section,
-    reliability_section,
-    rewards_section,
-    uncertainty_section,
+from ebrm.metrics import (
+    PairedAccuracy,
+    calibration,
+    confidence_and_correct,
+    error_auroc,
+    error_by_uncertainty,
+    pair_std,
+    risk_coverage,
 )
-from ebrm.report.fit_run import (
-    delta_section,
-    filter_section,
-    live_section,
-    settings_section,
-    training_section,
-)
-from ebrm.report.page import Page, Section, Tile, render_page
-from ebrm.report.words import count, p_value, percent, percent_estimate, points_estimate, reward_digits
+from ebrm.report import figures
+from ebrm.report.figures import ForestRow
+from ebrm.report.page import render
+from ebrm.report.words import decimal, group_name, reward_digits, setting_rows
 from ebrm.utils.files import write_text
 
-__all__ = ["LiveScore", "ChangedExample", "ReportData", "report_page", "write_report"]
-
 Floats = NDArray[np.float64]
+
+#: With fewer prompts a bootstrap interval is too narrow to rely on.
+FEW_PROMPTS = 20
+_FOREST_ROWS = 30
+_EXAMPLES = 24
+
+
+@dataclass(frozen=True)
+class ChangedExample:
+    """A response with a large change of its reward.
+
+    Attributes:
+        prompt: the prompt's text; None where only features are at hand.
+        response: the response's text, or None.
+        label: which side of its pair it is, "chosen" or "rejected".
+        base_reward: reward of the frozen RM.
+        refined_reward: refined reward, in the same units.
+        std: standard deviation of the density.
+        interval: ends of its central interval.
+        density_nodes: rewards at which the density is known [g], rising.
+        density: p(reward | response) at the nodes [g], per unit of reward.
+    """
+
+    prompt: str | None
+    response: str | None
+    label: str
+    base_reward: float
+    refined_reward: float
+    std: float
+    interval: tuple[float, float]
+    density_nodes: ArrayLike
+    density: ArrayLike
+
+
+@dataclass(frozen=True)
+class LiveScore:
+    """Responses to one prompt, scored through the reward model: rewards and std one a response."""
+
+    prompt: str
+    responses: Sequence[str]
+    base: Sequence[float]
+    refined: Sequence[float]
+    std: Sequence[float]
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """Everything the report shows. Only title and overall accuracy are required; the page names what is missing.
+
+    Attributes:
+        title: title of the page, naming the model and the data.
+        overall: accuracy of base and refined on the held-out pairs.
+        by_category: the same within each category.
+        base_reward: base rewards of the held-out pairs [p, 2], columns chosen and rejected.
+        refined_reward: refined rewards [p, 2], in the same units.
+        probability: P(chosen > rejected) under the two densities [p].
+        std: standard deviations of the two densities [p, 2].
+        prompt_id: the pairs' prompts [p], the unit resampled for intervals; None takes each pair as its own.
+        examples: the responses with the largest changes, in the order they are shown.
+        filter_report: `ConflictReport.to_dict()` of the training pairs.
+        filtered: whether the filter was applied, or only reported.
+        history: one entry an epoch: epoch, loss, validation_accuracy, validation_nll, seconds; a missing or NaN
+            number was not measured.
+        best_epoch: the epoch whose weights were kept.
+        fusion: `Fusion.to_dict()` of the fitted density.
+        live: responses scored for this report.
+        settings: stage to its settings, or plain name to value; nested mappings are flattened.
+        versions: package to version.
+        notes: where the data come from and under which license, one sentence each.
+        interval_level: coverage of the densities' intervals.
+    """
+
+    title: str
+    overall: PairedAccuracy
+    by_category: Mapping[str, PairedAccuracy] = field(default_factory=dict)
+    base_reward: ArrayLike | None = None
+    refined_reward: ArrayLike | None = None
+    probability: ArrayLike | None = None
+    std: ArrayLike | None = None
+    prompt_id: ArrayLike | None = None
+    examples: Sequence[ChangedExample] = ()
+    filter_report: Mapping[str, Any] | None = None
+    filtered: bool = True
+    history: Sequence[Mapping[str, Any]] = ()
+    best_epoch: int | None = None
+    fusion: Mapping[str, float | None] | None = None
+    live: Sequence[LiveScore] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    interval_level: float = 0.9
 
 
 def write_report(path: str | Path, data: ReportData) -> Path:
@@ -46,127 +135,263 @@ def write_report(path: str | Path, data: ReportData) -> Path:
         DataError: if a reward, std or probability is not finite.
         ValueError: if arrays do not fit together.
     """
-    write_text(path, render_page(report_page(data)))
+    write_text(path, fit_page(data))
     return Path(path)
 
 
-def report_page(data: ReportData) -> Page:
-    """Arrange the data as a page; see `write_report`."""
-    base = _pairs(data.base_reward, "base_reward", data.overall.pairs, 2)
-    refined = _pairs(data.refined_reward, "refined_reward", data.overall.pairs, 2)
-    std = _pairs(data.std, "std", data.overall.pairs, 2)
-    probability = _pairs(data.probability, "probability", data.overall.pairs, 1)
+def fit_page(data: ReportData) -> str:
+    """Render the page; see `write_report`."""
     pairs = data.overall.pairs
+    base = _pairs(data.base_reward, "base_reward", (pairs, 2))
+    refined = _pairs(data.refined_reward, "refined_reward", (pairs, 2))
+    std = _pairs(data.std, "std", (pairs, 2))
+    probability = _pairs(data.probability, "probability", (pairs,))
     prompts = np.arange(pairs) if data.prompt_id is None else np.asarray(data.prompt_id)
     if len(prompts) != pairs:
         raise ValueError(f"prompt_id has {len(prompts)} entries, expected one for each of {pairs} pairs")
+    # One precision for all rewards of the page.
+    digits = reward_digits(base if base is not None else [e.base_reward for e in data.examples])
+    parts: dict[str, tuple[str, str, Any]] = {  # id: title, what is said where it is missing, what it shows
+        "accuracy": ("Accuracy", "", _accuracy(data.overall, data.by_category)),
+        "rewards": (
+            "Rewards before and after",
+            "Reward distributions: the rewards of the held-out pairs were not given.",
+            None if base is None or refined is None else _rewards(base, refined, digits),
+        ),
+        "reliability": (
+            "Reliability of P(chosen > rejected)",
+            "Reliability: no probabilities P(chosen > rejected), or no base rewards to compare with, were given.",
+            None if probability is None or base is None else _reliability(probability, base, prompts),
+        ),
+        "uncertainty": (
+            "Uncertainty and error",
+            "Uncertainty and error: no standard deviations of the rewards were given.",
+            None if std is None or refined is None else _uncertainty(std, refined, probability, prompts, digits),
+        ),
+        "delta": (
+            "Largest changes",
+            "Largest changes: no examples were given.",
+            [(example, _density(n, example)) for n, example in enumerate(data.examples[:_EXAMPLES], start=1)],
+        ),
+        "live": (
+            "Scored in this run",
+            "Scored in this run: no texts were scored for this report.",
+            [(score.prompt, _ranked(n, score, digits)) for n, score in enumerate(data.live, start=1)],
+        ),
+        "filter": (
+            "Conflict filter" if data.filtered else "Labels and base reward",
+            "Labels and base reward: how many labels the base reward contradicts was not given.",
+            data.filter_report and _filter(data.filter_report, data.filtered, digits),
+        ),
+        "training": (
+            "Training",
+            "Training: there is no history; nothing was trained in this run, or it was not kept.",
+            data.history and _training(data.history, data.best_epoch),
+        ),
+        "settings": (
+            "Settings and versions",
+            "Settings and versions: they were not given.",
+            _settings(data.settings, data.versions),
+        ),
+    }
+    return render(
+        "fit.html",
+        title=data.title,
+        data=data,
+        digits=digits,
+        bootstrap=data.overall.bootstrap,
+        parts={id: shown for id, (_, _, shown) in parts.items()},
+        sections={id: title for id, (title, _, shown) in parts.items() if shown},
+        missing=[otherwise for _, otherwise, shown in parts.values() if not shown],
+        notes=data.notes,
+        wide=False,
+    )
 
-    shown = base if base is not None else [e.base_reward for e in data.examples]
-    digits = reward_digits(shown)  # one precision for all rewards of the page
-    sections: list[Section] = [accuracy_section(data.overall, data.by_category)]
-    missing: list[str] = []
 
-    def add(section: Section | None, otherwise: str) -> None:
-        if section is None:
-            missing.append(otherwise)
-        else:
-            sections.append(section)
-
-    add(
-        rewards_section(base, refined, digits) if base is not None and refined is not None else None,
-        "Reward distributions: the rewards of the held-out pairs were not given.",
-    )
-    add(
-        reliability_section(probability, base, prompts) if probability is not None and base is not None else None,
-        "Reliability: no probabilities P(chosen > rejected), or no base rewards to compare with, were given.",
-    )
-    add(
-        uncertainty_section(std, refined, probability, prompts, digits)
-        if std is not None and refined is not None
-        else None,
-        "Uncertainty and error: no standard deviations of the rewards were given.",
-    )
-    add(
-        delta_section(data.examples, data.interval_level, digits) if data.examples else None,
-        "What moved most: no examples were given.",
-    )
-    add(live_section(data.live, digits) if data.live else None, "Scored live: no texts were scored for this report.")
-    add(
-        filter_section(data.filter_report, data.filtered, digits) if data.filter_report else None,
-        "Labels and base reward: how many labels the base reward contradicts was not given.",
-    )
-    add(
-        training_section(data.history, data.best_epoch, data.trust) if data.history else None,
-        "Training: there is no history; nothing was trained in this run, or it was not kept.",
-    )
-    add(
-        settings_section(data.settings, data.versions) if data.settings or data.versions else None,
-        "Settings and versions: they were not given.",
-    )
-    headline, summary = _headline(data.overall)
-    return Page(data.title, headline, summary, _tiles(data.overall), sections, missing, list(data.notes))
-
-
-def _pairs(value: ArrayLike | None, name: str, pairs: int, columns: int) -> Floats | None:
+def _pairs(value: ArrayLike | None, name: str, shape: tuple[int, ...]) -> Floats | None:
     if value is None:
         return None
     array = np.asarray(value, dtype=np.float64)
-    expected = (pairs, 2) if columns == 2 else (pairs,)
-    if array.shape != expected:
-        raise ValueError(f"{name} has shape {array.shape}, expected {expected}: one row for each pair of `overall`")
-    bad = np.flatnonzero(~np.isfinite(array).reshape(pairs, -1).all(axis=1))
+    if array.shape != shape:
+        raise ValueError(f"{name} has shape {array.shape}, expected {shape}: one row for each pair of `overall`")
+    bad = np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=1))
     if len(bad):
         raise DataError(
-            f"{name} is not finite in {len(bad)} of {pairs} held-out pairs, the first in row {bad[0]}. The report "
+            f"{name} is not finite in {len(bad)} of {len(array)} held-out pairs, the first in row {bad[0]}. The report "
             "would average over numbers that are not there; find out why those rows have none, or leave the pairs "
             "out."
         )
     return array
 
 
-def _headline(result: PairedAccuracy) -> tuple[str, list[str]]:
-    headline = {
-        "better": "The refined reward is better than the base reward",
-        "worse": "The refined reward is worse than the base reward",
-        "no clear difference": "No clear difference between the refined and the base reward",
-    }[result.verdict]
-    finding = (
-        f"On {count(result.pairs, 'held-out pair')} from {count(result.prompts, 'prompt')} the refined reward ranks "
-        f"the chosen response above the rejected one in {percent(result.refined.value)} of pairs, the base reward "
-        f"in {percent(result.base.value)}: a difference of {points_estimate(result.difference, ' points')}."
-    )
-    if result.prompts < 2:
-        meaning = "All pairs share one prompt, so that nothing can be said about other prompts."
-    else:
-        meaning = {
-            "better": "The interval lies above zero.",
-            "worse": "The interval lies below zero: on data like these, use the base reward.",
-            "no clear difference": "The interval contains zero: these pairs cannot tell the two apart.",
-        }[result.verdict]
-    ties = "No two rewards of a pair are tied."
-    if result.ties_base or result.ties_refined:
-        ties = (
-            f"Ties count as wrong ({result.ties_base:,} base, {result.ties_refined:,} refined); as one half each they "
-            f"would give {percent_estimate(result.base_ties_half, '%')} base and "
-            f"{percent_estimate(result.refined_ties_half, '%')} refined."
+def _accuracy(overall: PairedAccuracy, by_category: Mapping[str, PairedAccuracy]) -> dict[str, Any]:
+    groups = {} if len(by_category) < 2 else {group_name(k, "category"): v for k, v in by_category.items()}
+    enough = {name: result for name, result in groups.items() if result.prompts >= FEW_PROMPTS}
+    largest = sorted(enough, key=lambda name: -enough[name].pairs)[:_FOREST_ROWS]
+    drawn = {"all pairs": overall} | {name: result for name, result in enough.items() if name in largest}
+    rows = [
+        ForestRow(
+            name,
+            {"base": result.base, "refined": result.refined, "difference": result.difference},
+            result.pairs,
+            clear=result.difference.low > 0 or result.difference.high < 0,
+            rule=place == 1,
         )
-    return headline, [
-        f"{finding} {meaning}",
-        f"Refining put {count(result.flips_fixed, 'pair')} right that the base reward had wrong, and "
-        f"{result.flips_broken:,} wrong that it had right (exact sign test {p_value(result.sign_test)}, which takes "
-        f"pairs as independent). {ties}",
-        f"Brackets hold {100 * result.bootstrap.level:g}% intervals from "
-        f"{result.bootstrap.resamples:,} bootstrap resamples of the prompts.",
+        for place, (name, result) in enumerate(drawn.items())
     ]
+    return {
+        "groups": groups,
+        "few": FEW_PROMPTS if len(enough) < len(groups) or overall.prompts < FEW_PROMPTS else None,
+        "few_prompts": FEW_PROMPTS,
+        "not_drawn": len(enough) > _FOREST_ROWS,
+        "most": _FOREST_ROWS,
+        "forest": figures.score_forest(
+            "forest", "Accuracy of both rewards with intervals, as in the table.", rows,
+            {"base": "base", "refined": "refined"}, "pairs ranked correctly", "pairs",
+        ),
+        "difference": figures.difference_forest(
+            "gain", "Refined minus base accuracy with intervals, as in the table.", rows, "pairs",
+            labels={True: "interval without 0", False: "interval with 0"},
+        ),
+    }  # fmt: skip
 
 
-def _tiles(result: PairedAccuracy) -> list[Tile]:
-    def tile(label: str, text: str, role: str) -> Tile:
-        value, bracket = text.split(" [", 1)
-        return Tile(label, value, "[" + bracket, role)
+def _rewards(base: Floats, refined: Floats, digits: int) -> dict[str, Any]:
+    bounds = figures.reward_range(base, refined)
+    edges = figures.reward_edges(bounds)
+    sides = [rewards[:, side] for rewards in (base, refined) for side in (0, 1)]
+    top = 1.05 * max(figures.shares(side, edges).max() for side in sides)
+    rows, drawn = [], {}
+    for name, rewards in (("base", base), ("refined", refined)):
+        margin = rewards[:, 0] - rewards[:, 1]
+        values = (rewards[:, 0].mean(), rewards[:, 1].mean(), margin.mean(), rewards.std(), margin.std())
+        rows.append([name, *(decimal(float(v), digits) for v in values)])
+        title = f"Distribution of the {name} reward of chosen and rejected responses."
+        drawn[name] = figures.reward_histogram(f"rewards-{name}", title, rewards, bounds, top)
+    spread = float(base.std())
+    return {"rows": rows, "drawn": drawn, "ratio": float(refined.std()) / spread if spread > 0 else None}
 
+
+def _reliability(probability: Floats, base: Floats, prompts: NDArray[Any]) -> dict[str, Any]:
+    """Calibration of P(chosen > rejected), beside the Bradley-Terry probability of the base rewards."""
+    both = {"base": np.asarray(expit(base[:, 0] - base[:, 1])), "refined": probability}
+    found = {role: calibration(p, prompts) for role, p in both.items()}
+    title = "Accuracy against confidence, base and refined; the table sums it up."
+    return {
+        "found": found,
+        "curve": figures.reliability("reliability", title, found),
+        "histogram": figures.confidence_histogram(
+            "confidence",
+            "Distribution of the confidence of base and refined.",
+            {role: confidence_and_correct(p)[0] for role, p in both.items()},
+        ),
+    }
+
+
+def _uncertainty(
+    std: Floats, refined: Floats, probability: Floats | None, prompts: NDArray[Any], digits: int
+) -> dict[str, Any]:
+    """How well the std of the reward differences, and the confidence, tell which pairs are wrong."""
+    wrong = ~(refined[:, 0] > refined[:, 1])
+    spread = pair_std(std[:, 0], std[:, 1])
+    scores = {"std": spread}
+    if probability is not None:
+        scores["confidence"] = 1 - confidence_and_correct(probability)[0]
+    curves = {name: risk_coverage(score, wrong, prompts) for name, score in scores.items()}
+    return {
+        "rows": [(name, error_auroc(score, wrong, prompts), curves[name]) for name, score in scores.items()],
+        "risk": figures.risk_curves(
+            "risk", "Error rate against the share of pairs kept, the most certain first.", {"refined": curves}
+        ),
+        "bins": figures.error_bins(
+            "errors", "Share of pairs ranked wrongly, in groups of rising std.",
+            error_by_uncertainty(spread, wrong, prompts), float(wrong.mean()), digits,
+        ),
+    }  # fmt: skip
+
+
+def _density(number: int, example: ChangedExample) -> str:
+    return figures.density_curve(
+        f"density{number}",
+        f"Density of the reward of example {number}; its numbers are in the text.",
+        np.asarray(example.density_nodes, dtype=np.float64),
+        np.asarray(example.density, dtype=np.float64),
+        example.base_reward,
+        example.refined_reward,
+        example.interval,
+    )
+
+
+def _ranked(number: int, score: LiveScore, digits: int) -> list[list[str]]:
+    """Rows of a table, best refined reward first."""
+    if not len(score.responses) == len(score.base) == len(score.refined) == len(score.std):
+        raise ValueError(
+            f"live score {number} has {len(score.responses)} responses but other numbers of rewards or stds"
+        )
+    ranks = np.argsort(np.argsort(-np.asarray(score.base), kind="stable"), kind="stable") + 1
     return [
-        tile("Base reward, pairs right", percent_estimate(result.base, "%"), "base"),
-        tile("Refined reward, pairs right", percent_estimate(result.refined, "%"), "refined"),
-        tile("Difference, percentage points", points_estimate(result.difference), "ink"),
+        [
+            " ".join(score.responses[i].split()) or "(empty)",
+            *(decimal(values[i], digits) for values in (score.refined, score.std, score.base)),
+            str(ranks[i]),
+        ]
+        for i in np.argsort(-np.asarray(score.refined), kind="stable")
     ]
+
+
+def _filter(report: Mapping[str, Any], filtered: bool, digits: int) -> dict[str, Any]:
+    """Tables of how many training labels the base reward agrees with, contradicts and ties on."""
+
+    def row(name: str, part: Mapping[str, Any]) -> list[str]:
+        counts = (part["kept"], part["dropped"], part["tied"])
+        share = decimal(100 * part["kept"] / max(sum(counts), 1), 1)
+        margin = (decimal(part.get(f"{side}_margin"), digits) for side in ("kept", "dropped"))
+        return [name, *(f"{c:,}" for c in (sum(counts), *counts)), share, *margin]
+
+    agree, against = ("kept", "dropped") if filtered else ("agree", "contradict")
+    columns = ("pairs", agree, against, "tied", f"{agree}, %", f"margin, {agree}", f"margin, {against}")
+    tables = [("All training pairs", ("group", *columns), [row("all pairs", report)])]
+    for noun in ("source", "category"):
+        groups = report.get(f"by_{noun}") or {}
+        if len(groups) > 1:
+            rows = [row(group_name(name, noun), part) for name, part in groups.items()]
+            tables.append((f"Training pairs by {noun}", (noun, *columns), rows))
+    return {"total": report["kept"] + report["dropped"] + report["tied"], "tables": tables}
+
+
+#: Quantity to its title, the label of its axis and whether it is a share.
+_CURVES = {
+    "loss": ("Training loss", "loss", False),
+    "validation_accuracy": ("Validation accuracy", "pairs ranked correctly", True),
+    "validation_nll": ("Validation loss", "\u2212log p, nats", False),
+}
+
+
+def _training(history: Sequence[Mapping[str, Any]], best_epoch: int | None) -> dict[str, Any]:
+    drawn = {}
+    for key, (name, what, share) in _CURVES.items():
+        points = [(int(e["epoch"]), float(e[key])) for e in history if e.get(key) is not None and np.isfinite(e[key])]
+        if points:
+            epochs, values = zip(*points, strict=True)
+            first, last = decimal(values[0], 3), decimal(values[-1], 3)
+            title = f"{name}: {first} after epoch {epochs[0]}, {last} after epoch {epochs[-1]}."
+            drawn[key] = figures.training_curve(key, title, epochs, values, what, share, best_epoch)
+    seconds = [e["seconds"] for e in history if e.get("seconds") is not None]
+    return {
+        "drawn": drawn,
+        "titles": {key: title for key, (title, _, _) in _CURVES.items()},
+        "seconds": sum(seconds) if seconds else None,
+    }
+
+
+def _settings(settings: Mapping[str, Any], versions: Mapping[str, str]) -> dict[str, list[list[str]]]:
+    """Stage to rows of name and value; nested mappings flattened."""
+    plain = {key: value for key, value in settings.items() if not isinstance(value, Mapping)}
+    stages = {key: value for key, value in settings.items() if isinstance(value, Mapping)}
+    tables = {
+        stage.capitalize(): setting_rows(part)
+        for stage, part in (({"settings": plain} if plain else {}) | stages).items()
+    }
+    if versions:
+        tables["Versions"] = [[name, str(versions[name])] for name in sorted(versions)]
+    return tables

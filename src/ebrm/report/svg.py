@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from ebrm.report.words import clean
 
 #: Role to the stand-in color it is drawn with.
-COLOURS = {
+COLORS = {
     name: f"#0000{number:02x}"
     for number, name in enumerate(("ink", "muted", "grid", "base", "refined", "chosen", "rejected", "second"), start=1)
 }
@@ -31,8 +31,8 @@ CARD_WIDTH = 3.4  # inches; shown 310 to 352 px wide
 _STYLE = {
     "font.size": 9.0,
     "axes.labelsize": 9.0,
-    "axes.edgecolor": COLOURS["muted"],
-    "axes.labelcolor": COLOURS["ink"],
+    "axes.edgecolor": COLORS["muted"],
+    "axes.labelcolor": COLORS["ink"],
     "axes.facecolor": "none",
     "axes.linewidth": 0.8,
     "axes.spines.top": False,
@@ -40,19 +40,19 @@ _STYLE = {
     "axes.grid": True,
     "axes.axisbelow": True,
     "figure.facecolor": "none",
-    "grid.color": COLOURS["grid"],
+    "grid.color": COLORS["grid"],
     "grid.linewidth": 0.8,
     "legend.frameon": False,
     "legend.fontsize": 9.0,
-    "legend.labelcolor": COLOURS["ink"],
+    "legend.labelcolor": COLORS["ink"],
     "lines.linewidth": 1.8,
-    "hatch.color": COLOURS["muted"],
-    "text.color": COLOURS["ink"],
+    "hatch.color": COLORS["muted"],
+    "text.color": COLORS["ink"],
     "text.parse_math": False,  # a category may be called "$5"
-    "xtick.color": COLOURS["muted"],
-    "ytick.color": COLOURS["muted"],
-    "xtick.labelcolor": COLOURS["ink"],
-    "ytick.labelcolor": COLOURS["ink"],
+    "xtick.color": COLORS["muted"],
+    "ytick.color": COLORS["muted"],
+    "xtick.labelcolor": COLORS["ink"],
+    "ytick.labelcolor": COLORS["ink"],
     "xtick.major.size": 3.0,
     "ytick.major.size": 3.0,
     "svg.fonttype": "none",
@@ -74,7 +74,7 @@ def line_mark(role: str, dash: str = "", marker: str = "") -> str:
     """Draw a short line as it looks in a figure, for a legend on the page.
 
     Args:
-        role: one of `COLOURS`.
+        role: one of `COLORS`.
         dash: lengths of dashes and gaps, "5 2.5"; "" for a solid line.
         marker: "o" for a hollow circle, "s" for a square, "" for none.
     """
@@ -94,7 +94,7 @@ def to_svg(figure: Figure, name: str, title: str) -> str:
     """Render a figure as one `<svg>` element for an HTML page.
 
     Args:
-        figure: drawn in `style()` with the stand-in `COLOURS`.
+        figure: drawn in `style()` with the stand-in `COLORS`.
         name: unique on the page; prefixes every id, so that figures do not share clip paths and markers.
         title: what the figure shows, for those who do not see it.
     """
@@ -114,7 +114,7 @@ def to_svg(figure: Figure, name: str, title: str) -> str:
     body = re.sub(r'\bid="', f'id="{name}-', body)
     body = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{name}-", body).replace("xlink:href", "href")
     body = re.sub(r"<[^>]*>", lambda tag: _compact(tag.group()), re.sub(r">\s+<", "><", body.strip()))
-    for role, color in COLOURS.items():
+    for role, color in COLORS.items():
         body = body.replace(color, f"var(--{role})")
     width, height = (72 * inches for inches in figure.get_size_inches())
     return (

@@ -1,22 +1,23 @@
-"""Results as tables for a paper, a README or a spreadsheet: Markdown, LaTeX (booktabs) and CSV."""
+"""Results as tables for a paper, a README or a spreadsheet: Markdown and CSV; and how metrics are named and written."""
 
 from __future__ import annotations
 
 import csv
 import io
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 from ebrm.benchmarks import Score
 from ebrm.errors import ConfigError
-from ebrm.evaluation import MOST_RESAMPLES, SIGNIFICANT, BenchmarkResult, Cell, Evaluation, apart
+from ebrm.evaluation import MOST_RESAMPLES, SIGNIFICANT, BenchmarkResult, Evaluation, apart
 from ebrm.metrics import Estimate
-from ebrm.report.typeset import Entry, Table, latex, markdown
-from ebrm.report.words import count, decimal, interval, p_value, percent
+from ebrm.report.words import clean, count, decimal, interval, p_value, percent
 
-Format = Literal["markdown", "csv", "latex"]
-FORMATS: tuple[Format, ...] = ("markdown", "csv", "latex")
+Format = Literal["markdown", "csv"]
+FORMATS: tuple[Format, ...] = ("markdown", "csv")
 
 #: Columns of the CSV form. Scores, intervals and differences are shares of 1, not percent; what there is not is empty.
 COLUMNS = (
@@ -24,13 +25,110 @@ COLUMNS = (
     "difference_high", "p", "p_holm", "gain", "gain_low", "gain_high", "p_gain", "p_gain_holm", "items", "prompts",
 )  # fmt: skip
 
-# Measures that are shown in percent, and those that count.
-_SHARES = {
-    "accuracy", "accuracy_ties_half", "ties", "length_matched_accuracy", "one_to_many", "ece", "ece_if_calibrated",
-    "aurc_confidence", "aurc_std", "aurc_gain_confidence", "aurc_gain_std", "aurc_random", "aurc_best",
-    "interval_coverage", "interval_level",
-}  # fmt: skip
-_COUNTS = {"pairs", "length_matched_pairs", "one_to_many_items", "fixed", "broken"}
+
+@dataclass(frozen=True)
+class Column:
+    """How a metric is written: its heading, the line below it, and its unit ("%", "p") or number of decimals."""
+
+    heading: str
+    detail: str
+    unit: Literal["%", "p"] | int
+
+    def has_interval(self, estimate: Estimate | None) -> bool:
+        """Whether there is an interval to write: counts and p-values have none."""
+        return estimate is not None and math.isfinite(estimate.low)
+
+
+_LOWER, _HIGHER = "lower is better", "higher is better"
+#: Metrics by the table that shows them; their names are explained in `ebrm.evaluation.measures`.
+CALIBRATION = {
+    "ece": Column("calibration error (ECE), %", _LOWER, "%"),
+    "ece_if_calibrated": Column("ECE if calibrated, %", "by chance alone", "%"),
+    "brier": Column("Brier score", _LOWER, 3),
+    "log_loss": Column("log loss, nats", _LOWER, 3),
+    "interval_coverage": Column("interval coverage of base rewards, %", "", "%"),
+    "interval_level": Column("nominal coverage, %", "", "%"),
+}
+ABSTENTION = {
+    "error_auroc_confidence": Column("AUROC for error", f"by confidence, {_HIGHER}", 3),
+    "error_auroc_std": Column("AUROC for error", f"by std, {_HIGHER}", 3),
+    "aurc_confidence": Column("AURC, %", f"by confidence, {_LOWER}", "%"),
+    "aurc_std": Column("AURC, %", f"by std, {_LOWER}", "%"),
+    "aurc_gain_confidence": Column("AURC gain, points", f"by confidence, {_HIGHER}", "%"),
+    "aurc_gain_std": Column("AURC gain, points", f"by std, {_HIGHER}", "%"),
+    "aurc_random": Column("AURC, %", "at random", "%"),
+    "aurc_best": Column("AURC, %", "best possible", "%"),
+}
+PAIRS = {
+    "pairs": Column("pairs", "", 0),
+    "accuracy": Column("pairs right, %", _HIGHER, "%"),
+    "accuracy_ties_half": Column("pairs right, ties as half, %", _HIGHER, "%"),
+    "ties": Column("ties, %", "", "%"),
+    "margin": Column("mean margin", "in stds of the reward", 3),
+    "length_correlation": Column("correlation with length", "within prompts", 3),
+    "length_matched_accuracy": Column("pairs of like length right, %", _HIGHER, "%"),
+    "length_matched_pairs": Column("pairs of like length", "", 0),
+}
+ORDER = {
+    "one_to_many_items": Column("items with one right of several", "", 0),
+    "one_to_many": Column("right above all wrong, %", _HIGHER, "%"),
+    "mrr": Column("mean reciprocal rank", _HIGHER, 3),
+    "kendall": Column("Kendall\u2019s \u03c4-b with gold", _HIGHER, 3),
+    "spearman": Column("Spearman\u2019s \u03c1 with gold", _HIGHER, 3),
+    "picked_gold": Column("gold of the top response", _HIGHER, 3),
+    "picked_gold_random": Column("gold of a random response", "", 3),
+    "picked_gold_best": Column("gold of the best response", "", 3),
+}
+FLIPS = {
+    "fixed": Column("items fixed", "", 0),
+    "broken": Column("items broken", "", 0),
+    "sign_test_p": Column("p, sign test", "", "p"),
+    "starc_to_base": Column("STARC distance", "from the base", 3),
+}
+
+
+def known_metrics() -> dict[str, Column]:
+    """All metrics with a column of their own."""
+    return CALIBRATION | ABSTENTION | PAIRS | ORDER | FLIPS
+
+
+class Bold(NamedTuple):
+    """A cell with its first part in bold."""
+
+    text: str
+    after: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table whose first column names the rows and is set left, the others right."""
+
+    caption: str
+    head: Sequence[str]
+    body: Sequence[Sequence[str | Bold]]
+
+
+def markdown(tables: Sequence[Table], notes: Sequence[str]) -> str:
+    """Write tables as GitHub-flavored Markdown, each with its caption above it, and the notes as paragraphs below."""
+    blocks = []
+    for table in tables:
+        rule = [":--", *["--:"] * (len(table.head) - 1)]
+        rows = [list(map(escape_markdown, table.head)), rule, *([_cell(cell) for cell in row] for row in table.body)]
+        lines = "\n".join("| " + " | ".join(row) + " |" for row in rows)
+        blocks.append(f"{escape_markdown(table.caption)}\n\n{lines}")
+    return "\n\n".join([*blocks, *map(escape_markdown, notes)]) + "\n"
+
+
+def escape_markdown(text: str) -> str:
+    """The text on one line, so that Markdown, or the HTML inside it, shows it as it is."""
+    line = re.sub(r"[^\S\u00a0]+", " ", clean(text)).strip()  # white space other than the no-break space
+    return re.sub(r"([\\`*_{}\[\]<>|~#$])", r"\\\1", line).replace("&", "&amp;")
+
+
+def _cell(cell: str | Bold) -> str:
+    if isinstance(cell, str):
+        return escape_markdown(cell)
+    return f"**{escape_markdown(cell.text)}** {escape_markdown(cell.after)}".rstrip()
 
 
 def overview(evaluation: Evaluation, format: Format = "markdown") -> str:
@@ -38,7 +136,7 @@ def overview(evaluation: Evaluation, format: Format = "markdown") -> str:
 
     Args:
         evaluation: what was found.
-        format: "markdown", "latex" (needs the package booktabs) or "csv" (see `COLUMNS`).
+        format: "markdown" or "csv" (see `COLUMNS`).
 
     Returns:
         The table with what must be known to read it; a newline ends it.
@@ -56,38 +154,23 @@ def overview(evaluation: Evaluation, format: Format = "markdown") -> str:
         *_shared(evaluation.benchmarks),
         *left_out(evaluation.benchmarks),
     ]
-    return _render(tables, notes, format)
+    return markdown(tables, notes)
 
 
 def details(evaluation: Evaluation, format: Format = "markdown") -> str:
-    """All scores of every benchmark and, in Markdown and LaTeX, the other measures and the benchmarks' notes.
-
-    Args:
-        evaluation: what was found.
-        format: see `overview`.
-
-    Raises:
-        ConfigError: see `overview`.
-    """
+    """All scores of every benchmark and, in Markdown, the other measures and the benchmarks' notes; see `overview`."""
     check_format(format)
     if format == "csv":
         return _csv(row for result in evaluation.benchmarks for row in _rows(evaluation, result, result.scores))
-    parts = [
-        _render(
-            [
-                *_score_tables(
-                    evaluation, "Score", [(score.name, result, score) for score in result.scores], result.title
-                ),
-                _measures(result),
-            ],
-            [*(f"{result.title}: {note}" for note in result.notes), *_shared([result]), *left_out([result])],
-            format,
-        )
-        for result in evaluation.benchmarks
-    ]
+    parts = []
+    for result in evaluation.benchmarks:
+        rows = [(score.name, result, score) for score in result.scores]
+        tables = [*_score_tables(evaluation, "Score", rows, result.title), _measures(result)]
+        notes = [*(f"{result.title}: {note}" for note in result.notes), *_shared([result]), *left_out([result])]
+        parts.append(markdown(tables, notes))
     legend = _legend(evaluation, "all sections and subsets of a benchmark (for its overall score: of all benchmarks)")
     legend.append(f"Intervals of the other measures are from at most {MOST_RESAMPLES:,} resamples.")
-    return "\n".join([*parts, _render([], legend, format)])
+    return "\n".join([*parts, markdown([], legend)])
 
 
 def check_format(format: str) -> None:
@@ -99,84 +182,65 @@ def check_format(format: str) -> None:
 def _score_tables(
     evaluation: Evaluation, first: str, rows: Sequence[tuple[str, BenchmarkResult, Score]], caption: str
 ) -> list[Table]:
-    """Values of all scorers and, if there are several, their differences from the reference."""
+    """Values of all scorers and, if there are several, their differences from the reference and from their own base."""
     names, reference = list(evaluation.bases), evaluation.reference
-    head = [
-        first,
-        "Items",
-        *(f"{name} (reference)" if name == reference and len(names) > 1 else name for name in names),
-    ]
+    marked = [f"{name} (reference)" if name == reference and len(names) > 1 else name for name in names]
     body = [
-        [
-            Entry(label),
-            Entry(f"{result.counts[score.name][0]:,}"),
-            *(_value(result, score.name, name) for name in names),
-        ]
+        [label, f"{result.counts[score.name][0]:,}", *(_value(result, score.name, name) for name in names)]
         for label, result, score in rows
     ]
-    tables = [Table(f"{caption}, percent", head, body)]
-    others = [name for name in names if name != reference]
-    if others:
-        body = [
-            [Entry(label), *(_difference(result.scorers[name].cells[score.name]) for name in others)]
-            for label, result, score in rows
-        ]
-        tables.append(Table(f"{caption}: difference from {reference}, points", [first, *others], body))
-    if away := apart(evaluation):
-        body = [
-            [Entry(label), *(_gain(result.scorers[name].cells[score.name]) for name in away)]
-            for label, result, score in rows
-        ]
-        head = [first, *(f"{name} minus {evaluation.bases[name]}" for name in away)]
-        tables.append(Table(f"{caption}: difference from the scorer's own base, points", head, body))
+    tables = [Table(f"{caption}, percent", [first, "Items", *marked], body)]
+
+    def differences(names: Sequence[str], head: Sequence[str], words: str, gain: bool) -> None:
+        if names:
+            body = [
+                [label, *(_change(result, score.name, name, gain) for name in names)] for label, result, score in rows
+            ]
+            tables.append(Table(f"{caption}: difference from {words}, points", [first, *head], body))
+
+    others, away = [name for name in names if name != reference], apart(evaluation)
+    differences(others, others, reference, gain=False)
+    heads = [f"{name} minus {evaluation.bases[name]}" for name in away]
+    differences(away, heads, "the scorer's own base", gain=True)
     return tables
 
 
-def _value(result: BenchmarkResult, score: str, name: str) -> Entry:
+def _value(result: BenchmarkResult, score: str, name: str) -> str | Bold:
     scorer = result.scorers[name]
-    value = scorer.cells[score].value
-    mark = "†" if score in scorer.not_worse else ""
-    return Entry(decimal(100 * value.value, 1), after=_interval(value, 100, 1), strong=score in scorer.best, mark=mark)
+    value = scorer.entries[score].value
+    text, ends = decimal(100 * value.value, 1), _interval(value, 100, 1)
+    if score in scorer.best:
+        return Bold(text, ends)
+    return f"{text}{'†' if score in scorer.not_worse else ''} {ends}"
 
 
-def _difference(cell: Cell) -> Entry:
-    return _change(cell.difference, cell.p_holm)
-
-
-def _gain(cell: Cell) -> Entry:
-    return _change(cell.gain, cell.p_gain_holm)
-
-
-def _change(change: Estimate | None, p: float | None) -> Entry:
+def _change(result: BenchmarkResult, score: str, name: str, gain: bool) -> str:
+    entry = result.scorers[name].entries[score]
+    change, p = (entry.gain, entry.p_gain_holm) if gain else (entry.difference, entry.p_holm)
     if change is None or not math.isfinite(change.value):
-        return Entry(decimal(None, 1))
-    after = _interval(change, 100, 1, sign=True)
-    if p is not None:
-        after = f"{after}, {p_value(p)}"
+        return decimal(None, 1)
     mark = "*" if p is not None and p <= SIGNIFICANT else ""
-    return Entry(decimal(100 * change.value, 1, sign=True), after=after, mark=mark)
+    ends = _interval(change, 100, 1, sign=True) + (f", {p_value(p)}" if p is not None else "")
+    return f"{decimal(100 * change.value, 1, sign=True)}{mark} {ends}"
 
 
 def _measures(result: BenchmarkResult) -> Table:
     """The other measures, one row each; those that no scorer has are not there."""
     names = list(dict.fromkeys(name for scorer in result.scorers.values() for name in scorer.metrics))
-    body = [
-        [Entry(name), *(_measure(name, scorer.metrics.get(name)) for scorer in result.scorers.values())]
-        for name in names
-    ]
+    body = [[name, *(_measure(name, one.metrics.get(name)) for one in result.scorers.values())] for name in names]
     return Table(f"{result.title}: other measures", ["Measure", *result.scorers], body)
 
 
-def _measure(name: str, estimate: Estimate | None) -> Entry:
+def _measure(name: str, estimate: Estimate | None) -> str:
+    column = known_metrics().get(name)
+    unit = 3 if column is None else column.unit
     if estimate is None:
-        return Entry(decimal(None, 1))
-    if name in _COUNTS:
-        return Entry(f"{estimate.value:,.0f}")
-    if name == "sign_test_p":
-        return Entry(p_value(estimate.value))
-    if name in _SHARES:
-        return Entry(percent(estimate.value), after=_interval(estimate, 100, 1))
-    return Entry(decimal(estimate.value, 3), after=_interval(estimate, 1, 3))
+        return decimal(None, 1)
+    if unit == "p":
+        return p_value(estimate.value)
+    if unit == "%":
+        return f"{percent(estimate.value)} {_interval(estimate, 100, 1)}"
+    return f"{decimal(estimate.value, unit)} {_interval(estimate, 1, unit)}"
 
 
 def _interval(estimate: Estimate, scale: float, digits: int, sign: bool = False) -> str:
@@ -204,20 +268,23 @@ def _legend(evaluation: Evaluation, family: str) -> list[str]:
 
 
 def _shared(results: Sequence[BenchmarkResult]) -> list[str]:
-    """What the overall scores would be if ties were broken by lot, where that differs."""
+    """What the overall scores would be with ties broken at random, in expectation, where that differs."""
     told = []
     for result in results:
-        cells = {name: scorer.cells[result.scores[0].name] for name, scorer in result.scorers.items()}
+        entries = {name: scorer.entries[result.scores[0].name] for name, scorer in result.scorers.items()}
         changed = [
-            f"{name} {decimal(100 * cell.shared.value, 1)} instead of {decimal(100 * cell.value.value, 1)}"
-            for name, cell in cells.items()
-            if abs(cell.shared.value - cell.value.value) > 1e-12
+            f"{name} {decimal(100 * entry.shared.value, 1)} instead of {decimal(100 * entry.value.value, 1)}"
+            for name, entry in entries.items()
+            if abs(entry.shared.value - entry.value.value) > 1e-12
         ]
         if changed:
             told.append(f"{result.title}: {', '.join(changed)}")
     if not told:
         return []
-    return [f"Overall scores with ties between right and wrong responses broken by lot: {'; '.join(told)}."]
+    return [
+        "Overall scores with ties between right and wrong responses broken at random (in expectation): "
+        f"{'; '.join(told)}."
+    ]
 
 
 def left_out(results: Sequence[BenchmarkResult]) -> list[str]:
@@ -247,11 +314,11 @@ def _rows(evaluation: Evaluation, result: BenchmarkResult, scores: Sequence[Scor
     for score in scores:
         items, prompts = result.counts[score.name]
         for name in evaluation.bases:
-            cell = result.scorers[name].cells[score.name]
-            change, gain = (one or Estimate(math.nan, math.nan, math.nan) for one in (cell.difference, cell.gain))
+            entry = result.scorers[name].entries[score.name]
+            change, gain = (one or Estimate(math.nan, math.nan, math.nan) for one in (entry.difference, entry.gain))
             numbers = (
-                cell.value.value, cell.value.low, cell.value.high, cell.shared.value, change.value, change.low,
-                change.high, cell.p, cell.p_holm, gain.value, gain.low, gain.high, cell.p_gain, cell.p_gain_holm,
+                entry.value.value, entry.value.low, entry.value.high, entry.shared.value, change.value, change.low,
+                change.high, entry.p, entry.p_holm, gain.value, gain.low, gain.high, entry.p_gain, entry.p_gain_holm,
             )  # fmt: skip
             yield [result.name, score.name, score.kind, name, *map(_number, numbers), str(items), str(prompts)]
 
@@ -266,7 +333,3 @@ def _csv(rows: Iterator[list[str]]) -> str:
     writer.writerow(COLUMNS)
     writer.writerows(rows)
     return text.getvalue()
-
-
-def _render(tables: Sequence[Table], notes: Sequence[str], format: Format) -> str:
-    return (latex if format == "latex" else markdown)(tables, notes)
