@@ -2,109 +2,79 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
-from tests.terminal import child_environment, ebrm, refused
+import pytest
+from tests.terminal import ebrm, ebrm_process, refused
 
 from ebrm.card import trust_in_words
+
+
+def shown(folder: Path, file: str = "config.json", **changes: Any) -> str:
+    """What is shown after changes to the folder's JSON; None takes a key out."""
+    values = json.loads((folder / file).read_text()) | changes
+    (folder / file).write_text(json.dumps({key: value for key, value in values.items() if value is not None}))
+    ran = ebrm("info", folder)
+    assert ran.code == 0, ran.err
+    return " ".join(ran.out.split())
 
 
 def test_a_model(model: Path, rm: Path) -> None:
     ran = ebrm("info", model)
     assert ran.code == 0, ran.err
-    for said in (
-        str(rm),
-        "LlamaForSequenceClassification",
-        "chat template, at most 128 tokens",
-        "the base RM contradicts",
-        "(all were used)",
-        "epochs",
-        "held-out pairs",
-        "base RM",
-    ):
-        assert said in ran.out, said
+    for words in (
+        str(rm), "LlamaForSequenceClassification", "chat template, at most 128 tokens", "the base RM contradicts",
+        "(all were used)", "epochs", "held-out pairs", "base RM",
+    ):  # fmt: skip
+        assert words in ran.out, words
     assert "filter" not in ran.out.replace("filter_conflicts", "")
     found = ebrm("info", model, "--json").value
-    assert found["kind"] == "model"
-    assert found["model"]["best_epoch"] >= 1
+    assert found["kind"] == "model" and found["model"]["best_epoch"] >= 1
 
 
-def test_what_is_trusted_and_what_was_left_out(model: Path, tmp_path: Path) -> None:
-    def shown(**changes: object) -> str:
-        kept = shutil.copytree(model, tmp_path / "m", dirs_exist_ok=True)
-        config = json.loads((model / "config.json").read_text()) | changes
-        (kept / "config.json").write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
-        ran = ebrm("info", kept)
-        assert ran.code == 0, ran.err
-        return " ".join(ran.out.split())
-
-    assert f"trust {trust_in_words(json.loads((model / 'config.json').read_text())['trust'])}" in shown()
+def test_how_base_reward_and_density_are_weighed_and_what_was_left_out(model: Path, tmp_path: Path) -> None:
+    kept = shutil.copytree(model, tmp_path / "m")
+    assert trust_in_words(json.loads((model / "config.json").read_text())["trust"]) in shown(kept)
     trust = {"power": 0.5, "base_noise": None}
-    assert "trust base reward given no weight; density to the power 0.5" in shown(trust=trust)
-    assert "to the power" not in shown(trust=None)  # written before it was said
+    assert "base reward given no weight; density to the power 0.5" in shown(kept, trust=trust)
+    assert "to the power" not in shown(kept, trust=None)
     counts = {"kept": 1400, "dropped": 2, "tied": 1}
-    assert "labels the base RM contradicts 2 of 1,403 training pairs (all were used)" in shown(
-        filter={**counts, "used": False}
-    )
-    assert "conflict filter kept 1,400 of 1,403 training pairs" in shown(filter={**counts, "used": True})
+    words = "labels the base RM contradicts 2 of 1,403 training pairs (all were used)"
+    assert words in shown(kept, filter={**counts, "used": False})
+    assert "conflict filter kept 1,400 of 1,403 training pairs" in shown(kept, filter={**counts, "used": True})
 
 
 def test_features(features: Path) -> None:
     ran = ebrm("info", features)
-    assert ran.code == 0, ran.err
-    assert "60 pairs" in ran.out.replace("\n", " ")
+    assert ran.code == 0 and "60 pairs" in " ".join(ran.out.split()), ran
     assert ebrm("info", features, "--json").value["features"]["pairs"] == 60
 
 
-def test_what_an_embedding_holds(model: Path, features: Path, tmp_path: Path) -> None:
-    def embedding(shown: str) -> str:
-        return " ".join(
-            word for line in shown.splitlines() if line.startswith("embedding") for word in line.split()[1:]
-        )
-
-    def with_layers(folder: Path, file: str, layers: list[int] | None) -> str:
-        values = json.loads((folder / file).read_text())
-        values["backbone"] = {name: value for name, value in values["backbone"].items() if name != "layers"}
-        if layers is not None:
-            values["backbone"]["layers"] = layers
-        (folder / file).write_text(json.dumps(values))
-        ran = ebrm("info", folder)
-        assert ran.code == 0, ran.err
-        return embedding(ran.out)
-
-    kept, read = shutil.copytree(model, tmp_path / "m"), shutil.copytree(features, tmp_path / "f")
-    for layers, said in (
-        (None, "pooled position"),
-        ([], "pooled position"),
-        ([2], "pooled position + mean of block 2"),
+@pytest.mark.parametrize(
+    ("layers", "words"),
+    [
+        (None, "pooled position"), ([], "pooled position"), ([2], "pooled position + mean of block 2"),
         ([2, 4], "pooled position + mean of blocks 2 and 4"),
         ([1, 3, 12], "pooled position + mean of blocks 1, 3 and 12"),
-    ):
-        assert with_layers(kept, "config.json", layers) == said
-        assert with_layers(read, "manifest.json", layers) == f"{said} (64 numbers, float32)"
-    assert json.loads((features / "manifest.json").read_text())["backbone"]["layers"] == [1]
-
-    for folder, file in ((kept, "config.json"), (read, "manifest.json")):  # features made elsewhere
-        values = json.loads((folder / file).read_text()) | {"backbone": {"name": "imported"}}
-        (folder / file).write_text(json.dumps(values))
-    assert embedding(ebrm("info", kept).out) == ""
-    assert embedding(ebrm("info", read).out) == "64 numbers, float32"
+    ],
+)  # fmt: skip
+def test_what_an_embedding_holds(model: Path, features: Path, tmp_path: Path, layers: Any, words: str) -> None:
+    for folder, file, size in ((model, "config.json", ""), (features, "manifest.json", " (64 numbers, float32)")):
+        copy = shutil.copytree(folder, tmp_path / folder.name)
+        backbone = {k: v for k, v in json.loads((copy / file).read_text())["backbone"].items() if k != "layers"}
+        found = shown(copy, file, backbone=backbone | ({} if layers is None else {"layers": layers}))
+        assert f"embedding {words}{size} " in found
+        elsewhere = shown(copy, file, backbone={"name": "imported"})
+        assert ("embedding 64 numbers, float32 " in elsewhere) if size else (" embedding " not in elsewhere)
 
 
 def test_neither_needs_torch(model: Path, features: Path) -> None:
-    script = (
-        "import sys\nfrom ebrm.cli.main import main\n"
-        "assert main(['info', sys.argv[1], '-q']) == 0 and main(['info', sys.argv[2], '-q']) == 0\n"
-        "heavy = ('torch', 'transformers', 'numpy', 'pyarrow')\n"
-        "print([name for name in heavy if name in sys.modules], file=sys.stderr)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, model, features],
-        capture_output=True, text=True, timeout=60, env=child_environment(), check=True,
-    )  # fmt: skip
-    assert done.stderr.strip() == "[]"
+    heavy = ("torch", "transformers", "numpy", "pyarrow")
+    before = f"import atexit\natexit.register(lambda: print([n for n in {heavy} if n in sys.modules], file=sys.stderr))"
+    for path in (model, features):
+        ran = ebrm_process("info", path, "-q", before=before)
+        assert (ran.code, ran.err) == (0, "[]\n")
 
 
 def test_what_is_not_whole(model: Path, features: Path, rm: Path, tmp_path: Path) -> None:
@@ -114,7 +84,9 @@ def test_what_is_not_whole(model: Path, features: Path, rm: Path, tmp_path: Path
     (broken / "energy.safetensors").write_bytes(data)
     refused(ebrm("info", broken), "energy.safetensors is damaged")
     (broken / "energy.safetensors").unlink()
-    refused(ebrm("info", broken), "energy.safetensors is missing")
+    ran = ebrm("info", broken, "--json")
+    refused(ran, "energy.safetensors is missing")
+    assert "missing" in ran.value["error"]["message"]
     (broken / "config.json").write_text("{")
     refused(ebrm("info", broken), "config.json", "cannot be read")
     half = shutil.copytree(features, tmp_path / "f")
@@ -127,11 +99,3 @@ def test_what_is_not_whole(model: Path, features: Path, rm: Path, tmp_path: Path
     manifest = json.loads((half / "manifest.json").read_text())
     (half / "manifest.json").write_text(json.dumps({**manifest, "complete": False}))
     refused(ebrm("info", half), "unfinished")
-
-
-def test_what_is_wrong_is_said_to_machines_too(model: Path, tmp_path: Path) -> None:
-    broken = shutil.copytree(model, tmp_path / "m")
-    (broken / "energy.safetensors").unlink()
-    ran = ebrm("info", broken, "--json")
-    assert ran.code == 2
-    assert "missing" in json.loads(ran.out)["error"]["message"]

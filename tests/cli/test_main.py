@@ -2,12 +2,10 @@ from __future__ import annotations
 
 import errno
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from tests.terminal import child_environment, ebrm, ebrm_process, refused
+from tests.terminal import ebrm, ebrm_process, refused
 
 from ebrm import __version__
 from ebrm.cli import info
@@ -18,15 +16,10 @@ HEAVY = ("torch", "transformers", "datasets", "numpy", "pyarrow", "pandas", "sci
 
 
 def test_help_loads_nothing_heavy() -> None:
-    script = (
-        "import sys\nfrom ebrm.cli.main import main\n"
-        "assert main(['--help']) == 0 and main(['fit', '--help']) == 0\n"
-        f"print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, env=child_environment(), check=True
-    )
-    assert done.stderr.strip() == "[]"
+    before = f"import atexit\natexit.register(lambda: print([n for n in {HEAVY} if n in sys.modules], file=sys.stderr))"
+    for words in ((), ("fit",), ("compare",)):
+        ran = ebrm_process(*words, "--help", before=before)
+        assert (ran.code, ran.err) == (0, "[]\n")
 
 
 def test_help_lists_the_commands_in_the_order_of_the_work() -> None:
