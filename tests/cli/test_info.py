@@ -60,13 +60,13 @@ def test_features(features: Path) -> None:
     ],
 )  # fmt: skip
 def test_what_an_embedding_holds(model: Path, features: Path, tmp_path: Path, layers: Any, words: str) -> None:
-    for folder, file, size in ((model, "config.json", ""), (features, "manifest.json", " (64 numbers, float32)")):
+    for folder, file, size in ((model, "config.json", ""), (features, "manifest.json", " (64 dimensions, float32)")):
         copy = shutil.copytree(folder, tmp_path / folder.name)
         backbone = {k: v for k, v in json.loads((copy / file).read_text())["backbone"].items() if k != "layers"}
         found = shown(copy, file, backbone=backbone | ({} if layers is None else {"layers": layers}))
         assert f"embedding {words}{size} " in found
         elsewhere = shown(copy, file, backbone={"name": "imported"})
-        assert ("embedding 64 numbers, float32 " in elsewhere) if size else (" embedding " not in elsewhere)
+        assert ("embedding 64 dimensions, float32 " in elsewhere) if size else (" embedding " not in elsewhere)
 
 
 def test_neither_needs_torch(model: Path, features: Path) -> None:

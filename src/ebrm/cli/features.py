@@ -61,49 +61,27 @@ def features(console: Console, chosen: Chosen) -> None:
 
     console.kept = "Finished shards are kept; run the same command again to go on."
     made = extract_features(load_backbone(here, text), preferences, job.out, storage, engine=engine)
-    manifest = made.manifest
-    report = preferences.report
-    console.facts(
-        [
-            ("data", report.summary()),
-            ("texts", f"{manifest['items']:,} different, {manifest['pairs']:,} pairs{_left_out(manifest)}"),
-            ("embedding", f"{manifest['embedding_size']} numbers, {manifest['embedding_dtype']}"),
-            ("batch drift", _drift(manifest)),
-            ("written", job.out),
-        ]
-    )
-    console.result(
-        {
-            "out": job.out,
-            "data": report.to_dict(),
-            **{
-                name: manifest.get(name)
-                for name in (
-                    "items",
-                    "pairs",
-                    "embedding_size",
-                    "embedding_dtype",
-                    "truncated",
-                    "dropped",
-                    "batch_drift",
-                )
-            },
-        }
-    )
+    report, manifest = preferences.report, made.manifest
+    error = manifest.get("batch_drift")
+    rows = [
+        ("data", report.summary()),
+        ("texts", f"{manifest['items']:,} different, {manifest['pairs']:,} pairs{_left_out(manifest)}"),
+        ("embedding", f"{manifest['embedding_size']} dimensions, {manifest['embedding_dtype']}"),
+        ("batching error", "not measured" if error is None else f"{error:.2g} (largest difference of a reward)"),
+        ("written", job.out),
+    ]
+    console.facts(rows)
+    names = ("items", "pairs", "embedding_size", "embedding_dtype", "truncated", "dropped", "batch_drift")
+    result = {"out": job.out, "data": report.to_dict()}
+    console.result(result | {name: manifest.get(name) for name in names})
 
 
 def _left_out(manifest: dict[str, Any]) -> str:
-    parts = []
-    if manifest.get("dropped"):
-        parts.append(f"{manifest['dropped']:,} pairs dropped because a text is too long")
-    if manifest.get("truncated"):
-        parts.append(f"{manifest['truncated']:,} texts with their prompt cut from the left")
-    return "".join(f"; {part}" for part in parts)
-
-
-def _drift(manifest: dict[str, Any]) -> str:
-    drift = manifest.get("batch_drift")
-    return "not measured" if drift is None else f"{drift:.2g} (largest change of a reward between two batchings)"
+    parts = (
+        ("dropped", "pairs dropped because a text is too long"),
+        ("truncated", "texts with their prompt cut from the left"),
+    )
+    return "".join(f"; {manifest[name]:,} {words}" for name, words in parts if manifest.get(name))
 
 
 command = Command(

@@ -44,7 +44,7 @@ def import_(console: Console, chosen: Chosen) -> None:
     console.facts(
         [
             ("rows", f"{manifest['items']:,}, {manifest['pairs']:,} pairs ({manifest['pairing']})"),
-            ("embedding", f"{manifest['embedding_size']} numbers, {manifest['embedding_dtype']}"),
+            ("embedding", f"{manifest['embedding_size']} dimensions, {manifest['embedding_dtype']}"),
             ("written", job.out),
         ]
     )

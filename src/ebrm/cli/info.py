@@ -143,7 +143,7 @@ def show_features(console: Console, path: str, manifest: dict[str, Any]) -> None
     facts = [("features", path), ("reward model", _backbone(manifest.get("backbone")))]
     if manifest.get("text"):
         facts.append(("text", _text(manifest["text"])))
-    size = f"{manifest.get('embedding_size')} numbers, {manifest.get('embedding_dtype')}"
+    size = f"{manifest.get('embedding_size')} dimensions, {manifest.get('embedding_dtype')}"
     parts = _embedding(manifest.get("backbone"))
     facts += [
         ("embedding", f"{parts} ({size})" if parts else size),
