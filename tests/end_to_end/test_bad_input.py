@@ -26,7 +26,8 @@ from tests.terminal import (
 )
 from tests.tiny import edit_config, save_rm
 
-from ebrm.cli import outcome, scoring
+from ebrm.cli import outcome
+from ebrm.scoring import score as scoring
 
 QUICK = ("--joint-widths", "12,6", "--epochs", "2")
 
@@ -88,15 +89,6 @@ def test_bad_rows_are_skipped_and_counted(rm: Path, kept: Path) -> None:
     assert ran.value["pairs"] == 6
     assert sum(ran.value["data"]["skipped"].values()) == 3
     assert "3 skipped" in ran.err
-
-
-def test_one_row(rm: Path, kept: Path) -> None:
-    data = write_lines(kept / "one.jsonl", preference_rows(1))
-    assert features_of(rm, data, kept / "f").code == 0
-    before = snapshot(kept / "f")
-    refused(fit_of(kept / "f", kept / "m"), "1 pairs", "Give more pairs")
-    assert snapshot(kept / "f") == before
-    assert not (kept / "m").exists()
 
 
 def test_all_pairs_conflicting(rm: Path, kept: Path) -> None:
@@ -205,18 +197,15 @@ def test_a_damaged_shard(features: Path, model: Path, kept: Path) -> None:
 
 def test_a_damaged_model(model: Path, kept: Path) -> None:
     answers = write_lines(kept / "a.jsonl", answer_rows(2))
-    for name, change in {
-        "energy.safetensors": lambda data: data[:-1] + bytes([data[-1] ^ 1]),
-        "config.json": lambda data: data[: len(data) // 2],
-        "README.md": None,
-    }.items():
-        broken = shutil.copytree(model, kept / f"broken-{name}")
-        if change is None:
-            (broken / "energy.safetensors").unlink()
-            name = "energy.safetensors"
-        else:
-            (broken / name).write_bytes(change((broken / name).read_bytes()))
-        refused(ebrm("score", broken, answers, "--out", kept / "o.jsonl"), name)
+    changes = (
+        ("energy.safetensors", lambda data: data[:-1] + bytes([data[-1] ^ 1])),
+        ("config.json", lambda data: data[: len(data) // 2]),
+        ("energy.safetensors", None),
+    )
+    for number, (name, change) in enumerate(changes):
+        broken = shutil.copytree(model, kept / f"broken-{number}") / name
+        broken.write_bytes(change(broken.read_bytes())) if change is not None else broken.unlink()
+        refused(ebrm("score", broken.parent, answers, "--out", kept / "o.jsonl"), name)
     refused(ebrm("score", kept / "nowhere", answers, "--out", kept / "o.jsonl"), "nowhere")
     assert not (kept / "o.jsonl").exists()
 
@@ -256,29 +245,15 @@ def test_disk_full(rm: Path, pairs: Path, features: Path, model: Path, kept: Pat
     assert ebrm("score", model, answers, "--out", kept / "o.jsonl").code == 0
     assert len(read_lines(kept / "o.jsonl")) == 40
 
-    ran = ebrm_forked("features", "--backbone", rm, "--data", pairs, "--out", kept / "f", before=full_after(2000))
-    refused(ran)
+    refused(ebrm_forked("features", "--backbone", rm, "--data", pairs, "--out", kept / "f", before=full_after(2000)))
     assert features_of(rm, pairs, kept / "f").code == 0
 
-    ran = ebrm_forked("fit", "--features", features, "--out", kept / "m", *QUICK, before=full_after(2000))
-    refused(ran, "File too large")
+    fit = ("fit", "--features", features, "--out", kept / "m", *QUICK)
+    refused(ebrm_forked(*fit, before=full_after(2000)), "File too large")
     assert not (kept / "m").exists()
-    assert fit_of(features, kept / "m").code == 0
+    assert ebrm(*fit).code == 0
     after = snapshot(kept)
     assert {name: after[name] for name in before} == before
-
-
-def test_output_path_exists(features: Path, model: Path, kept: Path) -> None:
-    answers = write_lines(kept / "a.jsonl", answer_rows(2))
-    for name in ("o.jsonl", "o.csv", "o.parquet"):
-        (kept / name).write_text("mine")
-    (kept / "m").mkdir()
-    (kept / "m" / "mine.txt").write_text("mine")
-    before = snapshot(kept)
-    for name in ("o.jsonl", "o.csv", "o.parquet"):
-        refused(ebrm("score", model, answers, "--out", kept / name), "exists already", "--overwrite")
-    refused(fit_of(features, kept / "m"), "exists already")
-    assert snapshot(kept) == before
 
 
 def test_nowhere_to_write(features: Path, model: Path, pairs: Path, rm: Path, kept: Path) -> None:
