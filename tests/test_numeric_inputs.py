@@ -4,6 +4,7 @@ finite at ties."""
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from tests.other_device import There, other_device
 
 from ebrm import aggregate, curate, optimize, shape
+from ebrm.errors import ConfigError, DataError
 from ebrm.groups import Groups
 from ebrm.pairs import CurationReport, PreferencePairs
 
@@ -338,6 +340,41 @@ def test_gradients_are_finite_at_ties(case):
         if known.requires_grad:
             known.sum().backward()
             assert all(v.grad is None or bool(v.grad.isfinite().all()) for v in numbers.values())
+
+
+#: Arguments of which a number may be missing, and of which rows may.
+NOT_LOOKED_AT = {("verifiable_or_model", "model")}
+FREE = {
+    ("error_driven_retrieval", "pool"), ("density_ratio_weights", "positive"), ("density_ratio_weights", "negative"),
+    ("consensus", "probability"), ("judge_agreement", "score"), ("centered", "rewards"), ("tilt", "beta"),
+    ("tilt_to_kl", "kl"), ("weighted_sum", "rewards"), ("weighted_mean", "rewards"),
+    ("log_sigmoid_sum", "rewards"), ("PreferencePairs.difference", "reward"), ("cross_fitted_difference", "embedding"),
+}  # fmt: skip
+ARGUMENTS = [
+    (name, argument) for name, case in CASES.items() for argument in case.numbers if argument not in ("_", "smoothing")
+]
+
+
+@pytest.mark.parametrize(("name", "argument"), ARGUMENTS)
+def test_a_number_that_is_not_finite_is_refused(name, argument):
+    case, numbers = CASES[name], numbers_of(CASES[name])
+    for bad in (math.nan, math.inf):
+        numbers[argument].view(-1)[0] = bad
+        if (name, argument) in NOT_LOOKED_AT or name.startswith("Groups.") or argument in ("beta", "kl"):
+            continue  # reductions leave NaN as it is; an infinite β or KL is a limit
+        with pytest.raises((DataError, ConfigError), match=r"index|Member 0|row 0|n is|place 0|weights of"):
+            case.function(**numbers, **case.rest)
+
+
+@pytest.mark.parametrize(("name", "argument"), ARGUMENTS)
+def test_a_missing_row_is_refused(name, argument):
+    case, numbers = CASES[name], numbers_of(CASES[name])
+    numbers[argument] = numbers[argument][:-1]
+    related = len(numbers) > 1 or any(isinstance(v, Groups | PreferencePairs) for v in case.rest.values())
+    several = len(case.numbers[argument]) > 2 and argument in ("difference",)
+    if related and not several and (name, argument) not in FREE:
+        with pytest.raises((ValueError, DataError)):
+            case.function(**numbers, **case.rest)
 
 
 def test_the_other_device_finds_a_tensor_of_the_cpu():

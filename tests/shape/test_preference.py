@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import get_args
 
@@ -11,9 +13,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import curve_fit
 from scipy.special import expit, log_expit
-from scipy.stats import norm
+from scipy.stats import norm, zscore
 
-from ebrm.shape import Squash, centered_on_references, log_sigmoid_centered, preference_as_reward, reference_level
+from ebrm.shape import (
+    RunningStatistics,
+    Squash,
+    centered_on_references,
+    log_sigmoid_centered,
+    preference_as_reward,
+    reference_level,
+    running_clipped,
+    running_min_max,
+    running_standardized,
+)
 
 ALL = get_args(Squash)
 
@@ -56,29 +68,15 @@ def test_the_other_squashings():
     assert preference_as_reward(doubles(-5.0, 5.0), torch.zeros(2, 1), squash="polynomial").tolist() == [0.0, 1.0]
 
 
-@settings(max_examples=25)
-@given(st.integers(0, 2**32 - 1), st.floats(-50, 50), st.sampled_from(ALL), st.floats(0.1, 5))
-def test_invariances(seed, offset, squash, scale):
-    reward, reference = draws(seed, 12), draws(seed + 1, 12, 4)
-    moves = offset * draws(seed + 2, 12)
-    order = torch.randperm(12, generator=torch.Generator().manual_seed(seed))
+@pytest.mark.parametrize("squash", ALL)
+def test_scale_is_slope_and_more_reward_is_never_less(squash):
+    reward, reference = draws(9, 12), draws(10, 12, 4)
     found = preference_as_reward(reward, reference, squash=squash)
-    same = [
-        preference_as_reward(reward + moves, reference + moves[:, None], squash=squash),
-        preference_as_reward(reward[order], reference[order], squash=squash)[order.argsort()],
-        preference_as_reward(reward, reference.flip(1), squash=squash),
-        preference_as_reward(scale * reward, scale * reference, 1 / scale, squash),
-    ]
-    for other in same:
-        assert other.tolist() == pytest.approx(found.tolist(), abs=1e-9)
-    if abs(scale - 1) > 0.1:
-        assert not torch.allclose(preference_as_reward(scale * reward, scale * reference, squash=squash), found)
+    torch.testing.assert_close(preference_as_reward(3 * reward, 3 * reference, 1 / 3, squash), found)
+    torch.testing.assert_close(preference_as_reward(reward, reference.flip(1), squash=squash), found)
     if squash != "polynomial":
         assert bool((preference_as_reward(reward + 0.1, reference, squash=squash) > found).all())
-    centered = centered_on_references(reward, reference)
-    assert centered.tolist() == pytest.approx((reward - reference.mean(1)).tolist())
-    moved = centered_on_references(scale * (reward + moves), scale * (reference + moves[:, None]))
-    assert moved.tolist() == pytest.approx((scale * centered).tolist(), abs=1e-9)
+    assert torch.allclose(centered_on_references(reward, reference), reward - reference.mean(1))
 
 
 @pytest.mark.parametrize("squash", ALL)
@@ -151,7 +149,63 @@ def test_levels_of_few_equal_and_padded_references(how):
     torch.testing.assert_close(reference_level(3 * reference - 2, how=how), 3 * reference_level(reference, how=how) - 2)
 
 
-def test_types_and_no_rows():
-    assert preference_as_reward(torch.ones(1, dtype=torch.int64), torch.zeros(1, 1)).dtype == torch.float32
-    for function in (preference_as_reward, centered_on_references):
-        assert function(torch.empty(0), torch.empty(0, 2)).shape == (0,)
+RUNNING_SHAPES: list[Callable[[torch.Tensor, RunningStatistics], torch.Tensor]]
+
+
+RUNNING_SHAPES = [running_standardized, running_min_max, running_clipped]
+
+
+REWARDS = st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=30)
+
+
+def seen(*values):
+    return RunningStatistics().updated(doubles(*values))
+
+
+def test_known_answers():
+    reward = doubles(1.0, 2.0, 3.0, 6.0)
+    statistics = RunningStatistics().updated(reward)
+    assert statistics == RunningStatistics(4, 3.0, 14.0, 1.0, 6.0)
+    assert statistics.std() == pytest.approx(math.sqrt(3.5)) and statistics.std(1) == pytest.approx(math.sqrt(14 / 3))
+    assert running_standardized(reward, statistics).tolist() == pytest.approx(zscore(reward.numpy()).tolist())
+    assert running_standardized(reward, statistics, 1).tolist() == pytest.approx(
+        zscore(reward.numpy(), ddof=1).tolist()
+    )
+    low, high = 3 - math.sqrt(3.5), 3 + math.sqrt(3.5)
+    assert running_clipped(reward, statistics).tolist() == pytest.approx([low, 2.0, 3.0, high])
+    assert running_clipped(reward, statistics, 0.5, 1).tolist() == pytest.approx(
+        [3 - 1.0801, 2.0, 3.0, 3 + 1.0801], abs=1e-4
+    )
+    assert running_min_max(reward, statistics).tolist() == pytest.approx([0.0, 0.2, 0.4, 1.0])
+    assert running_min_max(doubles(-4.0, 11.0), statistics).tolist() == pytest.approx([-1.0, 2.0])
+
+
+@given(REWARDS, REWARDS, st.integers(0, 30))
+def test_batches_and_parts_make_no_difference(first, second, cut):
+    both = np.array(first + second)
+    in_turn = seen(*first).updated(doubles(*second))
+    merged = RunningStatistics().merged(seen(*first)).merged(seen(*second)).merged(RunningStatistics())
+    other_cut = seen(*both[:cut]).updated(doubles(*both[cut:]))
+    for found in (in_turn, merged, other_cut, seen(*second).merged(seen(*first))):
+        assert found.count == len(both)
+        assert (found.lowest, found.highest) == (both.min(), both.max())
+        assert found.mean == pytest.approx(both.mean(), abs=1e-9)
+        assert found.std() == pytest.approx(both.std(), abs=1e-6)
+        if len(both) > 1:
+            assert found.std(1) == pytest.approx(both.std(ddof=1), abs=1e-6)
+    assert in_turn.updated(torch.empty(0)) == in_turn
+    assert RunningStatistics(**json.loads(json.dumps(vars(in_turn)))) == in_turn
+
+
+def test_a_large_offset_costs_no_digits():
+    reward = 1e9 + doubles(0.0, 1.0, 2.0)
+    assert RunningStatistics().updated(reward[:1]).updated(reward[1:]).std() == pytest.approx(math.sqrt(2 / 3))
+
+
+def test_equal_rewards():
+    same = seen(0.1, 0.1, 0.1)
+    assert same.std() == same.std(1) == same.updated(doubles(0.1)).std() == 0.0
+    assert running_standardized(doubles(0.1, 1.1), same).tolist() == pytest.approx([0.0, 1.0])
+    assert running_clipped(doubles(0.1, 1.1), same).tolist() == pytest.approx([0.1, 0.1])
+    assert running_min_max(doubles(0.1, 1.1), same).tolist() == [0.5, 0.5]
+    assert seen(4.0).std(1) == 0.0

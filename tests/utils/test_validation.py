@@ -1,10 +1,21 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
-from ebrm.errors import DataError
-from ebrm.utils.validation import check_finite, check_range, check_same_shape, unit_vectors
+from ebrm.errors import ConfigError, DataError
+from ebrm.utils.validation import (
+    as_tensor,
+    check_choice,
+    check_finite,
+    check_mask,
+    check_range,
+    check_same_shape,
+    check_setting,
+    match_dtype,
+    unit_vectors,
+)
 
 
 def test_numbers_come_back_in_float64() -> None:
@@ -26,6 +37,62 @@ def test_shapes() -> None:
     check_same_shape(a=torch.zeros(2), b=torch.ones(2))
     with pytest.raises(ValueError, match=r"one shape, got a \(2,\), b \(3,\)"):
         check_same_shape(a=torch.zeros(2), b=torch.ones(3))
+
+
+def test_named_dimensions_and_devices():
+    assert check_finite([[1, 2, 3]], "rewards [n, a]", n=1, a=3).shape == (1, 3)
+    with pytest.raises(ValueError, match=r"rewards \[n, a\]: expected n = 2 and a = 4, got the shape \(1, 3\)"):
+        check_finite([[1, 2, 3]], "rewards [n, a]", n=2, a=4)
+    with pytest.raises(ValueError, match=r"rewards \[n, a\]: expected a tensor of 2 dimensions, got the shape \(2,\)"):
+        check_finite([1, 2], "rewards [n, a]")
+    with pytest.raises(ValueError, match=r"expected at least one number, got the shape \(0,\)"):
+        check_finite([], "reward", nonempty=True)
+    assert check_finite(3, "level", 0).item() == 3.0
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [
+        ([1.5, 2], torch.float64), ([1, 2], torch.int64), ([True, False], torch.bool), ([], torch.float64),
+        (np.float32([1, 2]), torch.float32), (np.uint16([1, 2]), torch.int64),
+        (np.array([1.0, 2.0], ">f8"), torch.float64),
+        (torch.tensor([1, 2], dtype=torch.bfloat16), torch.bfloat16), ((1, 2), torch.int64),
+    ],
+)  # fmt: skip
+def test_arrays_and_lists_become_tensors_of_their_type(values, dtype):
+    tensor = as_tensor(values, "reward")
+    assert tensor.dtype == dtype and tensor.tolist() == list(values)
+    read_only = np.arange(3.0)
+    read_only.flags.writeable = False
+    as_tensor(read_only, "reward")[0] = 5.0
+    assert read_only[0] == 0.0
+
+
+@pytest.mark.parametrize(
+    "values", ["ab", [1, None], [[1], [1, 2]], {"a": 1}, {1, 2}, None, [object()], np.array(["a"])]
+)
+def test_what_is_no_number_is_refused_in_a_sentence(values):
+    with pytest.raises(TypeError, match="reward: expected numbers in a tensor, a NumPy array or a list of equal rows"):
+        as_tensor(values, "reward")
+
+
+def test_masks_settings_choices_and_types():
+    assert check_mask([True, False], "kept [n]", n=2).tolist() == [True, False]
+    with pytest.raises(TypeError, match=r"kept \[n\]: expected bool, got torch.int64"):
+        check_mask([1, 0], "kept [n]")
+    check_setting("share", 1, above=0, at_most=1)
+    for bad in (0, 1.1, float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match=f"`share` is {bad}; expected a finite number above 0 and at most 1."):
+            check_setting("share", bad, above=0, at_most=1)
+    with pytest.raises(ConfigError, match="`level` is inf; expected a finite number."):
+        check_setting("level", float("inf"))
+    check_choice("how", "min", ("min", "max"))
+    with pytest.raises(ConfigError, match="`how` is 'mean'; expected one of 'min', 'max'."):
+        check_choice("how", "mean", ("min", "max"))
+    result = torch.ones(1, dtype=torch.float64)
+    assert match_dtype(result, torch.zeros(1, dtype=torch.bfloat16)).dtype == torch.bfloat16
+    assert match_dtype(result, [1, 2]).dtype == torch.float32
+    assert match_dtype(result, [1.0], torch.zeros(1)).dtype == torch.float64
 
 
 def test_numbers_in_the_range_come_back_in_float64() -> None:

@@ -115,7 +115,7 @@ def dynamic_labels(
         label' = (1 - γ) · label + γ · σ(d),  d = r(chosen) - r(rejected), without gradient
 
     Applied between rounds of fitting: the gradient of the loss, σ(d) - label, vanishes once the label is where the
-    model is, so that pairs it does not trust stop pulling. The paper tunes γ for each model; the default is ours.
+    model is, so that pairs it does not trust stop pulling. The default rate is ours.
 
     Args:
         pairs: p of them.
