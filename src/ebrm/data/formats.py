@@ -113,7 +113,6 @@ def read_preference(row: Mapping[str, Any], where: str, columns: Columns, layout
 
     Raises:
         RowProblem: the row cannot be used.
-
     """
     if layout == "labeled":
         prompt_value, prompt_name = columns.get("prompt", row)

@@ -39,7 +39,7 @@ def load_preferences(
     Args:
         source: A file, folder or glob (JSONL, JSON, CSV, Parquet), a Hub name `owner/name[:config][@revision]`, a
             `datasets.Dataset`, or a list of dicts; see `sources.open_source`.
-        config: See `PreferenceConfig`; defaults apply if None.
+        config: Split, column names, bad rows, limit.
 
     Returns:
         The pairs in the order read, and the report: format, counts, bad rows, exact repeats (which are kept).
@@ -47,7 +47,6 @@ def load_preferences(
     Raises:
         DataError: no such source; not what its name says; no rows; no columns of a preference; bad rows with
             `bad_rows="stop"`; no good row at all.
-
     """
     config = config or PreferenceConfig()
     opened = open_source(source, config)
@@ -212,7 +211,6 @@ def split_by_prompt(
 
     Raises:
         ConfigError: a negative or non-finite fraction, or a sum other than 1.
-
     """
     shares = list(fractions.values())
     if not shares or any(not (math.isfinite(s) and s >= 0) for s in shares) or abs(math.fsum(shares) - 1) > 1e-9:

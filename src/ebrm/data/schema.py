@@ -1,4 +1,7 @@
-"""Schema of preference pairs: the checked pair, checks of its fields, and the report of a reading."""
+"""Schema of preference pairs: the checked pair, checks of its fields, and the report of a reading.
+
+Checks return the value to use, or raise RowProblem with the field and the kind of problem.
+"""
 
 from __future__ import annotations
 
@@ -33,11 +36,8 @@ class Preference:
         chosen: The preferred reply, not blank, byte for byte as in the data.
         rejected: The other reply, not blank and not equal to `chosen`.
         strength: How strongly the preference was felt, in the data's own unit, finite; None if not given.
-        source: Where the row comes from; None if not given.
-        category: What kind of row it is; None if not given.
+        source, category, split: None if not given.
         row: Where it was read: `file.jsonl:12` (line or row, from 1) or `rows[11]` (Python index, from 0).
-        split: The split it belongs to; None if not given.
-
     """
 
     prompt: tuple[Message, ...]
@@ -76,7 +76,6 @@ class BadRow:
         field: The column (and the place in it) as the data name it, such as `chosen[1].content`.
         value: What stood there, shortened.
         kind: What is wrong with it, in a few fixed words.
-
     """
 
     where: str
@@ -102,7 +101,6 @@ class PreferenceReport:
         duplicates: Kept rows whose prompt, chosen and rejected repeat an earlier row's exactly. They are kept:
             two annotators who agree are two observations.
         limited: Good rows left out by `limit`.
-
     """
 
     origin: str
@@ -180,15 +178,7 @@ def count_kinds(kinds: dict[str, int]) -> str:
 
 
 def check_text(value: object, field: str) -> str:
-    r"""A string that holds something and can be encoded, returned as it is.
-
-    Null bytes, emoji and every other character are kept. A lone surrogate (half of an emoji, left by a cut or by a
-    broken `\ud83d` escape) has no UTF-8 form, so no tokenizer or file could take it.
-
-    Raises:
-        RowProblem: missing, not a string, empty, or lone surrogate.
-
-    """
+    """A string that is not blank and has a UTF-8 form, with all its characters (null bytes, emoji, …)."""
     if value is None:
         raise RowProblem("missing", field, value)
     if not isinstance(value, str):
@@ -199,7 +189,7 @@ def check_text(value: object, field: str) -> str:
 
 
 def check_encodable(value: str, field: str) -> str:
-    """`value`, if it has a UTF-8 form; RowProblem otherwise."""
+    r"""A string without lone surrogates (halves of emoji, of a cut or a broken `\ud83d`), which tokenizers refuse."""
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:
@@ -208,14 +198,10 @@ def check_encodable(value: str, field: str) -> str:
 
 
 def check_messages(value: object, field: str) -> list[Message]:
-    """A non-empty list of messages, reduced to role and content.
+    """A non-empty list of messages, reduced to role and content; a system message may be empty.
 
-    Further keys (time stamps, names) are left out, except tool calls: they are part of the conversation and have
-    no place in a text, so they are a problem. A system message may be empty, as some templates expect.
-
-    Raises:
-        RowProblem: missing, not a list of messages, unknown role, tool calls, or a content `check_text` refuses.
-
+    Further keys (time stamps, names) are left out, but tool calls are a problem: they belong to the conversation and
+    have no place in a text.
     """
     if value is None:
         raise RowProblem("missing", field, value)
@@ -228,11 +214,11 @@ def check_messages(value: object, field: str) -> list[Message]:
         at = f"{field}[{i}]"
         if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
             raise RowProblem("not a message with role and content", at, message)
-        if message["role"] not in ROLES:
-            raise RowProblem("unknown role", f"{at}.role", message["role"])
+        role, content = message["role"], message["content"]
+        if role not in ROLES:
+            raise RowProblem("unknown role", f"{at}.role", role)
         if message.get("tool_calls"):
             raise RowProblem("tool calls", f"{at}.tool_calls", message["tool_calls"])
-        role, content = message["role"], message["content"]
         if not (role == "system" and content == ""):
             content = check_text(content, f"{at}.content")
         messages.append({"role": role, "content": content})
@@ -240,12 +226,7 @@ def check_messages(value: object, field: str) -> list[Message]:
 
 
 def check_prompt(prompt: Sequence[Message], field: str) -> tuple[Message, ...]:
-    """A conversation that ends where a reply is due.
-
-    Raises:
-        RowProblem: no user turn, or a last turn that is not the user's (or a tool's answer).
-
-    """
+    """A conversation with a user turn, whose last turn is a user's (or a tool's answer)."""
     if not any(message["role"] == "user" for message in prompt):
         raise RowProblem("no user turn", field, list(prompt))
     if prompt[-1]["role"] not in ("user", "tool"):
@@ -254,12 +235,7 @@ def check_prompt(prompt: Sequence[Message], field: str) -> tuple[Message, ...]:
 
 
 def check_strength(value: object, field: str) -> float | None:
-    """A finite number, also as a numeral (CSV); None and "" mean not given.
-
-    Raises:
-        RowProblem: not a number, or NaN or infinite.
-
-    """
+    """A finite number, also as a numeral (CSV); None and "" mean not given."""
     if value is None or value == "":
         return None
     try:
@@ -274,12 +250,7 @@ def check_strength(value: object, field: str) -> float | None:
 
 
 def check_name(value: object, field: str) -> str | None:
-    """An optional name (source, category, split); whole numbers are taken as their numerals, "" as not given.
-
-    Raises:
-        RowProblem: not a string, or lone surrogate.
-
-    """
+    """An optional name (source, category, split); whole numbers are taken as their numerals, "" as not given."""
     if value is None or value == "":
         return None
     if isinstance(value, int):

@@ -17,8 +17,9 @@ import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO, cast
+from typing import IO, Any, cast
 
 from ebrm.data.config import PreferenceConfig
 from ebrm.data.schema import shorten
@@ -45,7 +46,6 @@ class Source:
         split: The Hub split being read; None for local data.
         rows: Starts reading; yields (where, row). `where` is `file:N` with N the line (JSONL, CSV) or the row (JSON,
             Parquet) from 1, or `rows[i]`, `dataset[i]`, `owner/name split[i]` with i from 0.
-
     """
 
     origin: str
@@ -54,18 +54,12 @@ class Source:
 
 
 def read_rows(source: Any, config: PreferenceConfig | None = None) -> Iterator[LocatedRow]:
-    """Read rows one after another, with where each stands; the rows are not checked or changed.
+    """Rows one after another, unchecked, each with its place; arguments as for `open_source`.
 
-    JSONL, CSV and Parquet are streamed; a JSON array is read whole. Of `config` only `split` matters here (and
-    the name `columns` gives that column).
-
-    Args:
-        source: As for `open_source`.
-        config: See `PreferenceConfig`; defaults apply if None.
+    JSONL, CSV and Parquet are streamed; a JSON array is read whole.
 
     Raises:
         DataError: no such source, or a file that is not what its name says, with the file and line.
-
     """
     return open_source(source, config).rows()
 
@@ -82,7 +76,6 @@ def open_source(source: Any, config: PreferenceConfig | None = None) -> Source:
 
     Raises:
         DataError: `source` is none of these, or the Hub does not give it.
-
     """
     config = config or PreferenceConfig()
     if isinstance(source, (str, os.PathLike)):
@@ -279,13 +272,11 @@ def _printable(name: str) -> str:
 
 def reader_of(path: Path) -> Reader | None:
     """The reader for a file by the ending of its name, or None if there is none."""
-    if path.name.lower().endswith(".parquet.gz"):
-        return None
-    return READERS.get(kind_of(path))
+    return None if path.name.lower().endswith(".parquet.gz") else READERS.get(kind_of(path))
 
 
 def kind_of(path: Path) -> str:
-    """The ending that says what a file holds, without `.gz`, in lower case: `.jsonl`."""
+    """The ending that names a file's format, without `.gz`, in lower case: `.jsonl`."""
     return os.path.splitext(path.name.lower().removesuffix(".gz"))[1]
 
 
@@ -297,7 +288,7 @@ def one_line(error: BaseException) -> str:
 
 def _jsonl(path: Path, label: str) -> Iterator[LocatedRow]:
     try:
-        with _open_bytes(path) as handle:
+        with _open(path) as handle:
             yield from _json_lines(handle, label)
     except _DAMAGE as error:
         raise _unreadable(path, error) from error
@@ -324,7 +315,7 @@ def _json_lines(lines: Iterable[bytes], label: str) -> Iterator[LocatedRow]:
 def _json(path: Path, label: str) -> Iterator[LocatedRow]:
     """An array of objects, one object, or (as many files named .json are) one object a line."""
     try:
-        with _open_bytes(path) as handle:
+        with _open(path) as handle:
             data = handle.read()
     except _DAMAGE as error:
         raise _unreadable(path, error) from error
@@ -363,7 +354,7 @@ def _csv(path: Path, label: str, delimiter: str = ",") -> Iterator[LocatedRow]:
     csv.field_size_limit(max(csv.field_size_limit(), 2**31 - 1))
     line = 1
     try:
-        with _open_text(path) as handle:
+        with _open(path, "rt", encoding="utf-8-sig", newline="") as handle:
             reader = csv.reader(handle, delimiter=delimiter, strict=True)
             header = next(reader, None)
             if header is None:
@@ -386,10 +377,6 @@ def _csv(path: Path, label: str, delimiter: str = ",") -> Iterator[LocatedRow]:
         raise DataError(f"{label}, near line {line}, is not UTF-8: {one_line(error)} Convert the file.") from error
     except _DAMAGE as error:
         raise _unreadable(path, error) from error
-
-
-def _tsv(path: Path, label: str) -> Iterator[LocatedRow]:
-    return _csv(path, label, delimiter="\t")
 
 
 def _parquet(path: Path, label: str) -> Iterator[LocatedRow]:
@@ -417,21 +404,14 @@ READERS: dict[str, Callable[[Path, str], Iterator[LocatedRow]]] = {
     ".ndjson": _jsonl,
     ".json": _json,
     ".csv": _csv,
-    ".tsv": _tsv,
+    ".tsv": partial(_csv, delimiter="\t"),
     ".parquet": _parquet,
 }
 
 
-def _open_bytes(path: Path) -> BinaryIO:
-    if path.name.lower().endswith(".gz"):
-        return cast(BinaryIO, gzip.open(path, "rb"))
-    return open(path, "rb")
-
-
-def _open_text(path: Path) -> TextIO:
-    if path.name.lower().endswith(".gz"):
-        return cast(TextIO, gzip.open(path, "rt", encoding="utf-8-sig", newline=""))
-    return open(path, encoding="utf-8-sig", newline="")
+def _open(path: Path, mode: str = "rb", **text: str) -> IO[Any]:
+    opener: Callable[..., Any] = gzip.open if path.name.lower().endswith(".gz") else open
+    return cast("IO[Any]", opener(path, mode, **text))
 
 
 def _decode(data: bytes, where: str, first: bool) -> str:

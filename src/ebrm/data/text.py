@@ -217,7 +217,7 @@ def render(rule: TextRule, tokenizer: Any, messages: Sequence[Mapping[str, str]]
 def tokenize(
     rule: TextRule, tokenizer: Any, prompt: Sequence[Mapping[str, str]] | str, response: str, where: str = ""
 ) -> TokenizedText | None:
-    """Turn a prompt and a response into the token ids the reward model reads.
+    """Token ids of a prompt and a response.
 
     Args:
         rule: from :func:`make_text_rule`.
@@ -246,21 +246,12 @@ def tokenize(
 
 
 def tokenize_rendered(rule: TextRule, tokenizer: Any, text: str, where: str = "") -> TokenizedText | None:
-    """Turn a conversation that is already written as one text into the token ids the reward model reads.
+    """Token ids of a conversation that is already one text, its special tokens written out.
 
     For the text that `rule` writes of a prompt and a response, these are the ids of :func:`tokenize`. A policy's output
     often lacks the end of that: if the last turn is an assistant's in the rule's template, and is not closed (it ran
     into a limit, or ends with an end-of-text token) or lacks the line break after what closes it, it is closed as the
-    template does. All else is read as it stands.
-
-    Args:
-        rule: from :func:`make_text_rule`.
-        tokenizer: the tokenizer the rule was made for.
-        text: the conversation, its special tokens written out; the start-of-text token may be left out.
-        where: the row's place, for error messages.
-
-    Returns:
-        The token ids, or None when the text is too long and `truncation` is "drop".
+    template does. All else is read as it stands; the start-of-text token may be left out.
 
     Raises:
         TextError: not a string, no tokens, or too long; and with truncation "prompt_left", too long without the

@@ -56,9 +56,7 @@ class TokenizedTexts:
         ids: int32, the token ids of all texts, one after the other.
         ends: int64 [n + 1], where each text begins, then the length of `ids`.
         truncated: int32 [n], tokens cut from the prompt.
-        prompt_id: the prompt of each text.
-        text_id: `Text.id` of each text.
-        where: each text's first place in the data.
+        prompt_id, text_id, where: of each text its prompt, its `Text.id` and its first place in the data.
     """
 
     ids: np.ndarray
@@ -94,14 +92,9 @@ class TokenizedTexts:
         keep = np.zeros(len(self), dtype=bool)
         keep[used] = True
         lengths = self.lengths
-        return TokenizedTexts(
-            self.ids[np.repeat(keep, lengths)],
-            np.concatenate([[0], np.cumsum(lengths[keep])]),
-            self.truncated[used],
-            [self.prompt_id[number] for number in used],
-            [self.text_id[number] for number in used],
-            [self.where[number] for number in used],
-        )
+        about = ([column[number] for number in used] for column in (self.prompt_id, self.text_id, self.where))
+        ends = np.concatenate([[0], np.cumsum(lengths[keep])])
+        return TokenizedTexts(self.ids[np.repeat(keep, lengths)], ends, self.truncated[used], *about)
 
 
 def text_id(prompt_id: str, response: str) -> str:
@@ -211,8 +204,6 @@ def _manifest(backbone: Backbone, data: dict[str, Any], config: FeatureConfig | 
         embedding_dtype=config.embedding_dtype,
         embedding_size=backbone.embedding_size,
         shard_rows=config.shard_rows,
-        items=0,
-        pairs=0,
         **more,
     )
 
@@ -234,12 +225,8 @@ def _plan(
     }
     return Plan(
         manifest | known,
-        items={
-            "prompt_id": texts.prompt_id,
-            "tokens": texts.lengths,
-            "truncated": texts.truncated,
-            "text_id": texts.text_id,
-        },
+        items={name: getattr(texts, name) for name in ("prompt_id", "truncated", "text_id")}
+        | {"tokens": texts.lengths},
         pairs=pairs,
         reader=text_reader(backbone, texts),
         amounts=texts.lengths,
@@ -264,8 +251,7 @@ def tokenize_texts(
 
     Args:
         backbone: the reward model whose text rule is used.
-        texts: the texts, repeats included.
-        count: how many they are, for the progress.
+        texts: the texts, repeats included; `count` of them.
         world: the main process shows the progress.
         tolerant: list a text that the rule refuses among the refused, instead of raising its error. A text that
             is too long under truncation="drop" is never an error.
@@ -313,11 +299,7 @@ def tokenize_texts(
 def tokenize_preferences(
     backbone: Backbone, preferences: Preferences, world: World, rm_training: Sequence[bool] | None = None
 ) -> tuple[TokenizedTexts, PreferencePairs, int]:
-    """Every different text that is in a pair with both sides, those pairs, and how many texts were too long.
-
-    Raises:
-        TextError: A text that is too long under truncation="error", naming its row.
-    """
+    """Every different text that is in a pair with both sides, those pairs, and how many texts were too long."""
     both = (
         Text(prompt_id, pair.prompt, response, f"{pair.row}, {side}")
         for pair in preferences
@@ -332,14 +314,13 @@ def tokenize_preferences(
     renumbered = renumbered.reshape(-1, 2)
     texts = texts.take(used)
     rows = [preferences[row] for row in kept]
+    columns = ("source", "category", "strength", "split")
+    known: dict[str, Any] = {name: [getattr(pair, name) for pair in rows] for name in columns}
     pairs = PreferencePairs.of(
         renumbered[:, 0],
         renumbered[:, 1],
         prompt_id=[texts.prompt_id[number] for number in renumbered[:, 0]],
-        source=[pair.source for pair in rows],
-        category=[pair.category for pair in rows],
-        strength=[pair.strength for pair in rows],
-        split=[pair.split for pair in rows],
+        **known,
         where=[pair.row for pair in rows],
         rm_training=None if rm_training is None else [rm_training[row] for row in kept],
     )

@@ -97,19 +97,13 @@ def import_features(
     attributes, ratings = _ratings(found, len(embedding))
     columns_of_pairs = {name: found[name].values() for name in (*PAIRING_COLUMNS, *PAIR_COLUMNS) if name in found}
     pairs, how = make_pairs(columns_of_pairs, len(embedding), ratings)
+    fingerprint = sha256_json([[sha256_file(file) for file in files], dict(columns or {})])
+    more: dict[str, Any] = {"pairing": how} | ({"ratings": attributes} if attributes else {})
     manifest = manifests.describe(
-        origin="imported",
-        backbone={"name": backbone_name or "imported"},
-        text=None,
-        data={"fingerprint": sha256_json([[sha256_file(file) for file in files], dict(columns or {})])},
-        embedding_dtype=config.embedding_dtype,
-        embedding_size=embedding.shape[1],
-        shard_rows=config.shard_rows,
-        items=len(embedding),
-        pairs=len(pairs),
-        pairing=how,
-        **({"ratings": attributes} if attributes else {}),
-    )
+        origin="imported", backbone={"name": backbone_name or "imported"}, data={"fingerprint": fingerprint},
+        embedding_dtype=config.embedding_dtype, embedding_size=embedding.shape[1], shard_rows=config.shard_rows,
+        items=len(embedding), pairs=len(pairs), **more,
+    )  # fmt: skip
 
     def read(start: int, stop: int, advance: Callable[[int], None]) -> tuple[Tensor, Tensor]:
         rows, rewards = embedding.tensor(start, stop), reward.tensor(start, stop).reshape(-1)

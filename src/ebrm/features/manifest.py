@@ -27,14 +27,14 @@ _IDENTITY = ("origin", "backbone", "text", "data", "embedding_dtype", "shard_row
 def describe(
     *,
     origin: str,
-    backbone: dict[str, Any] | None,
-    text: dict[str, Any] | None,
-    data: dict[str, Any] | None,
-    embedding_dtype: str,
-    embedding_size: int,
-    shard_rows: int,
-    items: int,
-    pairs: int,
+    backbone: dict[str, Any] | None = None,
+    text: dict[str, Any] | None = None,
+    data: dict[str, Any] | None = None,
+    embedding_size: int = 0,
+    embedding_dtype: str = "float32",
+    shard_rows: int = 1,
+    items: int = 0,
+    pairs: int = 0,
     **more: Any,
 ) -> dict[str, Any]:
     """The manifest of a run that is about to start.
@@ -44,38 +44,25 @@ def describe(
         backbone: Identity of the reward model.
         text: Identity of the text rule; None when no text was involved.
         data: Fingerprint of the preferences, or of the imported files.
-        embedding_dtype: Number type of stored embeddings.
         embedding_size: Length of an embedding.
+        embedding_dtype: Number type of stored embeddings.
         shard_rows: Items a shard.
         items: Number of items n.
         pairs: Number of pairs p.
         more: Further entries, or other values for these: `tokens` of all items, `truncated` (items whose prompt was
-            cut), `dropped` (pairs left out because a side was too long), `dropped_texts`, `content` (what came of the
-            data under the text rule, as SHA-256), `refused` (why texts could not be read, by text id), `pairing` (how
-            imported rows became pairs), `preferences`.
+            cut), `dropped` (pairs left out because a side was too long), `dropped_texts`, `content` (SHA-256 of all
+            token ids), `refused` (why texts could not be read, by text id), `pairing` (how imported rows became
+            pairs), `ratings` (names of the attributes), `preferences`.
     """
-    return {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "complete": False,
-        "origin": origin,
-        "backbone": backbone,
-        "text": text,
-        "data": data,
-        "embedding_dtype": embedding_dtype,
-        "embedding_size": embedding_size,
-        "shard_rows": shard_rows,
-        "items": items,
-        "pairs": pairs,
-        "tokens": None,
-        "truncated": 0,
-        "dropped": 0,
-        "dropped_texts": 0,
-        "content": None,
-        "batch_drift": None,
-        "files": {},
-        **more,
-    }
+    given = {
+        "origin": origin, "backbone": backbone, "text": text, "data": data, "embedding_dtype": embedding_dtype,
+        "embedding_size": embedding_size, "shard_rows": shard_rows, "items": items, "pairs": pairs,
+    }  # fmt: skip
+    unknown: dict[str, Any] = {
+        "complete": False, "tokens": None, "truncated": 0, "dropped": 0, "dropped_texts": 0, "content": None,
+        "batch_drift": None, "files": {},
+    }  # fmt: skip
+    return {"format": FORMAT, "format_version": FORMAT_VERSION} | given | unknown | more
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -104,10 +91,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
             f"The features in {path} have format version {manifest.get('format_version')}; this ebrm reads version "
             f"{FORMAT_VERSION}. Use the version of ebrm that made them, or make them anew."
         )
-    wanted = describe(
-        origin="", backbone=None, text=None, data=None, embedding_dtype="float32", embedding_size=0, shard_rows=1,
-        items=0, pairs=0,
-    )  # fmt: skip
+    wanted = describe(origin="")
     missing = sorted(set(wanted) - set(manifest))
     counts = [manifest.get(name) for name in ("embedding_size", "shard_rows", "items", "pairs")]
     if missing or not all(type(count) is int and count >= 0 for count in counts) or manifest["shard_rows"] < 1:

@@ -17,6 +17,7 @@ import os
 import re
 import socket
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from functools import partial
@@ -131,13 +132,12 @@ class _Begun:
     """How often each shard was begun; a process of its own that outlives the actors."""
 
     def __init__(self) -> None:
-        self._times: dict[int, int] = {}
+        self._times: Counter[int] = Counter()
 
     def begin(self, number: int) -> int:
-        """Count one more beginning, and give how many there were before."""
-        before = self._times.get(number, 0)
-        self._times[number] = before + 1
-        return before
+        """Count one more beginning, and return the number before it."""
+        self._times[number] += 1
+        return self._times[number] - 1
 
 
 class _Actor:

@@ -33,19 +33,12 @@ from ebrm.pairs import PreferencePairs
 ITEM_SCHEMA = pa.schema(
     [("prompt_id", pa.string()), ("tokens", pa.int32()), ("truncated", pa.int32()), ("text_id", pa.string())]
 )
-PAIR_SCHEMA = pa.schema(
-    [
-        ("chosen", pa.int64()),
-        ("rejected", pa.int64()),
-        ("prompt_id", pa.string()),
-        ("source", pa.string()),
-        ("category", pa.string()),
-        ("strength", pa.float32()),
-        ("split", pa.string()),
-        ("where", pa.string()),
-        ("rm_training", pa.bool_()),
-    ]
-)
+_PAIR_TYPES = {
+    "chosen": pa.int64(), "rejected": pa.int64(), "prompt_id": pa.string(), "source": pa.string(),
+    "category": pa.string(), "strength": pa.float32(), "split": pa.string(), "where": pa.string(),
+    "rm_training": pa.bool_(),
+}  # fmt: skip
+PAIR_SCHEMA = pa.schema(list(_PAIR_TYPES.items()))
 #: Further columns of pairs.parquet, and the value that needs no column.
 _OPTIONAL = {"label": 1.0, "weight": 1.0, "margin": 0.0}
 # Fields of a reward model's identity that move its numbers by rounding only.
@@ -145,18 +138,11 @@ class Features:
                 raise FeaturesError(f"The {name} of item {int((~value).nonzero()[0])} is NaN or infinite.")
         pairs = pairs.to("cpu")
         check_pairs(pairs, len(reward))
+        stored = str(embedding.dtype).removeprefix("torch.")
         manifest = manifests.describe(
-            origin="memory",
-            backbone=backbone,
-            text=text,
-            data=None,
-            embedding_dtype=str(embedding.dtype).removeprefix("torch."),
-            embedding_size=embedding.shape[1],
-            shard_rows=max(len(reward), 1),
-            items=len(reward),
-            pairs=len(pairs),
-            complete=True,
-        )
+            origin="memory", backbone=backbone, text=text, embedding_dtype=stored, embedding_size=embedding.shape[1],
+            shard_rows=max(len(reward), 1), items=len(reward), pairs=len(pairs), complete=True,
+        )  # fmt: skip
         return cls(None, manifest, pairs, reward, ShardedEmbeddings([embedding], embedding.shape[1]))
 
 
