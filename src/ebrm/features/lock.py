@@ -72,9 +72,10 @@ def _inspect(out: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     if not (out / MANIFEST).exists():
         other = sorted(p.name for p in out.iterdir() if p.name != _LOCK and not _is_partial(p.name))
         if other:
+            seen = ", ".join(other[:3]) + (", …" if len(other) > 3 else "")
             raise FeaturesError(
-                f"{out} is not empty and holds no features (it has {', '.join([*other[:3], *['…'][: len(other) > 3]])}, "
-                f"and no {MANIFEST}). Nothing was changed in it; choose another folder."
+                f"{out} is not empty and holds no features (it has {seen}, and no {MANIFEST}). Nothing was changed in "
+                "it; choose another folder."
             )
         return None
     found = manifests.read_manifest(out)
