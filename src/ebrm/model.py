@@ -125,7 +125,7 @@ class Ranked:
 
 @dataclass(frozen=True)
 class ModelRecord:
-    """What a model is made of, beside its weights: everything that `config.json` holds.
+    """A model without its weights: everything that `config.json` holds.
 
     Attributes:
         backbone: identity of the frozen RM (name, revision, weights fingerprint, …), as in the features' manifest.

@@ -187,7 +187,7 @@ def choose_device(wanted: str) -> torch.device:
 
 
 def model_limit(model: nn.Module) -> int | None:
-    """The most tokens a model takes, None when its configuration does not say."""
+    """The most tokens a model takes, None when its configuration does not state it."""
     config: Any = getattr(model, "config", None)
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
     length = getattr(config, "max_position_embeddings", None)
@@ -202,7 +202,7 @@ def model_limit(model: nn.Module) -> int | None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Hold back transformers' log lines and bars while it loads: what they would say is checked here."""
+    """Hold back transformers' log lines and bars while it loads: what they warn of is checked here."""
     log = transformers.utils.logging
     level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
     log.set_verbosity_error()

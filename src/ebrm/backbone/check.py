@@ -1,4 +1,4 @@
-"""What is refused, and why: models without one trained scalar head, and readings that are not the model's reward."""
+"""Checks of a reward model: one trained scalar head, and readings that give the reward the model reports."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ebrm.errors import BackboneError
 
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 # How far head(embedding) in float32 may be from the model's own reward, in units of |reward| + ‖weight ∘ embedding‖₂:
-# the rounding of a dot product in the model's precision, with room for TF32. Another position or head is off by
+# the rounding of a dot product in the model's precision, with a margin for TF32. Another position or head is off by
 # about 1.
 _TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 4e-2}
 # The same for an embedding read with and without padding, in units of its norm. Half precision drifts by a few
@@ -24,7 +24,7 @@ _OUTPUTS = ("logits", "end_scores", "scores", "score", "rewards", "reward", "val
 
 
 def refuse_unsupported(checkpoint: Checkpoint) -> None:
-    """Refuse models whose reward is not one linear map of one embedding, by what their configuration says.
+    """Refuse models whose reward is not one linear map of one embedding, by their configuration.
 
     Raises:
         BackboneError: pairwise or multi-objective models.
@@ -200,7 +200,7 @@ def _diagnosis(
     reported: Tensor,
     tolerance: Tensor,
 ) -> str:
-    """What would explain the difference: another position, a lost bias, or something done after the head."""
+    """An explanation of the difference: another position, a lost bias, or something done after the head."""
     if captured.ndim == 3:
         everywhere = captured.float() @ weight + bias  # [n, L]
         fits = (everywhere - reported[:, None]).abs() <= tolerance[:, None]

@@ -1,4 +1,4 @@
-"""What a user can choose about the frozen reward model (no heavy imports)."""
+"""Configuration of the frozen reward model."""
 
 from __future__ import annotations
 

@@ -160,7 +160,7 @@ class Forward:
         return torch.cat([part.float().cpu() for part in parts], dim=1)
 
     def _capture(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, list[Tensor], Any]:
-        """What went into the head, the mean of each inner layer [n, h], and what the model gave."""
+        """The input of the head, the mean of each inner layer [n, h], and the model's output."""
         seen: list[Tensor] = []
         handle = self.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
         try:
@@ -263,7 +263,7 @@ def find_blocks(name: str, model: nn.Module) -> tuple[nn.ModuleList, int]:
 
 
 def _stack_config(model: nn.Module) -> Any:
-    """The configuration of the outermost part that says how many layers it has; a family of one's own may have none."""
+    """The configuration of the outermost part that states how many layers it has; a family of one's own may have none."""
     for module in model.modules():
         config: Any = getattr(module, "config", None)
         config = config.get_text_config() if hasattr(config, "get_text_config") else config

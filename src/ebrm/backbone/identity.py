@@ -1,4 +1,4 @@
-"""Which reward model made a number: name, revision, fingerprint of its weights, and how it was run."""
+"""Identity of a reward model: name, revision, fingerprint of its weights, and how it was run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SERVER = "server"
 
 @dataclass(frozen=True)
 class BackboneIdentity:
-    """Everything that decides what a reward model says about given token ids.
+    """Everything that decides a reward model's outputs for given token ids.
 
     Attributes:
         name: the Hub name or folder it was loaded by.

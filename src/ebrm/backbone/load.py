@@ -1,4 +1,4 @@
-"""Load a frozen reward model by name, or say in one sentence why it cannot be used."""
+"""Load a frozen reward model by name, or by the identity it was read under before."""
 
 from __future__ import annotations
 

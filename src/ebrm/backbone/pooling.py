@@ -68,7 +68,7 @@ _SHOWN = 4
 
 @dataclass(frozen=True)
 class Answer:
-    """What a server gave for n sequences of token ids, in their order.
+    """A server's answer for n sequences of token ids, in their order.
 
     Attributes:
         vectors: n arrays, as they came: any shape, any size.
@@ -121,7 +121,7 @@ class PoolingServer:
 
     @property
     def name(self) -> str:
-        """What it is called in messages."""
+        """Its name in messages."""
         return f"the {'SGLang' if self.kind == 'sglang' else 'vLLM'} server {self.url} ({self.model})"
 
     def read(self, token_ids: Sequence[Sequence[int]], token_budget: int) -> Answer:
@@ -152,7 +152,7 @@ class PoolingServer:
         )
 
     def own_scores(self, token_ids: Sequence[Sequence[int]]) -> list[list[float]] | None:
-        """What the server's own head says of n token sequences, without an activation; None where it has no head.
+        """Scores of the server's own head for n token sequences, without an activation; None where it has no head.
 
         Raises:
             ServerError: it cannot be reached.
@@ -276,13 +276,13 @@ class PoolingServer:
 def _divide(token_ids: Sequence[Sequence[int]], budget: int) -> list[list[list[int]]]:
     """Neighbors together, as many as fit into the budget."""
     requests: list[list[list[int]]] = [[]]
-    room = budget
+    left = budget
     for ids in token_ids:
-        if requests[-1] and (len(ids) > room or len(requests[-1]) == _MOST_TEXTS):
+        if requests[-1] and (len(ids) > left or len(requests[-1]) == _MOST_TEXTS):
             requests.append([])
-            room = budget
+            left = budget
         requests[-1].append([int(token) for token in ids])
-        room -= len(ids)
+        left -= len(ids)
     return requests
 
 

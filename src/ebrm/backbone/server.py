@@ -158,7 +158,7 @@ def load_server(settings: BackboneConfig, text: TextConfig, blocks: Sequence[int
 
 
 def _refuse_layers(settings: BackboneConfig, blocks: Sequence[int] | None) -> None:
-    """Refuse inner layers that were asked for; say that the usual ones are not read."""
+    """Refuse inner layers that were asked for; warn that the default ones are not read."""
     gives = f"a pooling server ({settings.server}) gives the last token's state only"
     if blocks:
         raise BackboneError(
@@ -234,7 +234,7 @@ def _read_head(owner: Checkpoint, stored: StoredHead, config: Any) -> Head:
 
 
 def _dtype(base: Checkpoint, config: Any, settings: BackboneConfig) -> str:
-    """The precision that the model would have here: what the server runs in, it does not say."""
+    """The precision that the model would have here: the server does not state its own."""
     if settings.dtype != "auto":
         return settings.dtype
     stated = getattr(config, "dtype", None)

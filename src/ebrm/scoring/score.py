@@ -294,7 +294,7 @@ def _score(model: EnergyRewardModel, source: _Source, chunk: Chunk, prefix: str)
 
 
 def _reason(problem: BadRow) -> str:
-    """What the column `error` holds: the sentence of what could not be read, else field and fault."""
+    """The column `error`: the sentence of what could not be read, else field and fault."""
     if problem.kind in ("cannot be read by the reward model", "not finite"):
         return problem.value if problem.field in ("text", "reward") else f"{problem.field}: {problem.value}"
     return f"{problem.field}: {problem.kind}"
