@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.backbone.shared import refuses
 from torch import Tensor, nn
 
 from ebrm.backbone import require_linear
@@ -64,7 +65,7 @@ def test_a_wrong_reading_is_refused_with_a_diagnosis(dtype: torch.dtype, report:
     head, hidden = setting(dtype)
     with torch.no_grad():
         reward = head(hidden[ROWS, LAST])[:, 0]
-        with pytest.raises(BackboneError, match=said) as caught:
+        with refuses(said) as caught:
             check(head, hidden, report(reward, head, hidden))
     assert str(caught.value).startswith("RM: the head applied to the embedding gives")
     assert "Name another head with `head`" in str(caught.value)
@@ -104,7 +105,7 @@ def test_reported_reward_under_its_many_names() -> None:
     "output", [SimpleNamespace(logits=torch.zeros(2, 2)), SimpleNamespace(), torch.zeros(3), ("x",)]
 )
 def test_what_is_no_reward(output: Any) -> None:
-    with pytest.raises(BackboneError, match="for 2 texts; one reward for each text was expected"):
+    with refuses("for 2 texts; one reward for each text was expected"):
         reported_reward(output, torch.ones(2, 5, dtype=torch.int64))
 
 
@@ -117,19 +118,19 @@ def test_padding_that_changes_the_embedding() -> None:
         (alone * 1.4, torch.bfloat16),
         (alone * float("nan"), torch.float32),
     ):
-        with pytest.raises(BackboneError, match="RM: the shortest text .* another embedding when it is padded"):
+        with refuses("RM: the shortest text .* another embedding when it is padded"):
             check_padding("RM", moved, alone, dtype)
-        with pytest.raises(BackboneError, match="another mean of block 3 when it is padded"):
+        with refuses("another mean of block 3 when it is padded"):
             check_padding("RM", moved, alone, dtype, "mean of block 3")
 
 
 def test_a_head_that_is_no_plain_linear_map() -> None:
-    with pytest.raises(BackboneError, match="The head v of RM is a Bilinear, not a linear map"):
+    with refuses("The head v of RM is a Bilinear, not a linear map"):
         require_linear("RM", "v", nn.Bilinear(2, 2, 1))
-    with pytest.raises(BackboneError, match="The head v of RM is a NoneType"):
+    with refuses("The head v of RM is a NoneType"):
         require_linear("RM", "v", None)
     for dtype in (torch.uint8, torch.int8, torch.float8_e4m3fn):
         quantized = nn.Linear(4, 1)
         quantized.weight = nn.Parameter(torch.zeros(1, 4).to(dtype), requires_grad=False)
-        with pytest.raises(BackboneError, match="The head v of RM is quantized"):
+        with refuses("The head v of RM is quantized"):
             require_linear("RM", "v", quantized)

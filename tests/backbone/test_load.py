@@ -10,23 +10,15 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from tests.backbone.shared import close, edit_weights, load, refuses
 from tests.tiny import CHAT_TEMPLATE, build_model, byte_tokenizer, edit_config, save_rm
+from torch import Tensor
 
-from ebrm.backbone import Backbone, BackboneConfig, load_backbone, model_limit, open_checkpoint
+from ebrm.backbone import BackboneConfig, load_backbone, model_limit, open_checkpoint
 from ebrm.backbone.build import choose_device, warn_of_attention
 from ebrm.backbone.identity import fingerprint
 from ebrm.data import TextConfig
-from ebrm.errors import BackboneError, ConfigError
-
-
-def load(folder: Path | str, text: TextConfig | None = None, **settings: Any) -> Backbone:
-    return load_backbone(BackboneConfig(str(folder), device="cpu", **settings), text)
-
-
-def edit_weights(folder: Path, **changes: torch.Tensor | None) -> None:
-    path = folder / "model.safetensors"
-    tensors = {**load_file(path), **{name.replace("__", "."): value for name, value in changes.items()}}
-    save_file({k: v for k, v in tensors.items() if v is not None}, path, metadata={"format": "pt"})
+from ebrm.errors import ConfigError
 
 
 class TestLoaded:
@@ -85,115 +77,76 @@ class TestLoaded:
         assert "scores need attention soft-capping; sdpa attention leaves it out" in caplog.text
 
 
+def renamed(names: dict[str, Tensor | None]) -> dict[str, Tensor | None]:
+    return {name.replace(".", "__"): value for name, value in names.items()}
+
+
+ONES, SEVERAL = torch.ones(1, 32), torch.ones(19, 32)
+#: (family, keywords of save_rm, changed tensors, changed configuration, what the refusal holds)
+REFUSED: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any], str]] = {
+    "no head": ("llama", {}, {"score.weight": None}, {}, r"no reward head in its weights \(looked for score, .*random"),
+    "no bias of the head": ("bert", {}, {"classifier.bias": None}, {}, "weights that the model needs: classifier.bias"),
+    "no pooler": ("bert", {}, {"bert.pooler.dense.weight": None}, {}, "model needs: bert.pooler.dense.weight"),
+    "no norm under an attached head": (
+        "llama", {}, {"score.weight": None, "v_head.weight": ONES, "model.norm.weight": None}, {},
+        "lacks weights that the model needs: model.norm.weight",
+    ),
+    "two labels": ("llama", {"num_labels": 2}, {}, {}, "a two-label classifier: its head score gives 2"),
+    "five labels": ("llama", {"num_labels": 5}, {}, {}, "with 5 outputs"),
+    "two labels of an encoder": (
+        "roberta", {"num_labels": 2}, {}, {}, "a two-label classifier: its head classifier.out_proj gives 2 numbers",
+    ),
+    "causal": (
+        "llama", {"kind": "causal"}, {}, {}, r"is a causal language model \(LlamaForCausalLM\) without a reward head",
+    ),
+    "pairwise": ("deberta-v2", {}, {}, {"architectures": ["PairRM"]}, r"a pairwise model \(PairRM\): it compares two"),
+    "pairwise deberta": ("deberta-v2", {}, {}, {"architectures": ["DebertaV2PairRM"]}, "model .DebertaV2PairRM."),
+    "several objectives": (
+        "llama", {}, {"regression_layer.weight": SEVERAL, "gating.weight": SEVERAL + 1}, {},
+        r"scores several objectives and mixes them \(gating.weight",
+    ),
+    "int8 head": ("llama", {}, {"score.weight": ONES.to(torch.int8)}, {}, "The head score of .* is quantized"),
+    "uint8 head": ("llama", {}, {"score.weight": ONES.to(torch.uint8)}, {}, "The head score of .* is quantized"),
+    "float8 head": ("llama", {}, {"score.weight": ONES.to(torch.float8_e4m3fn)}, {}, "head score of .* is quantized"),
+    "text for a number": ("llama", {}, {}, {"hidden_size": "many"}, r"\(model_type 'llama'\): .*damaged, get it again"),
+    "heads that do not divide": ("llama", {}, {}, {"num_attention_heads": 5}, "edited or damaged, get it again"),
+    "unknown type": (
+        "llama", {}, {}, {"model_type": "llama99"},
+        r"cannot read the configuration of .* \(model_type 'llama99'\).*register_family",
+    ),
+    "code of its own": (
+        "llama", {}, {},
+        {"model_type": "llama99", "auto_map": {"AutoConfig": "code.C", "AutoModelForSequenceClassification": "code.M"}},
+        "brings its own code: read it, then allow it with `trust_remote_code=true`",
+    ),
+    "another size": ("llama", {}, {}, {"intermediate_size": 64}, "cannot load"),
+}  # fmt: skip
+
+
 class TestRefused:
+    @pytest.mark.parametrize("case", REFUSED)
+    def test_what_is_no_reward_model_or_incomplete(self, tmp_path: Path, case: str) -> None:
+        family, made, tensors, config, said = REFUSED[case]
+        save_rm(tmp_path, family, **made)
+        if tensors:
+            edit_weights(tmp_path, **renamed(tensors))
+        edit_config(tmp_path, **config)
+        with refuses(said):
+            load(tmp_path)
+
     def test_unknown_name(self) -> None:
-        with pytest.raises(BackboneError, match="There is no reward model nobody/no-such-model: no folder") as caught:
+        with refuses("There is no reward model nobody/no-such-model: no folder") as caught:
             load("nobody/no-such-model")
         assert "\n" not in str(caught.value)
 
-    def test_head_missing(self, tmp_path: Path) -> None:
-        save_rm(tmp_path)
-        edit_weights(tmp_path, score__weight=None)
-        with pytest.raises(
-            BackboneError, match=r"has no reward head in its weights \(looked for score, classifier.*random numbers"
-        ):
-            load(tmp_path)
-
-    def test_head_bias_missing(self, tmp_path: Path) -> None:
-        save_rm(tmp_path, "bert")
-        edit_weights(tmp_path, classifier__bias=None)
-        with pytest.raises(BackboneError, match="lacks weights that the model needs: classifier.bias"):
-            load(tmp_path)
-
-    def test_other_weights_missing(self, tmp_path: Path) -> None:
-        save_rm(tmp_path, "bert")
-        edit_weights(tmp_path, bert__pooler__dense__weight=None)
-        with pytest.raises(BackboneError, match="lacks weights that the model needs: bert.pooler.dense.weight"):
-            load(tmp_path)
-
-    def test_base_weights_missing_under_an_attached_head(self, tmp_path: Path) -> None:
-        save_rm(tmp_path)
-        weights = {"score.weight": None, "v_head.weight": torch.ones(1, 32), "model.norm.weight": None}
-        edit_weights(tmp_path, **{name.replace(".", "__"): value for name, value in weights.items()})
-        with pytest.raises(BackboneError, match="lacks weights that the model needs: model.norm.weight"):
-            load(tmp_path)
-
-    @pytest.mark.parametrize(
-        ("labels", "said"), [(2, "a two-label classifier: its head score gives 2"), (5, "with 5 outputs")]
-    )
-    def test_several_labels(self, tmp_path: Path, labels: int, said: str) -> None:
-        save_rm(tmp_path, num_labels=labels)
-        with pytest.raises(BackboneError, match=said):
-            load(tmp_path)
-
-    def test_two_label_encoder(self, tmp_path: Path) -> None:
-        save_rm(tmp_path, "roberta", num_labels=2)
-        with pytest.raises(BackboneError, match="a two-label classifier: its head classifier.out_proj gives 2 numbers"):
-            load(tmp_path)
-
-    def test_causal_language_model(self, tmp_path: Path) -> None:
-        save_rm(tmp_path, kind="causal")
-        with pytest.raises(
-            BackboneError, match=r"is a causal language model \(LlamaForCausalLM\) without a reward head"
-        ):
-            load(tmp_path)
-
-    @pytest.mark.parametrize("name", ["PairRM", "DebertaV2PairRM"])
-    def test_pairwise(self, tmp_path: Path, name: str) -> None:
-        save_rm(tmp_path, "deberta-v2")
-        edit_config(tmp_path, architectures=[name])
-        with pytest.raises(BackboneError, match=rf"is a pairwise model \({name}\): it compares two responses"):
-            load(tmp_path)
-
-    def test_several_objectives(self, tmp_path: Path) -> None:
-        save_rm(tmp_path)
-        edit_weights(tmp_path, regression_layer__weight=torch.ones(19, 32), gating__weight=torch.ones(19, 32))
-        with pytest.raises(BackboneError, match=r"scores several objectives and mixes them \(gating.weight"):
-            load(tmp_path)
-
-    @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.float8_e4m3fn])
-    def test_quantized_head(self, tmp_path: Path, dtype: torch.dtype) -> None:
-        save_rm(tmp_path)
-        edit_weights(tmp_path, score__weight=torch.ones(1, 32).to(dtype))
-        with pytest.raises(BackboneError, match="The head score of .* is quantized"):
-            load(tmp_path)
-
-    @pytest.mark.parametrize("damage", [{"hidden_size": "many"}, {"num_attention_heads": 5}])
-    def test_a_configuration_that_was_damaged(self, tmp_path: Path, damage: dict[str, Any]) -> None:
-        save_rm(tmp_path)
-        edit_config(tmp_path, **damage)
-        with pytest.raises(BackboneError, match=r"\(model_type 'llama'\): .*edited or damaged, get it again"):
-            load(tmp_path)
-
-    def test_a_model_type_nobody_knows(self, tmp_path: Path) -> None:
-        save_rm(tmp_path)
-        edit_config(tmp_path, model_type="llama99")
-        with pytest.raises(
-            BackboneError, match=r"cannot read the configuration of .* \(model_type 'llama99'\).*register_family"
-        ):
-            load(tmp_path)
-        edit_config(
-            tmp_path, auto_map={"AutoConfig": "code.Config", "AutoModelForSequenceClassification": "code.Model"}
-        )
-        with pytest.raises(
-            BackboneError, match="brings its own code: read it, then allow it with trust_remote_code=True"
-        ):
-            load(tmp_path)
-
-    def test_weights_that_do_not_fit_the_configuration(self, tmp_path: Path) -> None:
-        save_rm(tmp_path)
-        edit_config(tmp_path, intermediate_size=64)
-        with pytest.raises(BackboneError, match="cannot load"):
-            load(tmp_path)
-
     def test_no_tokenizer(self, tmp_path: Path) -> None:
         build_model("llama").save_pretrained(tmp_path)
-        with pytest.raises(BackboneError, match="The tokenizer of .* cannot be loaded"):
+        with refuses("The tokenizer of .* cannot be loaded"):
             load(tmp_path)
 
     @pytest.mark.parametrize("device", ["cuda:7", "nonsense"])
     def test_a_device_that_is_not_there_before_anything_is_loaded(self, device: str) -> None:
-        with pytest.raises(BackboneError, match=f"The device '{device}' cannot be used here"):
+        with refuses(f"The device '{device}' cannot be used here"):
             load_backbone(BackboneConfig("nobody/no-such-model", device=device))
 
 
@@ -230,11 +183,11 @@ class Model(PreTrainedModel):
         own = load(self.save(tmp_path / "own", auto), trust_remote_code=True)
         assert own.identity.architecture == "Model" and own.identity.head_module == "v_head"
         plain = load(save_rm(tmp_path / "plain"))
-        torch.testing.assert_close(own.read(ids).reward, plain.read(ids).reward, atol=1e-5, rtol=1e-5)
+        close(own.read(ids).reward, plain.read(ids).reward, 1e-5)
 
     def test_its_post_processing_is_seen(self, tmp_path: Path) -> None:
         backbone = load(self.save(tmp_path, "AutoModel", "torch.sigmoid"), trust_remote_code=True)
-        with pytest.raises(BackboneError, match="the model applies a sigmoid after its head"):
+        with refuses("the model applies a sigmoid after its head"):
             backbone.read([[9, 8, 7], [5, 6]])
 
 

@@ -31,7 +31,7 @@ from ebrm.backbone.forward import inner_layers
 from ebrm.backbone.identity import BackboneIdentity, fingerprint
 from ebrm.backbone.read import Backbone
 from ebrm.data import TextConfig, make_text_rule
-from ebrm.errors import BackboneError
+from ebrm.errors import BackboneError, setting
 
 logger = logging.getLogger(__name__)
 
@@ -274,7 +274,7 @@ def load_config(checkpoint: Checkpoint, trust: bool) -> Any:
     except (ValueError, TypeError, KeyError, OSError, ImportError, AttributeError, StrictDataclassError) as error:
         needs_code = bool(checkpoint.config.get("auto_map")) and not trust
         advice = (
-            "It brings its own code: read it, then allow it with trust_remote_code=True."
+            f"It brings its own code: read it, then allow it with {setting('trust_remote_code', True)}."
             if needs_code
             else "Use a transformers version that knows it, or teach ebrm with ebrm.backbone.register_family; "
             "if config.json was edited or damaged, get it again."

@@ -263,7 +263,7 @@ def find_blocks(name: str, model: nn.Module) -> tuple[nn.ModuleList, int]:
 
 
 def _stack_config(model: nn.Module) -> Any:
-    """The configuration of the outermost part that states how many layers it has; a family of one's own may have none."""
+    """The configuration of the outermost part that states its number of layers; a family of one's own may have none."""
     for module in model.modules():
         config: Any = getattr(module, "config", None)
         config = config.get_text_config() if hasattr(config, "get_text_config") else config
