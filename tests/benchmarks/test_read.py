@@ -14,17 +14,7 @@ import pytest
 from tests.benchmarks.tiny import user, write_csv, write_json, write_jsonl, write_parquet
 
 from ebrm.benchmarks import Item, read
-from ebrm.benchmarks.read import (
-    Files,
-    Place,
-    Row,
-    Rows,
-    find_files,
-    read_files,
-    read_items,
-    read_rows,
-    remarks,
-)
+from ebrm.benchmarks.read import Files, Place, Row, Rows, find_files, read_files, read_items, read_rows, remarks
 from ebrm.data import RowProblem, prompt_id
 from ebrm.errors import DataError
 

@@ -9,18 +9,15 @@ import pytest
 from tests.benchmarks.tiny import (
     FILES,
     REWARDBENCH_COUNTS,
-    fake_hub,
     messages,
     scores_of,
     table,
-    worth,
     write_jsonl,
     write_parquet,
 )
 
 from ebrm.benchmarks import SECTIONS
 from ebrm.benchmarks.rewardbench import LEGACY_SECTIONS, load, load_legacy, section_scores
-from ebrm.errors import DataError
 
 ROWS = FILES["rewardbench"]["rewardbench.parquet"]
 
@@ -100,24 +97,6 @@ def test_section_scores_weigh_sections_alike() -> None:
     assert len(rest) == 4 + 23
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "data/filtered-00000-of-00001.parquet",
-        "reward-bench/data/filtered-00000-of-00001.parquet",
-        "snapshots/168d/data/filtered-00000-of-00001.parquet",
-        "filtered-0.parquet",
-    ],
-)
-def test_files_of_the_hub_data_set(path: str, tmp_path: Path) -> None:
-    write_parquet(tmp_path / path, ROWS)
-    write_parquet(tmp_path / path.replace("filtered", "raw"), [row | {"subset": "other"} for row in ROWS])
-    benchmark = load(tmp_path)
-    assert len(benchmark) == len(ROWS)
-    assert benchmark.items[0].where.endswith(".parquet:1")
-    assert scores_of(benchmark, table(benchmark, worth))["overall"] == pytest.approx(1.0)
-
-
 def test_json_lines(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "rewardbench.jsonl", [ROWS[0] | {"id": "a"}, ROWS[1] | {"prompt": messages("x", "y", "z")}])
     benchmark = load(tmp_path)
@@ -126,39 +105,3 @@ def test_json_lines(tmp_path: Path) -> None:
     assert [message["content"] for message in benchmark.items[1].prompt] == ["x", "y", "z"]
     assert benchmark.items[1].gold == (1.0, 0.0)
     assert benchmark.items[1].responses == (ROWS[1]["chosen"], ROWS[1]["rejected"])
-
-
-def test_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = fake_hub(monkeypatch, ROWS)
-    benchmark = load(None)
-    assert asked == [("allenai/reward-bench", "filtered")]
-    assert len(benchmark) == len(ROWS)
-    assert "allenai/reward-bench" in benchmark.origin
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"subset": "alpacaeval-medium"}, "unknown subset"),
-        ({"subset": None}, "missing"),
-        ({"chosen": None}, "missing"),
-        ({"prompt": " "}, "empty"),
-        ({"id": 1}, "repeated id"),
-    ],
-)
-def test_bad_rows(change: dict[str, Any], said: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=said) as raised:
-        load(written(tmp_path, *ROWS[:5], ROWS[5] | change))
-    assert "rewardbench.parquet:6" in str(raised.value)
-    assert next(iter(change)) in str(raised.value)
-
-
-def test_missing_column(tmp_path: Path) -> None:
-    rows = [{key: value for key, value in row.items() if key != "subset"} for row in ROWS]
-    with pytest.raises(DataError, match="no such column"):
-        load(written(tmp_path, *rows))
-
-
-def test_nothing_there(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"rewardbench\.parquet"):
-        load(tmp_path)

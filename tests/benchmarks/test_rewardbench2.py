@@ -11,11 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.benchmarks.rules_by_hand import ties_score
-from tests.benchmarks.tiny import FILES, fake_hub, replies, scores_of, table, worth, write_jsonl, write_parquet
+from tests.benchmarks.tiny import FILES, scores_of, table, worth, write_jsonl, write_parquet
 
 from ebrm.benchmarks import Benchmark, Item, Score, padded
 from ebrm.benchmarks.rewardbench2 import TIES_WEIGHTS, load, ties_and_best_of_four
-from ebrm.errors import DataError
 
 ROWS = FILES["rewardbench2"]["rewardbench2.parquet"]
 
@@ -180,48 +179,3 @@ def test_num_correct_decides(tmp_path: Path) -> None:
     write_parquet(tmp_path / "rewardbench2.parquet", [row])
     (item,) = load(tmp_path).items
     assert item.gold == (1.0, 1.0, 1.0, 0.0, 0.0)
-
-
-@pytest.mark.parametrize("folder", ["reward-bench-2/data", "reward-bench-2", "in/reward-bench-2/data"])
-def test_files_of_the_hub_data_set(folder: str, tmp_path: Path) -> None:
-    write_parquet(tmp_path / folder / "test-00000-of-00001.parquet", ROWS)
-    write_parquet(tmp_path / "data" / "test-00000-of-00001.parquet", [{"of": "another data set"}])
-    assert len(load(tmp_path)) == len(ROWS)
-    assert len(load(tmp_path / folder)) == len(ROWS)
-
-
-def test_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = fake_hub(monkeypatch, ROWS)
-    assert len(load(None)) == len(ROWS)
-    assert asked == [("allenai/reward-bench-2", "test")]
-
-
-@pytest.mark.parametrize(
-    ("name", "change", "said"),
-    [
-        ("0", {"subset": "Humour"}, "unknown subset"),
-        ("0", {"rejected": []}, "empty list"),
-        ("0", {"chosen": []}, "empty list"),
-        ("0", {"chosen": replies(1.0, 2), "total_completions": 5}, "expected exactly one"),
-        ("0", {"total_completions": 3}, "not the number of chosen and rejected"),
-        ("0", {"total_completions": "4"}, "not a whole number"),
-        ("0", {"total_completions": True}, "not a whole number"),
-        ("0", {"prompt": ""}, "empty"),
-        ("tied:0", {"id": "tied-0"}, "not ref:N or tied:N"),
-        ("tied:0", {"id": "best:0"}, "not ref:N or tied:N"),
-        ("tied:0", {"id": "tied:0 "}, "not ref:N or tied:N"),
-        ("tied:0", {"num_correct": 1}, "2 or more right"),
-        ("tied:0", {"num_correct": 5}, "2 or more right"),
-        ("ref:0", {"num_correct": 0}, "1 or more right"),
-        ("ref:0", {"num_correct": None, "rejected": [], "total_completions": 1}, "empty list"),
-        ("tied:1", {"id": "tied:00"}, "repeated id"),
-    ],
-)
-def test_bad_rows(name: str, change: dict[str, Any], said: str, tmp_path: Path) -> None:
-    rows = [row | change if row["id"] == name and (":" in name or row["subset"] == "Math") else row for row in ROWS]
-    write_jsonl(tmp_path / "rewardbench2.jsonl", rows)
-    with pytest.raises(DataError, match=said) as raised:
-        load(tmp_path)
-    place = next(number for number, (old, new) in enumerate(zip(ROWS, rows, strict=True), 1) if old is not new)
-    assert f"rewardbench2.jsonl:{place}," in str(raised.value)
-    assert "1 of" in str(raised.value)

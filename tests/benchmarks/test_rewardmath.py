@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.benchmarks.tiny import FILES, fake_hub, scores_of, write_json, write_jsonl, write_parquet
+from tests.benchmarks.tiny import FILES, scores_of, write_json, write_jsonl, write_parquet
 
 from ebrm.benchmarks.rewardmath import expected_reciprocal_rank, load
 from ebrm.errors import DataError
@@ -157,12 +157,6 @@ def test_reciprocal_rank_of_items_of_different_size() -> None:
     assert expected_reciprocal_rank(rewards, gold) == pytest.approx([1 / 4, 1 / 2, 1 / 3])
 
 
-def test_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = fake_hub(monkeypatch, direct())
-    assert len(load(None)) == 3
-    assert asked == [("RewardMATH/RewardMATH", "test")]
-
-
 @pytest.mark.parametrize(
     ("place", "change", "said", "where"),
     [
@@ -191,16 +185,4 @@ def test_bad_pairs(tmp_path: Path) -> None:
     rows[4]["chosen_position"] = "C"
     write_json(tmp_path / "RewardMATH_pairwise.json", rows)
     with pytest.raises(DataError, match="neither A nor B"):
-        load(tmp_path)
-
-
-def test_no_such_column(tmp_path: Path) -> None:
-    write_json(tmp_path / "RewardMATH_direct.json", [{"question": "x", "eval_solution": ["y"]}])
-    with pytest.raises(DataError, match="no such column"):
-        load(tmp_path)
-
-
-def test_repeated_ids(tmp_path: Path) -> None:
-    write_parquet(tmp_path / "rewardmath.parquet", [ROWS[0], ROWS[0]])
-    with pytest.raises(DataError, match="repeated id"):
         load(tmp_path)

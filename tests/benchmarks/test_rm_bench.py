@@ -7,17 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.benchmarks.tiny import (
-    FILES,
-    fake_hub,
-    replies,
-    reply,
-    scores_of,
-    table,
-    worth,
-    write_json,
-    write_parquet,
-)
+from tests.benchmarks.tiny import FILES, replies, scores_of, table, worth, write_json, write_parquet
 
 from ebrm.benchmarks import Benchmark
 from ebrm.benchmarks.rm_bench import load
@@ -136,31 +126,6 @@ def test_part_of_safety_alone_is_said(tmp_path: Path) -> None:
     benchmark = one(tmp_path, domain="safety-response")
     assert benchmark.notes[-1] == "Of safety, only safety-response is present."
     assert [score.name for score in benchmark.scores][:2] == ["overall", "safety"]
-
-
-def test_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = fake_hub(monkeypatch, [row | {"id": number} for number, row in enumerate(ROWS)])
-    assert len(load(None)) == len(ROWS)
-    assert asked == [("THU-KEG/RM-Bench", "train")]
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"domain": "poetry"}, "unknown domain"),
-        ({"chosen": replies(1.0, 2)}, "a list of 2"),
-        ({"rejected": replies(0.0, 4)}, "expected 3 styles"),
-        ({"rejected": []}, "empty list"),
-        ({"chosen": reply(1.0)}, "not a list"),
-        ({"prompt": None}, "missing"),
-    ],
-)
-def test_bad_rows(change: dict[str, Any], said: str, tmp_path: Path) -> None:
-    write_json(tmp_path / "total_dataset.json", [ROWS[0], ROWS[1] | change])
-    with pytest.raises(DataError, match=said) as raised:
-        load(tmp_path)
-    assert "total_dataset.json:2" in str(raised.value)
-    assert next(iter(change)) in str(raised.value)
 
 
 def test_same_id_in_two_domains_is_fine(tmp_path: Path) -> None:

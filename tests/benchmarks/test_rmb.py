@@ -136,25 +136,6 @@ def test_one_set_alone(tmp_path: Path) -> None:
     assert benchmark.notes[0] == "The pairwise set is absent, and so is its half of the overall score."
 
 
-@pytest.mark.parametrize(
-    ("changed", "said"),
-    [
-        ({"category": "Other/Chat"}, "category: does not begin with Helpfulness or Harmlessness"),
-        ({"category": "Chat", "subset": "Helpfulness"}, "does not begin with"),
-        ({"chosen": None}, "chosen: missing"),
-        ({"prompt": user(" ")}, "prompt: empty"),
-        ({"subset": None}, "subset: missing"),
-    ],
-)
-def test_bad_rows(tmp_path: Path, changed: dict[str, Any], said: str) -> None:
-    rows = [prepared_pair(name, "Helpfulness/Chat", "Talk") for name in ("1", "2")]
-    rows[1] |= changed
-    write_parquet(tmp_path / "rmb_pairwise.parquet", rows)
-    with pytest.raises(DataError, match=r"1 of 2 rows") as caught:
-        load(tmp_path)
-    assert said in str(caught.value) and "rmb_pairwise.parquet:2" in str(caught.value)
-
-
 def test_a_list_without_losers(tmp_path: Path) -> None:
     write_json(tmp_path / "RMB_dataset" / "BoN_set" / "x.json", [up_list(1, "Harmlessness/S1", 0)])
     with pytest.raises(DataError, match=r"x\.json:1, loser_list: empty list"):
@@ -165,11 +146,6 @@ def test_a_goal_without_a_scenario(tmp_path: Path) -> None:
     write_json(tmp_path / "RMB_dataset" / "Pairwise_set" / "x.json", [up_pair("1", "Helpfulness")])
     with pytest.raises(DataError, match=r"x\.json:1, category_path: does not begin with"):
         load(tmp_path)
-
-
-def test_rmb_is_not_on_the_hub() -> None:
-    with pytest.raises(DataError, match="Zhou-Zoey/RMB-Reward-Model-Benchmark"):
-        load(None)
 
 
 def test_the_prepared_files(data_folder: Path) -> None:

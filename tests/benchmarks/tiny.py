@@ -119,15 +119,15 @@ def scores_of(benchmark: Benchmark, rewards: Floats, ties: Ties | None = None) -
 # ---- rows ---------------------------------------------------------------------------------------------------------
 
 
-def _pair(name: str, number: int, **columns: Any) -> Row:
-    """A prepared pair; every other prompt is that of the pair before it."""
-    return {
-        "id": f"{name}-{number}",
-        "prompt": messages(f"{name} prompt {number // 2}"),
-        "chosen": reply(1.0),
-        "rejected": reply(0.0),
-        **columns,
-    }
+def _pairs(name: str, groups: Sequence[Row], counts: Sequence[int] = (3, 2, 4)) -> list[Row]:
+    """Prepared pairs with the columns of each group, as often as `counts` says; two in turn share a prompt."""
+    return [
+        {
+            "id": f"{name}-{number}", "prompt": messages(f"{name} prompt {number // 2}"),
+            "chosen": reply(1.0), "rejected": reply(0.0), **group,
+        }
+        for number, group in enumerate(_many(groups, counts))
+    ]  # fmt: skip
 
 
 def _many(groups: Sequence[Row], counts: Sequence[int] = (3, 2, 4)) -> list[Row]:
@@ -136,114 +136,77 @@ def _many(groups: Sequence[Row], counts: Sequence[int] = (3, 2, 4)) -> list[Row]
     return [group for group, count in sized for _ in range(count)]
 
 
-RMB_PAIRS = _many(
-    [
-        {"category": "Helpfulness/Chat", "subset": "Casual Conversation"},
-        {"category": "Helpfulness/Chat", "subset": "Role Playing"},
-        {"category": "Helpfulness/Code", "subset": "Repair"},
-        {"category": "Harmlessness/S1", "subset": "S1"},
-        {"category": "Harmlessness/S2", "subset": "S2"},
+def _scenarios(*paths: str) -> list[Row]:
+    return [
+        {"category": category, "subset": subset} for category, _, subset in (path.rpartition("|") for path in paths)
     ]
-)
-RMB_LISTS = _many(
-    [
-        {"category": "Helpfulness/Chat", "subset": "Casual Conversation"},
-        {"category": "Helpfulness/Code", "subset": "Repair"},
-        {"category": "Helpfulness/Code", "subset": "Tests"},
-        {"category": "Harmlessness/S1", "subset": "S1"},
-    ],
-    (2, 3),
-)
 
 
 def rmb() -> dict[str, list[Row]]:
-    pairs = [_pair("rmb", number, **group) for number, group in enumerate(RMB_PAIRS)]
-    lists = [
+    pairs = _scenarios(
+        "Helpfulness/Chat|Casual Conversation", "Helpfulness/Chat|Role Playing", "Helpfulness/Code|Repair",
+        "Harmlessness/S1|S1", "Harmlessness/S2|S2",
+    )  # fmt: skip
+    lists = _scenarios(
+        "Helpfulness/Chat|Casual Conversation",
+        "Helpfulness/Code|Repair",
+        "Helpfulness/Code|Tests",
+        "Harmlessness/S1|S1",
+    )
+    rows = [
         {
-            "id": f"rmb-{number}",
-            "prompt": messages("hello", "hi", f"then list {number}"),
-            "best": reply(1.0),
-            "losers": replies(0.0, 1 + number % 4),
-            **group,
+            "id": f"rmb-{number}", "prompt": messages("hello", "hi", f"then list {number}"),
+            "best": reply(1.0), "losers": replies(0.0, 1 + number % 4), **group,
         }
-        for number, group in enumerate(RMB_LISTS)
-    ]
-    return {"rmb_pairwise.parquet": pairs, "rmb_bon.parquet": lists}
+        for number, group in enumerate(_many(lists, (2, 3)))
+    ]  # fmt: skip
+    return {"rmb_pairwise.parquet": _pairs("rmb", pairs), "rmb_bon.parquet": rows}
 
 
 def rm_bench() -> dict[str, list[Row]]:
-    domains = _many([{"domain": d} for d in ("chat", "code", "math", "safety-refuse", "safety-response")], (2, 3, 1, 4))
+    domains = [{"domain": d} for d in ("chat", "code", "math", "safety-refuse", "safety-response")]
     rows = [
         {
-            "id": f"rmbench-{number}",
-            "subset": "made up",
-            "prompt": messages(f"styles {number}"),
-            "chosen": replies(1.0, 3),
-            "rejected": replies(0.0, 3),
-            **domain,
+            "id": f"rmbench-{number}", "subset": "made up", "prompt": messages(f"styles {number}"),
+            "chosen": replies(1.0, 3), "rejected": replies(0.0, 3), **domain,
         }
-        for number, domain in enumerate(domains)
-    ]
+        for number, domain in enumerate(_many(domains, (2, 3, 1, 4)))
+    ]  # fmt: skip
     return {"rm_bench.parquet": rows}
 
 
 def judgebench() -> dict[str, list[Row]]:
-    groups = _many(
-        [
-            {"source": source, "response_model": model}
-            for source in ("mmlu-pro-law", "mmlu-pro-physics", "livebench-reasoning", "livebench-math", "livecodebench")
-            for model in ("gpt-4o", "claude")
-        ]
-    )
-    rows = []
-    for number, group in enumerate(groups):
-        right_first = number % 3 == 0
-        rows.append(
-            {
-                "pair_id": f"judge-{number}",
-                "question": f"question {number // 2}",
-                "response_A": reply(float(right_first)),
-                "response_B": reply(float(not right_first)),
-                "label": "A>B" if right_first else "B>A",
-                **group,
-            }
-        )
+    sources = ("mmlu-pro-law", "mmlu-pro-physics", "livebench-reasoning", "livebench-math", "livecodebench")
+    groups = [{"source": source, "response_model": model} for source in sources for model in ("gpt-4o", "claude")]
+    rows = [
+        {
+            "pair_id": f"judge-{number}", "question": f"question {number // 2}",
+            "response_A": reply(float(number % 3 == 0)), "response_B": reply(float(number % 3 != 0)),
+            "label": "A>B" if number % 3 == 0 else "B>A", **group,
+        }
+        for number, group in enumerate(_many(groups))
+    ]  # fmt: skip
     return {"judgebench.parquet": rows}
 
 
+#: The counts of RewardBench's subsets, by which they weigh in their sections.
 REWARDBENCH_COUNTS = {
     "Chat": {
-        "alpacaeval-easy": 100,
-        "alpacaeval-length": 95,
-        "alpacaeval-hard": 95,
-        "mt-bench-easy": 28,
-        "mt-bench-med": 40,
+        "alpacaeval-easy": 100, "alpacaeval-length": 95, "alpacaeval-hard": 95, "mt-bench-easy": 28, "mt-bench-med": 40,
     },
     "Chat Hard": {
-        "mt-bench-hard": 37,
-        "llmbar-natural": 100,
-        "llmbar-adver-neighbor": 134,
-        "llmbar-adver-GPTInst": 92,
-        "llmbar-adver-GPTOut": 47,
-        "llmbar-adver-manual": 46,
+        "mt-bench-hard": 37, "llmbar-natural": 100, "llmbar-adver-neighbor": 134, "llmbar-adver-GPTInst": 92,
+        "llmbar-adver-GPTOut": 47, "llmbar-adver-manual": 46,
     },
     "Safety": {
-        "refusals-dangerous": 100,
-        "refusals-offensive": 100,
-        "xstest-should-refuse": 154,
-        "xstest-should-respond": 250,
+        "refusals-dangerous": 100, "refusals-offensive": 100, "xstest-should-refuse": 154, "xstest-should-respond": 250,
         "donotanswer": 136,
     },
     "Reasoning": {
-        "math-prm": 984,
-        "hep-cpp": 164,
-        "hep-go": 164,
-        "hep-java": 164,
-        "hep-js": 164,
-        "hep-python": 164,
+        "math-prm": 984, "hep-cpp": 164, "hep-go": 164, "hep-java": 164, "hep-js": 164, "hep-python": 164,
         "hep-rust": 164,
     },
-}
+}  # fmt: skip
 REWARDBENCH_LEGACY = REWARDBENCH_COUNTS | {
     "Safety": REWARDBENCH_COUNTS["Safety"] | {"xstest-should-refuse": 250, "xstest-should-respond": 154}
 }
@@ -252,101 +215,49 @@ REWARDBENCH_LEGACY = REWARDBENCH_COUNTS | {
 def rewardbench() -> dict[str, list[Row]]:
     subsets = [{"subset": subset} for counts in REWARDBENCH_COUNTS.values() for subset in counts]
     rows = [
-        {
-            "id": number,
-            "prompt": f"ask {number // 2}",
-            "chosen": reply(1.0),
-            "chosen_model": "someone",
-            "rejected": reply(0.0),
-            "rejected_model": "someone else",
-            **subset,
-        }
-        for number, subset in enumerate(_many(subsets))
+        row | {"id": number, "prompt": f"ask {number // 2}", "chosen_model": "one", "rejected_model": "other"}
+        for number, row in enumerate(_pairs("rb", subsets))
     ]
     return {"rewardbench.parquet": rows}
 
 
 def rewardbench2() -> dict[str, list[Row]]:
-    rows = []
-    for subset in ("Factuality", "Precise IF", "Math", "Safety", "Focus"):
-        for number in range(2 + len(subset) % 3):
-            rows.append((str(number), subset, 1, 3))
+    rows = [
+        (str(number), subset, 1, 3)
+        for subset in ("Factuality", "Precise IF", "Math", "Safety", "Focus")
+        for number in range(2 + len(subset) % 3)
+    ]
     for number, (right, wrong) in enumerate([(2, 3), (3, 2), (4, 1), (2, 1)]):
         rows += [(f"tied:{number}", "Ties", right, wrong), (f"ref:{number}", "Ties", 1, wrong + 1)]
     made = [
         {
-            "id": name,
-            "prompt": f"{subset} {number // 2}",
-            "chosen": replies(1.0, right),
-            "rejected": replies(0.0, wrong),
-            "num_correct": right,
-            "total_completions": right + wrong,
-            "subset": subset,
+            "id": name, "prompt": f"{subset} {number // 2}", "subset": subset,
+            "chosen": replies(1.0, right), "rejected": replies(0.0, wrong),
+            "num_correct": right, "total_completions": right + wrong,
         }
         for number, (name, subset, right, wrong) in enumerate(rows)
-    ]
+    ]  # fmt: skip
     return {"rewardbench2.parquet": made}
-
-
-def llmbar() -> dict[str, list[Row]]:
-    categories = [
-        "LLMBar/Natural",
-        *(f"LLMBar/Adversarial/{subset}" for subset in ("Neighbor", "GPTInst", "GPTOut", "Manual")),
-        *("CaseStudy/Base_9", "CaseStudy/Negation", "Processed/FairEval"),
-    ]
-    groups = _many([{"category": category} for category in categories])
-    return {"llmbar.parquet": [_pair("llmbar", number, **group) for number, group in enumerate(groups)]}
-
-
-def xstest() -> dict[str, list[Row]]:
-    groups = _many(
-        [
-            {"category": "should-respond", "subset": "homonyms"},
-            {"category": "should-respond", "subset": "definitions"},
-            {"category": "should-refuse", "subset": "contrast_homonyms"},
-        ]
-    )
-    return {"xstest_pairs.parquet": [_pair("xstest", number, **group) for number, group in enumerate(groups)]}
-
-
-def hhh() -> dict[str, list[Row]]:
-    groups = _many([{"category": category} for category in ("helpful", "honest", "harmless", "other")])
-    return {"hhh_alignment.parquet": [_pair("hhh", number, **group) for number, group in enumerate(groups)]}
-
-
-def ifbench() -> dict[str, list[Row]]:
-    groups = _many([{"category": "made up", "subset": f"level-{level}"} for level in (1, 2, 3)])
-    return {"ifbench.parquet": [_pair("ifbench", number, **group) for number, group in enumerate(groups)]}
 
 
 def rewardmath() -> dict[str, list[Row]]:
     rows = [
-        {
-            "id": f"problem {number}",
-            "prompt": f"solve {number}",
-            "chosen": reply(1.0),
-            "rejected": replies(0.0, 9),
-        }
-        for number in range(7)
+        {"id": f"problem {n}", "prompt": f"solve {n}", "chosen": reply(1.0), "rejected": replies(0.0, 9)}
+        for n in range(7)
     ]
     return {"rewardmath.parquet": rows}
-
-
-def own_pairs() -> dict[str, list[Row]]:
-    groups = _many([{"category": "first"}, {"category": "second"}])
-    return {"own_pairs.parquet": [_pair("own", number, **group) for number, group in enumerate(groups)]}
 
 
 def own_lists() -> dict[str, list[Row]]:
     rows = [
         {
-            "id": f"list {number}",
-            "category": "ab"[number % 2],
-            "prompt": f"ask {number}",
+            "id": f"list {n}",
+            "category": "ab"[n % 2],
+            "prompt": f"ask {n}",
             "best": reply(1.0),
             "losers": replies(0.0, 3),
         }
-        for number in range(7)
+        for n in range(7)
     ]
     return {"own_lists.parquet": rows}
 
@@ -355,15 +266,24 @@ def own_pools() -> dict[str, list[Row]]:
     gold = [[0.2, 0.9], [0.5, 0.5, 0.1], [1.0, 0.0, 0.0, 1.0], [0.3, 0.1, 0.2], [0.7, 0.7]]
     rows = [
         {
-            "id": f"pool {number}",
-            "category": "ab"[number % 2],
-            "prompt": f"ask {number}",
-            "responses": [reply(one) for one in each],
-            "gold": each,
+            "id": f"pool {n}", "category": "ab"[n % 2], "prompt": f"ask {n}",
+            "responses": [reply(one) for one in each], "gold": each,
         }
-        for number, each in enumerate(gold)
-    ]
+        for n, each in enumerate(gold)
+    ]  # fmt: skip
     return {"own_pools.parquet": rows}
+
+
+LLMBAR_SETS = (
+    "LLMBar/Natural", "LLMBar/Adversarial/Neighbor", "LLMBar/Adversarial/GPTInst", "LLMBar/Adversarial/GPTOut",
+    "LLMBar/Adversarial/Manual", "CaseStudy/Base_9", "CaseStudy/Negation", "Processed/FairEval",
+)  # fmt: skip
+XSTEST_TYPES = _scenarios("should-respond|homonyms", "should-respond|definitions", "should-refuse|contrast_homonyms")
+LEVELS = [{"category": "made up", "subset": f"level-{level}"} for level in (1, 2, 3)]
+
+
+def _categories(*names: str) -> list[Row]:
+    return [{"category": name} for name in names]
 
 
 #: Name of a benchmark to its files, each with its rows.
@@ -374,12 +294,12 @@ FILES: dict[str, dict[str, list[Row]]] = {
     "rewardbench": (_rewardbench := rewardbench()),
     "rewardbench-legacy": _rewardbench,
     "rewardbench2": rewardbench2(),
-    "llmbar": llmbar(),
-    "xstest": xstest(),
-    "hhh": hhh(),
-    "ifbench": ifbench(),
+    "llmbar": {"llmbar.parquet": _pairs("llmbar", _categories(*LLMBAR_SETS))},
+    "xstest": {"xstest_pairs.parquet": _pairs("xstest", XSTEST_TYPES)},
+    "hhh": {"hhh_alignment.parquet": _pairs("hhh", _categories("helpful", "honest", "harmless", "other"))},
+    "ifbench": {"ifbench.parquet": _pairs("ifbench", LEVELS)},
     "rewardmath": rewardmath(),
-    "own_pairs": own_pairs(),
+    "own_pairs": {"own_pairs.parquet": _pairs("own", _categories("first", "second"))},
     "own_lists": own_lists(),
     "own_pools": own_pools(),
 }

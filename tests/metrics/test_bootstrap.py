@@ -111,12 +111,6 @@ def test_rows_of_one_cluster_count_as_one_draw() -> None:
     assert ignoring.high - ignoring.low == pytest.approx((once.high - once.low) / 3, rel=0.1)
 
 
-def test_one_cluster_has_no_interval() -> None:
-    estimate = clustered_mean([0.0, 1.0], ["a", "a"])
-    assert estimate.value == 0.5 and np.isnan([estimate.low, estimate.high]).all()
-    assert not estimate.excludes(0.9)
-
-
 def test_excludes_is_strict() -> None:
     assert Estimate(1.0, 0.5, 2.0).excludes(0.4) and Estimate(1.0, 0.5, 2.0).excludes(2.1)
     assert not Estimate(1.0, 0.5, 2.0).excludes(0.5) and not Estimate(1.0, 0.5, 2.0).excludes(2.0)

@@ -235,13 +235,7 @@ def test_the_ties_score_is_that_of_the_benchmark(seed: int) -> None:
     terms = ties_and_best_of_four(items, np.concatenate([tables[0], tables[2]]))
     parts = {name: terms.value[terms.term == terms.names.index(name)].mean() for name in BY_NAME}
     found = ties_score(*tables, bootstrap=Bootstrap(2))
-    mine = (
-        found.tied_right,
-        found.ref_right,
-        found.lead_over_spread,
-        found.both_leads_over_spread,
-        found.margin,
-    )
+    mine = (found.tied_right, found.ref_right, found.lead_over_spread, found.both_leads_over_spread, found.margin)
     assert mine == pytest.approx(tuple(parts.values()))
     assert found.score.value == pytest.approx(sum(weight * parts[name] for name, weight in BY_NAME.items()))
 

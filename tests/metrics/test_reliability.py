@@ -129,17 +129,6 @@ def test_brier_and_log_loss_have_the_intervals_of_means() -> None:
         assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.08 * width)
 
 
-def test_bins_have_intervals_over_prompts() -> None:
-    generator = np.random.default_rng(3)
-    p = np.repeat(simulate(generator, 500), 4)  # every prompt's four pairs are copies
-    prompt = np.repeat(np.arange(500), 4)
-    clustered, loose = calibration(p, prompt, bins=4), calibration(p, bins=4)
-    for wide, narrow in zip(clustered.bins, loose.bins, strict=True):
-        assert wide.accuracy.value == narrow.accuracy.value
-        ratio = (wide.accuracy.high - wide.accuracy.low) / (narrow.accuracy.high - narrow.accuracy.low)
-        assert ratio == pytest.approx(2, rel=0.15)
-
-
 def test_one_half_is_half_right() -> None:
     confidence, correct = confidence_and_correct([0.5, 0.2, 0.7])
     assert confidence.tolist() == [0.5, 0.8, 0.7] and correct.tolist() == [0.5, 0, 1]

@@ -165,10 +165,7 @@ def test_intervals_cover_the_truth_under_clustered_prompts() -> None:
             term, np.hstack([first, second]), cluster, weights, bootstrap=Bootstrap(400, seed=number)
         )[:, 0]
         truth = weights[0] @ np.stack(
-            [
-                norm.cdf(np.array([0.2, -0.3, 0.5]) / np.sqrt(2)),
-                norm.cdf(np.array([0.4, -0.1, 0.7]) / np.sqrt(2.49)),
-            ],
+            [norm.cdf(np.array([0.2, -0.3, 0.5]) / np.sqrt(2)), norm.cdf(np.array([0.4, -0.1, 0.7]) / np.sqrt(2.49))],
             axis=1,
         )
         a, b = draws[:, :studies], draws[:, studies:]

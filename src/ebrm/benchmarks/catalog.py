@@ -14,15 +14,7 @@ from typing import Any, Literal
 from ebrm.benchmarks import pairwise, read, rewardbench, rewardbench2, rewardmath, rm_bench, rmb
 from ebrm.benchmarks.benchmark import Benchmark, Item, item_success, mean_of_items, pair_agreement, terms_by_group
 from ebrm.benchmarks.read import Files, Place, Row, Rows, find_files, read_files, read_items, remarks
-from ebrm.data import (
-    READERS,
-    Columns,
-    Layout,
-    RowProblem,
-    hash_position,
-    read_preference,
-    reader_of,
-)
+from ebrm.data import READERS, Columns, Layout, RowProblem, hash_position, read_preference, reader_of
 from ebrm.errors import ConfigError, DataError
 
 

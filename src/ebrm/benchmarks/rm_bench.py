@@ -99,10 +99,7 @@ def style_terms(items: Sequence[Item], rewards: Floats, ties: Ties | None = None
     item = np.concatenate([every, part])
     first = len(LEVELS) * np.concatenate([domain, group[part]])
     return Terms(
-        names,
-        (first[:, None] + np.arange(len(LEVELS))).ravel(),
-        np.repeat(item, len(LEVELS)),
-        value[item].ravel(),
+        names, (first[:, None] + np.arange(len(LEVELS))).ravel(), np.repeat(item, len(LEVELS)), value[item].ravel()
     )
 
 

@@ -98,10 +98,7 @@ class ProbeAccuracy:
 
 
 def downstream_correlation(
-    score: ArrayLike,
-    outcome: ArrayLike,
-    *,
-    bootstrap: Bootstrap = Bootstrap(),
+    score: ArrayLike, outcome: ArrayLike, *, bootstrap: Bootstrap = Bootstrap()
 ) -> DownstreamCorrelation:
     """Pearson's and Spearman's correlation of benchmark scores and downstream outcomes over reward models.
 

@@ -212,11 +212,7 @@ def leads(rewards: ArrayLike, gold: ArrayLike) -> tuple[Floats, Floats]:
 
 
 def one_to_many(
-    rewards: ArrayLike,
-    gold: ArrayLike,
-    cluster: ArrayLike | None = None,
-    *,
-    bootstrap: Bootstrap = Bootstrap(),
+    rewards: ArrayLike, gold: ArrayLike, cluster: ArrayLike | None = None, *, bootstrap: Bootstrap = Bootstrap()
 ) -> OneToMany:
     """Accuracy and mean reciprocal rank of right among many wrong responses (RewardMATH, arXiv 2410.01729).
 

@@ -95,11 +95,7 @@ def confidence_and_correct(probability: ArrayLike) -> tuple[Floats, Floats]:
 
 
 def calibration(
-    probability: ArrayLike,
-    cluster: ArrayLike | None = None,
-    bins: int = 10,
-    *,
-    bootstrap: Bootstrap = Bootstrap(1000),
+    probability: ArrayLike, cluster: ArrayLike | None = None, bins: int = 10, *, bootstrap: Bootstrap = Bootstrap(1000)
 ) -> Calibration:
     """Expected calibration error, Brier score and log loss of P(chosen > rejected), folded by confidence.
 

@@ -43,12 +43,7 @@ def score_values(term: ArrayLike, value: ArrayLike, weights: ArrayLike) -> Float
 
 
 def bootstrap_scores(
-    term: ArrayLike,
-    value: ArrayLike,
-    cluster: ArrayLike,
-    weights: ArrayLike,
-    *,
-    bootstrap: Bootstrap = Bootstrap(),
+    term: ArrayLike, value: ArrayLike, cluster: ArrayLike, weights: ArrayLike, *, bootstrap: Bootstrap = Bootstrap()
 ) -> Floats:
     """Resample the scores of `score_values`, the same clusters [k] for every scorer and every score.
 

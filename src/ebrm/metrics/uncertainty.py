@@ -69,11 +69,7 @@ class ErrorBin:
 
 
 def detection_auroc(
-    score: ArrayLike,
-    positive: ArrayLike,
-    cluster: ArrayLike | None = None,
-    *,
-    bootstrap: Bootstrap = Bootstrap(),
+    score: ArrayLike, positive: ArrayLike, cluster: ArrayLike | None = None, *, bootstrap: Bootstrap = Bootstrap()
 ) -> Estimate | None:
     """Area under the ROC curve: probability that a random positive row has a higher score than another (ties one half).
 
@@ -107,11 +103,7 @@ def pair_std(chosen: ArrayLike, rejected: ArrayLike) -> Floats:
 
 
 def error_auroc(
-    uncertainty: ArrayLike,
-    error: ArrayLike,
-    cluster: ArrayLike | None = None,
-    *,
-    bootstrap: Bootstrap = Bootstrap(),
+    uncertainty: ArrayLike, error: ArrayLike, cluster: ArrayLike | None = None, *, bootstrap: Bootstrap = Bootstrap()
 ) -> Estimate | None:
     """`detection_auroc` of errors: probability that a random error is more uncertain than a random correct pair.
 
@@ -126,11 +118,7 @@ def error_auroc(
 
 
 def risk_coverage(
-    uncertainty: ArrayLike,
-    error: ArrayLike,
-    cluster: ArrayLike | None = None,
-    *,
-    bootstrap: Bootstrap = Bootstrap(),
+    uncertainty: ArrayLike, error: ArrayLike, cluster: ArrayLike | None = None, *, bootstrap: Bootstrap = Bootstrap()
 ) -> RiskCoverage:
     """Risk-coverage curve (El-Yaniv and Wiener, 2010) and its area, from uncertainty [p] and error [p] of pairs."""
     uncertainty, wrong, prompts = _pairs(uncertainty, error, cluster)
