@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import logsumexp, softmax
 from scipy.stats import rankdata
+from tests.other_device import other_device
 
 from ebrm.groups import Groups
 
@@ -84,6 +85,16 @@ def test_one_prompt_is_not_split_into_ids(ids):
         Groups.of(ids)
     with pytest.raises(ValueError, match=r"one id for each row \[n\], got the shape \(2, 2\)"):
         Groups.of(torch.zeros(2, 2))
+
+
+def test_groups_of_a_tensor_are_where_it_is_and_those_of_a_list_come_to_the_values():
+    with other_device() as device:
+        here, there = Groups.of([7, 3, 7]), Groups.of(torch.tensor([7, 3, 7]).to(device))
+        assert there.index.device == device and there.index.tolist() == here.index.tolist() == [0, 1, 0]
+        values = torch.tensor([1.0, 2.0, 4.0])
+        for groups, on in ((here, device), (there, device), (there, "cpu")):
+            found = groups.spread(groups.sum(values.to(on)))
+            assert found.device == torch.device(on) and found.tolist() == [5.0, 2.0, 5.0]
 
 
 def test_rows_of_equal_groups_come_together():

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.curate.made_pairs import a_pair_each
+from tests.other_device import other_device
 
 from ebrm.errors import DataError
 from ebrm.pairs import CurationReport, Done, PreferencePairs
@@ -183,6 +184,18 @@ def test_a_selection_takes_every_column_and_leaves_rows_and_ratings(which, place
     for name, value in as_lists(pairs).items():
         known = value if name in ("steps", "ratings") else [value[i] for i in places]
         assert as_lists(some)[name] == known, name
+
+
+def test_pairs_are_where_their_rows_are():
+    known = PreferencePairs.of([0, 1, 2], [1, 2, 3], **COLUMNS, ratings=[1, None, 0, 1])
+    with other_device() as device:
+        pairs = PreferencePairs.of(torch.tensor([0, 1, 2]).to(device), [1, 2, 3], **COLUMNS, ratings=[1, None, 0, 1])
+        for some, of in ((pairs, known), (known.to(device), known), (pairs.select([2, 0]), known.select([2, 0]))):
+            assert some.device == device and as_lists(some) == as_lists(of)
+        flipped, report = pairs.after("flip", flip=[True, False, False], keep=[True, True, False], weight=[1, 2, 9])
+        assert flipped.device == device and flipped.chosen.tolist() == [1, 1] and report.kept == 2
+        assert flipped.difference([0.0, 1.0, 5.0, 2.0]).tolist() == [1.0, -4.0]
+        assert as_lists(pairs.to("cpu")) == as_lists(known)
 
 
 def test_ratings_need_no_pairs():

@@ -39,12 +39,9 @@ def group_advantage(
         reward: rewards.
         groups: the prompt of each row; for rewards of steps, one prompt and one step.
         divide_by_std: whether to divide.
-        ddof: the divisor of the variance is the group's rows minus this. Papers leave it open and public code differs:
-            1 in many (`torch.std`'s default), 0 in others; with 4 rows they differ by 15%.
+        ddof: 0 or 1, taken off the group's rows in the divisor of the variance. Papers leave it open and public code
+            has both; with 4 rows they differ by 15%.
         eps: what is added to the deviation, in the reward's unit, 0 or more.
-
-    Raises:
-        ConfigError: `ddof` not 0 or 1, or an eps below 0 or not finite.
     """
     _check(ddof, eps)
     return match_dtype(_advantage(check_finite(reward, "rewards [n]"), groups, divide_by_std, ddof, eps), reward)
@@ -119,13 +116,7 @@ def reward_ranked_top(reward: ArrayLike, groups: Groups, share: float = 0.2) -> 
     Prompts compete, though a reward's offset is arbitrary for each prompt under Bradley-Terry; `reward_ranked_local`
     has no such trouble. Of equal rewards the first rows are kept.
 
-    Args:
-        reward: rewards.
-        groups: the prompt of each row; for the coverage only.
-        share: of all rows, above 0 and at most 1. 0.2 is the default of the public code, which rounds down as well.
-
-    Raises:
-        DataError: a share that keeps none of the rows there are.
+    `share` is above 0 and at most 1 (public code: 0.2); DataError if it keeps none of the rows there are.
     """
     check_setting("share", share, above=0, at_most=1)
     values = check_finite(reward, "rewards [n]", n=len(groups))
@@ -153,10 +144,7 @@ def contrastive_subsample(score: ArrayLike, groups: Groups, keep: int) -> Select
     That code selects from all rows of a batch together; here, from each prompt's. What is kept no longer has mean
     advantage 0 by itself: compute advantages before. Of equal scores the first rows count as better.
 
-    Args:
-        score: rewards or advantages.
-        groups: the prompt of each row.
-        keep: how many of a prompt, 2 or more: ⌈keep / 2⌉ of the best, ⌊keep / 2⌋ of the worst.
+    `keep` is 2 or more: ⌈keep / 2⌉ of the best and ⌊keep / 2⌋ of the worst of a prompt.
     """
     check_setting("keep", keep, at_least=2)
     rank = groups.rank(check_finite(score, "scores [n]", n=len(groups)))
@@ -184,7 +172,7 @@ def soft_plackett_luce(
 
     Args:
         score: s, what is fitted: a head's scores, or implicit rewards β log(π / π_ref) of a policy.
-        reward: rewards that rank, and say how surely. No gradient goes through them.
+        reward: rewards that rank, by how much. No gradient goes through them.
         groups: the prompt of each row.
         temperature: τ, in the reward's unit, above 0. 0.05 is the paper's.
 

@@ -22,10 +22,7 @@ _EPS = 1e-5
 def length_penalty(length: ArrayLike, free: float = 300.0, rate: float = 0.01) -> Tensor:  # [n] -> [n]
     """Price of every token beyond a limit: -rate · max(0, L - free), the penalty of PAR's code (arXiv 2502.18770).
 
-    Args:
-        length: lengths, 0 or more.
-        free: the length up to which there is no penalty, 0 or more. 300 is that code's.
-        rate: what a token beyond costs, in the reward's unit, 0 or more. 0.01 is that code's.
+    Defaults are that code's; `rate` is in the reward's unit a token.
     """
     check_setting("free", free, at_least=0)
     check_setting("rate", rate, at_least=0)
@@ -57,13 +54,7 @@ def correct_length_penalty(length: ArrayLike, correct: ArrayLike, groups: Groups
     "ER", a baseline of Self-Aligned Reward's code (arXiv 2509.05489). In a group with fewer than two correct responses
     nobody pays.
 
-    Args:
-        length: lengths, 0 or more.
-        correct: c: 1 for a correct response, 0 for a wrong one, or anything between.
-        groups: the prompt of each row.
-
-    Returns:
-        Penalties from -1 (long) to 1 (short).
+    `correct` is c: 1 for a correct response, 0 for a wrong one, or anything between. Penalties are from -1 (long) to 1.
     """
     lengths = check_range(length, 0, math.inf, "lengths [n]", n=len(groups))
     worth = check_range(correct, 0, 1, "correctness [n]", device=lengths.device, n=len(groups))

@@ -36,9 +36,7 @@ def process_delta(score: ArrayLike, groups: Groups) -> Tensor:  # [n] -> [n]
     The last step is left to the reward for success. A response gets its first score in all, however many steps follow,
     and one step repeated adds nothing. The paper combines both: `process_delta(process_clip(score, η), groups)`.
 
-    Args:
-        score: scores of all steps, the steps of a response in their order (other rows may stand between).
-        groups: the response that each step belongs to.
+    Steps of a response are in their order; other rows may stand between.
     """
     scores = check_finite(score, "step scores [n]", n=len(groups))
     groups = groups.to(scores.device)
@@ -193,10 +191,7 @@ def hardness_scale(separability: ArrayLike, responsiveness: ArrayLike | None = N
 def hardness_scaled_advantage(advantage: ArrayLike, scale: ArrayLike, groups: Groups) -> Tensor:  # [n], [q] -> [n]
     """Advantages of each prompt times its scale, A'_i = α_q A_i: with `group_advantage` those of DR-IRL (GRPO-S).
 
-    Args:
-        advantage: advantages.
-        scale: α of each of q prompts, see `hardness_scale`.
-        groups: the prompt of each row.
+    `scale` is α of each of q prompts, see `hardness_scale`.
     """
     values = check_finite(advantage, "advantages [n]", n=len(groups))
     scales = check_finite(scale, "scales [q]", device=values.device, q=groups.count)
