@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from ebrm.benchmarks import available, open_benchmark
-from ebrm.evaluation import ScoredBenchmark, Scores, evaluate
+from ebrm.evaluation import ScoredBenchmark, Scores, evaluate_scores
 from ebrm.metrics import bootstrap_scores
 
 
@@ -45,7 +45,7 @@ def main() -> None:
         scored.append(ScoredBenchmark(benchmark, [Scores(f"model {k}", reward) for k, reward in enumerate(rewards)]))
     items = sum(len(benchmark) for benchmark in benchmarks)
     with timed(f"compare {args.models} models on {len(benchmarks)} benchmarks, {items:,} items"):
-        evaluate(scored, "model 0")
+        evaluate_scores(scored, "model 0")
     rows, terms, models = 15_000, 50, 10
     term, value = generator.integers(0, terms, rows), generator.integers(0, 2, (rows, models))
     with timed(f"bootstrap {rows:,} items, {terms} terms, {models} models, 2,000 resamples"):

@@ -9,6 +9,8 @@ from .data import PreferenceConfig as PreferenceConfig
 from .data import TextConfig as TextConfig
 from .data import load_preferences as load_preferences
 from .errors import EBRMError as EBRMError
+from .evaluation import BenchmarkConfig as BenchmarkConfig
+from .evaluation import evaluate as evaluate
 from .features import FeatureConfig as FeatureConfig
 from .features import extract_features as extract_features
 from .features import import_features as import_features

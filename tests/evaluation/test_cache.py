@@ -92,7 +92,7 @@ def test_an_unfinished_run_is_continued(tmp_path):
 
 def test_features_that_do_not_know_their_texts_are_refused(tmp_path):
     features = Features.from_tensors(torch.zeros(2, 3), torch.zeros(2), PreferencePairs.of([0], [1]))
-    with pytest.raises(FeaturesError, match="do not say which text is which"):
+    with pytest.raises(FeaturesError, match="have no text ids"):
         ReadTexts([save_features(features, tmp_path / "f")])
 
 

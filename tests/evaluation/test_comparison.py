@@ -9,13 +9,13 @@ from tests.evaluation.suites import all_kinds, best_of, pairwise, plain_scores, 
 
 from ebrm.benchmarks import Benchmark
 from ebrm.errors import ConfigError, DataError
-from ebrm.evaluation import BenchmarkResult, Evaluation, ScoredBenchmark, Scores, compare, evaluate
+from ebrm.evaluation import BenchmarkResult, Evaluation, ScoredBenchmark, Scores, compare, evaluate_scores
 from ebrm.metrics import Bootstrap, holm
 
 
 def of_all(seed: int = 0) -> Evaluation:
     scored = [ScoredBenchmark(made, three(made)) for made in all_kinds()]
-    return evaluate(scored, "rm", bootstrap=Bootstrap(100, seed=seed), permutations=199)
+    return evaluate_scores(scored, "rm", bootstrap=Bootstrap(100, seed=seed), permutations=199)
 
 
 @pytest.mark.parametrize("made", all_kinds(), ids=lambda made: made.name)
@@ -116,7 +116,7 @@ def test_overall_scores_are_one_family_over_all_benchmarks() -> None:
 
 def test_an_evaluation_says_how_it_was_made() -> None:
     made = pairwise()
-    evaluation = evaluate(
+    evaluation = evaluate_scores(
         [ScoredBenchmark(made, three(made), {"not sampled": 7})],
         "poor",
         bootstrap=Bootstrap(100, level=0.9, seed=3),
@@ -145,7 +145,7 @@ def test_an_evaluation_says_how_it_was_made() -> None:
 
 def test_one_scorer_alone() -> None:
     made = pairwise()
-    evaluation = evaluate([ScoredBenchmark(made, [plain_scores(made, "rm")])], "rm", permutations=199)
+    evaluation = evaluate_scores([ScoredBenchmark(made, [plain_scores(made, "rm")])], "rm", permutations=199)
     scorer = evaluation.benchmarks[0].scorers["rm"]
     assert scorer.best == scorer.not_worse == frozenset()
     assert all(cell.p is None and cell.difference is None for cell in scorer.entries.values())
@@ -165,17 +165,21 @@ def test_what_cannot_be_compared() -> None:
     with pytest.raises(ConfigError, match="'nobody' is not among .* rm, rm-refined, poor"):
         compare(made, scorers, "nobody", permutations=199)
     with pytest.raises(ConfigError, match="no benchmark"):
-        evaluate([], "rm")
+        evaluate_scores([], "rm")
     with pytest.raises(ConfigError, match="same name: pairs"):
-        evaluate([ScoredBenchmark(made, scorers), ScoredBenchmark(made, scorers)], "rm", permutations=199)
+        evaluate_scores([ScoredBenchmark(made, scorers), ScoredBenchmark(made, scorers)], "rm", permutations=199)
     other = best_of()
     with pytest.raises(ValueError, match="best-of was scored by"):
-        evaluate([ScoredBenchmark(made, scorers), ScoredBenchmark(other, three(other)[:2])], "rm", permutations=199)
+        evaluate_scores(
+            [ScoredBenchmark(made, scorers), ScoredBenchmark(other, three(other)[:2])], "rm", permutations=199
+        )
     with pytest.raises(ValueError, match="was scored by"):
-        evaluate([ScoredBenchmark(made, scorers), ScoredBenchmark(other, three(other)[::-1])], "rm", permutations=199)
+        evaluate_scores(
+            [ScoredBenchmark(made, scorers), ScoredBenchmark(other, three(other)[::-1])], "rm", permutations=199
+        )
     nothing = Scores("rm", np.full((len(made), 2), np.nan))
     with pytest.raises(DataError, match="Pairs: there is no item"):
-        evaluate([ScoredBenchmark(made, (nothing, *scorers[1:]))], "rm", permutations=199)
+        evaluate_scores([ScoredBenchmark(made, (nothing, *scorers[1:]))], "rm", permutations=199)
 
 
 def test_gains_over_the_own_base_are_corrected_over_all_benchmarks() -> None:

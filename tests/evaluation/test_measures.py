@@ -23,10 +23,9 @@ from tests.evaluation.suites import (
 
 from ebrm.benchmarks import Benchmark, Score
 from ebrm.evaluation import MOST_RESAMPLES, ScoredBenchmark, Scores
-from ebrm.evaluation.cells import official_values
-from ebrm.evaluation.measures import Measures, measure
-from ebrm.evaluation.pairs import right_wrong_pairs
-from ebrm.evaluation.scored import common_items
+from ebrm.evaluation.measures import Measures, measure, right_wrong_pairs
+from ebrm.evaluation.results import common_items
+from ebrm.evaluation.score_tables import official_values
 from ebrm.metrics import (
     Bootstrap,
     Estimate,

@@ -68,7 +68,7 @@ def test_base_and_refined_come_from_one_reading(model: Path, tmp_path: Path):
 
 def test_a_second_run_loads_no_reward_model(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     _, first = opened([model], tmp_path)
-    monkeypatch.setattr("ebrm.backbone.load_backbone", lambda *_: pytest.fail("the reward model was loaded"))
+    monkeypatch.setattr("ebrm.backbone.load.load_backbone", lambda *_: pytest.fail("the reward model was loaded"))
     _, again = opened([model], tmp_path)
     for one, other in zip(first, again, strict=True):
         np.testing.assert_array_equal(one.reward, other.reward)
@@ -117,7 +117,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
         return backbone
 
     monkeypatch.setattr(models, "load_backbone", load)
-    monkeypatch.setattr("ebrm.backbone.load_backbone", load)
+    monkeypatch.setattr("ebrm.backbone.load.load_backbone", load)
     return made
 
 

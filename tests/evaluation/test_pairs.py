@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from ebrm.evaluation import pairs as module
-from ebrm.evaluation.pairs import Pairs, right_wrong_pairs
+from ebrm.evaluation import measures as module
+from ebrm.evaluation.measures import Pairs, right_wrong_pairs
 
 NAN = float("nan")
 

@@ -12,7 +12,7 @@ from tests.terminal import write_lines
 
 from ebrm.errors import DataError
 from ebrm.evaluation import read_pools
-from ebrm.evaluation.pools import INCOMPLETE
+from ebrm.evaluation.best_of_n import INCOMPLETE
 
 ROWS: list[dict[str, Any]] = [
     {"prompt_id": "a", "base_reward": 1.0, "reward": 0.5, "gold": 0.0},
@@ -83,7 +83,7 @@ def test_cells_that_are_no_numbers(tmp_path: Path, change: dict[str, Any], words
 
 def test_columns_that_are_not_there(tmp_path: Path) -> None:
     path = str(write_lines(tmp_path / "p.jsonl", ROWS))
-    for call in ({"rewards": ["score"]}, {"gold": "score"}, {"prompt": "score"}):
+    for call in ({"reward": ["score"]}, {"gold": "score"}, {"prompt_column": "score"}):
         with pytest.raises(DataError, match="'score'; it has prompt_id, base_reward, reward, gold"):
             read_pools(path, **call)  # type: ignore[arg-type]
     (tmp_path / "none.jsonl").write_text("")

@@ -7,9 +7,8 @@ import pytest
 from tests.evaluation.suites import benchmark, best_of, item, pairwise, plain_scores, refined_scores
 
 from ebrm.evaluation import ScoredBenchmark, Scores
-from ebrm.evaluation.pairs import right_wrong_pairs
-from ebrm.evaluation.regressions import Flips, count_flips, reward_unit, worst_regressions
-from ebrm.evaluation.scored import Common, common_items
+from ebrm.evaluation.measures import Flips, count_flips, reward_unit, right_wrong_pairs, worst_regressions
+from ebrm.evaluation.results import Common, common_items
 
 
 def both(common: Common) -> tuple[Scores, Scores]:

@@ -6,7 +6,7 @@ import pytest
 from tests.terminal import preference_rows, write_lines
 
 from ebrm.errors import ConfigError
-from ebrm.evaluation import BenchmarkConfig, cache_folder, choose_items, evaluate_models
+from ebrm.evaluation import BenchmarkConfig, cache_folder, choose_items, evaluate
 from ebrm.evaluation.run import NOT_SAMPLED, SEEN, open_benchmarks, seen_prompts
 from ebrm.features import open_features
 
@@ -21,7 +21,7 @@ def mine(tmp_path: Path) -> Path:
 
 
 def test_python_gets_the_evaluation_and_the_rewards_behind_it(model: Path, mine: Path, tmp_path: Path):
-    made = evaluate_models([str(model)], settings(mine, cache=str(tmp_path / "c"), resamples=100, permutations=99))
+    made = evaluate([str(model)], settings(mine, cache=str(tmp_path / "c"), resamples=100, permutations=99))
     assert made.texts_read == 24 and list(made.evaluation.bases) == ["tiny", "m"]
     assert [len(scores.reward) for scores in made.scored[0].scorers] == [12, 12]
     assert made.evaluation.about["m"]["fingerprint"] and made.evaluation.about["tiny"]["reward_model"]["name"]
@@ -42,7 +42,7 @@ def test_all_is_everything_in_the_folder(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("EBRM_DATA", str(tmp_path))
     assert len(open_benchmarks(settings("all"))) == 1
     monkeypatch.delenv("EBRM_DATA")
-    with pytest.raises(ConfigError, match="--data"):
+    with pytest.raises(ConfigError, match="name it with `data`"):
         open_benchmarks(settings("all"))
     (tmp_path / "other_pairs.parquet").unlink()
     with pytest.raises(ConfigError, match="no benchmark in"):

@@ -9,7 +9,7 @@ from tests.evaluation.suites import benchmark, best_of, item, pairwise, plain_sc
 from ebrm.data import prompt_id
 from ebrm.errors import ConfigError, DataError
 from ebrm.evaluation import ScoredBenchmark, Scores, prompt_ids
-from ebrm.evaluation.scored import INFINITE, NO_DENSITY, NOT_A_NUMBER, common_items
+from ebrm.evaluation.results import INFINITE, NO_DENSITY, NOT_A_NUMBER, common_items
 
 
 def test_everything_scored_keeps_everything() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from ebrm.errors import DataError
 from ebrm.evaluation import gold_curves, longest_axis, select, selection_axes
-from ebrm.evaluation.pools import ResponsePools
+from ebrm.evaluation.best_of_n import ResponsePools
 from ebrm.metrics import Bootstrap, mean_curve
 
 

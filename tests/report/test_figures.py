@@ -11,7 +11,7 @@ from PIL import Image
 from tests.report import small
 
 from ebrm.evaluation import Selection, select
-from ebrm.evaluation.pools import ResponsePools
+from ebrm.evaluation.best_of_n import ResponsePools
 from ebrm.metrics import Bootstrap, Estimate, calibration, risk_coverage
 from ebrm.report import figures, write_selection_figure
 from ebrm.report.figures import LOOKS, ForestRow, look_of, selection_figure

@@ -12,7 +12,7 @@ import pytest
 from tests.evaluation.suites import all_kinds, best_of, pairwise, three
 
 from ebrm.data import prompt_id
-from ebrm.evaluation import Entry, Evaluation, ScoredBenchmark, evaluate
+from ebrm.evaluation import Entry, Evaluation, ScoredBenchmark, evaluate_scores
 from ebrm.metrics import Bootstrap, Estimate
 from ebrm.report import evaluation_to_dict, write_results
 from ebrm.report.files import plain, write_items
@@ -28,7 +28,7 @@ def some() -> tuple[Evaluation, list[ScoredBenchmark]]:
         rm.reward[4, 0] = np.nan
         scored.append(ScoredBenchmark(made, (rm, refined, poor), {"not sampled": 9}))
     about = {"rm": {"path": Path("models/rm"), "rate": np.float64(0.5), "bad": math.inf}, "poor": {"base": "wrong"}}
-    evaluation = evaluate(scored, "rm", about=about, versions={"numpy": "2"}, seconds={"reading": 1.0}, **FEW)
+    evaluation = evaluate_scores(scored, "rm", about=about, versions={"numpy": "2"}, seconds={"reading": 1.0}, **FEW)
     return evaluation, scored
 
 
@@ -121,7 +121,7 @@ def test_risk_curves_are_thinned_to_hundredths(made: tuple[Evaluation, list[Scor
 
 def test_a_short_curve_is_whole() -> None:
     few = pairwise(count=7)
-    result = evaluation_to_dict(evaluate([ScoredBenchmark(few, three(few)[:1])], "rm", **FEW))["benchmarks"][0]
+    result = evaluation_to_dict(evaluate_scores([ScoredBenchmark(few, three(few)[:1])], "rm", **FEW))["benchmarks"][0]
     points = result["scorers"]["rm"]["risk"]["confidence"]["curve"]
     assert [point[0] for point in points] == pytest.approx([k / 7 for k in range(1, 8)])
 
@@ -159,7 +159,7 @@ def test_a_density_in_one_benchmark_only(tmp_path: Path) -> None:
         rm, refined, _ = three(each)
         plain_one = replace(refined, std=None, interval=None, prefer=None)
         scored.append(ScoredBenchmark(each, (rm, refined if each.name == "pairs" else plain_one)))
-    evaluation = evaluate(scored, "rm", **FEW)
+    evaluation = evaluate_scores(scored, "rm", **FEW)
     rows = pq.read_table(write_items(tmp_path / "items.parquet", evaluation, scored)).to_pylist()
     for row in rows:
         assert (row["std:rm-refined"] is None) == (row["benchmark"] == "best-of")
@@ -183,7 +183,7 @@ def test_everything_is_written_and_the_same_each_time(
 def test_reward_bench_files_come_along(tmp_path: Path) -> None:
     each = replace(pairwise(count=9), name="rewardbench")
     scored = [ScoredBenchmark(each, three(each)[:1])]
-    files = write_results(tmp_path, evaluate(scored, "rm", **FEW), scored)
+    files = write_results(tmp_path, evaluate_scores(scored, "rm", **FEW), scored)
     assert [file.relative_to(tmp_path).as_posix() for file in files] == [
         "items.parquet",
         "reward-bench/eval-set/local/rm.json",

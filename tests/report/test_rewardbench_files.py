@@ -13,7 +13,7 @@ import pytest
 from tests.evaluation.suites import benchmark, item, plain_scores
 
 from ebrm.benchmarks import Benchmark, Floats, Item, Score, Terms, Ties
-from ebrm.evaluation import Evaluation, ScoredBenchmark, Scores, evaluate
+from ebrm.evaluation import Evaluation, ScoredBenchmark, Scores, evaluate_scores
 from ebrm.metrics import Bootstrap
 from ebrm.report.files import model_names, write_rewardbench
 
@@ -33,7 +33,7 @@ def read(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def written(tmp_path: Path, *scored: ScoredBenchmark) -> tuple[Evaluation, list[str]]:
-    evaluation = evaluate(scored, scored[0].scorers[0].name, **FEW)
+    evaluation = evaluate_scores(scored, scored[0].scorers[0].name, **FEW)
     files = write_rewardbench(tmp_path, evaluation, scored)
     return evaluation, [path.relative_to(tmp_path).as_posix() for path in files]
 

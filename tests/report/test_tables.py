@@ -14,7 +14,7 @@ from tests.evaluation.suites import all_kinds, pairwise, plain_scores, three
 
 from ebrm.benchmarks import Score
 from ebrm.errors import ConfigError
-from ebrm.evaluation import BenchmarkResult, Entry, Evaluation, ScoredBenchmark, ScorerResult, Scores, evaluate
+from ebrm.evaluation import BenchmarkResult, Entry, Evaluation, ScoredBenchmark, ScorerResult, Scores, evaluate_scores
 from ebrm.metrics import Bootstrap, Estimate
 from ebrm.report import Table, details, markdown, overview
 from ebrm.report.tables import COLUMNS, FORMATS, Bold, escape_markdown
@@ -172,7 +172,7 @@ def evaluation() -> Evaluation:
         rm, refined, poor = three(made)
         poor = replace(poor, name='owner/po_or |&%$#{}~^\\<>*`"\n2', unscored={0: "50% too long_"})
         scored.append(ScoredBenchmark(made, (rm, refined, poor), {"not sampled & seen": 2}))
-    return evaluate(scored, "rm", bootstrap=Bootstrap(50), permutations=49)
+    return evaluate_scores(scored, "rm", bootstrap=Bootstrap(50), permutations=49)
 
 
 def test_csv_gives_back_the_numbers(evaluation: Evaluation) -> None:
@@ -201,7 +201,7 @@ def test_every_row_of_markdown_has_as_many_cells(evaluation: Evaluation, table: 
 
 def test_one_scorer_has_no_comparison() -> None:
     made = pairwise()
-    evaluation = evaluate([ScoredBenchmark(made, [plain_scores(made, "rm")])], "rm", **FEW)
+    evaluation = evaluate_scores([ScoredBenchmark(made, [plain_scores(made, "rm")])], "rm", **FEW)
     text = overview(evaluation)
     assert "(reference)" not in text and "ifference" not in text and "Bold" not in text and "†" not in text
     assert "ties" not in text and "in no number" not in text
@@ -210,7 +210,7 @@ def test_one_scorer_has_no_comparison() -> None:
 
 def test_the_reference_may_be_any_scorer() -> None:
     made = pairwise()
-    text = overview(evaluate([ScoredBenchmark(made, three(made))], "rm-refined", **FEW))
+    text = overview(evaluate_scores([ScoredBenchmark(made, three(made))], "rm-refined", **FEW))
     heads = [line for line in text.split("\n") if line.startswith("| Benchmark")]
     assert heads == ["| Benchmark | Items | rm | rm-refined (reference) | poor |", "| Benchmark | rm | poor |"]
 
@@ -219,7 +219,7 @@ def test_refined_scorers_with_a_base_of_their_own_are_compared_with_it() -> None
     made = pairwise()
     rm, refined, poor = three(made)
     other = replace(refined, name="other-refined", base="poor")
-    text = overview(evaluate([ScoredBenchmark(made, (rm, refined, poor, other))], "rm", **FEW))
+    text = overview(evaluate_scores([ScoredBenchmark(made, (rm, refined, poor, other))], "rm", **FEW))
     heads = [line for line in text.split("\n") if line.startswith("| Benchmark")]
     assert heads[2] == "| Benchmark | other-refined minus poor |" and len(heads) == 3
     row = next(line for line in text.split("\n")[text.split("\n").index(heads[2]) :] if line.startswith("| Pairs"))
@@ -228,7 +228,7 @@ def test_refined_scorers_with_a_base_of_their_own_are_compared_with_it() -> None
 
 def test_a_level_is_said_as_it_is() -> None:
     made = pairwise()
-    evaluation = evaluate(
+    evaluation = evaluate_scores(
         [ScoredBenchmark(made, [plain_scores(made, "rm")])], "rm", bootstrap=replace(FEW["bootstrap"], level=0.995)
     )
     assert "99.5% of 20 bootstrap" in overview(evaluation)
@@ -236,7 +236,7 @@ def test_a_level_is_said_as_it_is() -> None:
 
 def test_no_interval_is_nothing() -> None:
     made = pairwise(count=1)
-    evaluation = evaluate([ScoredBenchmark(made, [Scores("rm", np.array([[1.0, 0.0]]))])], "rm", **FEW)
+    evaluation = evaluate_scores([ScoredBenchmark(made, [Scores("rm", np.array([[1.0, 0.0]]))])], "rm", **FEW)
     assert "| Pairs | 1 | 100.0 |" in overview(evaluation)
 
 

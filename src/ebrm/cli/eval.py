@@ -56,7 +56,8 @@ def evaluate(
     """
     settings, output = chosen.of(BenchmarkConfig), chosen.of(Output)
     out = out_folder(output.out)
-    from ebrm.evaluation import cache_folder, evaluate_models
+    from ebrm.evaluation import cache_folder
+    from ebrm.evaluation import evaluate as evaluate_models
 
     console.kept = (
         f"What the reward models said so far is kept in {cache_folder(settings)}; run the same command again to go on."
@@ -65,7 +66,7 @@ def evaluate(
     evaluated = evaluate_models(
         models,
         settings,
-        reward_model=chosen.given(BackboneConfig),
+        backbone=chosen.given(BackboneConfig),
         text=chosen.of(TextConfig),
         features=FeatureConfig(shard_rows=1024, **storage),
     )

@@ -1,4 +1,4 @@
-"""What a reward model said of benchmark texts, kept in a cache: a text is read once, whatever asks for it later.
+"""Cache of base rewards and embeddings of benchmark texts: a text is read once, whatever asks for it later.
 
 A cache folder belongs to one reward model under one text rule. In it lies one features folder for each run that met
 new texts, so that other benchmarks, limits, statistics and energy models on the same reward model find theirs there.
@@ -58,7 +58,7 @@ class ReadTexts:
         ids = read_items(part.path / "items.parquet")["text_id"]
         if None in ids:
             raise FeaturesError(
-                f"The features in {part.path} do not say which text is which: they were imported, or made by an older "
+                f"The features in {part.path} have no text ids: they were imported, or made by an older "
                 "version. Make them anew with `ebrm features`, or give the reward model itself."
             )
         for row, text in enumerate(ids, start=len(self.reward)):
@@ -121,6 +121,6 @@ class TextCache(ReadTexts):
 
 def _key(identity: dict[str, Any], rule: dict[str, Any]) -> str:
     """Name of a cache: readable first, then what decides every number. The same weights share it under any name."""
-    said = {name: value for name, value in identity.items() if name not in ("name", "revision")}
+    decisive = {name: value for name, value in identity.items() if name not in ("name", "revision")}
     name = "".join(char if char.isalnum() else "-" for char in str(identity["name"]).rstrip("/").rpartition("/")[2])
-    return f"{name[:40]}-{sha256_json([said, rule])[:16]}"
+    return f"{name[:40]}-{sha256_json([decisive, rule])[:16]}"

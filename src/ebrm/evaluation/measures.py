@@ -1,8 +1,8 @@
-"""What can be said of scorers on a benchmark besides its official scores: numbers by name, for each scorer.
+"""Measures of scorers on a benchmark besides its official scores: numbers by name, for each scorer.
 
 Intervals are over clusters of items, as those of the scores, from at most 1,000 resamples.
 
-On pairs of a better and a worse response (at most nine an item, see `ebrm.evaluation.pairs`):
+On pairs of a better and a worse response (at most nine an item, see `ebrm.evaluation.measures`):
     pairs: how many.
     accuracy: share of an item's pairs ranked rightly, a tie counting as wrong; mean over items.
     accuracy_ties_half: the same, a tie counting one half.
@@ -41,18 +41,17 @@ Refined scorers against their own base:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ebrm.benchmarks import padded
-from ebrm.evaluation.cells import Official
-from ebrm.evaluation.pairs import Pairs
-from ebrm.evaluation.regressions import count_flips, reward_unit
-from ebrm.evaluation.scored import Common
-from ebrm.evaluation.scores import Scores
+from ebrm.data import conversation
+from ebrm.evaluation.results import Common, Regression, Scores
+from ebrm.evaluation.score_tables import Official
 from ebrm.metrics import (
     Bootstrap,
     Calibration,
@@ -94,7 +93,7 @@ class Measures:
 
 
 @dataclass(frozen=True, eq=False)
-class _Ground:
+class _Shared:
     """What the measures of all scorers share.
 
     Attributes:
@@ -140,27 +139,27 @@ def measure(
         bootstrap: of the intervals, over clusters; more than 1,000 resamples are not used.
     """
     few = replace(bootstrap, resamples=min(bootstrap.resamples, MOST_RESAMPLES))
-    ground = _ground(common, pairs, few)
-    means = _item_means(ground)
+    shared = _shared(common, pairs, few)
+    means = _item_means(shared)
     by_name = {scores.name: (column, scores) for column, scores in enumerate(common.scorers)}
     result = {}
     for column, scores in enumerate(common.scorers):
         metrics = {"pairs": _exact(len(pairs))}
         metrics |= {name: estimates[column] for name, estimates in means.items()}
-        found, curve, risk, margins = _pair_measures(ground, scores)
-        metrics |= found | _length_measures(ground, scores, margins)
-        if len(ground.one_right):
-            metrics["one_to_many_items"] = _exact(len(ground.one_right))
+        found, curve, risk, margins = _pair_measures(shared, scores)
+        metrics |= found | _length_measures(shared, scores, margins)
+        if len(shared.one_right):
+            metrics["one_to_many_items"] = _exact(len(shared.one_right))
         if scores.interval is not None:
             metrics["interval_level"] = _exact(scores.interval_level)
         if scores.base in by_name:
             place, base = by_name[scores.base]
-            metrics |= _against_base(ground, official, (place, base), (column, scores))
+            metrics |= _against_base(shared, official, (place, base), (column, scores))
         result[scores.name] = Measures(metrics, curve, risk, margins)
     return result
 
 
-def _ground(common: Common, pairs: Pairs, bootstrap: Bootstrap) -> _Ground:
+def _shared(common: Common, pairs: Pairs, bootstrap: Bootstrap) -> _Shared:
     gold = common.gold
     there = np.isfinite(gold)
     length = np.full(gold.shape, np.nan)
@@ -169,7 +168,7 @@ def _ground(common: Common, pairs: Pairs, bootstrap: Bootstrap) -> _Ground:
     place = np.nonzero(there)[0]
     right_wrong = bool(np.isin(gold[there], (0.0, 1.0)).all())
     several = (there.sum(axis=1) >= 3) & (np.nansum(gold, axis=1) == 1)
-    return _Ground(
+    return _Shared(
         common,
         pairs,
         there,
@@ -185,9 +184,9 @@ def _ground(common: Common, pairs: Pairs, bootstrap: Bootstrap) -> _Ground:
     )
 
 
-def _item_means(ground: _Ground) -> dict[str, list[Estimate]]:
+def _item_means(shared: _Shared) -> dict[str, list[Estimate]]:
     """The metrics that are means over items: name to one estimate a scorer, all from the same resamples."""
-    common, pairs, gold = ground.common, ground.pairs, ground.common.gold
+    common, pairs, gold = shared.common, shared.pairs, shared.common.gold
     values: dict[str, tuple[Integers, list[Floats]]] = {}
     paired = np.unique(pairs.item)
 
@@ -208,34 +207,34 @@ def _item_means(ground: _Ground) -> dict[str, list[Estimate]]:
         add_pairs("accuracy_ties_half", won + 0.5 * tied)
         add_pairs("ties", tied)
         add_pairs("margin", margin / reward_unit(reward))
-        if len(ground.one_right):
-            rank = reciprocal_rank(reward[ground.one_right], gold[ground.one_right])
-            add("one_to_many", ground.one_right, (rank == 1).astype(np.float64))
-            add("mrr", ground.one_right, rank)
-        if not ground.right_wrong:
+        if len(shared.one_right):
+            rank = reciprocal_rank(reward[shared.one_right], gold[shared.one_right])
+            add("one_to_many", shared.one_right, (rank == 1).astype(np.float64))
+            add("mrr", shared.one_right, rank)
+        if not shared.right_wrong:
             for name, found in zip(("kendall", "spearman"), rank_correlation(reward, gold), strict=True):
                 add(name, varied, np.nan_to_num(found[varied]))
-        if not ground.right_wrong or (np.nansum(gold, axis=1) > 1).any():
+        if not shared.right_wrong or (np.nansum(gold, axis=1) > 1).any():
             add("picked_gold", every, picked_gold(reward, gold))
             add("picked_gold_best", every, np.nanmax(gold, axis=1))
             add("picked_gold_random", every, np.nanmean(gold, axis=1))
     return _clustered_means(
-        {name: (items, np.stack(columns, axis=1)) for name, (items, columns) in values.items()}, ground
+        {name: (items, np.stack(columns, axis=1)) for name, (items, columns) in values.items()}, shared
     )
 
 
-def _clustered_means(values: Mapping[str, tuple[Integers, Floats]], ground: _Ground) -> dict[str, list[Estimate]]:
+def _clustered_means(values: Mapping[str, tuple[Integers, Floats]], shared: _Shared) -> dict[str, list[Estimate]]:
     """Means over items of [m, S] values, each metric with its own items, with intervals over clusters."""
-    scorers = len(ground.common.scorers)
-    columns, rows = [], len(ground.common.gold)
+    scorers = len(shared.common.scorers)
+    columns, rows = [], len(shared.common.gold)
     for items, value in values.values():
         table = np.zeros((rows, 1 + scorers))
         table[items, 0], table[items, 1:] = 1.0, value
         columns += list(table.T)
     if not columns:
         return {}
-    sums = cluster_sums(columns, ground.common.cluster)
-    draws = resample_sums(sums, bootstrap=ground.bootstrap)
+    sums = cluster_sums(columns, shared.common.cluster)
+    draws = resample_sums(sums, bootstrap=shared.bootstrap)
     totals, clusters = sums.sum(axis=0), (sums != 0).sum(axis=0)
     result = {}
     for number, name in enumerate(values):
@@ -243,7 +242,7 @@ def _clustered_means(values: Mapping[str, tuple[Integers, Floats]], ground: _Gro
         count = np.where(draws[:, place] > 0, draws[:, place], np.nan)
         alone = clusters[place] < 2  # one cluster says nothing about how clusters differ
         result[name] = [
-            ground.bootstrap.estimate(
+            shared.bootstrap.estimate(
                 totals[column] / totals[place], np.full(1, np.nan) if alone else draws[:, column] / count
             )
             for column in range(place + 1, place + 1 + scorers)
@@ -252,17 +251,17 @@ def _clustered_means(values: Mapping[str, tuple[Integers, Floats]], ground: _Gro
 
 
 def _pair_measures(
-    ground: _Ground, scores: Scores
+    shared: _Shared, scores: Scores
 ) -> tuple[dict[str, Estimate], Calibration | None, dict[str, RiskCoverage], Floats]:
     """Calibration of P(better > worse), what uncertainty knows of errors, and the margins [p]."""
-    pairs, bootstrap = ground.pairs, ground.bootstrap
+    pairs, bootstrap = shared.pairs, shared.bootstrap
     probability = scores.probability(pairs.item, pairs.a, pairs.b)
     margins = scores.reward[pairs.item, pairs.a] - scores.reward[pairs.item, pairs.b]
     error = margins <= 0
     metrics: dict[str, Estimate] = {}
     curve = None
-    if ground.right_wrong:
-        curve = calibration(probability, ground.cluster, bootstrap=bootstrap)
+    if shared.right_wrong:
+        curve = calibration(probability, shared.cluster, bootstrap=bootstrap)
         metrics |= {"ece": curve.ece, "ece_if_calibrated": _exact(curve.ece_if_calibrated)}
         metrics |= {"brier": curve.brier, "log_loss": curve.log_loss}
     uncertainty = {"confidence": 1 - np.maximum(probability, 1 - probability)}
@@ -270,22 +269,22 @@ def _pair_measures(
         uncertainty["std"] = pair_std(scores.std[pairs.item, pairs.a], scores.std[pairs.item, pairs.b])
     risk = {}
     for name, value in uncertainty.items():
-        auroc = error_auroc(value, error, ground.cluster, bootstrap=bootstrap)
+        auroc = error_auroc(value, error, shared.cluster, bootstrap=bootstrap)
         if auroc is not None:
             metrics[f"error_auroc_{name}"] = auroc
-        risk[name] = risk_coverage(value, error, ground.cluster, bootstrap=bootstrap)
+        risk[name] = risk_coverage(value, error, shared.cluster, bootstrap=bootstrap)
         metrics |= {f"aurc_{name}": risk[name].area, f"aurc_gain_{name}": risk[name].gain}
     metrics |= {"aurc_random": _exact(risk["confidence"].random), "aurc_best": _exact(risk["confidence"].best)}
     return metrics, curve, risk, margins
 
 
-def _length_measures(ground: _Ground, scores: Scores, margins: Floats) -> dict[str, Estimate]:
-    bootstrap = ground.bootstrap
+def _length_measures(shared: _Shared, scores: Scores, margins: Floats) -> dict[str, Estimate]:
+    bootstrap = shared.bootstrap
     correlation = length_correlation(
-        scores.reward[ground.there], ground.length, ground.item, ground.response_cluster, bootstrap=bootstrap
+        scores.reward[shared.there], shared.length, shared.item, shared.response_cluster, bootstrap=bootstrap
     )
-    correct, (first, second) = (margins > 0).astype(np.float64), ground.pair_length.T
-    matched, count = length_matched(correct, first, second, ground.cluster, LENGTH_RATIO, bootstrap=bootstrap)
+    correct, (first, second) = (margins > 0).astype(np.float64), shared.pair_length.T
+    matched, count = length_matched(correct, first, second, shared.cluster, LENGTH_RATIO, bootstrap=bootstrap)
     found = {"length_correlation": correlation, "length_matched_accuracy": matched}
     return {name: estimate for name, estimate in found.items() if np.isfinite(estimate.value)} | {
         "length_matched_pairs": _exact(count)
@@ -293,27 +292,204 @@ def _length_measures(ground: _Ground, scores: Scores, margins: Floats) -> dict[s
 
 
 def _against_base(
-    ground: _Ground, official: Official, base: tuple[int, Scores], refined: tuple[int, Scores]
+    shared: _Shared, official: Official, base: tuple[int, Scores], refined: tuple[int, Scores]
 ) -> dict[str, Estimate]:
     """A refined scorer against its base; each is given with its column in the official values."""
-    bootstrap = ground.bootstrap
+    bootstrap = shared.bootstrap
     weight = official.weights[0][official.term]
     flips = count_flips(official.item, weight, official.value[:, base[0]], official.value[:, refined[0]])
-    before, after = base[1].reward[ground.there], refined[1].reward[ground.there]
+    before, after = base[1].reward[shared.there], refined[1].reward[shared.there]
     metrics = {
         "fixed": _exact(flips.fixed),
         "broken": _exact(flips.broken),
         "sign_test_p": _exact(sign_test(flips.fixed, flips.broken)),
         "starc_to_base": starc_estimate(
-            before, after, ground.prompt, None, ground.response_cluster, bootstrap=bootstrap
+            before, after, shared.prompt, None, shared.response_cluster, bootstrap=bootstrap
         ),
     }
     if refined[1].interval is not None:
-        inside = refined[1].interval[ground.there]
-        metrics["interval_coverage"] = interval_coverage(inside, before, ground.response_cluster, bootstrap=bootstrap)
+        inside = refined[1].interval[shared.there]
+        metrics["interval_coverage"] = interval_coverage(inside, before, shared.response_cluster, bootstrap=bootstrap)
     return metrics
 
 
 def _exact(value: float) -> Estimate:
     """A number without an interval."""
     return Estimate(float(value), float("nan"), float("nan"))
+
+
+#: Pairs of one item at most: nine is all of them for three right and three wrong responses, or one right, nine wrong.
+MOST = 9
+
+# Comparisons of two responses looked at together: bounds the memory.
+_CHUNK_CELLS = 4_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """p pairs of responses, each of one item, ordered by item, better and worse response.
+
+    Attributes:
+        item: int64 [p], place of the item in the benchmark.
+        a: int64 [p], the better response.
+        b: int64 [p], the worse response.
+        weight: float64 [p], one over the number of pairs of that item: every item weighs the same.
+    """
+
+    item: Integers
+    a: Integers
+    b: Integers
+    weight: Floats
+
+    def __len__(self) -> int:
+        return len(self.item)
+
+
+def right_wrong_pairs(gold: Floats, most: int = MOST, seed: int = 0, ids: Sequence[str] | None = None) -> Pairs:
+    """Pair the responses of each item whose gold differs, the better one first.
+
+    An item with more than `most` such pairs gives `most` of them, drawn without replacement. The draw depends on the
+    seed, the item's id and the places of the responses in the item only: not on the other items, nor on their order.
+
+    Args:
+        gold: worth of every response [n, r], NaN beyond an item's last.
+        most: pairs of one item at most, 1 or more.
+        seed: seed of the draws.
+        ids: ids of the items [n], different from each other; None takes their places.
+
+    Returns:
+        The pairs; an item whose responses all have the same gold has none.
+    """
+    if most < 1:
+        raise ValueError(f"most is {most}; an item gives at least one pair")
+    names: Sequence[str] = [str(number) for number in range(len(gold))] if ids is None else ids
+    if len(names) != len(gold):
+        raise ValueError(f"{len(gold)} items and {len(names)} ids")
+    responses = gold.shape[1]
+    size = max(1, _CHUNK_CELLS // max(1, responses**2))
+    items, betters, worses = [], [], []
+    for start in range(0, len(gold), size):
+        part = gold[start : start + size]
+        better = part[:, :, None] > part[:, None, :]  # NaN compares as False
+        crowded = np.flatnonzero(better.sum(axis=(1, 2)) > most)
+        if len(crowded):
+            key = _random_keys([names[start + row] for row in crowded.tolist()], responses**2, seed)
+            key[~better[crowded].reshape(len(crowded), -1)] = np.iinfo(np.uint64).max
+            chosen = np.argpartition(key, most - 1, axis=1)[:, :most]
+            kept = np.zeros((len(crowded), responses**2), dtype=bool)
+            np.put_along_axis(kept, chosen, True, axis=1)
+            better[crowded] = kept.reshape(-1, responses, responses)
+        item, a, b = np.nonzero(better)
+        items.append(item + start)
+        betters.append(a)
+        worses.append(b)
+    item = np.concatenate(items, dtype=np.int64) if items else np.empty(0, np.int64)
+    weight = 1.0 / np.bincount(item, minlength=len(gold))[item]
+    return Pairs(
+        item,
+        np.concatenate(betters, dtype=np.int64) if betters else np.empty(0, np.int64),
+        np.concatenate(worses, dtype=np.int64) if worses else np.empty(0, np.int64),
+        weight,
+    )
+
+
+def _random_keys(names: Sequence[str], count: int, seed: int) -> NDArray[np.uint64]:
+    """`count` random numbers [names, count] for every name: the output function of SplitMix64 (Steele et al. 2014)."""
+    digest = b"".join(
+        hashlib.blake2b(f"{seed}\0{name}".encode("utf-8", "surrogatepass"), digest_size=8).digest() for name in names
+    )
+    state = np.frombuffer(digest, dtype="<u8").astype(np.uint64)[:, None]
+    key = state + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    key = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    key = (key ^ (key >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return key ^ (key >> np.uint64(31))
+
+
+#: Regressions shown for each refined scorer.
+EXAMPLES = 6
+
+# Official values closer than this are equal but for rounding.
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class Flips:
+    """Items whose official value changed from the base to the refined reward.
+
+    Attributes:
+        fixed: how many rose; where items are right or wrong, the base had them wrong and the refined has them right.
+        broken: how many fell.
+    """
+
+    fixed: int
+    broken: int
+
+
+def count_flips(item: Integers, weight: Floats, base: Floats, refined: Floats) -> Flips:
+    """Count the items that refining fixed and broke.
+
+    Args:
+        item: item of each official value [k].
+        weight: weight of each value in the overall score [k]. An item with several values counts by their mean with
+            these weights; one that is in no overall score counts by their plain mean.
+        base: official values of the base reward [k].
+        refined: official values of the refined reward [k].
+    """
+    total, values = np.bincount(item, weights=weight), np.bincount(item)
+    share = np.where(total[item] > 0, weight / np.where(total > 0, total, 1.0)[item], 1.0 / values[item])
+    change = np.bincount(item, weights=share * (refined - base))
+    return Flips(int((change > _ROUNDING).sum()), int((change < -_ROUNDING).sum()))
+
+
+def reward_unit(reward: Floats) -> float:
+    """The standard deviation of a scorer's rewards over all responses, the unit of its margins; 1 if it is 0."""
+    spread = float(np.nanstd(reward))
+    return spread if spread > 0 else 1.0
+
+
+def worst_regressions(
+    common: Common, pairs: Pairs, base: Scores, refined: Scores, most: int = EXAMPLES
+) -> tuple[Regression, ...]:
+    """The pairs that the base reward has right and the refined one has not, the largest drop of the margin first.
+
+    Margins are measured in each scorer's own unit (`reward_unit`). Each prompt shows at most one pair, its worst; pairs
+    of equal drop stay in the order of the items, which is that of their ids.
+
+    Args:
+        common: the items compared.
+        pairs: pairs of their responses.
+        base: scores of the base reward for those items.
+        refined: scores of the refined reward.
+        most: how many at most.
+    """
+    first, second = (
+        scores.reward[pairs.item, pairs.a] - scores.reward[pairs.item, pairs.b] for scores in (base, refined)
+    )
+    drop = first / reward_unit(base.reward) - second / reward_unit(refined.reward)
+    lost = np.flatnonzero((first > 0) & (second <= 0))
+    items = common.benchmark.items
+    worst = lost[np.argsort(-drop[lost], kind="stable")]
+    found: list[Regression] = []
+    seen: set[int] = set()
+    for row in worst.tolist():
+        place, right, wrong = int(pairs.item[row]), int(pairs.a[row]), int(pairs.b[row])
+        prompt = int(common.prompt[place])
+        if prompt in seen:
+            continue
+        seen.add(prompt)
+        item = items[place]
+        found.append(
+            Regression(
+                item=item.id,
+                group=item.group,
+                prompt=conversation(item.prompt),
+                right=item.responses[right],
+                wrong=item.responses[wrong],
+                base=(float(base.reward[place, right]), float(base.reward[place, wrong])),
+                refined=(float(refined.reward[place, right]), float(refined.reward[place, wrong])),
+                scorer=refined.name,
+            )
+        )
+        if len(found) == most:
+            break
+    return tuple(found)

@@ -1,4 +1,4 @@
-"""The models of an evaluation: which reward models read the texts, and which energy models refine what they say."""
+"""Score benchmarks with models: which reward models read the texts, and which energy models refine their rewards."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ebrm.data import TextConfig, prompt_id
 from ebrm.errors import EBRMError, FeaturesError, ModelError
 from ebrm.evaluation.cache import ReadTexts, TextCache
 from ebrm.evaluation.refined import RefinedTexts
-from ebrm.evaluation.scores import Scores
+from ebrm.evaluation.results import Scores
 from ebrm.features import MANIFEST, FeatureConfig, Features, Text, open_features
 from ebrm.model import EnergyRewardModel
 
@@ -67,7 +67,7 @@ class RewardModel:
 
     Attributes:
         name: what its scores are called.
-        texts: what it has said.
+        texts: the texts it has read.
         load: loads it to read more texts; None where there are only features, and once it has read.
         energies: energy models by name.
         about: what it is, for the results.
@@ -170,7 +170,7 @@ def open_models(
         The reward models in the order of `names`, each with the energy models on it.
 
     Raises:
-        EBRMError: a model that is not there or cannot be used; says which.
+        EBRMError: a model that is not there or cannot be used.
     """
     names = list(dict.fromkeys(names))
     folders = {name: open_features(name) for name in names if (Path(name) / MANIFEST).is_file()}
@@ -198,7 +198,7 @@ def open_models(
         elif not opened[name].texts.parts:
             raise ModelError(
                 f"{name} was fitted on features made elsewhere, so it knows no reward model to read benchmarks with. "
-                "Give features of the benchmark too: ebrm eval MODEL FEATURES --benchmark …"
+                "Give features of the benchmark among `models` too."
             )
     for name in names:
         if name not in opened:
@@ -277,7 +277,7 @@ def _is_energy(name: str) -> bool:
         return True  # downloaded before: no network is needed
     try:
         return file_exists(name, _WEIGHTS)
-    except Exception:  # noqa: BLE001 - no network, no such name: what is wrong is said when it is loaded
+    except Exception:  # noqa: BLE001 - no network, no such name: loading it raises the error
         return False
 
 
@@ -302,7 +302,7 @@ def _fits(part: Features, identity: dict[str, Any], rule: dict[str, Any] | None)
 
 
 def _short_names(names: Sequence[str]) -> dict[str, str]:
-    """The shortest ends of paths that still differ and say something."""
+    """The shortest ends of paths that still differ and are no common folder names."""
     parts = {name: [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")] for name in names}
     short = {}
     for name, mine in parts.items():

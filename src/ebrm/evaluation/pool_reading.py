@@ -91,7 +91,7 @@ def read_pool(features: Features, benchmark: Benchmark, cache: Path, reward_mode
 
 
 def tokens_of(features: Features) -> NDArray[np.int64] | None:
-    """Tokens of every item [n]; None where the features do not say."""
+    """Tokens of every item [n]; None where the features do not hold them."""
     if features.path is None:
         return None
     tokens = read_items(features.path / "items.parquet")["tokens"]

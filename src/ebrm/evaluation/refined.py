@@ -29,7 +29,7 @@ _PAIRS = 65536
 
 
 class RefinedTexts:
-    """What an energy model says of the texts of `texts`, in their order; found out part by part, as it is needed.
+    """Refined rewards of the texts of `texts`, in their order; computed folder by folder, as they are needed.
 
     Args:
         model: the energy model.
@@ -79,7 +79,7 @@ class RefinedTexts:
         return Posterior(self._nodes, log_density, torch.zeros(len(rows), dtype=torch.float64))
 
     def _kept(self, part: Features, advance: Callable[[int], None]) -> dict[str, Tensor]:
-        """What the model says of one features folder, from the folder of results or computed and put there."""
+        """Refined rewards of one features folder, from the folder of results or computed and put there."""
         path = None
         if self._folder is not None:
             path = self._folder / f"{sha256_json(part.manifest['files'])[:16]}.safetensors"

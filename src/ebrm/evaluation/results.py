@@ -1,15 +1,19 @@
-"""What an evaluation finds: plain data that tables, files and the report are made from."""
+"""Scores that scorers gave a benchmark, and what an evaluation finds: plain data for tables, files and the report."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 
-from ebrm.benchmarks import Score
+from ebrm.benchmarks import Benchmark, Item, Score
+from ebrm.data import prompt_id
+from ebrm.errors import ConfigError, DataError
 from ebrm.metrics import Bootstrap, Calibration, Estimate, RiskCoverage
 
 Floats = NDArray[np.float64]
@@ -21,7 +25,7 @@ class Entry:
 
     Attributes:
         value: the official score with its interval over prompts.
-        shared: the same with ties between right and wrong responses broken by lot, on average.
+        shared: the same with ties between right and wrong responses broken at random, in expectation.
         difference: minus the reference's, from the same resamples; None for the reference itself.
         p: permutation test of that difference, two-sided; None for the reference itself.
         p_holm: `p` corrected (Holm) for all tests of the same family: the overall scores of all benchmarks and scorers
@@ -97,7 +101,7 @@ class BenchmarkResult:
         counts: score name to (items, prompts) behind it.
         items: items compared.
         prompts: distinct prompts (clusters) of those.
-        excluded: reason to number of items left out before scoring ("seen in training", "not sampled (--limit)").
+        excluded: reason to number of items left out before scoring ("prompt seen in training", "not sampled").
         unscored: scorer to {reason: number of items}; these items are in no number.
         unscored_items: ids of those items, all of them.
         scorers: scorer name to its result, in the order of the evaluation.
@@ -148,3 +152,199 @@ def apart(evaluation: Evaluation) -> list[str]:
     """The refined scorers that no difference to the reference compares with their own base."""
     bases, reference = evaluation.bases, evaluation.reference
     return [name for name, base in bases.items() if base in bases and reference not in (name, base)]
+
+
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Rewards of one scorer for the n items of a benchmark, in tables [n, r] like `Benchmark.gold()`.
+
+    Attributes:
+        name: the scorer, unique in an evaluation ("my-rm", "my-ebrm").
+        reward: float64 [n, r]; NaN beyond an item's last response and where there is no reward.
+        base: name of the scorer that this one refines; None for a reward model itself.
+        std: float64 [n, r], standard deviation of the reward's density; None where there is no density.
+        interval: float64 [n, r, 2], ends of the density's central interval; None where there is no density.
+        interval_level: coverage that the interval claims.
+        prefer: P(response a of item i > its response b) under the densities, from (i [p], a [p], b [p]) to [p]; None
+            where there is no density: then it is the logistic function of the reward difference (Bradley-Terry).
+        unscored: why an item has no reward, by its place in the benchmark.
+    """
+
+    name: str
+    reward: Floats
+    base: str | None = None
+    std: Floats | None = None
+    interval: Floats | None = None
+    interval_level: float = 0.9
+    prefer: Callable[[Integers, Integers, Integers], Floats] | None = None
+    unscored: Mapping[int, str] = field(default_factory=dict)
+
+    def probability(self, item: Integers, a: Integers, b: Integers) -> Floats:
+        """P(response `a` of `item` is better than its response `b`) [p]."""
+        if self.prefer is not None:
+            return self.prefer(item, a, b)
+        return np.asarray(expit(self.reward[item, a] - self.reward[item, b]), dtype=np.float64)
+
+    def take(self, index: Integers) -> Scores:
+        """The scores of the items at `index`, in that order."""
+        prefer = self.prefer
+        place = {int(old): new for new, old in enumerate(index)}
+        return Scores(
+            self.name,
+            self.reward[index],
+            self.base,
+            None if self.std is None else self.std[index],
+            None if self.interval is None else self.interval[index],
+            self.interval_level,
+            None if prefer is None else lambda item, a, b: prefer(np.asarray(index)[item], a, b),
+            {place[old]: reason for old, reason in self.unscored.items() if old in place},
+        )
+
+
+#: Why an item is left out although its scorer gave no reason.
+NOT_A_NUMBER = "the reward is not a number"
+INFINITE = "the reward is infinite"
+NO_DENSITY = "the density of the reward is not a number"
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredBenchmark:
+    """A benchmark with the scores of every scorer.
+
+    Attributes:
+        benchmark: all items that were to be scored.
+        scorers: one for each scorer, in the order of the tables; their rewards are [n, r] like `benchmark.gold()`.
+        excluded: reason to number of items that were left out of `benchmark` before scoring.
+    """
+
+    benchmark: Benchmark
+    scorers: Sequence[Scores]
+    excluded: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Common:
+    """The items that every scorer could score, and the count of the others.
+
+    Attributes:
+        benchmark: only those n items, in the order of their ids: then no sum depends on the order they came in.
+        scorers: the scores of those items.
+        gold: worth of every response [n, r].
+        cluster: int64 [n], number of the item's cluster, clusters numbered in the order of their names.
+        prompt: int64 [n], number of the item's prompt; every prompt lies in one cluster.
+        unscored: scorer to {reason: number of items}; scorers that scored everything are there too, with no reason.
+        unscored_items: ids of the items left out, sorted.
+    """
+
+    benchmark: Benchmark
+    scorers: tuple[Scores, ...]
+    gold: Floats
+    cluster: Integers
+    prompt: Integers
+    unscored: Mapping[str, Mapping[str, int]]
+    unscored_items: tuple[str, ...]
+
+
+def common_items(scored: ScoredBenchmark) -> Common:
+    """Keep the items that every scorer could score, so that all are compared on the same ones.
+
+    An item is left out if a scorer gives a reason for it (`Scores.unscored`), or if one of its rewards, or of its
+    standard deviations or intervals where there are any, is not a finite number.
+
+    Raises:
+        DataError: if no item is left; it names the reasons of every scorer.
+        ConfigError: if two scorers have the same name.
+        ValueError: if the rewards do not fit the items.
+    """
+    benchmark, scorers = scored.benchmark, tuple(scored.scorers)
+    check_names([scores.name for scores in scorers])
+    if not len(benchmark):
+        raise DataError(f"{benchmark.title} ({benchmark.origin}) has no items left to score. At least one is needed.")
+    gold = benchmark.gold()
+    kept = np.ones(len(benchmark), dtype=bool)
+    unscored: dict[str, dict[str, int]] = {}
+    for scores in scorers:
+        reasons = _reasons(scores, gold, benchmark.name)
+        kept[list(reasons)] = False
+        unscored[scores.name] = dict(sorted(Counter(reasons.values()).items()))
+    if not kept.any():
+        raise DataError(_nothing_left(benchmark, unscored))
+    order = sorted(range(len(benchmark)), key=lambda row: benchmark.items[row].id)
+    left = tuple(benchmark.items[row].id for row in order if not kept[row])
+    index = np.array([row for row in order if kept[row]])
+    scorers = tuple(scores.take(index) for scores in scorers)
+    benchmark, gold = benchmark.take(index), gold[index]
+    prompts = prompt_ids(benchmark.items)
+    cluster = [item.cluster or name for item, name in zip(benchmark.items, prompts, strict=True)]
+    # A prompt in two clusters counts as two, so that clusters can be resampled.
+    prompt = [f"{item.cluster}\0{name}" for item, name in zip(benchmark.items, prompts, strict=True)]
+    return Common(benchmark, scorers, gold, _numbers(cluster), _numbers(prompt), unscored, left)
+
+
+def prompt_ids(items: Sequence[Item]) -> list[str]:
+    """The id of every item's prompt; each different prompt is hashed once."""
+    known: dict[tuple[tuple[str, str], ...], str] = {}
+    names = []
+    for item in items:
+        turns = tuple((turn["role"], turn["content"]) for turn in item.prompt)
+        names.append(known.get(turns) or known.setdefault(turns, prompt_id(item.prompt)))
+    return names
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Raise a ConfigError unless there are scorers, each with a name of its own."""
+    if not names:
+        raise ConfigError("There is no reward model to compare. Name at least one.")
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
+    if twice:
+        raise ConfigError(
+            f"Several reward models have the same name: {', '.join(twice)}. Tables and files tell them apart by name: "
+            "give each one its own."
+        )
+
+
+def _reasons(scores: Scores, gold: Floats, benchmark: str) -> dict[int, str]:
+    """Why items cannot be compared, by their place."""
+    reward = scores.reward
+    if reward.shape != gold.shape:
+        raise ValueError(f"{scores.name} on {benchmark}: rewards {reward.shape}, but the responses are {gold.shape}")
+    there = np.isfinite(gold)
+    beyond = np.argwhere(~np.isnan(reward) & ~there)
+    if len(beyond):
+        raise ValueError(f"{scores.name} on {benchmark}: a reward where there is no response, at {beyond[0].tolist()}")
+    reasons: dict[int, str] = {}
+    density = np.zeros_like(there)
+    if scores.std is not None:
+        density |= ~np.isfinite(scores.std)
+    if scores.interval is not None:
+        density |= ~np.isfinite(scores.interval).all(axis=2)
+    for reason, wrong in ((NO_DENSITY, density), (INFINITE, np.isinf(reward)), (NOT_A_NUMBER, np.isnan(reward))):
+        reasons |= dict.fromkeys(np.flatnonzero((wrong & there).any(axis=1)).tolist(), reason)
+    for place, reason in scores.unscored.items():
+        if not 0 <= place < len(gold):
+            raise ValueError(f"{scores.name} on {benchmark}: item {place} is unscored, but there are {len(gold)} items")
+        reasons[place] = reason
+    return reasons
+
+
+def _nothing_left(benchmark: Benchmark, unscored: Mapping[str, Mapping[str, int]]) -> str:
+    """Say that no item of a benchmark can be compared, and why."""
+    total = len(benchmark)
+    reasons_of = "; ".join(
+        f"{name}: " + ", ".join(f"{count:,} of {total:,} items: {reason}" for reason, count in reasons.items())
+        for name, reasons in unscored.items()
+        if reasons
+    )
+    return (
+        f"{benchmark.title}: there is no item that all reward models could score, so there is nothing to compare "
+        f"({reasons_of}). Leave out the reward model that could not score them, or find out why it could not."
+    )
+
+
+def _numbers(labels: Sequence[str]) -> Integers:
+    """Number the labels in their sorted order [n]."""
+    place = {label: number for number, label in enumerate(sorted(set(labels)))}
+    return np.fromiter((place[label] for label in labels), dtype=np.int64, count=len(labels))

@@ -1,11 +1,11 @@
-"""The evaluation from end to end: benchmarks, models, what the models say of the benchmarks, and the comparison."""
+"""Evaluation from end to end: benchmarks, models, their scores, and the comparison."""
 
 from __future__ import annotations
 
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,11 @@ from typing import Any
 from ebrm.benchmarks import Benchmark, available, open_benchmark, sample_prompts
 from ebrm.data import PreferenceConfig, TextConfig, load_preferences, prompt_id
 from ebrm.errors import ConfigError
-from ebrm.evaluation.comparison import evaluate
+from ebrm.evaluation.compare import evaluate_scores
 from ebrm.evaluation.config import BenchmarkConfig
 from ebrm.evaluation.fitted import versions
 from ebrm.evaluation.models import BenchmarkTexts, RewardModel, open_models
-from ebrm.evaluation.results import Evaluation
-from ebrm.evaluation.scored import ScoredBenchmark
+from ebrm.evaluation.results import Evaluation, ScoredBenchmark
 from ebrm.features import MANIFEST, FeatureConfig, open_features
 from ebrm.metrics import Bootstrap
 
@@ -38,26 +37,38 @@ class Evaluated:
     texts_read: int
 
 
-def evaluate_models(
-    models: Sequence[str],
-    settings: BenchmarkConfig,
+def evaluate(
+    models: str | Path | Sequence[str | Path],
+    config: str | Sequence[str] | BenchmarkConfig,
     *,
-    reward_model: dict[str, Any] | None = None,
-    text: TextConfig | None = None,
-    features: FeatureConfig | None = None,
+    backbone: Mapping[str, Any] | None = None,
+    text: TextConfig = TextConfig(),
+    features: FeatureConfig = FeatureConfig(shard_rows=1024),
 ) -> Evaluated:
-    """Evaluate reward models and energy models on benchmarks; base and refined rewards come from the same features.
+    """Evaluate models on benchmarks, with intervals and significance tests of their differences.
+
+    Base and refined rewards come from the same reading of the texts, which is cached: another benchmark statistic or
+    another model on the same reward model reads nothing again.
 
     Args:
-        models: energy model folders, reward models (folder or Hub name) and features folders.
-        settings: benchmarks, statistics and where things are.
-        reward_model: fields of `BackboneConfig` for how reward models run.
-        text: text settings of plain reward models.
+        models: one or more of: a model that `ebrm.fit` made, with any head (folder or Hub name), a reward model (folder
+            or Hub name), a features folder.
+        config: benchmarks by name or file, or all settings.
+        backbone: fields of `BackboneConfig` for how reward models run.
+        text: text settings of plain reward models; energy models bring their own.
         features: how new features are kept.
+
+    Returns:
+        The evaluation and the scores behind it; `ebrm.report` makes tables, files and a page of them.
 
     Raises:
         EBRMError: a benchmark or model that cannot be used; nothing is lost that was read before.
     """
+    names = [str(model) for model in ([models] if isinstance(models, str | Path) else models)]
+    if not names:
+        raise ConfigError("`models` is empty; name at least one model.")
+    if not isinstance(config, BenchmarkConfig):
+        config = BenchmarkConfig((config,) if isinstance(config, str) else tuple(config))
     seconds: dict[str, float] = {}
     started = time.monotonic()
 
@@ -67,18 +78,17 @@ def evaluate_models(
         seconds[stage] = seconds.get(stage, 0.0) + now - started
         started = now
 
-    seen = seen_prompts(settings.seen)
-    chosen = [choose_items(benchmark, settings, seen) for benchmark in open_benchmarks(settings)]
+    seen = seen_prompts(config.seen)
+    chosen = [choose_items(benchmark, config, seen) for benchmark in open_benchmarks(config)]
     texts = [BenchmarkTexts.of(benchmark) for benchmark, _ in chosen]
     lap("benchmarks")
     count = 0
-    kept = features or FeatureConfig(shard_rows=1024)
 
     def read(model: RewardModel) -> None:
         nonlocal count
-        count += model.read(texts, kept)
+        count += model.read(texts, features)
 
-    opened = open_models(models, cache_folder(settings), reward_model or {}, text or TextConfig(), read)
+    opened = open_models(names, cache_folder(config), dict(backbone or {}), text, read)
     lap("reading")
     scored = []
     for benchmark, (chosen_benchmark, excluded) in zip(texts, chosen, strict=True):
@@ -88,12 +98,12 @@ def evaluate_models(
     about = {model.name: model.about for model in opened}
     for model in opened:
         about |= {name: _about(energy) for name, energy in model.energies.items()}
-    reference = settings.reference or opened[0].name
-    evaluation = evaluate(
+    reference = config.reference or opened[0].name
+    evaluation = evaluate_scores(
         scored,
         reference,
-        bootstrap=Bootstrap(settings.resamples, seed=settings.seed),
-        permutations=settings.permutations,
+        bootstrap=Bootstrap(config.resamples, seed=config.seed),
+        permutations=config.permutations,
         about=about,
         versions=versions(),
         seconds=seconds,
@@ -108,7 +118,7 @@ def open_benchmarks(settings: BenchmarkConfig) -> list[Benchmark]:
     names: list[str] = []
     for name in settings.benchmark:
         if name == ALL and data is None:
-            raise ConfigError("`all` means every benchmark of a folder, and there is none: name it with --data.")
+            raise ConfigError("`all` means every benchmark of a folder, and there is none: name it with `data`.")
         names += available(data) if name == ALL and data is not None else [name]
     if not names:
         raise ConfigError(f"There is no benchmark in {data}. Name the files or another folder.")
@@ -148,7 +158,7 @@ def seen_prompts(sources: Sequence[str]) -> set[str]:
 
 
 def cache_folder(settings: BenchmarkConfig) -> Path:
-    """Where what reward models said is kept."""
+    """Folder of the caches of reward models."""
     folder = settings.cache or os.environ.get("EBRM_CACHE")
     if folder:
         return Path(folder)

@@ -12,13 +12,9 @@ import numpy as np
 
 from ebrm.benchmarks import Benchmark
 from ebrm.errors import ConfigError
-from ebrm.evaluation.cells import official_values, standings
-from ebrm.evaluation.measures import measure
-from ebrm.evaluation.pairs import right_wrong_pairs
-from ebrm.evaluation.regressions import worst_regressions
-from ebrm.evaluation.results import BenchmarkResult, Evaluation, ScorerResult
-from ebrm.evaluation.scored import ScoredBenchmark, common_items
-from ebrm.evaluation.scores import Scores
+from ebrm.evaluation.measures import measure, right_wrong_pairs, worst_regressions
+from ebrm.evaluation.results import BenchmarkResult, Evaluation, ScoredBenchmark, ScorerResult, Scores, common_items
+from ebrm.evaluation.score_tables import official_values, standings
 from ebrm.metrics import PERMUTATIONS, Bootstrap, holm
 
 
@@ -35,7 +31,7 @@ def compare(
 
     Args:
         benchmark: the items that were to be scored.
-        scorers: what each scorer says of them, in the order of the tables.
+        scorers: the scores of each scorer, in the order of the tables.
         reference: name of the scorer that the others are compared with.
         bootstrap: of the intervals, over prompts, the same resamples for all scorers; its seed is that of permutations
             and drawn pairs too. Nothing depends on the order of the items.
@@ -43,8 +39,8 @@ def compare(
         excluded: reason to number of items that were left out before scoring; passed on.
 
     Returns:
-        The result. In it, `p_holm` of the overall scores is corrected over the scorers only; `evaluate` corrects over
-        all benchmarks. The metrics' names are explained in `ebrm.evaluation.measures`.
+        The result. In it, `p_holm` of the overall scores is corrected over the scorers only; `evaluate_scores` corrects
+        over all benchmarks. The metrics' names are explained in `ebrm.evaluation.measures`.
 
     Raises:
         DataError: if no item could be scored by all.
@@ -92,7 +88,7 @@ def compare(
     )
 
 
-def evaluate(
+def evaluate_scores(
     scored: Sequence[ScoredBenchmark],
     reference: str,
     *,

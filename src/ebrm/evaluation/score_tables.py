@@ -1,4 +1,4 @@
-"""The official scores of several scorers on one benchmark: intervals, differences, tests, and who is best."""
+"""Official scores of several scorers on one benchmark: intervals, differences, tests, and which are the best."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ebrm.benchmarks import Score, Ties
-from ebrm.evaluation.results import Entry
-from ebrm.evaluation.scored import Common
+from ebrm.evaluation.results import Common, Entry
 from ebrm.metrics import (
     PERMUTATIONS,
     Bootstrap,
@@ -43,7 +42,7 @@ class Official:
         item: int64 [k], item of each value.
         cluster: int64 [k], cluster of each value.
         value: by the benchmark's own rule for ties [k, S].
-        shared: with ties broken by lot, on average [k, S].
+        shared: with ties broken at random, in expectation [k, S].
     """
 
     scores: tuple[Score, ...]
