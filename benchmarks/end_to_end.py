@@ -55,7 +55,7 @@ def turn(model: EnergyRewardModel, prompts: list[str], responses: list[str]) -> 
 def figures(quick: bool) -> Iterator[Figure]:
     """One figure."""
     with tempfile.TemporaryDirectory(prefix="ebrm-end-to-end-") as work:
-        model = fit(features=adapter_folder().parent / "features", work=work, device="cpu").model
+        model = fit(adapter_folder().parent / "features", work=work, device="cpu").model
     prompts, responses = texts(128 if quick else 400)
     expected = model.score(prompts, responses).reward  # warms up
     base, refined = [], []

@@ -84,7 +84,7 @@ def job(what: str, folder: Path) -> dict[str, Any]:
     elif what == "fit":
         features = open_features(folder, verify=False)
         started = time.perf_counter()
-        fitted = fit(features=features)
+        fitted = fit(features)
         seconds = time.perf_counter() - started
         fitted.model.save_pretrained(model)
         return {"seconds": seconds, "epochs": len(fitted.history), "peak_bytes": peak_bytes()} | fitted.seconds

@@ -275,7 +275,7 @@ def prepare(folder: Path, count: int) -> tuple[Path, list[Text], float]:
     from ebrm.backbone import adapter_folder
     from ebrm.fitting import fit
 
-    model = fit(features=adapter_folder().parent / "features", work=folder / "work", device="cpu").model
+    model = fit(adapter_folder().parent / "features", work=folder / "work", device="cpu").model
     model.save_pretrained(folder / "model")
     texts = make_texts(lambda prompts, responses: model.score(prompts, responses).reward.tolist(), count)
     tokens = [model.backbone.tokenize(text.prompt, text.response) for text in texts]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from ebrm.heads import EnergyNetwork, FitConfig, InferenceConfig, RewardDensity
+from ebrm.heads import EnergyConfig, EnergyHead, EnergyNetwork, InferenceConfig, NCEConfig
 
 #: Rows refined at a time.
 BATCH = 1024
@@ -109,7 +109,7 @@ class PlainAscent:
 
 def plain_refine(
     network: PlainEnergy,
-    density: RewardDensity,  # its units, support and training range
+    density: EnergyHead,  # its units, support and training range
     embedding: Tensor,  # [n, d]
     reward: Tensor,  # [n], base units
     settings: InferenceConfig = InferenceConfig(estimate="ascent"),  # noqa: B008 - frozen
@@ -180,26 +180,28 @@ def nce_loss(
 def plain_epoch(
     network: PlainEnergy,
     optimizer: torch.optim.Optimizer,
-    density: RewardDensity,  # its units
+    density: EnergyHead,  # its units
     embedding: Tensor,  # [n, d]
     reward: Tensor,  # [n], base units
-    settings: FitConfig,  # noise, negatives, batch_rows, regularization
+    config: EnergyConfig,  # objective NCE: noise, negatives, batch_rows, regularization
     generator: torch.Generator,
 ) -> float:
     """One shuffled pass of NCE+ over the rows; the mean loss. Dropout draws from torch's own generator."""
     network.requires_grad_().train()
     device = next(network.parameters()).device
-    sigmas = tuple(s * settings.reward_scale for s in settings.noise_scales)
+    objective, training = config.objective, config.training
+    assert isinstance(objective, NCEConfig)
+    sigmas = tuple(s * training.reward_scale for s in objective.noise_scales)
     total = 0.0
-    for batch in torch.randperm(len(reward), generator=generator).split(settings.batch_rows):
+    for batch in torch.randperm(len(reward), generator=generator).split(training.batch_rows):
         e = density.standardizer.embed(embedding[batch].to(device))
         r = density.standardizer.to_internal(reward[batch].to(device))
-        y = draw_samples(r, sigmas, settings.beta, settings.negatives, generator)
+        y = draw_samples(r, sigmas, objective.beta, objective.negatives, generator)
         wide = network.joint[0].in_features
         rows = max(1, CONCATENATED // (y.shape[1] * wide))
         optimizer.zero_grad(set_to_none=True)
         for e_part, r_part, y_part in zip(e.split(rows), r.split(rows), y.split(rows), strict=True):
-            loss = nce_loss(network, e_part, r_part, y_part, sigmas, settings.regularization)
+            loss = nce_loss(network, e_part, r_part, y_part, sigmas, training.regularization)
             loss = loss * (len(r_part) / len(r))
             loss.backward()
             total += float(loss.detach()) * len(r) / len(reward)

@@ -17,7 +17,7 @@ from torch import Tensor
 from benchmarks.plain import plain_network, plain_refine
 from benchmarks.rows import fit_briefly, made_rows
 from benchmarks.timing import Figure, Ratio, compare_each
-from ebrm.heads import UNMEASURED, FitConfig, InferenceConfig, NetworkConfig, RewardDensity, paper_settings
+from ebrm.heads import UNMEASURED, EnergyConfig, EnergyHead, LikelihoodConfig, NetworkConfig, TrainingConfig
 
 ASCENT, GRID, DEFAULT = "refine, same rule (ascent)", "posterior on a grid", "default model"
 #: Ratios that must be reached on two CPU cores, by embedding size.
@@ -59,25 +59,24 @@ class Error:
 
 @torch.no_grad()
 def error(
-    density: RewardDensity,
+    density: EnergyHead,
     embedding: Tensor,  # [n, d]
     reward: Tensor,  # [n], base units
-    settings: InferenceConfig = InferenceConfig(),  # noqa: B008 - frozen
     points: int = 4097,
 ) -> Error:
     """How far mean and mode of `refine` are from the network evaluated at `points` equally spaced rewards, float64."""
-    refined = density.refine(embedding, reward, settings)
+    refined = density.refine(embedding, reward)
     network = copy.deepcopy(density.network).double()
     nodes = torch.linspace(*density.support_bounds(), points, dtype=torch.float64, device=density.device)
     step = nodes[1] - nodes[0]
     weight = torch.full_like(nodes, float(step))
     weight[[0, -1]] /= 2
     mean, mode, std = [], [], []
-    units, trust = density.standardizer, density.trust
-    width = trust.base_noise * float(units.reward_scale)
+    units, fusion = density.standardizer, density.fusion
+    width = fusion.base_noise * float(units.reward_scale)
     for e, r0 in zip(embedding.split(8), reward.split(8), strict=True):
         e, r0 = units.embed(e.to(density.device)).double(), units.to_internal(r0.to(density.device)).double()
-        f = trust.power * network.on_nodes(network.embed(e), nodes)
+        f = fusion.power * network.on_nodes(network.embed(e), nodes)
         f = f - 0.5 * ((r0.unsqueeze(1) - nodes) / width) ** 2
         p = (f - f.amax(1, keepdim=True)).exp()
         p = p / (p * weight).sum(1, keepdim=True)
@@ -111,26 +110,30 @@ def _at_size(d: int, quick: bool, device: str) -> Iterator[Figure]:
     fitted_on = FITTED_ROWS[quick]
     embedding, reward = made_rows(max(fitted_on, *counts) if quick else OWN_ROWS[-1], d)
     e, r = embedding[:fitted_on], reward[:fitted_on]
-    brief = FitConfig(objective="likelihood", epochs=2 if quick else 6, nodes=16, batch_rows=128)
-    small = fit_briefly(e, r, NetworkConfig(size="small"), brief).density.to(device)
+    brief = EnergyConfig(
+        network=NetworkConfig(size="small"), objective=LikelihoodConfig(nodes=16),
+        training=TrainingConfig(epochs=2 if quick else 6, batch_rows=128),
+    )  # fmt: skip
+    small = fit_briefly(e, r, brief).head.to(device)
     # At the paper's rate the network bends less: its ascents are shorter, and ours takes fewer nodes.
-    gentle = replace(brief, learning_rate=paper_settings()[1].learning_rate)
-    smooth = fit_briefly(e, r, NetworkConfig(size="small"), gentle).density.to(device)
-    default = fit_briefly(e, r, NetworkConfig(), FitConfig()).density.to(device)
-    default.trust = UNMEASURED  # however far the density is trusted, it is computed: the check shall not pass it over
+    gentle = replace(brief.training, learning_rate=EnergyConfig.paper().training.learning_rate)
+    smooth = fit_briefly(e, r, replace(brief, training=gentle)).head.to(device)
+    default = fit_briefly(e, r, EnergyConfig()).head.to(device)
+    assert isinstance(small, EnergyHead) and isinstance(smooth, EnergyHead) and isinstance(default, EnergyHead)
+    default.fusion = UNMEASURED  # the density is computed whatever its weight: the check shall not pass it over
     for name, density in (("small", small), ("small at the paper's rate", smooth), ("default", default)):
         checked = 16 if quick else 64
         found = error(density, embedding[-checked:], reward[-checked:])
         print(f"d = {d:,}, {name}: mean off by {found.mean:.1e}, mode by {found.mode:.1e} std on {checked} rows")
         found.check(f"d = {d:,}, {name}")
-    network = plain_network(small.network)
+    network, climbing = plain_network(small.network), small.with_inference(estimate="ascent")
 
     def ways(n: int) -> dict[str, Callable[[], object]]:
         e, r = embedding[:n], reward[:n]
         return {
-            ASCENT: partial(small.refine, e, r, InferenceConfig(estimate="ascent")),
-            GRID: partial(small.refine, e, r, InferenceConfig()),
-            DEFAULT: partial(default.refine, e, r, InferenceConfig()),
+            ASCENT: partial(climbing.refine, e, r),
+            GRID: partial(small.refine, e, r),
+            DEFAULT: partial(default.refine, e, r),
         }
 
     for n in counts:
@@ -147,7 +150,7 @@ def _at_size(d: int, quick: bool, device: str) -> Iterator[Figure]:
     plain = partial(plain_refine, plain_network(smooth.network), smooth, embedding[:n], reward[:n])
     steps = plain().steps
     print(f"d = {d:,}: at the paper's rate the plain ascent takes {', '.join(map(str, steps))} steps on {n} rows")
-    ways_of_smooth = {GRID: partial(smooth.refine, embedding[:n], reward[:n], InferenceConfig())}
+    ways_of_smooth = {GRID: partial(smooth.refine, embedding[:n], reward[:n])}
     ratio = compare_each(plain, ways_of_smooth, 3, warm_up=False)[GRID]
     called = f"{GRID}, fitted at the paper's rate: plain stops after {max(steps)} steps"
     yield _figure(GRID, ratio, d, n, device, REQUIRED[GRID][d], called=called)
@@ -171,11 +174,15 @@ def _large(quick: bool, device: str) -> Iterator[Figure]:
     """The published network for 8B reward models: one size, few rows, no requirement."""
     d, n = 4096, 4 if quick else _LARGE_ROWS
     embedding, reward = made_rows(32 if quick else 128, d)
-    brief = FitConfig(objective="likelihood", epochs=1, nodes=8, batch_rows=16)
-    density = fit_briefly(embedding, reward, NetworkConfig(size="large"), brief).density.to(device)
+    brief = EnergyConfig(
+        network=NetworkConfig(size="large"), objective=LikelihoodConfig(nodes=8),
+        training=TrainingConfig(epochs=1, batch_rows=16),
+    )  # fmt: skip
+    density = fit_briefly(embedding, reward, brief).head.to(device)
+    assert isinstance(density, EnergyHead)
     e, r = embedding[:n], reward[:n]
     plain = partial(plain_refine, plain_network(density.network), density, e, r)
-    density.refine(e[:1], r[:1], InferenceConfig())  # sets up what does not grow with the rows
-    ways = {GRID: partial(density.refine, e, r, InferenceConfig())}
+    density.refine(e[:1], r[:1])  # sets up what does not grow with the rows
+    ways = {GRID: partial(density.refine, e, r)}
     ratio = compare_each(plain, ways, 1 if quick else 3, warm_up=False)[GRID]
     yield Figure.from_ratio(GRID, ratio, d=d, network="large", rows=n, device=device)

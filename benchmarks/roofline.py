@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -23,10 +23,12 @@ from benchmarks.plain import plain_network, plain_refine
 from benchmarks.rows import fit_briefly, made_rows
 from benchmarks.timing import seconds
 from ebrm.heads import (
-    FitConfig,
+    EnergyConfig,
+    EnergyHead,
     InferenceConfig,
+    LikelihoodConfig,
     NetworkConfig,
-    RewardDensity,
+    TrainingConfig,
     find_interpolation,
     grid_nodes,
     posterior,
@@ -36,7 +38,8 @@ from ebrm.heads import (
 
 #: Floats of the embeddings that a step of inference is timed on: 64 MiB, more than the last cache holds.
 FLOATS = 2**24
-OURS = FitConfig(objective="likelihood")
+OBJECTIVE = LikelihoodConfig()
+OURS = EnergyConfig(objective=OBJECTIVE)
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,7 @@ class Shape:
         return 2.0 * sum(a * b for a, b in zip(self.joint, (*self.joint[1:], 1), strict=True))
 
 
-def shape_of(density: RewardDensity, d: int, settings: InferenceConfig) -> Shape:
+def shape_of(density: EnergyHead, d: int, settings: InferenceConfig) -> Shape:
     """The sizes of a fitted density; nodes are those that its interpolation needs, or the grid's without one."""
     space = find_interpolation(density.network, density.support_bounds())
     network = density.network
@@ -187,10 +190,9 @@ def measure_rates(shape: Shape, rows: int) -> Rates:
 
 
 @torch.no_grad()
-def refining_steps(density: RewardDensity, shape: Shape, rates: Rates, embedding: Tensor, reward: Tensor) -> list[Step]:
+def refining_steps(density: EnergyHead, shape: Shape, rates: Rates, embedding: Tensor, reward: Tensor) -> list[Step]:
     """The steps of `refine(estimate="mean")`, then the whole of it; `embedding` [n, d], `reward` [n]."""
     n, width, network = len(reward), shape.joint[0], density.network
-    settings = InferenceConfig(nodes=shape.grid)
     grid = grid_nodes(*density.support_bounds(), shape.grid)
     space = find_interpolation(network, density.support_bounds())
     nodes = grid.float() if space is None else space.nodes.float()
@@ -239,14 +241,14 @@ def refining_steps(density: RewardDensity, shape: Shape, rates: Rates, embedding
             values=2.0 * shape.grid, function=rates.exp, traffic=2 * 8.0 * shape.grid,
         ),
         step(
-            "**refine, all of it**", lambda: density.refine(embedding, reward, settings),
+            "**refine, all of it**", lambda: density.with_inference(nodes=shape.grid).refine(embedding, reward),
             operations=2.0 * shape.d * width + shape.network_operations,
             values=shape.network_values, traffic=4.0 * shape.d + weights,
         ),
     ]  # fmt: skip
 
 
-def plain_steps(density: RewardDensity, shape: Shape, rates: Rates, embedding: Tensor, reward: Tensor) -> list[Step]:
+def plain_steps(density: EnergyHead, shape: Shape, rates: Rates, embedding: Tensor, reward: Tensor) -> list[Step]:
     """One step of the plain ascent: two forwards and one backward in r."""
     network, width = plain_network(density.network), shape.joint[0]
     rows = slice(0, 1024)
@@ -264,12 +266,12 @@ def plain_steps(density: RewardDensity, shape: Shape, rates: Rates, embedding: T
     ]  # fmt: skip
 
 
-def training_steps(density: RewardDensity, shape: Shape, rates: Rates, embedding: Tensor, reward: Tensor) -> list[Step]:
+def training_steps(density: EnergyHead, shape: Shape, rates: Rates, embedding: Tensor, reward: Tensor) -> list[Step]:
     """One optimizer step of ours, a row, and the optimizer's own part of it."""
-    n, width, evaluated = OURS.batch_rows, shape.joint[0], OURS.nodes + 1
+    n, width, evaluated = OURS.training.batch_rows, shape.joint[0], OBJECTIVE.nodes + 1
     optimizer = torch.optim.AdamW(density.network.parameters(), lr=1e-6)
     generator = torch.Generator().manual_seed(0)
-    whole = typical(lambda: train_step(density, embedding[:n], reward[:n], OURS, optimizer, generator)) / n
+    whole = typical(lambda: train_step(density, embedding[:n], reward[:n], optimizer, generator)) / n
     moments = 7 * 4.0 * shape.parameters / n  # weight, gradient and two moments read, the weight and moments written
     units = float(evaluated * sum(shape.joint))
     operations = 2 * 2.0 * shape.d * width + 3 * evaluated * shape.head_operations
@@ -317,9 +319,10 @@ def roofline(d: int, size: str) -> str:
     """Both tables for one network, fitted briefly on made-up rows."""
     rows = FLOATS // d
     embedding, reward = made_rows(rows, d)
-    training = FitConfig() if size == NetworkConfig().size else OURS
-    brief = FitConfig(**{**vars(training), "epochs": 2})
-    density = fit_briefly(embedding[:1024], reward[:1024], NetworkConfig(size=size), brief).density
+    ours = EnergyConfig() if size == NetworkConfig().size else OURS
+    brief = replace(ours, network=NetworkConfig(size=size), training=TrainingConfig(epochs=2))
+    density = fit_briefly(embedding[:1024], reward[:1024], brief).head
+    assert isinstance(density, EnergyHead)
     shape = shape_of(density, d, InferenceConfig())
     rates = measure_rates(shape, rows)
     steps = [

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ebrm.heads import Fit, FitConfig, NetworkConfig, PairRows, fit_density
+from ebrm.heads import EnergyConfig, FittedHead, JointConfig, fit_head
+from ebrm.pairs import PreferencePairs
 
 #: Directions that most of an embedding's variance lies in.
 _DIRECTIONS = 32
@@ -33,17 +34,15 @@ def made_rows(n: int, d: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     return embedding, 5.0 * (signal / signal.std() + 0.3 * noise) + 2.0
 
 
-def fit_briefly(embedding: Tensor, reward: Tensor, network: NetworkConfig, training: FitConfig) -> Fit:
+def fit_briefly(embedding: Tensor, reward: Tensor, config: EnergyConfig) -> FittedHead:
     """Fit on pairs of neighboring rows, the one with the higher reward chosen in four pairs of five.
 
-    A tenth of the pairs is held out where the objective chooses how far to trust the density by them.
+    A tenth of the pairs is held out where the objective chooses the weight of the base reward by them.
     """
     generator = torch.Generator().manual_seed(0)
     first = torch.arange(0, len(reward) - 1, 2)
     wins = (reward[first] > reward[first + 1]) == (torch.rand(len(first), generator=generator) < 0.8)
     pairs = torch.stack([torch.where(wins, first, first + 1), torch.where(wins, first + 1, first)])
-    held_out = len(first) // 10 if training.objective == "joint" else 0
-    return fit_density(
-        embedding, reward, PairRows(*pairs[:, held_out:]), PairRows(*pairs[:, :held_out]),
-        network=network, training=training,
-    )  # fmt: skip
+    held_out = len(first) // 10 if isinstance(config.objective, JointConfig) else 0
+    train, validation = PreferencePairs.of(*pairs[:, held_out:]), PreferencePairs.of(*pairs[:, :held_out])
+    return fit_head(config, embedding, reward, train, validation)

@@ -49,7 +49,7 @@ def measure(repeats: int) -> list[dict[str, Any]]:
     features = ROOT / "src" / "ebrm" / "demo" / "features"
     with tempfile.TemporaryDirectory(prefix="ebrm-startup-") as scratch:
         model = Path(scratch) / "model"
-        fit(features=features).model.save_pretrained(model)
+        fit(features).model.save_pretrained(model)
         every = commands(model, features, Path(scratch))
         taken: dict[str, list[float]] = {name: [] for name in every}
         for turn in range(repeats + 1):

@@ -83,10 +83,10 @@ def make_models(folder: Path) -> tuple[Path, Path, Path]:
 
     demo, plain, features = folder / "demo", folder / "features-model", folder / "features"
     if not (demo / "config.json").exists():
-        fit(features=ROOT / "src" / "ebrm" / "demo" / "features").model.save_pretrained(demo)
+        fit(ROOT / "src" / "ebrm" / "demo" / "features").model.save_pretrained(demo)
     make_features(features, 200_000, 64)
     if not (plain / "config.json").exists():
-        fit(features=open_features(features, verify=False)).model.save_pretrained(plain)
+        fit(open_features(features, verify=False)).model.save_pretrained(plain)
     return demo, plain, features
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from benchmarks.plain import copy_back, plain_epoch, plain_network
 from benchmarks.rows import made_rows
 from benchmarks.timing import Figure, Ratio, seconds
-from ebrm.heads import FitConfig, NetworkConfig, RewardDensity, paper_settings, read_batch, train_step
+from ebrm.heads import EnergyConfig, EnergyHead, LikelihoodConfig, NetworkConfig, read_batch, train_step
 
 TO_LIKELIHOOD, PASS, SAME_RATE = "training epoch", "training epoch, per pass", "training epoch, plain at ebrm's rate"
 #: Ratios that must be reached on two CPU cores, by embedding size.
@@ -27,14 +27,14 @@ REQUIRED = {512: 20.0, 4096: 50.0}
 ROWS = {512: 2**10, 4096: 2**9}
 QUICK_ROWS = {512: 2**6, 4096: 2**5}
 SEEDS = (0, 1)
-PLAIN = paper_settings("small")[1]
-OURS = FitConfig(objective="likelihood")
+PLAIN = EnergyConfig.paper("small")
+OURS = EnergyConfig(objective=LikelihoodConfig())
 #: Ours is measured this often an epoch, and given up on after so many epochs.
 _CHECKS, _EPOCHS = 8, 5
 
 
 @torch.no_grad()
-def held_out_loss(density: RewardDensity, embedding: Tensor, reward: Tensor, nodes: int = 257) -> float:
+def held_out_loss(density: EnergyHead, embedding: Tensor, reward: Tensor, nodes: int = 257) -> float:
     """Mean -log p(r0 | e) of rows, internal units, log Z by the trapezoid rule on the network itself, float64."""
     low, high = density.support_bounds()
     grid = torch.linspace(low, high, nodes, device=density.device)
@@ -80,8 +80,8 @@ def race(
     *,
     device: str = "cpu",
     network: NetworkConfig = NetworkConfig(size="small"),  # noqa: B008 - frozen
-    plain_settings: FitConfig = PLAIN,
-    our_settings: FitConfig = OURS,
+    plain_settings: EnergyConfig = PLAIN,
+    our_settings: EnergyConfig = OURS,
 ) -> Race:
     """One plain epoch, then ours from the same weights until its held-out likelihood is as good.
 
@@ -89,14 +89,14 @@ def race(
         RuntimeError: ours did not get there in five epochs.
     """
     embedding, reward = training
-    density = RewardDensity(d, network, torch.Generator().manual_seed(seed))
-    density.fit_units(reward, embedding.split(8192), our_settings, network.standardize_embedding)
+    density = EnergyHead(d, replace(our_settings, network=network), torch.Generator().manual_seed(seed))
+    density.fit_units(reward, embedding.split(8192))
     density.to(device)
     before = held_out_loss(density, *held_out)
-    few = embedding[: our_settings.batch_rows], reward[: our_settings.batch_rows]
+    few = embedding[: our_settings.training.batch_rows], reward[: our_settings.training.batch_rows]
     _plain_epoch(density, (few[0][:8], few[1][:8]), held_out, seed, plain_settings)  # a warm-up of each
     other = copy.deepcopy(density)
-    train_step(other, *few, our_settings, _optimizer(other.network, our_settings), torch.Generator().manual_seed(seed))
+    train_step(other, *few, _optimizer(other.network, our_settings), torch.Generator().manual_seed(seed))
     plain_seconds, target = _plain_epoch(density, training, held_out, seed, plain_settings)
 
     generator = torch.Generator().manual_seed(seed)
@@ -105,12 +105,12 @@ def race(
     def steps(batches: tuple[Tensor, ...]) -> None:
         for batch in batches:
             e, r = read_batch(embedding, reward, batch.unsqueeze(1))
-            train_step(density, e, r, our_settings, optimizer, generator)
+            train_step(density, e, r, optimizer, generator)
 
     taken, pass_seconds, reached = 0.0, 0.0, None
     loss = before
     for epoch in range(_EPOCHS):
-        batches = torch.randperm(len(reward), generator=generator).split(our_settings.batch_rows)
+        batches = torch.randperm(len(reward), generator=generator).split(our_settings.training.batch_rows)
         every = max(1, len(batches) // _CHECKS)
         for first in range(0, len(batches), every):
             taken += seconds(partial(steps, batches[first : first + every]))
@@ -128,11 +128,11 @@ def race(
 
 
 def _plain_epoch(
-    density: RewardDensity,
+    density: EnergyHead,
     training: tuple[Tensor, Tensor],
     held_out: tuple[Tensor, Tensor],
     seed: int,
-    settings: FitConfig,
+    settings: EnergyConfig,
 ) -> tuple[float, float]:
     """(seconds, held-out -log p afterwards) of one plain epoch from the weights of `density`, which it keeps."""
     torch.manual_seed(seed)  # dropout
@@ -144,8 +144,9 @@ def _plain_epoch(
     return taken, held_out_loss(fitted, *held_out)
 
 
-def _optimizer(network: nn.Module, settings: FitConfig) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+def _optimizer(network: nn.Module, config: EnergyConfig) -> torch.optim.Optimizer:
+    training = config.training
+    return torch.optim.AdamW(network.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay)
 
 
 def figures(quick: bool, device: str = "cpu") -> Iterator[Figure]:
@@ -165,9 +166,10 @@ def figures(quick: bool, device: str = "cpu") -> Iterator[Figure]:
         yield Figure.from_ratio(TO_LIKELIHOOD, to_likelihood, **size, required=REQUIRED[d])
         yield Figure.from_ratio(PASS, a_pass, **size)
         if d == 512:
-            quicker = replace(PLAIN, learning_rate=OURS.learning_rate)
+            rate = OURS.training.learning_rate
+            quicker = replace(PLAIN, training=replace(PLAIN.training, learning_rate=rate))
             same_rate = race(d, training, held_out, SEEDS[0], device=device, plain_settings=quicker)
-            _say(d, n, f"seed {SEEDS[0]}, plain at {OURS.learning_rate:g}", same_rate)
+            _say(d, n, f"seed {SEEDS[0]}, plain at {rate:g}", same_rate)
             yield Figure.from_ratio(SAME_RATE, Ratio.of([same_rate.plain_seconds], [same_rate.ours_seconds]), **size)
 
 

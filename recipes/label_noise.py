@@ -16,7 +16,7 @@ import torch
 import ebrm
 from ebrm.features import open_features
 from ebrm.fitting import fit
-from ebrm.heads import FitConfig, InferenceConfig
+from ebrm.heads import EnergyConfig, FitConfig, InferenceConfig, LikelihoodConfig
 from ebrm.metrics import Calibration, calibration
 
 WIDTHS = (0.1, 0.25, 0.5, 1.0, 2.0)
@@ -44,8 +44,8 @@ def main() -> None:
         accuracies, found = [], []
         for seed in SEEDS:
             # The joint objective has no beta; the likelihood and nce do.
-            training = FitConfig(objective="likelihood", filter_conflicts=True, beta=beta, seed=seed)
-            model = fit(features=features, training=training, inference=ASCENT).model
+            head = EnergyConfig(objective=LikelihoodConfig(beta=beta), inference=ASCENT)
+            model = fit(features, head=head, config=FitConfig(filter_conflicts=True, seed=seed)).model
             sides = [
                 model.refine(features.embedding(rows), features.reward[rows]).reward for rows in (chosen, rejected)
             ]

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from ebrm.features import Features
-from ebrm.heads import FitConfig, NetworkConfig
+from ebrm.heads import EnergyConfig, NetworkConfig, TrainingConfig
 from ebrm.pairs import PreferencePairs
 
-TINY = NetworkConfig(joint_widths=(24, 12), dropout=0.0)
-QUICK = FitConfig(epochs=12, learning_rate=1e-2, batch_rows=32, nodes=32, patience=0)
+QUICK = EnergyConfig(
+    network=NetworkConfig(joint_widths=(24, 12), dropout=0.0),
+    training=TrainingConfig(epochs=12, learning_rate=1e-2, batch_rows=32, patience=0),
+)
+ONE_EPOCH = replace(QUICK, training=replace(QUICK.training, epochs=1))
 IDENTITY = {
     "name": "made-in-code",
     "revision": None,

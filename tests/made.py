@@ -33,10 +33,9 @@ def features(rm: Path, pairs: Path, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture(scope="session")
 def model(features: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("model") / "m"
-    from ebrm.cli import outcome
 
     with pytest.MonkeyPatch.context() as patched:  # figures take seconds
-        patched.setattr(outcome, "write_report", lambda path, data: path.write_text("a report"))
+        patched.setattr("ebrm.report.write_report", lambda path, data: path.write_text("a report"))
         ran = ebrm("fit", "--features", features, "--out", out, "--joint-widths", "12,6", "--epochs", 2, "-q")
     assert ran.code == 0, ran.err
     return out

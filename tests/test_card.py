@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from ebrm.card import model_card, trust_in_words
-from ebrm.heads import FitConfig, InferenceConfig, NetworkConfig
 from ebrm.model import ModelRecord
 
 METRICS = {
@@ -25,7 +24,7 @@ def card(trust: dict[str, float | None] | None = None, **changes: object) -> str
         "best_epoch": 2,
         "metrics": METRICS,
     }
-    record = ModelRecord(NetworkConfig(), FitConfig(), InferenceConfig(), **{**values, **changes})  # type: ignore[arg-type]
+    record = ModelRecord(**{**values, **changes})  # type: ignore[arg-type]
     return model_card(record.to_dict() | ({} if trust is None else {"trust": trust}))
 
 

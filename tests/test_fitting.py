@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
+import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.linear import QUICK, TINY, linear_features
+from tests.linear import ONE_EPOCH, QUICK, linear_features
 
-from ebrm.errors import DataError, ModelError
-from ebrm.fitting import choose_splits, fit
-from ebrm.heads import FitConfig, Fusion, HeadConfig, HeadKind, NetworkConfig
+from ebrm.data import TextConfig
+from ebrm.errors import ConfigError, DataError, ModelError
+from ebrm.features import Features
+from ebrm.fitting import FitResult, choose_splits, fit
+from ebrm.heads import HEADS, FitConfig, Fusion, HeadConfig, LinearConfig, NetworkConfig
 from ebrm.heads.fusion import BASE_NOISE
 from ebrm.model import EnergyRewardModel
 from ebrm.pairs import PreferencePairs
@@ -74,7 +80,7 @@ def test_one_prompt_leaves_nothing_to_train_on() -> None:
 
 def test_a_model_fitted_on_clean_linear_rewards_ranks_like_them() -> None:
     features = linear_features(noise=0.0)
-    fitted = fit(features=features, network=TINY, training=QUICK)
+    fitted = fit(features, head=QUICK)
     test = features.pairs.select(fitted.splits.test)
     refined = fitted.model.refine(features.embedding(slice(None)), features.reward).reward
     right = refined[test.chosen] > refined[test.rejected]
@@ -85,9 +91,8 @@ def test_a_model_fitted_on_clean_linear_rewards_ranks_like_them() -> None:
 
 def test_the_filter_is_counted_and_can_be_turned_off() -> None:
     features = linear_features(noise=1.0)
-    one = FitConfig(**{**vars(QUICK), "epochs": 1})
-    with_filter = fit(features=features, network=TINY, training=FitConfig(**{**vars(one), "filter_conflicts": True}))
-    without = fit(features=features, network=TINY, training=one)
+    with_filter = fit(features, head=ONE_EPOCH, config=FitConfig(filter_conflicts=True))
+    without = fit(features, head=ONE_EPOCH)
     assert not FitConfig().filter_conflicts  # the joint objective allows for wrong labels by itself
     train = features.pairs.select(with_filter.splits.train)
     agree = features.reward[train.chosen] > features.reward[train.rejected]
@@ -99,9 +104,8 @@ def test_the_filter_is_counted_and_can_be_turned_off() -> None:
 
 @pytest.mark.parametrize("filtered", [False, True])
 def test_pairs_are_said_to_be_left_out_only_where_they_are(filtered: bool, caplog: pytest.LogCaptureFixture) -> None:
-    training = FitConfig(**{**vars(QUICK), "epochs": 1, "filter_conflicts": filtered})
     with caplog.at_level("INFO", "ebrm.fitting"):
-        fit(features=linear_features(60, noise=1.0), network=TINY, training=training)
+        fit(linear_features(60, noise=1.0), head=ONE_EPOCH, config=FitConfig(filter_conflicts=filtered))
     said = " ".join(record.getMessage() for record in caplog.records)
     assert ("all are used" in said) is not filtered
     for word in ("kept", "dropped", "filter"):
@@ -110,51 +114,157 @@ def test_pairs_are_said_to_be_left_out_only_where_they_are(filtered: bool, caplo
 
 def test_all_pairs_conflicting_is_an_error_that_says_what_to_do() -> None:
     features = linear_features(noise=0.0, swapped=True)
-    with pytest.raises(ModelError, match="kept none.*not swapped.*without --filter-conflicts"):
-        fit(features=features, network=TINY, training=FitConfig(**{**vars(QUICK), "filter_conflicts": True}))
+    with pytest.raises(ModelError, match="kept none.*not swapped.*`filter_conflicts=false`"):
+        fit(features, head=QUICK, config=FitConfig(filter_conflicts=True))
 
 
 def test_without_the_filter_labels_that_all_contradict_the_base_reward_are_learnt() -> None:
     features = linear_features(noise=0.0, swapped=True)
-    fitted = fit(features=features, network=TINY, training=QUICK)
+    fitted = fit(features, head=QUICK)
     assert fitted.conflicts.overall.kept == 0 and not fitted.model.record.filter["used"]
     test = features.pairs.select(fitted.splits.test)
     chosen, rejected = test.chosen, test.rejected
     assert not (features.reward[chosen] > features.reward[rejected]).any()
     refined = fitted.model.refine(features.embedding(slice(None)), features.reward).reward
     assert (refined[chosen] > refined[rejected]).float().mean() > 0.9
-    assert fitted.model.head.trust == Fusion(1.0, BASE_NOISE[-1])  # the base reward is heard least
+    assert fitted.model.head.fusion == Fusion(1.0, BASE_NOISE[-1])  # the base reward is heard least
 
 
 @pytest.mark.parametrize("kind", ["linear", "prototypes", "min_norm"])
-def test_another_head_is_fitted_on_the_same_pairs_saved_and_loaded(kind: HeadKind, tmp_path: Path) -> None:
+def test_another_head_is_fitted_on_the_same_pairs_saved_and_loaded(kind: str, tmp_path: Path) -> None:
     features = linear_features(200)
     features.pairs.source[:] = np.array(["a", "b"] * 100, dtype=object)
-    fitted = fit(features=features, head=HeadConfig(kind=kind, epochs=20))
-    energy = fit(features=features, network=TINY, training=QUICK)
+    fitted = fit(features, head=HEADS[kind]())
+    energy = fit(features, head=ONE_EPOCH)
     assert all(np.array_equal(getattr(fitted.splits, n), getattr(energy.splits, n)) for n in ("train", "test"))
-    fitted.model.save_pretrained(tmp_path / "m")
+    fitted.save(tmp_path / "m")
     loaded = EnergyRewardModel.from_pretrained(tmp_path / "m")
-    assert loaded.record.head is not None and loaded.record.head.kind == kind and not fitted.history
+    assert loaded.record == fitted.model.record and loaded.record.head.kind == kind and not fitted.history
     here, there = (model.refine(features.embeddings, features.reward) for model in (fitted.model, loaded))
     assert torch.equal(here.reward, there.reward) and torch.equal(here.std, there.std)
     test = features.pairs.select(fitted.splits.test)
-    assert float((here.reward[test.chosen] > here.reward[test.rejected]).double().mean()) > 0.8
+    accuracy = float((here.reward[test.chosen] > here.reward[test.rejected]).double().mean())
+    assert accuracy > 0.8 and fitted.evaluation.refined is not None
+    assert fitted.evaluation.refined.value == pytest.approx(accuracy) == loaded.record.metrics["refined"]["accuracy"]
+
+
+def test_a_fit_measures_itself_once_and_saves_what_the_command_line_does(tmp_path: Path) -> None:
+    result = fit(linear_features(noise=0.7), head=QUICK)
+    assert result.evaluation is result.evaluation
+    written = result.save(tmp_path / "m")
+    assert sorted(path.name for path in (tmp_path / "m").iterdir()) == [
+        "README.md", "config.json", "energy.safetensors", "metrics.json", "report.html",
+    ]  # fmt: skip
+    metrics = json.loads((tmp_path / "m" / "metrics.json").read_text())
+    assert metrics == json.loads(json.dumps(written.metrics)) and written is result.evaluation
+    difference = result.evaluation.difference
+    assert difference is not None and difference.low <= difference.value <= difference.high
+    assert metrics["difference"]["value"] == difference.value
+    assert f"on {result.evaluation.pairs} held-out pairs" in (tmp_path / "m" / "README.md").read_text()
 
 
 def test_same_seed_same_bytes(tmp_path: Path) -> None:
+    head = replace(QUICK, network=NetworkConfig(joint_widths=(16,), dropout=0.3))
     files = []
     for name in ("a", "b"):
-        model = fit(
-            features=linear_features(), network=NetworkConfig(joint_widths=(16,), dropout=0.3), training=QUICK
-        ).model
-        model.save_pretrained(tmp_path / name)
+        fit(linear_features(), head=head).model.save_pretrained(tmp_path / name)
         files.append((tmp_path / name / "energy.safetensors").read_bytes())
     assert files[0] == files[1]
 
 
-def test_features_or_backbone_and_preferences_not_both_nor_neither() -> None:
-    with pytest.raises(DataError, match="both or neither"):
-        fit()
-    with pytest.raises(DataError, match="both or neither"):
-        fit("demo", "data.jsonl", features=linear_features())
+def given_pairs(features: Features, **columns: Any) -> PreferencePairs:
+    names = ("prompt_id", "category")
+    known = {name: getattr(features.pairs, name) for name in names}
+    return PreferencePairs.of(features.pairs.chosen, features.pairs.rejected, **known, **columns)
+
+
+def state(result: FitResult) -> dict[str, torch.Tensor]:
+    return result.model.head.state_dict()
+
+
+def equal(one: FitResult, other: FitResult) -> bool:
+    return all(torch.equal(value, state(other)[name]) for name, value in state(one).items())
+
+
+@pytest.mark.parametrize("head", [LinearConfig(), ONE_EPOCH], ids=["linear", "energy"])
+def test_labels_weights_and_strength_of_given_pairs_reach_the_fit(head: HeadConfig) -> None:
+    features, generator = linear_features(200), torch.Generator().manual_seed(1)
+    uneven = 0.1 + torch.rand(200, generator=generator)
+    plain = fit(features, head=head)
+    assert equal(plain, fit(features, given_pairs(features), head=head))
+    for column in ("weight", "label", "strength"):
+        values = uneven.clamp(max=1.0)
+        assert not equal(plain, fit(features, given_pairs(features, **{column: values}), head=head)), column
+    strong = given_pairs(features, strength=uneven)
+    assert equal(plain, fit(features, strong, head=head, config=FitConfig(strength="off")))
+    train = plain.splits.train
+    by_weight = torch.ones(200).double()
+    by_weight[train] = uneven[train].double() * (len(train) / uneven[train].double().sum())
+    weighted = fit(features, given_pairs(features, weight=by_weight), head=head).model.refine(
+        features.embeddings, features.reward
+    )
+    assert torch.allclose(
+        fit(features, strong, head=head).model.refine(features.embeddings, features.reward).reward,
+        weighted.reward, atol=0.05,
+    )  # fmt: skip
+
+
+def test_strength_can_be_a_margin_and_cannot_be_a_negative_weight() -> None:
+    features = linear_features(200)
+    strength = torch.linspace(0, 2, 200)
+    margin = fit(features, given_pairs(features, margin=strength), head=LinearConfig())
+    strong = given_pairs(features, strength=strength)
+    assert equal(margin, fit(features, strong, head=LinearConfig(), config=FitConfig(strength="margin")))
+    with pytest.raises(DataError, match='pair .* has -1; expected 0 or more.*`strength="margin"`'):
+        fit(features, given_pairs(features, strength=strength - 1), head=LinearConfig())
+    with pytest.raises(DataError, match="loss of the energy head has no place for the training pairs' margin"):
+        fit(features, strong, config=FitConfig(strength="margin"))
+
+
+def test_a_label_below_a_half_turns_the_pair_around_and_one_of_a_half_is_not_measured() -> None:
+    features = linear_features(200, noise=0.7)
+    pairs = features.pairs
+    plain = fit(features, head=LinearConfig(ridge=0.1))
+    swapped = PreferencePairs.of(pairs.rejected, pairs.chosen, prompt_id=pairs.prompt_id, label=torch.zeros(200))
+    turned = fit(features, swapped, head=LinearConfig(ridge=0.1))
+    assert equal(plain, turned)
+    assert turned.evaluation.metrics["refined"] == plain.evaluation.metrics["refined"]
+    assert turned.conflicts.overall == plain.conflicts.overall
+    label = torch.ones(200)
+    undecided = plain.splits.test[:7]
+    label[undecided] = 0.5
+    measured = fit(features, given_pairs(features, label=label), head=LinearConfig(ridge=0.1)).evaluation
+    assert measured.metrics["undecided"] == 7 and measured.pairs == plain.evaluation.pairs - 7
+    assert measured.report is not None and "7 test pairs have the label 0.5" in measured.report.notes[-1]
+
+
+@pytest.mark.parametrize("kind", ["attributes", "binary"])
+def test_ratings_alone_are_enough_and_those_of_test_pairs_are_not_learned(kind: str, tmp_path: Path) -> None:
+    features = linear_features(200, noise=0.0)
+    ratings = features.reward.double() if kind == "attributes" else (features.reward > 3).double()
+    alone = fit(features, PreferencePairs.of([], [], ratings=ratings), head=HEADS[kind]())
+    refined = alone.model.refine(features.embeddings, features.reward).reward
+    assert torch.corrcoef(torch.stack([refined, features.reward]))[0, 1] > 0.9
+    assert alone.evaluation.pairs == 0 and alone.evaluation.difference is None
+    alone.save(tmp_path / "m")
+    assert not (tmp_path / "m" / "report.html").exists()
+    paired = fit(features, given_pairs(features, ratings=ratings), head=HEADS[kind]())
+    test = features.pairs.select(paired.splits.test)
+    wrong = ratings.clone()
+    wrong[test.chosen], wrong[test.rejected] = ratings[test.rejected], ratings[test.chosen]
+    assert equal(paired, fit(features, given_pairs(features, ratings=wrong), head=HEADS[kind]()))
+
+
+def test_what_cannot_be_fitted_or_has_no_effect_is_refused() -> None:
+    features = linear_features(60)
+    with pytest.raises(DataError, match="no preferences to fit on: nowhere is not a features folder"):
+        fit("nowhere")
+    with pytest.raises(DataError, match="PreferencePairs over their items"):
+        fit(features, "data.jsonl")
+    with pytest.raises(ConfigError, match="`text` has no effect on features"):
+        fit(features, text=TextConfig(max_length=5))
+    with pytest.raises(DataError, match="beyond the 120"):
+        fit(features, PreferencePairs.of([0, 500], [1, 501]), head=LinearConfig())
+    with pytest.raises(TypeError, match="network"):
+        fit(features, network=NetworkConfig())  # type: ignore[call-arg]
+    assert str(inspect.signature(fit)).count("*") == 1 and "head" in inspect.signature(fit).parameters

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 
 import pytest
-from tests.linear import QUICK, TINY, linear_features
+from tests.linear import QUICK, linear_features
 
 from ebrm.errors import ModelError
 from ebrm.fitting import fit
@@ -18,7 +18,7 @@ from ebrm.model import EnergyRewardModel
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    fit(features=linear_features(60), network=TINY, training=QUICK).model.save_pretrained(tmp_path / "m")
+    fit(linear_features(60), head=QUICK).model.save_pretrained(tmp_path / "m")
     return tmp_path / "m"
 
 
@@ -54,17 +54,18 @@ def test_a_plain_reward_model_s_folder_is_recognized_as_such(folder: Path) -> No
         read_model(folder)
 
 
-def test_a_model_of_the_earlier_format_is_told_to_be_fitted_again(folder: Path) -> None:
+@pytest.mark.parametrize("old", ["ebrm-model-1", "ebrm-model-2"])
+def test_a_model_of_an_earlier_format_is_told_to_be_fitted_again(folder: Path, old: str) -> None:
     path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": "ebrm-model-1"}))
-    with pytest.raises(ModelError, match="saved by an earlier ebrm.*Fit it again.*--features"):
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": old}))
+    with pytest.raises(ModelError, match="saved by an earlier ebrm.*Fit it again.*features made then"):
         read_model(folder)
 
 
 def test_an_unknown_setting_in_the_config_is_an_error_not_ignored(folder: Path) -> None:
     path = folder / "config.json"
     config = json.loads(path.read_text())
-    config["network"]["color"] = "red"
+    config["head"]["network"]["color"] = "red"
     path.write_text(json.dumps(config))
     with pytest.raises(ModelError, match="cannot be put together.*color"):
         EnergyRewardModel.from_pretrained(folder)
@@ -73,15 +74,15 @@ def test_an_unknown_setting_in_the_config_is_an_error_not_ignored(folder: Path) 
 def test_what_is_trusted_stands_in_the_config_but_the_weights_decide(folder: Path) -> None:
     path = folder / "config.json"
     model = EnergyRewardModel.from_pretrained(folder)
-    trusted = model.head.trust
+    trusted = model.head.fusion
     assert json.loads(path.read_text())["trust"] == trusted.to_dict()
     path.write_text(json.dumps(json.loads(path.read_text()) | {"trust": {"power": 0.0, "base_noise": 9.0}}))
-    assert EnergyRewardModel.from_pretrained(folder).head.trust == trusted
-    model.head.trust = Fusion(0.5, math.inf)
+    assert EnergyRewardModel.from_pretrained(folder).head.fusion == trusted
+    model.head.fusion = Fusion(0.5, math.inf)
     model.save_pretrained(folder)
     assert json.loads(path.read_text())["trust"] == {"power": 0.5, "base_noise": None}
     assert "base reward given no weight; density to the power 0.5" in (folder / "README.md").read_text()
-    assert EnergyRewardModel.from_pretrained(folder).head.trust == Fusion(0.5, math.inf)
+    assert EnergyRewardModel.from_pretrained(folder).head.fusion == Fusion(0.5, math.inf)
 
 
 def test_a_config_that_does_not_say_what_is_trusted_can_be_read(folder: Path) -> None:
@@ -99,7 +100,7 @@ def test_neither_folder_nor_hub_name() -> None:
 
 def test_saving_over_a_model_replaces_it(folder: Path) -> None:
     before = (folder / "energy.safetensors").read_bytes()
-    fit(features=linear_features(60, seed=5), network=TINY, training=QUICK).model.save_pretrained(folder)
+    fit(linear_features(60, seed=5), head=QUICK).model.save_pretrained(folder)
     assert (folder / "energy.safetensors").read_bytes() != before
     EnergyRewardModel.from_pretrained(folder)
     assert not list(folder.glob(".*"))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.linear import QUICK, TINY, linear_features
+from tests.linear import ONE_EPOCH, QUICK, linear_features
 from tests.tiny import save_rm
 
 import ebrm
@@ -44,13 +44,12 @@ def rm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def model(rm_folder: Path) -> EnergyRewardModel:
     rows = [row | {"prompt": f"{row['prompt']} {i}"} for i, row in enumerate(ROWS)]
-    training = ebrm.FitConfig(**{**vars(QUICK), "filter_conflicts": False})
-    return fit(str(rm_folder), rows, network=TINY, training=training).model
+    return fit(str(rm_folder), rows, head=QUICK).model
 
 
 @pytest.fixture(scope="module")
 def feature_model() -> EnergyRewardModel:
-    return fit(features=linear_features(), network=TINY, training=QUICK).model
+    return fit(linear_features(), head=QUICK).model
 
 
 def test_the_base_reward_is_the_reward_model_s_own(model: EnergyRewardModel, rm_folder: Path) -> None:
@@ -65,8 +64,7 @@ def test_the_base_reward_is_the_reward_model_s_own(model: EnergyRewardModel, rm_
 def test_pairs_that_are_too_long_are_counted_aloud(rm_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     rows = [row | {"prompt": f"{row['prompt']} {i}"} for i, row in enumerate(ROWS)]
     rows[3]["chosen"] = "long " * 100
-    training = ebrm.FitConfig(epochs=1, filter_conflicts=False)
-    fitted = fit(str(rm_folder), rows, text=TextConfig(truncation="drop"), network=TINY, training=training)
+    fitted = fit(str(rm_folder), rows, text=TextConfig(truncation="drop"), head=ONE_EPOCH)
     assert "1 pairs are left out because a text has more than 128 tokens" in caplog.text
     assert fitted.model.record.data["pairs_dropped_as_too_long"] == 1
     assert fitted.model.record.data["pairs"] == len(rows) - 1
@@ -280,14 +278,14 @@ def test_how_far_the_base_reward_is_trusted_is_saved_with_the_model(
 ) -> None:
     features = linear_features()
     embedding, reward = features.embedding(slice(0, 20)), features.reward[:20]
-    fitted = feature_model.head.trust
+    fitted = feature_model.head.fusion
     assert fitted.base_noise < BASE_NOISE[-1]  # labels follow the base reward here, so that it is heard
     feature_model.save_pretrained(tmp_path / "m")
     loaded = EnergyRewardModel.from_pretrained(tmp_path / "m")
-    assert loaded.head.trust == fitted
+    assert loaded.head.fusion == fitted
     before = loaded.refine(embedding, reward).reward
     assert torch.equal(before, feature_model.refine(embedding, reward).reward)
-    loaded.head.trust = Fusion()
+    loaded.head.fusion = Fusion()
     assert not torch.allclose(loaded.refine(embedding, reward).reward, before, atol=1e-3)
 
 
@@ -303,11 +301,8 @@ def test_a_model_reads_the_layers_it_was_fitted_on(
     rm_folder: Path, tmp_path: Path, layers: tuple[float, ...], blocks: tuple[int, ...]
 ) -> None:
     rows = [row | {"prompt": f"{row['prompt']} {i}"} for i, row in enumerate(ROWS)]
-    training = ebrm.FitConfig(**{**vars(QUICK), "epochs": 1, "filter_conflicts": False})
     settings = BackboneConfig(backbone=str(rm_folder), layers=layers)
-    fitted = fit(
-        str(rm_folder), rows, network=TINY, training=training, backbone_settings=settings, work=tmp_path / "work"
-    ).model
+    fitted = fit(str(rm_folder), rows, head=ONE_EPOCH, backbone=settings, work=tmp_path / "work").model
     fitted.save_pretrained(tmp_path / "m")
     loaded = EnergyRewardModel.from_pretrained(tmp_path / "m")
     reading, _ = loaded.backbone.read_texts("Hi", "a")
@@ -420,11 +415,12 @@ def test_features_are_fitted_and_refined_without_the_libraries_of_the_reward_mod
     script = """
 import sys
 from ebrm import EnergyRewardModel, open_features
-from ebrm.fitting import FitConfig, NetworkConfig, fit
+from ebrm.fitting import fit
+from ebrm.heads import EnergyConfig, NetworkConfig, TrainingConfig
 
 features = open_features("features")
 network = NetworkConfig(reward_widths=(4,), joint_widths=(8,))
-fit(features=features, network=network, training=FitConfig(epochs=1)).model.save_pretrained("model")
+fit(features, head=EnergyConfig(network=network, training=TrainingConfig(epochs=1))).model.save_pretrained("model")
 EnergyRewardModel.from_pretrained("model").refine(features.embeddings, features.reward)
 print([name for name in ("accelerate", "datasets", "peft", "tokenizers", "transformers") if name in sys.modules])
 """

@@ -9,8 +9,8 @@ import pytest
 from accelerate.tracking import GeneralTracker
 
 from ebrm.errors import ConfigError
+from ebrm.fitting import tracked
 from ebrm.heads import Epoch
-from ebrm.tracking import tracked
 
 
 class Recorder(GeneralTracker):
@@ -65,7 +65,7 @@ def test_an_interrupted_fit_closes_its_tracker(tmp_path: Path) -> None:
 def test_unknown_and_missing_trackers_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="no tracker 'exel'"), tracked(["exel"], tmp_path, {}):
         pass
-    monkeypatch.setattr("ebrm.tracking.find_spec", lambda name: None)
+    monkeypatch.setattr("ebrm.fitting.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="tracker wandb is not installed"), tracked(["wandb"], tmp_path, {}):
         pass
 

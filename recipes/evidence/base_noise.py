@@ -30,8 +30,8 @@ from ebrm.utils.files import atomic_path
 ERRORS = (0.7, 1.0, 1.4, 2.0, 2.8, math.inf)
 METHODS: dict[str, Method] = {
     "base": lambda p: Refined(p.reward),
-    **{f"EBRM, error {error:g}": lambda p, error=error: ebrm(p, trust=Fusion(1.0, error)) for error in ERRORS},  # type: ignore[misc]
-    "EBRM, pooled only, error 2": lambda p: ebrm(p, pooled=True, trust=Fusion(1.0, 2.0)),
+    **{f"EBRM, error {error:g}": lambda p, error=error: ebrm(p, fusion=Fusion(1.0, error)) for error in ERRORS},  # type: ignore[misc]
+    "EBRM, pooled only, error 2": lambda p: ebrm(p, pooled=True, fusion=Fusion(1.0, 2.0)),
 }
 
 

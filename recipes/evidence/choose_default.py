@@ -30,7 +30,8 @@ from heads import bradley_terry_head, silu_head
 from methods import Method, Problem, Refined, ebrm, linear
 from study import POOLED, Study, open_study
 
-from ebrm.heads import FitConfig, Fusion, NetworkConfig, PairRows
+from ebrm.heads import EnergyConfig, Fusion, JointConfig, LikelihoodConfig, NetworkConfig, TrainingConfig
+from ebrm.pairs import PreferencePairs
 from ebrm.utils.files import atomic_path
 
 RESULTS = Path(__file__).parent / "results"
@@ -46,15 +47,17 @@ def _silu(width: int, epochs: int) -> Method:
 CANDIDATES: dict[str, Method] = {
     "EBRM": ebrm,
     "EBRM, pooled only": lambda p: ebrm(p, pooled=True),
-    "EBRM, joint layer of 64": lambda p: ebrm(p, network=NetworkConfig(joint_widths=(64,))),
-    "EBRM, dropout 0.2": lambda p: ebrm(p, network=NetworkConfig(dropout=0.2)),
-    "EBRM, no label flips": lambda p: ebrm(p, training=FitConfig(label_noise=0.0)),
-    "EBRM, no base reward": lambda p: ebrm(p, training=FitConfig(reward_weight=0.0)),
-    "EBRM, base reward weighs 1": lambda p: ebrm(p, training=FitConfig(reward_weight=1.0)),
-    "EBRM, conflict filter": lambda p: ebrm(p, training=FitConfig(filter_conflicts=True)),
-    "EBRM, density alone": lambda p: ebrm(p, trust=Fusion()),
+    "EBRM, joint layer of 64": lambda p: ebrm(p, config=EnergyConfig(network=NetworkConfig(joint_widths=(64,)))),
+    "EBRM, dropout 0.2": lambda p: ebrm(p, config=EnergyConfig(network=NetworkConfig(dropout=0.2))),
+    "EBRM, no label flips": lambda p: ebrm(p, config=EnergyConfig(objective=JointConfig(label_noise=0.0))),
+    "EBRM, no base reward": lambda p: ebrm(p, config=EnergyConfig(objective=JointConfig(reward_weight=0.0))),
+    "EBRM, base reward weighs 1": lambda p: ebrm(p, config=EnergyConfig(objective=JointConfig(reward_weight=1.0))),
+    "EBRM, conflict filter": lambda p: ebrm(p, p.agreeing()),
+    "EBRM, density alone": lambda p: ebrm(p, fusion=Fusion()),
     "EBRM, reward only": lambda p: ebrm(
-        p, training=FitConfig(objective="likelihood", filter_conflicts=True, patience=0, epochs=5)
+        p,
+        p.agreeing(),
+        config=EnergyConfig(objective=LikelihoodConfig(), training=TrainingConfig(patience=0, epochs=5)),
     ),
     "linear refit, ridge 0.3": lambda p: linear(p, p.train, 0.3),
     "linear refit, ridge 1": lambda p: linear(p, p.train, 1.0),
@@ -64,7 +67,9 @@ CANDIDATES: dict[str, Method] = {
 }
 
 
-def base_problem(study: Study, train: PairRows, held_out: PairRows, prompt: np.ndarray, seed: int) -> Problem:
+def base_problem(
+    study: Study, train: PreferencePairs, held_out: PreferencePairs, prompt: np.ndarray, seed: int
+) -> Problem:
     """The base reward model of the study: a linear head on the pooled top layer, trained on the training pairs."""
     unrewarded = Problem(study.embedding, torch.zeros(len(study.embedding)), train, held_out, prompt, seed)
     inputs = unrewarded.inputs(pooled=True)
@@ -103,8 +108,8 @@ def main() -> None:
                 rest = np.setdiff1d(np.arange(len(study.prompt)), places)
                 still = torch.from_numpy(np.array([p not in gone for p in study.prompt[rest]]) & ~measured[rest])
                 problem = base_problem(
-                    study, PairRows(train.chosen[keep], train.rejected[keep]),
-                    PairRows(held.chosen[still], held.rejected[still]), study.prompt[places][keep.numpy()], seed,
+                    study, train.select(keep),
+                    held.select(still), study.prompt[places][keep.numpy()], seed,
                 )  # fmt: skip
                 chosen, rejected = (side[torch.from_numpy(measured)] for side in (study.chosen, study.rejected))
                 for name, method in CANDIDATES.items():

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from ebrm.heads import PairRows
+from ebrm.pairs import PreferencePairs
 
 
 def standardized(embedding: Tensor, rows: Tensor) -> Tensor:
@@ -15,7 +15,7 @@ def standardized(embedding: Tensor, rows: Tensor) -> Tensor:
     return (embedding - some.mean(0)) / some.std(0).clamp_min(1e-6)
 
 
-def bradley_terry_head(embedding: Tensor, pairs: PairRows, ridge: float) -> Tensor:  # [n, d] -> [d]
+def bradley_terry_head(embedding: Tensor, pairs: PreferencePairs, ridge: float) -> Tensor:  # [n, d] -> [d]
     """Linear head by Bradley-Terry on standardized embeddings: mean loss + ridge/2 · |w|², to convergence."""
     difference = (embedding[pairs.chosen] - embedding[pairs.rejected]).double()
     w = torch.zeros(embedding.shape[1], dtype=torch.float64, requires_grad=True)
@@ -32,7 +32,7 @@ def bradley_terry_head(embedding: Tensor, pairs: PairRows, ridge: float) -> Tens
 
 
 def silu_head(
-    embedding: Tensor, pairs: PairRows, seed: int, width: int = 128, epochs: int = 3, dropout: float = 0.5
+    embedding: Tensor, pairs: PreferencePairs, seed: int, width: int = 128, epochs: int = 3, dropout: float = 0.5
 ) -> Tensor:  # [n, d] -> [n]
     """Rewards of a two-layer SiLU head by Bradley-Terry, trained in the batches and passes of the energy model."""
     generator = torch.Generator().manual_seed(seed)

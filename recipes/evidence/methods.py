@@ -14,7 +14,19 @@ from torch import Tensor
 
 from ebrm.aggregate import ensemble_mean, member_units, uncertainty_weighted, worst_case
 from ebrm.aggregate import standardized as in_units
-from ebrm.heads import FitConfig, Fusion, InferenceConfig, NetworkConfig, PairRows, RewardDensity, fit_density
+from ebrm.heads import (
+    EnergyConfig,
+    EnergyHead,
+    Fusion,
+    InferenceConfig,
+    JointConfig,
+    LikelihoodConfig,
+    NCEConfig,
+    NetworkConfig,
+    TrainingConfig,
+    fit_head,
+)
+from ebrm.pairs import PreferencePairs
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,8 +44,8 @@ class Problem:
 
     embedding: Tensor
     reward: Tensor
-    train: PairRows
-    held_out: PairRows
+    train: PreferencePairs
+    held_out: PreferencePairs
     prompt: np.ndarray
     seed: int
     few: Tensor | None = None
@@ -44,13 +56,13 @@ class Problem:
         rows = torch.unique(torch.cat([self.train.chosen, self.train.rejected]))
         return standardized(self.embedding[:, :POOLED] if pooled else self.embedding, rows)
 
-    def agreeing(self) -> PairRows:
+    def agreeing(self) -> PreferencePairs:
         """The training pairs whose label the base reward agrees with."""
         keep = self.reward[self.train.chosen] > self.reward[self.train.rejected]
-        return PairRows(self.train.chosen[keep], self.train.rejected[keep])
+        return self.train.select(keep)
 
     @lru_cache(maxsize=1)  # noqa: B019
-    def cross_fitted(self, folds: int = 5, ridge: float = 0.1) -> PairRows:
+    def cross_fitted(self, folds: int = 5, ridge: float = 0.1) -> PreferencePairs:
         """The training pairs whose label a head agrees with that was fitted without their prompt."""
         names = np.unique(self.prompt)
         fold_of = dict(zip(names, np.random.default_rng((self.seed, 3)).integers(0, folds, len(names)), strict=True))
@@ -58,9 +70,9 @@ class Problem:
         keep, inputs = torch.zeros(len(self.train), dtype=torch.bool), self.inputs(pooled=False)
         for number in range(folds):
             inside = torch.from_numpy(fold == number)
-            head = bradley_terry_head(inputs, PairRows(self.train.chosen[~inside], self.train.rejected[~inside]), ridge)
+            head = bradley_terry_head(inputs, self.train.select(~inside), ridge)
             keep |= inside & ((inputs[self.train.chosen] - inputs[self.train.rejected]) @ head > 0)
-        return PairRows(self.train.chosen[keep], self.train.rejected[keep])
+        return self.train.select(keep)
 
 
 @dataclass(frozen=True)
@@ -69,13 +81,13 @@ class Refined:
 
     reward: Tensor
     std: Tensor | None = None
-    density: RewardDensity | None = None
+    density: EnergyHead | None = None
 
 
 Method = Callable[[Problem], Refined]
 
 
-def linear(problem: Problem, pairs: PairRows, ridge: float, pooled: bool = False) -> Refined:
+def linear(problem: Problem, pairs: PreferencePairs, ridge: float, pooled: bool = False) -> Refined:
     """A linear Bradley-Terry head refitted on the frozen embeddings."""
     inputs = problem.inputs(pooled)
     return Refined(inputs @ bradley_terry_head(inputs, pairs, ridge))
@@ -105,52 +117,48 @@ def beside_base(problem: Problem, refined: Refined) -> Refined:
 
 def ebrm(
     problem: Problem,
-    pairs: PairRows | None = None,
+    pairs: PreferencePairs | None = None,
     *,
-    network: NetworkConfig = NetworkConfig(),  # noqa: B008 - frozen
-    training: FitConfig = FitConfig(),  # noqa: B008 - frozen
-    inference: InferenceConfig = InferenceConfig(),  # noqa: B008 - frozen
+    config: EnergyConfig = EnergyConfig(),  # noqa: B008 - frozen
     pooled: bool = False,
-    trust: Fusion | None = None,
+    fusion: Fusion | None = None,
 ) -> Refined:
     """The energy-based refinement, by the library; its settings as given, its defaults where not."""
     embedding = problem.embedding[:, :POOLED] if pooled else problem.embedding
-    kept = pairs or (problem.agreeing() if training.filter_conflicts else problem.train)
-    density = fit_density(
-        embedding, problem.reward, kept, problem.held_out,
-        network=network, training=replace(training, seed=problem.seed), inference=inference,
-    ).density  # fmt: skip
-    if trust is not None:
-        density.trust = trust
-    parts = [
-        density.refine(e, r, inference) for e, r in zip(embedding.split(8192), problem.reward.split(8192), strict=True)
-    ]
+    kept = problem.train if pairs is None else pairs
+    density = fit_head(config, embedding, problem.reward, kept, problem.held_out, seed=problem.seed).head
+    assert isinstance(density, EnergyHead)
+    if fusion is not None:
+        density.fusion = fusion
+    parts = [density.refine(e, r) for e, r in zip(embedding.split(8192), problem.reward.split(8192), strict=True)]
     return Refined(torch.cat([part.reward for part in parts]), torch.cat([part.std for part in parts]), density)
 
 
 #: The paper's objective and steps on a network a quarter as wide, with an eighth of its noise samples, for time.
 NARROW = NetworkConfig(size="small", joint_widths=(256, 128))
-PAPER = FitConfig(
-    objective="nce", filter_conflicts=True, negatives=96, regularization=0.05, epochs=5, patience=0, batch_rows=64
-)
 ASCENT = InferenceConfig(estimate="ascent", start="paper", nodes=33)
+PAPER = EnergyConfig(
+    network=NARROW,
+    objective=NCEConfig(negatives=96),
+    training=TrainingConfig(regularization=0.05, epochs=5, patience=0, batch_rows=64),
+    inference=ASCENT,
+)
 
 
-def paper_fit(problem: Problem, training: FitConfig = PAPER) -> RewardDensity:
+def paper_fit(problem: Problem, config: EnergyConfig = PAPER, filtered: bool = True) -> EnergyHead:
     """The paper's density on the pooled embedding; the last epoch is kept, as there."""
-    pairs = problem.agreeing() if training.filter_conflicts else problem.train
-    none = PairRows(pairs.chosen[:0], pairs.rejected[:0])
-    return fit_density(
-        problem.embedding[:, :POOLED], problem.reward, pairs, none,
-        network=NARROW, training=replace(training, seed=problem.seed), inference=ASCENT,
-    ).density  # fmt: skip
+    pairs, none = problem.agreeing() if filtered else problem.train, PreferencePairs.of([], [])
+    embedding = problem.embedding[:, :POOLED]
+    head = fit_head(config, embedding, problem.reward, pairs, none, seed=problem.seed).head
+    assert isinstance(head, EnergyHead)
+    return head
 
 
-def paper_refine(problem: Problem, density: RewardDensity, inference: InferenceConfig = ASCENT) -> Refined:
+def paper_refine(problem: Problem, density: EnergyHead) -> Refined:
     """Refined rewards of the few texts, NaN for the others."""
     rows = torch.arange(len(problem.reward)) if problem.few is None else problem.few
     reward = torch.full((len(problem.reward),), torch.nan)
-    reward[rows] = density.refine(problem.embedding[rows, :POOLED], problem.reward[rows], inference).reward
+    reward[rows] = density.refine(problem.embedding[rows, :POOLED], problem.reward[rows]).reward
     return Refined(reward)
 
 
@@ -158,22 +166,22 @@ def paper_variants(problem: Problem) -> dict[str, Refined]:
     """The paper's refinement, and with one thing changed at a time."""
     density = paper_fit(problem)
     found = {"paper": paper_refine(problem, density)}
-    for name, inference in {
-        "start base": replace(ASCENT, start="base"),
-        "start zero": replace(ASCENT, start="zero"),
-        "start random": replace(ASCENT, start="random"),
-        "mode": replace(ASCENT, estimate="mode"),
-        "mean": replace(ASCENT, estimate="mean"),
+    for name, change in {
+        "start base": {"start": "base"},
+        "start zero": {"start": "zero"},
+        "start random": {"start": "random"},
+        "mode": {"estimate": "mode"},
+        "mean": {"estimate": "mean"},
     }.items():
-        found[f"paper, {name}"] = paper_refine(problem, density, inference)
-    for name, training in {
-        "no filter": replace(PAPER, filter_conflicts=False),
-        "no noisy positive": replace(PAPER, beta=0.0),
-        "sigma / 4": replace(PAPER, noise_scales=(0.22,)),
-        "16 negatives": replace(PAPER, negatives=16),
-        "reward scale 4": replace(PAPER, reward_scale=4.0),
+        found[f"paper, {name}"] = paper_refine(problem, density.with_inference(**change))
+    found["paper, no filter"] = paper_refine(problem, paper_fit(problem, filtered=False))
+    for name, config in {
+        "no noisy positive": replace(PAPER, objective=replace(PAPER.objective, beta=0.0)),
+        "sigma / 4": replace(PAPER, objective=replace(PAPER.objective, noise_scales=(0.22,))),
+        "16 negatives": replace(PAPER, objective=NCEConfig(negatives=16)),
+        "reward scale 4": replace(PAPER, training=replace(PAPER.training, reward_scale=4.0)),
     }.items():
-        found[f"paper, {name}"] = paper_refine(problem, paper_fit(problem, training))
+        found[f"paper, {name}"] = paper_refine(problem, paper_fit(problem, config))
     return found
 
 
@@ -193,14 +201,16 @@ BASELINES: dict[str, Method] = {
 OURS: dict[str, Method] = {
     "EBRM": ebrm,
     "EBRM, pooled only": lambda p: ebrm(p, pooled=True),
-    "EBRM, density alone": lambda p: ebrm(p, trust=Fusion()),
-    "EBRM, mode": lambda p: ebrm(p, inference=InferenceConfig(estimate="mode")),
-    "EBRM, no base reward": lambda p: ebrm(p, training=FitConfig(reward_weight=0.0)),
-    "EBRM, no label flips": lambda p: ebrm(p, training=FitConfig(label_noise=0.0)),
-    "EBRM, conflict filter": lambda p: ebrm(p, training=FitConfig(filter_conflicts=True)),
+    "EBRM, density alone": lambda p: ebrm(p, fusion=Fusion()),
+    "EBRM, mode": lambda p: ebrm(p, config=EnergyConfig(inference=InferenceConfig(estimate="mode"))),
+    "EBRM, no base reward": lambda p: ebrm(p, config=EnergyConfig(objective=JointConfig(reward_weight=0.0))),
+    "EBRM, no label flips": lambda p: ebrm(p, config=EnergyConfig(objective=JointConfig(label_noise=0.0))),
+    "EBRM, conflict filter": lambda p: ebrm(p, p.agreeing()),
     "EBRM, cross-fitted filter": lambda p: ebrm(p, p.cross_fitted()),
     "EBRM, reward only": lambda p: ebrm(
-        p, training=FitConfig(objective="likelihood", filter_conflicts=True, patience=0, epochs=5)
+        p,
+        p.agreeing(),
+        config=EnergyConfig(objective=LikelihoodConfig(), training=TrainingConfig(patience=0, epochs=5)),
     ),
 }
 METHODS: dict[str, Method] = {**BASELINES, **OURS}

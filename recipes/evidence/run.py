@@ -24,7 +24,7 @@ from methods import METHODS, Problem, Refined, paper_variants
 from safetensors.torch import save_file
 from study import Study, open_study
 
-from ebrm.heads import PairRows
+from ebrm.pairs import PreferencePairs
 from ebrm.utils.files import atomic_path
 
 NOISES = (0.0, 0.1, 0.25, 0.4)
@@ -47,7 +47,7 @@ def few_texts(study: Study) -> torch.Tensor:
     return rows[rows >= 0]
 
 
-def run_cell(study: Study, problem: Problem, published: PairRows, path: Path) -> None:
+def run_cell(study: Study, problem: Problem, published: PreferencePairs, path: Path) -> None:
     """All methods but the paper's on one base reward model; `published`: held-out pairs, labels as published."""
     results: dict[str, Refined] = {}
     for name, method in METHODS.items():
@@ -65,7 +65,7 @@ def run_cell(study: Study, problem: Problem, published: PairRows, path: Path) ->
             embedding, reward = (problem.embedding[a], problem.embedding[b]), (problem.reward[a], problem.reward[b])
             wins.append(density.prefer(embedding, reward, 65))
         found[f"wins of EBRM in {test}"] = torch.cat(wins)
-    found["trust"] = torch.tensor([density.trust.power, density.trust.base_noise])
+    found["trust"] = torch.tensor([density.fusion.power, density.fusion.base_noise])
     with atomic_path(path) as partial:
         save_file(found, partial)
 

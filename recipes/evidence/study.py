@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ebrm.benchmarks import Benchmark
 from ebrm.evaluation import BenchmarkTexts
-from ebrm.heads import PairRows
+from ebrm.pairs import PreferencePairs
 
 #: Fewest readable responses of a pool's prompt.
 LEAST_RESPONSES = 8
@@ -61,12 +61,16 @@ class Study:
         wrong = torch.from_numpy(turned(self.pair.tolist(), noise, seed))
         return torch.where(wrong, self.rejected, self.chosen), torch.where(wrong, self.chosen, self.rejected)
 
-    def split(self, noise: float, seed: int) -> tuple[PairRows, PairRows, np.ndarray]:
+    def split(self, noise: float, seed: int) -> tuple[PreferencePairs, PreferencePairs, np.ndarray]:
         """Training and held-out pairs under `noise`, and the places of the training pairs."""
         chosen, rejected = self.labeled(noise, seed)
         held = held_out(self.prompt.tolist(), seed)
         train, rest = np.flatnonzero(~held), np.flatnonzero(held)
-        return PairRows(chosen[train], rejected[train]), PairRows(chosen[rest], rejected[rest]), train
+        return (
+            PreferencePairs.of(chosen[train], rejected[train]),
+            PreferencePairs.of(chosen[rest], rejected[rest]),
+            train,
+        )
 
 
 def readable(benchmark: Benchmark, place: np.ndarray) -> tuple[Benchmark, np.ndarray]:

@@ -67,14 +67,7 @@ def model_card(record: dict[str, Any], standalone: bool = False) -> str:
         _sources(data.get("sources", {})),
         _labels(record["filter"]),
         "## Settings\n",
-        _table(
-            {
-                f"{stage}.{key}": value
-                for stage in ("network", "training", "head", "inference")
-                if stage in record
-                for key, value in record[stage].items()
-            }
-        ),
+        _table({name: value for stage in ("head", "fit") for name, value in _flat(stage, record[stage]).items()}),
         f"Epochs run: {len(record['history'])}; kept: {record['best_epoch']}.\n" if record["history"] else "",
         trust_sentence(record["trust"]) + "\n" if record.get("trust") else "",
         "## Use\n",
@@ -86,13 +79,22 @@ def model_card(record: dict[str, Any], standalone: bool = False) -> str:
     return "\n".join(section for section in sections if section)
 
 
+def _flat(name: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Nested settings as `stage.name`."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(key, value) if isinstance(value, dict) else {f"{name}.{key}": value}
+    return flat
+
+
 def _title(record: dict[str, Any]) -> str:
-    return "A head over the embeddings of" if record.get("head") else "Energy-based refinement of"
+    energy = record["head"]["kind"] == "energy"
+    return "Energy-based refinement of" if energy else "A head over the embeddings of"
 
 
 def _what(record: dict[str, Any]) -> str:
-    if record.get("head"):
-        what = HEADS[record["head"]["kind"]]
+    if record["head"]["kind"] != "energy":
+        what = HEADS[record["head"]["kind"]].title
         return f"A head over the embeddings of a frozen reward model, fitted on preference pairs: {what}."
     return (
         "A density p(r | e) over the rewards of a frozen reward model, fitted on preference pairs (Energy-Based Reward "

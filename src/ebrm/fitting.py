@@ -1,12 +1,15 @@
-"""The main job in order: preferences → features → splits → density → model."""
+"""Fitting: preferences → features → splits → head → model, measured on held-out pairs; with experiment trackers."""
 
 from __future__ import annotations
 
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,28 +19,23 @@ import torch
 from ebrm.backbone import BackboneConfig
 from ebrm.curate import ConflictReport, filter_conflicts
 from ebrm.data import PreferenceConfig, Preferences, TextConfig, load_preferences, split_by_prompt
-from ebrm.errors import DataError, ModelError
+from ebrm.errors import ConfigError, DataError, ModelError, setting
 from ebrm.features import FeatureConfig, Features, ShardedEmbeddings, extract_features, open_features
-from ebrm.heads import (
-    Epoch,
-    FitConfig,
-    HeadConfig,
-    InferenceConfig,
-    NetworkConfig,
-    PairRows,
-    RewardPosterior,
-    fit_density,
-    fit_head,
-    labels_by_source,
-)
+from ebrm.heads import EnergyConfig, Epoch, FitConfig, HeadConfig, fit_head
 from ebrm.model import EnergyRewardModel, ModelRecord
 from ebrm.pairs import PreferencePairs
+from ebrm.utils.extras import install_hint
+from ebrm.utils.files import write_json
 
 if TYPE_CHECKING:
+    from accelerate.tracking import GeneralTracker
+
     from ebrm.backbone import Backbone
+    from ebrm.evaluation import FitEvaluation
 
 logger = logging.getLogger(__name__)
 
+TRACKERS = ("tensorboard", "wandb", "trackio")
 #: Names that data sets give to their held-out parts.
 _SPLIT_NAMES = {
     "train": "train",
@@ -59,152 +57,173 @@ class Splits:
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """A fitted model with what it was fitted on, for the report.
+class FitResult:
+    """A fitted model with what it was fitted on.
 
     Attributes:
-        model: the energy reward model.
-        features: embeddings and rewards of every pair.
+        model: the reward model.
+        features: embeddings and rewards of every item.
+        pairs: the preference pairs over these, the likelier side chosen (a pair of label below 0.5 is turned around).
         splits: which pairs were used for what; the test pairs were used for nothing.
         conflicts: the filter's report on the training pairs, also where the filter is off.
-        history: one entry an epoch; empty for a head.
+        history: one entry an epoch; empty for a head other than the energy.
         preferences: the texts, where there are any.
         seconds: wall time of the stages.
     """
 
     model: EnergyRewardModel
     features: Features
+    pairs: PreferencePairs
     splits: Splits
     conflicts: ConflictReport
-    history: tuple[Epoch, ...]
+    history: tuple[Epoch, ...] = ()
     preferences: Preferences | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
+    @cached_property
+    def evaluation(self) -> FitEvaluation:
+        """Base against refined rewards on the test pairs, computed when first asked for."""
+        from ebrm.evaluation import measure_fit  # not before: it loads SciPy and scikit-learn
+
+        return measure_fit(self)
+
+    def save(self, folder: str | Path, evaluation: FitEvaluation | None = None) -> FitEvaluation:
+        """Write the model with its card, `metrics.json` and `report.html` into a folder.
+
+        Where nothing was held out there is nothing to report: then a warning is logged and no page is written.
+
+        Args:
+            folder: made where it is not there; files of the same names are replaced.
+            evaluation: instead of :attr:`evaluation`, e.g. with another title (:func:`ebrm.evaluation.measure_fit`).
+
+        Returns:
+            the evaluation written.
+        """
+        from ebrm.report import write_report
+
+        folder, measured = Path(folder), self.evaluation if evaluation is None else evaluation
+        if measured.report is not None:
+            self.model.record = replace(self.model.record, metrics=measured.metrics)
+        self.model.save_pretrained(folder)
+        write_json(folder / "metrics.json", measured.metrics)
+        if measured.report is None:
+            logger.warning(
+                "No pairs were held out to measure the result on, so there is no report; see `test_fraction`."
+            )
+        else:
+            write_report(folder / "report.html", measured.report)
+        return measured
+
 
 def fit(
-    backbone: str | Backbone | None = None,
+    source: str | Path | Backbone | Features,
     preferences: Any = None,
     *,
-    features: Features | str | Path | None = None,
-    work: str | Path | None = None,
-    backbone_settings: BackboneConfig | None = None,
+    head: HeadConfig = EnergyConfig(),  # noqa: B008 - frozen
+    config: FitConfig = FitConfig(),  # noqa: B008 - frozen
     data: PreferenceConfig = PreferenceConfig(),  # noqa: B008 - frozen
     text: TextConfig = TextConfig(),  # noqa: B008 - frozen
-    feature_settings: FeatureConfig = FeatureConfig(),  # noqa: B008 - frozen
-    network: NetworkConfig = NetworkConfig(),  # noqa: B008 - frozen
-    training: FitConfig = FitConfig(),  # noqa: B008 - frozen
-    inference: InferenceConfig = InferenceConfig(),  # noqa: B008 - frozen
-    head: HeadConfig | None = None,
+    backbone: BackboneConfig | None = None,
+    features: FeatureConfig = FeatureConfig(),  # noqa: B008 - frozen
+    work: str | Path | None = None,
     device: str = "auto",
     on_epoch: Callable[[Epoch], None] | None = None,
-) -> Fitted:
-    """Refine a frozen reward model with preference pairs (EBRM, arXiv 2504.13134).
+) -> FitResult:
+    """Fit a head on a frozen reward model's embeddings of preference pairs (EBRM, arXiv 2504.13134).
 
     Args:
-        backbone: name or folder of a reward model, "demo", or one already loaded. Not needed with `features`.
-        preferences: a source that :func:`ebrm.load_preferences` reads, or its result. Not needed with `features`.
-        features: features read before (`ebrm features`, :func:`ebrm.import_features`), instead of the two above.
+        source: the reward model (a name, a folder, "demo", or one loaded), or features of one
+            (:func:`ebrm.extract_features`, :func:`ebrm.import_features`; their folder or the object).
+        preferences: with a reward model, what :func:`ebrm.load_preferences` reads, or its result. With features,
+            nothing (the features' own pairs) or :class:`ebrm.PreferencePairs` over their items.
+        head: which head, and how it is fitted; the energy by default.
+        config: how pairs are divided, filtered and weighted, and the seed.
+        data, text, backbone, features: how preferences are read, texts tokenized, a reward model loaded and features
+            stored; not with what is read or loaded already.
         work: folder for features and checkpoint, so that a stopped run goes on; a temporary one if not given.
-        backbone_settings, data, text, feature_settings: how to load, read, tokenize and store.
-        network, training, inference: the energy, its training and how rewards are read off it.
-        head: another head than the energy on the same embeddings (:mod:`ebrm.energy.heads`), fitted on the CPU; a
-            pair's source is its user or objective, where the kind has such. Of `training`, only what says how pairs
-            are divided and filtered then counts.
-        device: where to fit: "auto" (a GPU if there is one), "cpu", "cuda", …
+        device: where the head is fitted, and a reward model loaded unless `backbone` is given: "auto" (a GPU if there
+            is one), "cpu", "cuda", …
         on_epoch: called after every epoch of the energy.
 
     Raises:
         EBRMError: anything about the inputs that the user can mend.
     """
-    if (features is None) == (backbone is None or preferences is None):
-        raise DataError("Give either a backbone and preferences, or features; this call has both or neither.")
     with tempfile.TemporaryDirectory(prefix="ebrm-") as scratch:
         folder = Path(work) if work is not None else Path(scratch)
         seconds: dict[str, float] = {}
-        loaded: Backbone | None = None
-        prefs: Preferences | None = None
-        if features is None:
-            from ebrm.backbone import Backbone, load_backbone  # not before: features need no transformers
+        reading = {"data": data, "text": text, "backbone": backbone, "features": features}
+        if isinstance(source, str | Path) and (Path(source) / "manifest.json").is_file():
+            source = open_features(source)
+        if isinstance(source, Features):
+            _refuse_unused(reading, tuple(reading), "features, which are read already")
+            if preferences is not None and not isinstance(preferences, PreferencePairs):
+                raise DataError(
+                    f"With features, preferences are PreferencePairs over their items, or left out; they are "
+                    f"{type(preferences).__name__}. Give a reward model to read texts with."
+                )
+            return _fit_features(source, preferences, head, config, device, folder, on_epoch, seconds)
+        if preferences is None:
+            raise DataError(f"There are no preferences to fit on: {source} is not a features folder, so give some.")
+        from ebrm.backbone import Backbone, load_backbone  # not before: features need no transformers
 
-            assert backbone is not None
-            prefs = preferences if isinstance(preferences, Preferences) else load_preferences(preferences, data)
-            if isinstance(backbone, Backbone):
-                loaded = backbone
-            else:
-                settings = backbone_settings or BackboneConfig(backbone=backbone)
-                loaded = load_backbone(replace(settings, backbone=backbone), text)
-            started = time.monotonic()
-            read = extract_features(loaded, prefs, folder / "features", feature_settings)
-            seconds["features"] = time.monotonic() - started
-            _say_what_was_too_long(read, loaded)
-            if work is None:
-                everything = ShardedEmbeddings([read.embedding(slice(None))], read.embedding_size)
-                read = replace(read, path=None, embeddings=everything)
+        if isinstance(source, Backbone):
+            _refuse_unused(reading, ("text", "backbone"), "a reward model that is loaded already")
+            loaded = source
         else:
-            read = features if isinstance(features, Features) else open_features(features)
-        return _fit_features(
-            read, network, training, inference, head, device,
-            checkpoint=folder / "checkpoint.safetensors", on_epoch=on_epoch, backbone=loaded, preferences=prefs,
-            seconds=seconds,
-        )  # fmt: skip
+            settings = backbone or BackboneConfig(backbone=str(source), device=device)
+            loaded = load_backbone(replace(settings, backbone=str(source)), text)
+        if isinstance(preferences, Preferences):
+            _refuse_unused(reading, ("data",), "preferences that are read already")
+        prefs = preferences if isinstance(preferences, Preferences) else load_preferences(preferences, data)
+        started = time.monotonic()
+        read = extract_features(loaded, prefs, folder / "features", features)
+        seconds["features"] = time.monotonic() - started
+        _log_what_was_too_long(read, loaded)
+        if work is None:
+            everything = ShardedEmbeddings([read.embedding(slice(None))], read.embedding_size)
+            read = replace(read, path=None, embeddings=everything)
+        return _fit_features(read, None, head, config, device, folder, on_epoch, seconds, loaded, prefs)
+
+
+def _refuse_unused(reading: Mapping[str, Any], names: Sequence[str], what: str) -> None:
+    defaults = {"data": PreferenceConfig(), "text": TextConfig(), "backbone": None, "features": FeatureConfig()}
+    unused = [name for name in names if reading[name] != defaults[name]]
+    if unused:
+        raise ConfigError(f"`{unused[0]}` has no effect on {what}. Leave it out.")
 
 
 def _fit_features(
     features: Features,
-    network: NetworkConfig,
-    training: FitConfig,
-    inference: InferenceConfig,
-    head: HeadConfig | None,
+    given: PreferencePairs | None,
+    head: HeadConfig,
+    config: FitConfig,
     device: str,
-    *,
-    checkpoint: Path,
+    work: Path,
     on_epoch: Callable[[Epoch], None] | None,
-    backbone: Backbone | None,
-    preferences: Preferences | None,
     seconds: dict[str, float],
-) -> Fitted:
-    pairs = features.pairs
-    splits = choose_splits(pairs, training)
+    backbone: Backbone | None = None,
+    preferences: Preferences | None = None,
+) -> FitResult:
+    pairs = likelier_first((features.pairs if given is None else given).to("cpu"))
+    pairs.check_rows(len(features))
+    splits = choose_splits(pairs, config)
     logger.info(
         "Pairs: %d to train on, %d to choose the epoch, %d to measure (%s).",
         len(splits.train), len(splits.validation), len(splits.test), splits.how,
     )  # fmt: skip
     started = time.monotonic()
-    train = pairs.select(splits.train)
-    reward = features.reward
-    kept, conflicts = filter_conflicts(train, reward)
-    logger.info(conflicts.summary(training.filter_conflicts))
-    if training.filter_conflicts:
-        train = kept
+    train, conflicts = _training_pairs(pairs, splits, features, config)
     seconds["filter"] = time.monotonic() - started
-    if len(train) == 0:
-        raise ModelError(
-            f"Nothing is left to fit on: of {len(conflicts.keep)} training pairs the conflict filter kept none "
-            f"({conflicts.overall.dropped} contradict the base RM, {conflicts.overall.tied} are ties). Check that "
-            "chosen and rejected are not swapped and that the reward model is the right one; without "
-            "--filter-conflicts all pairs are fitted on."
-        )
     started = time.monotonic()
-    held = pairs.select(splits.validation)
-    density: RewardPosterior
-    history: tuple[Epoch, ...] = ()
-    best_epoch = 0
-    if head is not None:
-        validation, labels = labels_by_source(head.kind, train.source, pair_rows(held), held.source)
-        density = fit_head(head.kind, features.embeddings, reward, pair_rows(train), validation, head, labels=labels)
-    else:
-        fitted = fit_density(
-            features.embeddings, reward, pair_rows(train), pair_rows(held),
-            network=network, training=training, inference=inference, device=_device(device),
-            checkpoint=checkpoint, on_epoch=on_epoch,
-        )  # fmt: skip
-        density, history, best_epoch = fitted.density, fitted.history, fitted.best_epoch
+    fitted = fit_head(
+        head, features.embeddings, features.reward, train, pairs.select(splits.validation),
+        device=_device(device), checkpoint=work / "checkpoint.safetensors", on_epoch=on_epoch,
+        strength=config.strength, seed=config.seed,
+    )  # fmt: skip
     seconds["fit"] = time.monotonic() - started
     record = ModelRecord(
-        network=network,
-        training=training,
-        inference=inference,
         head=head,
+        fit=config,
         backbone=features.manifest["backbone"] or {},
         text_rule=features.manifest["text"],
         data={
@@ -219,15 +238,52 @@ def _fit_features(
             "split": splits.how,
             "sources": _counts(pairs.source),
         },
-        filter=conflicts.to_dict() | {"used": training.filter_conflicts},
-        history=tuple(epoch.to_dict() for epoch in history),
-        best_epoch=best_epoch,
+        filter=conflicts.to_dict() | {"used": config.filter_conflicts},
+        history=tuple(epoch.to_dict() for epoch in fitted.history),
+        best_epoch=fitted.best_epoch,
     )
-    model = EnergyRewardModel(density, record, backbone)
-    return Fitted(model, features, splits, conflicts, history, preferences, seconds)
+    model = EnergyRewardModel(fitted.head, record, backbone)
+    return FitResult(model, features, pairs, splits, conflicts, fitted.history, preferences, seconds)
 
 
-def choose_splits(pairs: PreferencePairs, training: FitConfig) -> Splits:
+def likelier_first(pairs: PreferencePairs) -> PreferencePairs:
+    """The same pairs with label 0.5 or more: those below are turned around, which changes no loss."""
+    turn = pairs.label < 0.5
+    chosen, rejected = torch.where(turn, pairs.rejected, pairs.chosen), torch.where(turn, pairs.chosen, pairs.rejected)
+    return replace(pairs, chosen=chosen, rejected=rejected, label=torch.where(turn, 1 - pairs.label, pairs.label))
+
+
+def _training_pairs(
+    pairs: PreferencePairs, splits: Splits, features: Features, config: FitConfig
+) -> tuple[PreferencePairs, ConflictReport]:
+    """Training pairs after the conflict filter, and its report; pairs of label 0.5 conflict with nothing."""
+    train = pairs.select(splits.train)
+    decided = (train.label != 0.5).nonzero().squeeze(1)
+    _, conflicts = filter_conflicts(train.select(decided), features.reward)
+    logger.info(conflicts.summary(config.filter_conflicts))
+    if config.filter_conflicts:
+        keep = torch.ones(len(train), dtype=torch.bool)
+        keep[decided] = conflicts.keep
+        if len(train) and not bool(keep.any()):
+            raise ModelError(
+                f"Nothing is left to fit on: of {len(conflicts.keep)} training pairs the conflict filter kept none "
+                f"({conflicts.overall.dropped} contradict the base RM, {conflicts.overall.tied} are ties). Check that "
+                "chosen and rejected are not swapped and that the reward model is the right one; with "
+                f"{setting('filter_conflicts', False)} all pairs are fitted on."
+            )
+        train, _ = train.after("conflict filter", keep=keep)
+    if train.ratings is not None:  # ratings are of all rows, and heads train on rows that are in no held-out pair
+        test = pairs.select(splits.test)
+        ratings = train.ratings.clone()
+        ratings[torch.cat([test.chosen, test.rejected])] = torch.nan
+        train = replace(train, ratings=ratings)
+    return train, conflicts
+
+
+def choose_splits(
+    pairs: PreferencePairs,
+    config: FitConfig = FitConfig(),  # noqa: B008 - frozen
+) -> Splits:
     """Divide pairs into train / validation / test, never with a prompt in two of them.
 
     Where the data's `split` column names at least two of train, validation and test, it is followed: pairs whose
@@ -237,17 +293,20 @@ def choose_splits(pairs: PreferencePairs, training: FitConfig) -> Splits:
     Raises:
         DataError: no training pairs are left.
     """
+    if len(pairs) == 0 and pairs.ratings is not None:  # a head for ratings
+        none = np.empty(0, dtype=np.int64)
+        return Splits(none, none, none, "ratings without pairs")
     named = np.array([_SPLIT_NAMES.get(str(name).lower(), "") for name in pairs.split], dtype=object)
     present = {name for name in named if name}
-    wanted = {"validation": training.validation_fraction, "test": training.test_fraction}
+    wanted = {"validation": config.validation_fraction, "test": config.test_fraction}
     if len(present) >= 2 and "train" in present:
         rest = np.flatnonzero((named == "train") | (named == ""))
         parts = {name: np.flatnonzero(named == name) for name in wanted if name in present}
         how = "the data's own splits"
     else:
-        rest, parts, how = np.arange(len(pairs)), {}, f"by prompt, seed {training.seed}"
+        rest, parts, how = np.arange(len(pairs)), {}, f"by prompt, seed {config.seed}"
     missing = {name: share for name, share in wanted.items() if name not in parts}
-    cut = split_by_prompt(pairs.prompt_id[rest].tolist(), missing | {"train": 1 - sum(missing.values())}, training.seed)
+    cut = split_by_prompt(pairs.prompt_id[rest].tolist(), missing | {"train": 1 - sum(missing.values())}, config.seed)
     for name in missing:
         parts[name] = rest[cut[name]]
     if missing and len(parts) > len(missing):
@@ -267,11 +326,11 @@ def choose_splits(pairs: PreferencePairs, training: FitConfig) -> Splits:
 
 
 def _origin(features: Features) -> str:
-    """What to call the data of features whose texts are not at hand: the end of their folder's path."""
+    """Name of the data of features without their texts: the end of their folder's path."""
     return "/".join(features.path.absolute().parts[-2:]) if features.path is not None else "features in memory"
 
 
-def _say_what_was_too_long(features: Features, backbone: Backbone) -> None:
+def _log_what_was_too_long(features: Features, backbone: Backbone) -> None:
     """Log how many pairs the text rule dropped and how many prompts it cut, where it did."""
     limit = backbone.text_rule.max_length
     if features.manifest.get("dropped"):
@@ -282,11 +341,6 @@ def _say_what_was_too_long(features: Features, backbone: Backbone) -> None:
         logger.warning("%d texts had their prompt's beginning cut to %d tokens.", features.manifest["truncated"], limit)
 
 
-def pair_rows(pairs: PreferencePairs) -> PairRows:
-    """The pairs as rows of the features' items."""
-    return PairRows(pairs.chosen, pairs.rejected)
-
-
 def _counts(names: Sequence[str | None] | np.ndarray) -> dict[str, int]:
     values, counts = np.unique([str(name or "-") for name in names], return_counts=True)
     return dict(zip(values.tolist(), counts.tolist(), strict=True))
@@ -294,3 +348,44 @@ def _counts(names: Sequence[str | None] | np.ndarray) -> dict[str, int]:
 
 def _device(device: str) -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device)
+
+
+@contextmanager
+def tracked(
+    trackers: Sequence[str | GeneralTracker], folder: Path, settings: Mapping[str, Any]
+) -> Iterator[Callable[[Epoch], None]]:
+    """Open trackers and yield what logs an epoch to them; they are closed at the end, also after an error.
+
+    Args:
+        trackers: names out of `TRACKERS`, or accelerate's own tracker objects.
+        folder: where trackers that write files (TensorBoard) put them.
+        settings: stage to its settings, logged once; nested values are flattened to `stage.name`.
+
+    Raises:
+        ConfigError: an unknown name, or a tracker whose package is not installed.
+    """
+    for name in trackers:
+        if isinstance(name, str) and name not in TRACKERS:
+            raise ConfigError(f"There is no tracker {name!r}; choose among {', '.join(TRACKERS)}.")
+        if isinstance(name, str) and find_spec(name) is None:
+            raise ConfigError(
+                f"The tracker {name} is not installed: pip install {name}, or "
+                f"for all of them {install_hint('trackers')}."
+            )
+    if not trackers:
+        yield lambda epoch: None
+        return
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(cpu=True, log_with=list(trackers), project_dir=folder)
+    flat = {f"{stage}.{key}": str(value) for stage, values in settings.items() for key, value in values.items()}
+    accelerator.init_trackers("ebrm", config=flat)
+
+    def log(epoch: Epoch) -> None:
+        values = {key: value for key, value in epoch.to_dict().items() if key != "epoch" and value is not None}
+        accelerator.log(values, step=epoch.epoch)
+
+    try:
+        yield log
+    finally:
+        accelerator.end_training()

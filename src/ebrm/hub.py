@@ -17,14 +17,13 @@ from ebrm.card import model_card
 from ebrm.errors import ModelError
 from ebrm.utils.files import atomic_path, read_json, sha256_file, write_json, write_text
 
-FORMAT = "ebrm-model-2"
+FORMAT = "ebrm-model-3"
 _WEIGHTS, _CONFIG, _CARD = "energy.safetensors", "config.json", "README.md"
 # What transformers' Auto classes go by (ebrm.connect).
 _FOR_TRANSFORMERS = {"model_type": "ebrm", "architectures": ["EBRMForSequenceClassification"]}
 # What a model is made of; a config that transformers wrote says more.
 _RECORD = (
-    "network", "training", "head", "inference", "backbone", "text_rule", "data", "filter", "history", "best_epoch",
-    "metrics", "trust",
+    "head", "fit", "backbone", "text_rule", "data", "filter", "history", "best_epoch", "metrics", "trust",
 )  # fmt: skip
 
 
@@ -74,10 +73,10 @@ def read_model(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ModelError(f"{folder / _CONFIG} is not readable JSON ({error}). Save the model again.") from error
     found_format = config.pop("format", None) if isinstance(config, dict) else None
-    if found_format == "ebrm-model-1":
+    if found_format in ("ebrm-model-1", "ebrm-model-2"):
         raise ModelError(
-            f"The model in {folder} was saved by an earlier ebrm, whose density was another one. Fit it again; "
-            "features made then can be used (`ebrm fit --features`)."
+            f"The model in {folder} was saved by an earlier ebrm ({found_format}), which this one does not read. "
+            "Fit it again; features made then can be used."
         )
     if found_format != FORMAT:
         raise ModelError(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,19 @@ from huggingface_hub import ModelHubMixin
 from torch import Tensor
 
 from ebrm.backbone import Backbone, OnError, Prompt, Reading, as_list, is_prompt
-from ebrm.errors import ModelError, TextError
+from ebrm.errors import ConfigError, ModelError, TextError
 from ebrm.heads import (
     EmbeddingSource,
+    EnergyConfig,
+    EstimateConfig,
     FiniteRows,
     FitConfig,
     HeadConfig,
     InferenceConfig,
-    NetworkConfig,
     Posterior,
-    RewardPosterior,
-    load_posterior,
+    RewardHead,
+    head_config,
+    load_head,
     refuse_not_finite,
 )
 from ebrm.hub import download_model, read_model, write_model
@@ -130,18 +133,16 @@ class ModelRecord:
     Attributes:
         backbone: identity of the frozen RM (name, revision, weights fingerprint, …), as in the features' manifest.
         text_rule: identity of the text rule; None for features made elsewhere, which know no texts.
-        network, training, inference: settings of the energy, and of how rewards are read off it.
-        head: settings of the head that stands in the energy's place, see :mod:`ebrm.energy.heads`; None for the energy.
+        head: the head's config.
+        fit: how pairs were divided, filtered and weighted.
         data: origin, fingerprint and counts of the pairs.
         filter: the conflict filter's report.
         history: one entry an epoch; `best_epoch` is the one kept.
         metrics: measured numbers, empty until an evaluation is recorded.
     """
 
-    network: NetworkConfig = NetworkConfig()
-    training: FitConfig = FitConfig()
-    inference: InferenceConfig = InferenceConfig()
-    head: HeadConfig | None = None
+    head: HeadConfig = EnergyConfig()
+    fit: FitConfig = FitConfig()
     backbone: dict[str, Any] = field(default_factory=dict)
     text_rule: dict[str, Any] | None = None
     data: dict[str, Any] = field(default_factory=dict)
@@ -151,24 +152,19 @@ class ModelRecord:
     metrics: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values: `head` where there is one, else `network` and `training`."""
-        without = {"head"} if self.head is None else {"network", "training"}
-        return {name: value for name, value in asdict(self).items() if name not in without}
+        """Plain JSON values."""
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return copy.deepcopy(values | {"head": self.head.to_dict(), "fit": self.fit.to_dict()})
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelRecord:
         """Build the record back from :meth:`to_dict`'s values after JSON.
 
         Raises:
-            TypeError, KeyError: a field that is missing or unknown.
+            TypeError, KeyError, ConfigError: a field that is missing or unknown.
         """
         built = dict(values)
-        energy: dict[str, Any] = {"network": NetworkConfig, "training": FitConfig}
-        kinds: dict[str, Any] = {"head": HeadConfig} if built.get("head") else energy
-        for name, kind in (kinds | {"inference": InferenceConfig}).items():
-            # JSON has lists where the settings have tuples.
-            entries = {k: tuple(v) if isinstance(v, list) else v for k, v in built[name].items()}
-            built[name] = kind(**entries)
+        built["head"], built["fit"] = head_config(values["head"]), FitConfig.from_dict(values["fit"])
         built["history"] = tuple(built.get("history", ()))
         return cls(**built)
 
@@ -206,13 +202,13 @@ class EnergyRewardModel(
 
     def __init__(
         self,
-        head: RewardPosterior,
+        head: RewardHead,
         record: ModelRecord,
         backbone: Backbone | None = None,
         device: str = "auto",
         trust_remote_code: bool = False,
     ) -> None:
-        self.head: RewardPosterior = head.eval()
+        self.head: RewardHead = head.eval()
         self.record = record
         self._device, self._trust_remote_code = device, trust_remote_code
         self._lazy = _LazyBackbone(lambda: self._load_backbone({}), backbone)
@@ -220,13 +216,18 @@ class EnergyRewardModel(
     # -- copies ----------------------------------------------------------------------------------------------------
 
     @property
-    def inference(self) -> InferenceConfig:
+    def inference(self) -> InferenceConfig | EstimateConfig:
         """How rewards are read off the head."""
-        return self.record.inference
+        return self.head.config.inference
 
     def with_inference(self, **changes: Any) -> EnergyRewardModel:
-        """The same model with another inference config, e.g. `with_inference(estimate="mean")`; the RM is shared."""
-        return self._copy(replace(self.record, inference=replace(self.record.inference, **changes)), self._lazy)
+        """The same model with other inference settings of its head, e.g. `estimate="mode"`; weights and RM are shared.
+
+        Raises:
+            ConfigError: a setting that this head does not have, or a value out of range.
+        """
+        head = self.head.with_inference(**changes)
+        return self._copy(head, replace(self.record, head=head.config), self._lazy)
 
     def with_backbone(self, **changes: Any) -> EnergyRewardModel:
         """The same model with its frozen RM loaded by other settings, e.g. `with_backbone(device="cuda:1")`.
@@ -238,12 +239,12 @@ class EnergyRewardModel(
             ModelError, BackboneError: as `backbone`.
         """
         backbone = self._load_backbone(changes)
-        return self._copy(self.record, _LazyBackbone(lambda: backbone, backbone))
+        return self._copy(self.head, self.record, _LazyBackbone(lambda: backbone, backbone))
 
-    def _copy(self, record: ModelRecord, lazy: _LazyBackbone) -> EnergyRewardModel:
-        copy = EnergyRewardModel(self.head, record, None, self._device, self._trust_remote_code)
-        copy._lazy = lazy
-        return copy
+    def _copy(self, head: RewardHead, record: ModelRecord, lazy: _LazyBackbone) -> EnergyRewardModel:
+        other = EnergyRewardModel(head, record, None, self._device, self._trust_remote_code)
+        other._lazy = lazy
+        return other
 
     @property
     def backbone(self) -> Backbone:
@@ -268,13 +269,12 @@ class EnergyRewardModel(
         return reload_backbone(self.record.backbone, self.record.text_rule, here | changes)
 
     def fingerprint(self) -> str:
-        """SHA-256 of all that decides refined rewards: weights, network or head, inference, text rule, reward model."""
+        """SHA-256 of all that decides refined rewards: weights, head, inference, text rule, reward model."""
         weights = hashlib.sha256()
         for name, tensor in sorted(self.head.state_dict().items()):
             weights.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
         stored = self.record.to_dict()
-        names = ("network" if self.record.head is None else "head", "inference", "text_rule", "backbone")
-        parts = [stored[name] for name in names]
+        parts = [stored[name] for name in ("head", "text_rule", "backbone")]
         return sha256_json([weights.hexdigest(), *parts])
 
     # -- texts -----------------------------------------------------------------------------------------------------
@@ -389,7 +389,7 @@ class EnergyRewardModel(
             )
             return found._scattered(rows, shape[0])
         refuse_not_finite("base reward", torch.isfinite(base))
-        refined = self.head.refine(FiniteRows(embedding), base, self.inference, generator)
+        refined = self.head.refine(FiniteRows(embedding), base, generator)
         return RefinedReward(
             reward=refined.reward,
             base_reward=base,
@@ -405,15 +405,15 @@ class EnergyRewardModel(
 
     def p_best(self, embedding: Tensor, base_reward: Tensor) -> Tensor:  # [n, d], [n] -> [n]
         """P(each row's reward is the largest of all n) under the fitted densities, taken as independent."""
-        return self.head.p_best(embedding, base_reward, self.inference.nodes)
+        return self.head.p_best(embedding, base_reward)
 
     def prefer_rows(self, embedding: tuple[Tensor, Tensor], base_reward: tuple[Tensor, Tensor]) -> Tensor:
         """P(r_a > r_b) [n] of rows (a, b): embeddings [n, d] and base rewards [n] of either side."""
-        return self.head.prefer(embedding, base_reward, self.inference.nodes)
+        return self.head.prefer(embedding, base_reward)
 
     def posterior(self, embedding: Tensor | EmbeddingSource, base_reward: Tensor) -> Posterior:
-        """The densities on the inference config's nodes, in the standardizer's units."""
-        return self.head.internal_posterior(embedding, base_reward, self.inference.nodes)
+        """The densities on the head's nodes, in the standardizer's units."""
+        return self.head.posterior(embedding, base_reward)
 
     def to_score(self, reward: Tensor) -> Tensor:
         """Rewards as numbers between 0 and 1 (`Standardizer.to_score`)."""
@@ -428,7 +428,7 @@ class EnergyRewardModel(
 
     def written(self) -> dict[str, Any]:
         """What `config.json` holds of the model, apart from its format."""
-        return self.record.to_dict() | {"trust": self.head.trust.to_dict()}
+        return self.record.to_dict() | {"trust": self.head.fusion.to_dict()}
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> str | None:
         """Write `energy.safetensors`, `config.json` and a model card `README.md` into a folder.
@@ -471,8 +471,8 @@ class EnergyRewardModel(
         config, tensors = read_model(folder)
         try:
             record = ModelRecord.from_dict(config)
-            head = load_posterior(record.head or record.network, tensors)
-        except (TypeError, KeyError, RuntimeError) as error:
+            head = load_head(record.head, tensors)
+        except (TypeError, KeyError, RuntimeError, ConfigError) as error:
             raise ModelError(
                 f"The model in {folder} cannot be put together: {error}. Its config.json and energy.safetensors do not "
                 "belong together, or were written by another version; save the model again."

@@ -22,12 +22,14 @@ from ebrm.data import TextConfig, load_preferences
 from ebrm.errors import ModelError, ServerError
 from ebrm.features import extract_features, read_manifest
 from ebrm.fitting import fit
-from ebrm.heads import FitConfig, NetworkConfig
+from ebrm.heads import EnergyConfig, NetworkConfig, TrainingConfig
 from ebrm.model import EnergyRewardModel
 from ebrm.utils.files import read_json
 
 IDS = [[5, 6, 7], [8], [9] * 6, [10, 11], [12, 13, 14, 15], [16]]
-SMALL: Any = {"network": NetworkConfig(joint_widths=(12, 6)), "training": FitConfig(epochs=1, batch_rows=16)}
+SMALL: Any = {
+    "head": EnergyConfig(network=NetworkConfig(joint_widths=(12, 6)), training=TrainingConfig(epochs=1, batch_rows=16))
+}
 TINY = ("--joint-widths", "12,6", "--epochs", 2, "--batch-rows", 16, "-q")
 
 
@@ -271,9 +273,10 @@ def test_a_server_that_goes_away_stops_a_run_without_blaming_a_text(
 def test_the_commands_work_with_a_server(
     folder: Path, vllm: FakeServer, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ebrm.cli import outcome
 
-    monkeypatch.setattr(outcome, "write_report", lambda path, data: path.write_text("a report"))  # figures take seconds
+    monkeypatch.setattr(
+        "ebrm.report.write_report", lambda path, data: path.write_text("a report")
+    )  # figures take seconds
     server = ("--server", vllm.url)
     ran = ebrm("features", "--backbone", folder, "--data", pairs, "--out", tmp_path / "f", *server)
     assert ran.code == 0, ran.err

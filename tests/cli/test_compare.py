@@ -55,7 +55,11 @@ def test_settings_reach_the_heads(features: Path) -> None:
         found: float = ran.value["methods"][0]["log_loss"]["value"]
         return found
 
-    assert log_loss("--l2", 1000) == pytest.approx(0.693, abs=0.01) != pytest.approx(log_loss("--l2", 0.01), abs=0.001)
+    assert (
+        log_loss("--ridge", 1000)
+        == pytest.approx(0.693, abs=0.01)
+        != pytest.approx(log_loss("--ridge", 0.01), abs=0.001)
+    )
 
 
 def test_the_help_names_every_method() -> None:

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from tests.terminal import ebrm, preference_rows, refused, snapshot, write_lines
 
+from ebrm import fitting
 from ebrm.backbone import BackboneConfig
 from ebrm.card import trust_in_words
-from ebrm.cli import fit, outcome
+from ebrm.cli import fit
 from ebrm.cli.parser import Chosen, options_of
 from ebrm.data import PreferenceConfig, TextConfig
 from ebrm.errors import ConfigError
@@ -22,7 +23,7 @@ from ebrm.model import EnergyRewardModel
 def plain_report(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """Only the first test draws the figures of the report."""
     if not request.node.name.startswith("test_from_text"):
-        monkeypatch.setattr(outcome, "write_report", lambda path, data: path.write_text("a report"))
+        monkeypatch.setattr("ebrm.report.write_report", lambda path, data: path.write_text("a report"))
 
 
 QUICK = ("--joint-widths", "12,6", "--epochs", 2)
@@ -63,7 +64,7 @@ def test_accuracy_is_that_of_the_test_pairs(features: Path, model: Path) -> None
     from ebrm.heads import FitConfig
 
     read = open_features(features)
-    test = read.pairs.select(choose_splits(read.pairs, FitConfig(epochs=2)).test)
+    test = read.pairs.select(choose_splits(read.pairs, FitConfig()).test)
     right = int((read.reward[test.chosen] > read.reward[test.rejected]).sum())
     metrics = json.loads((model / "metrics.json").read_text())
     assert metrics["pairs"] == len(test)
@@ -189,7 +190,7 @@ def test_overwrite_replaces_a_model_only_when_the_new_one_is_complete(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(outcome, "measure", interrupted)
+        patched.setattr(fitting.FitResult, "save", interrupted)
         assert ebrm("fit", "--features", features, "--out", out, *QUICK, "--overwrite", "--seed", 5).code == 130
     assert snapshot(out) == before
     assert ebrm("fit", "--features", features, "--out", out, *QUICK, "--overwrite", "--seed", 5).code == 0
@@ -205,7 +206,7 @@ def test_an_unfinished_fit_is_not_mixed_with_another(
 
     out = tmp_path / "m"
     with monkeypatch.context() as patched:
-        patched.setattr(outcome, "measure", interrupted)
+        patched.setattr(fitting.FitResult, "save", interrupted)
         ran = ebrm("fit", "--features", features, "--out", out, *QUICK)
     assert ran.code == 130
     assert "run the same command again" in ran.err
@@ -222,8 +223,8 @@ def test_settings_from_a_file(features: Path, tmp_path: Path) -> None:
     )
     assert ebrm("fit", "--config", config, "--epochs", 2).code == 0
     record = EnergyRewardModel.from_pretrained(tmp_path / "m").record
-    assert record.network.joint_widths == (10, 5)
-    assert record.training.epochs == 2
+    assert record.head.network.joint_widths == (10, 5)
+    assert record.head.training.epochs == 2
 
 
 def test_too_few_pairs_to_measure(rm: Path, tmp_path: Path) -> None:

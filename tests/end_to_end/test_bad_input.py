@@ -26,7 +26,6 @@ from tests.terminal import (
 )
 from tests.tiny import edit_config, save_rm
 
-from ebrm.cli import outcome
 from ebrm.scoring import score as scoring
 
 QUICK = ("--joint-widths", "12,6", "--epochs", "2")
@@ -34,7 +33,7 @@ QUICK = ("--joint-widths", "12,6", "--epochs", "2")
 
 @pytest.fixture(autouse=True)
 def plain_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outcome, "write_report", lambda path, data: path.write_text("a report"))
+    monkeypatch.setattr("ebrm.report.write_report", lambda path, data: path.write_text("a report"))
 
 
 @pytest.fixture

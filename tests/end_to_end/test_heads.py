@@ -10,17 +10,18 @@ from starlette.testclient import TestClient
 from tests.terminal import ebrm, read_lines, write_lines
 from transformers import AutoModelForSequenceClassification
 
+from ebrm import register
 from ebrm.fitting import fit
-from ebrm.heads import HeadConfig, HeadKind
+from ebrm.heads import AnchoredConfig, GaussianConfig, HeadConfig, SiLUConfig
 from ebrm.model import EnergyRewardModel
 from ebrm.serve.app import create_app
 
 ROWS = [{"prompt": "Say hello.", "response": "Hello!"}, {"prompt": "Say hello.", "response": "No."}]
 
 
-@pytest.mark.parametrize("kind", ["silu", "gaussian", "anchored"])
-def test_a_head_is_used_like_the_energy_model(features: Path, tmp_path: Path, kind: HeadKind) -> None:
-    fit(features=features, head=HeadConfig(kind=kind, epochs=3)).model.save_pretrained(tmp_path / "head")
+@pytest.mark.parametrize("head", [SiLUConfig(epochs=3), GaussianConfig(), AnchoredConfig()], ids=lambda head: head.kind)
+def test_a_head_is_used_like_the_energy_model(features: Path, tmp_path: Path, head: HeadConfig) -> None:
+    fit(features, head=head).model.save_pretrained(tmp_path / "head")
     model = EnergyRewardModel.from_pretrained(tmp_path / "head")
     offline = model.score([row["prompt"] for row in ROWS], [row["response"] for row in ROWS])
     assert bool((offline.std > 0).all()) and offline.reward[0] != offline.reward[1]
@@ -39,6 +40,7 @@ def test_a_head_is_used_like_the_energy_model(features: Path, tmp_path: Path, ki
     assert sum(row["p_best"] for row in served.values()) == pytest.approx(1, abs=1e-6)
     assert served[0]["p_best"] == pytest.approx(model.prefer("Say hello.", "Hello!", "No."), abs=1e-3)
 
+    register()
     auto = AutoModelForSequenceClassification.from_pretrained(tmp_path / "head")
     tokens = model.backbone.tokenize("Say hello.", "Hello!")
     assert tokens is not None

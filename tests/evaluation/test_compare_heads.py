@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import spearmanr
-from tests.linear import QUICK, TINY, linear_features
+from tests.linear import QUICK, linear_features
 from torch.nn.functional import logsigmoid
 
 from ebrm.aggregate import worst_case
@@ -14,19 +14,28 @@ from ebrm.errors import DataError
 from ebrm.evaluation import Problem
 from ebrm.evaluation.compare_heads import METHODS, Fitted, Rows
 from ebrm.groups import Groups
-from ebrm.heads import HEADS, HeadConfig, PairRows
+from ebrm.heads import HEADS, DirectionalConfig, PrototypesConfig, SiLUConfig
+from ebrm.pairs import PreferencePairs
 
 FEATURES = linear_features(pairs=200, size=6)
 EMBEDDING = FEATURES.embedding(slice(None))
+
+
+HEAD_CONFIGS = {
+    "energy": replace(QUICK, training=replace(QUICK.training, epochs=3)),
+    "silu": SiLUConfig(epochs=3, hidden=8),
+    "directional": DirectionalConfig(epochs=3, hidden=8),
+    "prototypes": PrototypesConfig(epochs=3, hidden=8),
+}
 
 
 def problem(**changes: object) -> Problem:
     chosen, rejected = FEATURES.pairs.chosen, FEATURES.pairs.rejected
     made = Problem(
         FEATURES.embeddings, FEATURES.reward,
-        PairRows(chosen[:120], rejected[:120]), PairRows(chosen[120:160], rejected[120:160]),
-        np.array(["a", "b"] * 60, dtype=object), np.array(["a", "c"] * 20, dtype=object),
-        members=3, head=HeadConfig(epochs=3, hidden=8), network=TINY, training=replace(QUICK, epochs=3),
+        PreferencePairs.of(chosen[:120], rejected[:120], source=["a", "b"] * 60),
+        PreferencePairs.of(chosen[120:160], rejected[120:160], source=["a", "c"] * 20),
+        members=3, heads=HEAD_CONFIGS,
     )  # fmt: skip
     return replace(made, **changes)  # type: ignore[arg-type]
 
@@ -57,7 +66,7 @@ def test_learned_rewards_follow_the_labels(fitted: dict[str, Fitted]) -> None:
 
 
 def test_ensembles_are_the_aggregates_of_their_members(fitted: dict[str, Fitted]) -> None:
-    members = torch.stack([head.reward(EMBEDDING)[0] for head in PROBLEM.ensemble])
+    members = torch.stack([head.location_scale(EMBEDDING)[0] for head in PROBLEM.ensemble])
     assert len(members) == 3 and not torch.allclose(members[0], members[1])
     found = {name: fitted[f"silu-{name}"].reward(ROWS) for name in ("mean", "median", "worst-case", "uwo")}
     torch.testing.assert_close(found["mean"], members.mean(0))
@@ -80,7 +89,7 @@ def test_bounded_shapes_keep_the_base_order(fitted: dict[str, Fitted]) -> None:
 
 
 def test_good_in_both_respects(fitted: dict[str, Fitted]) -> None:
-    members = torch.stack([head.reward(EMBEDDING)[0] for head in PROBLEM.ensemble]).mean(0).double()
+    members = torch.stack([head.location_scale(EMBEDDING)[0] for head in PROBLEM.ensemble]).mean(0).double()
     total = torch.zeros(400, dtype=torch.float64)
     for reward in (ROWS.base.double(), members):
         known = reward[PROBLEM.rows]
@@ -112,6 +121,6 @@ def test_parameters_are_what_is_learned(fitted: dict[str, Fitted]) -> None:
 
 
 def test_users_and_objectives_are_the_sources() -> None:
-    one = problem(source=np.array([None] * 120, dtype=object), held_source=np.array([None] * 40, dtype=object))
+    one = problem(train=PreferencePairs.of(PROBLEM.train.chosen, PROBLEM.train.rejected))
     assert int(PROBLEM.fit("min_norm").groups) == 2 and int(one.fit("min_norm").groups) == 1
     assert int(PROBLEM.fit("prototypes").groups) == 2  # "c" stands in held-out pairs alone

@@ -7,20 +7,21 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.linear import QUICK, TINY, linear_features
+from tests.linear import ONE_EPOCH, QUICK, linear_features
 
-from ebrm.evaluation.fitted import measure
-from ebrm.fitting import Fitted, fit
+from ebrm.evaluation import measure_fit
+from ebrm.fitting import FitResult, fit
+from ebrm.heads import FitConfig, LikelihoodConfig
 from ebrm.metrics import Bootstrap, calibration, error_auroc
 
 
 @pytest.fixture(scope="module")
-def fitted() -> Fitted:
-    return fit(features=linear_features(noise=0.7), network=TINY, training=QUICK)
+def fitted() -> FitResult:
+    return fit(linear_features(noise=0.7), head=QUICK)
 
 
-def test_accuracy_is_that_of_the_test_pairs_one_by_one(fitted: Fitted) -> None:
-    metrics = measure(fitted, title="t").metrics
+def test_accuracy_is_that_of_the_test_pairs_one_by_one(fitted: FitResult) -> None:
+    metrics = measure_fit(fitted).metrics
     features = fitted.features
     refined = fitted.model.refine(features.embedding(slice(None)), features.reward).reward
     test = features.pairs.select(fitted.splits.test)
@@ -34,29 +35,29 @@ def test_accuracy_is_that_of_the_test_pairs_one_by_one(fitted: Fitted) -> None:
     assert (flips["fixed"] - flips["broken"]) / len(test) == pytest.approx(gain)
 
 
-def test_categories_add_up(fitted: Fitted) -> None:
-    metrics = measure(fitted, title="t").metrics
+def test_categories_add_up(fitted: FitResult) -> None:
+    metrics = measure_fit(fitted).metrics
     parts = metrics["by_category"]
     assert sum(part["pairs"] for part in parts.values()) == metrics["pairs"]
     mean = sum(part["pairs"] * part["refined"]["accuracy"] for part in parts.values()) / metrics["pairs"]
     assert mean == pytest.approx(metrics["refined"]["accuracy"])
 
 
-def test_metrics_are_json_and_have_what_is_promised(fitted: Fitted) -> None:
-    metrics = json.loads(json.dumps(measure(fitted, title="t").metrics, allow_nan=False))
+def test_metrics_are_json_and_have_what_is_promised(fitted: FitResult) -> None:
+    metrics = json.loads(json.dumps(measure_fit(fitted).metrics, allow_nan=False))
     assert {"low", "high"} <= metrics["difference"].keys()
     labels = fitted.conflicts.overall
     assert metrics["kept_fraction"] == 1.0  # no filter: every training pair is fitted on
     assert 0 < metrics["contradicted_fraction"] == labels.dropped / len(fitted.splits.train)
-    assert metrics["trust"] == fitted.model.head.trust.to_dict()
+    assert metrics["trust"] == fitted.model.head.fusion.to_dict()
     assert {"filter", "fit", "refine", "evaluate"} <= metrics["seconds"].keys()
     assert {"python", "torch", "transformers", "ebrm"} <= metrics["versions"].keys()
 
 
 def test_what_the_filter_left_out_is_counted() -> None:
-    training = replace(QUICK, epochs=1, objective="likelihood", filter_conflicts=True)
-    fitted = fit(features=linear_features(noise=0.7), network=TINY, training=training)
-    measured = measure(fitted, title="t", bootstrap=Bootstrap(20))
+    head = replace(ONE_EPOCH, objective=LikelihoodConfig())
+    fitted = fit(linear_features(noise=0.7), head=head, config=FitConfig(filter_conflicts=True))
+    measured = measure_fit(fitted, bootstrap=Bootstrap(20))
     metrics, labels = measured.metrics, fitted.conflicts.overall
     assert metrics["kept_fraction"] == labels.kept / len(fitted.splits.train) < 1
     assert metrics["contradicted_fraction"] == labels.dropped / len(fitted.splits.train) > 0
@@ -64,8 +65,8 @@ def test_what_the_filter_left_out_is_counted() -> None:
     assert measured.report is not None and measured.report.filtered and measured.report.fusion == metrics["trust"]
 
 
-def test_the_examples_are_those_that_moved_most_and_carry_their_densities(fitted: Fitted) -> None:
-    report = measure(fitted, title="t").report
+def test_the_examples_are_those_that_moved_most_and_carry_their_densities(fitted: FitResult) -> None:
+    report = measure_fit(fitted).report
     assert report is not None
     moved = np.abs(np.asarray(report.refined_reward) - np.asarray(report.base_reward)).ravel()
     shown = [abs(example.refined_reward - example.base_reward) for example in report.examples]
@@ -74,8 +75,8 @@ def test_the_examples_are_those_that_moved_most_and_carry_their_densities(fitted
         assert np.trapezoid(example.density, example.density_nodes) == pytest.approx(1, abs=1e-3)
 
 
-def test_probabilities_favor_the_side_with_the_higher_mean(fitted: Fitted) -> None:
-    report = measure(fitted, title="t").report
+def test_probabilities_favor_the_side_with_the_higher_mean(fitted: FitResult) -> None:
+    report = measure_fit(fitted).report
     assert report is not None
     test = fitted.features.pairs.select(fitted.splits.test)
     mean = fitted.model.with_inference(estimate="mean")
@@ -87,8 +88,8 @@ def test_probabilities_favor_the_side_with_the_higher_mean(fitted: Fitted) -> No
     assert agree.mean() > 0.9
 
 
-def test_uncertainty_is_held_against_the_pairs_the_refined_reward_gets_wrong(fitted: Fitted) -> None:
-    measured = measure(fitted, title="t")
+def test_uncertainty_is_held_against_the_pairs_the_refined_reward_gets_wrong(fitted: FitResult) -> None:
+    measured = measure_fit(fitted)
     assert measured.report is not None
     refined, std = np.asarray(measured.report.refined_reward), np.asarray(measured.report.std)
     wrong = refined[:, 0] <= refined[:, 1]
@@ -97,8 +98,8 @@ def test_uncertainty_is_held_against_the_pairs_the_refined_reward_gets_wrong(fit
     assert measured.metrics["error_auroc"]["std"] == pytest.approx(above.mean())
 
 
-def test_calibration_and_uncertainty_come_with_intervals_over_prompts(fitted: Fitted) -> None:
-    measured = measure(fitted, title="t", bootstrap=Bootstrap(300, seed=3))
+def test_calibration_and_uncertainty_come_with_intervals_over_prompts(fitted: FitResult) -> None:
+    measured = measure_fit(fitted, bootstrap=Bootstrap(300, seed=3))
     assert measured.report is not None
     probability, prompts = np.asarray(measured.report.probability), measured.report.prompt_id
     found = calibration(probability, prompts, bootstrap=Bootstrap(300, seed=3))
@@ -118,8 +119,8 @@ def test_calibration_and_uncertainty_come_with_intervals_over_prompts(fitted: Fi
         assert auroc["intervals"][name] == pytest.approx({"low": expected.low, "high": expected.high})
 
 
-def test_without_test_pairs_nothing_is_claimed(fitted: Fitted) -> None:
+def test_without_test_pairs_nothing_is_claimed(fitted: FitResult) -> None:
     empty = replace(fitted, splits=replace(fitted.splits, test=np.zeros(0, np.int64)))
-    measured = measure(empty, title="t")
+    measured = measure_fit(empty)
     assert measured.report is None and measured.metrics["pairs"] == 0 and measured.metrics["base"] is None
     assert {"kept_fraction", "contradicted_fraction", "trust", "versions"} < measured.metrics.keys()

@@ -19,7 +19,7 @@ from ebrm.evaluation import BenchmarkTexts, TextCache, models, score_function
 from ebrm.evaluation.models import open_models
 from ebrm.features import FeatureConfig
 from ebrm.fitting import fit
-from ebrm.heads import FitConfig, NetworkConfig
+from ebrm.heads import EnergyConfig, NetworkConfig, TrainingConfig
 from ebrm.model import EnergyRewardModel
 
 
@@ -91,8 +91,8 @@ def fitted_with(layers: str, rm: Path, pairs: Path, folder: Path) -> Path:
     """A features folder read with some layers, and a model fitted on it at `folder` / "m"."""
     ran = ebrm("features", "--backbone", rm, "--data", pairs, "--out", folder / "f", "--layers", layers, "-q")
     assert ran.code == 0, ran.err
-    network = NetworkConfig(joint_widths=(6,))
-    fit(features=folder / "f", network=network, training=FitConfig(epochs=1)).model.save_pretrained(folder / "m")
+    head = EnergyConfig(network=NetworkConfig(joint_widths=(6,)), training=TrainingConfig(epochs=1))
+    fit(folder / "f", head=head).model.save_pretrained(folder / "m")
     return folder / "m"
 
 

@@ -10,7 +10,7 @@ from tests.heads.toys import plain_energy, small_network
 from torch import Tensor
 
 from ebrm.heads import EnergyNetwork, InferenceConfig
-from ebrm.heads.ascent import ascend, starting_reward
+from ebrm.heads.energy import ascend, starting_reward
 
 
 def energy_of(network: EnergyNetwork, embedding: Tensor):

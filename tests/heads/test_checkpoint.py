@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 
 from ebrm.errors import ModelError
 from ebrm.heads import Epoch
-from ebrm.heads.checkpoint import load_checkpoint, save_checkpoint
+from ebrm.heads.training import load_checkpoint, save_checkpoint
 
-RUN = {"training.seed": 0, "network.joint_widths": (8, 4), "rewards": "0f"}
+RUN = {"seed": 0, "network.joint_widths": (8, 4), "rewards": "0f"}
 HISTORY = [Epoch(1, 2.5, 0.5, 1.25, 0.68, 0.1), Epoch(2, 2.0, math.nan, math.nan, math.nan, 0.2)]
 
 
@@ -87,7 +87,7 @@ def test_a_fresh_optimizer_can_be_saved(tmp_path):
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"training.seed": 1}, r"its training\.seed is 0, this run's is 1"),
+        ({"seed": 1}, r"its seed is 0, this run's is 1"),
         ({"network.joint_widths": (8, 5)}, r"its network\.joint_widths is \[8, 4\], this run's is \[8, 5\]"),
         ({"rewards": "1f"}, "its rewards is 0f, this run's is 1f"),
         ({"new": 3}, "its new is None, this run's is 3"),
@@ -137,5 +137,5 @@ def test_some_other_safetensors_file_is_refused(tmp_path, metadata):
 def test_nothing_in_it_is_pickled(written):
     file, _ = written
     with safe_open(file, framework="pt") as handle:
-        assert json.loads(handle.metadata()["run"])["training.seed"] == 0
+        assert json.loads(handle.metadata()["run"])["seed"] == 0
         assert {name.split(".")[0] for name in handle.keys()} == {"now", "best", "optimizer", "generator"}  # noqa: SIM118

@@ -10,19 +10,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, stats
-from tests.heads.toys import plain_energy, small_network
+from tests.heads.toys import energy, plain_energy, reading, small_network
 from torch import Tensor
 
 import ebrm.heads.energy as density_module
-from ebrm.heads import FitConfig, Fusion, InferenceConfig, NetworkConfig, RewardDensity
-from ebrm.heads.ascent import Ascent
-from ebrm.heads.energy import Refinement
+from ebrm.heads import EnergyHead, Fusion, InferenceConfig, NetworkConfig, Refinement
+from ebrm.heads.energy import Ascent
 
 WIDTHS = NetworkConfig(reward_widths=(12,), joint_widths=(10,), dropout=0.5)
 STARTS = ["base", "paper", "zero", "random"]
 FIELDS = [field.name for field in dataclasses.fields(Refinement)]
 ASCENT, MEAN = InferenceConfig(estimate="ascent"), InferenceConfig()
-#: The density alone, both witnesses, and the base reward alone.
+#: The density alone, density and base reward, and the base reward alone.
 TRUSTS = [Fusion(), Fusion(0.5, 0.7), Fusion(0.0, 0.35)]
 
 
@@ -32,27 +31,26 @@ def rows(n: int, seed: int = 3) -> tuple[Tensor, Tensor]:
     return 2 + torch.randn(n, 5, generator=generator), 100 + 7 * torch.randn(n, generator=generator)
 
 
-def some_density(seed: int = 0, gain: float = 4.0, scale: float = 1.0, trust: Fusion = TRUSTS[0]) -> RewardDensity:
+def some_density(seed: int = 0, gain: float = 4.0, scale: float = 1.0, trust: Fusion = TRUSTS[0]) -> EnergyHead:
     """Random weights large enough for several bumps; units fitted on 200 rows."""
-    density = RewardDensity(5, WIDTHS)
+    density = EnergyHead(5, energy(WIDTHS, objective="likelihood", reward_scale=scale))
     density.network.load_state_dict(small_network(5, (12,), (10,), seed=seed, gain=gain).state_dict())
     embedding, reward = rows(200)
-    density.fit_units(reward, [embedding], FitConfig(objective="likelihood", reward_scale=scale), center=True)
-    density.trust = trust
+    density.fit_units(reward, [embedding])
+    density.fusion = trust
     return density.eval()
 
 
-def flattened(density: RewardDensity) -> RewardDensity:
+def flattened(density: EnergyHead) -> EnergyHead:
     """The same with a flat energy: it says nothing about r."""
     torch.nn.init.zeros_(density.network.output.weight)
     return density
 
 
 def test_support_is_the_training_range_widened_by_three_noise_widths():
-    density = RewardDensity(1, WIDTHS)
+    density = EnergyHead(1, energy(WIDTHS, objective="likelihood", noise_scales=(0.5, 0.25), reward_scale=4.0))
     reward = torch.tensor([2.0, 4.0, 6.0, 8.0])  # mean 5, std √5
-    training = FitConfig(objective="likelihood", noise_scales=(0.5, 0.25), reward_scale=4.0)
-    density.fit_units(reward, [torch.tensor([[1.0], [3.0]])], training, center=True)
+    density.fit_units(reward, [torch.tensor([[1.0], [3.0]])])
     low, high = -3 / math.sqrt(5) * 4, 3 / math.sqrt(5) * 4
     assert density.trusted.tolist() == pytest.approx([low, high])
     assert density.support_bounds() == pytest.approx((low - 6.0, high + 6.0))
@@ -73,9 +71,9 @@ def test_support_is_the_training_range_widened_by_three_noise_widths():
     ],
 )
 def test_support_of_the_joint_objective_is_at_least_four_and_at_most_eight_standard_deviations(reward, expected, scale):
-    density = RewardDensity(1, WIDTHS)
+    density = EnergyHead(1, energy(WIDTHS, reward_scale=scale))
     values = torch.tensor(reward)
-    density.fit_units(values, [], FitConfig(objective="joint", reward_scale=scale), center=False)
+    density.fit_units(values, [])
     internal = (values - values.mean()) / values.std(correction=0)
     low, high = float(internal.min()), float(internal.max())
     expected = min(-4.0, low) if low > -8 else -8.0, max(4.0, high) if high < 8 else 8.0
@@ -84,16 +82,16 @@ def test_support_of_the_joint_objective_is_at_least_four_and_at_most_eight_stand
 
 
 def test_embeddings_are_left_alone_without_centering():
-    density = RewardDensity(1, WIDTHS)
-    density.fit_units(torch.tensor([0.0, 1.0]), [torch.tensor([[5.0]])], FitConfig(), center=False)
+    density = EnergyHead(1, energy(dataclasses.replace(WIDTHS, standardize_embedding=False)))
+    density.fit_units(torch.tensor([0.0, 1.0]), [torch.tensor([[5.0]])])
     assert density.standardizer.embed(torch.tensor([[5.0]])).tolist() == [[5.0]]
 
 
 def test_a_density_that_is_not_fitted_is_trusted_alone():
-    density = RewardDensity(1, WIDTHS)
-    assert density.trust == Fusion(1.0, math.inf)
-    density.trust = Fusion(0.25, 1.4)
-    assert density.trust == Fusion(0.25, pytest.approx(1.4))
+    density = EnergyHead(1, energy(WIDTHS))
+    assert density.fusion == Fusion(1.0, math.inf)
+    density.fusion = Fusion(0.25, 1.4)
+    assert density.fusion == Fusion(0.25, pytest.approx(1.4))
     assert {"power", "base_noise"} <= set(density.state_dict())
 
 
@@ -124,7 +122,7 @@ def test_density_integrates_to_one_in_base_units(trust):
 def test_the_posterior_is_adaptive_quadratures(trust, scale):
     density = some_density(trust=trust, scale=scale)
     embedding, reward = rows(3)
-    got = density.refine(embedding, reward, InferenceConfig(nodes=1025))
+    got = density.with_inference(nodes=1025).refine(embedding, reward)
     nodes, _ = density.density(embedding[:1], reward[:1])
     low, high = float(nodes[0]), float(nodes[-1])
     noise = trust.base_noise * float(density.standardizer.reward_std)  # s is in standard deviations
@@ -152,7 +150,7 @@ def test_the_posterior_is_adaptive_quadratures(trust, scale):
 def test_a_refinement_is_consistent_with_the_density(estimate, trust):
     density = some_density(trust=trust)
     embedding, reward = rows(15)
-    got = density.refine(embedding, reward, InferenceConfig(estimate=estimate, nodes=513, coverage=0.8))
+    got = density.with_inference(estimate=estimate, nodes=513, coverage=0.8).refine(embedding, reward)
     nodes, p = (value.double().numpy() for value in density.density(embedding, reward, nodes=513))
     cumulative = integrate.cumulative_trapezoid(p, nodes, axis=1, initial=0)
     for i in range(15):
@@ -171,13 +169,13 @@ def test_a_refinement_is_consistent_with_the_density(estimate, trust):
 def test_the_ascent_raises_the_density_from_the_base_reward_and_stays_inside_the_support():
     density = some_density()
     embedding, reward = rows(100)
-    got = density.refine(embedding, reward, ASCENT)
-    start = density.refine(embedding, reward, dataclasses.replace(ASCENT, steps=0))
+    got = reading(density, ASCENT).refine(embedding, reward)
+    start = reading(density, dataclasses.replace(ASCENT, steps=0)).refine(embedding, reward)
     low, high = density.standardizer.to_base(density.trusted).tolist()
     assert torch.allclose(start.reward, reward.clamp(low, high), atol=1e-4)
     assert bool((density.energy(embedding, got.reward) >= density.energy(embedding, start.reward) - 1e-5).all())
     assert float((got.reward - start.reward).abs().median()) > 0.5  # it moves
-    top = density.refine(embedding, reward, InferenceConfig(estimate="mode"))
+    top = density.with_inference(estimate="mode").refine(embedding, reward)
     # And no climb ends above the global mode, but for what lies between two nodes.
     assert bool((top.log_density >= got.log_density - 0.02).all())
 
@@ -188,29 +186,29 @@ def test_the_ascent_climbs_the_density_given_the_base_reward(monkeypatch):
     monkeypatch.setattr(density_module, "_BLOCK_ROWS", 4)
     asked = []
 
-    def watch(energy, start, *rest):
-        asked.append((energy, start))
+    def watch(climbed, start, *rest):
+        asked.append((climbed, start))
         return Ascent(start, start, torch.zeros(len(start)))
 
     monkeypatch.setattr(density_module, "ascend", watch)
     embedding, reward = rows(10)
-    density.refine(embedding, reward, ASCENT)
+    reading(density, ASCENT).refine(embedding, reward)
     assert [len(start) for _, start in asked] == [4, 4, 2] and asked[0][1].dtype == torch.float64
     base, first = density.standardizer.to_internal(reward).double(), 0
     network = copy.deepcopy(density.network).double()
-    for energy, start in asked:
+    for climbed, start in asked:
         places = torch.arange(len(start)).flip(0)  # rows still moving, in any order
         e = density.standardizer.embed(embedding[first : first + len(start)]).double()[places]
         r0 = base[first : first + len(start)][places]
         at, h = torch.linspace(-5, 5, len(start), dtype=torch.float64), 1e-5
-        value, slope = energy(places, at)
+        value, slope = climbed(places, at)
 
         def log_density(r: Tensor, e: Tensor = e, r0: Tensor = r0) -> Tensor:
             f = network(e, r).detach()
             return 0.5 * f + torch.distributions.Normal(r, 0.7 * 4.0).log_prob(r0)
 
         assert torch.allclose(slope, (log_density(at + h) - log_density(at - h)) / (2 * h), atol=1e-3)
-        elsewhere, _ = energy(places, at + 1)
+        elsewhere, _ = climbed(places, at + 1)
         assert torch.allclose(elsewhere - value, log_density(at + 1) - log_density(at), atol=1e-5)
         first += len(start)
 
@@ -221,7 +219,7 @@ def test_the_ascent_ends_on_a_top_of_the_density_given_the_base_reward(trust, sc
     density = some_density(gain=3.0, scale=scale, trust=trust)
     embedding, reward = rows(40)
     nearby = dataclasses.replace(ASCENT, steps=2000, nodes=2049)
-    got = density.refine(embedding, reward, nearby)
+    got = reading(density, nearby).refine(embedding, reward)
     nodes, p = (value.double() for value in density.density(embedding, reward, nodes=2049))
     inside = (got.reward > nodes[8]) & (got.reward < nodes[-9])
     place = torch.searchsorted(nodes, got.reward.double()).clamp(8, len(nodes) - 9)
@@ -240,7 +238,7 @@ def test_with_no_trust_in_the_density_the_ascent_returns_the_base_reward():
     density = some_density(trust=Fusion(0.0, 0.5))
     embedding, reward = rows(50)
     for start in ("base", "zero"):
-        got = density.refine(embedding, reward, dataclasses.replace(ASCENT, start=start))
+        got = reading(density, dataclasses.replace(ASCENT, start=start)).refine(embedding, reward)
         assert torch.allclose(got.reward, reward, atol=1e-2)
 
 
@@ -252,7 +250,7 @@ def test_where_the_density_says_nothing_the_base_reward_and_its_error_are_left(p
     if power:
         flattened(density)
     embedding, reward = rows(20)
-    got = density.refine(embedding, reward, InferenceConfig(nodes=513))
+    got = density.with_inference(nodes=513).refine(embedding, reward)
     nodes, _ = density.density(embedding, reward)
     s = noise * float(density.standardizer.reward_std)
     low, high = ((float(edge) - reward.double().numpy()) / s for edge in nodes[[0, -1]])
@@ -272,7 +270,7 @@ def test_the_refined_mean_rises_with_the_base_reward(seed, power, noise):
     embedding = rows(1)[0].expand(60, 5)
     low, high = density.standardizer.to_base(density.support).tolist()
     reward = torch.linspace(low, high, 60)
-    mean = density.refine(embedding, reward, InferenceConfig(nodes=257)).mean
+    mean = density.with_inference(nodes=257).refine(embedding, reward).mean
     assert bool((mean[1:] >= mean[:-1] - 1e-4).all()) and mean[-1] > mean[0]
 
 
@@ -283,10 +281,10 @@ def test_a_base_reward_far_outside_the_support_pulls_to_its_edge(trust):
     reward = torch.tensor([-1e30, -1e10, -1e7, -1e5, 1e5, 1e7, 1e10, 1e30])
     low, high = density.standardizer.to_base(density.support).tolist()
     for settings_ in (MEAN, InferenceConfig(estimate="mode")):
-        got = density.refine(embedding, reward, settings_)
+        got = reading(density, settings_).refine(embedding, reward)
         assert got.reward.tolist() == pytest.approx([low] * 4 + [high] * 4, abs=1.0)
         assert all(bool(getattr(got, name).isfinite().all()) for name in FIELDS)
-    got = density.refine(embedding, reward, ASCENT)
+    got = reading(density, ASCENT).refine(embedding, reward)
     assert all(bool(getattr(got, name).isfinite().all()) for name in ("reward", "mean", "std"))
 
 
@@ -294,7 +292,7 @@ def test_a_base_reward_far_outside_the_support_pulls_to_its_edge(trust):
 def test_a_flat_energy_returns_the_base_reward(scale):
     density = flattened(some_density(scale=scale))
     embedding, reward = rows(50)  # among the training rows, so inside the trusted range
-    got = density.refine(embedding, reward, ASCENT)
+    got = reading(density, ASCENT).refine(embedding, reward)
     assert torch.allclose(got.reward, reward, atol=1e-4)
     nodes, p = density.density(embedding, reward)
     assert torch.allclose(p, (1 / (nodes[-1] - nodes[0])).expand_as(p), rtol=1e-5)
@@ -311,7 +309,7 @@ def test_starts_reach_the_refined_reward_in_base_units():
     reward = mean + unit * torch.tensor([-90.0, -2.01, -1.9, 0.0, 1.9, 90.0])
 
     def start(**options) -> Tensor:
-        return (density.refine(embedding, reward, dataclasses.replace(ASCENT, **options)).reward - mean) / unit
+        return (reading(density, dataclasses.replace(ASCENT, **options)).refine(embedding, reward).reward - mean) / unit
 
     low, high = density.trusted.tolist()
     assert start().tolist() == pytest.approx([low, -2.01, -1.9, 0.0, 1.9, high], abs=1e-4)
@@ -331,10 +329,10 @@ def test_refining_is_deterministic_given_its_generator(start):
     density, before = some_density(), torch.get_rng_state()
     embedding, reward = rows(40)
     chosen = InferenceConfig(estimate="ascent", start=start, seed=5)
-    one, two = (density.refine(embedding, reward, chosen).reward for _ in range(2))
-    given_one = density.refine(embedding, reward, chosen, torch.Generator().manual_seed(5)).reward
+    one, two = (reading(density, chosen).refine(embedding, reward).reward for _ in range(2))
+    given_one = reading(density, chosen).refine(embedding, reward, torch.Generator().manual_seed(5)).reward
     assert torch.equal(one, two) and torch.equal(one, given_one)
-    other = density.refine(embedding, reward, chosen, torch.Generator().manual_seed(6)).reward
+    other = reading(density, chosen).refine(embedding, reward, torch.Generator().manual_seed(6)).reward
     assert torch.equal(one, other) == (start in ("base", "zero"))
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -345,7 +343,7 @@ def test_refining_is_deterministic_given_its_generator(start):
 def test_any_number_of_rows(n, trust, chosen):
     density = some_density(trust=trust)
     embedding, reward = rows(2)
-    got = density.refine(embedding[:n], reward[:n], chosen)
+    got = reading(density, chosen).refine(embedding[:n], reward[:n])
     for name in FIELDS:
         value = getattr(got, name)
         assert value.shape == ((n, 2) if name == "interval" else (n,))
@@ -364,20 +362,20 @@ def assert_same(one: Refinement, other: Refinement, order: Tensor | slice = slic
 def test_a_row_does_not_depend_on_its_batch(chosen, trust, monkeypatch):
     density = some_density(trust=trust)
     embedding, reward = rows(60)
-    whole = density.refine(embedding, reward, chosen)
+    whole = reading(density, chosen).refine(embedding, reward)
     order = torch.randperm(60, generator=torch.Generator().manual_seed(0))
-    assert_same(density.refine(embedding[order], reward[order], chosen), whole, order)
+    assert_same(reading(density, chosen).refine(embedding[order], reward[order]), whole, order)
     for i in (0, 17, 59):
         part = slice(i, i + 1)
-        assert_same(density.refine(embedding[part], reward[part], chosen), whole, part)
+        assert_same(reading(density, chosen).refine(embedding[part], reward[part]), whole, part)
     energies = density.energy(embedding, reward), density.density(embedding, reward)[1]
     monkeypatch.setattr(density_module, "_BLOCK_ROWS", 13)
-    assert_same(density.refine(embedding, reward, chosen), whole)
+    assert_same(reading(density, chosen).refine(embedding, reward), whole)
     monkeypatch.setattr(density_module, "_CPU_ACTIVATIONS", 10 * 65 * 7)  # seven rows at a time on the nodes
     assert len(list(density._embedded(embedding, 65))) == 9
-    assert_same(density.refine(embedding, reward, chosen), whole)
+    assert_same(reading(density, chosen).refine(embedding, reward), whole)
     monkeypatch.setattr(density_module, "_CPU_ACTIVATIONS", 1)  # a row at a time everywhere
-    assert_same(density.refine(embedding, reward, chosen), whole)
+    assert_same(reading(density, chosen).refine(embedding, reward), whole)
     assert torch.allclose(density.energy(embedding, reward), energies[0], atol=1e-5)
     assert torch.allclose(density.density(embedding, reward)[1], energies[1], atol=1e-5)
 
@@ -387,10 +385,13 @@ def test_it_works_in_inference_mode_and_leaves_no_graph(chosen):
     density = some_density(trust=Fusion(0.5, 1.0))
     embedding, reward = rows(8)
     rewards = (reward, reward.flip(0))
-    expected = density.refine(embedding, reward, chosen), density.prefer((embedding, embedding.flip(0)), rewards)
+    expected = (
+        reading(density, chosen).refine(embedding, reward),
+        density.prefer((embedding, embedding.flip(0)), rewards),
+    )
     with torch.inference_mode():
         inside = embedding + 0  # an inference tensor
-        got = density.refine(inside, reward, chosen), density.prefer((inside, inside.flip(0)), rewards)
+        got = reading(density, chosen).refine(inside, reward), density.prefer((inside, inside.flip(0)), rewards)
         nodes, p = density.density(inside, reward)
     assert_same(got[0], expected[0])
     assert torch.allclose(got[1], expected[1])
@@ -403,7 +404,7 @@ def test_it_works_in_inference_mode_and_leaves_no_graph(chosen):
 def test_there_is_no_dropout_in_inference(chosen):
     density = some_density().train()
     embedding, reward = rows(8)
-    one, two = (density.refine(embedding, reward, chosen) for _ in range(2))
+    one, two = (reading(density, chosen).refine(embedding, reward) for _ in range(2))
     assert all(torch.equal(getattr(one, name), getattr(two, name)) for name in FIELDS)
     sides = (embedding, embedding.flip(0)), (reward, reward.flip(0))
     assert torch.equal(density.prefer(*sides), density.prefer(*sides))
@@ -479,8 +480,8 @@ def test_a_power_of_two_times_the_rewards_changes_the_units_exactly(exponent, ch
     a = 2.0**exponent
     embedding, reward = rows(30)
     one, other = some_density(trust=trust), some_density(trust=trust)
-    other.fit_units(a * rows(200)[1], [rows(200)[0]], FitConfig(objective="likelihood"), center=True)
-    got, expected = other.refine(embedding, a * reward, chosen), one.refine(embedding, reward, chosen)
+    other.fit_units(a * rows(200)[1], [rows(200)[0]])
+    got, expected = reading(other, chosen).refine(embedding, a * reward), reading(one, chosen).refine(embedding, reward)
     for name in ("reward", "std", "interval", "mean", "mode"):
         assert torch.equal(getattr(got, name), a * getattr(expected, name)), name
     assert torch.allclose(got.log_density, expected.log_density - math.log(a), atol=1e-5)
@@ -492,11 +493,11 @@ def test_a_power_of_two_times_the_rewards_changes_the_units_exactly(exponent, ch
 
 def test_units_support_trust_and_weights_travel_in_the_state():
     density = some_density(scale=4.0, trust=Fusion(0.25, 1.4))
-    other = RewardDensity(5, WIDTHS)
+    other = EnergyHead(5, density.config)
     other.load_state_dict(density.state_dict())
     embedding, reward = rows(5)
-    one, same = (each.refine(embedding, reward, ASCENT) for each in (density, other))
-    assert other.trust == density.trust
+    one, same = (reading(each, ASCENT).refine(embedding, reward) for each in (density, other))
+    assert other.fusion == density.fusion
     assert all(torch.equal(getattr(one, name), getattr(same, name)) for name in FIELDS)
 
 
@@ -504,7 +505,7 @@ def test_the_interval_covers_what_the_density_says():
     """Goodness of fit of the reading side alone: draws from the very density fall inside at the stated rate."""
     density = some_density()
     embedding, reward = rows(40)
-    got = density.refine(embedding, reward, InferenceConfig(coverage=0.7))
+    got = density.with_inference(coverage=0.7).refine(embedding, reward)
     nodes, p = (value.double().numpy() for value in density.density(embedding, reward, nodes=2049))
     cumulative = integrate.cumulative_trapezoid(p, nodes, axis=1, initial=0)
     rng = np.random.default_rng(1)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
-import ebrm.heads.fusion as trust_module
+import ebrm.heads.fusion as fusion_module
 from ebrm.heads import UNMEASURED, Fusion, grid_nodes, posterior
 from ebrm.heads.fusion import BASE_NOISE, POWERS, HeldOut, choose_fusion, weigh
 from ebrm.heads.objective import noisy_preference_nll
@@ -36,11 +36,16 @@ def flipped(pairs: Tensor, share: float, seed: int = 1) -> Tensor:
     return torch.where(wrong.unsqueeze(1), pairs.flip(1), pairs)
 
 
-def chosen_trust(log_mass: Tensor, reward: Tensor, pairs: Tensor, flips: float = 0.1, **options) -> Fusion:
-    return choose_fusion([HeldOut(log_mass, NODES, reward, *pairs.T)], flips=flips, **options)
+def held_out(log_mass: Tensor, nodes: Tensor, reward: Tensor, sides: Tensor) -> HeldOut:
+    one = torch.ones(sides.shape[1], dtype=torch.float64)
+    return HeldOut(log_mass, nodes, reward, sides[0], sides[1], one, one)
 
 
-# What the two witnesses say together.
+def chosen_fusion(log_mass: Tensor, reward: Tensor, pairs: Tensor, flips: float = 0.1, **options) -> Fusion:
+    return choose_fusion([held_out(log_mass, NODES, reward, pairs.T)], flips=flips, **options)
+
+
+# Density and base reward together.
 
 
 @given(st.floats(0, 1), st.integers(0, 99))
@@ -51,7 +56,7 @@ def test_an_unknown_error_of_the_base_reward_leaves_the_density(power, seed):
 
 
 @given(st.floats(-2.5, 2.5), st.floats(0.3, 4.0))
-def test_no_trust_in_the_density_leaves_a_truncated_normal(reward, noise):
+def test_power_zero_leaves_a_truncated_normal(reward, noise):
     nodes, nothing = grid_nodes(-4, 4, 1025), torch.zeros(1, 1025)
     for log_density in (nothing, 100 * torch.randn(1, 1025, generator=torch.Generator().manual_seed(0))):
         at = posterior(nodes, weigh(log_density, nodes, torch.tensor([reward]), 0.0, noise))
@@ -100,24 +105,24 @@ def test_a_base_reward_far_outside_the_nodes_is_finite_and_pulls_to_the_edge(rew
 
 def test_without_pairs_held_out_the_density_counts_whole_and_the_base_reward_as_little_as_is_tried():
     none = torch.empty(0, 2, dtype=torch.long)
-    got = chosen_trust(cells(torch.zeros(2), 1.0), torch.zeros(2), none)
+    got = chosen_fusion(cells(torch.zeros(2), 1.0), torch.zeros(2), none)
     assert got == choose_fusion([], flips=0.1) == UNMEASURED == Fusion(1.0, 2.0)
 
 
-def test_a_trust_that_is_not_said_is_in_the_density_alone():
+def test_the_default_is_the_density_alone():
     assert Fusion() == Fusion(1.0, math.inf)
 
 
 def brute_force(
     log_mass: Tensor, nodes: Tensor, reward: Tensor, pairs: Tensor, flips: float, scale: float
 ) -> dict[Fusion, float]:
-    """Held-out loss of every trust, with loops: densities, not cells, to the power; then cells again."""
+    """Held-out loss of all weights, with loops: densities, not cells, to the power; then cells again."""
     width = np.full(len(nodes), 1.0)
     width[[0, -1]] = 0.5
     density = np.exp(log_mass.double().numpy()) / width
     losses = {}
-    for t in trust_module.POWERS:
-        for s in trust_module.BASE_NOISE:
+    for t in fusion_module.POWERS:
+        for s in fusion_module.BASE_NOISE:
             likelihood = stats.norm(nodes.double().numpy(), s * scale).pdf(reward.double().numpy()[:, None])
             mass = density**t * likelihood * width
             mass /= mass.sum(1, keepdims=True)
@@ -135,9 +140,9 @@ def brute_force(
 
 @pytest.mark.parametrize("scale", [1.0, 4.0])
 @pytest.mark.parametrize("seed", range(4))
-def test_the_trust_is_the_likeliest_by_brute_force(seed, scale, monkeypatch):
-    monkeypatch.setattr(trust_module, "POWERS", (0.0, 0.25, 1.0))
-    monkeypatch.setattr(trust_module, "BASE_NOISE", (0.3, 1.0, 3.0))
+def test_the_fusion_is_the_likeliest_by_brute_force(seed, scale, monkeypatch):
+    monkeypatch.setattr(fusion_module, "POWERS", (0.0, 0.25, 1.0))
+    monkeypatch.setattr(fusion_module, "BASE_NOISE", (0.3, 1.0, 3.0))
     generator = torch.Generator().manual_seed(seed)
     nodes = scale * torch.linspace(-3, 3, 7)
     log_mass = torch.log_softmax(2 * torch.randn(8, 7, generator=generator), 1)
@@ -150,51 +155,53 @@ def test_the_trust_is_the_likeliest_by_brute_force(seed, scale, monkeypatch):
         seen.append(float(noisy_preference_nll(*arguments).mean()))
         return noisy_preference_nll(*arguments)
 
-    monkeypatch.setattr(trust_module, "noisy_preference_nll", watch)
-    got = choose_fusion([HeldOut(log_mass, nodes, reward, *pairs.T)], flips=0.15, scale=scale)
+    monkeypatch.setattr(fusion_module, "noisy_preference_nll", watch)
+    got = choose_fusion([held_out(log_mass, nodes, reward, pairs.T)], flips=0.15, scale=scale)
     assert seen == pytest.approx(list(losses.values()), rel=1e-4)
     ordered = sorted(losses.values())
     assert ordered[1] - ordered[0] > 1e-5  # one is best
     assert got == min(losses, key=losses.__getitem__)
 
 
-def share_of_base(trust: Fusion, std: float) -> float:
+def share_of_base(fusion: Fusion, std: float) -> float:
     """Weight of the base reward in the mean, against Gaussian densities of this standard deviation."""
-    own, other = trust.power / std**2, trust.base_noise**-2
+    own, other = fusion.power / std**2, fusion.base_noise**-2
     return other / (own + other)
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_witness_that_knows_is_followed(seed):
+def test_the_one_that_knows_is_followed(seed):
     true, pairs = rows(1000, seed)
     noise, off = torch.randn(2, 1000, generator=torch.Generator().manual_seed(seed + 9))
     pairs = flipped(pairs, 0.1)
-    deaf = chosen_trust(cells(true + 0.5 * off, 0.5), noise, pairs)
-    assert deaf == Fusion(1.0, BASE_NOISE[-1])  # as little of the base reward as is tried, but never nothing
-    assert 0 < share_of_base(deaf, 0.5) < 0.1
-    assert share_of_base(chosen_trust(cells(noise, 1.0), true + 0.3 * off, pairs), 1.0) > 0.9
+    knowing = chosen_fusion(cells(true + 0.5 * off, 0.5), noise, pairs)
+    assert knowing == Fusion(1.0, BASE_NOISE[-1])  # as little of the base reward as is tried, but never nothing
+    assert 0 < share_of_base(knowing, 0.5) < 0.1
+    assert share_of_base(chosen_fusion(cells(noise, 1.0), true + 0.3 * off, pairs), 1.0) > 0.9
 
 
 def test_a_density_that_is_too_sure_is_weakened():
     true, pairs = rows(1000)
     seen = true + torch.randn(1000, generator=torch.Generator().manual_seed(9))  # off by 1 each
-    honest, sure = (chosen_trust(cells(seen, std), torch.zeros(1000), flipped(pairs, 0.1)).power for std in (1.0, 0.25))
+    honest, sure = (
+        chosen_fusion(cells(seen, std), torch.zeros(1000), flipped(pairs, 0.1)).power for std in (1.0, 0.25)
+    )
     assert sure < honest and sure <= 0.125
 
 
-def test_witnesses_that_are_equally_good_are_both_heard():
+def test_equally_good_ones_both_count():
     true, pairs = rows(2000)
     one, other = torch.randn(2, 2000, generator=torch.Generator().manual_seed(9))
-    got = chosen_trust(cells(true + one, 1.0), true + other, flipped(pairs, 0.1))
+    got = chosen_fusion(cells(true + one, 1.0), true + other, flipped(pairs, 0.1))
     assert got.power >= 0.5 and 0.5 <= got.base_noise <= 2.0
 
 
-def test_trust_is_in_standard_deviations_of_the_reward():
+def test_base_noise_is_in_standard_deviations_of_the_reward():
     true, pairs = rows(400)
     seen = true + torch.randn(400, generator=torch.Generator().manual_seed(9))
     log_mass, pairs = cells(seen, 1.0), flipped(pairs, 0.1)
-    one = chosen_trust(log_mass, true, pairs)
-    fourfold = [HeldOut(log_mass, 4 * NODES, 4 * true, *pairs.T)]
+    one = chosen_fusion(log_mass, true, pairs)
+    fourfold = [held_out(log_mass, 4 * NODES, 4 * true, pairs.T)]
     assert one.base_noise < BASE_NOISE[-1]  # else the scale could not be told
     assert choose_fusion(fourfold, flips=0.1, scale=4.0) == one
     wrong = choose_fusion(fourfold, flips=0.1, scale=1.0)
@@ -202,7 +209,7 @@ def test_trust_is_in_standard_deviations_of_the_reward():
 
 
 @pytest.mark.parametrize("sizes", [[1] * 200, [7, 193], [199, 1], [0, 200]])
-def test_trust_is_chosen_by_all_pairs_however_they_are_divided(sizes):
+def test_fusion_is_chosen_by_all_pairs_however_they_are_divided(sizes):
     """Also where the parts alone would choose otherwise: their losses add up by their numbers of pairs."""
     true, pairs = rows(400)
     seen = true + torch.randn(400, generator=torch.Generator().manual_seed(9))
@@ -211,22 +218,37 @@ def test_trust_is_chosen_by_all_pairs_however_they_are_divided(sizes):
     parts = []
     for some in pairs.split(sizes):
         places, place = torch.unique(some, return_inverse=True)
-        parts.append(HeldOut(log_mass[places], NODES, true[places], *place.T))
-    assert choose_fusion(iter(parts), flips=0.1) == chosen_trust(log_mass, true, pairs)
+        parts.append(held_out(log_mass[places], NODES, true[places], place.T))
+    assert choose_fusion(iter(parts), flips=0.1) == chosen_fusion(log_mass, true, pairs)
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_base_reward_that_is_the_opposite_of_the_truth_is_heard_least(seed):
+def test_a_base_reward_that_is_the_opposite_of_the_truth_counts_least(seed):
     true, pairs = rows(400, seed)
-    assert chosen_trust(cells(true, 0.5), -true, pairs) == Fusion(1.0, BASE_NOISE[-1])
+    assert chosen_fusion(cells(true, 0.5), -true, pairs) == Fusion(1.0, BASE_NOISE[-1])
 
 
-def test_trust_is_plain_json_without_infinity():
+def test_fusion_is_plain_json_without_infinity():
     assert Fusion(0.25, 1.4).to_dict() == {"power": 0.25, "base_noise": 1.4}
     assert Fusion().to_dict() == {"power": 1.0, "base_noise": None}
 
 
-def test_the_tried_trusts_go_down_to_the_base_reward_alone_but_never_leave_it_out():
+def test_the_tried_weights_go_down_to_the_base_reward_alone_but_never_leave_it_out():
     assert POWERS[0] == 0.0 and POWERS[-1] == 1.0 and sorted(set(POWERS)) == list(POWERS)
     assert BASE_NOISE[-1] == 2.0 and sorted(set(BASE_NOISE)) == list(BASE_NOISE)
     assert 0 < BASE_NOISE[0] <= 0.25
+
+
+def test_held_out_labels_and_weights_count():
+    true, pairs = rows(400)
+    seen = true + torch.randn(400, generator=torch.Generator().manual_seed(9))
+    log_mass, pairs = cells(seen, 1.0), flipped(pairs, 0.1)
+    turned = torch.rand(200, generator=torch.Generator().manual_seed(2)) < 0.5
+    shown = torch.where(turned.unsqueeze(1), pairs.flip(1), pairs)
+    one = torch.ones(200, dtype=torch.float64)
+    part = HeldOut(log_mass, NODES, true, shown[:, 0], shown[:, 1], (~turned).double(), one)
+    assert choose_fusion([part], flips=0.1) == chosen_fusion(log_mass, true, pairs)
+    wrong = torch.cat([pairs, pairs.flip(1), pairs.flip(1)])
+    weight = torch.cat([one, 0 * one, 0 * one])
+    ignored = HeldOut(log_mass, NODES, true, wrong[:, 0], wrong[:, 1], torch.ones(600).double(), weight)
+    assert choose_fusion([ignored], flips=0.1) == chosen_fusion(log_mass, true, pairs)

@@ -7,20 +7,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.heads.toys import plain_energy, small_network
+from tests.heads.toys import energy, fit_energy, plain_energy, small_network
 
 import ebrm.heads.energy as density_module
 from ebrm.heads import (
+    EnergyHead,
     EnergyNetwork,
-    FitConfig,
-    InferenceConfig,
     NetworkConfig,
-    PairRows,
-    RewardDensity,
     find_interpolation,
-    fit_density,
 )
 from ebrm.heads.interpolation import MISFIT, Interpolation
+from ebrm.pairs import PreferencePairs
 
 SUPPORT = (-4.0, 5.0)
 
@@ -103,8 +100,8 @@ def test_a_flat_energy():
     assert torch.allclose(values @ space.at(torch.linspace(*SUPPORT, 9)), torch.full((1, 9), 0.7).double(), atol=1e-9)
 
 
-def a_density(gain: float = 2.0) -> tuple[RewardDensity, torch.Tensor, torch.Tensor]:
-    density = RewardDensity(24, NetworkConfig(), torch.Generator().manual_seed(0))
+def a_density(gain: float = 2.0) -> tuple[EnergyHead, torch.Tensor, torch.Tensor]:
+    density = EnergyHead(24, energy(), torch.Generator().manual_seed(0))
     with torch.no_grad():
         for parameter in density.parameters():
             parameter.mul_(gain)
@@ -113,23 +110,23 @@ def a_density(gain: float = 2.0) -> tuple[RewardDensity, torch.Tensor, torch.Ten
     return density.eval(), torch.randn(50, 24, generator=generator), torch.randn(50, generator=generator)
 
 
-def refined(density: RewardDensity, *rows: torch.Tensor, estimate: str = "mean") -> np.ndarray:
-    got = density.refine(*rows, InferenceConfig(estimate=estimate))
+def refined(density: EnergyHead, *rows: torch.Tensor, estimate: str = "mean") -> np.ndarray:
+    got = density.with_inference(estimate=estimate).refine(*rows)
     return torch.stack([got.reward, got.mean, got.mode, got.std, *got.interval.T, got.log_density]).numpy()
 
 
-def fitted() -> tuple[RewardDensity, torch.Tensor, torch.Tensor]:
+def fitted() -> tuple[EnergyHead, torch.Tensor, torch.Tensor]:
     """A density with two joint layers, fitted until its functions are steeper than what goes into the second."""
     generator = torch.Generator().manual_seed(0)
     embedding = torch.randn(512, 24, generator=generator)
     reward = embedding[:, 0] + 0.3 * torch.randn(512, generator=generator)
-    pairs, none = PairRows(torch.arange(0, 512, 2), torch.arange(1, 512, 2)), torch.empty(0, dtype=torch.long)
-    fit = fit_density(
-        embedding, reward, pairs, PairRows(none, none),
+    pairs, none = PreferencePairs.of(torch.arange(0, 512, 2), torch.arange(1, 512, 2)), torch.empty(0, dtype=torch.long)
+    fit = fit_energy(
+        embedding, reward, pairs, PreferencePairs.of(none, none),
         network=NetworkConfig(reward_widths=(16, 32), joint_widths=(64, 32)),
-        training=FitConfig(objective="likelihood", epochs=20, learning_rate=3e-3),
+        training={"objective": "likelihood", "epochs": 20, "learning_rate": 3e-3},
     )  # fmt: skip
-    return fit.density, embedding[:50], reward[:50]
+    return fit.head, embedding[:50], reward[:50]
 
 
 def test_what_goes_into_the_second_joint_layer_is_told_by_fewer_nodes():
@@ -166,7 +163,7 @@ def test_rows_that_do_not_fit_are_evaluated_reward_by_reward_and_all_agree(estim
     assert np.allclose(refined(density, *rows, estimate=estimate), expected, **near)
     assert 129 in {nodes for _, nodes in asked}
     monkeypatch.setattr(density_module, "find_interpolation", lambda *_: None)
-    density._space = None
+    density._space.clear()
     asked.clear()
     assert np.allclose(refined(density, *rows, estimate=estimate), expected, **near)
     assert 129 in {nodes for _, nodes in asked} and few not in {nodes for _, nodes in asked}
@@ -209,7 +206,7 @@ def test_the_space_is_found_once_and_again_when_weights_or_support_change(monkey
     with torch.inference_mode():
         refined(density, *rows)
     assert len(found) == 1
-    other = RewardDensity(24, NetworkConfig(), torch.Generator().manual_seed(9)).eval()
+    other = EnergyHead(24, energy(), torch.Generator().manual_seed(9)).eval()
     changes = [
         lambda: density.load_state_dict(other.state_dict()),
         lambda: torch.optim.SGD(density.parameters(), lr=0.1).step(),
@@ -221,7 +218,7 @@ def test_the_space_is_found_once_and_again_when_weights_or_support_change(monkey
             parameter.grad = torch.ones_like(parameter)
         change()
         fresh = copy.deepcopy(density)
-        fresh._space = None
+        fresh._space.clear()
         before = len(found)
         assert np.allclose(refined(density, *rows), refined(fresh, *rows), rtol=0, atol=1e-12), number
         assert len(found) == before + 2, number

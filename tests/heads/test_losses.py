@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
 from ebrm.errors import ConfigError, DataError
-from ebrm.heads.losses import pair_loss, tie_probabilities
+from ebrm.heads import pair_loss, tie_probabilities
 from ebrm.heads.objective import noisy_preference_nll
 
 NUMBERS = st.lists(st.floats(-8, 8), min_size=1, max_size=6)
@@ -81,10 +82,10 @@ def test_the_reductions(d: list[float], strength: float, beta: float, c: float) 
 @given(st.integers(0, 2**31), st.floats(-100, 100), st.floats(0, 0.5))
 def test_what_leaves_the_loss_alone_and_what_does_not(seed: int, shift: float, smoothing: float) -> None:
     chosen, rejected = two(seed)
-    plain = pair_loss(chosen, rejected, smoothing=smoothing, ties=2.0)
-    assert torch.allclose(pair_loss(chosen + shift, rejected + shift, smoothing=smoothing, ties=2.0), plain)
+    plain = pair_loss(chosen, rejected, label_smoothing=smoothing, ties=2.0)
+    assert torch.allclose(pair_loss(chosen + shift, rejected + shift, label_smoothing=smoothing, ties=2.0), plain)
     order = torch.randperm(9, generator=torch.Generator().manual_seed(seed))
-    assert torch.equal(pair_loss(chosen[order], rejected[order], smoothing=smoothing, ties=2.0), plain[order])
+    assert torch.equal(pair_loss(chosen[order], rejected[order], label_smoothing=smoothing, ties=2.0), plain[order])
     assert torch.allclose(pair_loss(rejected, chosen, label=0.0), pair_loss(chosen, rejected))
     assert not torch.allclose(pair_loss(2 * chosen, 2 * rejected), pair_loss(chosen, rejected))
     if abs(shift) > 1:
@@ -102,10 +103,12 @@ def test_scaled_is_the_pair_repeated_and_its_gradient_scales() -> None:
 
 def test_smoothing_has_its_minimum_at_the_logit() -> None:
     d = torch.tensor([math.log(0.8 / 0.2)], dtype=torch.float64, requires_grad=True)
-    (gradient,) = torch.autograd.grad(pair_loss(d, torch.zeros(1, dtype=torch.float64), smoothing=0.2), d)
+    (gradient,) = torch.autograd.grad(pair_loss(d, torch.zeros(1, dtype=torch.float64), label_smoothing=0.2), d)
     assert float(gradient) == pytest.approx(0, abs=1e-12)
     zero = torch.zeros(1, dtype=torch.float64, requires_grad=True)
-    (first,) = torch.autograd.grad(pair_loss(zero, torch.zeros_like(zero), smoothing=0.5), zero, create_graph=True)
+    (first,) = torch.autograd.grad(
+        pair_loss(zero, torch.zeros_like(zero), label_smoothing=0.5), zero, create_graph=True
+    )
     (second,) = torch.autograd.grad(first, zero)
     assert float(first.detach()) == 0 and float(second) == pytest.approx(0.25)
 
@@ -118,7 +121,8 @@ def test_gradients_against_finite_differences() -> None:
 
     def loss(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return pair_loss(
-            a, b, margin=margin, scale=1.5, label=label, smoothing=0.1, weight=2.0, ties=3.0, tied=tied, centering=0.2
+            a, b, margin=margin, scale=1.5, label=label, label_smoothing=0.1, weight=2.0, ties=3.0, tied=tied,
+            centering=0.2,
         )  # fmt: skip
 
     assert gradcheck(loss, (chosen, rejected))
@@ -129,7 +133,7 @@ def test_mixing_labels_is_not_mixing_probabilities() -> None:
     p = torch.tensor(1e-9, dtype=torch.float64)
     mass = torch.stack([1 - p, p]).log().unsqueeze(0), torch.tensor([[0.0, -torch.inf]], dtype=torch.float64)
     assert float(noisy_preference_nll(mass[0], mass[1], 0.1)) <= -math.log(0.1)
-    assert one(-100.0, smoothing=0.1) == pytest.approx(90)
+    assert one(-100.0, label_smoothing=0.1) == pytest.approx(90)
 
 
 def test_extreme_rewards_stay_finite_and_types_are_kept() -> None:
@@ -139,6 +143,26 @@ def test_extreme_rewards_stay_finite_and_types_are_kept() -> None:
     assert pair_loss(torch.ones(2).half(), torch.zeros(2).half()).dtype == torch.float16
     assert one(-800.0) == 800.0  # log σ(-800) underflows where it is computed as log of σ
     assert pair_loss(torch.empty(0), torch.empty(0)).shape == (0,)
+
+
+def test_whole_numbers_lists_and_arrays_give_the_losses_of_floats() -> None:
+    expected = [math.log1p(math.exp(-2)), 2 + math.log1p(math.exp(-2))]
+    for chosen, rejected in (
+        (torch.tensor([3, 1]), torch.tensor([1, 3])),
+        ([3, 1], [1, 3]),
+        (np.array([3, 1]), np.array([1, 3])),
+    ):
+        found = pair_loss(chosen, rejected, margin=torch.tensor([0, 0]), weight=[1, 1])
+        assert found.dtype == torch.float64 and found.tolist() == pytest.approx(expected)
+    assert float(tie_probabilities(torch.tensor([1]))[0]) == pytest.approx(0.3521874, abs=1e-7)
+
+
+def test_gradients_at_ties_are_finite_and_those_of_a_half_are_none() -> None:
+    at = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    for options in ({}, {"label": 0.5}, {"label": 0.0, "margin": 2.0}, {"ties": 5.0, "tied": torch.ones(3) > 0}):
+        (gradient,) = torch.autograd.grad(pair_loss(at, torch.zeros_like(at), **options).sum(), at)
+        assert bool(gradient.isfinite().all())
+        assert (gradient == 0).all() == ("label" in options and options["label"] == 0.5 or "tied" in options)
 
 
 def test_what_cannot_be_computed_with_is_refused() -> None:
@@ -151,8 +175,8 @@ def test_what_cannot_be_computed_with_is_refused() -> None:
         pair_loss(good, good, label=torch.tensor([0.0, 1.5, 2.0]))
     with pytest.raises(DataError, match="weight of pair 0 is -1"):
         pair_loss(good, good, weight=-1.0)
-    with pytest.raises(ConfigError, match="smoothing is 0.6"):
-        pair_loss(good, good, smoothing=0.6)
+    with pytest.raises(ConfigError, match="label smoothing is 0.6"):
+        pair_loss(good, good, label_smoothing=0.6)
     with pytest.raises(ConfigError, match="theta is 0.5"):
         pair_loss(good, good, ties=0.5)
     with pytest.raises(ConfigError, match="theta is nan"):

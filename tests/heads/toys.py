@@ -4,12 +4,67 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from ebrm.heads import EnergyNetwork, NetworkConfig, PairRows
+from ebrm.heads import (
+    OBJECTIVES,
+    EnergyConfig,
+    EnergyNetwork,
+    FittedHead,
+    InferenceConfig,
+    NetworkConfig,
+    RewardHead,
+    TrainingConfig,
+    fit_head,
+)
+from ebrm.pairs import PreferencePairs
+
+Head = TypeVar("Head", bound=RewardHead)
+
+
+def energy(
+    network: NetworkConfig = NetworkConfig(),  # noqa: B008
+    inference: InferenceConfig = InferenceConfig(),  # noqa: B008
+    objective: str = "joint",
+    **options: Any,
+) -> EnergyConfig:
+    """The energy's config from settings of its stages; those of another objective are left out."""
+    kind = OBJECTIVES[objective]
+    own, training = ({f.name for f in fields(config)} for config in (kind, TrainingConfig))
+    known = training.union(*({f.name for f in fields(config)} for config in OBJECTIVES.values()))
+    assert options.keys() <= known, options
+    return EnergyConfig(
+        network=network,
+        objective=kind(**{name: value for name, value in options.items() if name in own}),
+        training=TrainingConfig(**{name: value for name, value in options.items() if name in training}),
+        inference=inference,
+    )
+
+
+def fit_energy(
+    embedding: Any,
+    reward: Tensor,
+    train: PreferencePairs,
+    validation: PreferencePairs,
+    *,
+    network: NetworkConfig = NetworkConfig(),  # noqa: B008
+    training: dict[str, Any] | None = None,
+    inference: InferenceConfig = InferenceConfig(),  # noqa: B008
+    **options: Any,
+) -> FittedHead:
+    """The energy fitted with settings as :func:`energy` takes them, and perhaps `seed`."""
+    settings = dict(training or {})
+    options = {"seed": settings.pop("seed", 0)} | options
+    return fit_head(energy(network, inference, **settings), embedding, reward, train, validation, **options)
+
+
+def reading(head: Head, inference: InferenceConfig) -> Head:
+    """The head with another inference config."""
+    return head.with_inference(**vars(inference))
 
 
 def small_network(
@@ -82,7 +137,7 @@ KNOWN = {
 }
 
 
-def pairs_of(rows: int, first: int = 0) -> PairRows:
+def pairs_of(rows: int, first: int = 0) -> PreferencePairs:
     """Rows `first` .. `first + rows` in pairs of neighbors."""
     index = torch.arange(first, first + rows)
-    return PairRows(index[0::2], index[1::2])
+    return PreferencePairs.of(index[0::2], index[1::2])

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ebrm.heads import PairRows
+from ebrm.heads import HeadConfig, Refinement, RewardHead, fit_head
+from ebrm.pairs import PreferencePairs
 
 
 @dataclass(frozen=True)
@@ -16,9 +18,23 @@ class World:
     embedding: Tensor  # [n, d]
     reward: Tensor  # [n], base
     truth: Tensor  # [n]
-    train: PairRows
-    validation: PairRows
-    test: PairRows
+    train: PreferencePairs
+    validation: PreferencePairs
+    test: PreferencePairs
+
+    def fit(self, config: HeadConfig, validation: PreferencePairs | None = None, seed: int = 0, **columns: Any) -> Any:
+        """The head fitted on the training pairs with these columns."""
+        train = PreferencePairs.of(self.train.chosen, self.train.rejected, **columns)
+        held = self.validation if validation is None else validation
+        return fit_head(config, self.embedding, self.reward, train, held, seed=seed).head
+
+    def refined(self, head: RewardHead, **inference: Any) -> Refinement:
+        return head.with_inference(**inference).refine(self.embedding, self.reward)
+
+    @property
+    def rows(self) -> Tensor:
+        """Rows of the training pairs, each once."""
+        return torch.unique(torch.cat([self.train.chosen, self.train.rejected]))
 
     def accuracy(self, reward: Tensor) -> float:
         return float((reward[self.test.chosen] > reward[self.test.rejected]).float().mean())
@@ -46,7 +62,7 @@ def world(
     chosen, rejected = torch.where(first, a, b), torch.where(first, b, a)
     base = offset + scale * (reward + torch.randn(2 * pairs, generator=generator))
     parts = (slice(0, third), slice(third, third + pairs // 6), slice(third + pairs // 6, pairs))
-    train, validation, test = (PairRows(chosen[part], rejected[part]) for part in parts)
+    train, validation, test = (PreferencePairs.of(chosen[part], rejected[part]) for part in parts)
     return World(embedding, base, reward, train, validation, test)
 
 
@@ -59,4 +75,4 @@ def xor_truth(x: Tensor) -> Tensor:
     return 3 * torch.sign(x[:, 0] * x[:, 1])
 
 
-NONE = PairRows(torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64))
+NONE = PreferencePairs.of([], [])

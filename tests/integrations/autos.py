@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from tests.linear import QUICK, TINY
+from tests.linear import QUICK
 from tests.terminal import preference_rows
 from tests.tiny import save_rm
 
 from ebrm.data import TextConfig
 from ebrm.fitting import fit
-from ebrm.heads import FitConfig, Fusion
+from ebrm.heads import Fusion
 from ebrm.model import EnergyRewardModel
 
 FAMILIES = ("llama", "qwen3", "gpt_neox", "bert")
@@ -34,9 +35,9 @@ def fitted(root: Path, family: str = "llama", **text: Any) -> EnergyRewardModel:
     """A model fitted for a moment on a random RM of a family, which lies in a folder under `root`."""
     folder = root / "-".join([family, *map(str, text.values())])
     save_rm(folder, family)
-    training = FitConfig(**{**vars(QUICK), "epochs": 2, "filter_conflicts": False})
-    model = fit(str(folder), preference_rows(24), network=TINY, training=training, text=TextConfig(**text)).model
-    model.head.trust = Fusion(3.0, 2.0)  # so short a fit trusts the base reward almost wholly
+    head = replace(QUICK, training=replace(QUICK.training, epochs=2))
+    model = fit(str(folder), preference_rows(24), head=head, text=TextConfig(**text)).model
+    model.head.fusion = Fusion(3.0, 2.0)  # so short a fit trusts the base reward almost wholly
     return model
 
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.linear import QUICK, TINY, linear_features
+from tests.linear import QUICK, linear_features
 from tests.terminal import child_environment
 
 from ebrm.fitting import fit
@@ -18,7 +18,7 @@ from ebrm.model import ModelRecord
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("registered") / "m"
-    fit(features=linear_features(60), network=TINY, training=QUICK).model.save_pretrained(folder)
+    fit(linear_features(60), head=QUICK).model.save_pretrained(folder)
     return folder
 
 
@@ -85,13 +85,13 @@ def test_a_transformers_that_cannot_be_used_never_breaks_import_ebrm() -> None:
 
 
 def test_a_configuration_holds_the_model_s_record(tmp_path: Path) -> None:
-    model = fit(features=linear_features(60), network=TINY, training=QUICK).model
+    model = fit(linear_features(60), head=QUICK).model
     model.save_pretrained(tmp_path)
     config = EBRMConfig.from_pretrained(tmp_path)
     assert config.num_labels == 1 and config.base is None and not config.own_tokenizer
     assert config.architectures == ["EBRMForSequenceClassification"]
     record = config.record()
-    assert record.pop("trust") == model.head.trust.to_dict()
+    assert record.pop("trust") == model.head.fusion.to_dict()
     assert ModelRecord.from_dict(record) == model.record
     config.save_pretrained(tmp_path / "again")
     again = EBRMConfig.from_pretrained(tmp_path / "again")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from tests.integrations.autos import FAMILIES, LONG, PROMPTS, RESPONSES, as_trl, fitted
-from tests.linear import QUICK, TINY, linear_features
+from tests.linear import QUICK, linear_features
 
 from ebrm.errors import BackboneError, ModelError, TextError, TextTooLongError
 from ebrm.fitting import fit
@@ -161,6 +161,6 @@ class TestRefused:
             EBRMForSequenceClassification(EBRMConfig(**values))
 
     def test_a_model_of_imported_features(self) -> None:
-        model = fit(features=linear_features(60), network=TINY, training=QUICK).model
+        model = fit(linear_features(60), head=QUICK).model
         with pytest.raises(ModelError, match="features made elsewhere"):
             EBRMForSequenceClassification.wrap(model)

@@ -10,7 +10,7 @@ from benchmarks.growth import Made, curve, draw, job, make_features, peak_bytes,
 
 from ebrm import fitting
 from ebrm.features import open_features
-from ebrm.heads import FitConfig
+from ebrm.heads import EnergyConfig, TrainingConfig
 
 
 def test_made_features_are_whole_and_the_labels_are_by_the_hidden_cause(tmp_path):
@@ -34,7 +34,7 @@ def test_made_rows_do_not_depend_on_how_they_are_read():
 
 def test_every_job_is_done_on_every_size(tmp_path, monkeypatch):
     monkeypatch.setattr(growth, "in_a_process", job)
-    monkeypatch.setattr(fitting, "fit", partial(fitting.fit, training=FitConfig(epochs=1)))
+    monkeypatch.setattr(fitting, "fit", partial(fitting.fit, head=EnergyConfig(training=TrainingConfig(epochs=1))))
     points = curve(tmp_path, (600,), width=8)
     assert [(point["job"], point["rows"], point["d"]) for point in points] == [
         (what, 600, 8) for what in ("import", "open", "verify", "fit", "refine")

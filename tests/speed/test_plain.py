@@ -6,13 +6,12 @@ import pytest
 import torch
 from benchmarks import plain
 from benchmarks.plain import copy_back, draw_samples, nce_loss, plain_epoch, plain_network, plain_refine
-from tests.heads.toys import KNOWN, plain_energy, small_network
+from tests.heads.toys import KNOWN, energy, plain_energy, reading, small_network
 from torch import Tensor
 
-from ebrm.heads import FitConfig, InferenceConfig, NetworkConfig, RewardDensity
-from ebrm.heads.ascent import ascend
-from ebrm.heads.noise import MixtureNoise
-from ebrm.heads.objective import nce_step_losses
+from ebrm.heads import EnergyHead, InferenceConfig, NetworkConfig
+from ebrm.heads.energy import ascend
+from ebrm.heads.objective import MixtureNoise, nce_step_losses
 
 SIGMAS = (0.9, 0.3)
 
@@ -22,13 +21,13 @@ def rows(n: int, d: int = 5, seed: int = 1) -> tuple[Tensor, Tensor]:
     return torch.randn(n, d, generator=generator), torch.randn(n, generator=generator)
 
 
-def bent_density(seed: int = 0) -> tuple[RewardDensity, Tensor, Tensor]:
+def bent_density(seed: int = 0) -> tuple[EnergyHead, Tensor, Tensor]:
     """A density with units of its own whose f is far from flat, and rows for it."""
     e, r = rows(60, seed=seed + 1)
     e, r = 3 * e + 1, 7 * r - 20
-    density = RewardDensity(5, NetworkConfig(reward_widths=(6, 4), joint_widths=(8, 7)))
+    density = EnergyHead(5, energy(NetworkConfig(reward_widths=(6, 4), joint_widths=(8, 7)), objective="likelihood"))
     density.network = small_network(seed=seed)
-    density.fit_units(r, [e], FitConfig(objective="likelihood"), center=True)
+    density.fit_units(r, [e])
     return density.eval(), e, r
 
 
@@ -57,14 +56,14 @@ def test_it_climbs_by_the_rule(monkeypatch, options):
     network = density.network.double()
     inside = density.standardizer.embed(e).double()
 
-    def energy(rows: Tensor, reward: Tensor) -> tuple[Tensor, Tensor]:
+    def climbed(rows: Tensor, reward: Tensor) -> tuple[Tensor, Tensor]:
         at = reward.clone().requires_grad_()
         f = plain_energy(network, inside[rows], at.unsqueeze(1)).squeeze(1)
         return f.detach(), torch.autograd.grad(f.sum(), at)[0]
 
     settings = InferenceConfig(estimate="ascent", **options)
     start = density.standardizer.to_internal(r).clamp(*density.trusted.tolist()).double()
-    expected = ascend(energy, start, settings, density.support_bounds())
+    expected = ascend(climbed, start, settings, density.support_bounds())
     got = plain_refine(plain_network(network).double(), density, e, r, settings)
     torch.testing.assert_close(got.reward, density.standardizer.to_base(expected.reward), rtol=0, atol=1e-4)
     assert len(got.steps) == 3 and all(0 < taken <= settings.steps for taken in got.steps)
@@ -75,9 +74,9 @@ def test_it_climbs_by_the_rule(monkeypatch, options):
 @pytest.mark.parametrize("options", [CLIMBS[0], CLIMBS[1], CLIMBS[3]])  # steps of 4 jump about: no path is stable
 def test_it_climbs_to_where_the_density_does(options, seed):
     density, e, r = bent_density(seed)
-    assert density.trust.power == 1.0 and math.isinf(density.trust.base_noise)
+    assert density.fusion.power == 1.0 and math.isinf(density.fusion.base_noise)
     settings = InferenceConfig(estimate="ascent", start="base", **options)
-    expected = density.refine(e, r, settings).reward
+    expected = reading(density, settings).refine(e, r).reward
     wide = plain_refine(plain_network(density.network).double(), density, e, r, settings).reward
     # Where f is flat to its last digits, the two may stop a little way from each other.
     torch.testing.assert_close(wide, expected, rtol=0, atol=2e-3 * density.standardizer.unit)
@@ -132,7 +131,7 @@ def test_samples_of_a_row_share_dropout():
 
 def test_parts_of_a_batch_add_up(monkeypatch):
     density, e, r = bent_density()
-    settings = FitConfig(objective="nce", negatives=16, batch_rows=32)
+    settings = energy(objective="nce", negatives=16, batch_rows=32)
     ends = []
     for floats in (2**27, 17 * 9 * 5):
         monkeypatch.setattr(plain, "CONCATENATED", floats)
@@ -148,9 +147,9 @@ def test_an_epoch_learns_a_known_density():
     known = KNOWN["heteroscedastic"]
     e, r = known.sample(4000, seed=0)
     shape = NetworkConfig(reward_widths=(8, 16), joint_widths=(32, 16), dropout=0.0)
-    density = RewardDensity(1, shape, torch.Generator().manual_seed(0))
-    settings = FitConfig(objective="nce", negatives=64, batch_rows=16)
-    density.fit_units(r, [e], settings, center=True)
+    settings = energy(shape, objective="nce", negatives=64, batch_rows=16)
+    density = EnergyHead(1, settings, torch.Generator().manual_seed(0))
+    density.fit_units(r, [e])
     network = plain_network(density.network)
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
     losses = [

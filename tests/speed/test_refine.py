@@ -9,22 +9,23 @@ from benchmarks.refine import ASCENT, DEFAULT, GRID, Error, error
 from benchmarks.rows import fit_briefly, made_rows
 from benchmarks.timing import Ratio
 
-from ebrm.heads import FitConfig, Fusion, InferenceConfig, NetworkConfig, RewardDensity
-from ebrm.heads.old_config import SIZES
+from ebrm.heads import EnergyConfig, EnergyHead, Fusion, LikelihoodConfig, NetworkConfig, TrainingConfig
+from ebrm.heads.config import SIZES
 
 
 @pytest.fixture(scope="module")
-def fitted() -> tuple[RewardDensity, torch.Tensor, torch.Tensor]:
+def fitted() -> tuple[EnergyHead, torch.Tensor, torch.Tensor]:
     embedding, reward = made_rows(256, 6)
     network = NetworkConfig(reward_widths=(8, 8), joint_widths=(32, 16))
-    training = FitConfig(objective="likelihood", epochs=4, batch_rows=32, nodes=16)
-    return fit_briefly(embedding, reward, network, training).density, embedding, reward
+    training = TrainingConfig(epochs=4, batch_rows=32)
+    config = EnergyConfig(network=network, objective=LikelihoodConfig(nodes=16), training=training)
+    return fit_briefly(embedding, reward, config).head, embedding, reward
 
 
 @pytest.mark.parametrize("trust", [Fusion(), Fusion(0.5, 0.7)])
 def test_mean_and_mode_are_those_of_4097_points(fitted, trust):
     density, embedding, reward = fitted
-    density.trust = trust
+    density.fusion = trust
     found = error(density, embedding[:32], reward[:32])
     assert 0 <= found.mean < refine.TOLERANCE and 0 <= found.mode < refine.TOLERANCE
     found.check("fitted")
@@ -32,11 +33,11 @@ def test_mean_and_mode_are_those_of_4097_points(fitted, trust):
 
 def test_errors_are_in_standard_deviations(fitted, monkeypatch):
     density, embedding, reward = fitted
-    density.trust = Fusion()
-    right = density.refine(embedding[:8], reward[:8], InferenceConfig(nodes=1025))
+    density.fusion = Fusion()
+    right = density.with_inference(nodes=1025).refine(embedding[:8], reward[:8])
     off = {"mean": right.mean + 0.5 * right.std, "mode": right.mode - 0.25 * right.std}
     moved = type(right)(**{**vars(right), **off})
-    monkeypatch.setattr(RewardDensity, "refine", lambda *_: moved)
+    monkeypatch.setattr(EnergyHead, "refine", lambda *_: moved)
     found = error(density, embedding[:8], reward[:8])
     assert found.mean == pytest.approx(0.5, abs=5e-3) and found.mode == pytest.approx(0.25, abs=5e-3)
     with pytest.raises(RuntimeError, match="somewhere: the mean is off by .* must be below 0.001"):
@@ -52,7 +53,7 @@ def test_an_inaccurate_posterior_stops_the_run(wrong):
 
 def test_figures_and_what_they_must_reach(monkeypatch, capsys):
     tiny = {size: ((4,), (8,)) for size in SIZES}
-    monkeypatch.setattr("ebrm.heads.old_config.SIZES", tiny)
+    monkeypatch.setattr("ebrm.heads.config.SIZES", tiny)
     monkeypatch.setattr(refine, "made_rows", lambda n, d, made=made_rows: made(min(n, 4096), d // 64))
     monkeypatch.setattr(refine, "PLAIN_ROWS", {512: (8, 16), 4096: (8,)})
     monkeypatch.setattr(refine, "OWN_ROWS", (64,))

@@ -8,7 +8,7 @@ from benchmarks import roofline
 from benchmarks.roofline import Rates, Shape, Step, shape_of, steps_table
 from benchmarks.rows import made_rows
 
-from ebrm.heads import FitConfig, InferenceConfig, NetworkConfig, RewardDensity
+from ebrm.heads import EnergyConfig, EnergyHead, InferenceConfig, LikelihoodConfig, NetworkConfig, TrainingConfig
 
 
 def test_what_binds_and_what_is_predicted():
@@ -30,7 +30,7 @@ def test_operations_of_a_network():
 
 
 def test_sizes_come_from_the_density():
-    density = RewardDensity(6, NetworkConfig(reward_widths=(4,), joint_widths=(8, 7)))
+    density = EnergyHead(6, EnergyConfig(network=NetworkConfig(reward_widths=(4,), joint_widths=(8, 7))))
     shape = shape_of(density, 6, InferenceConfig(nodes=33))
     assert (shape.d, shape.joint, shape.grid) == (6, (8, 7), 33)
     assert 1 < shape.nodes <= 33
@@ -40,10 +40,12 @@ def test_sizes_come_from_the_density():
 def test_every_step_is_timed(monkeypatch):
     ran = []
     monkeypatch.setattr(roofline, "typical", lambda work, repeats=5: (ran.append(work()), 1.0)[1])
-    monkeypatch.setattr(roofline, "OURS", FitConfig(objective="likelihood", batch_rows=16))
+    network = NetworkConfig(reward_widths=(4,), joint_widths=(8, 7))
+    ours = EnergyConfig(network=network, objective=LikelihoodConfig(), training=TrainingConfig(batch_rows=16))
+    monkeypatch.setattr(roofline, "OURS", ours)
     embedding, reward = made_rows(32, 6)
-    density = RewardDensity(6, NetworkConfig(reward_widths=(4,), joint_widths=(8, 7)))
-    density.fit_units(reward, [embedding], FitConfig(), center=True)
+    density = EnergyHead(6, ours)
+    density.fit_units(reward, [embedding])
     shape = shape_of(density, 6, InferenceConfig())
     rates = Rates(*([1e9] * 8))
     embedded = density.network.embed(density.standardizer.embed(embedding)).detach()  # training changes the weights

@@ -4,7 +4,7 @@ import torch
 from benchmarks import rows
 from benchmarks.rows import fit_briefly, made_rows
 
-from ebrm.heads import FitConfig, NetworkConfig
+from ebrm.heads import EnergyConfig, LikelihoodConfig
 
 
 def test_rewards_are_linear_in_the_embedding_but_for_noise():
@@ -23,15 +23,15 @@ def test_rewards_are_linear_in_the_embedding_but_for_noise():
 
 def test_labels_agree_with_four_rewards_in_five(monkeypatch):
     seen = {}
-    monkeypatch.setattr(rows, "fit_density", lambda *given, **settings: seen.update(given=given, **settings))
+    monkeypatch.setattr(rows, "fit_head", lambda *given: seen.update(given=given))
     embedding, reward = made_rows(4001, 3)
-    network, training = NetworkConfig(joint_widths=(4,)), FitConfig()
-    fit_briefly(embedding, reward, network, training)
-    _, _, train, validation = seen["given"]
-    assert seen["network"] is network and seen["training"] is training
+    config = EnergyConfig()
+    fit_briefly(embedding, reward, config)
+    given, _, _, train, validation = seen["given"]
+    assert given is config
     agreed = (reward[train.chosen] > reward[train.rejected]).double().mean()
     assert abs(float(agreed) - 0.8) < 0.03
     used = torch.cat([train.chosen, train.rejected, validation.chosen, validation.rejected])
     assert sorted(used.tolist()) == list(range(4000)) and len(validation) == 200
-    fit_briefly(embedding, reward, network, FitConfig(objective="likelihood"))
-    assert len(seen["given"][3]) == 0
+    fit_briefly(embedding, reward, EnergyConfig(objective=LikelihoodConfig()))
+    assert len(seen["given"][4]) == 0

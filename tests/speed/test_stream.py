@@ -8,7 +8,7 @@ from benchmarks.growth import make_features
 from benchmarks.stream import LARGE_ROW, SMALL_ROW, make_file, rows, score
 
 from ebrm.fitting import fit
-from ebrm.heads import FitConfig
+from ebrm.heads import EnergyConfig, TrainingConfig
 
 
 @pytest.mark.parametrize(("kind", "size", "long"), [("large", 1e6, LARGE_ROW), ("small", 1e5, SMALL_ROW)])
@@ -24,7 +24,8 @@ def test_files_are_of_the_size_asked_for_and_every_text_is_another(tmp_path, kin
 
 def test_the_command_is_run_and_its_memory_measured(tmp_path):
     make_features(tmp_path / "features", 400, 8)
-    fit(features=tmp_path / "features", training=FitConfig(epochs=1)).model.save_pretrained(tmp_path / "model")
+    head = EnergyConfig(training=TrainingConfig(epochs=1))
+    fit(tmp_path / "features", head=head).model.save_pretrained(tmp_path / "model")
     seconds, peak = score(tmp_path / "model", tmp_path / "features", tmp_path / "out.jsonl")
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 200
     assert seconds > 0 and peak > 50 * 2**20  # torch alone is more

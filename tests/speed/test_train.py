@@ -12,22 +12,23 @@ from benchmarks.train import OURS, PLAIN, held_out_loss, race
 from scipy.integrate import quad
 from tests.heads.toys import small_network
 
-from ebrm.heads import FitConfig, NetworkConfig, RewardDensity
+from ebrm.heads import EnergyConfig, EnergyHead, LikelihoodConfig, NetworkConfig
 
 TINY = NetworkConfig(reward_widths=(4, 8), joint_widths=(16, 8), dropout=0.0)
 
 
 def test_settings_are_the_papers_and_ebrms_own():
-    assert (PLAIN.negatives, PLAIN.batch_rows, PLAIN.learning_rate, PLAIN.beta) == (768, 256, 9e-5, 0.1)
-    assert PLAIN.noise_scales == (3.5 / 4,) and PLAIN.regularization == 0.05 and PLAIN.weight_decay == 1e-2
-    assert FitConfig(objective="likelihood") == OURS
+    objective, training = PLAIN.objective, PLAIN.training
+    assert (objective.negatives, training.batch_rows, training.learning_rate, objective.beta) == (768, 256, 9e-5, 0.1)
+    assert objective.noise_scales == (3.5 / 4,) and training.regularization == 0.05 and training.weight_decay == 1e-2
+    assert EnergyConfig(objective=LikelihoodConfig()) == OURS
 
 
 def test_held_out_loss_against_adaptive_quadrature():
     embedding, reward = made_rows(80, 5)
-    density = RewardDensity(5, NetworkConfig(reward_widths=(6, 4), joint_widths=(8, 7)))
+    density = EnergyHead(5, replace(OURS, network=NetworkConfig(reward_widths=(6, 4), joint_widths=(8, 7))))
     density.network = small_network()
-    density.fit_units(reward, [embedding], OURS, center=True)
+    density.fit_units(reward, [embedding])
     exact = copy.deepcopy(density.network).double()
     low, high = density.support_bounds()
     total = 0.0
@@ -42,6 +43,11 @@ def test_held_out_loss_against_adaptive_quadrature():
     assert held_out_loss(density, embedding, reward) == pytest.approx((10 * first + 70 * rest) / 80)
 
 
+def with_training(config: EnergyConfig, negatives: int | None = None, **training) -> EnergyConfig:
+    objective = config.objective if negatives is None else replace(config.objective, negatives=negatives)
+    return replace(config, objective=objective, training=replace(config.training, **training))
+
+
 def small_race(**options) -> train.Race:
     embedding, reward = made_rows(320, 6)
     training, held_out = (embedding[:256], reward[:256]), (embedding[256:], reward[256:])
@@ -51,8 +57,8 @@ def small_race(**options) -> train.Race:
 def test_ours_runs_until_it_is_as_good(monkeypatch):
     clock = iter(range(1000))
     monkeypatch.setattr(train, "seconds", lambda work: (work(), float(next(clock)))[1])
-    slow = replace(PLAIN, negatives=16, batch_rows=64)
-    found = small_race(plain_settings=slow, our_settings=replace(OURS, batch_rows=16))
+    slow = with_training(PLAIN, 16, batch_rows=64)
+    found = small_race(plain_settings=slow, our_settings=with_training(OURS, batch_rows=16))
     assert found.plain_loss < found.before and found.ours_loss <= found.plain_loss
     # 16 steps an epoch, looked at after every two: the turns take 2, 3, ... seconds after plain's 1 (0: its warm-up).
     turns = round(found.epochs * 8)
@@ -62,16 +68,16 @@ def test_ours_runs_until_it_is_as_good(monkeypatch):
 
 def test_not_getting_there_is_said(monkeypatch):
     monkeypatch.setattr(train, "_EPOCHS", 1)
-    fast = replace(PLAIN, negatives=16, batch_rows=16, learning_rate=5e-3)
+    fast = with_training(PLAIN, 16, batch_rows=16, learning_rate=5e-3)
     with pytest.raises(RuntimeError, match="After 1 epochs on 256 rows of 6 numbers"):
-        small_race(plain_settings=fast, our_settings=replace(OURS, learning_rate=1e-9))
+        small_race(plain_settings=fast, our_settings=with_training(OURS, learning_rate=1e-9))
 
 
 def test_figures_and_what_they_must_reach(monkeypatch, capsys):
     seen = []
 
     def fake(d, training, held_out, seed, *, device, plain_settings=PLAIN):
-        seen.append((d, len(training[1]), len(held_out[1]), seed, plain_settings.learning_rate))
+        seen.append((d, len(training[1]), len(held_out[1]), seed, plain_settings.training.learning_rate))
         return train.Race(60.0 + 30 * seed, 2.0 + seed, 4.0, 0.5, 2.0, 1.9, 1.89)
 
     monkeypatch.setattr(train, "race", fake)

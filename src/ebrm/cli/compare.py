@@ -11,9 +11,10 @@ from cyclopts import Parameter
 from ebrm.backbone import BackboneConfig
 from ebrm.cli.common import out_folder
 from ebrm.cli.console import Console
+from ebrm.cli.heads import HeadOptions, ObjectiveOptions, energy_config, head_configs
 from ebrm.cli.parser import Chosen, Command, Part
 from ebrm.errors import ConfigError
-from ebrm.heads import FitConfig, HeadConfig, InferenceConfig, NetworkConfig
+from ebrm.heads import FitConfig, InferenceConfig, NetworkConfig, TrainingConfig
 
 if TYPE_CHECKING:
     from ebrm.evaluation import Comparison
@@ -93,7 +94,7 @@ def compare(
     )
     from ebrm.evaluation.method_table import check_names
     from ebrm.features import open_features
-    from ebrm.fitting import choose_splits, pair_rows
+    from ebrm.fitting import choose_splits
     from ebrm.metrics import Bootstrap
 
     names = check_names(settings.methods)
@@ -116,10 +117,11 @@ def compare(
         )
         benchmark, _ = choose_items(open_benchmark(settings.pool, Path(data) if data else None), about, frozenset())
         pool = read_pool(opened, benchmark, cache_folder(about), chosen.given(BackboneConfig))
-    problem = Problem(
-        opened.embeddings, opened.reward, pair_rows(train), pair_rows(validation), train.source, validation.source,
-        settings.members, chosen.of(HeadConfig), chosen.of(NetworkConfig), training, chosen.of(InferenceConfig),
-    )  # fmt: skip
+    energy = energy_config(
+        chosen.of(NetworkConfig), chosen.of(ObjectiveOptions), chosen.of(TrainingConfig), chosen.of(InferenceConfig)
+    )
+    heads = head_configs(chosen.of(HeadOptions)) | {"energy": energy}
+    problem = Problem(opened.embeddings, opened.reward, train, validation, settings.members, heads, training)
     console.note(f"{len(train):,} pairs to fit on, {len(validation):,} to choose by, {len(test):,} to measure on.")
     comparison = compare_methods(
         names,
@@ -210,10 +212,12 @@ command = Command(
     compare,
     {
         "comparison": Part(CompareConfig),
-        "head": Part(HeadConfig, _ONLY["head"]),
+        "head": Part(HeadOptions),
+        "fit": Part(FitConfig),
+        "objective": Part(ObjectiveOptions),
         "network": Part(NetworkConfig),
-        "training": Part(FitConfig, _ONLY["training"]),
+        "training": Part(TrainingConfig, ("epochs", "patience")),
         "inference": Part(InferenceConfig),
-        "reward_model": Part(BackboneConfig, _ONLY["reward_model"], saved=True),
+        "reward_model": Part(BackboneConfig, ("device", "token_budget", "trust_remote_code"), saved=True),
     },
 )

@@ -13,11 +13,12 @@ from ebrm.card import trust_in_words
 from ebrm.cli.common import show_accuracy
 from ebrm.cli.console import Console
 from ebrm.cli.features import DATA_HELP
+from ebrm.cli.heads import ObjectiveOptions, energy_config
 from ebrm.cli.parser import Chosen, Command, Part
 from ebrm.data import PreferenceConfig, TextConfig
 from ebrm.errors import ConfigError, DataError
 from ebrm.features import FeatureConfig
-from ebrm.heads import FitConfig, InferenceConfig, NetworkConfig
+from ebrm.heads import FitConfig, InferenceConfig, NetworkConfig, TrainingConfig
 from ebrm.utils.files import read_json, sha256_json, write_json
 
 logger = logging.getLogger(__name__)
@@ -55,11 +56,15 @@ _CONFIGS = {
     "reward_model": BackboneConfig,
     "data": PreferenceConfig,
     "text": TextConfig,
+    "fit": FitConfig,
+    "objective": ObjectiveOptions,
     "network": NetworkConfig,
-    "training": FitConfig,
+    "training": TrainingConfig,
     "inference": InferenceConfig,
     "storage": FeatureConfig,
 }
+#: The stages of the energy's config.
+_HEAD = (NetworkConfig, ObjectiveOptions, TrainingConfig, InferenceConfig)
 #: What decides how features are made, and nothing after that.
 _READING = (BackboneConfig, PreferenceConfig, TextConfig, FeatureConfig)
 
@@ -84,31 +89,31 @@ def fit(console: Console, chosen: Chosen) -> None:
     out = Path(job.out)
     work = _claim(out, job, [asdict(value) for value in (reward_model, *stages.values()) if value is not None])
     console.kept = "What is finished is kept; run the same command again to go on."
-    from ebrm.fitting import fit
-    from ebrm.tracking import tracked
+    from ebrm.fitting import fit, tracked
 
     settings = {name: asdict(stages[kind]) for name, kind in _CONFIGS.items() if kind in stages}
     with tracked(job.trackers, out.with_name(out.name + "-logs"), settings) as log:
+        reading: dict[str, Any] = {}
+        if reward_model is not None:
+            reading = {
+                "backbone": reward_model,
+                "data": stages[PreferenceConfig],
+                "text": stages[TextConfig],
+                "features": stages[FeatureConfig],
+            }
         fitted = fit(
-            reward_model.backbone if reward_model is not None else None,
+            job.features or (reward_model.backbone if reward_model is not None else ""),
             job.data,
-            features=job.features,
+            head=energy_config(*(stages[kind] for kind in _HEAD)),
+            config=stages[FitConfig],
             work=work,
-            backbone_settings=reward_model,
-            data=stages[PreferenceConfig],
-            text=stages[TextConfig],
-            feature_settings=stages[FeatureConfig],
-            network=stages[NetworkConfig],
-            training=stages[FitConfig],
-            inference=stages[InferenceConfig],
             device=str(chosen.given(BackboneConfig).get("device", "auto")),
             on_epoch=log,
+            **reading,
         )
-    from ebrm.cli.outcome import write_outcome
-
     made = work / "model"
     shutil.rmtree(made, ignore_errors=True)
-    metrics = write_outcome(fitted, made)
+    metrics = fitted.save(made).metrics
     if job.keep_features and from_text:
         (work / "features").rename(made / "features")
     _put_in_place(made, out, work)

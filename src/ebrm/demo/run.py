@@ -9,12 +9,12 @@ from typing import Any
 
 from ebrm.backbone import BackboneConfig, BackboneIdentity, load_backbone
 from ebrm.data import TextConfig
-from ebrm.evaluation.fitted import measure
+from ebrm.evaluation import measure_fit
 from ebrm.features import open_features
 from ebrm.fitting import fit
 from ebrm.model import EnergyRewardModel
-from ebrm.report import LiveScore, write_report
-from ebrm.utils.files import read_json, write_json
+from ebrm.report import LiveScore
+from ebrm.utils.files import read_json
 
 _HERE = Path(__file__).parent
 TITLE = "Energy-based refinement of the demonstration reward model"
@@ -50,19 +50,16 @@ def run(out: str | Path) -> Demonstration:
     # First, so that a missing extra is said before the work, not after it. Read as the packaged features were.
     layers = BackboneIdentity.from_dict(features.manifest["backbone"]).layers
     backbone = load_backbone(BackboneConfig(backbone="demo"), TextConfig(truncation="drop"), blocks=layers)
-    fitted = fit(features=features)
+    fitted = fit(features)
     model = EnergyRewardModel(fitted.model.head, fitted.model.record, backbone)
     started = time.monotonic()
     live = tuple(score_live(model, entry["prompt"], entry["responses"]) for entry in read_json(_HERE / "live.json"))
     seconds = time.monotonic() - started
-    measured = measure(fitted, title=TITLE, live=live, notes=NOTES)
-    assert measured.report is not None  # the packaged features hold test pairs
-    metrics = measured.metrics
-    metrics["seconds"]["live"] = seconds
-    model.record.metrics.update(metrics)
-    model.save_pretrained(out / "model")
-    write_report(out / "report.html", measured.report)
-    write_json(out / "metrics.json", metrics)
+    fitted.seconds["live"] = seconds
+    metrics = fitted.save(out / "model", measure_fit(fitted, title=TITLE, live=live, notes=NOTES)).metrics
+    model.record = fitted.model.record
+    for name in ("report.html", "metrics.json"):
+        (out / "model" / name).replace(out / name)
     return Demonstration(metrics, live, model, out)
 
 

@@ -11,6 +11,8 @@ from .compare import compare as compare
 from .compare import evaluate_scores as evaluate_scores
 from .compare_heads import Problem as Problem
 from .config import BenchmarkConfig as BenchmarkConfig
+from .fitted import FitEvaluation as FitEvaluation
+from .fitted import measure_fit as measure_fit
 from .measures import MOST_RESAMPLES as MOST_RESAMPLES
 from .method_table import Comparison as Comparison
 from .method_table import compare_methods as compare_methods

@@ -6,12 +6,10 @@ by name; to add one, write it there.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import get_args
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,20 +27,16 @@ from ebrm.aggregate import (
 from ebrm.errors import DataError
 from ebrm.groups import Groups
 from ebrm.heads import (
+    HEADS,
+    ClosedFormHead,
     EmbeddingSource,
     FitConfig,
-    GaussianHeads,
+    GaussianHead,
     HeadConfig,
-    HeadKind,
-    InferenceConfig,
-    NetworkConfig,
-    PairRows,
     RewardHead,
-    RewardPosterior,
-    fit_density,
     fit_head,
-    labels_by_source,
 )
+from ebrm.pairs import PreferencePairs
 from ebrm.shape import (
     RunningStatistics,
     length_penalty,
@@ -55,7 +49,7 @@ from ebrm.shape import (
 )
 
 #: Parts of a head's state that are no parameters of its reward.
-_UNITS = ("standardizer.", "support", "trusted", "offset", "gain", "groups", "residual", "share")
+_UNITS = ("standardizer.", "support", "trusted", "offset", "gain", "groups", "residual", "share", "names")
 #: From this share of the training responses' rewards on, a response counts as good.
 _GOOD = 0.85
 
@@ -89,34 +83,30 @@ class Fitted:
 
     reward: Callable[[Rows], Tensor]
     parameters: int = 0
-    posterior: RewardPosterior | None = None
+    posterior: RewardHead | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """What methods are fitted on: base rewards, embeddings and pairs, all heads with the same settings.
+    """What methods are fitted on: base rewards, embeddings and pairs.
 
     Attributes:
         embeddings: of all rows [n, d].
         reward: base rewards [n].
-        train, validation: pairs as rows, prompt-disjoint.
-        source, held_source: where each training and validation pair comes from [p]: the users of kind prototypes and
-            the objectives of kind min_norm.
-        members: how many two-layer heads ensembles have, with the seeds from `head.seed` on.
-        head, network, training, inference: settings.
+        train, validation: pairs of rows, prompt-disjoint; their sources are the users of the head prototypes and the
+            objectives of min_norm.
+        members: how many two-layer heads ensembles have, with the seeds from `config.seed` on.
+        heads: configs of heads by kind, in place of the defaults.
+        config: seed, and how the pairs' strength enters.
     """
 
     embeddings: EmbeddingSource
     reward: Tensor
-    train: PairRows
-    validation: PairRows
-    source: np.ndarray
-    held_source: np.ndarray
+    train: PreferencePairs
+    validation: PreferencePairs
     members: int = 5
-    head: HeadConfig = HeadConfig()
-    network: NetworkConfig = NetworkConfig()
-    training: FitConfig = FitConfig()
-    inference: InferenceConfig = InferenceConfig()
+    heads: Mapping[str, HeadConfig] = field(default_factory=dict)
+    config: FitConfig = FitConfig()
 
     @cached_property
     def rows(self) -> Tensor:
@@ -134,22 +124,21 @@ class Problem:
         return torch.quantile(self.reward[self.rows].double(), _GOOD)
 
     @cached_property
-    def ensemble(self) -> tuple[RewardHead, ...]:
+    def ensemble(self) -> tuple[ClosedFormHead, ...]:
         """Two-layer heads that differ in their seed."""
-        seeds = range(self.head.seed, self.head.seed + self.members)
-        return tuple(self.fit("silu", replace(self.head, seed=seed)) for seed in seeds)
+        return tuple(self.fit("silu", member) for member in range(self.members))  # type: ignore[misc]
 
     @cached_property
     def gaussian(self) -> RewardHead:
         """Gaussian heads."""
         return self.fit("gaussian")
 
-    def fit(self, kind: HeadKind, settings: HeadConfig | None = None) -> RewardHead:
-        """Fit a head; the pairs' sources are its users or objectives where the kind has such."""
-        validation, labels = labels_by_source(kind, self.source, self.validation, self.held_source)
+    def fit(self, kind: str, member: int = 0) -> RewardHead:
+        """Fit the head of a kind; `member` is added to the seed."""
         return fit_head(
-            kind, self.embeddings, self.reward, self.train, validation, settings or self.head, labels=labels
-        )
+            self.heads.get(kind, HEADS[kind]()), self.embeddings, self.reward, self.train, self.validation,
+            strength=self.config.strength, seed=self.config.seed + member,
+        ).head  # fmt: skip
 
 
 Method = Callable[[Problem], Fitted]
@@ -160,18 +149,9 @@ def base(problem: Problem) -> Fitted:
     return Fitted(lambda rows: rows.base)
 
 
-def energy(problem: Problem) -> Fitted:
-    """The energy model (EBRM)."""
-    density = fit_density(
-        problem.embeddings, problem.reward, problem.train, problem.validation,
-        network=problem.network, training=problem.training, inference=problem.inference,
-    ).density  # fmt: skip
-    return _posterior(problem, density)
-
-
-def head(problem: Problem, kind: HeadKind) -> Fitted:
-    """A head beside the energy model."""
-    return _posterior(problem, problem.gaussian if kind == "gaussian" else problem.fit(kind))
+def head(problem: Problem, kind: str) -> Fitted:
+    """A head; the energy among them."""
+    return _posterior(problem.gaussian if kind == "gaussian" else problem.fit(kind))
 
 
 def ensemble(problem: Problem, combine: Callable[[Tensor, Rows], Tensor]) -> Fitted:
@@ -179,7 +159,7 @@ def ensemble(problem: Problem, combine: Callable[[Tensor, Rows], Tensor]) -> Fit
     heads = problem.ensemble
 
     def reward(rows: Rows) -> Tensor:
-        return combine(torch.stack([member.reward(rows.embedding)[0] for member in heads]), rows)
+        return combine(torch.stack([member.location_scale(rows.embedding)[0] for member in heads]), rows)
 
     return Fitted(reward, sum(map(_parameters, heads)))
 
@@ -187,7 +167,7 @@ def ensemble(problem: Problem, combine: Callable[[Tensor, Rows], Tensor]) -> Fit
 def gaussian_worst_case(problem: Problem) -> Fitted:
     """Gaussian heads: half the surest one's reward, half the lowest one's (BRME)."""
     heads = problem.gaussian
-    assert isinstance(heads, GaussianHeads)
+    assert isinstance(heads, GaussianHead)
 
     def reward(rows: Rows) -> Tensor:
         return nominal_worst_case(*heads.all_heads(heads.standardizer.embed(rows.embedding)))
@@ -200,7 +180,7 @@ def base_and_silu(problem: Problem) -> Fitted:
     heads, good, unit = problem.ensemble, problem.good, problem.statistics.std()
 
     def learned(embedding: Tensor) -> Tensor:
-        return ensemble_mean(torch.stack([member.reward(embedding)[0] for member in heads]))
+        return ensemble_mean(torch.stack([member.location_scale(embedding)[0] for member in heads]))
 
     level = torch.quantile(learned(problem.embeddings[problem.rows]), _GOOD)
 
@@ -234,8 +214,7 @@ def _shorter(problem: Problem, rows: Rows) -> Tensor:
 #: Name to method, in the order of the table.
 METHODS: dict[str, Method] = {
     "base": base,
-    "energy": energy,
-    **{kind: partial(head, kind=kind) for kind in get_args(HeadKind) if kind != "attributes"},
+    **{kind: partial(head, kind=kind) for kind in HEADS if kind != "attributes"},
     "silu-mean": partial(ensemble, combine=lambda members, rows: ensemble_mean(members)),
     "silu-median": partial(ensemble, combine=lambda members, rows: ensemble_median(members)),
     "silu-worst-case": partial(ensemble, combine=lambda members, rows: worst_case(members)),
@@ -254,16 +233,13 @@ METHODS: dict[str, Method] = {
 }
 
 
-def _posterior(problem: Problem, posterior: RewardPosterior) -> Fitted:
-    def reward(rows: Rows) -> Tensor:
-        return posterior.refine(rows.embedding, rows.base, problem.inference).reward
-
-    return Fitted(reward, _parameters(posterior), posterior)
+def _posterior(head: RewardHead) -> Fitted:
+    return Fitted(lambda rows: head.refine(rows.embedding, rows.base).reward, _parameters(head), head)
 
 
-def _parameters(posterior: RewardPosterior) -> int:
+def _parameters(head: RewardHead) -> int:
     """Numbers that were learned, those that only bring embeddings and rewards to common units aside."""
-    return sum(tensor.numel() for name, tensor in posterior.state_dict().items() if not name.startswith(_UNITS))
+    return sum(tensor.numel() for name, tensor in head.state_dict().items() if not name.startswith(_UNITS))
 
 
 def _length(rows: Rows) -> Tensor:

@@ -6,15 +6,15 @@ import math
 import platform
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from ebrm.data import conversation
-from ebrm.fitting import Fitted
+from ebrm.heads import HeadConfig
 from ebrm.metrics import (
     Bootstrap,
     Calibration,
@@ -30,6 +30,9 @@ from ebrm.model import RefinedReward
 from ebrm.pairs import PreferencePairs
 from ebrm.report import ChangedExample, LiveScore, ReportData
 
+if TYPE_CHECKING:
+    from ebrm.fitting import FitResult
+
 _PACKAGES = ("ebrm", "torch", "transformers", "safetensors", "numpy", "scipy", "scikit-learn", "peft")
 _EXAMPLES = 6
 #: Rows read and refined at a time.
@@ -37,48 +40,68 @@ _ROWS = 4096
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What the test pairs say.
+class FitEvaluation:
+    """Base against refined rewards on the held-out test pairs.
+
+    A pair counts once, whatever its weight or strength, for the side that its label prefers; pairs of label 0.5 are
+    left out and counted (`metrics["undecided"]`). Intervals are of the bootstrap over prompts.
 
     Attributes:
-        metrics: plain numbers: base.accuracy, refined.accuracy, difference.{value, low, high}, pairs, kept_fraction
-            (of the training pairs, those fitted on), contradicted_fraction (those whose label the base reward
-            contradicts, fitted on or not), trust.{power, base_noise} (None: infinite), seconds, versions, and more;
-            `pairs` is 0 and what would be measured is None where nothing was held out.
+        pairs: test pairs measured on; 0 where nothing was held out, and then the next three are None.
+        base, refined: share of them that are ranked as labeled, a tie wrongly.
+        difference: refined - base, paired.
+        metrics: all numbers as plain JSON values: base.accuracy, refined.accuracy, difference.{value, low, high},
+            pairs, kept_fraction (of the training pairs, those fitted on), contradicted_fraction (those whose label the
+            base reward contradicts, fitted on or not), trust.{power, base_noise} (None: infinite), seconds, versions,
+            and more.
         report: everything the page shows; None where nothing was held out.
     """
 
+    pairs: int
+    base: Estimate | None
+    refined: Estimate | None
+    difference: Estimate | None
     metrics: dict[str, Any]
     report: ReportData | None
 
 
-def measure(
-    fitted: Fitted,
+def measure_fit(
+    fitted: FitResult,
     *,
-    title: str,
+    title: str | None = None,
     live: Sequence[LiveScore] = (),
-    notes: Sequence[str] = (),
+    notes: Sequence[str] | None = None,
     bootstrap: Bootstrap = Bootstrap(),
-) -> Measured:
+) -> FitEvaluation:
     """Evaluate base and refined rewards on the test pairs, which were used for nothing before.
 
     Args:
-        fitted: result of :func:`ebrm.fitting.fit`.
-        title: of the report.
+        fitted: result of :func:`ebrm.fit`.
+        title: of the report; None: the reward model and where the pairs come from.
         live: texts scored for the report.
-        notes: where the data come from, for the report.
+        notes: where the data come from, for the report; None: what was read.
         bootstrap: of the intervals, paired and over prompts.
     """
-    pairs = fitted.features.pairs.select(fitted.splits.test)
+    test = fitted.pairs.select(fitted.splits.test)
+    pairs = test.select(test.label != 0.5)
     record, labels = fitted.model.record, fitted.conflicts.overall
+    read = fitted.preferences.report if fitted.preferences is not None else None
+    if title is None:
+        name = record.backbone.get("name") or "Imported features"
+        title = f"{name}, refined on {read.origin if read is not None else fitted.features.path or 'features'}"
+    notes = notes if notes is not None else [] if read is None else [f"Data: {read.summary()}."]
+    if len(pairs) < len(test):
+        notes = [*notes, f"{len(test) - len(pairs)} test pairs have the label 0.5 and are left out."]
     common: dict[str, Any] = {
-        "kept_fraction": labels.kept_fraction if record.training.filter_conflicts else 1.0,
+        "undecided": len(test) - len(pairs),
+        "kept_fraction": labels.kept_fraction if record.fit.filter_conflicts else 1.0,
         "contradicted_fraction": labels.dropped_fraction,
-        "trust": fitted.model.head.trust.to_dict(),
+        "trust": fitted.model.head.fusion.to_dict(),
         "versions": versions(),
     }
     if len(pairs) == 0:
-        return Measured({"pairs": 0, "base": None, "refined": None, "difference": None, **common}, None)
+        nothing = {"pairs": 0, "base": None, "refined": None, "difference": None, **common}
+        return FitEvaluation(0, None, None, None, nothing, None)
     started = time.monotonic()
     items, (chosen, rejected) = _items(pairs)
     refined, most = _refine(fitted, items)
@@ -131,13 +154,20 @@ def measure(
         best_epoch=record.best_epoch,
         fusion=common["trust"],
         live=live,
-        settings={stage: asdict(getattr(record, stage)) for stage in ("network", "training", "inference")},
+        settings=_settings(record.head) | {"fit": record.fit.to_dict()},
         versions=common["versions"],
         notes=notes,
-        filtered=record.training.filter_conflicts,
-        interval_level=record.inference.coverage,
+        filtered=record.fit.filter_conflicts,
+        interval_level=record.head.inference.coverage,
     )
-    return Measured(metrics, report)
+    return FitEvaluation(overall.pairs, overall.base, overall.refined, overall.difference, metrics, report)
+
+
+def _settings(head: HeadConfig) -> dict[str, dict[str, Any]]:
+    """Stage to settings of the head; those that are in no stage of their own are under the head's kind."""
+    values = head.to_dict()
+    stages = {name: value for name, value in values.items() if isinstance(value, dict)}
+    return {head.kind: {name: value for name, value in values.items() if name not in stages}, **stages}
 
 
 def versions() -> dict[str, str]:
@@ -153,15 +183,13 @@ def versions() -> dict[str, str]:
 
 def _items(pairs: PreferencePairs) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
     """The different items of the pairs, ascending [n], and where chosen and rejected are among them [p]."""
-    both = torch.cat([pairs.chosen, pairs.rejected])
-    items, where = torch.unique(both, return_inverse=True)
-    chosen, rejected = where[: len(pairs)], where[len(pairs) :]
-    return items, (chosen, rejected)
+    items, where = torch.unique(torch.cat([pairs.chosen, pairs.rejected]), return_inverse=True)
+    return items, (where[: len(pairs)], where[len(pairs) :])
 
 
-def _refine(fitted: Fitted, items: torch.Tensor) -> tuple[RefinedReward, torch.Tensor]:
+def _refine(fitted: FitResult, items: torch.Tensor) -> tuple[RefinedReward, torch.Tensor]:
     """Refined rewards of the items, and which of them moved most [k]."""
-    draws = torch.Generator().manual_seed(fitted.model.inference.seed)
+    draws = fitted.model.head.draws()
     parts = [
         fitted.model.refine(fitted.features.embedding(rows), fitted.features.reward[rows], draws)
         for rows in items.split(_ROWS)
@@ -171,19 +199,18 @@ def _refine(fitted: Fitted, items: torch.Tensor) -> tuple[RefinedReward, torch.T
     return refined, most
 
 
-def _probability(fitted: Fitted, pairs: PreferencePairs) -> np.ndarray:
+def _probability(fitted: FitResult, pairs: PreferencePairs) -> np.ndarray:
     """P(chosen > rejected) of every pair [p]."""
-    model, features = fitted.model, fitted.features
-    chosen, rejected = pairs.chosen, pairs.rejected
+    head, features = fitted.model.head, fitted.features
     parts = [
-        model.prefer_rows((features.embedding(a), features.embedding(b)), (features.reward[a], features.reward[b]))
-        for a, b in zip(chosen.split(_ROWS), rejected.split(_ROWS), strict=True)
+        head.prefer((features.embedding(a), features.embedding(b)), (features.reward[a], features.reward[b]))
+        for a, b in zip(pairs.chosen.split(_ROWS), pairs.rejected.split(_ROWS), strict=True)
     ]
     return torch.cat(parts).double().clamp(0, 1).numpy()
 
 
 def _examples(
-    fitted: Fitted, pairs: PreferencePairs, items: torch.Tensor, refined: RefinedReward, most: torch.Tensor
+    fitted: FitResult, pairs: PreferencePairs, items: torch.Tensor, refined: RefinedReward, most: torch.Tensor
 ) -> list[ChangedExample]:
     """The responses that moved most, with their densities, and their texts where the preferences are at hand."""
     texts = {row.row: row for row in fitted.preferences.rows} if fitted.preferences is not None else {}
@@ -192,7 +219,7 @@ def _examples(
     for place, index in enumerate(most.tolist()):
         item = int(items[index])
         chosen = bool((pairs.chosen == item).any())
-        pair = int(((pairs.chosen if chosen else pairs.rejected) == item).nonzero()[0, 0])
+        pair = int(((pairs.chosen if chosen else pairs.rejected) == item).nonzero()[0])
         text = texts.get(pairs.where[pair])
         response = None if text is None else (text.chosen if chosen else text.rejected)
         low, high = refined.interval[index].tolist()

@@ -100,7 +100,7 @@ class RefinedTexts:
 
 def _refine(model: EnergyRewardModel, part: Features, advance: Callable[[int], None]) -> dict[str, Tensor]:
     """Refined rewards and densities of one features folder."""
-    generator = torch.Generator().manual_seed(model.inference.seed)
+    generator = model.head.draws()
     found: dict[str, list[Tensor]] = {"reward": [], "std": [], "interval": [], "log_density": []}
     for start in range(0, len(part), _ROWS):
         rows = slice(start, min(start + _ROWS, len(part)))

@@ -1,24 +1,24 @@
-"""RewardHead: a location and a spread a row, and the same answers as the energy model's density gives."""
+"""RewardHead: the interface of all reward heads; ClosedFormHead: those whose distribution is Gumbel's or Gauss's."""
 
 from __future__ import annotations
 
+import copy
 import math
+from abc import abstractmethod
 from collections.abc import Iterator
-from typing import ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
 from torch.special import log_ndtr, ndtr, ndtri
 
 from ebrm.aggregate import pessimistic
-from ebrm.heads.data import HeadData
-from ebrm.heads.energy import Refinement
+from ebrm.errors import ConfigError
+from ebrm.heads.config import EstimateConfig, HeadConfig
+from ebrm.heads.data import EmbeddingSource, HeadData, Standardizer, rows_at_once
 from ebrm.heads.fusion import Fusion
 from ebrm.heads.grid import Posterior, grid_nodes
-from ebrm.heads.head_config import HeadConfig
-from ebrm.heads.old_config import InferenceConfig
-from ebrm.heads.rows import EmbeddingSource, rows_at_once
-from ebrm.heads.standardize import Standardizer
 
 #: Standard deviation of the Gumbel noise under which P(a above b) is σ(u_a - u_b).
 GUMBEL_STD = math.pi / math.sqrt(6)
@@ -32,62 +32,218 @@ _BEST_NODES = 4097
 _REACH = 6.0
 
 
+@dataclass(frozen=True)
+class Refinement:
+    """Refined rewards of n rows, float32, in the base RM's units (log_density per such unit).
+
+    Attributes:
+        reward: the refined reward [n].
+        std: standard deviation of the distribution [n].
+        interval: central interval of the config's coverage [n, 2].
+        log_density: log p(reward | e) [n].
+        mean, mode: of the distribution [n].
+    """
+
+    reward: Tensor
+    std: Tensor
+    interval: Tensor
+    log_density: Tensor
+    mean: Tensor
+    mode: Tensor
+
+
 class RewardHead(nn.Module):
-    """A reward u(e) and its spread for each row, brought to the base RM's units; one class a kind of head.
+    """A distribution over the reward of each row, given its frozen embedding and its base reward.
 
-    A kind says `scores` [n] and, where it has its own, `spread` [n], both in head units, and how it is fitted, `learn`.
-    Bradley-Terry leaves a reward's offset and scale free: `gain` and `offset` give the rewards of the training rows the
-    mean and standard deviation of the base rewards (ours), so that clip ranges and KL coefficients still hold. A
-    positive gain changes no ranking and no probability here.
+    Config and state are all there is to a head (:func:`ebrm.heads.load_head`). Rewards given and returned are in the
+    base RM's units; `support` and `posterior` are in the standardizer's ("internal").
 
-    Uncertainty of a kind with `noise` gumbel is that of its own random-utility model: a response's reward is u + g,
-    where g is Gumbel noise (mean taken off), and P(a above b) = σ(u_a - u_b). Its standard deviation is π/√6 head units
-    for every response: how noisy one comparison is, not how little the head knows. Kinds with `noise` normal have a
-    Gaussian of their own standard deviation.
+    A subclass has `forward`, `posterior` and `_estimates`; `takes` names the columns of preference pairs that reach
+    its loss, and `rated` is true where it can be fitted on ratings alone.
+    """
 
-    The base reward decides nothing but the units, except for the kind anchored, whose scores are added to it.
+    takes: ClassVar[tuple[str, ...]] = ("label", "weight", "margin")
+    rated: ClassVar[bool] = False
+
+    support: Tensor  # [2], internal units
+
+    def __init__(self, embedding_size: int, config: HeadConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.standardizer = Standardizer(embedding_size)
+        self.register_buffer("support", torch.tensor([-1.0, 1.0]))
+
+    @classmethod
+    def empty(cls, config: HeadConfig, tensors: dict[str, Tensor]) -> RewardHead:
+        """A head of the shape that these tensors are the state of."""
+        return cls(len(tensors["standardizer.embedding_center"]), config)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.support.device
+
+    @property
+    def fusion(self) -> Fusion:
+        """Weights of the head's distribution and of the base reward: all on the head, unless a subclass fits them."""
+        return Fusion()
+
+    @property
+    def nodes(self) -> int:
+        """Nodes of a grid over the support where none are asked for: `config.inference.nodes`, or 257."""
+        return getattr(self.config.inference, "nodes", 257)
+
+    def draws(self) -> torch.Generator:
+        """A fresh generator of random starts, by `config.inference.seed`."""
+        return torch.Generator().manual_seed(getattr(self.config.inference, "seed", 0))
+
+    def support_bounds(self) -> tuple[float, float]:
+        """Lowest and highest reward of the density on a grid, internal units."""
+        return float(self.support[0]), float(self.support[1])
+
+    def with_inference(self, **changes: Any) -> Self:
+        """This head, weights shared, with other inference settings, e.g. `with_inference(estimate="mode")`.
+
+        Raises:
+            ConfigError: a setting that this head does not have, or a value out of range.
+        """
+        known = vars(self.config.inference)
+        unknown = ", ".join(sorted(set(changes) - set(known)))
+        if unknown:
+            raise ConfigError(f"The {self.config.kind} head has no inference setting {unknown}; it has {_list(known)}.")
+        other = copy.copy(self)
+        other.config = replace(self.config, inference=replace(self.config.inference, **changes))
+        return other
+
+    @abstractmethod
+    def forward(self, embedding: Tensor, base_reward: Tensor | None = None) -> Tensor:  # [n, d], [n] -> [n]
+        """Mean of each row's reward, float32, base units; gradients go through to the embedding."""
+
+    @abstractmethod
+    def posterior(
+        self, embedding: Tensor | EmbeddingSource, base_reward: Tensor, nodes: int | None = None
+    ) -> Posterior:
+        """The distributions of n rows at `nodes` nodes over the support (None: `self.nodes`), internal units."""
+
+    @abstractmethod
+    def _estimates(
+        self, embedding: Tensor | EmbeddingSource, base_reward: Tensor, generator: torch.Generator | None
+    ) -> Refinement:
+        """As :meth:`refine`, in internal units, float64."""
+
+    @torch.no_grad()
+    def refine(
+        self,
+        embedding: Tensor | EmbeddingSource,  # [n, d]
+        base_reward: Tensor,  # [n]
+        generator: torch.Generator | None = None,
+    ) -> Refinement:
+        """Refined rewards with their uncertainty, as `config.inference` says, for any number of rows including none.
+
+        Deterministic but for the energy's starts "paper" and "random", whose draws come from `generator`, or from
+        `config.inference.seed`. A row's result does not depend on the other rows. Works under
+        `torch.inference_mode()`.
+        """
+        at = self._estimates(embedding, base_reward, generator)
+        to_base, unit = self.standardizer.to_base, self.standardizer.unit
+        return Refinement(
+            reward=to_base(at.reward).cpu(),
+            std=(at.std * unit).float().cpu(),
+            interval=to_base(at.interval).cpu(),
+            log_density=(at.log_density - math.log(unit)).float().cpu(),
+            mean=to_base(at.mean).cpu(),
+            mode=to_base(at.mode).cpu(),
+        )
+
+    @torch.no_grad()
+    def density(self, embedding: Tensor, base_reward: Tensor, nodes: int = 257) -> tuple[Tensor, Tensor]:
+        """(rewards [g], density [n, g]) over the support, float32, base units and per base unit."""
+        at = self.posterior(embedding, base_reward, nodes)
+        return self.standardizer.to_base(at.nodes).cpu(), (at.density / self.standardizer.unit).float().cpu()
+
+    @torch.no_grad()
+    def prefer(
+        self,
+        embedding: tuple[Tensor, Tensor],  # [n, d] each
+        base_reward: tuple[Tensor, Tensor],  # [n] each
+        nodes: int | None = None,
+    ) -> Tensor:  # [n]
+        """P(r_a > r_b) of rows (a, b) with independent rewards, [n] float32."""
+        both = self.posterior(torch.cat(embedding), torch.cat(base_reward), nodes)
+        a, b = (slice(len(embedding[0])), slice(len(embedding[0]), None))
+        first, second = (Posterior(both.nodes, both.log_density[part], both.log_z[part]) for part in (a, b))
+        return first.prefer(second).float().cpu()
+
+    @torch.no_grad()
+    def p_best(self, embedding: Tensor, base_reward: Tensor, nodes: int | None = None) -> Tensor:  # [n, d], [n] -> [n]
+        """P(r_i is the largest of n independent rewards), [n] float32; sums to one, [1.] for one row, empty for none.
+
+        For two rows it equals `prefer`.
+        """
+        return self.posterior(embedding, base_reward, nodes).p_best().float().cpu()
+
+
+class ClosedFormHead(RewardHead):
+    """A reward u(e) with a spread for each row, under Gumbel or Gaussian noise.
+
+    A subclass has `scores` [n] and, where it has its own, `spread` [n], both in head units, and how it is fitted,
+    `learn`. Bradley-Terry leaves a reward's offset and scale free: `gain` and `offset` give the rewards of the training
+    rows the mean and standard deviation of the base rewards (ours), so that clip ranges and KL coefficients still hold.
+    A positive gain changes no ranking and no probability here.
+
+    With `noise` gumbel the uncertainty is that of the random-utility model: a response's reward is u + g, where g is
+    centered Gumbel noise, and P(a above b) = σ(u_a - u_b). Its standard deviation is π/√6 head units for every
+    response: the noise of one comparison, not the head's ignorance. Heads with `noise` normal have Gaussian rewards
+    with standard deviations of their own.
+
+    The base reward decides the units only, except for the anchored head.
     """
 
     noise: ClassVar[Literal["gumbel", "normal"]] = "gumbel"
+    #: Whether pairs of sources that no training pair has are of no use for choosing the epoch.
+    grouped: ClassVar[bool] = False
 
-    groups: Tensor  # users or attributes
-    support: Tensor  # [2], internal units
+    groups: Tensor  # users, objectives or attributes
     offset: Tensor
     gain: Tensor
 
-    def __init__(self, embedding_size: int, settings: HeadConfig, groups: int = 1) -> None:
-        super().__init__()
-        self.settings = settings
+    def __init__(
+        self, embedding_size: int, config: HeadConfig, groups: int = 1, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__(embedding_size, config)
         self.register_buffer("groups", torch.tensor(groups))
-        self.standardizer = Standardizer(embedding_size)
-        self.register_buffer("support", torch.tensor([-1.0, 1.0]))
         self.register_buffer("offset", torch.zeros((), dtype=torch.float64))
         self.register_buffer("gain", torch.ones((), dtype=torch.float64))
 
-    # -- what a kind says ------------------------------------------------------------------------------------------
+    @classmethod
+    def empty(cls, config: HeadConfig, tensors: dict[str, Tensor]) -> RewardHead:
+        """A head of the shape that these tensors are the state of."""
+        return cls(len(tensors["standardizer.embedding_center"]), config, int(tensors["groups"]))
+
+    # -- what a kind defines ---------------------------------------------------------------------------------------
 
     @classmethod
     def groups_in(cls, data: HeadData) -> int:
-        """How many users or attributes a head for these data has; 1 for kinds that know neither."""
+        """Number of users, objectives or attributes of a head for these data; 1 for kinds that know none."""
         return 1
 
+    @abstractmethod
     def scores(self, x: Tensor) -> Tensor:  # [n, d] -> [n]
         """Reward of standardized embeddings, head units."""
-        raise NotImplementedError
 
     def spread(self, x: Tensor) -> Tensor:  # [n, d] -> [n]
         """Standard deviation of the reward, head units."""
         return x.new_full((len(x),), GUMBEL_STD, dtype=torch.float64)
 
+    @abstractmethod
     def learn(self, data: HeadData, generator: torch.Generator) -> None:
-        """Fit what the kind has; leaves units alone."""
-        raise NotImplementedError
+        """Fit the kind's parameters; leaves units alone."""
 
     def fit_units(self, data: HeadData) -> None:
-        """Fit gain, offset and support on the training rows."""
+        """Fit gain and offset on the training rows."""
         values = self.scores(data.embedding[data.training_rows]).double()
         spread = values.std(correction=0)
-        # A head that says the same of every row has no scale: its rewards are then all the mean.
+        # Where all rows have the same score there is no scale: the rewards are then all the mean.
         gain = torch.where(spread > 1e-9 * values.abs().amax().clamp_min(1e-9), 1 / spread, torch.ones_like(spread))
         self.gain.copy_(gain)
         self.offset.copy_(-gain * values.mean())
@@ -97,24 +253,16 @@ class RewardHead(nn.Module):
         location, std = self._internal(data.embedding[data.training_rows])
         self.support.copy_(torch.stack([(location - 4 * std).amin(), (location + 4 * std).amax()]))
 
-    # -- what an EnergyRewardModel asks ----------------------------------------------------------------------------
+    # -- the interface ---------------------------------------------------------------------------------------------
 
-    @property
-    def device(self) -> torch.device:
-        """Where the parameters are."""
-        return self.support.device
-
-    @property
-    def trust(self) -> Fusion:
-        """All trust in the head, none in the base reward."""
-        return Fusion()
+    def forward(self, embedding: Tensor, base_reward: Tensor | None = None) -> Tensor:  # [n, d] -> [n]
+        """Mean of each row's reward, float32, base units; the base reward has no part in it."""
+        return self.standardizer.to_base(self._internal(self.standardizer.embed(embedding.to(self.device)))[0])
 
     @torch.no_grad()
-    def reward(self, embedding: Tensor | EmbeddingSource) -> tuple[Tensor, Tensor]:  # [n, d] -> [n], [n]
+    def location_scale(self, embedding: Tensor | EmbeddingSource) -> tuple[Tensor, Tensor]:  # [n, d] -> [n], [n]
         """(mean, standard deviation) of each row's reward, internal units, float64; a part of the rows at a time."""
-        parts = []
-        for some in _parts(embedding):
-            parts.append(self._internal(self.standardizer.embed(some.to(self.device))))
+        parts = [self._internal(self.standardizer.embed(some.to(self.device))) for some in _parts(embedding)]
         mean, std = (torch.cat(part) for part in zip(*parts, strict=True))
         return mean, std
 
@@ -122,74 +270,53 @@ class RewardHead(nn.Module):
         mean = self.offset + self.gain * self.scores(x).double()
         return mean, (self.gain * self.spread(x).double()).clamp_min(_LEAST_STD)
 
-    def refine(
-        self,
-        embedding: Tensor | EmbeddingSource,  # [n, d]
-        base_reward: Tensor,  # [n]
-        settings: InferenceConfig,
-        generator: torch.Generator | None = None,
+    def _estimates(
+        self, embedding: Tensor | EmbeddingSource, base_reward: Tensor, generator: torch.Generator | None
     ) -> Refinement:
-        """Refined rewards with their uncertainty, in closed form.
-
-        The settings' pessimism takes that many standard deviations off `reward` alone; what is said of the distribution
-        stays as it is.
-        The distributions have one peak, where every ascent ends: the estimate ascent is the mode. `base_reward` and
-        `generator` decide nothing.
-        """
-        mean, std = self.reward(embedding)
-        tail = (1 - settings.coverage) / 2
-        mode = self._mode(mean, std)
-        at = pessimistic(mean if settings.estimate == "mean" else mode, std, self.settings.pessimism)
+        """In closed form. Pessimism takes its standard deviations off `reward` alone."""
+        mean, std = self.location_scale(embedding)
+        inference: EstimateConfig = self.config.inference  # type: ignore[assignment]
+        tail, mode = (1 - inference.coverage) / 2, self._mode(mean, std)
+        pessimism = getattr(self.config, "pessimism", 0.0)
+        at = pessimistic(mean if inference.estimate == "mean" else mode, std, pessimism)
         interval = torch.stack([self._quantile(mean, std, tail), self._quantile(mean, std, 1 - tail)], 1)
-        base_units, unit = self.standardizer.to_base, self.standardizer.unit
-        return Refinement(
-            reward=base_units(at).cpu(),
-            std=(std * unit).float().cpu(),
-            interval=base_units(interval).cpu(),
-            log_density=(self._log_density(mean, std, at) - math.log(unit)).float().cpu(),
-            mean=base_units(mean).cpu(),
-            mode=base_units(mode).cpu(),
-        )
+        return Refinement(at, std, interval, self._log_density(mean, std, at), mean, mode)
 
-    def internal_posterior(self, embedding: Tensor | EmbeddingSource, reward: Tensor, nodes: int) -> Posterior:
+    def posterior(
+        self, embedding: Tensor | EmbeddingSource, base_reward: Tensor, nodes: int | None = None
+    ) -> Posterior:
         """The distributions on `nodes` nodes over the support, internal units.
 
-        A node has the probability of its cell, however narrow the distribution is, and the outer nodes what lies
+        A node has the probability of its cell, however narrow the distribution is, and the outer nodes all that lies
         beyond the support.
         """
-        mean, std = self.reward(embedding)
-        grid = grid_nodes(float(self.support[0]), float(self.support[1]), nodes).to(mean)
-        return self._on(grid, mean, std)
-
-    def density(self, embedding: Tensor, reward: Tensor, nodes: int = 257) -> tuple[Tensor, Tensor]:
-        """(rewards [g], density [n, g]) over the support, float32, base units and per base unit."""
-        at = self.internal_posterior(embedding, reward, nodes)
-        return self.standardizer.to_base(at.nodes).cpu(), (at.density / self.standardizer.unit).float().cpu()
+        mean, std = self.location_scale(embedding)
+        return self._on(grid_nodes(*self.support_bounds(), nodes or self.nodes).to(mean), mean, std)
 
     @torch.no_grad()
     def prefer(
         self,
         embedding: tuple[Tensor, Tensor],  # [n, d] each
-        reward: tuple[Tensor, Tensor],  # [n] each
-        nodes: int = 257,
+        base_reward: tuple[Tensor, Tensor],  # [n] each
+        nodes: int | None = None,
     ) -> Tensor:  # [n]
         """P(r_a > r_b) of rows (a, b) with independent noise, [n] float32, in closed form.
 
         σ(u_a - u_b) with Gumbel noise; Φ((m_a - m_b) / √(s_a² + s_b²)) with Gaussian noise.
         """
-        (a, std_a), (b, std_b) = self.reward(embedding[0]), self.reward(embedding[1])
+        (a, std_a), (b, std_b) = self.location_scale(embedding[0]), self.location_scale(embedding[1])
         if self.noise == "gumbel":
             return torch.sigmoid((a - b) / (std_a / GUMBEL_STD)).float().cpu()
         return ndtr((a - b) / (std_a.square() + std_b.square()).sqrt()).float().cpu()
 
     @torch.no_grad()
-    def p_best(self, embedding: Tensor, base_reward: Tensor, nodes: int = 257) -> Tensor:  # [n, d], [n] -> [n]
-        """P(r_i is the largest of the n rewards) with independent noise, [n] float32; sums to one, empty for none.
+    def p_best(self, embedding: Tensor, base_reward: Tensor, nodes: int | None = None) -> Tensor:  # [n, d], [n] -> [n]
+        """P(r_i is the largest of n rewards with independent noise), [n] float32; sums to one, empty for none.
 
-        With Gumbel noise it is the softmax of the scores (Luce). With Gaussian noise an integral on 4,097 nodes across
-        the rows' rewards.
+        With Gumbel noise the softmax of the scores (Luce); with Gaussian noise an integral on 4,097 nodes across the
+        rows' rewards.
         """
-        mean, std = self.reward(embedding)
+        mean, std = self.location_scale(embedding)
         if self.noise == "gumbel" or len(mean) == 0:
             return torch.softmax(mean * (GUMBEL_STD / std), 0).float().cpu()
         low, high = (mean - _REACH * std).amin(), (mean + _REACH * std).amax()
@@ -237,5 +364,9 @@ class RewardHead(nn.Module):
 
 def _parts(embedding: Tensor | EmbeddingSource) -> Iterator[Tensor]:
     """The rows a few at a time; one part without rows where there are none, so that results have their shapes."""
-    few, rows = rows_at_once(embedding), int(embedding.shape[0])  # type: ignore[arg-type]
+    few, rows = rows_at_once(embedding), int(embedding.shape[0])
     return (embedding[first : first + few] for first in range(0, max(rows, 1), few))
+
+
+def _list(names: Any) -> str:
+    return ", ".join(names)

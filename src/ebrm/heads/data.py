@@ -1,61 +1,195 @@
-"""What a head is fitted on: embeddings as it sees them, and pairs as rows of them."""
+"""What heads are fitted on: rows of embeddings, their units, and preference pairs as places among them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ebrm.errors import DataError, ModelError
-from ebrm.heads.energy_training import PairRows
-from ebrm.heads.head_config import HeadKind
-from ebrm.heads.rows import EmbeddingSource, FiniteRows
-from ebrm.heads.standardize import Standardizer
+from ebrm.pairs import PreferencePairs
 from ebrm.utils.validation import check_finite
 
+#: Numbers read at a time where all rows are needed: 4 MiB, which stays in the processor's cache.
+_READ_FLOATS = 2**20
 
-@dataclass(frozen=True)
-class Labels:
-    """What is known of the training pairs beyond which response was chosen; None where nothing is.
 
-    Attributes:
-        label: P(chosen is better) [p], see :func:`ebrm.heads.losses.pair_loss`.
-        weight: weight of each pair [p].
-        margin: margin of each pair [p].
-        group: the user (kind prototypes) or the objective (kind min_norm) of each pair, int64 [p] from 0.
-        validation_group: the same of the held-out pairs; kind prototypes.
-        ratings: ratings [rows, a] of rows of the embeddings, NaN where there is none; kinds attributes and binary
-            (one, 1 for a thumb up and 0 for one down). Rated rows in no held-out pair are trained on, so rows with a
-            held-out prompt must have none.
+class EmbeddingSource(Protocol):
+    """Embeddings [n, d] in memory (a tensor) or on disk: indexed by a LongTensor or a slice, float32 out."""
+
+    @property
+    def shape(self) -> Sequence[int]:
+        """(n, d)."""
+        ...
+
+    def __getitem__(self, index: Any, /) -> Tensor: ...
+
+
+def rows_at_once(embeddings: EmbeddingSource) -> int:
+    """How many rows to read at a time where all are needed."""
+    return max(2, _READ_FLOATS // max(embeddings.shape[1], 1))
+
+
+class FiniteRows:
+    """Embeddings that are looked at as they are read: those on disk are not read once more for it."""
+
+    def __init__(self, rows: Tensor | EmbeddingSource) -> None:
+        self._rows = rows
+        self.shape = (int(rows.shape[0]), int(rows.shape[1]))
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> Tensor:
+        some = self._rows[index].detach()
+        if not bool(torch.isfinite(some).all()):
+            few = rows_at_once(self)
+            parts = (self._rows[first : first + few] for first in range(0, len(self), few))
+            refuse_not_finite("embedding", torch.cat([torch.isfinite(part).all(1) for part in parts]))
+        return some
+
+
+def refuse_not_finite(what: str, finite: Tensor) -> None:
+    """Raise a ModelError that names the first of the rows [n] that are not `finite`, if there is one."""
+    if not bool(finite.all()):
+        raise ModelError(
+            f"The {what} of row {int((~finite).nonzero()[0, 0])} is not finite, so it has no refined reward. "
+            f"{int((~finite).sum())} of {len(finite)} rows are so; find out where they come from, or leave them out."
+        )
+
+
+class Standardizer(nn.Module):
+    """Affine maps fitted on the training rows and saved with the model.
+
+    Internal reward y = (r - mean) / std * scale; internal embedding (e - center) / spread, number by
+    number. All are buffers: float32 for embeddings, float64 for rewards, so that any magnitude keeps its digits.
     """
 
-    label: Tensor | None = None
-    weight: Tensor | None = None
-    margin: Tensor | None = None
-    group: Tensor | None = None
-    validation_group: Tensor | None = None
-    ratings: Tensor | None = None
+    reward_mean: Tensor
+    reward_std: Tensor
+    reward_scale: Tensor
+    embedding_center: Tensor  # [d]
+    embedding_spread: Tensor  # [d]
+
+    def __init__(self, embedding_size: int) -> None:
+        super().__init__()
+        self.register_buffer("reward_mean", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("reward_std", torch.ones((), dtype=torch.float64))
+        self.register_buffer("reward_scale", torch.ones((), dtype=torch.float64))
+        self.register_buffer("embedding_center", torch.zeros(embedding_size))
+        self.register_buffer("embedding_spread", torch.ones(embedding_size))
+
+    def fit_reward(self, reward: Tensor, scale: float) -> None:  # reward [n]
+        """Fit mean and standard deviation (divisor n) on `reward` [n]; `scale` is the std of internal rewards.
+
+        Raises:
+            ModelError: fewer than two distinct rewards, so that there is no scale.
+        """
+        values = reward.double()
+        std = values.std(correction=0) if len(values) else torch.zeros(())
+        if not bool(std > 0):
+            raise ModelError(
+                f"The {len(values)} training rewards are all equal, so they have no scale and no density can be "
+                "fitted. Check that the reward model's head is the trained one, or give more pairs."
+            )
+        self.reward_mean.copy_(values.mean())
+        self.reward_std.copy_(std)
+        self.reward_scale.fill_(scale)
+
+    def fit_embedding(self, batches: Iterable[Tensor]) -> None:  # each [k, d]
+        """Fit center and standard deviation [d] of each number of the embedding, streaming over `batches`.
+
+        Number by number, because layers of a network differ in scale by orders of magnitude, and a few of their units
+        stand out by more.
+        """
+        count, mean = 0, torch.zeros_like(self.embedding_center, dtype=torch.float64)
+        square = torch.zeros_like(mean)  # sum of squared distances from the mean, joined batch by batch (Chan et al.)
+        for batch in batches:
+            if not len(batch):
+                continue
+            values = batch.to(mean)
+            shift = values.mean(0) - mean
+            total = count + len(values)
+            square += (values - values.mean(0)).square().sum(0) + shift.square() * (count * len(values) / total)
+            mean += shift * (len(values) / total)
+            count = total
+        spread = (square / max(count, 1)).sqrt()
+        self.embedding_center.copy_(mean)
+        # Below this, what is left after centering is rounding: a number that never changes stays as it is.
+        self.embedding_spread.copy_(torch.where(spread > 1e-6 * mean.abs(), spread, torch.ones_like(spread)))
+
+    def to_internal(self, reward: Tensor) -> Tensor:
+        """Base units → internal units, float32, any shape."""
+        return ((reward.double() - self.reward_mean) * (self.reward_scale / self.reward_std)).float()
+
+    def to_base(self, internal: Tensor) -> Tensor:
+        """Internal units → base units, float32, any shape."""
+        return (internal.double() * (self.reward_std / self.reward_scale) + self.reward_mean).float()
+
+    def to_score(self, reward: Tensor) -> Tensor:
+        """Rewards in base units → numbers between 0 and 1, float32, any shape.
+
+        The logistic of (reward - mean) / std, by the mean and standard deviation of the frozen RM's rewards of the
+        training rows: 0.5 is an average response of theirs. For trainers that ask for such a score beside the reward
+        (OpenRLHF's `scores`).
+        """
+        return torch.sigmoid((reward.double() - self.reward_mean.cpu()) / self.reward_std.cpu()).float()
+
+    @property
+    def unit(self) -> float:
+        """Base units in one internal unit; lengths scale by it, densities by its inverse."""
+        return float(self.reward_std / self.reward_scale)
+
+    def embed(self, embedding: Tensor) -> Tensor:  # [n, d] -> [n, d]
+        """Embeddings as the network sees them, float32."""
+        return (embedding.float() - self.embedding_center) / self.embedding_spread
 
 
-def labels_by_source(
-    kind: HeadKind, source: Iterable[object], validation: PairRows, validation_source: Iterable[object]
-) -> tuple[PairRows, Labels]:
-    """Take the pairs' sources [p] for users or objectives, where the kind has such; no labels otherwise.
+def with_strength(pairs: PreferencePairs, use: Literal["weight", "margin", "off"]) -> PreferencePairs:
+    """The pairs with annotators' strength s in their weight or margin, and none left in `strength`.
 
-    Returns:
-        (held-out pairs whose source is one of the training pairs', labels).
+    weight: w · s / mean(s), the mean over the pairs that have one (scaled Bradley-Terry, arXiv 2410.01257); the others
+    keep their weight. margin: m + s. off: strength is dropped.
+
+    Raises:
+        DataError: use "weight", and strengths that are below 0 or all 0.
     """
-    if kind not in ("prototypes", "min_norm"):
-        return validation, Labels()
-    named = [str(name) for name in source]
-    place = {name: number for number, name in enumerate(sorted(set(named)))}
-    held = torch.tensor([place.get(str(name), -1) for name in validation_source], dtype=torch.int64)
-    known = held >= 0
-    group = torch.tensor([place[name] for name in named], dtype=torch.int64)
-    kept = PairRows(validation.chosen[known], validation.rejected[known])
-    return kept, Labels(group=group, validation_group=held[known])
+    known = ~pairs.strength.isnan()
+    none = torch.full_like(pairs.strength, torch.nan)
+    if use == "off" or not bool(known.any()):
+        return replace(pairs, strength=none)
+    strength = torch.where(known, pairs.strength, 0.0)
+    if use == "margin":
+        return replace(pairs, margin=pairs.margin + strength, strength=none)
+    if bool((strength < 0).any()) or not bool(strength.any()):
+        first = int((strength < 0).nonzero()[0, 0]) if bool((strength < 0).any()) else int(known.nonzero()[0, 0])
+        raise DataError(
+            f"Strengths of preference cannot be weights: pair {first} has {float(strength[first]):g}; expected 0 or "
+            'more, and not all 0. Fit with `strength="margin"` or `strength="off"`.'
+        )
+    scaled = strength * (known.sum() / strength.sum())
+    return replace(pairs, weight=pairs.weight * torch.where(known, scaled, 1.0), strength=none)
+
+
+def changed_columns(pairs: PreferencePairs) -> list[str]:
+    """Columns of the pair loss that are not as if nothing were given (label 1, weight 1, margin 0)."""
+    default = {"label": 1.0, "weight": 1.0, "margin": 0.0}
+    return [name for name, value in default.items() if bool((getattr(pairs, name) != value).any())]
+
+
+def agreement(pairs: PreferencePairs, reward: Tensor) -> tuple[float, float]:  # [rows]
+    """(weight of the pairs that rewards order as labeled, weight of the pairs whose label prefers one side).
+
+    A label below 0.5 prefers the rejected; one of 0.5 prefers neither and is left out; a tie of rewards is wrong.
+    """
+    chosen, rejected = reward[pairs.chosen], reward[pairs.rejected]
+    label, weight = pairs.label.to(chosen.device), pairs.weight.to(chosen.device)
+    right = torch.where(label > 0.5, chosen > rejected, chosen < rejected)
+    decided = weight * (label != 0.5)
+    return float((decided * right).sum()), float(decided.sum())
 
 
 @dataclass(frozen=True)
@@ -65,67 +199,70 @@ class HeadData:
     Attributes:
         embedding: standardized [n, d], float32.
         reward: base rewards [n], internal units, float64.
-        train, validation: pairs as places in these.
+        train, validation: pairs as places in these; training weights have mean 1.
+        evidence: sum of the training pairs' weights as given: how many pairs of weight 1 they count for.
         training_rows: which rows stand in training pairs, or are rated and in no held-out pair, bool [n].
-        label, weight, margin: of the training pairs [p], float64.
-        group, validation_group: of the training and of the held-out pairs, None where they are not known.
+        names: different sources of the training pairs, sorted; a pair without source has the name "".
+        group, validation_group: place in `names` of each training and held-out pair, int64.
         ratings: ratings [n, a] with NaN, or None.
     """
 
     embedding: Tensor
     reward: Tensor
-    train: PairRows
-    validation: PairRows
+    train: PreferencePairs
+    validation: PreferencePairs
+    evidence: float
     training_rows: Tensor
-    label: Tensor
-    weight: Tensor
-    margin: Tensor
-    group: Tensor | None
-    validation_group: Tensor | None
+    names: tuple[str, ...]
+    group: Tensor
+    validation_group: Tensor
     ratings: Tensor | None
 
 
 def head_data(
     embeddings: EmbeddingSource,  # [rows, d]
     reward: Tensor,  # [rows]
-    train: PairRows,
-    validation: PairRows,
-    labels: Labels,
+    train: PreferencePairs,
+    validation: PreferencePairs,
     standardizer: Standardizer,
+    *,
+    rated: bool = False,
+    grouped: bool = False,
+    device: torch.device | str = "cpu",
 ) -> HeadData:
     """Read the pairs' rows into memory, fitting the standardizer on those of the training pairs.
 
+    Args:
+        embeddings, reward: of all rows.
+        train, validation: pairs of rows.
+        standardizer: fitted here.
+        rated: rows with ratings (of `train`) count, too, and are trained on where they are in no held-out pair.
+        grouped: held-out pairs whose source is none of the training pairs' are left out.
+        device: of the result; the standardizer is moved there.
+
     Raises:
-        ModelError: no training pairs, rewards without spread, or an embedding that is not finite.
-        DataError: a base reward, label, weight or margin that is not finite.
-        ValueError: labels of another number than the training pairs.
+        ModelError: nothing to fit on, rewards without spread, or an embedding that is not finite.
+        DataError: a base reward or rating that is not finite.
     """
-    if len(train) == 0:
-        raise ModelError("No training pairs are left to fit the head on (0 given). Give more pairs.")
-    p = len(train)
-    columns = {"label": labels.label, "weight": labels.weight, "margin": labels.margin}
-    known = {name: torch.full((p,), float(name != "margin"), dtype=torch.float64) for name in columns}
-    for name, column in columns.items():
-        if column is not None:
-            if column.shape != (p,):
-                raise ValueError(f"expected one {name} for each of {p} training pairs, got {tuple(column.shape)}")
-            known[name] = check_finite(column, name)
-    for name, group, count in (("training", labels.group, p), ("held-out", labels.validation_group, len(validation))):
-        if group is not None and group.shape != (count,):
-            raise ValueError(f"expected one group for each of {count} {name} pairs, got {tuple(group.shape)}")
-        if group is not None and bool((group < 0).any()):
-            raise DataError(f"The group of {name} pair {int((group < 0).nonzero()[0, 0])} is negative; count from 0.")
-    ratings, rated = labels.ratings, torch.empty(0, dtype=torch.int64)
+    train, validation = train.to("cpu"), validation.to("cpu")
+    ratings, rows_rated = train.ratings if rated else None, torch.empty(0, dtype=torch.int64)
     if ratings is not None:
-        if ratings.dim() != 2 or len(ratings) != len(reward):
+        if len(ratings) != len(reward):
             raise ValueError(f"expected ratings [{len(reward)}, a], got {tuple(ratings.shape)}")
-        rated = (~ratings.isnan()).any(1).nonzero().squeeze(1)
         check_finite(ratings.nan_to_num(0.0, torch.inf, -torch.inf), "ratings", 2)
-    sides = [train.chosen, train.rejected, validation.chosen, validation.rejected, rated]
+        rows_rated = (~ratings.isnan()).any(1).nonzero().squeeze(1)
+    if len(train) == 0 and len(rows_rated) == 0:
+        raise ModelError("No training pairs are left to fit the head on (0 given). Give more pairs.")
+    names = tuple(sorted({name or "" for name in train.source}))
+    place_of = {name: place for place, name in enumerate(names)}
+    held = torch.tensor([place_of.get(name or "", -1) for name in validation.source], dtype=torch.int64)
+    if grouped:
+        validation, held = validation.select(held >= 0), held[held >= 0]
+    sides = [train.chosen, train.rejected, validation.chosen, validation.rejected, rows_rated]
     rows, place = torch.unique(torch.cat(sides), return_inverse=True)
-    chosen, rejected, held_chosen, held_rejected, rated = place.split([len(side) for side in sides])
+    chosen, rejected, held_chosen, held_rejected, rows_rated = place.split([len(side) for side in sides])
     training_rows = torch.zeros(len(rows), dtype=torch.bool)
-    training_rows[rated] = True
+    training_rows[rows_rated] = True
     training_rows[torch.cat([held_chosen, held_rejected])] = False
     training_rows[torch.cat([chosen, rejected])] = True
     embedding = FiniteRows(embeddings)[rows].float()
@@ -134,14 +271,19 @@ def head_data(
     base = check_finite(torch.where(paired, reward.double(), 0.0), "base reward")[rows]
     standardizer.fit_reward(base[training_rows], 1.0)
     standardizer.fit_embedding([embedding[training_rows]])
+    standardizer.to(device)
+    evidence = float(train.weight.sum())
+    weight = train.weight * (len(train) / train.weight.sum()) if len(train) else train.weight
+    group = torch.tensor([place_of[name or ""] for name in train.source], dtype=torch.int64)
     return HeadData(
-        standardizer.embed(embedding),
-        standardizer.to_internal(base).double(),
-        PairRows(chosen, rejected),
-        PairRows(held_chosen, held_rejected),
-        training_rows,
-        **known,
-        group=labels.group,
-        validation_group=labels.validation_group,
-        ratings=None if ratings is None else ratings[rows].double(),
+        embedding=standardizer.embed(embedding.to(device)),
+        reward=standardizer.to_internal(base.to(device)).double(),
+        train=replace(train, chosen=chosen, rejected=rejected, weight=weight, ratings=None).to(device),
+        validation=replace(validation, chosen=held_chosen, rejected=held_rejected, ratings=None).to(device),
+        evidence=evidence,
+        training_rows=training_rows.to(device),
+        names=names,
+        group=group.to(device),
+        validation_group=held.to(device),
+        ratings=None if ratings is None else ratings[rows].double().to(device),
     )

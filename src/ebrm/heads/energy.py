@@ -1,22 +1,20 @@
-"""RewardDensity: p(r | e) with its units and support, and the refined reward read off it."""
+"""The energy model: p(r | e) on a support, and refined rewards read off it by quadrature or gradient ascent."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ebrm.heads.ascent import ascend, starting_reward
+from ebrm.heads.base import Refinement, RewardHead
+from ebrm.heads.config import EnergyConfig, InferenceConfig, JointConfig
+from ebrm.heads.data import EmbeddingSource
 from ebrm.heads.fusion import Fusion, weigh
 from ebrm.heads.grid import Curves, Posterior, grid_nodes, posterior
 from ebrm.heads.interpolation import MISFIT, Interpolation, find_interpolation
 from ebrm.heads.network import EnergyNetwork
-from ebrm.heads.old_config import FitConfig, InferenceConfig, NetworkConfig
-from ebrm.heads.rows import EmbeddingSource
-from ebrm.heads.standardize import Standardizer
 
 #: Floats of one joint layer held at a time in inference (rows · rewards · width): what stays in a processor's cache,
 #: and 64 MiB elsewhere.
@@ -28,88 +26,151 @@ _BLOCK_ROWS = 2048
 _ASCENT_NODES = 1025
 
 
-@dataclass(frozen=True)
-class Refinement:
-    """What the density says of n rows, float32, in the base RM's units (log_density per such unit).
+#: (rows [k], reward [k]) → (f [k], ∂f/∂r [k]): value and derivative for the rows still moving.
+ValueAndDerivative = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
-    Attributes:
-        reward: the refined reward [n].
-        std: standard deviation of the density [n].
-        interval: central interval of the settings' coverage [n, 2].
-        log_density: log p(reward | e) [n].
-        mean, mode: of the density [n].
-    """
+
+@dataclass(frozen=True)
+class Ascent:
+    """Where the ascent ended: `reward` [n], its `value` f [n], and the accepted steps a row [n]."""
 
     reward: Tensor
-    std: Tensor
-    interval: Tensor
-    log_density: Tensor
-    mean: Tensor
-    mode: Tensor
+    value: Tensor
+    accepted: Tensor
 
 
-class RewardDensity(nn.Module):
-    """p(r | e) = exp f(e, r) / Z(e) on a support fitted to the training rewards, and what it says given r0 as well.
+def ascend(
+    energy: ValueAndDerivative,
+    start: Tensor,  # [n]
+    settings: InferenceConfig,
+    support: tuple[float, float] = (-torch.inf, torch.inf),
+) -> Ascent:
+    """Climb f from `start` by r ← r + λ ∂f/∂r, row by row (arXiv 2504.13134, algorithm 2).
+
+    A step is accepted if it raises f and stays inside `support` (outside, the density is zero); otherwise λ ← η λ
+    for that row. A row stops at λ < `step_stop`, and after T = `steps` steps at the latest. So f never falls, T = 0
+    returns the start, a flat f returns the start, and a row's path does not depend on the rows beside it.
+
+    Args:
+        energy: value and derivative in r at given rows; called with the rows still moving only.
+        start: starting rewards, internal units, float32, any number of rows including none.
+        settings: `steps` (T), `step_size` (λ0), `step_decay` (η), `step_stop`.
+        support: lowest and highest reward of the density, internal units.
+    """
+    reward = start.clone()
+    rows = torch.arange(len(start), device=start.device)
+    accepted = torch.zeros_like(rows)
+    if len(start) == 0:
+        return Ascent(reward, reward.clone(), accepted)
+    low, high = support
+    value, slope = energy(rows, reward)
+    final_value = value.clone()
+    r, step = reward.clone(), torch.full_like(reward, settings.step_size)
+    for _ in range(settings.steps):
+        if len(rows) == 0:
+            break
+        candidate = r + step * slope
+        new_value, new_slope = energy(rows, candidate)
+        better = (new_value > value) & (candidate >= low) & (candidate <= high)
+        r = torch.where(better, candidate, r)
+        value = torch.where(better, new_value, value)
+        slope = torch.where(better, new_slope, slope)
+        step = torch.where(better, step, step * settings.step_decay)
+        reward[rows], final_value[rows] = r, value
+        accepted[rows] += better.long()
+        moving = step >= settings.step_stop
+        if not bool(moving.all()):
+            rows, r, value, slope, step = rows[moving], r[moving], value[moving], slope[moving], step[moving]
+    return Ascent(reward, final_value, accepted)
+
+
+def starting_reward(
+    base: Tensor,  # [n], internal units
+    settings: InferenceConfig,
+    trusted: tuple[float, float],
+    generator: torch.Generator | None = None,
+) -> Tensor:  # [n]
+    """Where the ascent starts (the hybrid start of arXiv 2504.13134, and safer ones).
+
+    Args:
+        base: base rewards in internal units.
+        settings: `start`, `window`, `fallback`, and `seed` where no generator is given.
+        trusted: lowest and highest training reward; start "base" clamps to it.
+        generator: source of the draws of "paper" and "random", one a row in order (drawn for every row, so that
+            which rows fall outside the window does not shift the draws of the others).
+    """
+    if settings.start == "base":
+        return base.clamp(*trusted)
+    if settings.start == "zero":
+        return torch.zeros_like(base)
+    if generator is None:
+        generator = torch.Generator().manual_seed(settings.seed)
+    low, high = settings.fallback
+    uniform = torch.rand(base.shape, generator=generator, device=generator.device).to(base.device)
+    draw = low + (high - low) * uniform
+    if settings.start == "random":
+        return draw
+    return torch.where((base >= settings.window[0]) & (base <= settings.window[1]), base, draw)
+
+
+class EnergyHead(RewardHead):
+    """p(r | e) = exp f(e, r) / Z(e) on a support fitted to the training rewards (EBRM, arXiv 2504.13134).
 
     The density that rewards are read off is p(r | e, r0) ∝ p(r | e)^t N(r0; r, s²) (see :mod:`ebrm.heads.fusion`), with
     t and s fitted under the joint objective; under the others it is p(r | e) alone.
 
-    Internally rewards are standardized (see :class:`Standardizer`); every public method takes and returns the base
-    RM's units. Outside the support the density is zero: a tanh network does not decay, so without a support Z would be
+    Outside the support the density is zero: a tanh network does not decay, so without a support Z would be
     infinite. The support is the range of the training rewards widened by three noise widths; under the joint objective,
     whose densities need not lie where the base rewards do, at least four standard deviations on either side of their
     mean, and at most eight.
     """
 
-    support: Tensor  # [2], internal units
+    takes = ("label", "weight")
+
+    config: EnergyConfig
     trusted: Tensor  # [2], internal units: the range of the training rewards
     power: Tensor  # t
     base_noise: Tensor  # s, in standard deviations of the training rewards
 
-    def __init__(self, embedding_size: int, settings: NetworkConfig, generator: torch.Generator | None = None) -> None:
-        super().__init__()
-        self.network = EnergyNetwork(embedding_size, settings, generator)
-        self.standardizer = Standardizer(embedding_size)
-        self.register_buffer("support", torch.tensor([-1.0, 1.0]))
+    def __init__(
+        self,
+        embedding_size: int,
+        config: EnergyConfig = EnergyConfig(),  # noqa: B008 - frozen
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(embedding_size, config)
+        self.network = EnergyNetwork(embedding_size, config.network, generator)
         self.register_buffer("trusted", torch.tensor([-1.0, 1.0]))
         self.register_buffer("power", torch.ones((), dtype=torch.float64))
         self.register_buffer("base_noise", torch.tensor(torch.inf, dtype=torch.float64))
-        # What is known of the network's functions of r: for which tensors, in which versions of theirs.
-        self._space: tuple[list[Tensor], list[int], Interpolation | None] | None = None
+        # The space of the network's functions of r, for which tensors, in which versions of theirs; shared by copies.
+        self._space: list[tuple[list[Tensor], list[int], Interpolation | None]] = []
 
-    def fit_units(self, reward: Tensor, embeddings: Iterable[Tensor], settings: FitConfig, center: bool) -> None:
+    def fit_units(self, reward: Tensor, embeddings: Iterable[Tensor]) -> None:
         """Fit units and support on the training rows: `reward` [n], `embeddings` in batches [k, d]."""
-        self.standardizer.fit_reward(reward, settings.reward_scale)
-        if center:
+        objective, scale = self.config.objective, self.config.training.reward_scale
+        self.standardizer.fit_reward(reward, scale)
+        if self.config.network.standardize_embedding:
             self.standardizer.fit_embedding(embeddings)
         internal = self.standardizer.to_internal(reward)
         low, high = float(internal.min()), float(internal.max())
         self.trusted.copy_(torch.tensor([low, high]))
-        if settings.objective == "joint":
-            least, most = 4 * settings.reward_scale, 8 * settings.reward_scale
+        if isinstance(objective, JointConfig):
+            least, most = 4 * scale, 8 * scale
             self.support.copy_(torch.tensor([max(-most, min(-least, low)), min(most, max(least, high))]))
         else:
-            margin = 3 * max(settings.noise_scales) * settings.reward_scale
+            margin = 3 * max(objective.noise_scales) * scale
             self.support.copy_(torch.tensor([low - margin, high + margin]))
 
     @property
-    def trust(self) -> Fusion:
-        """How far the density and the base reward are trusted."""
+    def fusion(self) -> Fusion:
+        """Weights of the density and of the base reward."""
         return Fusion(float(self.power), float(self.base_noise))
 
-    @trust.setter
-    def trust(self, trust: Fusion) -> None:
-        self.power.fill_(trust.power)
-        self.base_noise.fill_(trust.base_noise)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the parameters are."""
-        return self.support.device
-
-    def support_bounds(self) -> tuple[float, float]:
-        """Lowest and highest reward of the density, internal units."""
-        return float(self.support[0]), float(self.support[1])
+    @fusion.setter
+    def fusion(self, fusion: Fusion) -> None:
+        self.power.fill_(fusion.power)
+        self.base_noise.fill_(fusion.base_noise)
 
     def _rows(self, rewards: int) -> int:
         """How many rows at `rewards` rewards each fit the activation budget."""
@@ -133,12 +194,24 @@ class RewardDensity(nn.Module):
         ]
         return torch.cat(values).reshape(reward.shape)
 
+    def forward(self, embedding: Tensor, base_reward: Tensor | None = None) -> Tensor:  # [n, d], [n] -> [n]
+        """Mean of p(r | e), or of p(r | e, r0) where the base rewards r0 are given, float32, base units."""
+        grid = grid_nodes(*self.support_bounds(), self.config.inference.nodes).to(self.device)
+        embedded = self.network.embed(self.standardizer.embed(embedding.to(self.device)))
+        f = self.network.on_nodes(embedded, grid.to(self.support)).double()
+        if base_reward is None:
+            return self.standardizer.to_base(posterior(grid, f).mean())
+        base = self.standardizer.to_internal(base_reward.to(self.device))
+        return self.standardizer.to_base(self._given_base(f, grid, base).mean())
+
     @torch.no_grad()
-    def internal_posterior(self, embedding: Tensor | EmbeddingSource, reward: Tensor, nodes: int) -> Posterior:
-        """p(r | e, r0) of `embedding` [n, d], base `reward` [n] at `nodes` nodes over the support, internal units."""
-        grid = grid_nodes(*self.support_bounds(), nodes).to(self.device)
-        base = self.standardizer.to_internal(reward.to(self.device))
-        blocks = ((self._curves(embedding[part], grid)[0], base[part]) for part in _blocks(len(reward)))
+    def posterior(
+        self, embedding: Tensor | EmbeddingSource, base_reward: Tensor, nodes: int | None = None
+    ) -> Posterior:
+        """p(r | e, r0) of `embedding` [n, d], base rewards [n] at `nodes` nodes over the support, internal units."""
+        grid = grid_nodes(*self.support_bounds(), nodes or self.nodes).to(self.device)
+        base = self.standardizer.to_internal(base_reward.to(self.device))
+        blocks = ((self._curves(embedding[part], grid)[0], base[part]) for part in _blocks(len(base_reward)))
         parts = [self._given_base(f, grid, r) for f, r in blocks]
         return Posterior(grid, torch.cat([at.log_density for at in parts]), torch.cat([at.log_z for at in parts]))
 
@@ -191,82 +264,40 @@ class RewardDensity(nn.Module):
         """The space of the network's functions of the reward, found again when weights or support have changed."""
         state = [*self.network.parameters(), self.support]
         versions = [tensor._version for tensor in state if not tensor.is_inference()]
-        known = self._space
-        if known is None or known[1] != versions or any(a is not b for a, b in zip(known[0], state, strict=True)):
-            known = self._space = (state, versions, find_interpolation(self.network, self.support_bounds()))
-        return known[2]
+        for tensors, known, space in self._space:
+            if known == versions and all(a is b for a, b in zip(tensors, state, strict=True)):
+                return space
+        space = find_interpolation(self.network, self.support_bounds())
+        self._space[:] = [(state, versions, space)]
+        return space
 
     @property
     def _noise(self) -> float:
         """Error of the base reward in internal units."""
         return float(self.base_noise) * float(self.standardizer.reward_scale)
 
-    def density(self, embedding: Tensor, reward: Tensor, nodes: int = 257) -> tuple[Tensor, Tensor]:
-        """(rewards [g], p(r | e, r0) [n, g]) over the support, float32, base units and per base unit."""
-        at = self.internal_posterior(embedding, reward, nodes)
-        density = at.density / self.standardizer.unit
-        return self.standardizer.to_base(at.nodes).cpu(), density.float().cpu()
-
-    def prefer(
-        self,
-        embedding: tuple[Tensor, Tensor],  # [n, d] each
-        reward: tuple[Tensor, Tensor],  # [n] each
-        nodes: int = 257,
-    ) -> Tensor:  # [n]
-        """P(r_a > r_b) for (a, b) rows under their densities, taken as independent, [n] float32."""
-        both = self.internal_posterior(torch.cat(embedding), torch.cat(reward), nodes)
-        n = len(embedding[0])
-        a = Posterior(both.nodes, both.log_density[:n], both.log_z[:n])
-        b = Posterior(both.nodes, both.log_density[n:], both.log_z[n:])
-        return a.prefer(b).float().cpu()
-
-    def p_best(self, embedding: Tensor, base_reward: Tensor, nodes: int = 257) -> Tensor:  # [n, d], [n] -> [n]
-        """P(r_i is the largest of the n rewards) under the rows' densities, taken as independent, [n] float32.
-
-        Sums to one; for two rows it is what `prefer` says; [1.] for one row, and empty for none.
-        """
-        return self.internal_posterior(embedding, base_reward, nodes).p_best().float().cpu()
-
-    @torch.no_grad()
-    def refine(
-        self,
-        embedding: Tensor | EmbeddingSource,  # [n, d]
-        base_reward: Tensor,  # [n]
-        settings: InferenceConfig,
-        generator: torch.Generator | None = None,
+    def _estimates(
+        self, embedding: Tensor | EmbeddingSource, base_reward: Tensor, generator: torch.Generator | None
     ) -> Refinement:
-        """Refined rewards with their uncertainty, for any number of rows including none.
-
-        Deterministic unless `settings.start` is "paper" or "random"; then draws come from `generator`, or from
-        `settings.seed`. Works under `torch.inference_mode()`: nothing here needs a graph. Rows are read and refined
-        block by block; what is held in memory at a time does not grow with their number.
-        """
-        grids = [grid_nodes(*self.support_bounds(), settings.nodes).to(self.device)]
+        """Block by block of rows, so that memory does not grow with their number."""
+        inference = self.config.inference
+        grids = [grid_nodes(*self.support_bounds(), inference.nodes).to(self.device)]
         grid, base = grids[0], self.standardizer.to_internal(base_reward.to(self.device))
         start = base
-        if settings.estimate == "ascent":  # drawn for all rows at once: draws do not depend on how rows are blocked
+        if inference.estimate == "ascent":  # drawn for all rows at once: draws do not depend on how rows are blocked
             trusted = (float(self.trusted[0]), float(self.trusted[1]))
-            start = starting_reward(base, settings, trusted, generator).clamp(*self.support_bounds())
+            start = starting_reward(base, inference, trusted, generator).clamp(*self.support_bounds())
             grids.append(grid_nodes(*self.support_bounds(), _ASCENT_NODES).to(self.device))
-        tail = (1 - settings.coverage) / 2
+        tail = (1 - inference.coverage) / 2
         blocks = []
         for part in _blocks(len(base)):
             f, *fine = self._curves(embedding[part], *grids)
             at = self._given_base(f, grid, base[part])
-            estimate = {"mean": at.mean, "mode": at.mode}.get(settings.estimate)
-            internal = estimate() if estimate else self._ascend(fine[0], grids[-1], base[part], start[part], settings)
+            estimate = {"mean": at.mean, "mode": at.mode}.get(inference.estimate)
+            internal = estimate() if estimate else self._ascend(fine[0], grids[-1], base[part], start[part], inference)
             interval = torch.stack([at.quantile(tail), at.quantile(1 - tail)], dim=-1)
             blocks.append((internal, at.std(), interval, at.log_density_at(internal), at.mean(), at.mode()))
-        internal, std, interval, log_density, mean, mode = (torch.cat(block) for block in zip(*blocks, strict=True))
-        base_units, unit = self.standardizer.to_base, self.standardizer.unit
-        return Refinement(
-            reward=base_units(internal).cpu(),
-            std=(std * unit).float().cpu(),
-            interval=base_units(interval).cpu(),
-            log_density=(log_density - math.log(unit)).float().cpu(),
-            mean=base_units(mean).cpu(),
-            mode=base_units(mode).cpu(),
-        )
+        return Refinement(*(torch.cat(block) for block in zip(*blocks, strict=True)))
 
     def _ascend(
         self,

@@ -1,8 +1,6 @@
-"""How far to trust each of two witnesses of the true reward: the density over it, and the base reward.
+"""Product of experts: tempered density p(r | e)^t times a Gaussian N(r0; r, s²) around the base reward r0 (ours).
 
-The reward of a response given both is p(r | e, r0) ∝ p(r | e)^t N(r0; r, s²): t weakens a density that is too sure, s
-is how far off the base reward is taken to be. t = 0 leaves the base reward, s = ∞ leaves the density. Both are chosen
-by the likelihood of held-out labels, so that a strong reward model is followed closely and a weak one loosely.
+t and s are fitted on held-out labels by likelihood. t = 0 leaves the base reward, s = ∞ leaves the density.
 """
 
 from __future__ import annotations
@@ -18,14 +16,14 @@ from ebrm.heads.objective import noisy_preference_nll
 
 #: Powers of the density that are tried.
 POWERS = (0.0, 0.125, 0.25, 0.5, 1.0)
-#: Errors of the base reward that are tried, in standard deviations of the training rewards. It always keeps a say: the
-#: held-out pairs are like the training pairs, and on others it is the only second witness (docs/evidence.md).
+#: Errors of the base reward that are tried, in standard deviations of the training rewards. None is infinite: held-out
+#: pairs are like the training pairs, and on others the base reward is the only other evidence (docs/evidence.md).
 BASE_NOISE = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0)
 
 
 @dataclass(frozen=True)
 class Fusion:
-    """Sharpness t of the density and error s of the base reward (in standard deviations of the training rewards)."""
+    """Power t of the density and error s of the base reward (in standard deviations of the training rewards)."""
 
     power: float = 1.0
     base_noise: float = math.inf
@@ -57,6 +55,7 @@ class HeldOut:
         nodes: rewards [g].
         reward: base rewards of the same rows [n].
         chosen, rejected: the pairs as rows of these [p].
+        label, weight: of the pairs [p], float64.
     """
 
     log_mass: Tensor
@@ -64,15 +63,17 @@ class HeldOut:
     reward: Tensor
     chosen: Tensor
     rejected: Tensor
+    label: Tensor
+    weight: Tensor
 
 
 def choose_fusion(held_out: Iterable[HeldOut], *, flips: float, scale: float = 1.0) -> Fusion:
-    """The trust under which held-out labels are likeliest; :data:`UNMEASURED` where no pairs are held out.
+    """The weights under which held-out labels are likeliest; :data:`UNMEASURED` where no pairs are held out.
 
     Args:
         held_out: the pairs, in any number of parts; only one is in memory at a time. They should be pairs that the base
             RM was not trained on: those it has learned by heart make it look better than it is.
-        flips: share of wrong labels reckoned with.
+        flips: share of wrong labels that is assumed.
         scale: standard deviation of the training rewards in internal units.
     """
     tried = [Fusion(power, noise) for power in POWERS for noise in BASE_NOISE]
@@ -82,8 +83,9 @@ def choose_fusion(held_out: Iterable[HeldOut], *, flips: float, scale: float = 1
         cell = part.log_mass.new_zeros(len(part.nodes))
         cell[0] = cell[-1] = -math.log(2)  # the outer cells are half as wide
         density = part.log_mass - cell
-        for k, trust in enumerate(tried):
-            weighed = weigh(density, part.nodes, part.reward, trust.power, trust.base_noise * scale) + cell
+        for k, fusion in enumerate(tried):
+            weighed = weigh(density, part.nodes, part.reward, fusion.power, fusion.base_noise * scale) + cell
             mass = torch.log_softmax(weighed, 1)
-            losses[k] += float(noisy_preference_nll(mass[part.chosen], mass[part.rejected], flips).double().sum())
+            loss = noisy_preference_nll(mass[part.chosen], mass[part.rejected], flips, part.label)
+            losses[k] += float((part.weight * loss.double()).sum())
     return tried[losses.index(min(losses))] if pairs else UNMEASURED

@@ -1,26 +1,28 @@
-"""The loss of preference pairs, given the rewards of their responses: Bradley-Terry and what is added to it."""
+"""Bradley-Terry loss of preference pairs, with margins, scales, soft labels, weights, ties and centering."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from ebrm.errors import ConfigError, DataError
-from ebrm.utils.validation import check_finite, check_same_shape
+from ebrm.heads.data import HeadData
+from ebrm.utils.validation import ArrayLike, as_tensor, check_finite, check_same_shape
 
 
 def pair_loss(
-    chosen: Tensor,  # [p]
-    rejected: Tensor,  # [p]
+    chosen: ArrayLike,  # [p]
+    rejected: ArrayLike,  # [p]
     *,
-    margin: Tensor | float = 0.0,  # [p] or one number
-    scale: Tensor | float = 1.0,  # [p] or one number
-    label: Tensor | float = 1.0,  # [p] or one number
-    smoothing: float = 0.0,
-    weight: Tensor | float = 1.0,  # [p] or one number
+    margin: ArrayLike | float = 0.0,  # [p] or one number
+    scale: ArrayLike | float = 1.0,  # [p] or one number
+    label: ArrayLike | float = 1.0,  # [p] or one number
+    label_smoothing: float = 0.0,
+    weight: ArrayLike | float = 1.0,  # [p] or one number
     ties: float | None = None,
     tied: Tensor | None = None,  # [p]
     centering: float = 0.0,
@@ -29,16 +31,16 @@ def pair_loss(
 
     With nothing but the rewards it is Bradley and Terry's -log σ(d). What else the field uses are cases of it:
 
-    ============================================= =======================================================
+    ============================================= ========================================================
     adaptive or constant margin                   `margin`; arXiv 2401.06080, 2410.01257
     scaled Bradley-Terry                          `weight` = strength of the preference; arXiv 2410.01257
-    label smoothing, soft labels                  `smoothing`, `label`; arXiv 2401.06080
+    label smoothing, soft labels                  `label_smoothing`, `label`; arXiv 2401.06080
     win-tie                                       `label` = 0.5 where both passed; arXiv 2512.22170
     rank consistency as a soft label              `label` = consistency, `scale` = beta; arXiv 2410.12735
     margin-scaled beta                            `scale`; arXiv 2502.10391
     ties after Rao and Kupper                     `ties`, `tied`; VideoReward, arXiv 2501.13918
     zero-mean penalty                             `centering`; arXiv 2502.10391 (arXiv 2509.16127 found that it hurts)
-    ============================================= =======================================================
+    ============================================= ========================================================
 
     Ties after Rao and Kupper (1967), with θ = `ties` and t = log θ: P(c above r) = σ(z - t), P(r above c) = σ(-z - t)
     and P(tie) = (θ² - 1) σ(z - t) σ(-z - t), which add up to one; z = s d. A margin is then on top of t, for wins and
@@ -50,15 +52,16 @@ def pair_loss(
     no margin is the paper's). A label of 0 is the other response's win; NeMo-Aligner takes a strength of 0, a tie, for
     a win of the second response.
 
-    Smoothing is not the label loss of the energy model (:func:`ebrm.heads.objective.noisy_preference_nll`): that mixes
+    Smoothing is not the label noise of the energy model (:func:`ebrm.heads.objective.noisy_preference_nll`): that mixes
     probabilities, -log[(1 - ε) P + ε (1 - P)], and is bounded; this mixes their logarithms, and is not.
 
     Args:
-        chosen, rejected: rewards of the two responses [p]; gradients go through both.
+        chosen, rejected: rewards of the two responses [p]; gradients go through both. Tensors, arrays or lists, as are
+            the columns below.
         margin: m, 0 or more or, where it is measured, of any sign.
         scale: s, 0 or more.
         label: μ = P(the chosen is better), 0 to 1.
-        smoothing: a in μ' = (1 - a) μ + a (1 - μ), 0 to 0.5.
+        label_smoothing: a in μ' = (1 - a) μ + a (1 - μ), 0 to 0.5.
         weight: w, 0 or more. Losses are not divided by it: the mean over pairs is the papers' loss, where a pair of
             weight 2 counts as two.
         ties: θ, above 1 (the paper: 5); None knows no ties.
@@ -66,26 +69,29 @@ def pair_loss(
         centering: c, 0 or more; the penalty has no weight.
 
     Returns:
-        losses in the type of `chosen`, computed in float64; no pairs give an empty tensor.
+        losses in the floating type of `chosen` (float64 for integers), computed in float64; no pairs give an empty
+        tensor.
 
     Raises:
-        ConfigError: smoothing, ties or centering outside their range; tied pairs without `ties`.
+        ConfigError: label_smoothing, ties or centering outside their range; tied pairs without `ties`.
         DataError: a reward, margin, scale, label or weight that is not finite or out of its range.
         ValueError: shapes that differ.
     """
-    if not 0.0 <= smoothing <= 0.5:
-        raise ConfigError(f"The label smoothing is {smoothing}; it must be between 0 and 0.5.")
+    if not 0.0 <= label_smoothing <= 0.5:
+        raise ConfigError(f"The label smoothing is {label_smoothing}; it must be between 0 and 0.5.")
     if ties is not None and not (math.isfinite(ties) and ties >= 1):
         raise ConfigError(f"The tie parameter theta is {ties}; it must be a number of at least 1.")
     if not (math.isfinite(centering) and centering >= 0):
         raise ConfigError(f"The weight of the centering penalty is {centering}; it must be 0 or more.")
+    chosen = as_tensor(chosen, "chosen")
+    rejected = as_tensor(rejected, "rejected", chosen.device)
     check_same_shape(chosen=chosen, rejected=rejected)
     first, second = check_finite(chosen, "reward of the chosen"), check_finite(rejected, "reward of the rejected")
     m = _column(margin, first, "margin", -math.inf, math.inf)
     s = _column(scale, first, "scale", 0.0, math.inf)
     mu = _column(label, first, "label", 0.0, 1.0)
     w = _column(weight, first, "weight", 0.0, math.inf)
-    mu = (1 - smoothing) * mu + smoothing * (1 - mu)
+    mu = (1 - label_smoothing) * mu + label_smoothing * (1 - mu)
     z = s * (first - second)
     threshold = m if ties is None else m + math.log(ties)
     win, loss = -logsigmoid(z - threshold), -logsigmoid(-z - threshold)
@@ -102,7 +108,7 @@ def pair_loss(
     value = w * value
     if centering:
         value = value + centering * (first + second).square()
-    return value.to(chosen.dtype)
+    return value.to(chosen.dtype) if chosen.is_floating_point() else value
 
 
 def tie_probabilities(difference: Tensor, ties: float = 5.0) -> tuple[Tensor, Tensor, Tensor]:  # [n] -> [n] each
@@ -118,12 +124,47 @@ def tie_probabilities(difference: Tensor, ties: float = 5.0) -> tuple[Tensor, Te
         raise ConfigError(f"The tie parameter theta is {ties}; it must be a number of at least 1.")
     d = check_finite(difference, "difference of reward")
     first, second = torch.sigmoid(d - math.log(ties)), torch.sigmoid(-d - math.log(ties))
-    return tuple(p.to(difference.dtype) for p in (first, second, (ties**2 - 1) * first * second))  # type: ignore[return-value]
+    kind = difference.dtype if difference.is_floating_point() else torch.float64
+    return tuple(p.to(kind) for p in (first, second, (ties**2 - 1) * first * second))  # type: ignore[return-value]
 
 
-def _column(value: Tensor | float, like: Tensor, what: str, low: float, high: float) -> Tensor:
+def weighted_mean(values: Tensor, weight: Tensor) -> float:  # [..., p], [p] ->
+    """Σ w v / Σ w over the last dimension, averaged over the others; float64."""
+    total = (values.double() * weight).sum(-1) / weight.sum()
+    return float(total.mean())
+
+
+def pairs_loss(
+    data: HeadData, scores: Callable[[Tensor], Tensor], label_smoothing: float = 0.0, centering: float = 0.0
+) -> Callable[[Tensor], Tensor]:
+    """Mean loss of the training pairs as a function of a linear head's weights; `scores`: weights to rewards [n]."""
+    pairs = data.train
+
+    def loss(weights: Tensor) -> Tensor:
+        u = scores(weights)
+        return pair_loss(
+            u[pairs.chosen], u[pairs.rejected], label=pairs.label, weight=pairs.weight, margin=pairs.margin,
+            label_smoothing=label_smoothing, centering=centering,
+        ).mean()  # fmt: skip
+
+    return loss
+
+
+def held_out_loss(data: HeadData, scores: Callable[[Tensor], Tensor]) -> Callable[[Tensor], float] | None:
+    """Weighted mean Bradley-Terry loss of the held-out pairs, with their labels and no margin; None where none are."""
+    pairs = data.validation
+
+    def loss(weights: Tensor) -> float:
+        u = scores(weights)
+        return weighted_mean(pair_loss(u[pairs.chosen], u[pairs.rejected], label=pairs.label), pairs.weight)
+
+    return loss if len(pairs) else None
+
+
+def _column(value: ArrayLike | float, like: Tensor, what: str, low: float, high: float) -> Tensor:
     """One number a pair, float64, within its range."""
-    column = value if isinstance(value, Tensor) else torch.tensor(float(value), dtype=torch.float64)
+    known = torch.tensor(float(value), dtype=torch.float64) if isinstance(value, int | float) else value
+    column = as_tensor(known, what)
     if column.dim() == 0:
         column = column.to(like).expand_as(like)
     if column.shape != like.shape:

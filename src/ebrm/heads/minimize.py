@@ -1,4 +1,4 @@
-"""Two ways to the lowest loss: L-BFGS with the held-out best of a grid of penalties, and AdamW with early stopping."""
+"""Optimizers: L-BFGS with the held-out best of a grid of ridge penalties, and AdamW with early stopping."""
 
 from __future__ import annotations
 

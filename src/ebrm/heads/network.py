@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ebrm.heads.old_config import NetworkConfig
+from ebrm.heads.config import NetworkConfig
 
 
 def _linear(inputs: int, outputs: int, generator: torch.Generator | None) -> nn.Linear:
@@ -54,10 +54,10 @@ class EnergyNetwork(nn.Module):
     scored by the same network. (The paper also drops units of the reward branch, separately for each sample.)
     """
 
-    def __init__(self, embedding_size: int, settings: NetworkConfig, generator: torch.Generator | None = None) -> None:
+    def __init__(self, embedding_size: int, config: NetworkConfig, generator: torch.Generator | None = None) -> None:
         super().__init__()
-        reward_widths, joint_widths = settings.widths
-        self.dropout = settings.dropout
+        reward_widths, joint_widths = config.widths
+        self.dropout = config.dropout
         sizes = (1, *reward_widths)
         self.reward_layers = nn.ModuleList(_linear(a, b, generator) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
         joined = embedding_size + reward_widths[-1]

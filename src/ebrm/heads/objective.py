@@ -1,15 +1,39 @@
-"""What is minimized: label-noise-aware NCE+, the exact likelihood, and the joint likelihood of labels and rewards."""
+"""Objectives of the energy: label-noise-aware NCE+, exact likelihood, joint likelihood of labels and rewards."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ebrm.heads.network import EnergyNetwork
-from ebrm.heads.noise import MixtureNoise
+
+
+@dataclass(frozen=True)
+class MixtureNoise:
+    """p_N(y | r) = (1/K) Σ_k N(y; r, σ_k²), with widths `sigmas` in internal reward units.
+
+    Gustafsson et al., "How to Train Your Energy-Based Model for Regression" (BMVC 2020), eq. 8.
+    """
+
+    sigmas: tuple[float, ...]
+
+    def log_prob(self, y: Tensor, center: Tensor) -> Tensor:
+        """Log p_N(y | center), broadcast over both shapes."""
+        offset = (y - center).unsqueeze(-1)
+        sigma = torch.tensor(self.sigmas, dtype=offset.dtype, device=offset.device)
+        terms = -0.5 * (offset / sigma) ** 2 - sigma.log()
+        return torch.logsumexp(terms, -1) - 0.5 * math.log(2 * math.pi) - math.log(len(self.sigmas))
+
+    def offsets(self, shape: tuple[int, ...], generator: torch.Generator, beta: float = 1.0) -> Tensor:
+        """Draws of y - center with every width multiplied by `beta`, float32, on the generator's device."""
+        device = generator.device
+        sigma = torch.tensor(self.sigmas, device=device)
+        component = torch.randint(len(self.sigmas), shape, generator=generator, device=device)
+        return beta * sigma[component] * torch.randn(shape, generator=generator, device=device)
 
 
 def nce_loss(
@@ -129,16 +153,30 @@ def measurement_loss(
     return constant - torch.logsumexp(log_mass - 0.5 * distance.square(), 1)
 
 
-def noisy_preference_nll(chosen: Tensor, rejected: Tensor, flips: float) -> Tensor:  # [p, g], [p, g] -> [p]
-    """-log[(1 - ε) P + ε (1 - P)] with P = P(r_c > r_r) under the two densities and ε = `flips` wrong labels.
+def noisy_preference_nll(
+    chosen: Tensor,  # [p, g]
+    rejected: Tensor,  # [p, g]
+    flips: float,
+    label: Tensor | None = None,  # [p]
+) -> Tensor:  # [p]
+    """-μ log Q - (1 - μ) log(1 - Q), Q = ε + (1 - 2ε) P, P = P(r_c > r_r) under the two densities, ε = `flips`.
+
+    Cross-entropy of a soft label μ; for μ = 1 it is -log[(1 - ε) P + ε (1 - P)].
 
     Args:
         chosen, rejected: log-probabilities of the same cells [p, g]; mass in one cell is split evenly.
         flips: share of wrong labels, 0 to 0.5.
+        label: μ = P(the chosen is better); None: 1.
     """
     won, other = chosen.exp(), rejected.exp()
     win = (won * (other.cumsum(1) - 0.5 * other)).sum(1)
-    return -(flips + (1 - 2 * flips) * win).clamp_min(torch.finfo(win.dtype).tiny).log()
+    tiny = torch.finfo(win.dtype).tiny
+    right = -(flips + (1 - 2 * flips) * win).clamp_min(tiny).log()
+    if label is None or not bool((label != 1).any()):
+        return right
+    wrong = -(flips + (1 - 2 * flips) * (1 - win)).clamp_min(tiny).log()
+    mu = label.to(win)
+    return mu * right + (1 - mu) * wrong
 
 
 def joint_step_losses(
@@ -154,12 +192,15 @@ def joint_step_losses(
     regularization: float,
     generator: torch.Generator,
     rows_at_once: int,
+    label: Tensor | None = None,  # [p]
+    weight: Tensor | None = None,  # [p]
 ) -> Iterator[Tensor]:
     """Joint objective: noisy preference NLL + `reward_weight` · measurement NLL of the base reward + λ·mean f².
 
     The density explains the pair's label, wrong with probability `flips`, and the base reward, a measurement with
     noise. Both are integrals over r, computed on nodes with one random offset a step. Chosen and rejected share
-    dropout masks, so that they are compared under the same network. Split into parts like :func:`nce_step_losses`.
+    dropout masks, so that they are compared under the same network. `weight` multiplies all terms of a pair, so that a
+    pair of weight 2 counts as two. Split into parts like :func:`nce_step_losses`.
     """
     p, device = len(reward) // 2, embedding.device
     grid, _ = (drawn.to(device) for drawn in shifted_nodes(*support, nodes, generator))
@@ -170,7 +211,10 @@ def joint_step_losses(
         f = network.join(network.embed(embedding[both]).unsqueeze(1), network.reward_part(grid).unsqueeze(0), kept)
         log_mass = torch.log_softmax(f, 1)
         chosen, rejected = log_mass.chunk(2)
-        loss = noisy_preference_nll(chosen, rejected, flips).sum()
+        w = torch.ones_like(reward[:p][part]) if weight is None else weight[part].to(reward)
+        loss = (w * noisy_preference_nll(chosen, rejected, flips, None if label is None else label[part])).sum()
+        w = torch.cat([w, w])
         if reward_weight > 0:
-            loss = loss + 0.5 * reward_weight * measurement_loss(log_mass, grid, reward[both], reward_noise).sum()
-        yield (loss + 0.5 * regularization * f.square().mean(1).sum()) / p
+            measured = measurement_loss(log_mass, grid, reward[both], reward_noise)
+            loss = loss + 0.5 * reward_weight * (w * measured).sum()
+        yield (loss + 0.5 * regularization * (w * f.square().mean(1)).sum()) / p

@@ -1,89 +1,154 @@
-"""Fitting any head on pairs, and putting a saved one together again."""
+"""Fitting any head on preference pairs, and putting a saved one together again."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from ebrm.heads.anchored import AnchoredHead
-from ebrm.heads.attributes import AttributeHead
-from ebrm.heads.base import RewardHead
-from ebrm.heads.bayesian import BayesianHead
-from ebrm.heads.binary import BinaryFeedbackHead
-from ebrm.heads.bradley_terry import LinearHead, SiluHead
-from ebrm.heads.data import Labels, head_data
-from ebrm.heads.directions import DirectionalHead
-from ebrm.heads.energy_training import PairRows
-from ebrm.heads.gaussian import GaussianHeads
-from ebrm.heads.head_config import HeadConfig, HeadKind
-from ebrm.heads.min_norm import MinNormHead
-from ebrm.heads.prototypes import PrototypeHead
-from ebrm.heads.rows import EmbeddingSource
-from ebrm.heads.standardize import Standardizer
+from ebrm.errors import DataError
+from ebrm.heads.base import ClosedFormHead, RewardHead
+from ebrm.heads.config import EnergyConfig, HeadConfig
+from ebrm.heads.data import EmbeddingSource, Standardizer, changed_columns, head_data, with_strength
+from ebrm.heads.energy import EnergyHead
+from ebrm.heads.linear import AnchoredHead, BayesianHead, GaussianHead, LinearHead
+from ebrm.heads.multi_objective import AttributesHead, BinaryHead, MinNormHead
+from ebrm.heads.training import Epoch, FittedHead, fit_energy
+from ebrm.heads.two_layer import DirectionalHead, PrototypesHead, SiLUHead
+from ebrm.pairs import PreferencePairs
+
+logger = logging.getLogger(__name__)
 
 _CLASSES: dict[str, type[RewardHead]] = {
+    "energy": EnergyHead,
     "linear": LinearHead,
-    "silu": SiluHead,
-    "gaussian": GaussianHeads,
+    "silu": SiLUHead,
+    "gaussian": GaussianHead,
     "bayesian": BayesianHead,
-    "attributes": AttributeHead,
-    "binary": BinaryFeedbackHead,
+    "attributes": AttributesHead,
+    "binary": BinaryHead,
     "anchored": AnchoredHead,
     "min_norm": MinNormHead,
-    "prototypes": PrototypeHead,
+    "prototypes": PrototypesHead,
     "directional": DirectionalHead,
 }
 
 
 def fit_head(
-    kind: HeadKind,
+    config: HeadConfig,
     embeddings: EmbeddingSource,  # [rows, d]
-    reward: Tensor,  # [rows]
-    train: PairRows,
-    validation: PairRows,
-    settings: HeadConfig = HeadConfig(),  # noqa: B008 - frozen
+    base_reward: Tensor,  # [rows]
+    train: PreferencePairs,
+    validation: PreferencePairs,
     *,
-    labels: Labels = Labels(),  # noqa: B008 - frozen
-) -> RewardHead:
-    """Fit a head on preference pairs: the counterpart of :func:`ebrm.heads.energy_training.fit_density`.
+    device: torch.device | str = "cpu",
+    checkpoint: Path | None = None,
+    on_epoch: Callable[[Epoch], None] | None = None,
+    strength: Literal["weight", "margin", "off"] = "weight",
+    seed: int = 0,
+) -> FittedHead:
+    """Fit a head on preference pairs, with their labels, weights, margins and annotators' strength.
 
-    Rows of the pairs are read into memory: 12 bytes a number of theirs are needed at a time for the linear kinds. The
-    same seed gives the same head.
+    Labels are soft labels of the head's loss. Weights count relative to their mean: a pair of weight 2 counts as two.
+    Held-out pairs choose the penalty or epoch by their loss with label and weight, and no margin. Heads but the energy
+    read the pairs' rows into memory (12 bytes a number of theirs at a time). The same seed gives the same head.
 
     Args:
-        kind: which head (:data:`ebrm.heads.head_config.HEADS`); it goes before that of `settings`.
+        config: which head, and how it is fitted.
         embeddings: [rows, d], in memory or on disk.
-        reward: base rewards [rows]; they give the head's rewards their units.
-        train, validation: pairs as rows, prompt-disjoint; `validation` may be empty.
-        settings: of the head.
-        labels: what is known of the training pairs beside which response was chosen; needed by the kinds attributes
-            (ratings), min_norm (objectives) and prototypes (users).
+        base_reward: base rewards [rows]; they give a head's rewards their units.
+        train, validation: pairs of rows, prompt-disjoint; `validation` may be empty. The heads attributes and binary
+            are fitted on `train.ratings`, also where there are no pairs; rows in held-out pairs are not trained on, and
+            rows of held-out prompts must have no ratings. The source of a pair is its user (prototypes) or objective
+            (min_norm); held-out pairs of other sources are left out for these two.
+        device: where to fit, and where the head is afterwards.
+        checkpoint, on_epoch: of the energy, see :func:`ebrm.heads.fit_energy`; other heads are fitted in seconds and
+            have neither.
+        strength: how the pairs' strength enters (:class:`ebrm.heads.FitConfig`).
+        seed: of initial weights, shuffling, resampling, noise and dropout.
 
     Raises:
-        ModelError: no training pairs, rewards without spread, or features that are not finite.
-        DataError: labels that are not finite, or that the kind needs and that are not there.
+        ModelError: no training pairs, rewards without spread, features or a loss that is not finite.
+        DataError: a column that the head's loss has no place for, weights that are all 0, or no ratings or sources
+            where the head needs them.
     """
-    settings = replace(settings, kind=kind)
+    kind = _CLASSES[config.kind]
+    train, validation = with_strength(train, strength), with_strength(validation, strength)
+    for name, pairs in (("training", train), ("held-out", validation)):
+        _check_columns(kind, config, name, pairs)
+    if isinstance(config, EnergyConfig):
+        return fit_energy(
+            config, embeddings, base_reward, train, validation,
+            device=device, checkpoint=checkpoint, on_epoch=on_epoch, seed=seed,
+        )  # fmt: skip
+    assert issubclass(kind, ClosedFormHead)
     standardizer = Standardizer(embeddings.shape[1])
-    data = head_data(embeddings, reward, train, validation, labels, standardizer)
-    head = _CLASSES[kind](embeddings.shape[1], settings, _CLASSES[kind].groups_in(data))
+    data = head_data(
+        embeddings, base_reward, train, validation, standardizer,
+        rated=kind.rated, grouped=kind.grouped, device=device,
+    )  # fmt: skip
+    head = kind(embeddings.shape[1], config, kind.groups_in(data), torch.Generator().manual_seed(seed))
     head.standardizer = standardizer
-    head.learn(data, torch.Generator().manual_seed(settings.seed))
+    head.to(device)
+    head.learn(data, torch.Generator().manual_seed(seed))
     with torch.no_grad():
         head.fit_units(data)
         head.fit_support(data)
-    return head.eval().requires_grad_(False)
+    return FittedHead(head.eval().requires_grad_(False))
 
 
-def load_head(settings: HeadConfig, tensors: dict[str, Tensor]) -> RewardHead:
-    """The head whose settings and state these are.
+def load_head(config: HeadConfig, tensors: dict[str, Tensor]) -> RewardHead:
+    """The head whose config and state these are, in evaluation mode.
 
     Raises:
         KeyError, RuntimeError: tensors that are not those of such a head.
     """
-    size, groups = len(tensors["standardizer.embedding_center"]), int(tensors["groups"])
-    head = _CLASSES[settings.kind](size, settings, groups)
+    head = _CLASSES[config.kind].empty(config, tensors)
     head.load_state_dict(tensors)
     return head.eval().requires_grad_(False)
+
+
+def head_fitter(
+    config: HeadConfig, *, base_reward: Tensor | None = None, device: torch.device | str = "cpu", seed: int = 0
+) -> Callable[[Tensor, PreferencePairs], Callable[[Tensor], Tensor]]:
+    """`fit(embedding [n, d], pairs) -> reward(embedding [m, d]) -> [m]`, as `ebrm.curate` takes it.
+
+    Args:
+        config: which head is fitted; one that does not read base rewards (not energy, not anchored) without them.
+        base_reward: base rewards of the rows [n]; None: rewards have mean 0 and standard deviation 1 on the training
+            rows.
+        device, seed: as in :func:`fit_head`.
+    """
+    if base_reward is None and config.kind in ("energy", "anchored"):
+        raise DataError(f"The {config.kind} head is fitted on base rewards, too. Give `base_reward`.")
+
+    def fit(embedding: Tensor, pairs: PreferencePairs) -> Callable[[Tensor], Tensor]:
+        base = base_reward
+        if base is None:  # it decides the units only: evenly spaced rewards of mean 0 and standard deviation 1
+            rows = torch.unique(torch.cat([pairs.chosen, pairs.rejected]))
+            even = torch.linspace(-1, 1, len(rows), dtype=torch.float64, device=embedding.device)
+            base = torch.zeros(len(embedding), dtype=torch.float64, device=embedding.device)
+            base[rows] = even / even.std(correction=0)
+        head = fit_head(config, embedding, base, pairs, pairs.select(slice(0)), device=device, seed=seed).head
+        return lambda some: head(some).to(some.device)
+
+    return fit
+
+
+def _check_columns(kind: type[RewardHead], config: HeadConfig, name: str, pairs: PreferencePairs) -> None:
+    """Refuse columns that would have no effect on the head, and log ratings that have none."""
+    takes = () if kind.rated and pairs.ratings is not None else kind.takes
+    unused = [column for column in changed_columns(pairs) if column not in takes]
+    if unused:
+        raise DataError(
+            f"The loss of the {config.kind} head has no place for the {name} pairs' {unused[0]}. Leave the column out "
+            '(`strength="off"` where it comes from the strength), or choose another head.'
+        )
+    if len(pairs) and not bool(pairs.weight.any()):
+        raise DataError(f"All {len(pairs)} {name} pairs have the weight 0, so there is nothing to learn from them.")
+    if name == "training" and pairs.ratings is not None and not kind.rated:
+        logger.warning("The ratings of rows are not used: the %s head is fitted on pairs.", config.kind)

@@ -192,6 +192,6 @@ def about(scoring: Scoring, name: str) -> dict[str, Any]:
             "std": float(density.standardizer.reward_std),
             "range": [low, high],
         },
-        "inference": record.to_dict()["inference"],
+        "inference": record.head.to_dict()["inference"],
         "limits": scoring.settings.limits(),
     }

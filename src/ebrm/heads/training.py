@@ -1,0 +1,456 @@
+"""Fitting the energy: shuffled batches, AdamW, checkpoints, and the epoch that does best on held-out pairs."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ebrm.errors import DataError, ModelError
+from ebrm.heads.base import RewardHead
+from ebrm.heads.config import EnergyConfig, JointConfig, LikelihoodConfig, NCEConfig
+from ebrm.heads.data import EmbeddingSource, agreement, changed_columns, rows_at_once
+from ebrm.heads.energy import EnergyHead
+from ebrm.heads.fusion import UNMEASURED, HeldOut, choose_fusion
+from ebrm.heads.grid import Posterior
+from ebrm.heads.objective import (
+    MixtureNoise,
+    joint_step_losses,
+    likelihood_step_losses,
+    nce_step_losses,
+    noisy_preference_nll,
+)
+from ebrm.pairs import PreferencePairs
+from ebrm.utils.files import atomic_path
+from ebrm.utils.progress_bar import progress
+
+logger = logging.getLogger(__name__)
+
+#: Floats of one joint layer held at a time in training (rows · rewards · width): 128 MiB. A batch over it is split.
+_ACTIVATIONS = 2**25
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch's numbers.
+
+    Attributes:
+        epoch: 1 for the first.
+        loss: mean training loss.
+        validation_accuracy: held-out accuracy of the density alone, read off as in deployment: the weight of the base
+            reward is chosen after the last epoch.
+        validation_nll: held-out mean of -log p(r0 | e), base units.
+        validation_label_loss: held-out mean of -log P(label | densities), with the objective's `label_noise`.
+        seconds: wall time.
+    """
+
+    epoch: int
+    loss: float
+    validation_accuracy: float
+    validation_nll: float
+    validation_label_loss: float
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; None where nothing was held out."""
+        return {name: None if value != value else value for name, value in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class FittedHead:
+    """A fitted head; for the energy also every epoch's numbers, and which epoch was kept.
+
+    Attributes:
+        head: the head, in evaluation mode.
+        history: one entry an epoch; empty for other heads.
+        best_epoch: the one kept, from 1; 0 for other heads.
+    """
+
+    head: RewardHead
+    history: tuple[Epoch, ...] = ()
+    best_epoch: int = 0
+
+
+def fit_energy(
+    config: EnergyConfig,
+    embeddings: EmbeddingSource,
+    reward: Tensor,  # [n]
+    train: PreferencePairs,
+    validation: PreferencePairs,
+    *,
+    device: torch.device | str = "cpu",
+    checkpoint: Path | None = None,
+    on_epoch: Callable[[Epoch], None] | None = None,
+    seed: int = 0,
+) -> FittedHead:
+    """Fit p(r | e) on both members of every training pair (arXiv 2504.13134, section 3.2).
+
+    Objective joint: passes over pairs; the epoch with the lowest held-out label loss is kept. Likelihood and nce:
+    passes over responses, each one row however many pairs it stands in; the epoch with the best accuracy on the
+    validation pairs under `config.inference` is kept (ties: the lower held-out -log p). With no validation pairs, the
+    last. Held-out pairs count by weight and label.
+
+    Args:
+        config: network, objective, training and inference.
+        embeddings: [n, d], in memory or memory-mapped.
+        reward: base rewards [n].
+        train, validation: pairs, prompt-disjoint; `train` already filtered, if it is to be.
+        device: where to compute.
+        checkpoint: a file to keep the state in after every epoch; if it exists and belongs to this very run
+            (settings, rows, rewards), fitting goes on from it and ends with the same weights.
+        on_epoch: called after every epoch, e.g. by an experiment tracker.
+        seed: of initial weights, shuffling, noise and dropout.
+
+    Raises:
+        ModelError: no training pairs, rewards without spread, a checkpoint of another run, or a loss not finite.
+        DataError: labels or weights under an objective that is not fitted on labels.
+    """
+    if len(train) == 0:
+        raise ModelError(
+            "No training pairs are left to fit the energy on (0 given). Give more pairs, or turn the conflict filter "
+            "off if the base RM disagrees with every label."
+        )
+    joint, changed = isinstance(config.objective, JointConfig), changed_columns(train)
+    if changed and not joint:
+        raise DataError(
+            f"The objective {config.objective.kind} is fitted on base rewards alone, so the pairs' {changed[0]} would "
+            'have no effect. Fit with `JointConfig()`, or leave the column out (`strength="off"`).'
+        )
+    train, validation = train.to("cpu"), validation.to("cpu")
+    rows = torch.unique(torch.cat([train.chosen, train.rejected]))
+    generator = torch.Generator().manual_seed(seed)
+    head = EnergyHead(embeddings.shape[1], config, generator)
+    head.fit_units(reward[rows], (embeddings[part] for part in rows.split(rows_at_once(embeddings))))
+    head.to(device)
+    training = config.training
+    optimizer = torch.optim.AdamW(
+        head.network.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
+    )
+    run = _run_identity(embeddings, reward, train, validation, config, seed)
+    # One pass: over pairs [p, 2], or over the responses in them [n, 1].
+    passed = torch.stack([train.chosen, train.rejected], 1) if joint else rows.unsqueeze(1)
+    label = train.label.float() if "label" in changed else None
+    weight = (train.weight / train.weight.mean()).float() if "weight" in changed else None
+    at_once = max(1, training.batch_rows // passed.shape[1])
+    epochs = config.planned_epochs(math.ceil(len(passed) / at_once))
+    history: list[Epoch] = []
+    best = copy.deepcopy(head.state_dict())
+    if checkpoint is not None and checkpoint.exists():
+        history, best = load_checkpoint(checkpoint, run, head, optimizer, generator)
+        logger.info("Going on after epoch %d from %s.", len(history), checkpoint)
+    with progress("fit", total=epochs * passed.numel(), unit="rows") as bar:
+        bar.advance(len(history) * passed.numel())
+        while len(history) < epochs and not _out_of_patience(history, config):
+            started = time.monotonic()
+            loss = 0.0
+            for places in torch.randperm(len(passed), generator=generator).split(at_once):
+                batch = passed[places]
+                columns = (None if column is None else column[places] for column in (label, weight))
+                value = train_step(head, *read_batch(embeddings, reward, batch), optimizer, generator, *columns)
+                loss += value * len(batch) / len(passed)
+                bar.advance(batch.numel(), loss=value, **_last(history))
+            held_out = validate(head, embeddings, reward, validation)
+            epoch = Epoch(len(history) + 1, loss, *held_out, time.monotonic() - started)
+            history.append(epoch)
+            logger.info(
+                "Epoch %d: loss %.4f; held out: accuracy %.4f, -log p %.4f, label loss %.4f; %.1f s.",
+                epoch.epoch, loss, *held_out, epoch.seconds,
+            )  # fmt: skip
+            if _best_epoch(history, config) == epoch.epoch:
+                best = copy.deepcopy(head.state_dict())
+            if checkpoint is not None:
+                save_checkpoint(checkpoint, run, history, best, head, optimizer, generator)
+            if on_epoch is not None:
+                on_epoch(epoch)
+    head.load_state_dict(best)
+    if joint and not len(validation):
+        head.fusion = UNMEASURED
+    elif joint:
+        parts = held_out_densities(head, embeddings, reward, validation)
+        head.fusion = choose_fusion(parts, flips=_label_noise(config), scale=training.reward_scale)
+        logger.info("Held-out labels are likeliest with %s.", head.fusion)
+    head.zero_grad(set_to_none=True)  # the last step's gradients are as large as the weights
+    return FittedHead(head.eval(), tuple(history), _best_epoch(history, config))
+
+
+def read_batch(embeddings: EmbeddingSource, reward: Tensor, batch: Tensor) -> tuple[Tensor, Tensor]:
+    """Embeddings and rewards of a batch [k, 1] or [k, 2], column after column."""
+    rows = batch.T.reshape(-1)
+    return embeddings[rows], reward[rows]
+
+
+def train_step(
+    head: EnergyHead,
+    embedding: Tensor,  # [n, d]
+    reward: Tensor,  # [n]
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+    label: Tensor | None = None,  # [n / 2]
+    weight: Tensor | None = None,  # [n / 2]
+) -> float:
+    """One optimizer step on a batch, split into parts that fit in memory; the parts' gradients add up exactly.
+
+    Under the joint objective a batch is n / 2 pairs, all chosen responses before all rejected ones, with the labels and
+    weights of the pairs (None: 1).
+    """
+    e = head.standardizer.embed(embedding.to(head.device))
+    r = head.standardizer.to_internal(reward.to(head.device))
+    objective, training = head.config.objective, head.config.training
+    samples = objective.negatives if isinstance(objective, NCEConfig) else objective.nodes
+    common: dict[str, Any] = {
+        "regularization": training.regularization,
+        "generator": generator,
+        "rows_at_once": max(1, _ACTIVATIONS // (head.network.width * samples)),
+    }
+    grid: dict[str, Any] = {"support": head.support_bounds(), "nodes": samples}
+    if isinstance(objective, JointConfig):
+        label, weight = (None if column is None else column.to(head.device) for column in (label, weight))
+        losses = joint_step_losses(
+            head.network, e, r, flips=objective.label_noise, reward_weight=objective.reward_weight,
+            reward_noise=objective.reward_noise * training.reward_scale, label=label, weight=weight, **grid, **common,
+        )  # fmt: skip
+    else:
+        noise = MixtureNoise(tuple(scale * training.reward_scale for scale in objective.noise_scales))
+        if isinstance(objective, LikelihoodConfig):
+            losses = likelihood_step_losses(head.network, e, r, noise, beta=objective.beta, **grid, **common)
+        else:
+            losses = nce_step_losses(head.network, e, r, noise, beta=objective.beta, negatives=samples, **common)
+    optimizer.zero_grad(set_to_none=True)
+    total = 0.0
+    for loss in losses:
+        loss.backward()
+        total += float(loss.detach())
+    norm = torch.nn.utils.clip_grad_norm_(head.network.parameters(), training.clip_norm)
+    if not bool(torch.isfinite(norm)):
+        raise ModelError(
+            f"The gradient of the {objective.kind} objective is not finite (loss {total}). Lower `learning_rate`, or "
+            "check the features for extreme values."
+        )
+    optimizer.step()
+    return total
+
+
+def _label_noise(config: EnergyConfig) -> float:
+    """Share of wrong labels that held-out label losses assume; the default's where the objective has none."""
+    return config.objective.label_noise if isinstance(config.objective, JointConfig) else JointConfig().label_noise
+
+
+def _last(history: list[Epoch]) -> dict[str, float]:
+    return {"accuracy": history[-1].validation_accuracy} if history else {}
+
+
+def _best_epoch(history: list[Epoch], config: EnergyConfig) -> int:
+    """Lowest label loss (joint) or highest accuracy, then lowest -log p; the last epoch where nothing was held out."""
+    if not history or math.isnan(history[0].validation_label_loss):
+        return len(history)
+    if isinstance(config.objective, JointConfig):
+        return min(history, key=lambda e: e.validation_label_loss).epoch
+    return max(history, key=lambda e: (e.validation_accuracy, -e.validation_nll)).epoch
+
+
+def _out_of_patience(history: list[Epoch], config: EnergyConfig) -> bool:
+    patience = config.training.patience
+    return patience > 0 and len(history) - _best_epoch(history, config) >= patience
+
+
+# -- held-out pairs --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Some pairs as places among the rows in them [n], each once, and what is read of the rows."""
+
+    rows: Tensor
+    pairs: PreferencePairs
+    embedding: Tensor  # [n, d]
+    reward: Tensor  # [n]
+    posterior: Posterior
+
+
+def _parts(head: EnergyHead, embeddings: EmbeddingSource, reward: Tensor, pairs: PreferencePairs) -> Iterator[_Part]:
+    """Pairs in their order, a few at a time; pairs of one response mostly stand together."""
+    few = rows_at_once(embeddings) // 2
+    for first in range(0, len(pairs), few):
+        some = pairs.select(slice(first, first + few))
+        rows, place = torch.unique(torch.cat([some.chosen, some.rejected]), return_inverse=True)
+        some = replace(some, chosen=place[: len(some)], rejected=place[len(some) :])
+        embedding, base = embeddings[rows], reward[rows]
+        yield _Part(rows, some, embedding, base, head.posterior(embedding, base))
+
+
+def held_out_densities(
+    head: EnergyHead, embeddings: EmbeddingSource, reward: Tensor, pairs: PreferencePairs
+) -> Iterator[HeldOut]:
+    """The densities of held-out pairs on the nodes of inference, a part at a time, float32 on the CPU."""
+    for part in _parts(head, embeddings, reward, pairs):
+        yield HeldOut(
+            log_mass=part.posterior.log_cells().float().cpu(),
+            nodes=part.posterior.nodes.float().cpu(),
+            reward=head.standardizer.to_internal(part.reward.to(head.device)).cpu(),
+            chosen=part.pairs.chosen,
+            rejected=part.pairs.rejected,
+            label=part.pairs.label,
+            weight=part.pairs.weight,
+        )
+
+
+def validate(
+    head: EnergyHead, embeddings: EmbeddingSource, reward: Tensor, pairs: PreferencePairs
+) -> tuple[float, float, float]:
+    """(accuracy of the deployed inference, -log p(r0 | e) in base units, label loss) of held-out pairs, or NaN.
+
+    Accuracy and label loss are means over pairs by weight, the accuracy without pairs of label 0.5; -log p is a mean
+    over the responses in them, each counted once.
+    """
+    if len(pairs) == 0:
+        return math.nan, math.nan, math.nan
+    right, decided, nll, loss, responses = 0.0, 0.0, 0.0, 0.0, 0
+    counted = torch.zeros(len(reward), dtype=torch.bool)
+    draws = head.draws()
+    flips = _label_noise(head.config)
+    for part in _parts(head, embeddings, reward, pairs):
+        agreeing, all_decided = agreement(part.pairs, _refined(head, part, draws))
+        right, decided = right + agreeing, decided + all_decided
+        fresh = ~counted[part.rows]
+        counted[part.rows] = True
+        responses += int(fresh.sum())
+        nll -= float(log_density_of(head, part.posterior, part.reward)[fresh].double().sum())
+        mass = part.posterior.log_cells().float().cpu()
+        label_loss = noisy_preference_nll(mass[part.pairs.chosen], mass[part.pairs.rejected], flips, part.pairs.label)
+        loss += float((part.pairs.weight * label_loss.double()).sum())
+    return right / decided if decided else math.nan, nll / responses, loss / float(pairs.weight.sum())
+
+
+def _refined(head: EnergyHead, part: _Part, draws: torch.Generator) -> Tensor:
+    """Refined rewards of a part's rows [n], base units."""
+    estimate = head.config.inference.estimate
+    if estimate == "ascent":
+        return head.refine(part.embedding, part.reward, draws).reward
+    internal = part.posterior.mean() if estimate == "mean" else part.posterior.mode()
+    return head.standardizer.to_base(internal).cpu()
+
+
+def log_density_of(head: EnergyHead, at: Posterior, reward: Tensor) -> Tensor:
+    """Log p(r | e, r0) at the base rewards r0 [n], base units; rewards outside the support count as on its edge."""
+    internal = head.standardizer.to_internal(reward.to(head.device)).clamp(*head.support_bounds())
+    unit = torch.tensor(head.standardizer.unit, dtype=torch.float64).log()
+    return (at.log_density_at(internal) - unit.to(at.nodes.device)).float().cpu()
+
+
+# -- checkpoints -----------------------------------------------------------------------------------------------------
+
+
+def _run_identity(
+    embeddings: EmbeddingSource,
+    reward: Tensor,
+    train: PreferencePairs,
+    validation: PreferencePairs,
+    config: EnergyConfig,
+    seed: int,
+) -> dict[str, Any]:
+    """What makes a checkpoint this run's: every setting, and digests of rewards, pairs and some embeddings."""
+    stages = {name: values for name, values in config.to_dict().items() if isinstance(values, dict)}
+    del stages["training"]["epochs"]  # more epochs continue the same run
+    some = torch.arange(min(64, embeddings.shape[0]))
+    return {
+        **{f"{stage}.{name}": value for stage, settings in stages.items() for name, value in settings.items()},
+        "seed": seed,
+        "embedding_shape": list(embeddings.shape),
+        "embeddings": _digest(embeddings[some]),
+        "rewards": _digest(reward),
+        "training_pairs": _digest(train.chosen, train.rejected, train.label, train.weight),
+        "validation_pairs": _digest(validation.chosen, validation.rejected, validation.label, validation.weight),
+    }
+
+
+def _digest(*tensors: Tensor) -> str:
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def save_checkpoint(
+    path: Path,
+    run: dict[str, Any],
+    history: list[Epoch],
+    best: dict[str, Tensor],
+    head: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+) -> None:
+    """Write everything the next epoch depends on, atomically."""
+    tensors = {f"now.{k}": v for k, v in head.state_dict().items()}
+    tensors |= {f"best.{k}": v for k, v in best.items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{k}": torch.as_tensor(v) for k, v in state.items()}
+    tensors["generator"] = generator.get_state()
+    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+    metadata = {"run": json.dumps(run, sort_keys=True), "history": json.dumps([vars(e) for e in history])}
+    metadata["sha256"] = _sha256(metadata, tensors)
+    with atomic_path(path) as partial:
+        save_file(tensors, partial, metadata=metadata)
+
+
+def load_checkpoint(
+    path: Path,
+    run: dict[str, Any],
+    head: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+) -> tuple[list[Epoch], dict[str, Tensor]]:
+    """Put the state back into `head`, `optimizer` and `generator`; return the history and the best weights.
+
+    Raises:
+        ModelError: a damaged file, or one of another run (other settings, rows or rewards), naming what differs.
+    """
+    try:
+        with safe_open(path, framework="pt") as handle:
+            metadata = handle.metadata()
+            tensors = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118 - not a mapping
+        if metadata.pop("sha256") != _sha256(metadata, tensors):
+            raise ValueError("its contents do not have the SHA-256 written with them")
+        written, history = json.loads(metadata["run"]), [Epoch(**e) for e in json.loads(metadata["history"])]
+    except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"The checkpoint {path} is damaged ({error}). Delete it to fit from the start.") from error
+    expected = json.loads(json.dumps(run))
+    differing = [key for key in expected if written.get(key) != expected[key]]
+    if differing:
+        key = differing[0]
+        raise ModelError(
+            f"The checkpoint {path} is of another run: its {key} is {written.get(key)}, this run's is {expected[key]}. "
+            "Delete it to fit from the start, or give the settings and data it was made with."
+        )
+    head.load_state_dict(_part(tensors, "now."))
+    state = optimizer.state_dict()
+    state["state"] = {
+        index: _part(tensors, f"optimizer.{index}.") for index in range(len(state["param_groups"][0]["params"]))
+    }
+    optimizer.load_state_dict(state)
+    generator.set_state(tensors["generator"])
+    return history, _part(tensors, "best.")
+
+
+def _sha256(metadata: dict[str, str], tensors: dict[str, Tensor]) -> str:
+    """SHA-256 over all that a checkpoint holds: a flipped bit in a weight would otherwise go unnoticed."""
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

@@ -1,0 +1,290 @@
+"""Heads with a hidden SiLU layer, trained by AdamW: Bradley-Terry, corrected along a direction, users' prototypes."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear, relu, silu
+
+from ebrm.errors import DataError
+from ebrm.heads.base import ClosedFormHead, RewardHead
+from ebrm.heads.config import DirectionalConfig, HeadConfig, PrototypesConfig, SiLUConfig
+from ebrm.heads.data import HeadData
+from ebrm.heads.losses import held_out_loss, pair_loss, weighted_mean
+from ebrm.heads.minimize import early_stopping, lowest
+
+#: Length of the direction in lengths of the average standardized embedding, and the steps that look for it.
+_REACH, _STEPS = 0.5, 200
+#: Users' weights are learned this much faster than the rest: each has few pairs.
+_FASTER = 10.0
+#: Under a root, so that a distance of 0 has a gradient.
+_TINY = 1e-12
+
+
+class TwoLayers(nn.Module):
+    """v·SiLU(W x + b): two layers, with no bias at the end, which no pair could tell.
+
+    Initial weights are PyTorch's for such layers, drawn from `generator`.
+    """
+
+    def __init__(self, inputs: int, hidden: int, outputs: int = 1, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        self.first = nn.utils.skip_init(nn.Linear, inputs, hidden)
+        self.last = nn.Parameter(torch.empty(outputs, hidden))
+        with torch.no_grad():
+            for tensor, size in ((self.first.weight, inputs), (self.first.bias, inputs), (self.last, hidden)):
+                tensor.uniform_(-1 / math.sqrt(size), 1 / math.sqrt(size), generator=generator)
+
+    def forward(self, x: Tensor) -> Tensor:  # [n, d] -> [n, outputs]
+        """Outputs of rows."""
+        return linear(silu(self.first(x)), self.last)
+
+
+def train_two_layers(
+    network: nn.Module,
+    config: SiLUConfig | PrototypesConfig,
+    data: HeadData,
+    loss: Callable[[Tensor], Tensor],
+    held_out: Callable[[], float] | None,
+    generator: torch.Generator,
+) -> None:
+    """AdamW with early stopping over shuffled batches of training pairs, as the config says."""
+    early_stopping(
+        network, lambda g: torch.randperm(len(data.train), generator=g).split(config.batch_pairs), loss, held_out,
+        learning_rate=config.learning_rate, weight_decay=config.weight_decay, epochs=config.epochs,
+        patience=config.patience, generator=generator,
+    )  # fmt: skip
+
+
+class SiLUHead(ClosedFormHead):
+    """u(e) = v·SiLU(W x + b): the two-layer head of BaseReward (arXiv 2509.16127), without a bias at the end.
+
+    Fitted by AdamW on batches of pairs with the Bradley-Terry loss; the pass with the lowest held-out loss is kept.
+    The paper's head has a last bias, which cancels in every pair; its hidden width is not known, and it trains the
+    whole model, at a learning rate of 3e-6.
+    """
+
+    config: SiLUConfig
+
+    def __init__(
+        self, embedding_size: int, config: HeadConfig, groups: int = 1, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__(embedding_size, config, groups, generator)
+        self.network = TwoLayers(embedding_size, self.config.hidden, 1, generator)
+
+    def scores(self, x: Tensor) -> Tensor:  # [n, d] -> [n]
+        """Reward of standardized embeddings, head units."""
+        return self.network(x).squeeze(1)
+
+    def learn(self, data: HeadData, generator: torch.Generator) -> None:
+        """Fit the network; shuffles with `generator`."""
+        s, x, pairs = self.config, data.embedding, data.train
+
+        def loss(batch: Tensor) -> Tensor:
+            u = self.scores(x[torch.cat([pairs.chosen[batch], pairs.rejected[batch]])])
+            return pair_loss(
+                u[: len(batch)], u[len(batch) :], label=pairs.label[batch], weight=pairs.weight[batch],
+                margin=pairs.margin[batch], label_smoothing=s.label_smoothing, centering=s.centering,
+            ).mean()  # fmt: skip
+
+        held_out = held_out_loss(data, self.scores)
+        train_two_layers(self.network, s, data, loss, None if held_out is None else lambda: held_out(x), generator)
+
+
+class DirectionalHead(SiLUHead):
+    """The two-layer SiLU head, corrected along the direction b that raises its rewards most (ours, after D²-Align).
+
+    After the head h is fitted, b = argmax of the mean over training rows of h(e - b) + w (h(e + b) - h(e - b)), |b| at
+    most half the length of an average standardized embedding (projected gradient ascent, 200 steps; the paper has unit
+    vectors and needs no bound). Then b is frozen, and rewards are read off that sum: what profits from the direction
+    already gains less from the next step along it. The paper trains a generator against such a reward.
+    """
+
+    config: DirectionalConfig
+    direction: Tensor  # [d]
+
+    def __init__(
+        self, embedding_size: int, config: HeadConfig, groups: int = 1, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__(embedding_size, config, groups, generator)
+        self.register_buffer("direction", torch.zeros(embedding_size))
+
+    def scores(self, x: Tensor) -> Tensor:  # [n, d] -> [n]
+        """Corrected reward of standardized embeddings, head units."""
+        return self._guided(x, self.direction)
+
+    def _guided(self, x: Tensor, direction: Tensor) -> Tensor:
+        minus = self.network(x - direction).squeeze(1)
+        plus = self.network(x + direction).squeeze(1)
+        return minus + self.config.extrapolation * (plus - minus)
+
+    def learn(self, data: HeadData, generator: torch.Generator) -> None:
+        """Fit the head (b is 0 then, so that its scores are the plain ones), then the direction."""
+        super().learn(data, generator)
+        x = data.embedding[data.training_rows]
+        limit = _REACH * float(x.norm(dim=1).mean())
+        b = torch.zeros_like(self.direction).requires_grad_()
+        for _ in range(_STEPS):
+            with torch.enable_grad():
+                (gradient,) = torch.autograd.grad(self._guided(x, b).mean(), b)
+            with torch.no_grad():
+                moved = b + 0.05 * limit * gradient / gradient.norm().clamp_min(1e-12)
+                b = (moved * (limit / moved.norm().clamp_min(limit))).requires_grad_()
+        self.direction.copy_(b.detach())
+
+
+def ideal_point_difference(chosen: Tensor, rejected: Tensor, ideal: Tensor) -> Tensor:  # [p, q] each -> [p]
+    """|f(rejected) - a| - |f(chosen) - a|: above 0 where the chosen is nearer to the ideal point a.
+
+    A rotation or translation of all points alike changes nothing.
+    """
+    return _distance(rejected, ideal) - _distance(chosen, ideal)
+
+
+def hinge(difference: Tensor) -> Tensor:  # [p] -> [p]
+    """max(0, 1 - d): PAL's loss of a difference of distances, 0 from a lead of one unit on."""
+    return relu(1 - difference)
+
+
+class PrototypesHead(ClosedFormHead):
+    """r(e, u) = -|f(e) - a_u|, a_u = Σ_k w_uk P_k: PAL, "Pluralistic Alignment Framework" (arXiv 2406.08469), PAL-A.
+
+    f is two layers with SiLU into a space of `dimension` numbers, P_k are `prototypes` ideal points in it, w_u =
+    softmax(ω_u) the user's weights on them. Fitted by AdamW with PAL's hinge on differences of distances
+    (:func:`hinge`); the user of a pair is its source (pairs without one are of one user). Held-out pairs of known users
+    choose the pass. A new user is placed by a few pairs, with everything else frozen
+    (:meth:`place`).
+
+    The rewards that an EnergyRewardModel reads are those of the average user: w is the mean of the users' weights, each
+    by its pairs (ours). `user_reward` gives one user's. The hinge is no likelihood: the deviation that is reported
+    reads a lead of one unit as Bradley and Terry would.
+
+    PAL's P lies before f ("f(Pw)", its default) or behind it ("Pw", as here); its f has a residual layer with ReLU. Its
+    option `dist_logistic` has the sign of the distances the wrong way round; the formula is followed here.
+    """
+
+    takes = ("label", "weight")
+    grouped = True
+
+    config: PrototypesConfig
+    share: Tensor  # [users], each user's part of the pairs
+    names: Tensor  # [m], uint8: the users' names, as JSON
+
+    def __init__(
+        self, embedding_size: int, config: HeadConfig, groups: int = 1, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__(embedding_size, config, groups, generator)
+        s = self.config
+        self.place_items = TwoLayers(embedding_size, s.hidden, s.dimension, generator)
+        start = torch.randn(s.prototypes, s.dimension, generator=generator)
+        self.prototypes = nn.Parameter(start / s.dimension**0.5)
+        # Small and different: equal weights for all would let no user find its own prototype.
+        self.preference = nn.Parameter(0.1 / _FASTER * torch.randn(groups, s.prototypes, generator=generator))
+        self.register_buffer("share", torch.full((groups,), 1 / groups))
+        self.register_buffer("names", _json([""] * groups))
+
+    @classmethod
+    def empty(cls, config: HeadConfig, tensors: dict[str, Tensor]) -> RewardHead:
+        """A head of the shape that these tensors are the state of."""
+        head = super().empty(config, tensors)
+        head.names = torch.empty_like(tensors["names"])
+        return head
+
+    @classmethod
+    def groups_in(cls, data: HeadData) -> int:
+        """Number of users: different sources of the training pairs."""
+        return len(data.names)
+
+    @property
+    def users(self) -> tuple[str, ...]:
+        """Names of the users fitted on (sources of the training pairs, sorted), in the order of their numbers."""
+        return tuple(json.loads(bytes(self.names.tolist()).decode()))
+
+    @property
+    def weights(self) -> Tensor:  # [users, k]
+        """Each user's weights on the prototypes; they add up to one."""
+        return torch.softmax(_FASTER * self.preference, 1)
+
+    def scores(self, x: Tensor) -> Tensor:  # [n, d] -> [n]
+        """The average user's reward, head units."""
+        return self._scores_by(x, self.share @ self.weights)
+
+    def _scores_by(self, x: Tensor, weights: Tensor) -> Tensor:  # [n, d], [k] -> [n]
+        return -_distance(self.place_items(x), weights @ self.prototypes)
+
+    @torch.no_grad()
+    def user_reward(self, embedding: Tensor, user: str | int | Tensor) -> Tensor:  # [n, d] -> [n]
+        """Rewards by one user's ideal point, in the units of the average user's rewards, float32.
+
+        Args:
+            embedding: as the base RM gives them [n, d].
+            user: a training user's name or number (:attr:`users`), or weights on the prototypes [k] as :meth:`place`
+                gives them.
+
+        Raises:
+            DataError: no such user.
+        """
+        if isinstance(user, str):
+            if user not in self.users:
+                raise DataError(f"There is no user {user!r}; the head was fitted with {', '.join(self.users)}.")
+            user = self.users.index(user)
+        if isinstance(user, int) and not 0 <= user < int(self.groups):
+            raise DataError(f"There is no user {user}: the head was fitted with users 0 to {int(self.groups) - 1}.")
+        weights = self.weights[user] if isinstance(user, int) else user.to(self.prototypes)
+        scores = self._scores_by(self.standardizer.embed(embedding.to(self.device)), weights)
+        return self.standardizer.to_base(self.offset + self.gain * scores.double()).cpu()
+
+    def place(self, chosen: Tensor, rejected: Tensor, ridge: float = 0.01) -> Tensor:  # [p, d], [p, d] -> [k]
+        """Weights on the prototypes of a new user, from embeddings of the responses of p pairs of theirs.
+
+        Minimizes the mean hinge with everything else frozen, plus ridge/2 |ω|² (ours): no pairs give equal weights.
+        """
+        with torch.no_grad():
+            sides = [
+                self.place_items(self.standardizer.embed(side.to(self.device))).double() for side in (chosen, rejected)
+            ]
+        points = self.prototypes.detach().double()
+        if len(chosen) == 0:
+            return torch.full((len(points),), 1 / len(points))
+
+        def loss(omega: Tensor) -> Tensor:
+            return hinge(ideal_point_difference(sides[0], sides[1], torch.softmax(omega, 0) @ points)).mean()
+
+        return torch.softmax(lowest(loss, torch.zeros(len(points)).to(points), ridge), 0).float().cpu()
+
+    def learn(self, data: HeadData, generator: torch.Generator) -> None:
+        """Fit projection, prototypes and users; shuffles with `generator`."""
+        x, pairs, held = data.embedding, data.train, data.validation
+        self.names = _json(list(data.names)).to(x.device)
+        users = torch.bincount(data.group, weights=pairs.weight, minlength=int(self.groups))
+        self.share.copy_(users / pairs.weight.sum())
+
+        def difference(chosen: Tensor, rejected: Tensor, user: Tensor) -> Tensor:
+            points = self.place_items(x[torch.cat([chosen, rejected])])
+            ideal = (self.weights @ self.prototypes)[user]
+            return ideal_point_difference(points[: len(chosen)], points[len(chosen) :], ideal)
+
+        def hinges(lead: Tensor, label: Tensor) -> Tensor:
+            return label * hinge(lead) + (1 - label) * hinge(-lead)
+
+        def loss(batch: Tensor) -> Tensor:
+            lead = difference(pairs.chosen[batch], pairs.rejected[batch], data.group[batch])
+            return (pairs.weight[batch] * hinges(lead, pairs.label[batch])).mean()
+
+        def held_out() -> float:
+            lead = difference(held.chosen, held.rejected, data.validation_group)
+            return weighted_mean(hinges(lead, held.label), held.weight)
+
+        train_two_layers(self, self.config, data, loss, held_out if len(held) else None, generator)
+
+
+def _json(names: list[str]) -> Tensor:
+    return torch.tensor(list(json.dumps(names).encode()), dtype=torch.uint8)
+
+
+def _distance(points: Tensor, ideal: Tensor) -> Tensor:  # [n, q], [q] or [n, q] -> [n]
+    return ((points - ideal).square().sum(1) + _TINY).sqrt()

@@ -1,0 +1,294 @@
+"""What every head does, the energy among them: learn, refine, prefer, save, load, take or refuse columns."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.heads.worlds import NONE, linear_truth, world
+
+from ebrm.errors import ConfigError, DataError, ModelError
+from ebrm.heads import (
+    HEADS,
+    ClosedFormHead,
+    EnergyConfig,
+    HeadConfig,
+    NetworkConfig,
+    Refinement,
+    RewardHead,
+    TrainingConfig,
+    fit_head,
+    head_fitter,
+    load_head,
+)
+from ebrm.model import EnergyRewardModel, ModelRecord
+from ebrm.pairs import PreferencePairs
+
+WORLD = world(linear_truth, pairs=300, flips=0.1)
+TRAIN = len(WORLD.train)
+SOURCE = [str(pair % 2) for pair in range(TRAIN)]
+QUICK: dict[str, Any] = {
+    "network": NetworkConfig(reward_widths=(8,), joint_widths=(16,), dropout=0.0),
+    "training": TrainingConfig(epochs=15, learning_rate=1e-2, batch_rows=32),
+    "heads": 2, "hidden": 16, "epochs": 8, "learning_rate": 1e-2,
+}  # fmt: skip
+COLUMNS: dict[str, dict[str, Any]] = {
+    "min_norm": {"source": SOURCE},
+    "prototypes": {"source": SOURCE},
+    "attributes": {"ratings": torch.stack([WORLD.truth, WORLD.truth + WORLD.embedding[:, 1]], 1)},
+}
+FIELDS = [field.name for field in fields(Refinement)]
+
+
+def config_of(kind: str, **changes: Any) -> HeadConfig:
+    names = {field.name for field in fields(HEADS[kind])}
+    return HEADS[kind](**{name: value for name, value in (QUICK | changes).items() if name in names})
+
+
+def fit(kind: str, reward: torch.Tensor | None = None, **columns: Any) -> RewardHead:
+    validation = WORLD.validation
+    if kind == "prototypes":
+        validation = PreferencePairs.of(validation.chosen, validation.rejected, source=["0"] * len(validation))
+    made = replace(WORLD, reward=WORLD.reward if reward is None else reward)
+    return made.fit(config_of(kind), validation, **COLUMNS.get(kind, {}) | columns)
+
+
+@pytest.fixture(scope="module")
+def heads() -> dict[str, RewardHead]:
+    return {kind: fit(kind) for kind in HEADS}
+
+
+def same(one: RewardHead, other: RewardHead) -> bool:
+    a, b = one.state_dict(), other.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(value, b[name]) for name, value in a.items())
+
+
+def assert_same(one: Refinement, other: Refinement, rows: Any = slice(None)) -> None:
+    for name in FIELDS:
+        assert torch.allclose(getattr(one, name), getattr(other, name)[rows], rtol=1e-5, atol=2e-4), name
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_it_learns_and_is_repeatable_to_the_byte(kind: str, heads: dict[str, RewardHead]) -> None:
+    head = heads[kind]
+    refined = WORLD.refined(head)
+    assert WORLD.accuracy(refined.reward) > (0.75 if kind == "directional" else 0.85)  # it gives up what pays
+    assert bool((refined.std > 0).all()) and bool((refined.interval[:, 0] < refined.interval[:, 1]).all())
+    assert same(head, fit(kind))
+    assert head.config == config_of(kind) and not head.training
+    low, high = head.standardizer.to_base(head.support)
+    assert bool((refined.reward[WORLD.rows] >= low).all()) and bool((refined.reward[WORLD.rows] <= high).all())
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_its_config_and_state_are_all_there_is_to_it(kind: str, heads: dict[str, RewardHead], tmp_path: Path) -> None:
+    head = heads[kind]
+    loaded = load_head(head.config, head.state_dict())
+    assert same(head, loaded) and type(loaded) is type(head)
+    before = EnergyRewardModel(head, ModelRecord(head=head.config))
+    before.save_pretrained(tmp_path)
+    after = EnergyRewardModel.from_pretrained(tmp_path)
+    assert same(after.head, head) and after.record == before.record and after.fingerprint() == before.fingerprint()
+    for answer in (
+        lambda h: h.refine(WORLD.embedding, WORLD.reward),
+        lambda h: h.refine(WORLD.embedding[:0], WORLD.reward[:0]),
+    ):
+        assert all(torch.equal(getattr(answer(head), n), getattr(answer(after.head), n)) for n in FIELDS)
+    first = tmp_path / "energy.safetensors"
+    again = tmp_path / "again"
+    after.save_pretrained(again)
+    assert (again / first.name).read_bytes() == first.read_bytes()
+    assert json.loads((tmp_path / "config.json").read_text())["head"]["kind"] == kind
+    card = (tmp_path / "README.md").read_text()
+    assert ("density p(r | e)" in card) == (kind == "energy") and (HEADS[kind].title in card) == (kind != "energy")
+    wrong = "silu" if kind != "silu" else "linear"
+    with pytest.raises((KeyError, RuntimeError)):
+        load_head(HEADS[wrong](), head.state_dict())
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_units_of_the_base_reward_go_through(kind: str, heads: dict[str, RewardHead]) -> None:
+    plain = WORLD.refined(heads[kind])
+    if kind == "anchored":  # in the base rewards' own units, where a constant goes through
+        other = fit(kind, WORLD.reward - 7)
+        assert torch.allclose(other.refine(WORLD.embedding, WORLD.reward - 7).reward, plain.reward - 7, atol=1e-2)
+        return
+    base = 8 * WORLD.reward - 7
+    moved = fit(kind, base).refine(WORLD.embedding, base)
+    assert torch.allclose(moved.reward, 8 * plain.reward - 7, rtol=1e-3, atol=2e-2)
+    assert torch.allclose(moved.std, 8 * plain.std, rtol=2e-3)
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_rows_are_refined_alike_in_any_batch_and_none_are_fine(kind: str, heads: dict[str, RewardHead]) -> None:
+    head, e, r = heads[kind], WORLD.embedding, WORLD.reward
+    whole = head.refine(e, r)
+    order = torch.randperm(len(r), generator=torch.Generator().manual_seed(0))
+    assert_same(head.refine(e[order], r[order]), whole, order)
+    assert_same(head.refine(e[5:6], r[5:6]), whole, slice(5, 6))
+    none = head.refine(e[:0], r[:0])
+    assert none.reward.shape == (0,) and none.interval.shape == (0, 2)
+    with torch.inference_mode():
+        assert_same(head.refine(e, r), whole)
+    assert all(getattr(whole, name).dtype == torch.float32 for name in FIELDS)
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_probabilities_and_densities_agree(kind: str, heads: dict[str, RewardHead]) -> None:
+    head, e, r = heads[kind], WORLD.embedding[:7], WORLD.reward[:7]
+    both = head.prefer((e, e.flip(0)), (r, r.flip(0))), head.prefer((e.flip(0), e), (r.flip(0), r))
+    assert torch.allclose(both[0] + both[1], torch.ones(7), atol=1e-5)
+    assert head.prefer((e, e), (r, r)).tolist() == pytest.approx([0.5] * 7)
+    assert float(head.p_best(e, r).sum()) == pytest.approx(1, abs=1e-5)
+    assert head.p_best(e[:1], r[:1]).tolist() == [1.0] and head.p_best(e[:0], r[:0]).shape == (0,)
+    if kind != "bayesian":  # whose `prefer` knows that two rewards share their weights
+        pair = float(head.prefer((e[:1], e[1:2]), (r[:1], r[1:2])))
+        assert float(head.p_best(e[:2], r[:2])[0]) == pytest.approx(pair, abs=1e-3)
+    nodes, p = head.density(e, r, 513)
+    width = torch.full_like(nodes, float(nodes[1] - nodes[0]))
+    width[[0, -1]] /= 2
+    assert torch.allclose((p * width).sum(1), torch.ones(7), atol=1e-4)
+    at = head.posterior(e, r, 33)
+    assert at.log_density.shape == (7, 33) and torch.equal(at.nodes, head.posterior(e[:0], r[:0], 33).nodes)
+    assert head.fusion.power in (0, 0.125, 0.25, 0.5, 1) and head.device.type == "cpu"
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_forward_is_the_mean_and_has_a_gradient_in_the_embedding(kind: str, heads: dict[str, RewardHead]) -> None:
+    head, r = heads[kind], WORLD.reward[:5]
+    e = WORLD.embedding[:5].clone().requires_grad_()
+    mean = head(e, r)
+    assert torch.allclose(mean, head.refine(e.detach(), r).mean, rtol=1e-4, atol=2e-3)
+    (gradient,) = torch.autograd.grad(mean.sum(), e)
+    assert bool(gradient.isfinite().all()) and bool(gradient.any())
+    assert head(e).shape == (5,)
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_other_inference_settings_share_the_weights_and_unknown_ones_are_refused(
+    kind: str, heads: dict[str, RewardHead]
+) -> None:
+    head = heads[kind]
+    other = head.with_inference(estimate="mode", coverage=0.5)
+    assert other.support.data_ptr() == head.support.data_ptr() and head.config.inference.estimate == "mean"
+    wide, narrow = WORLD.refined(head), WORLD.refined(other)
+    assert torch.equal(narrow.mean, wide.mean)
+    assert bool((narrow.interval[:, 1] <= wide.interval[:, 1]).all())
+    with pytest.raises(ConfigError, match=f"The {kind} head has no inference setting nonsense; it has estimate"):
+        head.with_inference(nonsense=1)
+    if isinstance(head, ClosedFormHead):
+        with pytest.raises(ConfigError, match="has no inference setting start, steps"):
+            head.with_inference(start="base", steps=3)
+
+
+def values(kind: str) -> dict[str, torch.Tensor]:
+    return {
+        "label": torch.linspace(0.5, 1, TRAIN), "weight": torch.linspace(0.2, 2, TRAIN),
+        "margin": torch.linspace(0, 1, TRAIN),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("column", ["label", "weight", "margin"])
+@pytest.mark.parametrize("kind", HEADS)
+def test_columns_of_pairs_reach_the_loss_or_are_refused(kind: str, column: str, heads: dict[str, RewardHead]) -> None:
+    given = {column: values(kind)[column]}
+    if column in type(heads[kind]).takes:
+        assert not same(heads[kind], fit(kind, **given))
+    else:
+        said = f"The loss of the {kind} head has no place for the training pairs' {column}"
+        with pytest.raises(DataError, match=said):
+            fit(kind, **given)
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_columns_that_hold_nothing_change_no_byte(kind: str, heads: dict[str, RewardHead]) -> None:
+    nothing = {"label": torch.ones(TRAIN), "weight": torch.ones(TRAIN), "margin": torch.zeros(TRAIN)}
+    assert same(heads[kind], fit(kind, **nothing, strength=[None] * TRAIN))
+    if kind != "attributes":
+        assert same(heads[kind], fit(kind, weight=torch.full((TRAIN,), 4.0))) == (kind != "bayesian")  # more pairs
+
+
+@pytest.mark.parametrize("kind", ["linear", "bayesian", "anchored", "binary", "min_norm"])
+def test_a_pair_of_weight_two_is_the_pair_twice(kind: str) -> None:
+    twice = torch.cat([torch.arange(TRAIN), torch.arange(0, TRAIN, 3)])
+    weight = torch.ones(TRAIN)
+    weight[::3] = 2
+    names = {field.name for field in fields(HEADS[kind])}
+    config = config_of(kind, ridge=0.05) if "ridge" in names else config_of(kind)
+    train = PreferencePairs.of(WORLD.train.chosen, WORLD.train.rejected, source=SOURCE)
+    repeated = fit_head(config, WORLD.embedding, WORLD.reward, train.select(twice), NONE).head
+    weighted = fit_head(config, WORLD.embedding, WORLD.reward, replace(train, weight=weight.double()), NONE).head
+    one, other = WORLD.refined(repeated), WORLD.refined(weighted)
+    assert torch.allclose(one.reward, other.reward, atol=1e-3) and torch.allclose(one.std, other.std, rtol=1e-4)
+
+
+def test_strength_is_a_weight_a_margin_or_nothing() -> None:
+    config, strength = HEADS["linear"](), torch.linspace(0, 3, TRAIN)
+    train = PreferencePairs.of(WORLD.train.chosen, WORLD.train.rejected, strength=strength)
+
+    def fitted(pairs: PreferencePairs, use: Any = "weight") -> RewardHead:
+        return fit_head(config, WORLD.embedding, WORLD.reward, pairs, WORLD.validation, strength=use).head
+
+    plain = PreferencePairs.of(WORLD.train.chosen, WORLD.train.rejected)
+    assert same(fitted(train, "off"), fitted(plain))
+    assert same(fitted(train, "margin"), fitted(replace(plain, margin=strength.double())))
+    scaled = fitted(replace(plain, weight=strength.double() / strength.double().mean()))
+    assert torch.allclose(WORLD.refined(fitted(train)).reward, WORLD.refined(scaled).reward, atol=1e-4)
+    assert not same(fitted(train), fitted(plain))
+
+
+def test_nothing_to_fit_on_is_refused() -> None:
+    for kind in ("linear", "energy"):
+        with pytest.raises(ModelError, match="No training pairs"):
+            fit_head(config_of(kind), WORLD.embedding, WORLD.reward, NONE, WORLD.validation)
+        with pytest.raises(DataError, match=f"All {TRAIN} training pairs have the weight 0"):
+            fit(kind, weight=torch.zeros(TRAIN))
+
+
+def test_ratings_that_a_head_does_not_use_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    assert same(fit("linear"), fit("linear", ratings=WORLD.truth))
+    assert "ratings of rows are not used: the linear head is fitted on pairs" in caplog.text
+    with pytest.raises(DataError, match="has no place for the training pairs' weight"):
+        fit("binary", ratings=(WORLD.truth > 0).double(), weight=torch.linspace(1, 2, TRAIN))
+
+
+def test_embeddings_that_say_nothing_give_the_mean_reward() -> None:
+    same_rows = replace(WORLD, embedding=torch.ones_like(WORLD.embedding))
+    refined = same_rows.refined(same_rows.fit(HEADS["linear"]()))
+    mean = WORLD.reward[WORLD.rows].mean()
+    assert torch.allclose(refined.reward, mean.expand_as(refined.reward), rtol=1e-5)
+
+
+def test_a_fitter_is_what_curation_takes() -> None:
+    fitter = head_fitter(HEADS["linear"](ridge=0.1))  # type: ignore[call-arg]
+    head = fitter(WORLD.embedding, WORLD.train)
+    reward = head(WORLD.embedding)
+    assert reward.shape == (len(WORLD.reward),) and WORLD.accuracy(reward) > 0.85
+    assert float(reward[WORLD.rows].std(correction=0)) == pytest.approx(1, abs=1e-4)
+    known = head_fitter(EnergyConfig(**{k: QUICK[k] for k in ("network", "training")}), base_reward=WORLD.reward)
+    assert WORLD.accuracy(known(WORLD.embedding, WORLD.train)(WORLD.embedding)) > 0.8
+    for kind in ("energy", "anchored"):
+        with pytest.raises(DataError, match="fitted on base rewards, too"):
+            head_fitter(HEADS[kind]())
+
+
+def test_a_model_that_holds_a_head_refuses_what_does_not_fit(heads: dict[str, RewardHead], tmp_path: Path) -> None:
+    for kind in ("linear", "energy"):
+        held = EnergyRewardModel(heads[kind], ModelRecord(head=heads[kind].config))
+        with pytest.raises(ModelError, match=r"embeddings \[n, 6\]"):
+            held.refine(torch.zeros(2, 5), torch.zeros(2))
+        bad = WORLD.embedding[:3].clone()
+        bad[1, 0] = torch.nan
+        with pytest.raises(ModelError, match="row 1"):
+            held.refine(bad, WORLD.reward[:3])
+        assert held.with_inference(estimate="mode").fingerprint() != held.fingerprint()
+        held.save_pretrained(tmp_path / kind)
+        config = json.loads((tmp_path / kind / "config.json").read_text())
+        config["head"] = HEADS["silu"]().to_dict()
+        (tmp_path / kind / "config.json").write_text(json.dumps(config))
+        with pytest.raises(ModelError, match="cannot be put together"):
+            EnergyRewardModel.from_pretrained(tmp_path / kind)
