@@ -103,16 +103,9 @@ class Columns:
 
 
 def read_preference(row: Mapping[str, Any], where: str, columns: Columns, layout: Layout) -> tuple[Preference, str]:
-    """One row as a checked preference, and its shape in words.
+    """One row as a checked preference, and its format in words; `where` is its `file:row`.
 
-    Args:
-        row: The row as read.
-        where: Its `file:row`.
-        columns: The column names.
-        layout: How the data's columns hold preferences (`Columns.layout` of the first row that does).
-
-    Raises:
-        RowProblem: the row cannot be used.
+    `layout` is that of the first row that has one (`Columns.layout`). Raises RowProblem for a row that cannot be used.
     """
     if layout == "labeled":
         prompt_value, prompt_name = columns.get("prompt", row)

@@ -202,12 +202,8 @@ def split_by_prompt(
 
     Args:
         prompt_ids: One id a row.
-        fractions: Part name to its share of prompts, at least 0 each, summing to 1. Their order counts: it lays the
-            parts out along the hash.
+        fractions: Part name to its share of prompts, summing to 1, in the order of the parts along the hash.
         seed: Another seed gives an independent split.
-
-    Returns:
-        The rows of every part, ascending int64 indices; together every row exactly once.
 
     Raises:
         ConfigError: a negative or non-finite fraction, or a sum other than 1.

@@ -247,21 +247,15 @@ def text_reader(backbone: Backbone, texts: TokenizedTexts) -> ItemReader:
 def tokenize_texts(
     backbone: Backbone, texts: Iterable[Text], count: int, world: World, tolerant: bool = False
 ) -> tuple[TokenizedTexts, list[int | None], dict[str, str]]:
-    """Token ids of every different text that the text rule can take.
-
-    Args:
-        backbone: the reward model whose text rule is used.
-        texts: the texts, repeats included; `count` of them.
-        world: the main process shows the progress.
-        tolerant: list a text that the rule refuses among the refused, instead of raising its error. A text that
-            is too long under truncation="drop" is never an error.
+    """Token ids of every different one of `count` texts that the text rule can take.
 
     Returns:
         The different texts; for each text given, its number among them or None if refused; and the reason of each
         refusal by text id.
 
     Raises:
-        TextError: A text that is refused, naming its place, unless `tolerant`.
+        TextError: A text that is refused, naming its place, unless `tolerant`. A text that is too long under
+            truncation="drop" is never an error.
     """
     found: dict[tuple[str, str], int | None] = {}
     ids, ends, truncated = array("i"), [0], []

@@ -112,14 +112,9 @@ def import_features(
         advance(stop - start)
         return rows, rewards
 
-    plan = Plan(
-        manifest,
-        items={"prompt_id": item_prompts(pairs, len(embedding))},
-        pairs=pairs,
-        reader=ItemReader(read, lambda item: f"row {item}"),
-        amounts=np.ones(len(embedding), np.int64),
-        unit="rows",
-    )
+    items = {"prompt_id": item_prompts(pairs, len(embedding))}
+    reader = ItemReader(read, lambda item: f"row {item}")
+    plan = Plan(manifest, items, pairs, reader, np.ones(len(embedding), np.int64), "rows")
     return write_features(Path(out), manifest, lambda: plan, World())
 
 
@@ -239,11 +234,7 @@ class Column:
         return sum(len(part) for part in self.parts)
 
     def require_numbers(self) -> None:
-        """Refuse text, dates and objects.
-
-        Raises:
-            FeaturesError: Naming the file and the type found.
-        """
+        """Refuse text, dates and objects, naming the file."""
         for part, file in zip(self.parts, self.files, strict=True):
             kind = "f" if isinstance(part, Tensor) else part.dtype.kind
             if kind not in "fiu":
@@ -281,11 +272,7 @@ class Column:
 
 
 def list_files(source: str | Path | Sequence[str | Path]) -> list[Path]:
-    """The files of a source: itself, those of a folder by name, or several of either.
-
-    Raises:
-        FeaturesError: A file or folder that is not there, or of a format that is not read.
-    """
+    """The files of a source: itself, those of a folder by name, or several of either."""
     files: list[Path] = []
     for entry in [source] if isinstance(source, (str, Path)) else source:
         path = Path(entry)
@@ -304,12 +291,7 @@ def list_files(source: str | Path | Sequence[str | Path]) -> list[Path]:
 
 
 def read_columns(files: Sequence[Path]) -> dict[str, Column]:
-    """All named arrays of `files`; an npy file's array is named by the file.
-
-    Raises:
-        FeaturesError: A file that cannot be read, an array that is pickled or has no entries axis, rows of different
-            lengths, or parts that do not fit together.
-    """
+    """All named arrays of `files`; an npy file's array is named by the file."""
     columns: dict[str, Column] = {}
     for file in files:
         for name, part in _read_file(file).items():

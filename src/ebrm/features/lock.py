@@ -19,19 +19,14 @@ _LOCK = ".lock"
 
 @contextmanager
 def lock_folder(out: Path, identity: dict[str, Any], world: World) -> Iterator[dict[str, Any] | None]:
-    """Lock the folder `out` for writing; yield its manifest if it has one.
+    """Lock the folder `out` for writing, and make it if it is not there; yield its manifest if it has one.
 
-    A folder that is complete and whole is for reading, and may be read-only: it needs no lock. The manifest that is
-    yielded then says `complete`, and `missing_files` finds nothing.
-
-    Args:
-        out: The folder; made if it is not there.
-        identity: What must be equal in a folder that is to be continued (see `manifest.identity`).
-        world: The processes that share the work; only the main one locks.
+    Only the main process locks. A folder that is complete and whole is for reading, and may be read-only: it needs no
+    lock.
 
     Raises:
-        FeaturesError: A folder with something else in it, features of another identity (naming both sides), damaged
-            files, or another run that is writing there.
+        FeaturesError: A folder with something else in it, features of another `manifests.identity` (naming both sides),
+            damaged files, or another run that is writing there.
     """
     lock: FileLock | None = None
     error: EBRMError | None = None

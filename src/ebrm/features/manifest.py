@@ -41,14 +41,11 @@ def describe(
 
     Args:
         origin: "extracted", "imported" or "memory".
-        backbone: Identity of the reward model.
-        text: Identity of the text rule; None when no text was involved.
+        backbone, text: Identities of reward model and text rule; None where there is none.
         data: Fingerprint of the preferences, or of the imported files.
-        embedding_size: Length of an embedding.
-        embedding_dtype: Number type of stored embeddings.
+        embedding_size, embedding_dtype: Length and stored number type of an embedding.
         shard_rows: Items a shard.
-        items: Number of items n.
-        pairs: Number of pairs p.
+        items, pairs: Their numbers.
         more: Further entries, or other values for these: `tokens` of all items, `truncated` (items whose prompt was
             cut), `dropped` (pairs left out because a side was too long), `dropped_texts`, `content` (SHA-256 of all
             token ids), `refused` (why texts could not be read, by text id), `pairing` (how imported rows became
@@ -165,18 +162,10 @@ def identity(manifest: dict[str, Any]) -> dict[str, Any]:
 def difference(
     ours: Any, theirs: Any, here: str, there: str, common: bool = False, ignore: Collection[str] = ()
 ) -> str | None:
-    """The first fields in which two identities differ, naming both sides; None if there are none.
+    """The first fields in which two identities differ, naming both sides as `here` and `there`; None if none do.
 
     A reward model's name and revision are not compared when both sides state the fingerprint of its weights, nor a
-    template's source when both state its SHA-256.
-
-    Args:
-        ours: One identity, possibly nested.
-        theirs: The other.
-        here: What to call the first in the message.
-        there: What to call the second.
-        common: Compare only what both sides state.
-        ignore: Fields that need not be equal.
+    template's source when both state its SHA-256; fields in `ignore` never; and with `common` only what both state.
     """
     left, right = _flatten(ours), _flatten(theirs)
     unlike = []

@@ -79,19 +79,11 @@ def read_on_ray(
     numbers: Sequence[int],
     advance: Callable[[int], None],
 ) -> dict[str, Any]:
-    """Write shards `numbers` of the folder `out`, and do the measurements at its end if it is not complete.
+    """Write shards `numbers` of the locked folder `out`, and measure the batch drift if it is not complete.
 
-    Args:
-        load: Loads the reward model; called once by each actor, so it must be picklable.
-        config: The cluster, how many actors, and GPUs for each.
-        texts: All texts of the folder.
-        out: The folder, locked, with its manifest.
-        manifest: That manifest.
-        numbers: The shards.
-        advance: Called with the tokens of each shard that is finished.
-
-    Raises:
-        EBRMError: As without Ray, and a ConfigError where there is no Ray, no such cluster or too small a one.
+    `load` loads the reward model, once in each actor, so it must be picklable; `advance` is called with the tokens of
+    each finished shard. Raises as without Ray, and ConfigError where there is no Ray, no such cluster or too small a
+    one.
     """
     items = [*numbers, *([] if manifest["complete"] else [_MEASURE])]
     if not items:

@@ -196,11 +196,7 @@ def assemble(path: Path, manifest: dict[str, Any]) -> Features:
 
 
 def check_pairs(pairs: PreferencePairs, items: int) -> None:
-    """Refuse pairs of items that are not there, or ratings of another number of items.
-
-    Raises:
-        FeaturesError: Naming the first such pair.
-    """
+    """Refuse pairs of items that are not there (naming the first), or ratings of another number of items."""
     try:
         pairs.check_rows(items)
     except DataError as error:
@@ -256,11 +252,7 @@ def table_bytes(columns: Mapping[str, Any], schema: pa.Schema) -> bytes:
 
 
 def read_items(path: Path) -> dict[str, Any]:
-    """Columns of items.parquet, as lists; `text_id` is None throughout in features made before it was kept.
-
-    Raises:
-        FeaturesError: A file that is not Parquet, or lacks a column.
-    """
+    """Columns of items.parquet, as lists; `text_id` is None throughout in features made before it was kept."""
     table = _read(path, ITEM_SCHEMA, ("ratings",), absent="text_id")
     return table.select(ITEM_SCHEMA.names).to_pydict()
 
@@ -276,9 +268,6 @@ def read_pairs(path: Path) -> dict[str, Any]:
 
     Equal texts of a column with few of them (source, category, split) are one object, and no column passes through a
     list: a million pairs would otherwise take half a gigabyte.
-
-    Raises:
-        FeaturesError: A file that is not Parquet, or lacks a column.
     """
     table = _read(path, PAIR_SCHEMA, tuple(_OPTIONAL))
     columns: dict[str, Any] = {}

@@ -95,8 +95,8 @@ def write_features(out: Path, manifest: dict[str, Any], plan: Callable[[], Plan]
 
     Args:
         out: The folder.
-        manifest: Its manifest as far as it is known; the identity decides whether a folder may be continued.
-        plan: Makes the folder's content; called only for a folder that is not finished, while it is locked.
+        manifest: As far as it is known; its identity decides whether a folder may be continued.
+        plan: Makes the content; called only for a folder that is not finished, while it is locked.
         world: Process i of k writes shards i, i + k, …; the main process does the rest.
 
     Raises:
@@ -152,14 +152,9 @@ def save_features(features: Features, out: str | Path, config: FeatureConfig | N
     old = features.manifest
     data = old["data"] or {"fingerprint": _fingerprint(features)}
     manifest = old | {
-        "complete": False,
-        "files": {},
-        "data": data,
-        "embedding_dtype": config.embedding_dtype,
-        "shard_rows": config.shard_rows,
-        "items": len(features),
-        "pairs": len(features.pairs),
-    }
+        "complete": False, "files": {}, "data": data, "embedding_dtype": config.embedding_dtype,
+        "shard_rows": config.shard_rows, "items": len(features), "pairs": len(features.pairs),
+    }  # fmt: skip
     manifest.pop("ratings", None)
     if features.pairs.ratings is not None:
         names = old.get("ratings") or []
@@ -191,12 +186,8 @@ def item_prompts(pairs: PreferencePairs, items: int) -> list[str | None]:
 def _refuse_other_content(out: Path, found: dict[str, Any], planned: dict[str, Any]) -> None:
     # The identity is equal; what came of it must be too (it would not be after an update of the tokenizer).
     names = ("items", "pairs", "tokens", "embedding_size", "content")
-    unlike = manifests.difference(
-        {name: found.get(name) for name in names},
-        {name: planned.get(name) for name in names},
-        "what is there",
-        "this run",
-    )
+    ours, theirs = ({name: side.get(name) for name in names} for side in (found, planned))
+    unlike = manifests.difference(ours, theirs, "what is there", "this run")
     if unlike is not None:
         raise FeaturesError(
             f"The features in {out} were begun with the same reward model, text rule and data, but these now give "
@@ -238,11 +229,7 @@ def _column(value: Any, count: int) -> Any:
 def write_shard(
     out: Path, reader: ItemReader, manifest: dict[str, Any], number: int, advance: Callable[[int], None]
 ) -> None:
-    """Read and write one shard of a folder that has its manifest.
-
-    Raises:
-        FeaturesError: As `write_features`.
-    """
+    """Read and write one shard of a folder that has its manifest."""
     start = number * manifest["shard_rows"]
     embedding, reward = reader.read(start, start + manifests.rows_of_shard(manifest, number), advance)
     name = manifest["embedding_dtype"]
