@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pytest
-from tests.benchmarks.tiny import user, write_csv, write_json, write_jsonl, write_parquet
+from tests.benchmarks.tiny import user, write_json, write_parquet
 
 from ebrm.benchmarks import Item, read
-from ebrm.benchmarks.read import Files, Place, Row, Rows, find_files, read_files, read_items, read_rows, remarks
+from ebrm.benchmarks.read import Files, Place, Row, Rows, find_files, read_items, read_rows, remarks
 from ebrm.data import RowProblem, prompt_id
 from ebrm.errors import DataError
 
@@ -137,20 +136,6 @@ def test_files_without_rows_and_damaged_ones(tmp_path: Path) -> None:
     (tmp_path / "made.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(DataError, match=r"made\.parquet cannot be read"):
         read_rows(PLACE, tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("ending", "write"), [("jsonl", write_jsonl), ("json", write_json), ("parquet", write_parquet), ("csv", write_csv)]
-)
-def test_files_of_every_kind(tmp_path: Path, ending: str, write: Callable[..., Path]) -> None:
-    path = write(tmp_path / f"x.{ending}", [{"a": "1"}])
-    rows = read_files(Files(tmp_path, (path,)), "x")
-    assert [(row.part, dict(row.values)) for row in rows.rows] == [(f"x.{ending}", {"a": "1"})]
-
-
-def test_a_file_of_another_kind(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="not a kind of file"):
-        read_files(Files(tmp_path, (tmp_path / "x.txt",)), "x")
 
 
 # ---- the Hub ------------------------------------------------------------------------------------------------------

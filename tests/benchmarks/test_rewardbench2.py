@@ -142,13 +142,6 @@ def test_items(tmp_path: Path) -> None:
     assert benchmark.notes == ("Ties goes from -0.01 to 1.01, so overall can pass 1 a little.",)
 
 
-def test_overall_is_the_mean_of_the_subsets(tmp_path: Path) -> None:
-    write_parquet(tmp_path / "rewardbench2.parquet", ROWS)
-    benchmark = load(tmp_path)
-    found = scores_of(benchmark, table(benchmark, lambda text: float(int(text.split()[1]) % 5)))
-    assert found["overall"] == pytest.approx(np.mean([value for name, value in found.items() if name != "overall"]))
-
-
 def test_absent_subsets_and_partners_are_named(tmp_path: Path) -> None:
     kept = [row for row in ROWS if row["subset"] in ("Math", "Ties") and row["id"] not in ("ref:0", "tied:2", "ref:1")]
     write_parquet(tmp_path / "rewardbench2.parquet", kept)

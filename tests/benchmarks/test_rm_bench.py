@@ -51,15 +51,6 @@ def test_known_matrices(
     assert [found[f"chat/{level}"] for level in LEVELS] == pytest.approx([found[level] for level in LEVELS])
 
 
-def test_ties_are_wrong_or_shared(tmp_path: Path) -> None:
-    benchmark = one(tmp_path)
-    rewards = np.array([[0, 1, 2, 0, 1, 2]], dtype=float)
-    assert scores_of(benchmark, rewards)["normal"] == 0.0
-    assert scores_of(benchmark, rewards, "wrong")["normal"] == 0.0
-    assert scores_of(benchmark, rewards, "shared")["normal"] == 0.5
-    assert scores_of(benchmark, rewards, "shared")["easy"] == 1.0
-
-
 def test_parts_of_safety_are_pooled(tmp_path: Path) -> None:
     refuse = [ROWS[0] | {"id": f"r{n}", "domain": "safety-refuse", "chosen": replies(1.0, 3)} for n in range(3)]
     respond = ROWS[0] | {"id": "s", "domain": "safety-response", "chosen": replies(1.0, 3)}
@@ -135,15 +126,3 @@ def test_same_id_in_two_domains_is_fine(tmp_path: Path) -> None:
     write_json(tmp_path / "code_filtered.json", [upstream(ROWS[1], 8), upstream(ROWS[2], 8)])
     with pytest.raises(DataError, match="repeated id"):
         load(tmp_path)
-
-
-def test_prepared_file(data_folder: Path) -> None:
-    benchmark = load(data_folder)
-    assert len(benchmark) == 669
-    groups = [item.group for item in benchmark.items]
-    assert {group: groups.count(group) for group in groups} == {
-        "code": 228,
-        "safety-refuse": 284,
-        "safety-response": 157,
-    }
-    assert "chat, math" in benchmark.notes[0]

@@ -7,16 +7,8 @@ import pytest
 from scipy import stats
 
 from ebrm.errors import ConfigError, DataError
-from ebrm.metrics import (
-    Bootstrap,
-    Estimate,
-    cluster_draws,
-    cluster_labels,
-    cluster_sums,
-    clustered_mean,
-    finite_array,
-    resample_sums,
-)
+from ebrm.metrics import Bootstrap, Estimate, cluster_sums, clustered_mean, resample_sums
+from ebrm.metrics.bootstrap import cluster_draws, cluster_labels, finite_array
 
 
 def test_cluster_sums_adds_within_labels_in_sorted_order() -> None:

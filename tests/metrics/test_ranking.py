@@ -201,11 +201,6 @@ def test_known_one_to_many() -> None:
     assert found.accuracy.low < 0.1 < found.accuracy.high
 
 
-def test_best_of_four_shares_the_credit() -> None:
-    gold = np.array([[1.0, 0, 0, 0]] * 3)
-    assert picked_gold([[2, 2, 2, 2], [3, 3, 1, 1], [1, 2, 0, 0]], gold).tolist() == [0.25, 0.5, 0.0]
-
-
 def test_known_ties_scores() -> None:
     tied, ref = [[1.0, 1, 0, 0]], [[1.0, 0]]
     perfect = ties_score([[5, 4, 1, 0]] * 3, tied * 3, [[3, 0]] * 3, ref * 3)  # spread 1, leads 3

@@ -7,7 +7,8 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, log_loss
 
 from ebrm.errors import DataError
-from ebrm.metrics import Bootstrap, calibration, clustered_mean, confidence_and_correct, equal_mass_bins
+from ebrm.metrics import Bootstrap, calibration, clustered_mean, confidence_and_correct
+from ebrm.metrics.reliability import equal_mass_bins
 
 
 def simulate(generator: np.random.Generator, pairs: int, temperature: float = 1.0) -> np.ndarray:

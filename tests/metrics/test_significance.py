@@ -21,8 +21,8 @@ from ebrm.metrics import (
     permutation_test,
     score_values,
     sign_test,
-    term_shares,
 )
+from ebrm.metrics.significance import term_shares
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 

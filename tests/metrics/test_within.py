@@ -11,8 +11,6 @@ from tests.metrics.shared import NAN, coverage, numbers
 from ebrm.errors import ConfigError, DataError
 from ebrm.metrics import (
     Bootstrap,
-    centered,
-    check_nested,
     length_correlation,
     length_matched,
     positive_spread,
@@ -20,6 +18,7 @@ from ebrm.metrics import (
     starc_distance,
     starc_estimate,
 )
+from ebrm.metrics.within import centered, check_nested
 
 
 def test_centered_by_hand() -> None:

@@ -16,14 +16,9 @@ from .accuracy import preference_rate as preference_rate
 from .accuracy import tie_threshold as tie_threshold
 from .bootstrap import Bootstrap as Bootstrap
 from .bootstrap import Estimate as Estimate
-from .bootstrap import as_array as as_array
-from .bootstrap import cluster_draws as cluster_draws
-from .bootstrap import cluster_labels as cluster_labels
 from .bootstrap import cluster_sums as cluster_sums
 from .bootstrap import clustered_mean as clustered_mean
-from .bootstrap import finite_array as finite_array
 from .bootstrap import resample_sums as resample_sums
-from .bootstrap import zero_or_one as zero_or_one
 from .downstream import DimensionAccuracy as DimensionAccuracy
 from .downstream import DownstreamCorrelation as DownstreamCorrelation
 from .downstream import MeanCurve as MeanCurve
@@ -36,7 +31,6 @@ from .downstream import probe_accuracy as probe_accuracy
 from .ranking import TIES_WEIGHTS as TIES_WEIGHTS
 from .ranking import OneToMany as OneToMany
 from .ranking import TiesScore as TiesScore
-from .ranking import checked_tables as checked_tables
 from .ranking import item_tables as item_tables
 from .ranking import leads as leads
 from .ranking import one_to_many as one_to_many
@@ -50,7 +44,6 @@ from .reliability import Calibration as Calibration
 from .reliability import ReliabilityBin as ReliabilityBin
 from .reliability import calibration as calibration
 from .reliability import confidence_and_correct as confidence_and_correct
-from .reliability import equal_mass_bins as equal_mass_bins
 from .significance import PERMUTATIONS as PERMUTATIONS
 from .significance import bootstrap_scores as bootstrap_scores
 from .significance import cluster_differences as cluster_differences
@@ -58,7 +51,6 @@ from .significance import holm as holm
 from .significance import permutation_test as permutation_test
 from .significance import score_values as score_values
 from .significance import sign_test as sign_test
-from .significance import term_shares as term_shares
 from .uncertainty import ErrorBin as ErrorBin
 from .uncertainty import RiskCoverage as RiskCoverage
 from .uncertainty import detection_auroc as detection_auroc
@@ -69,8 +61,6 @@ from .uncertainty import pair_std as pair_std
 from .uncertainty import risk_coverage as risk_coverage
 from .within import Drift as Drift
 from .within import PositiveSpread as PositiveSpread
-from .within import centered as centered
-from .within import check_nested as check_nested
 from .within import length_correlation as length_correlation
 from .within import length_matched as length_matched
 from .within import positive_spread as positive_spread

@@ -70,18 +70,11 @@ class TiesScore:
 
 
 def reciprocal_rank(rewards: ArrayLike, gold: ArrayLike) -> Floats:
-    """One over the rank of the best right response; its mean over items is the mean reciprocal rank (MRR).
+    """One over the rank of the best right response [n]; its mean over items is the mean reciprocal rank (MRR).
 
-    As in RewardMATH (arXiv 2410.01729), ties count against the right response, and of several right responses only the
-    best-placed one counts.
-
-    Args:
-        rewards: rewards [n, r].
-        gold: 1.0 for right and 0.0 for wrong responses [n, r].
-
-    Returns:
-        1 / (1 + number of wrong responses with at least the reward of the best right one) [n]; NaN for items without
-        a right response.
+    1 / (1 + number of wrong responses with at least the reward of the best right one): as in RewardMATH (arXiv
+    2410.01729), ties count against the right response, and of several right ones only the best-placed counts. Gold
+    [n, r] is 1.0 for right and 0.0 for wrong responses. NaN for items without a right response.
     """
     rewards, gold, there = checked_tables(rewards, gold)
     if not np.isin(gold[there], (0.0, 1.0)).all():
@@ -92,18 +85,11 @@ def reciprocal_rank(rewards: ArrayLike, gold: ArrayLike) -> Floats:
 
 
 def rank_correlation(rewards: ArrayLike, gold: ArrayLike) -> tuple[Floats, Floats]:
-    """Kendall's tau-b and Spearman's rho of rewards and graded gold within each item.
+    """Kendall's tau-b [n] and Spearman's rho [n] of rewards and graded gold [n, r] within each item.
 
-    Both are the same coefficient Σ a b / sqrt(Σ a² Σ b²) of Daniels (Biometrika 33, 1944): tau-b (Kendall 1945,
-    ties corrected) with the signs of all differences as scores, rho with their sums, which are twice the centered
-    average ranks. They equal `scipy.stats.kendalltau` and `spearmanr`, for all items at once.
-
-    Args:
-        rewards: rewards [n, r].
-        gold: worth of the responses, any numbers [n, r].
-
-    Returns:
-        (tau-b [n], rho [n]), in [-1, 1]; NaN for items whose rewards or golds are all equal.
+    Both are Σ a b / sqrt(Σ a² Σ b²) (Daniels, Biometrika 33, 1944): tau-b (Kendall 1945) with the signs of all
+    differences as scores, rho with their sums, which are twice the centered average ranks. They equal SciPy's
+    `kendalltau` and `spearmanr`, for all items at once; NaN for items whose rewards or golds are all equal.
     """
     rewards, gold, _ = checked_tables(rewards, gold)
     items, responses = rewards.shape
@@ -118,19 +104,12 @@ def rank_correlation(rewards: ArrayLike, gold: ArrayLike) -> tuple[Floats, Float
 
 
 def weighted_agreement(rewards: ArrayLike, gold: ArrayLike) -> Floats:
-    """Weighted pair agreement with graded gold: a pair of responses weighs 1 + |difference of its golds|.
+    """Weighted pair agreement with graded gold [n]: a pair of responses weighs 1 + |difference of its golds|.
 
     1 - Σ penalty / Σ w over the pairs of an item, w_ij = 1 + |g_i - g_j|: a pair in reversed order costs w_ij, equal
     rewards for different golds cost w_ij / 2, and equal golds cost nothing. From RewardAnything (arXiv 2506.03637),
-    whose code gives 1 to items of fewer than two responses; here they are NaN.
-
-    Args:
-        rewards: rewards [n, r].
-        gold: worth of the responses, any numbers [n, r], higher is better.
-
-    Returns:
-        [n], in [0, 1]: 1 for the same order, 0.5 for constant rewards of different golds; NaN for items of fewer than
-        two responses.
+    whose code gives 1 to items of fewer than two responses; here they are NaN. 1 for the same order, 0.5 for constant
+    rewards of different golds.
     """
     rewards, gold, there = checked_tables(rewards, gold)
     agreement = np.full(len(gold), np.nan)
@@ -170,14 +149,9 @@ def item_tables(item: ArrayLike, *columns: ArrayLike) -> tuple[Floats, ...]:
 
 
 def picked_gold(rewards: ArrayLike, gold: ArrayLike) -> Floats:
-    """Gold of the response that best-of-n picks by the rewards, ties broken at random, in expectation.
+    """Gold of the response that best-of-n picks by the rewards [n], ties broken at random, in expectation.
 
-    Args:
-        rewards: rewards [n, r].
-        gold: worth of the responses, any numbers [n, r].
-
-    Returns:
-        Mean gold of the responses of highest reward [n]; NaN for items without responses.
+    From rewards and gold [n, r]; NaN for items without responses.
     """
     rewards, gold, there = checked_tables(rewards, gold)
     best = np.max(rewards, axis=1, initial=-np.inf, where=there)
@@ -186,17 +160,10 @@ def picked_gold(rewards: ArrayLike, gold: ArrayLike) -> Floats:
 
 
 def leads(rewards: ArrayLike, gold: ArrayLike) -> tuple[Floats, Floats]:
-    """Lead and spread of each item.
+    """Lead (min right - max wrong) and spread (max right - min right) of each item [n], from tables [n, r].
 
-    Args:
-        rewards: rewards [n, r].
-        gold: 1.0 for right and 0.0 for wrong responses [n, r].
-
-    Returns:
-        (min right - max wrong [n], max right - min right [n]); the spread is 0 where one response is right.
-
-    Raises:
-        DataError: an item lacks right or wrong responses, or has others.
+    Gold is 1.0 for right and 0.0 for wrong responses; a DataError where an item lacks one of them, or has others. The
+    spread is 0 where one response is right.
     """
     rewards, gold, there = checked_tables(rewards, gold)
     right, wrong = gold == 1, gold == 0
@@ -285,12 +252,7 @@ def ties_comparisons(tied_lead: Floats, tied_spread: Floats, ref_lead: Floats) -
 
 
 def checked_tables(rewards: ArrayLike, gold: ArrayLike) -> tuple[Floats, Floats, NDArray[np.bool_]]:
-    """Both tables in float64, and where there are responses [n, r].
-
-    Raises:
-        DataError: if a response has no finite reward or no gold.
-        ValueError: if the shapes differ or are not [n, r].
-    """
+    """Both tables [n, r] in float64, and where there are responses; DataError, ValueError: see the package."""
     rewards, gold = as_floats(rewards, "rewards"), as_floats(gold, "gold")
     if rewards.ndim != 2 or rewards.shape != gold.shape:
         raise ValueError(f"rewards {rewards.shape} and gold {gold.shape}: expected [n, r] of both")

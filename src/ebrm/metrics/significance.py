@@ -90,17 +90,13 @@ def term_shares(term: ArrayLike, weights: ArrayLike) -> Floats:
 
 
 def cluster_differences(term: ArrayLike, cluster: ArrayLike, difference: ArrayLike, weights: ArrayLike) -> Floats:
-    """Split the difference of two scorers' scores into the part that each cluster adds to it.
+    """Split the difference of two scorers' scores into the part that each cluster adds to it [c, Q].
 
     Args:
         term: which term each row belongs to [k].
-        cluster: label of each row [k], usually its prompt.
+        cluster: label of each row [k], usually its prompt; the result is in their sorted order.
         difference: value of the one scorer minus value of the other [k].
-        weights: weight of each term in each score [Q, T].
-
-    Returns:
-        Differences [c, Q] in the sorted order of the labels. Their sum over clusters is the difference of the scores
-        (NaN for scores none of whose terms has rows).
+        weights: weight of each term in each score [Q, T]; NaN for scores none of whose terms has rows.
     """
     difference, term = as_floats(difference, "the difference"), as_array(term)
     labels, place = np.unique(as_array(cluster), return_inverse=True)
@@ -166,14 +162,10 @@ def holm(p: ArrayLike) -> Floats:
 
 
 def sign_test(fixed: int, broken: int) -> float:
-    """Two-sided p-value of the exact sign test on discordant pairs (exact McNemar); 1.0 when nothing changed.
+    """Two-sided p-value of the exact sign test (exact McNemar) on pairs that a change fixed and broke; 1.0 without any.
 
     It takes the changed pairs as independent, and is too sure of itself where prompts have many pairs; the bootstrap
     interval of the difference is not.
-
-    Args:
-        fixed: pairs only the refined reward ranks correctly.
-        broken: pairs only the base reward ranks correctly.
     """
     return float(binomtest(fixed, fixed + broken, 0.5).pvalue) if fixed + broken else 1.0
 

@@ -79,16 +79,10 @@ class Drift:
 
 
 def centered(value: ArrayLike, group: ArrayLike, weight: ArrayLike | None = None) -> Floats:
-    """Subtract from each value [m] the (weighted) mean of its group.
+    """Subtract from each value [m] the mean of its group [m], weighted by `weight` [m] (not negative; None: alike).
 
-    Args:
-        value: numbers [m].
-        group: label of each value [m], usually its prompt.
-        weight: weight of each value in its group's mean [m], not negative; None: all the same.
-
-    Returns:
-        Centered values [m]; exactly 0 where all values of a group are equal, and in groups without weight. To the last
-        bit they do not depend on the order of rows.
+    Exactly 0 where all values of a group are equal, and in groups without weight. To the last bit the result does not
+    depend on the order of rows.
     """
     value = as_floats(value, "value")
     place = np.unique(as_array(group), return_inverse=True)[1]
