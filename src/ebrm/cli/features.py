@@ -1,4 +1,4 @@
-"""`ebrm features --backbone RM --data DATA --out DIR`: read every text once and keep what the reward model says."""
+"""`ebrm features --backbone RM --data DATA --out DIR`: read every text once and keep embeddings and rewards."""
 
 from __future__ import annotations
 

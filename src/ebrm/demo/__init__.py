@@ -1,7 +1,7 @@
 """The demonstration: a small reward model, its features of real human-labeled pairs, and a few live texts.
 
 rm/            LoRA adapter and reward head for all-MiniLM-L6-v2, with a card
-features/      what that reward model says of the pairs: numbers, no text
+features/      embeddings and rewards of the pairs under that reward model: numbers, no text
 live.json      prompts and responses written for the demonstration
 run.py         the main job on them
 """
