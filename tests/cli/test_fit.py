@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from tests.terminal import ebrm, preference_rows, refused, snapshot, write_lines
 
-from ebrm import fitting
 from ebrm.backbone import BackboneConfig
 from ebrm.card import trust_in_words
 from ebrm.cli import fit
@@ -18,6 +17,8 @@ from ebrm.errors import ConfigError
 from ebrm.features import FeatureConfig
 from ebrm.model import EnergyRewardModel
 
+QUICK = ("--joint-widths", "12,6", "--epochs", 2)
+
 
 @pytest.fixture(autouse=True)
 def plain_report(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
@@ -26,16 +27,20 @@ def plain_report(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
         monkeypatch.setattr("ebrm.report.write_report", lambda path, data: path.write_text("a report"))
 
 
-QUICK = ("--joint-widths", "12,6", "--epochs", 2)
+def fitted(features: Path, out: Path, *more: object) -> Any:
+    return ebrm("fit", "--features", features, "--out", out, *QUICK, *more)
+
+
+def interrupted(*_: Any, **__: Any) -> None:
+    raise KeyboardInterrupt
 
 
 def test_from_text_to_a_model_with_numbers_and_report(rm: Path, pairs: Path, tmp_path: Path) -> None:
     out = tmp_path / "m"
     ran = ebrm("fit", "--backbone", rm, "--data", pairs, "--out", out, *QUICK, "--json")
     assert ran.code == 0, ran.err
-    assert {path.name for path in out.iterdir()} == {
-        "config.json", "energy.safetensors", "README.md", "metrics.json", "report.html",
-    }  # fmt: skip
+    written = {"config.json", "energy.safetensors", "README.md", "metrics.json", "report.html"}
+    assert {path.name for path in out.iterdir()} == written
     assert [path.name for path in tmp_path.iterdir()] == ["m"]  # nothing is left of the work
     metrics = json.loads((out / "metrics.json").read_text())
     assert ran.value == {"out": str(out), "metrics": metrics}
@@ -43,28 +48,25 @@ def test_from_text_to_a_model_with_numbers_and_report(rm: Path, pairs: Path, tmp
         assert metrics[name]["low"] <= metrics[name]["accuracy"] <= metrics[name]["high"]
     difference = metrics["refined"]["accuracy"] - metrics["base"]["accuracy"]
     assert metrics["difference"]["value"] == pytest.approx(difference)
-    for said in (
+    for words in (
         "60 of 60 rows kept",
         "explicit prompt, standard",
         "The base RM contradicts",
         "all are used",
         "Epoch 2",
     ):
-        assert said in ran.err, said
+        assert words in ran.err, words
     report = (out / "report.html").read_text(encoding="utf-8")
-    assert "Question" in report  # the texts of what moved most
-    assert "beta" in report  # categories
-    card = (out / "README.md").read_text(encoding="utf-8")
-    assert f"{100 * metrics['base']['accuracy']:.1f}" in card
+    assert "Question" in report and "beta" in report  # texts of what moved most, and categories
+    assert f"{100 * metrics['base']['accuracy']:.1f}" in (out / "README.md").read_text(encoding="utf-8")
 
 
 def test_accuracy_is_that_of_the_test_pairs(features: Path, model: Path) -> None:
     from ebrm.features import open_features
     from ebrm.fitting import choose_splits
-    from ebrm.heads import FitConfig
 
     read = open_features(features)
-    test = read.pairs.select(choose_splits(read.pairs, FitConfig()).test)
+    test = read.pairs.select(choose_splits(read.pairs).test)
     right = int((read.reward[test.chosen] > read.reward[test.rejected]).sum())
     metrics = json.loads((model / "metrics.json").read_text())
     assert metrics["pairs"] == len(test)
@@ -73,96 +75,70 @@ def test_accuracy_is_that_of_the_test_pairs(features: Path, model: Path) -> None
     assert EnergyRewardModel.from_pretrained(model).record.metrics["pairs"] == len(test)
 
 
-def test_nothing_held_out(features: Path, tmp_path: Path) -> None:
-    ran = ebrm("fit", "--features", features, "--out", tmp_path / "m", *QUICK, "--test-fraction", 0)
-    if ran.code == 0:
-        assert "no report" in ran.err
-        assert json.loads((tmp_path / "m" / "metrics.json").read_text())["pairs"] == 0
-        assert not (tmp_path / "m" / "report.html").exists()
-    else:
-        refused(ran, "--test-fraction is 0")
+def test_too_few_pairs_to_measure(rm: Path, features: Path, tmp_path: Path) -> None:
+    refused(fitted(features, tmp_path / "m", "--test-fraction", 0), "--test-fraction is 0")
+    data = write_lines(tmp_path / "one.jsonl", preference_rows(1))
+    refused(ebrm("fit", "--backbone", rm, "--data", data, "--out", tmp_path / "m", *QUICK), "Give more pairs")
+    assert not (tmp_path / "m").exists()
 
 
-def test_people_get_a_table(features: Path, tmp_path: Path) -> None:
-    ran = ebrm("fit", "--features", features, "--out", tmp_path / "m", *QUICK)
+@pytest.mark.parametrize("filtered", [False, True])
+def test_people_get_a_table_and_how_labels_were_used(features: Path, tmp_path: Path, filtered: bool) -> None:
+    ran = fitted(features, tmp_path / "m", *["--filter-conflicts"] * filtered)
     assert ran.code == 0, ran.err
-    lines = ran.out.splitlines()
-    assert lines[0].startswith("Held-out pairs ranked rightly (")
+    lines, shown = ran.out.splitlines(), " ".join(ran.out.split())
+    assert lines[0].startswith("Held-out pairs ranked correctly (")
     assert [line.split()[0] for line in lines[2:5]] == ["base", "refined", "difference"]
     assert str(tmp_path / "m" / "report.html") in ran.out
     metrics = json.loads((tmp_path / "m" / "metrics.json").read_text())
-    shown = " ".join(ran.out.split())
     contradicted = f"the base RM contradicts {metrics['contradicted_fraction']:.1%} of the training pairs"
-    assert f"labels {contradicted} (all were used)" in shown and "filter" not in shown
-    assert f"trust {trust_in_words(metrics['trust'])}" in shown
-
-
-def test_what_the_filter_leaves_out_is_said(features: Path, tmp_path: Path) -> None:
-    ran = ebrm("fit", "--features", features, "--out", tmp_path / "m", *QUICK, "--filter-conflicts")
-    assert ran.code == 0, ran.err
-    metrics = json.loads((tmp_path / "m" / "metrics.json").read_text())
-    assert 0 < metrics["kept_fraction"] < 1
-    assert f"(the conflict filter kept {metrics['kept_fraction']:.1%})" in " ".join(ran.out.split())
-    assert "Conflict filter: kept" in ran.err
+    kept = f"the conflict filter kept {metrics['kept_fraction']:.1%}" if filtered else "all were used"
+    assert f"labels {contradicted} ({kept})" in shown
+    assert (0 < metrics["kept_fraction"] < 1) if filtered else "filter" not in shown
+    assert ("Conflict filter: kept" in ran.err) == filtered
+    assert trust_in_words(metrics["trust"]) in shown
 
 
 def test_features_can_be_kept(rm: Path, pairs: Path, tmp_path: Path) -> None:
     out = tmp_path / "m"
     assert ebrm("fit", "--backbone", rm, "--data", pairs, "--out", out, *QUICK, "--keep-features").code == 0
-    assert ebrm("fit", "--features", out / "features", "--out", tmp_path / "again", *QUICK).code == 0
-    first, again = (EnergyRewardModel.from_pretrained(path) for path in (out, tmp_path / "again"))
-    for name, tensor in first.head.state_dict().items():
-        assert tensor.equal(again.head.state_dict()[name]), name
+    assert fitted(out / "features", tmp_path / "again").code == 0
+    first, again = (EnergyRewardModel.from_pretrained(path).head.state_dict() for path in (out, tmp_path / "again"))
+    assert first and all(tensor.equal(again[name]) for name, tensor in first.items())
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "words"),
     [
-        (("--layers", "none"), "--layers"),
-        (("--layers", "0.5"), "--layers"),
-        (("--backbone", "rm"), "--backbone"),
-        (("--dtype", "float32"), "--dtype"),
-        (("--no-trust-remote-code",), "--trust-remote-code"),
-        (("--data", "d.jsonl", "--keep-features"), "--data, --keep-features"),
-        (
-            ("--column", "prompt=question", "--max-length", 9, "--embedding-dtype", "float16"),
-            "--column, --max-length, ",
-        ),
+        (("--backbone", "rm", "--layers", "none"), "--backbone, --layers ("),
+        (("--no-trust-remote-code",), "--trust-remote-code ("),
+        (("--data", "d.jsonl", "--keep-features"), "--data, --keep-features ("),
+        (("--config", "c.yaml"), "--layers, --token-budget, --limit ("),
     ],
 )
 def test_features_leave_no_room_for_options_of_reading(
-    given: tuple[Any, ...], said: str, features: Path, tmp_path: Path
+    features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: tuple[str, ...], words: str
 ) -> None:
-    ran = ebrm("fit", "--features", features, "--out", tmp_path / "m", *QUICK, *given)
-    refused(ran, f"together with {said}", "either --features, or --backbone and --data")
-    assert not any(tmp_path.iterdir())
-
-
-def test_options_of_reading_in_the_config_file_are_refused_too(features: Path, tmp_path: Path) -> None:
-    config = tmp_path / "c.yaml"
-    config.write_text("reward_model:\n  layers: [0.5]\n  token_budget: 100\nlimit: 5\ndevice: cpu\nepochs: 2\n")
-    ran = ebrm("fit", "--config", config, "--features", features, "--out", tmp_path / "m")
-    refused(ran, "together with --layers, --token-budget, --limit (")
+    monkeypatch.chdir(tmp_path)
+    Path("c.yaml").write_text("reward_model:\n  layers: [0.5]\n  token_budget: 100\nlimit: 5\ndevice: cpu\nepochs: 2\n")
+    refused(fitted(features, tmp_path / "m", *given), f"together with {words}", "either --features, or --backbone and")
+    assert [path.name for path in tmp_path.iterdir()] == ["c.yaml"]
 
 
 def test_every_option_is_either_refused_with_features_or_matters_to_the_fit() -> None:
     refused_fields = set()
-    options = options_of(fit.command.parts)
+    options = options_of(fit.command.parts_for())
     for option in options:
         if fit.FitJob in option.configs:
             continue
         try:
-            fit._refuse_unused(fit.FitJob("m", features="f"), Chosen(options, {option.key: "a value"}))
+            fit._reading(fit.FitJob("m", features="f"), Chosen(options, {(k, option.field): 1 for k in option.configs}))
         except ConfigError as error:
             assert f"together with {option.flag} (" in str(error)
             refused_fields |= {(kind, option.field) for kind in option.configs}
     read_by = (BackboneConfig, PreferenceConfig, TextConfig, FeatureConfig)
     expected = {(kind, field.name) for kind in read_by for field in fields(kind)}
-    assert refused_fields == expected - {(BackboneConfig, "device")}
-
-
-def test_the_device_is_also_the_energys(features: Path, tmp_path: Path) -> None:
-    assert ebrm("fit", "--features", features, "--out", tmp_path / "m", *QUICK, "--device", "cpu").code == 0
+    assert refused_fields == expected - {(BackboneConfig, "device")}  # where the head is fitted, too
 
 
 def test_what_is_there_is_left_alone(features: Path, model: Path, tmp_path: Path) -> None:
@@ -171,29 +147,25 @@ def test_what_is_there_is_left_alone(features: Path, model: Path, tmp_path: Path
     (full / "thesis.tex").write_text("years of work")
     file.write_text("x")
     before = snapshot(tmp_path)
-    refused(ebrm("fit", "--features", features, "--out", full, *QUICK), "exists already", "--overwrite")
-    refused(ebrm("fit", "--features", features, "--out", file, *QUICK), "is a file")
-    refused(ebrm("fit", "--features", features, "--out", full, *QUICK, "--overwrite"), "does not hold a model")
-    refused(ebrm("fit", "--features", features, "--out", file, *QUICK, "--overwrite"), "does not hold a model")
+    refused(fitted(features, full), "exists already", "--overwrite")
+    refused(fitted(features, file), "is a file")
+    for path in (full, file):
+        refused(fitted(features, path, "--overwrite"), "does not hold a model")
     assert snapshot(tmp_path) == before
-    refused(ebrm("fit", "--features", features, "--out", model, *QUICK), "exists already")
+    refused(fitted(features, model), "exists already")
 
 
 def test_overwrite_replaces_a_model_only_when_the_new_one_is_complete(
     features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "m"
-    assert ebrm("fit", "--features", features, "--out", out, *QUICK).code == 0
+    assert fitted(features, out).code == 0
     before = snapshot(out)
-
-    def interrupted(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patched:
-        patched.setattr(fitting.FitResult, "save", interrupted)
-        assert ebrm("fit", "--features", features, "--out", out, *QUICK, "--overwrite", "--seed", 5).code == 130
+        patched.setattr("ebrm.evaluation.measure_fit", interrupted)
+        assert fitted(features, out, "--overwrite", "--seed", 5).code == 130
     assert snapshot(out) == before
-    assert ebrm("fit", "--features", features, "--out", out, *QUICK, "--overwrite", "--seed", 5).code == 0
+    assert fitted(features, out, "--overwrite", "--seed", 5, "--device", "cpu").code == 0
     assert snapshot(out)["energy.safetensors"] != before["energy.safetensors"]
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
@@ -201,33 +173,26 @@ def test_overwrite_replaces_a_model_only_when_the_new_one_is_complete(
 def test_an_unfinished_fit_is_not_mixed_with_another(
     features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
-
-    out = tmp_path / "m"
     with monkeypatch.context() as patched:
-        patched.setattr(fitting.FitResult, "save", interrupted)
-        ran = ebrm("fit", "--features", features, "--out", out, *QUICK)
-    assert ran.code == 130
-    assert "run the same command again" in ran.err
-    refused(ebrm("fit", "--features", features, "--out", out, *QUICK, "--seed", 1), "unfinished fit", "--overwrite")
-    ran = ebrm("fit", "--features", features, "--out", out, *QUICK)
+        patched.setattr("ebrm.evaluation.measure_fit", interrupted)
+        ran = fitted(features, tmp_path / "m")
+    assert ran.code == 130 and "run the same command again" in ran.err
+    for other in (("--seed", 1), ("--objective", "nce"), ("--dropout", 0.1)):
+        refused(fitted(features, tmp_path / "m", *other), "unfinished fit", "--overwrite")
+    ran = fitted(features, tmp_path / "m")
     assert ran.code == 0, ran.err
     assert "Going on after epoch 2" in ran.err
 
 
 def test_settings_from_a_file(features: Path, tmp_path: Path) -> None:
     config = tmp_path / "run.yaml"
-    config.write_text(
-        f"features: {features}\nout: {tmp_path / 'm'}\nnetwork:\n  joint_widths: [10, 5]\ntraining:\n  epochs: 1\n"
+    lines = (
+        f"features: {features}",
+        f"out: {tmp_path / 'm'}",
+        "network: {joint_widths: [10, 5]}",
+        "training: {epochs: 1}",
     )
+    config.write_text("\n".join(lines))
     assert ebrm("fit", "--config", config, "--epochs", 2).code == 0
-    record = EnergyRewardModel.from_pretrained(tmp_path / "m").record
-    assert record.head.network.joint_widths == (10, 5)
-    assert record.head.training.epochs == 2
-
-
-def test_too_few_pairs_to_measure(rm: Path, tmp_path: Path) -> None:
-    data = write_lines(tmp_path / "one.jsonl", preference_rows(1))
-    refused(ebrm("fit", "--backbone", rm, "--data", data, "--out", tmp_path / "m", *QUICK), "Give more pairs")
-    assert not (tmp_path / "m").exists()
+    head = EnergyRewardModel.from_pretrained(tmp_path / "m").record.head
+    assert (head.network.joint_widths, head.training.epochs) == ((10, 5), 2)

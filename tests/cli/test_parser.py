@@ -107,6 +107,13 @@ def test_an_option_of_two_configs_is_for_both_and_the_last_one_typed_counts() ->
     assert (first.seed, second.seed, first.mode, second.mode, first.quick) == (3, 3, "b", "b", False)
 
 
+def test_in_the_file_an_option_of_two_configs_can_be_given_for_one(config: Any) -> None:
+    first, second = typed("--name", "n", *config("mode: b\nfirst: {seed: 3}"))
+    assert (first.seed, second.seed, first.mode, second.mode) == (3, 1, "b", "b")
+    first, second = typed("--name", "n", "--seed", 5, *config("first: {seed: 3}"))
+    assert (first.seed, second.seed) == (5, 5)
+
+
 def test_the_file_nested_and_flat_is_under_what_is_typed(config: Any) -> None:
     text = (
         "name: from-file\nfirst:\n  rate: 1e-2\n  columns: {prompt: q, a: b}\ninference_seed: 7\nquick: true\nsecond:\n"
@@ -118,7 +125,7 @@ def test_the_file_nested_and_flat_is_under_what_is_typed(config: Any) -> None:
                                    "quick": False, "seed": 0}  # fmt: skip
     assert chosen.given(Second) == {"seed": 0}  # a default that is typed is given
     assert run(*config("inference: {seed: 5}"))[0].of(InferenceConfig).seed == 5
-    assert run(*config("# nothing\n"))[0].values == {}
+    assert run(*config("# nothing\n"))[0].flags(First, Second, InferenceConfig) == []
 
 
 def test_a_config_with_defaults_of_its_own() -> None:
@@ -187,9 +194,9 @@ def test_a_choice_brings_its_options_and_explains_those_it_does_not_bring(config
     def refuse(name: str, choice: Any) -> str | None:
         return "--rate is for mode b." if name == "rate" else None
 
-    more: Any = {"parts": parts, "choosers": ("mode",), "refuse": refuse}
+    more: Any = {"parts": parts, "choosers": {"mode": "second"}, "refuse": refuse}
     for words in (("--rate", 1, "--mode", "b"), ("--rate=1", "--mode=b"), (*config("mode: b\nrate: 1"),)):
-        assert run(*words, **more)[0].values == {"mode": "b", "rate": 1.0}
+        assert run(*words, **more)[0].given(First) == {"mode": "b", "rate": 1.0}
     for words in (("--rate", 1), ("--rate=1", "--mode", "a"), config("rate: 1"), config("second: {mode: a}\nrate: 1")):
         with pytest.raises(ConfigError, match="--rate is for mode b"):
             run(*words, **more)
@@ -227,8 +234,7 @@ def test_help_of_fields_comes_from_docstrings_or_metadata() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
 def test_every_option_of_every_command_has_help_and_fits_its_default(command: Command) -> None:
-    parts = command.parts if isinstance(command.parts, dict) else command.parts(dict.fromkeys(command.choosers))
-    options = options_of(parts)
+    options = options_of(command.parts_for())
     assert len({o.flag for o in options}) == len(options)
     for option in options:
         assert option.help, f"{command.name} {option.flag} has no help"
@@ -237,8 +243,7 @@ def test_every_option_of_every_command_has_help_and_fits_its_default(command: Co
 def test_one_option_has_one_meaning_in_all_commands() -> None:
     meanings = defaultdict(set)
     for command in COMMANDS:
-        parts = command.parts if isinstance(command.parts, dict) else command.parts(dict.fromkeys(command.choosers))
-        for option in options_of(parts):
+        for option in options_of(command.parts_for()):
             meanings[option.key] |= {f"{kind.__name__}.{option.field}" for kind in option.configs}
     for key, found in meanings.items():
         assert len({name.split(".")[1] for name in found}) == 1, (key, found)

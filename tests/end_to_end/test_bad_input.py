@@ -102,9 +102,7 @@ def test_all_pairs_conflicting(rm: Path, kept: Path) -> None:
             row["chosen"], row["rejected"] = row["rejected"], row["chosen"]
         swapped.append(row)
     assert features_of(rm, write_lines(kept / "b.jsonl", swapped), kept / "b").code == 0
-    refused(
-        fit_of(kept / "b", kept / "m", "--filter-conflicts"), "Nothing is left to fit on", "without --filter-conflicts"
-    )
+    refused(fit_of(kept / "b", kept / "m", "--filter-conflicts"), "Nothing is left to fit on", "--no-filter-conflicts")
     assert not (kept / "m").exists()
     ran = fit_of(kept / "b", kept / "m", "--no-filter-conflicts", "--overwrite")
     assert ran.code == 0, ran.err

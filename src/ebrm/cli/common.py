@@ -24,7 +24,7 @@ def out_folder(path: str) -> Path:
 def show_accuracy(console: Console, metrics: dict[str, Any]) -> None:
     """The table of base and refined accuracy and what it says; nothing where no pairs were held out."""
     if metrics["pairs"]:
-        title = f"Held-out pairs ranked rightly ({metrics['pairs']:,} pairs, {metrics['prompts']:,} prompts)"
+        title = f"Held-out pairs ranked correctly ({metrics['pairs']:,} pairs, {metrics['prompts']:,} prompts)"
         console.table(("", "accuracy", "95% interval"), accuracy_rows(metrics), title)
         console.print(verdict(metrics["difference"]))
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from ebrm.backbone import BackboneConfig
 from ebrm.cli.common import out_folder
 from ebrm.cli.console import Console
-from ebrm.cli.heads import HeadOptions, ObjectiveOptions, energy_config, head_configs
+from ebrm.cli.heads import HeadChoice, chosen_head, config_parts, given_head, head_parts, heads_in, heads_with, refuse
 from ebrm.cli.parser import Chosen, Command, Part
 from ebrm.errors import ConfigError
-from ebrm.heads import FitConfig, InferenceConfig, NetworkConfig, TrainingConfig
+from ebrm.heads import HEADS, FitConfig
 
 if TYPE_CHECKING:
     from ebrm.evaluation import Comparison
@@ -22,42 +23,35 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CompareConfig:
-    """What is compared, on what, and where the results go."""
+    """What is compared, on what, and where the results go.
 
-    methods: tuple[str, ...] = field(
-        default=("base", "energy", "linear", "silu"),
-        metadata={
-            "help": "Methods, with commas between, or `all`; differences are to the first. Heads: energy, linear, "
-            "silu, gaussian, bayesian, binary, anchored, min_norm, prototypes, directional. Ensembles of two-layer "
-            "heads: silu-mean, silu-median, silu-worst-case, silu-uwo, silu-mean-std. Others: base, "
-            "gaussian-worst-case, base-and-silu, base-neighbors, base-par, base-log-sigmoid, base-standardized, "
-            "base-clipped, base-min-max, base-length, base-shorter."
-        },
-    )
-    out: str | None = field(
-        default=None, metadata={"help": "Folder for results.json and table.md; written anew. Unset: only shown."}
-    )
-    pool: str | None = field(
-        default=None,
-        metadata={
-            "help": "A benchmark by name or file whose prompts have several graded responses: gold of the best of n is "
-            "measured on it. The features' reward model reads it, once."
-        },
-    )
-    data: str | None = field(
-        default=None, metadata={"help": "Folder with benchmarks by name. Unset: EBRM_DATA if it is set, else the Hub."}
-    )
-    limit: int | None = field(default=None, metadata={"help": "Sample so many prompts of the pool. Unset: all."})
-    cache: str | None = field(
-        default=None,
-        metadata={
-            "help": "Folder that keeps what the reward model said of the pool. Unset: EBRM_CACHE if it is set, else "
-            "ebrm in the user's cache folder."
-        },
-    )
-    members: int = field(default=5, metadata={"help": "Two-layer heads in an ensemble; they differ in their seed."})
-    resamples: int = field(default=2000, metadata={"help": "Bootstrap resamples of the prompts."})
-    seed: int = field(default=0, metadata={"help": "Seed of the bootstrap and of sampling the pool."})
+    Attributes:
+        methods: methods, with commas between, or `all`; differences are to the first. Heads: energy, linear, silu,
+            gaussian, bayesian, binary, anchored, min_norm, prototypes, directional. Ensembles of two-layer heads:
+            silu-mean, silu-median, silu-worst-case, silu-uwo, silu-mean-std. Others: base, gaussian-worst-case,
+            base-and-silu, base-neighbors, base-par, base-log-sigmoid, base-standardized, base-clipped, base-min-max,
+            base-length, base-shorter.
+        out: folder for results.json and table.md; written anew. Unset: only shown.
+        pool: A benchmark by name or file whose prompts have several graded responses: gold of the best of n is
+            measured on it. The features' reward model reads it, once.
+        data: folder with benchmarks by name. Unset: EBRM_DATA if it is set, else the Hub.
+        limit: sample so many prompts of the pool. Unset: all.
+        cache: folder that keeps what the reward model said of the pool. Unset: EBRM_CACHE if it is set, else ebrm in
+            the user's cache folder.
+        members: two-layer heads in an ensemble; they differ in their seed.
+        resamples: bootstrap resamples of the prompts.
+        seed: seed of the bootstrap and of sampling the pool.
+    """
+
+    methods: tuple[str, ...] = ("base", "energy", "linear", "silu")
+    out: str | None = None
+    pool: str | None = None
+    data: str | None = None
+    limit: int | None = None
+    cache: str | None = None
+    members: int = 5
+    resamples: int = 2000
+    seed: int = 0
 
     def __post_init__(self) -> None:
         for name, least in (("limit", 1), ("members", 2), ("resamples", 100), ("seed", 0)):
@@ -79,7 +73,8 @@ def compare(
     """
     import os
 
-    settings = chosen.of(CompareConfig)
+    settings, config = chosen.of(CompareConfig), chosen.of(FitConfig)
+    heads = {kind: given_head(chosen, head()) for kind, head in HEADS.items()} | {"energy": chosen_head(chosen)}
     if settings.out is not None:
         out_folder(settings.out)
     from ebrm.errors import DataError
@@ -99,8 +94,7 @@ def compare(
 
     names = check_names(settings.methods)
     opened = open_features(features)
-    training = chosen.of(FitConfig)
-    splits = choose_splits(opened.pairs, training)
+    splits = choose_splits(opened.pairs, config)
     train, validation, test = (opened.pairs.select(part) for part in (splits.train, splits.validation, splits.test))
     if not len(test):
         raise DataError(
@@ -117,11 +111,7 @@ def compare(
         )
         benchmark, _ = choose_items(open_benchmark(settings.pool, Path(data) if data else None), about, frozenset())
         pool = read_pool(opened, benchmark, cache_folder(about), chosen.given(BackboneConfig))
-    energy = energy_config(
-        chosen.of(NetworkConfig), chosen.of(ObjectiveOptions), chosen.of(TrainingConfig), chosen.of(InferenceConfig)
-    )
-    heads = head_configs(chosen.of(HeadOptions)) | {"energy": energy}
-    problem = Problem(opened.embeddings, opened.reward, train, validation, settings.members, heads, training)
+    problem = Problem(opened.embeddings, opened.reward, train, validation, settings.members, heads, config)
     console.note(f"{len(train):,} pairs to fit on, {len(validation):,} to choose by, {len(test):,} to measure on.")
     comparison = compare_methods(
         names,
@@ -199,25 +189,27 @@ def notes(comparison: Comparison) -> list[str]:
     return lines
 
 
-_ONLY: dict[str, tuple[str, ...]] = {
-    "head": (
-        "l2", "hidden", "learning_rate", "weight_decay", "batch_pairs", "epochs", "patience", "smoothing", "centering",
-        "heads", "pessimism", "anchor", "prototypes", "dimension", "extrapolation", "seed",
-    ),
-    "training": ("validation_fraction", "test_fraction", "epochs", "patience", "seed"),
-    "reward_model": ("device", "token_budget", "trust_remote_code"),
-}  # fmt: skip
-command = Command(
-    "compare",
-    compare,
-    {
-        "comparison": Part(CompareConfig),
-        "head": Part(HeadOptions),
+def _parts(choice: Mapping[str, Any]) -> dict[str, Part]:
+    """An option of several heads is for all of them; in the file, one under a head's name is for that head alone."""
+    kinds = heads_in(choice["methods"] or CompareConfig().methods)
+    parts = {"comparison": Part(CompareConfig)}
+    if "energy" in kinds:
+        parts |= head_parts({**choice, "head": "energy"})
+        parts["head"] = Part(HeadChoice, ("objective", "paper"))
+    for kind in kinds:
+        if kind != "energy":
+            parts |= {name: part for name, part in config_parts(HEADS[kind]()).items() if name == kind}
+    return parts | {
         "fit": Part(FitConfig),
-        "objective": Part(ObjectiveOptions),
-        "network": Part(NetworkConfig),
-        "training": Part(TrainingConfig, ("epochs", "patience")),
-        "inference": Part(InferenceConfig),
         "reward_model": Part(BackboneConfig, ("device", "token_budget", "trust_remote_code"), saved=True),
-    },
-)
+    }
+
+
+def _refuse(key: str, choice: Mapping[str, Any]) -> str | None:
+    if "energy" in heads_in(choice["methods"] or CompareConfig().methods) and "energy" in heads_with(key):
+        return refuse(key, choice)
+    flag, having = "--" + key.replace("_", "-"), " or ".join(heads_with(key))
+    return f"{flag} is an option of head {having}, which none of the methods fits (--methods)." if having else None
+
+
+command = Command("compare", compare, _parts, {"methods": "comparison", "objective": "head", "paper": "head"}, _refuse)

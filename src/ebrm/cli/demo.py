@@ -42,7 +42,7 @@ def demo(console: Console, chosen: Chosen) -> None:
     console.print("")
     console.facts(
         [
-            ("trust", trust_in_words(made.metrics["trust"])),
+            ("fusion", trust_in_words(made.metrics["trust"])),
             ("model", str(out / "model")),
             ("numbers", str(out / "metrics.json")),
             ("report", str(out / "report.html")),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,13 +11,6 @@ from ebrm.cli.console import Console
 from ebrm.cli.parser import Chosen, Command, Part
 from ebrm.data import PreferenceConfig, TextConfig
 from ebrm.features import EngineConfig, FeatureConfig
-
-logger = logging.getLogger(__name__)
-
-DATA_HELP = (
-    "Preference pairs: a file, folder or pattern (.jsonl, .json, .csv, .tsv, .parquet), or a Hub data set "
-    "(owner/name[:config][@revision])."
-)
 
 
 @dataclass(frozen=True)

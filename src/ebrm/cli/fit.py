@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,59 +12,38 @@ from ebrm.backbone import BackboneConfig
 from ebrm.card import trust_in_words
 from ebrm.cli.common import show_accuracy
 from ebrm.cli.console import Console
-from ebrm.cli.features import DATA_HELP
-from ebrm.cli.heads import ObjectiveOptions, energy_config
+from ebrm.cli.heads import HeadChoice, chosen_head, head_parts, refuse
 from ebrm.cli.parser import Chosen, Command, Part
 from ebrm.data import PreferenceConfig, TextConfig
 from ebrm.errors import ConfigError, DataError
 from ebrm.features import FeatureConfig
-from ebrm.heads import FitConfig, InferenceConfig, NetworkConfig, TrainingConfig
+from ebrm.heads import FitConfig
 from ebrm.utils.files import read_json, sha256_json, write_json
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class FitJob:
-    """What is fitted on what, and where the model goes."""
+    """What is fitted on what, and where the model goes.
 
-    out: str = field(
-        metadata={"help": "Folder to write: the model, metrics.json and report.html. An interrupted fit is continued."}
-    )
-    data: str | None = field(default=None, metadata={"help": DATA_HELP})
-    features: str | None = field(
-        default=None,
-        metadata={
-            "help": "Features folder that `ebrm features` wrote, instead of --backbone, --data and the options of "
-            "reading."
-        },
-    )
-    keep_features: bool = field(
-        default=False, metadata={"help": "Keep the features read in this run in OUT/features, for other fits."}
-    )
-    trackers: tuple[str, ...] = field(
-        default=(),
-        metadata={
-            "help": "Also log the curves with these: tensorboard (to OUT-logs), wandb, trackio (extra `trackers`)."
-        },
-    )
-    overwrite: bool = field(default=False, metadata={"help": "Replace a model that is there already."})
+    Attributes:
+        out: folder to write: the model, metrics.json and report.html. An interrupted fit is continued.
+        data: preference pairs: a file, folder or pattern (.jsonl, .json, .csv, .tsv, .parquet), or a Hub data set
+            (owner/name[:config][@revision]).
+        features: features folder that `ebrm features` wrote, instead of --backbone, --data and the options of
+            reading.
+        keep_features: keep the features read in this run in OUT/features, for other fits.
+        trackers: also log the curves with these: tensorboard (to OUT-logs), wandb, trackio (extra `trackers`).
+        overwrite: replace a model that is there already.
+    """
+
+    out: str
+    data: str | None = None
+    features: str | None = None
+    keep_features: bool = False
+    trackers: tuple[str, ...] = ()
+    overwrite: bool = False
 
 
-_CONFIGS = {
-    "job": FitJob,
-    "reward_model": BackboneConfig,
-    "data": PreferenceConfig,
-    "text": TextConfig,
-    "fit": FitConfig,
-    "objective": ObjectiveOptions,
-    "network": NetworkConfig,
-    "training": TrainingConfig,
-    "inference": InferenceConfig,
-    "storage": FeatureConfig,
-}
-#: The stages of the energy's config.
-_HEAD = (NetworkConfig, ObjectiveOptions, TrainingConfig, InferenceConfig)
 #: What decides how features are made, and nothing after that.
 _READING = (BackboneConfig, PreferenceConfig, TextConfig, FeatureConfig)
 
@@ -74,69 +53,58 @@ def fit(console: Console, chosen: Chosen) -> None:
 
     Give --backbone and --data, or --features. Pairs are divided by prompt into those fitted on, those that choose
     the epoch, and those that measure the result. A fit that is stopped goes on when the same command is given
-    again.
+    again. --head chooses what is fitted, and which options there are for it.
     """
-    job = chosen.of(FitJob)
-    from_text = job.features is None
-    if from_text and job.data is None:
-        raise ConfigError("Nothing to fit on: give --backbone and --data, or --features.")
-    if not from_text:
-        _refuse_unused(job, chosen)
-    reward_model = chosen.of(BackboneConfig) if from_text else None
-    stages: dict[type, Any] = {
-        kind: chosen.of(kind) for kind in _CONFIGS.values() if kind not in (FitJob, BackboneConfig)
-    }
+    job, head = chosen.of(FitJob), chosen_head(chosen)
+    config = chosen.over(FitConfig(filter_conflicts=chosen.of(HeadChoice).paper is not None))
+    reading = _reading(job, chosen)
     out = Path(job.out)
-    work = _claim(out, job, [asdict(value) for value in (reward_model, *stages.values()) if value is not None])
+    settings = {name: asdict(value) for name, value in reading.items()} | {
+        "head": head.to_dict(),
+        "fit": asdict(config),
+    }
+    work = _claim(out, job, settings)
     console.kept = "What is finished is kept; run the same command again to go on."
-    from ebrm.fitting import fit, tracked
+    import ebrm
+    from ebrm.fitting import tracked
 
-    settings = {name: asdict(stages[kind]) for name, kind in _CONFIGS.items() if kind in stages}
     with tracked(job.trackers, out.with_name(out.name + "-logs"), settings) as log:
-        reading: dict[str, Any] = {}
-        if reward_model is not None:
-            reading = {
-                "backbone": reward_model,
-                "data": stages[PreferenceConfig],
-                "text": stages[TextConfig],
-                "features": stages[FeatureConfig],
-            }
-        fitted = fit(
-            job.features or (reward_model.backbone if reward_model is not None else ""),
-            job.data,
-            head=energy_config(*(stages[kind] for kind in _HEAD)),
-            config=stages[FitConfig],
-            work=work,
-            device=str(chosen.given(BackboneConfig).get("device", "auto")),
-            on_epoch=log,
-            **reading,
-        )
+        source = job.features or reading["backbone"].backbone
+        device = chosen.given(BackboneConfig).get("device", "auto")
+        result = ebrm.fit(source, job.data, head=head, config=config, work=work, device=device, on_epoch=log, **reading)
     made = work / "model"
     shutil.rmtree(made, ignore_errors=True)
-    metrics = fitted.save(made).metrics
-    if job.keep_features and from_text:
+    metrics = result.save(made).metrics
+    if job.keep_features:
         (work / "features").rename(made / "features")
     _put_in_place(made, out, work)
     _show(console, metrics, out)
     console.result({"out": str(out), "metrics": metrics})
 
 
-def _refuse_unused(job: FitJob, chosen: Chosen) -> None:
-    """Raise ConfigError if something was given that features leave no room for."""
+def _reading(job: FitJob, chosen: Chosen) -> dict[str, Any]:
+    """How preferences are read; nothing where features are given.
+
+    Raises:
+        ConfigError: neither is given, or something that features leave no room for.
+    """
+    if job.features is None:
+        if job.data is None:
+            raise ConfigError("Nothing to fit on: give --backbone and --data, or --features.")
+        configs = {"backbone": BackboneConfig, "data": PreferenceConfig, "text": TextConfig, "features": FeatureConfig}
+        return {name: chosen.of(config) for name, config in configs.items()}
     unused = ["--data"] * (job.data is not None) + ["--keep-features"] * job.keep_features
-    # The device is also where the energy is fitted.
-    unused += [
-        o.flag for o in chosen.options if o.key in chosen.values and o.key != "device" and {*o.configs} & {*_READING}
-    ]
+    unused += [flag for flag in chosen.flags(*_READING) if flag != "--device"]  # which is also where the head is fitted
     if unused:
         raise ConfigError(
             f"--features was given together with {', '.join(unused)} (typed or in the --config file). Features hold "
-            "what the reward model said of the data, as it was read then: give either --features, or --backbone and "
-            "--data with the options of reading."
+            "embeddings and rewards as they were read then: give either --features, or --backbone and --data with the "
+            "options of reading."
         )
+    return {}
 
 
-def _claim(out: Path, job: FitJob, settings: list[dict[str, Any]]) -> Path:
+def _claim(out: Path, job: FitJob, settings: dict[str, Any]) -> Path:
     """The folder beside `out` where the fit works until it is complete.
 
     Raises:
@@ -188,7 +156,7 @@ def _show(console: Console, metrics: dict[str, Any], out: Path) -> None:
     used = "all were used" if kept == 1 else f"the conflict filter kept {kept:.1%}"
     facts = [
         ("labels", f"the base RM contradicts {metrics['contradicted_fraction']:.1%} of the training pairs ({used})"),
-        ("trust", trust_in_words(metrics["trust"])),
+        ("fusion", trust_in_words(metrics["trust"])),
         ("model", str(out)),
         ("numbers", str(out / "metrics.json")),
     ]
@@ -197,4 +165,16 @@ def _show(console: Console, metrics: dict[str, Any], out: Path) -> None:
     console.facts(facts)
 
 
-command = Command("fit", fit, {name: Part(config) for name, config in _CONFIGS.items()})
+def _parts(choice: Mapping[str, Any]) -> dict[str, Part]:
+    return {
+        "job": Part(FitJob),
+        "reward_model": Part(BackboneConfig),
+        "data": Part(PreferenceConfig),
+        "text": Part(TextConfig),
+        **head_parts(choice),
+        "fit": Part(FitConfig(filter_conflicts=choice["paper"] is not None)),
+        "storage": Part(FeatureConfig),
+    }
+
+
+command = Command("fit", fit, _parts, {"head": "head", "objective": "head", "paper": "head"}, refuse)

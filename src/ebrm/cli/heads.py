@@ -1,99 +1,119 @@
-"""Options of heads and objectives, until each head brings its own to the command line."""
+"""`--head KIND`: the options that a head and its objective have, and the config made of those that were given."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Literal
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, Literal, get_type_hints
 
-from ebrm.errors import ConfigError
-from ebrm.heads import HEADS, OBJECTIVES, EnergyConfig, HeadConfig, InferenceConfig, NetworkConfig, TrainingConfig
+from ebrm.cli.parser import Chosen, Part, key_of
+from ebrm.cli.values import read
+from ebrm.heads import HEADS, OBJECTIVES, EnergyConfig, HeadConfig
 
 
 @dataclass(frozen=True)
-class ObjectiveOptions:
-    """Settings of the energy's objective.
+class HeadChoice:
+    """Which head is fitted.
 
     Attributes:
+        head: energy: density p(r | e) of an energy-based model; linear, silu (two layers), bayesian, gaussian,
+            min_norm, directional: Bradley-Terry heads; anchored: held near the base reward; prototypes: users' ideal
+            points; binary: thumbs; attributes: ratings. Each has options of its own: `ebrm fit --head KIND --help`.
         objective: joint: the pairs' labels and the base reward; likelihood: the base reward alone, exact, log Z by
             quadrature on shared nodes; nce: the base reward alone, NCE+ with sampled noise (the paper).
-        label_noise: share of wrong labels that is assumed, 0 to 0.5; objective joint.
-        reward_weight: weight of the base reward against the label; objective joint.
-        reward_noise: assumed standard deviation of the base reward's error, in standard deviations of the reward;
-            objective joint.
-        noise_scales: standard deviations of the noise mixture, in standard deviations of the reward (paper: 3.5 / 4);
-            objectives likelihood and nce.
-        beta: label noise: the positive is moved by noise of beta times those widths; objectives likelihood and nce.
-        negatives: noise samples a row (M); objective nce.
-        nodes: quadrature nodes, shifted at random each step; objectives joint and likelihood.
+        paper: defaults of the paper (arXiv 2504.13134) for its small or its large network: objective nce, conflict
+            filter, gradient ascent, unless something else is given.
     """
 
-    objective: Literal["joint", "likelihood", "nce"] = "joint"
-    label_noise: float | None = None
-    reward_weight: float | None = None
-    reward_noise: float | None = None
-    noise_scales: tuple[float, ...] | None = None
-    beta: float | None = None
-    negatives: int | None = None
-    nodes: int | None = None
+    head: Literal[
+        "energy", "linear", "silu", "gaussian", "bayesian", "attributes", "binary", "anchored", "min_norm",
+        "prototypes", "directional",
+    ] = "energy"  # fmt: skip
+    objective: Literal["joint", "likelihood", "nce"] | None = None
+    paper: Literal["small", "large"] | None = None
 
 
-@dataclass(frozen=True)
-class HeadOptions:
-    """Settings of heads beside the energy, for all that are compared.
-
-    Attributes:
-        ridge: half of this times the squared weights is added to the mean loss of linear heads. Unset: the value of a
-            grid with the lowest held-out loss; 0.1 where none are held out.
-        hidden: width of the hidden layer; heads silu, directional, prototypes.
-        learning_rate: AdamW learning rate; heads with a hidden layer.
-        weight_decay: AdamW weight decay; heads with a hidden layer.
-        batch_pairs: pairs a step; heads with a hidden layer.
-        epochs: most passes over the pairs; heads with a hidden layer.
-        patience: stop after this many passes without a better held-out loss; 0: never.
-        label_smoothing: label smoothing, 0 to 0.5; heads fitted on pairs.
-        centering: weight of the penalty (r_c + r_r)^2; heads linear, silu, bayesian and directional.
-        heads: number of Gaussian heads; head gaussian.
-        pessimism: standard deviations taken off the reward; heads gaussian and bayesian.
-        anchor: weight of the squared distance to the base reward; head anchored.
-        prototypes: number of prototypes; head prototypes.
-        dimension: dimension of the ideal points; head prototypes.
-        extrapolation: how far beyond the moved embedding rewards are read, w; head directional.
-    """
-
-    ridge: float | None = None
-    hidden: int = 128
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-2
-    batch_pairs: int = 128
-    epochs: int = 20
-    patience: int = 3
-    label_smoothing: float = 0.0
-    centering: float = 0.0
-    heads: int = 5
-    pessimism: float = 0.0
-    anchor: float = 0.01
-    prototypes: int = 2
-    dimension: int = 16
-    extrapolation: float = 1.5
+def head_parts(choice: Mapping[str, Any]) -> dict[str, Part]:
+    """The choice and the options of what is chosen."""
+    config = _defaults(choice)
+    only = () if config.kind == "energy" else ("head",)
+    return {"head": Part(HeadChoice, only)} | config_parts(config)
 
 
-def energy_config(
-    network: NetworkConfig, objective: ObjectiveOptions, training: TrainingConfig, inference: InferenceConfig
-) -> EnergyConfig:
-    """The energy's config; an option that the objective does not have is refused."""
-    given = {name: value for name, value in vars(objective).items() if name != "objective" and value is not None}
-    kind = OBJECTIVES[objective.objective]
-    unused = [name for name in given if name not in {field.name for field in fields(kind)}]
-    if unused:
-        raise ConfigError(f"`{unused[0]}` has no effect under the objective {objective.objective}. Leave it out.")
-    return EnergyConfig(network=network, objective=kind(**given), training=training, inference=inference)
+def config_parts(config: HeadConfig) -> dict[str, Part]:
+    """A head's own fields, under its kind, and those of the configs it holds, under their names."""
+    inner = {name: Part(value) for name, value in _inner(config)}
+    own = tuple(field.name for field in fields(config) if field.name not in inner)
+    return ({config.kind: Part(config, own)} if own else {}) | inner
 
 
-def head_configs(options: HeadOptions) -> dict[str, HeadConfig]:
-    """Each head's config with those of the options that it has."""
-    configs: dict[str, HeadConfig] = {}
-    for kind, config in HEADS.items():
-        names = {field.name for field in fields(config)}
-        values = {name: value for name, value in vars(options).items() if name in names and value is not None}
-        configs[kind] = config() if kind == "energy" else config(**values)
-    return configs
+def chosen_head(chosen: Chosen) -> HeadConfig:
+    """The config of the head that was chosen, with what was given."""
+    choice = chosen.of(HeadChoice)
+    return given_head(chosen, _defaults(vars(choice)))
+
+
+def given_head(chosen: Chosen, config: HeadConfig) -> HeadConfig:
+    """A head's config with what was given for it and for the configs it holds."""
+    return chosen.over(config, **{name: chosen.over(value) for name, value in _inner(config)})
+
+
+def refuse(key: str, choice: Mapping[str, Any]) -> str | None:
+    """Why an option that another head or objective has is none of the chosen one's."""
+    config, flag = _defaults(choice), "--" + key.replace("_", "-")
+    if isinstance(config, EnergyConfig) and (
+        having := [name for name, kind in OBJECTIVES.items() if _has(kind(), key)]
+    ):
+        return (
+            f"{flag} is an option of objective {_or(having)}; the objective is {config.objective.kind} (--objective)."
+        )
+    having = heads_with(key)
+    return f"{flag} is an option of head {_or(having)}; the head is {config.kind} (--head)." if having else None
+
+
+def heads_with(key: str) -> list[str]:
+    """The heads that have an option."""
+    return (
+        ["energy"]
+        if key in ("objective", "paper")
+        else [kind for kind, config in HEADS.items() if _deep(config(), key)]
+    )
+
+
+def heads_in(methods: str | Iterable[str]) -> list[str]:
+    """The kinds of head that methods such as `silu`, `silu-mean` and `base-and-silu` fit; all of them for `all`."""
+    words = set(re.split("[-, ]", methods if isinstance(methods, str) else ",".join(methods)))
+    return [kind for kind in HEADS if kind in words or "all" in words]
+
+
+def _defaults(choice: Mapping[str, Any]) -> HeadConfig:
+    """The config that a choice begins with."""
+    hints = get_type_hints(HeadChoice)
+    head, objective, paper = (
+        None if choice.get(name) is None else read(choice[name], hints[name], f"--{name}")
+        for name in ("head", "objective", "paper")
+    )
+    if head not in (None, "energy"):
+        return HEADS[head]()
+    config = EnergyConfig.paper(paper) if paper else EnergyConfig()
+    return replace(config, objective=OBJECTIVES[objective]()) if objective else config
+
+
+def _inner(config: HeadConfig) -> Iterator[tuple[str, Any]]:
+    for field in fields(config):
+        if is_dataclass(value := getattr(config, field.name)):
+            yield field.name, value
+
+
+def _has(config: Any, key: str) -> bool:
+    return any(key_of(type(config), field.name) == key for field in fields(config))
+
+
+def _deep(config: HeadConfig, key: str) -> bool:
+    objectives = [kind() for kind in OBJECTIVES.values()] if config.kind == "energy" else []
+    return any(_has(part, key) for part in (config, *(value for _, value in _inner(config)), *objectives))
+
+
+def _or(names: list[str]) -> str:
+    return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))

@@ -124,13 +124,14 @@ def show_model(console: Console, path: str, config: dict[str, Any]) -> None:
         else:
             contradicted = f"the base RM contradicts {conflicts.get('dropped', 0):,} of {total:,} training pairs"
             facts.append(("labels", f"{contradicted} (all were used)"))
-    for stage in ("network", "training", "inference"):
-        if config.get(stage):
-            facts.append((stage, _settings(config[stage])))
+    head = config.get("head") or {}
+    facts.append(("head", _settings(head)))
+    facts += [(name, _settings(values)) for name, values in head.items() if isinstance(values, dict)]
+    facts.append(("fit", _settings(config.get("fit") or {})))
     if config.get("history"):
         facts.append(("epochs", f"{len(config['history'])}, the best was {config.get('best_epoch')}"))
     if config.get("trust"):
-        facts.append(("trust", trust_in_words(config["trust"])))
+        facts.append(("fusion", trust_in_words(config["trust"])))
     metrics = config.get("metrics") or {}
     if metrics.get("pairs"):
         facts.append(("measured on", f"{metrics['pairs']:,} held-out pairs, {metrics['prompts']:,} prompts"))
@@ -188,7 +189,10 @@ def _text(rule: dict[str, Any]) -> str:
 
 
 def _settings(values: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {_number(value)}" for name, value in values.items() if value is not None)
+    """`linear, ridge 0.5`: the kind, then the settings that are not in groups of their own."""
+    plain = {name: value for name, value in values.items() if value is not None and not isinstance(value, dict)}
+    kind = [str(plain.pop("kind"))] if "kind" in plain else []
+    return ", ".join([*kind, *(f"{name} {_number(value)}" for name, value in plain.items())])
 
 
 def _number(value: Any) -> str:

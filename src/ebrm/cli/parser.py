@@ -1,8 +1,9 @@
 """Options, `--help` and YAML keys of a command, made from the fields of config dataclasses by cyclopts.
 
-Of the three libraries that build a command line from dataclasses, cyclopts raises its errors (one sentence, with the
-name that was meant) where tyro prints boxes and exits and jsonargparse lists every failed type; it takes one converter
-for a value wherever it comes from, gives back what was typed apart from the defaults, and loads in a tenth of a second.
+Of the libraries that build a command line from dataclasses, cyclopts raises its errors (one sentence, with the name
+that was meant) where tyro prints boxes and exits and jsonargparse lists every type that failed; it tells what was typed
+from the defaults, takes a help page of our own, and has dashes and --no-flags. Values and YAML are read here, by the
+same rules: cyclopts would round `30.7` to a whole number.
 """
 
 from __future__ import annotations
@@ -105,25 +106,32 @@ class Option:
 class Command:
     """A command: `function(console, chosen, *arguments)`, and the parts its options come from.
 
-    The parts may depend on what is chosen by the options named in `choosers` (such as the head): they are then a
-    function of these values, None where one is not given. `refuse(name, chosen)` may say why an option that this
-    choice does not have is unknown.
+    The parts may depend on options such as the head: `choosers` names these and their groups, and `parts` is a function
+    of their values, None where one is not given. `refuse(key, choice)` may tell why a choice does not have an option.
     """
 
     name: str
     function: Callable[..., None]
-    parts: Mapping[str, Part] | Callable[[Mapping[str, str | None]], Mapping[str, Part]]
-    choosers: tuple[str, ...] = ()
-    refuse: Callable[[str, Mapping[str, str | None]], str | None] = lambda name, chosen: None
+    parts: Mapping[str, Part] | Callable[[Mapping[str, Any]], Mapping[str, Part]]
+    choosers: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    refuse: Callable[[str, Mapping[str, Any]], str | None] = lambda key, choice: None
+
+    def parts_for(self, choice: Mapping[str, Any] | None = None) -> Mapping[str, Part]:
+        """The parts under a choice, by default where nothing is chosen."""
+        return self.parts(choice or dict.fromkeys(self.choosers)) if callable(self.parts) else self.parts
 
 
 class Chosen:
     """The settings of one run: what was typed, then what the file holds, then the defaults."""
 
     def __init__(
-        self, options: Sequence[Option], given: Mapping[str, Any], file: str = "", written: Iterable[str] = ()
+        self,
+        options: Sequence[Option],
+        given: Mapping[tuple[type, str], Any],
+        file: str = "",
+        written: Iterable[str] = (),
     ):
-        self.options, self.values = options, dict(given)
+        self.options, self._given = options, dict(given)
         self._file, self._written = file, frozenset(written)
 
     def of(self, kind: type[T]) -> T:
@@ -138,9 +146,10 @@ class Chosen:
                 )
         return self._made(kind, lambda: kind(**values))
 
-    def over(self, defaults: T) -> T:
-        """A config with these defaults and what was given."""
-        return self._made(type(defaults), lambda: dataclasses.replace(defaults, **self.given(type(defaults))))  # type: ignore[type-var]
+    def over(self, defaults: T, **more: Any) -> T:
+        """A config with these defaults, `more` in place of some, and what was given."""
+        kind = type(defaults)
+        return self._made(kind, lambda: dataclasses.replace(defaults, **more, **self.given(kind)))  # type: ignore[type-var]
 
     def _made(self, kind: type, make: Callable[[], T]) -> T:
         try:
@@ -150,7 +159,13 @@ class Chosen:
 
     def given(self, kind: type) -> dict[str, Any]:
         """The fields of a config that were typed or stand in the file, and no others."""
-        return {o.field: self.values[o.key] for o in self.options if kind in o.configs and o.key in self.values}
+        return {field: value for (config, field), value in self._given.items() if config is kind}
+
+    def flags(self, *kinds: type) -> list[str]:
+        """The options of these configs that were given."""
+        return [
+            o.flag for o in self.options if any((kind, o.field) in self._given for kind in kinds if kind in o.configs)
+        ]
 
     def in_options(self, text: str, kind: type | None = None) -> str:
         """A library's sentence with its fields (of `kind`, if given) as the options or the keys they came from.
@@ -192,10 +207,11 @@ def options_of(parts: Mapping[str, Part]) -> list[Option]:
         kind = part.kind
         hints, texts = typing.get_type_hints(kind), field_help(kind)
         for field in dataclasses.fields(kind):
-            if (part.only and field.name not in part.only) or not field.init or _holds_config(field):
-                continue
-            default = None if part.saved else _default(field, part.config)
-            key = RENAMED.get((kind.__name__, field.name), field.name)
+            default = _default(field, part.config)
+            if (part.only and field.name not in part.only) or dataclasses.is_dataclass(default):
+                continue  # the fields of a config that it holds are options in a group of their own
+            default = None if part.saved else default
+            key = key_of(kind, field.name)
             if (first := found.get(key)) is not None:
                 default = first.default if first.default == default else None
                 found[key] = dataclasses.replace(first, configs=(*first.configs, kind), default=default)
@@ -206,16 +222,22 @@ def options_of(parts: Mapping[str, Part]) -> list[Option]:
     return list(found.values())
 
 
+def key_of(kind: type, field: str) -> str:
+    """The name of a config's field among the options of all commands."""
+    return RENAMED.get((kind.__name__, field), field)
+
+
 @functools.cache
 def field_help(kind: type) -> dict[str, str]:
     """What the `Attributes:` section of a config's docstring tells of each field, or its metadata."""
     from docstring_parser import parse
 
-    found = {f.name: f.metadata["help"] for f in dataclasses.fields(kind) if "help" in f.metadata}
+    found: dict[str, str] = {}
     for base in reversed(kind.__mro__):
         if dataclasses.is_dataclass(base):
             texts = parse(inspect.cleandoc(base.__doc__ or "")).params
             found |= {p.arg_name: " ".join((p.description or "").split()) for p in texts}
+    found |= {f.name: f.metadata["help"] for f in dataclasses.fields(kind) if "help" in f.metadata}
     # A sentence begins with a capital letter, unless it begins with a value that it explains.
     return {k: text if text.split(" ")[0].endswith(":") else text[:1].upper() + text[1:] for k, text in found.items()}
 
@@ -240,11 +262,8 @@ def parse(app: App, commands: Sequence[Command], argv: Sequence[str]) -> tuple[C
         return None, lambda console: function(*bound.args, **bound.kwargs)
     early = _typed_early(argv, ("config", *command.choosers))
     written = _read_yaml(early["config"]) if early["config"] else {}
-    inner = [value for value in written.values() if isinstance(value, dict)]
-    choice = {
-        name: early[name] or next((v[name] for v in (written, *inner) if name in v), None) for name in command.choosers
-    }
-    parts = command.parts if isinstance(command.parts, Mapping) else command.parts(choice)
+    choice = {key: early[key] or _written_choice(written, key, group) for key, group in command.choosers.items()}
+    parts = command.parts_for(choice)
     options = options_of(parts)
     stub = _stub(command, options)
     app.command(stub, name=command.name)
@@ -259,13 +278,14 @@ def parse(app: App, commands: Sequence[Command], argv: Sequence[str]) -> tuple[C
         return None, lambda console: function(*bound.args, **bound.kwargs)
     file = str(early["config"] or "")
     given = _read_written(file, written, parts, options, lambda key: command.refuse(key, choice))
-    keys = set(given)
+    keys = {o.key for o in options if any((kind, o.field) in given for kind in o.configs)}
     for option in options:
         if (value := bound.arguments.pop(option.key, None)) is None:
             continue
-        if option.is_mapping:
-            value = given.get(option.key, {}) | read_items(value, option.hint, option.flag)
-        given[option.key] = read(value, option.hint, option.flag)
+        items = read_items(value, option.hint, option.flag) if option.is_mapping else {}
+        for kind in option.configs:
+            whole = given.get((kind, option.field), {}) | items if option.is_mapping else value
+            given[kind, option.field] = read(whole, option.hint, option.flag)
         keys.discard(option.key)
     arguments = [value for key, value in bound.arguments.items() if key not in _RUN]
     chosen = Chosen(options, given, file, keys)
@@ -287,24 +307,20 @@ def _stub(command: Command, options: Sequence[Option]) -> Callable[..., None]:
         annotation = Annotated[kind | None, how]
         parameters.append(inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
 
-    groups = {name: Group(name.replace("_", " ").capitalize(), sort_key=k) for k, name in enumerate(_groups(options))}
+    names = dict.fromkeys(option.group for option in options)
+    groups = {name: Group(name.replace("_", " ").capitalize(), sort_key=k) for k, name in enumerate(names)}
     for option in options:
         kind = bool if without_none(option.hint) is bool else list[str] if option.is_mapping else str
         more = {"name": option.flag, "help": option.shown_help, "metavar": metavar(option.hint)}
         add(option.key, kind, groups[option.group], allow_leading_hyphen=more["metavar"][0] in "NX", **more)
     run = Group("Run", sort_key=len(groups))
     add("config", str, run, name="--config", help=_RUN["config"], metavar="FILE")
-    for name in ("json", "quiet", "verbose"):
-        names = [f"--{name}"] + [f"-{name[0]}"] * (name != "json")
-        add(name, bool, run, name=names, help=_RUN[name], negative_bool="")
+    for key, flags in (("json", ["--json"]), ("quiet", ["--quiet", "-q"]), ("verbose", ["--verbose", "-v"])):
+        add(key, bool, run, name=flags, help=_RUN[key], negative_bool="")
     stub.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     stub.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     stub.__doc__, stub.__name__ = command.function.__doc__, command.name
     return stub
-
-
-def _groups(options: Sequence[Option]) -> list[str]:
-    return list(dict.fromkeys(option.group for option in options))
 
 
 def _typed_early(argv: Sequence[str], names: Iterable[str]) -> dict[str, str | None]:
@@ -313,6 +329,12 @@ def _typed_early(argv: Sequence[str], names: Iterable[str]) -> dict[str, str | N
     for name in names:
         early.add_argument("--" + name.replace("_", "-"), nargs="?")
     return vars(early.parse_known_args(list(argv))[0])
+
+
+def _written_choice(written: Mapping[str, Any], key: str, group: str) -> Any:
+    inner = written.get(group)
+    value = inner.get(key) if isinstance(inner, dict) else None
+    return value if value is not None or isinstance(written.get(key), dict) else written.get(key)
 
 
 def _read_yaml(path: str) -> dict[str, Any]:
@@ -340,41 +362,33 @@ def _read_written(
     parts: Mapping[str, Part],
     options: Sequence[Option],
     refuse: Callable[[str], str | None],
-) -> dict[str, Any]:
+) -> dict[tuple[type, str], Any]:
     """The settings in the file: keys at the top level, or fields under the names of their parts."""
-    given = {}
+    given: dict[tuple[type, str], Any] = {}
 
-    def take(place: str, known: Mapping[str, Option], names: Iterable[str], value: Any) -> None:
+    def take(place: str, known: Mapping[str, Option], names: Iterable[str], value: Any, kinds: Sequence[type]) -> None:
         name = place.rpartition(".")[2]
         if (option := known.get(name)) is None:
             if reason := refuse(name):
                 raise ConfigError(f"{path}: {reason}")
             hint = meant(name, names) or f" Known here: {', '.join(names)}."
             raise ConfigError(f"{path}: {place} is not a setting of this command.{hint}")
-        given[option.key] = read(value, option.hint, f"{path}: {place}")
+        for kind in kinds or option.configs:
+            given[kind, option.field] = read(value, option.hint, f"{path}: {place}")
 
     by_key = {option.key: option for option in options}
     for key, value in written.items():
-        if (
-            key in parts
-            and (isinstance(value, dict) or value is None)
-            and not (key in by_key and by_key[key].is_mapping)
-        ):
+        is_value = key in by_key and (by_key[key].is_mapping or not isinstance(value, dict | None))
+        if key in parts and not is_value and isinstance(value, dict | None):
             fields = {o.field: o for o in options if parts[key].kind in o.configs}
             for name, item in (value or {}).items():
-                take(f"{key}.{name}", fields, list(fields), item)
+                take(f"{key}.{name}", fields, list(fields), item, [parts[key].kind])
         else:
-            take(key, by_key, sorted({*by_key, *parts}), value)
+            take(key, by_key, sorted({*by_key, *parts}), value, [])
     return given
 
 
-def _holds_config(field: Any) -> bool:
-    """True for a field that is a config itself: its own fields are options in a group of their own."""
-    default = _default(field, None)
-    return dataclasses.is_dataclass(default)
-
-
 def _default(field: Any, config: Any) -> Any:
-    if config is not None and not isinstance(config, type):
+    if not isinstance(config, type):
         return getattr(config, field.name)
     return field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
