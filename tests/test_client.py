@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 
 import httpx
 import pytest
@@ -191,9 +192,11 @@ def test_steps_do_nothing_themselves():
 
 @pytest.mark.parametrize("kind", [Client, AsyncClient])
 def test_every_call_shows_its_arguments_and_its_documentation(kind):
-    for name in ("score", "rank", "get_reward", "info", "wait_until_ready"):
+    for name in ("score", "score_rendered", "to_score", "rank", "info", "wait_until_ready"):
         call, steps = getattr(kind, name), getattr(Requests, name)
-        assert inspect.signature(call) == inspect.signature(steps) and call.__doc__ == steps.__doc__
+        assert inspect.signature(call).parameters == inspect.signature(steps).parameters
+        assert call.__doc__ == steps.__doc__ and call.__name__ == name
+    assert inspect.signature(kind.score).return_annotation == "RefinedReward"
 
 
 def test_the_plain_client_ranks_and_closes():
@@ -208,9 +211,26 @@ def test_the_plain_client_ranks_and_closes():
         client.rank("a", ["b"])
 
 
-def test_written_texts(slept):
-    answer = {"rewards": [1.0], "scores": [0.5], "extra_logs": {}}
-    client, servers = one((200, answer))
-    assert client.get_reward(["x"]) == answer and servers.asked[0][2] == {"query": ["x"]}
-    with pytest.raises(ServerError, match="1 results for 2 texts"):
-        client.get_reward(["x", "y"])
+def test_rendered_texts_and_scores_between_0_and_1():
+    info = (200, {"limits": {"max_texts": 9, "max_body": 10_000}, "units": {"mean": 1.0, "std": 2.0}})
+    client, servers = one(lambda body: (200, {"results": [ROW] * len(body["rendered"])}) if body else info)
+    assert client.score_rendered("x").reward.tolist() == [1.5] and servers.asked[0][2] == {"rendered": ["x"]}
+    assert client.score_rendered(["x", "y"]).reward.tolist() == [1.5, 1.5]
+    assert client.to_score(torch.tensor([1.0, 5.0])).tolist() == pytest.approx([0.5, 1 / (1 + math.exp(-2))])
+    assert [path for _, path, _ in servers.asked] == ["/v1/score", "/info", "/v1/score"]  # info is requested once
+
+
+def test_rows_that_a_server_refuses_are_nan_and_the_others_are_sent_again(slept):
+    def refusing(body):
+        bad = next((row for row, text in enumerate(body["responses"]) if "bad" in text), None)
+        return scored(body) if bad is None else error(422, f"Text {bad}: too long", row=bad)
+
+    info = (200, {"limits": {"max_texts": 3, "max_body": 10_000}})
+    client, servers = one(lambda body: refusing(body) if body else info)
+    found = client.score("p", ["a", "bad", "abc", "bad", "bad"], on_error="nan")
+    assert [error is None for error in found.errors] == [True, False, True, False, False]
+    assert found.reward.isnan().tolist() == found.interval[:, 1].isnan().tolist() == [False, True, False, True, True]
+    assert found.reward[0] == 1 and found.reward[2] == 3 and "row 4 of all" in found.errors[4]
+    assert [path for _, path, _ in servers.asked].count("/v1/score") == 4
+    with pytest.raises(ConfigError, match="on_error"):
+        client.score(["p"], ["r"], on_error="skip")

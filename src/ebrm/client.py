@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 import json
 import random
 import time
@@ -16,10 +17,13 @@ import httpx
 from ebrm.errors import ConfigError, ServerError, TextError
 
 if TYPE_CHECKING:
-    from ebrm.backbone import Prompt
+    from torch import Tensor
+
+    from ebrm.backbone import OnError, Prompt
     from ebrm.model import Ranked, RefinedReward
 
 T = TypeVar("T")
+M = TypeVar("M", bound=Callable[..., Any])
 P = ParamSpec("P")
 
 #: Statuses after which the same request may succeed: the server's own 503, and a balancer's for a server that is down.
@@ -48,7 +52,7 @@ class Send:
     body: bytes | None = None
 
 
-#: What came of a request: the response, or the error of the connection; None after a pause.
+#: The outcome of a step: the response, or the error of the connection; None after a pause.
 Answer = httpx.Response | httpx.TransportError | None
 #: A call as a coroutine of steps: it yields a request to be sent, or seconds to sleep, and is sent the answer.
 Steps = Generator[Send | float, Answer, T]
@@ -69,34 +73,33 @@ class Requests:
         if tries < 1:
             raise ConfigError(f"tries is {tries}; it must be 1 or more.")
         self._tries, self._turn = tries, 0
-        self._limits: Mapping[str, float] | None = None
+        self._info: dict[str, Any] | None = None
 
-    def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Steps[RefinedReward]:
-        """Refined rewards of responses, one prompt each; a list over the server's limits goes in several requests.
+    def score(
+        self, prompts: Prompt | Sequence[Prompt], responses: str | Sequence[str], *, on_error: OnError = "raise"
+    ) -> Steps[RefinedReward]:
+        """Refined rewards of responses [n]; a list over the server's limits goes in several requests.
 
         Args:
-            prompts: a string (one user turn) or a list of {"role", "content"} messages ending in a user turn, each.
-            responses: the assistant's answers.
+            prompts: one prompt, or one for each response. A prompt is a string (one user turn) or a list of {"role",
+                "content"} messages ending in a user turn.
+            responses: the assistant's answers; a single string is one row.
+            on_error: a row that the reward model cannot read: "raise" an error, or "nan": a row of NaN with the reason
+                in `errors`.
 
         Raises:
-            RefusedText (a TextError): a text that the reward model cannot read; `row` is its index.
+            TextError: lists that do not match; with "raise", as RefusedText, a text that the reward model cannot read.
             ServerError: no answer after all tries, or a server that refuses.
         """
-        if len(prompts) != len(responses):
-            raise TextError(f"There are {len(prompts)} prompts but {len(responses)} responses; give one each.")
-        texts = [_dumps([_plain(prompt), response]) for prompt, response in zip(prompts, responses, strict=True)]
-        rows: list[dict[str, Any]] = []
-        for part in (yield from self._parts([len(text) for text in texts])):
-            body = {
-                "prompts": [_plain(prompt) for prompt in prompts[part.start : part.stop]],
-                "responses": list(responses[part.start : part.stop]),
-            }
-            answer = yield from self._ask("POST", "/v1/score", body, part.start)
-            results = answer.get("results")
-            if not isinstance(results, list) or len(results) != len(part):
-                raise ServerError(f"A server gave {_count(results)} for {len(part)} texts. Is it `ebrm serve`?")
-            rows += results
-        return _refined(rows)
+        from ebrm.backbone import pair_texts
+
+        pairs = pair_texts(prompts, responses)
+        columns = {"prompts": [_plain(prompt) for prompt, _ in pairs], "responses": [response for _, response in pairs]}
+        return (yield from self._score(columns, on_error))
+
+    def score_rendered(self, texts: str | Sequence[str], *, on_error: OnError = "raise") -> Steps[RefinedReward]:
+        """As `score`, of conversations that already went through the RM's chat template, one text each."""
+        return (yield from self._score({"rendered": [texts] if isinstance(texts, str) else list(texts)}, on_error))
 
     def rank(self, prompt: Prompt, responses: Sequence[str]) -> Steps[list[Ranked]]:
         """The responses to one prompt, best refined reward first; errors as `score`."""
@@ -113,22 +116,13 @@ class Requests:
         except (KeyError, TypeError, IndexError) as error:
             raise ServerError(f"A server gave no ranking ({error!r}). Is it `ebrm serve`?") from error
 
-    def get_reward(self, queries: Sequence[str]) -> Steps[dict[str, Any]]:
-        """Rewards of whole texts that went through the reward model's chat template, in one request.
-
-        Returns:
-            `rewards` [n], `scores` [n] between 0 and 1, and `extra_logs` with `base_reward` and `std` [n].
-
-        Raises:
-            RefusedText, ServerError: as `score`.
-        """
-        answer = yield from self._ask("POST", "/get_reward", {"query": list(queries)})
-        if _count(answer.get("rewards")) != _count(list(queries)):
-            raise ServerError(f"A server gave {_count(answer.get('rewards'))} for {len(queries)} texts.")
-        return answer
+    def to_score(self, reward: Tensor) -> Steps[Tensor]:
+        """Rewards as numbers between 0 and 1, as `EnergyRewardModel.to_score`."""
+        units = (yield from self._served_info())["units"]
+        return ((reward - units["mean"]) / units["std"]).sigmoid()
 
     def info(self) -> Steps[dict[str, Any]]:
-        """What is served: model, reward model, units, limits."""
+        """The server's description: model, reward model, units, limits."""
         return (yield from self._ask("GET", "/info"))
 
     def wait_until_ready(self, seconds: float = 600.0) -> Steps[None]:
@@ -161,17 +155,50 @@ class Requests:
                 "servers of one."
             )
 
+    def _served_info(self) -> Steps[dict[str, Any]]:
+        """`info`, requested once."""
+        if self._info is None:
+            self._info = yield from self.info()
+        return self._info
+
+    def _score(self, columns: Mapping[str, list[Any]], on_error: OnError) -> Steps[RefinedReward]:
+        """Rewards of rows, given as the columns of a request."""
+        if on_error not in ("raise", "nan"):
+            raise ConfigError(f"`on_error` is {on_error!r}; it must be one of raise, nan.")
+        sizes = [len(_dumps(row)) for row in zip(*columns.values(), strict=True)]
+        results: list[Mapping[str, Any] | None] = [None] * len(sizes)
+        errors: list[str | None] = [None] * len(sizes)
+        for part in (yield from self._parts(sizes)):
+            rows = list(part)
+            while rows:
+                body = {name: [column[row] for row in rows] for name, column in columns.items()}
+                try:
+                    answer = yield from self._ask("POST", "/v1/score", body, rows)
+                except RefusedText as refused:  # the first that cannot be read; the others are sent again
+                    if on_error == "raise":
+                        raise
+                    rows.remove(refused.row)
+                    errors[refused.row] = str(refused)
+                    continue
+                found = answer.get("results")
+                if not isinstance(found, list) or len(found) != len(rows):
+                    count = f"{len(found)} results" if isinstance(found, list) else "no results"
+                    raise ServerError(f"A server gave {count} for {len(rows)} texts. Is it `ebrm serve`?")
+                for row, result in zip(rows, found, strict=True):
+                    results[row] = result
+                break
+        return _refined(results, errors)
+
     def _parts(self, sizes: Sequence[int]) -> Steps[list[range]]:
         """Rows in parts that a server takes in a request; `sizes` in bytes."""
         if len(sizes) < 2:
             return [range(len(sizes))] if sizes else []
-        if self._limits is None:
-            self._limits = (yield from self.info()).get("limits") or {}
-        texts, body = int(self._limits.get("max_texts", 1)), int(self._limits.get("max_body", 2**20)) - 100
+        limits = (yield from self._served_info()).get("limits") or {}
+        texts, body = int(limits.get("max_texts", 1)), int(limits.get("max_body", 2**20)) - 100
         return list(_split(sizes, texts, body))
 
-    def _ask(self, method: str, path: str, body: Any = None, first: int = 0) -> Steps[dict[str, Any]]:
-        """The content of one answer, after retries; `first` is the row of the request's first text."""
+    def _ask(self, method: str, path: str, body: Any = None, rows: Sequence[int] = ()) -> Steps[dict[str, Any]]:
+        """The content of one answer, after retries; `rows` are those of the request's texts among the texts given."""
         sent = None if body is None else _dumps(body)
         started, reasons = time.monotonic(), []
         for attempt in range(self._tries):
@@ -179,7 +206,7 @@ class Requests:
             self._turn += 1
             answer = yield Send(method, url + path, sent)
             if isinstance(answer, httpx.Response) and answer.status_code not in _RETRIED:
-                return _final(url, answer, first)
+                return _final(url, answer, rows)
             reasons.append(f"{url}: {_reason(answer)}")
             # No pause while there are other servers to try.
             if attempt + 1 < self._tries and (attempt + 1) % len(self._urls) == 0:
@@ -192,10 +219,18 @@ class Requests:
         )
 
 
+def _documented(method: M, call: Callable[..., Any]) -> M:
+    """A method with the name, documentation and signature of its call, whose result it returns."""
+    functools.update_wrapper(method, call)
+    signature = inspect.signature(call)
+    returned = str(signature.return_annotation).removeprefix("Steps[").removesuffix("]")
+    method.__signature__ = signature.replace(return_annotation=returned)  # type: ignore[attr-defined]
+    return method
+
+
 def _blocking(call: Callable[Concatenate[Any, P], Steps[T]]) -> Callable[Concatenate[Client, P], T]:
     """A call of :class:`Requests`, sent by blocking input and output."""
 
-    @functools.wraps(call)
     def method(self: Client, *args: P.args, **kwargs: P.kwargs) -> T:
         steps, answer = call(self._requests, *args, **kwargs), None
         while True:
@@ -205,13 +240,12 @@ def _blocking(call: Callable[Concatenate[Any, P], Steps[T]]) -> Callable[Concate
                 return end.value
             answer = self._perform(step)
 
-    return method
+    return _documented(method, call)
 
 
 def _awaited(call: Callable[Concatenate[Any, P], Steps[T]]) -> Callable[Concatenate[AsyncClient, P], Awaitable[T]]:
     """A call of :class:`Requests`, sent from an event loop."""
 
-    @functools.wraps(call)
     async def method(self: AsyncClient, *args: P.args, **kwargs: P.kwargs) -> T:
         steps, answer = call(self._requests, *args, **kwargs), None
         while True:
@@ -221,14 +255,14 @@ def _awaited(call: Callable[Concatenate[Any, P], Steps[T]]) -> Callable[Concaten
                 return end.value
             answer = await self._perform(step)
 
-    return method
+    return _documented(method, call)
 
 
 class Client:
     """A client of one server of `ebrm serve`, or of several that serve the same model.
 
-    Several servers take turns; one that is busy or down is passed over. `score` and `rank` return what the same methods
-    of `EnergyRewardModel` return, so a client can stand in for a model. Safe to use from several threads.
+    Several servers take turns; one that is busy or down is passed over. `score`, `score_rendered`, `rank` and
+    `to_score` are those of `EnergyRewardModel`, so a client can stand in for a model. Safe for several threads.
 
     Args:
         url: `http://127.0.0.1:8080`, or several such.
@@ -256,8 +290,9 @@ class Client:
         )
 
     score = _blocking(Requests.score)
+    score_rendered = _blocking(Requests.score_rendered)
     rank = _blocking(Requests.rank)
-    get_reward = _blocking(Requests.get_reward)
+    to_score = _blocking(Requests.to_score)
     info = _blocking(Requests.info)
     wait_until_ready = _blocking(Requests.wait_until_ready)
 
@@ -298,8 +333,9 @@ class AsyncClient:
         )
 
     score = _awaited(Requests.score)
+    score_rendered = _awaited(Requests.score_rendered)
     rank = _awaited(Requests.rank)
-    get_reward = _awaited(Requests.get_reward)
+    to_score = _awaited(Requests.to_score)
     info = _awaited(Requests.info)
     wait_until_ready = _awaited(Requests.wait_until_ready)
 
@@ -331,16 +367,16 @@ def _timeout(seconds: float) -> httpx.Timeout:
     return httpx.Timeout(seconds, connect=min(10.0, seconds))
 
 
-def _final(url: str, answer: httpx.Response, first: int) -> dict[str, Any]:
+def _final(url: str, answer: httpx.Response, rows: Sequence[int]) -> dict[str, Any]:
     """The content of an answer that no retry would change."""
     content = _content(answer)
     if answer.status_code == 200 and content:
         return content
     reason, fault = _reason(answer), content.get("error")
     row = fault.get("row") if isinstance(fault, dict) else None
-    if answer.status_code == 422 and isinstance(row, int):
-        at = f" (row {first + row} of all)" if first else ""
-        raise RefusedText(first + row, f"{reason}{at}")
+    if answer.status_code == 422 and isinstance(row, int) and row >= 0 and (not rows or row < len(rows)):
+        at = rows[row] if rows else row
+        raise RefusedText(at, reason if at == row else f"{reason} (row {at} of all)")
     advice = {401: " Give the client the server's token (token=…).", 404: " Is it `ebrm serve`?"}
     raise ServerError(f"{url} refuses: {reason}{advice.get(answer.status_code, '')}")
 
@@ -382,20 +418,20 @@ def _split(sizes: Sequence[int], texts: int, size: int) -> Iterator[range]:
     yield range(start, len(sizes))
 
 
-def _refined(rows: Sequence[Mapping[str, Any]]) -> RefinedReward:
+def _refined(results: Sequence[Mapping[str, Any] | None], errors: Sequence[str | None]) -> RefinedReward:
     import torch
 
     from ebrm.model import RefinedReward
 
-    names = ("reward", "base_reward", "std", "log_density", "delta")
+    names, nan = ("reward", "base_reward", "std", "log_density", "delta"), float("nan")
+    nothing = {**dict.fromkeys(names, nan), "interval": (nan, nan)}
+    rows = [nothing if result is None else result for result in results]
     try:
-        columns: dict[str, Any] = {
-            name: torch.tensor([row[name] for row in rows], dtype=torch.float32) for name in names
-        }
+        columns = {name: torch.tensor([row[name] for row in rows], dtype=torch.float32) for name in names}
         interval = torch.tensor([row["interval"] for row in rows], dtype=torch.float32).reshape(len(rows), 2)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ServerError(f"A server's answer holds no rewards ({error!r}). Is it `ebrm serve`?") from error
-    return RefinedReward(**(columns | {"interval": interval}))
+    return RefinedReward(interval=interval, errors=tuple(errors), **columns)
 
 
 def _plain(prompt: Prompt) -> Any:
@@ -407,7 +443,3 @@ def _plain(prompt: Prompt) -> Any:
 def _dumps(value: Any) -> bytes:
     # In ASCII: lone surrogates have no UTF-8 form, and the server reads them as `ebrm score` does.
     return json.dumps(value).encode("ascii")
-
-
-def _count(results: Any) -> str:
-    return f"{len(results)} results" if isinstance(results, list) else "no results"

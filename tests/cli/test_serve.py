@@ -41,7 +41,7 @@ def test_machines_are_told_the_url(model, served):
 def test_mistakes_are_one_paragraph(model, tmp_path, served):
     refused(ebrm("serve", tmp_path / "nothing"), "nothing")
     refused(ebrm("serve", model, "--port", 99999), "port", "0 to 65535")
-    refused(ebrm("serve", model, "--queue", 3), "queue is 3 texts")
+    refused(ebrm("serve", model, "--queue", 3), "`--queue` is 3 texts")
     assert not served
 
 

@@ -7,6 +7,8 @@ import pytest
 from tests.made import features, model, pairs, rm
 from tests.serve.live import serving
 
+from ebrm.client import Client
+from ebrm.integrations import scorer
 from ebrm.model import EnergyRewardModel
 
 __all__ = ["features", "model", "pairs", "rm"]
@@ -21,3 +23,13 @@ def refined(model: Path) -> EnergyRewardModel:
 def server(model: Path) -> Iterator[str]:
     with serving(EnergyRewardModel.from_pretrained(model), token="secret") as live:
         yield live.url
+
+
+@pytest.fixture
+def no_shared_scorers() -> Iterator[None]:
+    """Scorers opened by environment variables in a test are closed after it."""
+    yield
+    for opened in scorer._shared.values():
+        if isinstance(opened, Client):
+            opened.close()
+    scorer._shared.clear()

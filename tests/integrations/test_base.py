@@ -44,19 +44,14 @@ def test_value_heads_are_built_again(tmp_path: Path) -> None:
     torch.testing.assert_close(built.eval()(ids, mask), backbone.model(ids, mask))
 
 
-def test_several_maps_keep_their_relu() -> None:
+def test_several_maps_keep_their_relu_and_unknown_modules_are_not_described() -> None:
     head = nn.Sequential(nn.Linear(32, 8), nn.ReLU(), nn.Linear(8, 1, bias=False))
     model = ValueHeadModel(build_model("llama", "base"), head)
     description = describe_base(model, "head.2")
     assert description is not None and description["maps"] == [[32, 8, True], [8, 1, False]]
     assert str(build_base(description).head) == str(head)
-
-
-def test_a_model_of_its_own_kind_is_not_described() -> None:
-    assert describe_base(nn.Linear(2, 1), "") is None
-    model = build_model("llama")
     model.extra = nn.Linear(2, 2)
-    assert describe_base(model, "score") is None
+    assert describe_base(model, "head.2") is None and describe_base(nn.Linear(2, 1), "") is None
 
 
 def test_a_description_says_nothing_of_where_the_model_was(tmp_path: Path) -> None:
@@ -68,6 +63,7 @@ def test_a_description_says_nothing_of_where_the_model_was(tmp_path: Path) -> No
     ("options", "changes"),
     [
         ({}, {"device": "cpu"}),
+        ({"trust_remote_code": True}, {"device": "cpu", "trust_remote_code": True}),
         ({"revision": "main", "token": None, "num_labels": 1, "low_cpu_mem_usage": True}, {"device": "cpu"}),
         ({"dtype": torch.bfloat16, "device_map": 1}, {"device": "cuda:1", "dtype": "bfloat16"}),
         ({"torch_dtype": "auto", "device_map": {"": torch.device("cpu")}}, {"device": "cpu", "dtype": "auto"}),
@@ -76,10 +72,6 @@ def test_a_description_says_nothing_of_where_the_model_was(tmp_path: Path) -> No
 )
 def test_options_become_settings(options: dict[str, Any], changes: dict[str, Any]) -> None:
     assert backbone_changes(options) == {"trust_remote_code": False} | changes
-
-
-def test_code_is_run_only_when_asked() -> None:
-    assert backbone_changes({"trust_remote_code": True})["trust_remote_code"] is True
 
 
 @pytest.mark.parametrize("options", [{"load_in_8bit": True}, {"device_map": {"a": 0, "b": 1}}])

@@ -1,11 +1,10 @@
-"""OpenRLHF 0.11.2's own client where that package is installed, and one written from it where it is not."""
+"""OpenRLHF 0.11.2's own client where that package is installed, and a stand-in for it where it is not."""
 
 from __future__ import annotations
 
 import asyncio
 import importlib.util
 import logging
-from collections.abc import Iterator
 from itertools import cycle
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +17,6 @@ from tests.integrations.policies import TEMPLATE
 from tests.serve.live import serving
 from tests.tiny import byte_tokenizer
 
-from ebrm.client import Client
 from ebrm.errors import ConfigError, ServerError, TextError
 from ebrm.integrations import openrlhf
 from ebrm.model import EnergyRewardModel
@@ -30,8 +28,8 @@ RESPONSES = ["Yes", "", "ok ok ok", "nein"]
 ENDS = ["<|end|>", "<|end|>\n", "</s>", ""]  # how a policy ends: its end of turn, or its limit
 
 
-class WrittenExecutor:
-    """What OpenRLHF 0.11.2's `SingleTurnAgentExecutor` does with rewards."""
+class StandInExecutor:
+    """OpenRLHF 0.11.2's `SingleTurnAgentExecutor`, as far as it is about rewards."""
 
     def __init__(self, endpoints: list[str]) -> None:
         self.endpoints, self.turn, self.reward_func = endpoints, cycle(endpoints), None
@@ -74,17 +72,9 @@ class Engine:
         return SimpleNamespace(outputs=[SimpleNamespace(token_ids=written, finish_reason="stop", logprobs=None)])
 
 
-def forget(function: Any) -> None:
-    """Make a reward function read the environment anew, and close what it opened."""
-    opened = function.__globals__["_open"]
-    if opened.cache_info().currsize and isinstance(client := opened()[1].args[0], Client):
-        client.close()
-    opened.cache_clear()
-
-
 def run(kind: str, endpoints: list[str]) -> list[dict[str, Any]]:
     """Roll out all prompts at once, as OpenRLHF does."""
-    made: Any = WrittenExecutor
+    made: Any = StandInExecutor
     if kind == "real":
         made = pytest.importorskip("openrlhf.utils.agent", reason="OpenRLHF is not installed").SingleTurnAgentExecutor
     executor = made(endpoints)
@@ -98,10 +88,7 @@ def run(kind: str, endpoints: list[str]) -> list[dict[str, Any]]:
     async def together() -> list[dict[str, Any]]:
         return await asyncio.gather(*(one(prompt) for prompt in PROMPTS))
 
-    found = asyncio.run(together())
-    if executor.reward_func is not None:
-        forget(executor.reward_func)
-    return found
+    return asyncio.run(together())
 
 
 def check(found: list[dict[str, Any]], model: EnergyRewardModel) -> None:
@@ -120,14 +107,12 @@ def check(found: list[dict[str, Any]], model: EnergyRewardModel) -> None:
 
 
 @pytest.fixture(autouse=True)
-def nothing_set(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def nothing_set(monkeypatch: pytest.MonkeyPatch, no_shared_scorers: None) -> None:
     for name in ("MODEL", "SERVER", "TOKEN", "PESSIMISM", "UNUSABLE_REWARD"):
         monkeypatch.delenv(f"EBRM_{name}", raising=False)
-    yield
-    forget(openrlhf.reward_func)
 
 
-@pytest.mark.parametrize("kind", ["written", "real"])
+@pytest.mark.parametrize("kind", ["stand-in", "real"])
 class TestTheClient:
     def test_with_the_file_and_a_model(
         self, kind: str, refined: EnergyRewardModel, model: Path, monkeypatch: pytest.MonkeyPatch
@@ -155,7 +140,7 @@ class TestTheClient:
         with caplog.at_level(logging.ERROR):
             found = run(kind, [FILE])
         assert [one["reward"] is None for one in found] == [True, False, False, False]
-        assert "No reward: The text has" in caplog.text
+        assert "No reward: Text 0: The text has" in caplog.text
         monkeypatch.setenv("EBRM_UNUSABLE_REWARD", "-9")
         (first, second, *_) = run(kind, [FILE])
         assert float(first["reward"]) == -9 and float(first["scores"]) == 0 and float(second["reward"]) != -9
@@ -165,17 +150,16 @@ class TestTheClient:
 class TestTheFunction:
     QUERY = "<s><|start|>user\nHi<|end|>\n<|start|>assistant\nYes<|end|>\n"
 
-    def test_pessimism(self, refined: EnergyRewardModel, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_pessimism_and_no_queries(
+        self, refined: EnergyRewardModel, model: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("EBRM_MODEL", str(model))
         monkeypatch.setenv("EBRM_PESSIMISM", "2")
         found = openrlhf.reward_func([self.QUERY], ["Hi"], [None])
         want = refined.score(["Hi"], ["Yes"])
         torch.testing.assert_close(found["rewards"], want.reward - 2 * want.std, rtol=0.0, atol=1e-5)
-
-    def test_no_queries(self, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("EBRM_MODEL", str(model))
-        found = openrlhf.reward_func([], [], [])
-        assert [len(found["rewards"]), len(found["scores"]), len(found["extra_logs"]["std"])] == [0, 0, 0]
+        nothing = openrlhf.reward_func([], [], [])
+        assert [len(nothing["rewards"]), len(nothing["scores"]), len(nothing["extra_logs"]["std"])] == [0, 0, 0]
 
     def test_several_queries_and_one_that_a_server_refuses(self, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("EBRM_SERVER", server)
@@ -184,7 +168,6 @@ class TestTheFunction:
         with pytest.raises(TextError, match="the limit is 128"):
             openrlhf.reward_func(queries, ["Hi"] * 2, [None] * 2)
         monkeypatch.setenv("EBRM_UNUSABLE_REWARD", "-9")
-        forget(openrlhf.reward_func)
         found = openrlhf.reward_func(queries, ["Hi"] * 2, [None] * 2)
         assert found["rewards"][1] == -9 and found["rewards"][0] != -9
 
@@ -201,18 +184,3 @@ class TestTheFunction:
             "No reward: ",
             "No reward: ",
         ]
-
-    def test_a_model_is_loaded_once_for_all_threads(self, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("EBRM_MODEL", str(model))
-        loaded = []
-        load = EnergyRewardModel.from_pretrained
-        monkeypatch.setattr(
-            openrlhf.EnergyRewardModel, "from_pretrained", lambda *a, **k: loaded.append(a) or load(*a, **k)
-        )
-
-        async def several() -> None:
-            calls = (asyncio.to_thread(openrlhf.reward_func, [self.QUERY], ["Hi"], [None]) for _ in range(4))
-            await asyncio.gather(*calls)
-
-        asyncio.run(several())
-        assert len(loaded) == 1

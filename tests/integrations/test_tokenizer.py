@@ -80,5 +80,5 @@ def test_a_tokenizer_that_cannot_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     tokenizer = byte_tokenizer()
     rule = make_text_rule(tokenizer, TextConfig(max_length=500, bos="strip"), None)
     monkeypatch.setattr("ebrm.integrations.tokenizer.write_template", lambda rule, tokenizer: rule.template)
-    with pytest.raises(ModelError, match=r"cannot write texts .* of turns user → assistant it makes \[0, .* expected"):
+    with pytest.raises(ModelError, match=r"cannot render texts .* of turns user → assistant it makes \[0, .* expected"):
         make_tokenizer(rule, tokenizer)

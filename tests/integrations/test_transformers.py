@@ -104,63 +104,53 @@ def test_half_precision_leaves_the_energy_as_it_is(root: Path) -> None:
 
 
 class TestRefused:
-    def test_a_long_text_as_the_energy_model_refuses_it(self, llama: EBRMForSequenceClassification) -> None:
+    def test_a_long_text_as_the_energy_model_refuses_it(self, root: Path, llama: EBRMForSequenceClassification) -> None:
         with pytest.raises(TextError):
             llama.energy.score(["Hi", LONG], ["there", "x"])
         tokenizer = make_tokenizer(llama.energy.backbone.text_rule, llama.energy.backbone.tokenizer)
-        with pytest.raises(
-            TextTooLongError, match=r"1 of 2 texts are too long, first row 1: it has \d+ .*limit is 128"
-        ):
+        with pytest.raises(TextTooLongError, match=r"1 of 2 texts are too long, first row 1: it has \d+ .* is 128"):
             llama(**as_trl(tokenizer, ["Hi", LONG], ["there", "x"]))
-
-    def test_a_text_longer_than_the_text_rule_allows(self, root: Path) -> None:
         model = EBRMForSequenceClassification.wrap(fitted(root, "llama", max_length=100))
         assert model(torch.full((1, 100), 7)).logits.shape == (1, 1)
         with pytest.raises(TextTooLongError, match="it has 101 tokens, and the limit is 100"):
             model(torch.full((1, 101), 7))
+
+    @pytest.mark.parametrize(
+        ("ids", "more", "kind", "said"),
+        [
+            (None, {}, ModelError, "input_ids is nothing"),
+            ([7, 8], {}, ModelError, r"input_ids is a tensor of shape \[2\]"),
+            ([[7, 8]], {"attention_mask": [[1]]}, ModelError, r"attention_mask has the shape \[1, 1\]"),
+            ([[7, 8], [7, 8]], {"attention_mask": [[1, 1], [0, 0]]}, BackboneError, "Row 1 has no tokens"),
+            ([[7, 9999]], {}, BackboneError, "Row 0 holds the token id 9999"),
+            ([[7, 8]], {"token_type_ids": [[1, 1]]}, ModelError, "token_type_ids are not all 0"),
+            *(
+                ([[7, 8]], {name: [[1, 1]]}, ModelError, f"{name} cannot be used")
+                for name in ("labels", "inputs_embeds", "position_ids", "output_hidden_states")
+            ),
+        ],
+    )
+    def test_inputs_that_cannot_be_used(
+        self, llama: EBRMForSequenceClassification, ids: Any, more: dict[str, Any], kind: type, said: str
+    ) -> None:
+        given = {name: torch.tensor(value) for name, value in more.items()}
+        with pytest.raises(kind, match=said):
+            llama(None if ids is None else torch.tensor(ids), **given)
 
     def test_padding_that_nothing_tells_from_text(self, llama: EBRMForSequenceClassification) -> None:
         pad = llama.config.pad_token_id
         for ids in ([[7, 8, 9], [7, pad, pad]], [[7, 8, 9], [pad, pad, 7]]):
             with pytest.raises(ModelError, match=f"begin or end in the padding token {pad}.*attention_mask"):
                 llama(torch.tensor(ids))
-        assert llama(torch.tensor([[7, pad]])).logits.shape == (1, 1)
+        zeros = torch.zeros(1, 2, dtype=torch.int64)
+        assert llama(torch.tensor([[7, pad]]), token_type_ids=zeros, use_cache=True).logits.shape == (1, 1)
 
-    def test_rows_that_are_all_padding(self, llama: EBRMForSequenceClassification) -> None:
-        with pytest.raises(BackboneError, match="Row 1 has no tokens"):
-            llama(torch.tensor([[7, 8], [7, 8]]), torch.tensor([[1, 1], [0, 0]]))
-
-    def test_unknown_tokens(self, llama: EBRMForSequenceClassification) -> None:
-        with pytest.raises(BackboneError, match="Row 0 holds the token id 9999"):
-            llama(torch.tensor([[7, 9999]]))
-
-    @pytest.mark.parametrize("name", ["labels", "inputs_embeds", "position_ids", "output_hidden_states"])
-    def test_what_it_does_not_do(self, llama: EBRMForSequenceClassification, name: str) -> None:
-        with pytest.raises(ModelError, match=f"{name} cannot be used"):
-            llama(torch.tensor([[7, 8]]), **{name: torch.tensor([[1, 1]])})
-
-    def test_shapes(self, llama: EBRMForSequenceClassification) -> None:
-        with pytest.raises(ModelError, match="input_ids is nothing"):
-            llama()
-        with pytest.raises(ModelError, match=r"input_ids is a tensor of shape \[2\]"):
-            llama(torch.tensor([7, 8]))
-        with pytest.raises(ModelError, match=r"attention_mask has the shape \[1, 1\]"):
-            llama(torch.tensor([[7, 8]]), torch.tensor([[1]]))
-
-    def test_two_segments(self, llama: EBRMForSequenceClassification) -> None:
-        ids = torch.tensor([[7, 8]])
-        assert llama(ids, token_type_ids=torch.zeros_like(ids), use_cache=True).logits.shape == (1, 1)
-        with pytest.raises(ModelError, match="token_type_ids are not all 0"):
-            llama(ids, token_type_ids=torch.ones_like(ids))
-
-    def test_a_configuration_alone_has_no_energy(self, llama: EBRMForSequenceClassification) -> None:
+    def test_a_configuration_alone_and_a_model_of_imported_features(self, llama: EBRMForSequenceClassification) -> None:
         with pytest.raises(ModelError, match="built from a configuration alone"):
             EBRMForSequenceClassification(llama.config)(torch.tensor([[7]]))
         values = {**llama.config.to_dict(), "base": None}
         with pytest.raises(ModelError, match="refers to a base RM by name"):
             EBRMForSequenceClassification(EBRMConfig(**values))
-
-    def test_a_model_of_imported_features(self) -> None:
         model = fit(linear_features(60), head=QUICK).model
         with pytest.raises(ModelError, match="features made elsewhere"):
             EBRMForSequenceClassification.wrap(model)

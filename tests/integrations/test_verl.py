@@ -1,4 +1,4 @@
-"""verl 0.9.1's own registry, base class and batches where verl is installed, and ones written from them where not."""
+"""verl 0.9.1's own registry, base class and batches where verl is installed, and stand-ins for them where not."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ TALKS = [
 RESPONSES = ["Yes", "ok ok", ""]
 
 
-class WrittenBase:
-    """What verl 0.9.1's `RewardManagerBase` does when it is made."""
+class StandInBase:
+    """verl 0.9.1's `RewardManagerBase`."""
 
     def __init__(self, config: Any, tokenizer: Any, compute_score: Any) -> None:
         self.config, self.tokenizer, self.compute_score = config, tokenizer, compute_score
 
 
-class WrittenBatch:
-    """What a manager uses of verl's `DataProto`."""
+class StandInBatch:
+    """The part of verl's `DataProto` that a manager uses."""
 
     def __init__(self, tensors: dict[str, torch.Tensor], others: dict[str, np.ndarray]) -> None:
         self.tensors, self.others = tensors, others
@@ -51,11 +51,11 @@ class WrittenBatch:
         tensors = {name: column[at] for name, column in self.tensors.items()}
         others = {name: column[at] for name, column in self.others.items()}
         if isinstance(at, slice):
-            return WrittenBatch(tensors, others)
+            return StandInBatch(tensors, others)
         return SimpleNamespace(batch=tensors, non_tensor_batch=others)
 
 
-def written_verl(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def stand_in_verl(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Put modules named as verl's in their place; gives the registry."""
     registry: dict[str, Any] = {}
 
@@ -71,7 +71,7 @@ def written_verl(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     parts = path.split(".")
     contents: dict[str, dict[str, Any]] = {".".join(parts[:i]): {} for i in range(1, len(parts))}
     contents[path] = {"register": register}
-    contents[f"{path}.base"] = {"RewardManagerBase": WrittenBase}
+    contents[f"{path}.base"] = {"RewardManagerBase": StandInBase}
     contents[f"{path}.registry"] = {"REWARD_MANAGER": registry}
     for name, values in contents.items():
         module = ModuleType(name)
@@ -88,7 +88,7 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(params=["written", "real"])
+@pytest.fixture(params=["stand-in", "real"])
 def verl(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Our module, imported anew, with `make` (a batch) and `registry` beside it."""
     if request.param == "real":
@@ -97,17 +97,15 @@ def verl(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
         registry, make = manager.registry.REWARD_MANAGER, sys.modules["verl"].DataProto.from_dict
         registry.pop("ebrm", None)
     else:
-        registry, make = written_verl(monkeypatch), WrittenBatch
+        registry, make = stand_in_verl(monkeypatch), StandInBatch
     monkeypatch.delitem(sys.modules, "ebrm.integrations.verl", raising=False)
     module = importlib.import_module("ebrm.integrations.verl")
     yield SimpleNamespace(ours=module, registry=registry, make=make, kind=request.param)
-    if module._open.cache_info().currsize:
-        module._open()[1].close()
     sys.modules.pop("ebrm.integrations.verl", None)
 
 
 @pytest.fixture(autouse=True)
-def environment(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def environment(server: str, monkeypatch: pytest.MonkeyPatch, no_shared_scorers: None) -> None:
     for name in ("MODEL", "PESSIMISM", "UNUSABLE_REWARD"):
         monkeypatch.delenv(f"EBRM_{name}", raising=False)
     monkeypatch.setenv("EBRM_SERVER", server)
@@ -116,27 +114,25 @@ def environment(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def batch(make: Any, talks: list[Any], responses: list[str], end: str = "<|end|></s>") -> Any:
     """A batch as verl's agent loop makes it: prompts padded on the left, responses on the right."""
-    asked = [
-        POLICY(POLICY.apply_chat_template(talk, tokenize=False, add_generation_prompt=True), add_special_tokens=False)[
-            "input_ids"
-        ]
-        for talk in talks
-    ]
-    said = [POLICY(response + end, add_special_tokens=False)["input_ids"] for response in responses]
+
+    def ids(text: str) -> list[int]:
+        return POLICY(text, add_special_tokens=False)["input_ids"]
+
+    def padded(rows: list[list[int]], width: int, left: bool) -> torch.Tensor:
+        pads = [[0] * (width - len(row)) for row in rows]
+        return torch.tensor([pad + row if left else row + pad for pad, row in zip(pads, rows, strict=True)])
+
+    asked = [ids(POLICY.apply_chat_template(talk, tokenize=False, add_generation_prompt=True)) for talk in talks]
+    said = [ids(response + end) for response in responses]
     width, length = max(map(len, asked)), max(map(len, said)) + 2
-    left = [[0] * (width - len(ids)) for ids in asked]
-    right = [[0] * (length - len(ids)) for ids in said]
+    marks = [padded([[1] * len(row) for row in rows], size, left)
+             for rows, size, left in ((asked, width, True), (said, length, False))]  # fmt: skip
     raw = np.empty(len(talks), dtype=object)
     raw[:] = talks
     tensors = {
-        "prompts": torch.tensor([pad + ids for pad, ids in zip(left, asked, strict=True)]),
-        "responses": torch.tensor([ids + pad for pad, ids in zip(right, said, strict=True)]),
-        "attention_mask": torch.tensor(
-            [
-                [0] * len(before) + [1] * (len(prompt) + len(answer)) + [0] * len(after)
-                for before, prompt, answer, after in zip(left, asked, said, right, strict=True)
-            ]
-        ),
+        "prompts": padded(asked, width, True),
+        "responses": padded(said, length, False),
+        "attention_mask": torch.cat(marks, dim=1),
     }
     return make(tensors, {"raw_prompt": raw})
 
@@ -181,8 +177,6 @@ def test_a_text_that_cannot_be_scored(verl: Any, monkeypatch: pytest.MonkeyPatch
     data = batch(verl.make, TALKS[:1], ["no " * 100])
     with pytest.raises(TextError, match="the limit is 128"):
         asyncio.run(manager(verl).run_single(data))
-    verl.ours._open()[1].close()
-    verl.ours._open.cache_clear()
     monkeypatch.setenv("EBRM_UNUSABLE_REWARD", "-9")
     found = asyncio.run(manager(verl).run_single(data))
     assert found["reward_score"] == -9 and found["reward_extra_info"]["unusable"] == 1
@@ -192,15 +186,11 @@ def test_mistakes(verl: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     data = verl.make({"responses": torch.ones(1, 2), "attention_mask": torch.ones(1, 4)}, {"uid": np.array(["a"])})
     with pytest.raises(ConfigError, match=r"no raw_prompt \(it has uid\)"):
         asyncio.run(manager(verl).run_single(data))
-    verl.ours._open()[1].close()
-    verl.ours._open.cache_clear()
     monkeypatch.setenv("EBRM_TOKEN", "wrong")
     with pytest.raises(ServerError, match="401"):
         asyncio.run(manager(verl).run_single(batch(verl.make, TALKS[:1], ["Yes"])))
-    verl.ours._open()[1].close()
-    verl.ours._open.cache_clear()
     monkeypatch.delenv("EBRM_SERVER")
-    with pytest.raises(ConfigError, match="verl's reward manager asks a server"):
+    with pytest.raises(ConfigError, match="verl's reward manager needs a server"):
         manager(verl)
 
 
@@ -220,80 +210,51 @@ class TestComputeScore:
             verl.ours.compute_score("set", "Yes", None, extra_info)
 
 
-class TestVerlsOwnWorker:
+@pytest.mark.parametrize("way", ["manager", "compute_score", "classify"])
+def test_verl_s_own_worker_scores_a_batch(
+    verl: Any, way: str, rm: Path, model: Path, refined: EnergyRewardModel, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     """The worker that verl runs in Ray, here in this process, configured as the guide says."""
+    if verl.kind != "real":
+        pytest.skip("this is about verl's own worker")
+    from omegaconf import OmegaConf
+    from verl.experimental.reward_loop.reward_loop import RewardLoopWorker
 
-    @pytest.mark.parametrize("way", ["manager", "compute_score"])
-    def test_it_scores_a_batch(self, verl: Any, way: str, refined: EnergyRewardModel, tmp_path: Path) -> None:
-        if verl.kind != "real":
-            pytest.skip("this is about verl's own worker")
-        from omegaconf import OmegaConf
-        from verl.experimental.reward_loop.reward_loop import RewardLoopWorker
+    ours = {"source": "importlib", "name": "EBRMRewardManager", "module": {"path": "pkg://ebrm.integrations.verl"}}
+    naive = {"source": "register", "name": "naive", "module": {"path": None}}
+    reward = {
+        "reward_model": {"enable": False},
+        "reward_manager": ours if way == "manager" else naive,
+        "custom_reward_function": {
+            "path": verl.ours.__file__ if way == "compute_score" else None,
+            "name": "compute_score",
+        },
+    }
+    if way == "classify":
+        monkeypatch.delenv("EBRM_TOKEN")  # verl sends none on this route
+        reward["reward_model"] = {"enable": True, "model_path": str(rm), "rollout": {"name": "vllm"}}
+    policy = {"model": {"path": save_policy(tmp_path / "policy"), "tokenizer_path": None}}
+    config = OmegaConf.create({"actor_rollout_ref": policy, "reward": reward})
+    # On /classify verl leaves other special tokens in the response.
+    data = batch(verl.make, TALKS, RESPONSES, end="</s>" if way == "classify" else "<|end|></s>")
+    data.non_tensor_batch |= {
+        "data_source": np.array(["set"] * 3),
+        "reward_model": np.array([{"ground_truth": None}] * 3),
+        "extra_info": np.array([{"prompt": talk} for talk in TALKS]),
+    }
 
-        named = {"source": "importlib", "name": "EBRMRewardManager", "module": {"path": "pkg://ebrm.integrations.verl"}}
-        if way == "compute_score":
-            named = {"source": "register", "name": "naive", "module": {"path": None}}
-        path = verl.ours.__file__ if way == "compute_score" else None
-        config = OmegaConf.create(
-            {
-                "actor_rollout_ref": {"model": {"path": save_policy(tmp_path / "policy"), "tokenizer_path": None}},
-                "reward": {
-                    "reward_model": {"enable": False},
-                    "reward_manager": named,
-                    "custom_reward_function": {"path": path, "name": "compute_score"},
-                },
-            }
-        )
-        data = batch(verl.make, TALKS, RESPONSES)
-        data.non_tensor_batch |= {
-            "data_source": np.array(["set"] * 3),
-            "reward_model": np.array([{"ground_truth": None}] * 3),
-            "extra_info": np.array([{"prompt": talk} for talk in TALKS]),
-        }
+    with serving(EnergyRewardModel.from_pretrained(model)) as live:
+        address = [f"127.0.0.1:{live.port}"] if way == "classify" else []
 
         async def work() -> Any:
-            worker = RewardLoopWorker(config)
-            found = await worker.compute_score_batch(data)
-            return found, worker.reward_manager
+            worker = RewardLoopWorker(config, *address)
+            return await worker.compute_score_batch(data), worker.reward_manager
 
         found, used = asyncio.run(work())
-        want = refined.score(TALKS, RESPONSES).reward.tolist()
-        assert [one["reward_score"] for one in found] == pytest.approx(want, abs=1e-5)
+    want = refined.score(TALKS, RESPONSES).reward.tolist()
+    assert [one["reward_score"] for one in found] == pytest.approx(want, abs=1e-5)
+    if way != "classify":
         assert type(used).__name__ == ("EBRMRewardManager" if way == "manager" else "NaiveRewardManager")
         summed = used.assemble_rm_scores(data, [one["reward_score"] for one in found]).sum(1)
         assert summed.tolist() == pytest.approx(want, abs=1e-5)
-        if way == "compute_score":
-            used.compute_score.args[0].__globals__["_open"]()[1].close()
-
-    def test_its_own_reward_model_code_reads_our_classify(
-        self,
-        verl: Any,
-        rm: Path,
-        model: Path,
-        refined: EnergyRewardModel,
-        tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
-    ) -> None:
-        if verl.kind != "real":
-            pytest.skip("this is about verl's own worker")
-        monkeypatch.delenv("EBRM_TOKEN")  # verl sends none on this route
-        from omegaconf import OmegaConf
-        from verl.experimental.reward_loop.reward_loop import RewardLoopWorker
-
-        reward = {
-            "reward_model": {"enable": True, "model_path": str(rm), "rollout": {"name": "vllm"}},
-            "reward_manager": {"source": "register", "name": "naive", "module": {"path": None}},
-            "custom_reward_function": {"path": None},
-        }
-        policy = {"model": {"path": save_policy(tmp_path / "policy"), "tokenizer_path": None}}
-        config = OmegaConf.create({"actor_rollout_ref": policy, "reward": reward})
-        data = batch(verl.make, TALKS, RESPONSES, end="</s>")  # verl leaves other special tokens in the response
-
-        with serving(EnergyRewardModel.from_pretrained(model)) as live:
-
-            async def work() -> Any:
-                return await RewardLoopWorker(config, f"127.0.0.1:{live.port}").compute_score_batch(data)
-
-            found = asyncio.run(work())
-        want = refined.score(TALKS, RESPONSES).reward.tolist()
-        assert [one["reward_score"] for one in found] == pytest.approx(want, abs=1e-5)

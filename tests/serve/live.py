@@ -32,9 +32,9 @@ class Live:
 
 
 @contextmanager
-def serving(model: EnergyRewardModel, name: str = "a model", **settings: Any) -> Iterator[Live]:
-    """Serve a model with these settings; at the end of the block, end as by SIGTERM."""
-    with _running(lambda ready: run.serve(model, ServeConfig(port=0, **settings), name, ready=ready)) as live:
+def serving(model: EnergyRewardModel, name: str = "a model", **config: Any) -> Iterator[Live]:
+    """Serve a model with these limits; at the end of the block, end as by SIGTERM."""
+    with _running(lambda ready: run.serve(model, ServeConfig(port=0, **config), name, ready=ready)) as live:
         yield live
 
 

@@ -1,4 +1,4 @@
-"""Asking an application in this process, and what the six kinds of input are."""
+"""Requests to an application in this process, and the six kinds of input."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from typing import Any
 
 import httpx
 from fastapi import FastAPI
+
+from ebrm.data import render
+from ebrm.model import EnergyRewardModel
 
 JSON = {"content-type": "application/json"}
 
@@ -28,6 +31,20 @@ KINDS: dict[str, tuple[Any, str]] = {
     "over-long": ("eta theta " * 60, "zeta"),
     "empty": ("Question 5", ""),
 }
+
+
+def rendered(energy: EnergyRewardModel, kind: str) -> str:
+    """An input as a policy writes it, in the reward model's template."""
+    prompt, response = KINDS[kind]
+    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    rule, tokenizer = energy.backbone.text_rule, energy.backbone.tokenizer
+    return render(rule, tokenizer, [*turns, {"role": "assistant", "content": response}])
+
+
+def features(energy: EnergyRewardModel, prompts: Sequence[Any], responses: Sequence[str]) -> tuple[Any, Any]:
+    """(embedding, base reward) of texts, as the model refines them."""
+    reading, _ = energy.backbone.read_texts(prompts, responses)
+    return reading.embedding, reading.reward
 
 
 def client(app: FastAPI, **more: Any) -> httpx.AsyncClient:
@@ -59,3 +76,9 @@ def together(app: FastAPI, bodies: Sequence[Any], path: str = "/v1/score") -> li
 def run(work: Coroutine[Any, Any, Any]) -> Any:
     """Run async code."""
     return asyncio.run(work)
+
+
+async def turns() -> None:
+    """Let everything on the event loop go as far as it can."""
+    for _ in range(20):
+        await asyncio.sleep(0)

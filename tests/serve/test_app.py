@@ -5,11 +5,13 @@ import random
 
 import pytest
 import torch
-from tests.serve.routes import JSON, KINDS, ask, client, run, together
+from tests.serve.routes import JSON, KINDS, ask, client, features, rendered, run, together
 
+from ebrm.errors import BackboneError
 from ebrm.model import EnergyRewardModel
 from ebrm.serve import ServeConfig
 from ebrm.serve.app import create_app
+from ebrm.serve.metrics import Metrics
 
 
 @pytest.fixture(scope="module")
@@ -36,11 +38,16 @@ def test_the_server_gives_what_the_model_gives(app, energy, kind):
     turns = prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
     messages = json.dumps({"messages": [[*turns, {"role": "assistant", "content": response}]]})
     assert rewards(ask(app, "POST", "/v1/score", content=messages, headers=JSON)) == pytest.approx([row["reward"]])
+    text = rendered(energy, kind)
+    if "\ud800" not in text:
+        answer = ask(app, "POST", "/v1/score", json={"rendered": [text, text]})
+        assert rewards(answer) == pytest.approx([row["reward"]] * 2, abs=1e-5)
 
 
 def test_requests_at_the_same_time_are_not_mixed_up(app, energy):
     draw = random.Random(0)
-    texts = [(f"Question {i}", " ".join(draw.choices(["alpha", "beta", "gamma"], k=draw.randint(0, 9)))) for i in range(80)]  # fmt: skip  # noqa: E501
+    words = ["alpha", "beta", "gamma"]
+    texts = [(f"Question {i}", " ".join(draw.choices(words, k=draw.randint(0, 9)))) for i in range(80)]
     expected = energy.score([p for p, _ in texts], [r for _, r in texts]).reward
     bodies, places, start = [], [], 0
     while start < len(texts):
@@ -54,8 +61,7 @@ def test_requests_at_the_same_time_are_not_mixed_up(app, energy):
 
 def test_curves_are_the_model_s(app, energy):
     answer = ask(app, "POST", "/v1/score", json={"prompts": ["a", "b"], "responses": ["x", "y"], "density": 9}).json()
-    reading, _ = energy.backbone.read_texts(["a", "b"], ["x", "y"])
-    at, p = energy.density(reading.embedding, reading.reward, 9)
+    at, p = energy.density(*features(energy, ["a", "b"], ["x", "y"]), 9)
     assert torch.allclose(torch.tensor(answer["density"]["rewards"]), at)
     assert torch.allclose(torch.tensor(answer["density"]["p"]), p, atol=1e-5)
 
@@ -77,15 +83,10 @@ def test_ranking_is_the_model_s(app, energy):
     for row, ranked in zip(answer["results"], expected, strict=True):
         for name in ("reward", "base_reward", "std", "p_best"):
             assert row[name] == pytest.approx(getattr(ranked, name), abs=1e-5)
-    reading, _ = energy.backbone.read_texts("Question 1", responses)
-    at, p = energy.density(reading.embedding, reading.reward, 7)
+    at, p = energy.density(*features(energy, ["Question 1"] * 4, responses), 7)
     assert torch.allclose(torch.tensor(answer["density"]["p"]), p, atol=1e-5)  # in the order given, not ranked
-
-
-def test_ties_keep_the_order_given(app):
-    answer = ask(app, "POST", "/v1/rank", json={"prompt": "a", "responses": ["x", "y", "x"]}).json()
-    order = [row["index"] for row in answer["results"]]
-    assert order.index(0) < order.index(2)
+    tied = ask(app, "POST", "/v1/rank", json={"prompt": "a", "responses": ["x", "y", "x"]}).json()["results"]
+    assert [row["index"] for row in tied if row["index"] != 1] == [0, 2]  # ties keep the order given
 
 
 def test_info_says_what_is_served_and_no_secret(energy):
@@ -124,20 +125,18 @@ def test_ready_once_the_reward_model_is_loaded_and_not_while_ending(model):
     run(main())
 
 
-def test_a_reward_model_that_cannot_be_loaded_is_said(model, monkeypatch):
-    from ebrm.errors import BackboneError
-
+def test_a_reward_model_that_cannot_be_loaded_is_reported(model, monkeypatch):
     def gone(self, changes):
         raise BackboneError("the folder is not there")
 
     monkeypatch.setattr(EnergyRewardModel, "_load_backbone", gone)
+    body = {"prompts": ["a"], "responses": ["b"]}
     app = create_app(EnergyRewardModel.from_pretrained(model))
 
     async def main():
         async with client(app) as c:
-            answer = await c.post("/v1/score", json={"prompts": ["a"], "responses": ["b"]})
-            for said in (answer, await c.get("/ready")):
-                assert said.status_code == 503 and "the folder is not there" in said.json()["error"]["message"]
+            for answer in (await c.post("/v1/score", json=body), await c.get("/ready")):
+                assert answer.status_code == 503 and "the folder is not there" in answer.json()["error"]["message"]
 
     run(main())
 
@@ -180,3 +179,15 @@ def test_the_description_and_its_page(app):
     page = ask(app, "GET", "/docs").text
     assert all(path in page for path in paths)
     assert "http://" not in page and "https://" not in page and "<script" not in page
+
+
+def test_batches_are_counted_by_each_server_apart():
+    metrics, other = Metrics(lambda: 7), Metrics(lambda: 0)
+    metrics.batch(tokens=40, waited=(0.1, 0.2, 0.3), seconds=2.0)
+    metrics.batch(tokens=5, waited=(0.0,), seconds=1.0)
+    said = metrics.text().decode()
+    for line in ("ebrm_texts_total 4.0", "ebrm_batch_texts_count 2.0", "ebrm_batch_texts_sum 4.0",
+                 "ebrm_batch_tokens_sum 45.0", "ebrm_queue_seconds_count 4.0", "ebrm_model_seconds_sum 3.0",
+                 'ebrm_batch_texts_bucket{le="2.0"} 1.0', "ebrm_queue_texts 7.0"):  # fmt: skip
+        assert line in said, line
+    assert "ebrm_texts_total 0.0" in other.text().decode()

@@ -1,9 +1,8 @@
 from __future__ import annotations
 
 import pytest
-from tests.serve.routes import KINDS, ask
+from tests.serve.routes import KINDS, ask, rendered
 
-from ebrm.data.text import render
 from ebrm.serve.app import create_app
 
 
@@ -12,18 +11,10 @@ def app(energy):
     return create_app(energy, name="a model")
 
 
-def written(energy, kind):
-    """A text as a policy writes it, in the reward model's template."""
-    prompt, response = KINDS[kind]
-    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-    tokenizer = energy.backbone.tokenizer
-    return render(energy.backbone.text_rule, tokenizer, [*turns, {"role": "assistant", "content": response}])
-
-
 @pytest.mark.parametrize("kind", KINDS)
-def test_written_texts_score_as_offline(app, energy, kind):
+def test_rendered_texts_score_as_offline(app, energy, kind):
     expected = pytest.approx(energy.score(*([one] for one in KINDS[kind])).reward.tolist(), abs=1e-5)
-    text = written(energy, kind)
+    text = rendered(energy, kind)
     classified = ask(app, "POST", "/classify", json={"model": "any", "input": text, "use_activation": False}).json()
     assert classified["data"][-1]["probs"] == expected  # as verl reads it
     pooled = ask(app, "POST", "/pooling", json={"input": [text], "task": "classify", "use_activation": False}).json()
@@ -33,7 +24,7 @@ def test_written_texts_score_as_offline(app, energy, kind):
 
 
 def test_vllm_s_shape(app, energy):
-    texts = [written(energy, "plain"), written(energy, "multi-turn")]
+    texts = [rendered(energy, "plain"), rendered(energy, "multi-turn")]
     body = {"input": texts, "use_activation": False, "add_special_tokens": False, "truncate_prompt_tokens": None}
     answer = ask(app, "POST", "/classify", json=body).json()
     tokens = sum(len(energy.backbone.tokenize(*KINDS[kind]).ids) for kind in ("plain", "multi-turn"))
@@ -74,11 +65,11 @@ def test_what_cannot_be_meant_is_refused(app, path, body, said):
 
 
 def test_openrlhf_s_shape(app, energy):
-    queries = [written(energy, kind) for kind in ("plain", "empty")]
+    queries = [rendered(energy, kind) for kind in ("plain", "empty")]
     answer = ask(app, "POST", "/get_reward", json={"query": queries, "prompts": ["", ""], "labels": ["", ""]}).json()
     offline = energy.score(*zip(KINDS["plain"], KINDS["empty"], strict=True))
     assert answer["extra_logs"]["base_reward"] == pytest.approx(offline.base_reward.tolist(), abs=1e-5)
     assert answer["extra_logs"]["std"] == pytest.approx(offline.std.tolist(), abs=1e-5)
-    assert answer["scores"] == pytest.approx(energy.head.standardizer.to_score(offline.reward).tolist(), abs=1e-5)
+    assert answer["scores"] == pytest.approx(energy.to_score(offline.reward).tolist(), abs=1e-5)
     nothing = ask(app, "POST", "/get_reward", json={"query": [], "prompts": [], "labels": []}).json()
     assert nothing == {"rewards": [], "scores": [], "extra_logs": {"base_reward": [], "std": []}}

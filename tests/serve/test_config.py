@@ -17,7 +17,7 @@ def test_values_outside_their_range_are_refused(field, value):
 
 
 def test_a_request_that_would_never_fit_the_queue_is_refused():
-    with pytest.raises(ConfigError, match="queue is 8 texts and max_texts is 9"):
+    with pytest.raises(ConfigError, match="`queue` is 8 texts and `max_texts` is 9"):
         ServeConfig(queue=8, max_texts=9)
 
 

@@ -1,13 +1,50 @@
+"""Requests of another shape, and the one shape of errors."""
+
 from __future__ import annotations
 
 import pytest
-from pydantic import ValidationError
+from tests.serve.routes import ask
 
-from ebrm.serve.requests import MAX_NODES, Message, RankRequest, ScoreRequest
+from ebrm.serve import ServeConfig
+from ebrm.serve.app import create_app
+from ebrm.serve.requests import MAX_NODES, Message, Refused, prompt_of
 
 
-def test_what_a_message_holds_besides_is_not_looked_at():
-    assert Message(role="user", content="a", tool_calls=None).model_dump() == {"role": "user", "content": "a"}
+@pytest.fixture(scope="module")
+def app(energy):
+    return create_app(energy, ServeConfig(max_texts=3))
+
+
+def refusal(answer, code, kind, row=None):
+    assert answer.status_code == code, answer.text
+    assert set(answer.json()) == {"error"} and set(answer.json()["error"]) == {"kind", "message", "row"}
+    assert (answer.json()["error"]["kind"], answer.json()["error"]["row"]) == (kind, row)
+    return answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("body", "row", "said"),
+    [
+        ([], None, "valid dictionary"),
+        ({}, None, "Give prompts and responses, or messages, or rendered."),
+        ({"prompts": ["a"]}, None, "Give prompts and responses, or messages, or rendered."),
+        ({"prompts": ["a"], "responses": []}, None, "1 prompts but 0 responses"),
+        ({"prompts": ["a", 3], "responses": ["b", "c"]}, 1, "prompts[1]: Input should be a valid string."),
+        ({"prompts": [[{"role": "user"}]], "responses": ["b"]}, 0, "prompts[0][0].content: Field required."),
+        ({"prompts": ["a"], "responses": [None]}, 0, "responses[0]: Input should be a valid string."),
+        ({"prompts": ["a"], "responses": ["b"], "densty": 5}, None, "densty: Extra inputs are not permitted."),
+        ({"prompts": ["a"], "responses": ["b"], "density": 2}, None, "density: Input should be greater than or equal"),
+        ({"prompts": ["a"], "responses": ["b"], "density": 1026}, None, "density: Input should be less than or equal"),
+        ({"prompts": ["a"], "responses": ["b"], "messages": []}, None, "not several"),
+        ({"prompts": ["a"], "rendered": []}, None, "not several"),
+        ({"rendered": "a"}, None, "rendered: Input should be a valid list"),
+        ({"messages": [[{"role": "assistant", "content": "a"}], []]}, 1, "Conversation 1 does not end"),
+        ({"messages": [[{"role": "user", "content": "a"}]]}, 0, "Conversation 0 does not end"),
+    ],
+)
+def test_another_shape_is_422_with_its_place(app, body, row, said):
+    message = refusal(ask(app, "POST", "/v1/score", json=body), 422, "shape", row)
+    assert said in message and "Value error" not in message
 
 
 @pytest.mark.parametrize(
@@ -16,17 +53,59 @@ def test_what_a_message_holds_besides_is_not_looked_at():
         {"prompt": "a"},
         {"prompt": "a", "responses": ["b"], "more": 1},
         {"prompt": "a", "responses": ["b"], "density": MAX_NODES + 1},
-        {"prompt": [{"role": "r" * 65, "content": ""}], "responses": ["b"]},
         {"prompt": {"role": "user", "content": ""}, "responses": ["b"]},
+        {"prompt": [{"role": "r" * 65, "content": ""}], "responses": ["b"]},
     ],
 )
-def test_rankings_of_another_shape_are_refused(body):
-    with pytest.raises(ValidationError):
-        RankRequest(**body)
+def test_rankings_of_another_shape_are_refused(app, body):
+    answer = ask(app, "POST", "/v1/rank", json=body)
+    assert answer.status_code == 422 and answer.json()["error"]["kind"] == "shape"
 
 
-def test_the_two_forms_of_texts():
-    assert ScoreRequest(prompts=["a"], responses=["b"]).messages is None
-    turns = [{"role": "assistant", "content": "a"}]
-    assert ScoreRequest(messages=[turns]).messages[0][0].content == "a"
-    assert ScoreRequest(messages=[]).messages == []
+def test_many_faults_are_told_in_a_few_words(app):
+    body = {"prompts": [1] * 100, "responses": [2] * 100}
+    message = refusal(ask(app, "POST", "/v1/score", json=body), 422, "shape", 0)
+    assert len(message) < 300 and "more like these" in message
+
+
+def test_json_without_its_content_type_is_422(app):
+    answer = ask(app, "POST", "/v1/score", content=b'{"prompts": [], "responses": []}')
+    assert "Content-Type: application/json" in refusal(answer, 422, "shape")
+
+
+def test_a_text_that_cannot_be_read_is_named(app):
+    body = {"prompts": ["a", [{"role": "user", "content": "b"}]], "responses": ["c", "eta theta " * 60]}
+    message = refusal(ask(app, "POST", "/v1/score", json=body), 422, "text", 1)
+    assert message.startswith("Text 1: The response alone has")
+
+
+def test_too_many_texts_unknown_paths_and_methods(app):
+    body = {"prompts": ["a"] * 4, "responses": ["b"] * 4}
+    assert "limit is 3" in refusal(ask(app, "POST", "/v1/score", json=body), 422, "too_many_texts")
+    refusal(ask(app, "GET", "/v1/nothing"), 404, "not_found")
+    answer = ask(app, "GET", "/v1/score")
+    refusal(answer, 405, "method")
+    assert answer.headers["allow"] == "POST"
+
+
+def test_a_defect_is_503_and_tells_no_text(energy, monkeypatch):
+    app = create_app(energy)
+    ask(app, "POST", "/v1/score", json={"prompts": ["a"], "responses": ["b"]})
+
+    def broken(ids):
+        raise ZeroDivisionError("a defect")
+
+    monkeypatch.setattr(app.state.scoring._batcher, "_run", broken)
+    answer = ask(app, "POST", "/v1/score", json={"prompts": ["hidden"], "responses": ["hidden"]})
+    assert "hidden" not in refusal(answer, 503, "defect") and "retry-after" in answer.headers
+
+
+def test_headers_of_refusals():
+    assert Refused(503, "a", "b").response().headers["retry-after"] == "1"
+    assert Refused(413, "a", "b", close=True).response().headers["connection"] == "close"
+    assert "retry-after" not in Refused(422, "a", "b").response().headers
+
+
+def test_prompts_as_the_model_takes_them():
+    assert prompt_of("a") == "a"
+    assert prompt_of([Message(role="user", content="a", tool_calls=None)]) == [{"role": "user", "content": "a"}]

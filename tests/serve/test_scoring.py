@@ -1,9 +1,12 @@
+"""Admission, deadlines and errors of the queue, on a real application."""
+
 from __future__ import annotations
 
 import asyncio
 import logging
 import threading
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +15,7 @@ from tests.serve.routes import client, run, together
 from ebrm.errors import BackboneError
 from ebrm.serve import ServeConfig
 from ebrm.serve.app import create_app
+from ebrm.serve.requests import Refused
 from ebrm.serve.scoring import ScoreItem, Scoring
 
 
@@ -21,19 +25,20 @@ def body(*responses):
 
 @pytest.fixture
 def held(energy, monkeypatch):
-    """A server whose model waits until it is let go: (application, go, entered)."""
+    """A server whose model waits until it is let go: (make an application, go, entered)."""
     go, entered = threading.Event(), threading.Semaphore(0)
-    run_batch = Scoring._run
 
-    def waiting(self, ids):
-        entered.release()
-        assert go.wait(timeout=60)
-        return run_batch(self, ids)
+    def make(**config):
+        app = create_app(energy, ServeConfig(max_wait=0.0, **config))
+        scoring = app.state.scoring
+        run(scoring._load())
 
-    def make(**settings):
-        app = create_app(energy, ServeConfig(max_wait=0.0, **settings))
-        run(app.state.scoring._load())
-        monkeypatch.setattr(app.state.scoring._batcher, "_run", lambda ids: waiting(app.state.scoring, ids))
+        def waiting(ids):
+            entered.release()
+            assert go.wait(timeout=60)
+            return Scoring._run(scoring, ids)
+
+        monkeypatch.setattr(scoring._batcher, "_run", waiting)
         return app
 
     yield make, go, entered
@@ -42,6 +47,11 @@ def held(energy, monkeypatch):
 
 async def model_is_busy(entered):
     assert await asyncio.get_running_loop().run_in_executor(None, lambda: entered.acquire(timeout=60))
+
+
+async def texts_held(app, count):
+    while app.state.scoring.held < count:
+        await asyncio.sleep(0)
 
 
 def test_beyond_the_queue_is_503_and_the_queue_frees_up(held):
@@ -56,8 +66,7 @@ def test_beyond_the_queue_is_503_and_the_queue_frees_up(held):
             assert refused.status_code == 503 and refused.json()["error"]["kind"] == "queue_full"
             assert refused.headers["retry-after"] == "1"
             second = asyncio.create_task(c.post("/v1/score", json=body("d")))
-            while app.state.scoring.held < 3:
-                await asyncio.sleep(0)
+            await texts_held(app, 3)
             go.set()
             assert {(await first).status_code, (await second).status_code} == {200}
             assert app.state.scoring.held == 0
@@ -73,14 +82,13 @@ def test_past_its_deadline_a_request_is_503_and_leaves_the_queue(held):
     async def main():
         async with client(app) as c:
             late = await asyncio.gather(*(c.post("/v1/score", json=body("b")) for _ in range(3)))
-            assert {answer.status_code for answer in late} == {503}
-            assert {answer.json()["error"]["kind"] for answer in late} == {"deadline"}
+            assert {(answer.status_code, answer.json()["error"]["kind"]) for answer in late} == {(503, "deadline")}
             assert app.state.scoring.held == 0 and len(app.state.scoring._batcher) == 0
 
     run(main())
 
 
-def test_ending_answers_what_was_accepted(held):
+def test_ending_answers_accepted_requests(held):
     make, go, entered = held
     app = make()
 
@@ -89,8 +97,7 @@ def test_ending_answers_what_was_accepted(held):
             accepted = [asyncio.create_task(c.post("/v1/score", json=body("b")))]
             await model_is_busy(entered)
             accepted += [asyncio.create_task(c.post("/v1/score", json=body(str(k)))) for k in range(5)]
-            while app.state.scoring.held < 6:
-                await asyncio.sleep(0)
+            await texts_held(app, 6)
             drained = asyncio.create_task(app.state.scoring.drain())
             await asyncio.sleep(0)
             assert (await c.post("/v1/score", json=body("c"))).json()["error"]["kind"] == "draining"
@@ -98,6 +105,38 @@ def test_ending_answers_what_was_accepted(held):
             go.set()
             assert [answer.status_code for answer in await asyncio.gather(*accepted)] == [200] * 6
             await drained
+
+    run(main())
+
+
+class Work:
+    """Work that is never done, and its client: which stays, or disconnects once the work has begun."""
+
+    def __init__(self, leaves: bool) -> None:
+        self.leaves, self.begun, self.cancelled = leaves, asyncio.Event(), False
+
+    async def __call__(self):
+        self.begun.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.cancelled = True
+            raise
+
+    async def receive(self):
+        await (self.begun if self.leaves else asyncio.Event()).wait()
+        return {"type": "http.disconnect"}
+
+
+@pytest.mark.parametrize(("leaves", "deadline", "kind"), [(True, 60.0, "gone"), (False, 0.01, "deadline")])
+def test_work_is_cancelled_when_the_client_disconnects_or_at_the_deadline(leaves, deadline, kind):
+    scoring = SimpleNamespace(config=ServeConfig(deadline=deadline))
+
+    async def main():
+        work = Work(leaves)
+        with pytest.raises(Refused) as refused:
+            await Scoring.answer(scoring, work, work)
+        assert refused.value.kind == kind and work.cancelled
 
     run(main())
 
@@ -130,18 +169,14 @@ def test_a_reward_that_is_not_finite_is_refused(energy, monkeypatch):
     assert answer.status_code == 422 and "not a finite number" in answer.json()["error"]["message"]
 
 
-def test_dropped_texts_are_named(energy):
-    rule = energy.backbone.text_rule
-    energy.backbone.text_rule = replace(rule, truncation="drop")
-    try:
-        (answer,) = together(create_app(energy), [{"prompts": ["a", "eta theta " * 60], "responses": ["b", "c"]}])
-    finally:
-        energy.backbone.text_rule = rule
+def test_dropped_texts_are_named(energy, monkeypatch):
+    monkeypatch.setattr(energy.backbone, "text_rule", replace(energy.backbone.text_rule, truncation="drop"))
+    (answer,) = together(create_app(energy), [{"prompts": ["a", "eta theta " * 60], "responses": ["b", "c"]}])
     assert answer.status_code == 422 and answer.json()["error"]["row"] == 1
     assert "Text 1 is longer than the 128 tokens" in answer.json()["error"]["message"]
 
 
-def test_texts_are_logged_when_asked_for_only(energy, caplog):
+def test_texts_are_logged_on_request_only(energy, caplog):
     caplog.set_level(logging.INFO)
     for log in (False, True):
         together(create_app(energy, ServeConfig(log_texts=log)), [body("a certain answer")])
@@ -156,13 +191,8 @@ def test_a_large_request_does_not_hold_up_tokenizing_of_a_small_one(energy, monk
 
     async def main():
         await scoring._load()
-        many = [ScoreItem("a", "many")] * 100
-        await asyncio.gather(scoring.score(many), scoring.score([ScoreItem("a", "one")]))
+        many = [ScoreItem("many", "a")] * 100
+        await asyncio.gather(scoring.score(many), scoring.score([ScoreItem("one", "a")]))
 
     run(main())
     assert order.index("one") <= 16
-
-
-def test_no_texts_have_features_of_no_rows(energy):
-    embedding, base = Scoring(energy, ServeConfig()).features([])
-    assert embedding.shape == (0, energy.backbone.embedding_size) and base.shape == (0,)

@@ -1,116 +1,162 @@
-"""Score what a trainer gives: rows that cannot be scored are named with the reason, the others are scored."""
+"""Scorers for trainers: an energy reward model in this process, or a client of `ebrm serve`.
+
+Trainers that take a file or a class name, and no arguments, are configured by environment variables
+(:class:`Environment`).
+"""
 
 from __future__ import annotations
 
+import logging
+import math
+import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
-from ebrm.backbone import Prompt
-from ebrm.client import RefusedText
-from ebrm.data import TokenizedText
-from ebrm.errors import ModelError, TextError
+from ebrm.backbone import OnError, Prompt
+from ebrm.client import Client
+from ebrm.errors import ConfigError, ModelError
 from ebrm.model import EnergyRewardModel, RefinedReward
 
-# A reward model is read with hooks on its layers, so two threads must not read at once; and one device does one thing
-# at a time anyway.
-_reading = threading.Lock()
+logger = logging.getLogger(__name__)
 
 
 class Scorer(Protocol):
-    """What scores texts: an `EnergyRewardModel`, or a client of `ebrm serve` (`ebrm.Client`)."""
+    """Scores texts: an :class:`EnergyRewardModel`, a :class:`ebrm.Client`, or anything alike."""
 
-    def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> RefinedReward:
-        """Refined rewards of responses, one prompt each."""
-
-
-@dataclass(frozen=True)
-class ScoredRows:
-    """What became of n rows.
-
-    Attributes:
-        refined: rewards of the m rows that could be scored, in order.
-        rows: where those rows stand among the n [m].
-        refused: for each other row, why it cannot be scored.
-    """
-
-    refined: RefinedReward
-    rows: list[int]
-    refused: dict[int, str]
+    def score(
+        self, prompts: Sequence[Prompt], responses: Sequence[str], *, on_error: OnError = "raise"
+    ) -> RefinedReward:
+        """Refined rewards of responses, one prompt each; see `EnergyRewardModel.score`."""
 
 
 def open_scorer(model: Scorer | str | Path) -> Scorer:
     """The scorer itself, or the model loaded from a folder or the Hub.
 
-    An energy model's RM is loaded now, so that a mistake shows before a training run begins.
+    An energy reward model's RM is loaded now, so that errors show before a training run begins.
 
     Raises:
         ModelError, BackboneError: no such model, or its reward model cannot be loaded.
     """
     if isinstance(model, str | Path):
         if "://" in str(model):
-            raise ModelError(
-                f"{model} is an address, not a model. Give a client of that server: ebrm.Client({str(model)!r})."
-            )
+            raise ModelError(f"{model} is an address, not a model. Give a client: ebrm.Client({str(model)!r}).")
         model = EnergyRewardModel.from_pretrained(model)
     if isinstance(model, EnergyRewardModel):
         _ = model.backbone
     return model
 
 
-def score_rows(scorer: Scorer, prompts: Sequence[Prompt], responses: Sequence[str]) -> ScoredRows:
-    """Score the rows that can be scored. May be called from several threads at once.
+@dataclass(frozen=True)
+class Environment:
+    """The environment variables of reward functions that take no arguments.
+
+    Attributes:
+        model: `EBRM_MODEL`, folder or Hub name of an energy reward model, scored in this process; empty for a server.
+        device: `EBRM_DEVICE`, the device of that model's RM; "auto" unless set.
+        server: `EBRM_SERVER`, address of a running `ebrm serve`; empty for a model here.
+        token: `EBRM_TOKEN`, the server's token; None where it has none.
+        pessimism: `EBRM_PESSIMISM`, standard deviations subtracted from each reward; 0 unless set.
+        unusable: `EBRM_UNUSABLE_REWARD`, the reward of a text that cannot be scored (too long, mostly); None: such a
+            text is an error.
+    """
+
+    model: str
+    device: str
+    server: str
+    token: str | None
+    pessimism: float
+    unusable: float | None
+
+    @property
+    def on_error(self) -> OnError:
+        """How texts that cannot be scored are treated, see `EnergyRewardModel.score`."""
+        return "raise" if self.unusable is None else "nan"
+
+    def rewards(self, refined: RefinedReward) -> dict[str, Tensor]:
+        """`reward` [n] with pessimism, `base_reward` [n], `std` [n], and `unusable` [n]: 1 where `unusable` is paid."""
+        unusable = torch.tensor([error is not None for error in refined.errors], dtype=torch.bool)
+        if bool(unusable.any()):
+            first = next(error for error in refined.errors if error is not None)
+            logger.info("%d texts have the reward EBRM_UNUSABLE_REWARD: %s", int(unusable.sum()), first)
+        fill = self.unusable or 0.0
+        return {
+            "reward": (refined.reward - self.pessimism * refined.std).masked_fill(unusable, fill),
+            "base_reward": refined.base_reward.masked_fill(unusable, fill),
+            "std": refined.std.masked_fill(unusable, 0.0),
+            "unusable": unusable.float(),
+        }
+
+
+def read_environment(server_only: str = "") -> Environment:
+    """Read the variables.
 
     Args:
-        scorer: from :func:`open_scorer`.
-        prompts: a string (one user turn) or a list of messages, each.
-        responses: the assistant's answers, one to a prompt.
+        server_only: a caller that cannot run a model itself; `EBRM_MODEL` is then refused in its name.
 
     Raises:
-        EBRMError: what is no fault of a single row: a server that cannot be reached, a reward model that fails.
+        ConfigError: neither or both of model and server, or a number that is none.
     """
-    if isinstance(scorer, EnergyRewardModel):
-        texts = [partial(scorer.backbone.tokenize, p, r) for p, r in zip(prompts, responses, strict=True)]
-        return _score_here(scorer, texts)
-    return _score_there(scorer, prompts, responses)
+    model, server = os.environ.get("EBRM_MODEL", ""), os.environ.get("EBRM_SERVER", "")
+    if server_only and (model or not server):
+        raise ConfigError(
+            f"{server_only} needs a server, since its workers have no GPU; EBRM_MODEL is {model!r} and EBRM_SERVER is "
+            f"{server!r}. Run `ebrm serve MODEL`, set EBRM_SERVER to its address (http://127.0.0.1:8080) for every "
+            "worker, and leave EBRM_MODEL unset."
+        )
+    if bool(model) == bool(server):
+        raise ConfigError(
+            f"EBRM_MODEL is {model!r} and EBRM_SERVER is {server!r}. Set one of the two, for every worker: EBRM_MODEL "
+            "to an energy reward model's folder or Hub name, or EBRM_SERVER to the address of a running `ebrm serve`."
+        )
+    pessimism = _number("EBRM_PESSIMISM") or 0.0
+    if pessimism < 0:
+        raise ConfigError(f"EBRM_PESSIMISM is {pessimism:g}; it is a number of standard deviations, at least 0.")
+    return Environment(
+        model=model,
+        device=os.environ.get("EBRM_DEVICE") or "auto",
+        server=server,
+        token=os.environ.get("EBRM_TOKEN") or None,
+        pessimism=pessimism,
+        unusable=_number("EBRM_UNUSABLE_REWARD"),
+    )
 
 
-def score_rendered(model: EnergyRewardModel, texts: Sequence[str]) -> ScoredRows:
-    """Score conversations that are already one text each (`ebrm.data.text.tokenize_rendered`); else as above."""
-    return _score_here(model, [partial(model.backbone.tokenize_rendered, text) for text in texts])
+def _number(name: str) -> float | None:
+    given = os.environ.get(name, "")
+    if not given:
+        return None
+    try:
+        value = float(given)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ConfigError(f"{name} is {given!r}; it must be a finite number.")
+    return value
 
 
-def _score_here(model: EnergyRewardModel, texts: Sequence[Callable[[], TokenizedText | None]]) -> ScoredRows:
-    rows, ids, refused = [], [], {}
-    with _reading:
-        for row, tokenize in enumerate(texts):
-            try:
-                tokens = tokenize()
-            except TextError as error:
-                refused[row] = str(error)
-                continue
-            if tokens is None:
-                refused[row] = f"It is longer than the {model.backbone.text_rule.max_length} tokens that the RM reads."
-                continue
-            rows.append(row)
-            ids.append(tokens.ids)
-        reading = model.backbone.read(ids)
-    return ScoredRows(model.refine(reading.embedding, reading.reward), rows, refused)
+_shared: dict[tuple[str, ...], EnergyRewardModel | Client] = {}
+_opening = threading.Lock()  # a trainer's first threads would each load a model
 
 
-def _score_there(scorer: Scorer, prompts: Sequence[Prompt], responses: Sequence[str]) -> ScoredRows:
-    rows, refused = list(range(len(prompts))), {}
-    while rows:
-        try:
-            refined = scorer.score([prompts[row] for row in rows], [responses[row] for row in rows])
-        except RefusedText as error:  # the first that the server cannot take; the others are asked for again
-            refused[rows.pop(error.row)] = str(error)
-            continue
-        return ScoredRows(refined, rows, refused)
-    none = torch.empty(0)
-    return ScoredRows(RefinedReward(none, none, none, torch.empty(0, 2), none, none), rows, refused)
+def shared_scorer(environment: Environment) -> EnergyRewardModel | Client:
+    """The model or client of an environment, opened once a process and used by all its threads.
+
+    Raises:
+        ConfigError, ModelError, BackboneError: as `Client` and :func:`open_scorer`.
+    """
+    key = (environment.model, environment.device, environment.server, environment.token or "")
+    with _opening:
+        if key not in _shared:
+            if environment.server:
+                _shared[key] = Client(environment.server, token=environment.token)
+            else:
+                model = EnergyRewardModel.from_pretrained(environment.model, device=environment.device)
+                open_scorer(model)
+                _shared[key] = model
+        return _shared[key]

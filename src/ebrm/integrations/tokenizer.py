@@ -1,7 +1,7 @@
-"""A tokenizer whose chat template alone writes texts as ebrm does, for libraries that tokenize by themselves.
+"""A tokenizer whose chat template alone renders texts as ebrm does, for libraries that tokenize by themselves.
 
-TRL writes a conversation with the tokenizer's chat template and tokenizes that without adding special tokens. What
-`ebrm.data.text` decides about start and end tokens therefore has to stand in the template.
+TRL renders a conversation by the tokenizer's chat template and tokenizes that without adding special tokens, so the
+text rule's decisions about start and end tokens have to be in the template.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _PLAIN_TEMPLATE = (
     "{%- endfor -%}"
 )
 _USER, _ANSWER = {"role": "user", "content": "What is 2 + 2?"}, {"role": "assistant", "content": "Four."}
-# Conversations on which the template is compared with ebrm's own writing, as (prompt, response).
+# Conversations on which the template is compared with ebrm's own rendering, as (prompt, response).
 _PROBES: tuple[tuple[list[dict[str, str]], str], ...] = (
     ([_USER], "It is four."),
     ([_USER], ""),
@@ -38,13 +38,13 @@ _PROBES: tuple[tuple[list[dict[str, str]], str], ...] = (
 
 
 def make_tokenizer(rule: TextRule, tokenizer: Any) -> Any:
-    """A copy of a base RM's tokenizer whose chat template writes what the text rule says.
+    """A copy of a base RM's tokenizer whose chat template follows the text rule.
 
     `tok(tok.apply_chat_template(messages, tokenize=False), add_special_tokens=False)` gives the ids of
     :func:`ebrm.data.text.tokenize`, except that nothing is cut: a longer text is left as it is.
 
     Raises:
-        ModelError: this tokenizer gives other ids whatever its template says.
+        ModelError: this tokenizer gives other ids with any template.
     """
     own = copy.deepcopy(tokenizer)
     own.chat_template = write_template(rule, tokenizer)
@@ -55,8 +55,8 @@ def make_tokenizer(rule: TextRule, tokenizer: Any) -> Any:
     different = first_difference(rule, tokenizer, own)
     if different is not None:
         raise ModelError(
-            f"This tokenizer ({type(tokenizer).__name__}) cannot write texts for transformers as the fitted model's "
-            f"text rule says: {different}. Score with EnergyRewardModel, or in TRL with "
+            f"This tokenizer ({type(tokenizer).__name__}) cannot render texts for transformers as the fitted model's "
+            f"text rule does: {different}. Score with EnergyRewardModel, or in TRL with "
             "ebrm.reward_function."
         )
     return own
@@ -84,7 +84,7 @@ def first_difference(rule: TextRule, tokenizer: Any, other: Any) -> str | None:
 
 
 def write_template(rule: TextRule, tokenizer: Any) -> str:
-    """The source of a chat template that writes whole texts, start and end tokens included."""
+    """The source of a chat template that renders whole texts, start and end tokens included."""
     before, after = _added(tokenizer) if rule.template == PLAIN else ("", "")
     template = _PLAIN_TEMPLATE if rule.template == PLAIN else rule.template
     given = "".join(f"{{%- set {name} = {value!r} +%}}" for name, value in rule.template_kwargs.items())
@@ -102,7 +102,7 @@ def _end(rule: TextRule, tokenizer: Any) -> str:
         return ""
     eos = repr(tokenizer.eos_token)
     bare = ""
-    if rule.template != PLAIN:  # line breaks after an end token that the template has written itself
+    if rule.template != PLAIN:  # line breaks after an end token that is the template's own
         bare = (
             f"{{%- if ns.text.rstrip('\\n').endswith({eos}) -%}}"
             "{%- set ns.text = ns.text.rstrip('\\n') -%}{%- endif -%}"
@@ -133,7 +133,7 @@ def _start(rule: TextRule, tokenizer: Any) -> str:
 
 
 def _added(tokenizer: Any) -> tuple[str, str]:
-    """The special tokens that a tokenizer adds before and after a text, written out."""
+    """The special tokens that a tokenizer adds before and after a text, as strings."""
     bare = list(tokenizer("a", add_special_tokens=False, verbose=False)["input_ids"])
     full = list(tokenizer("a", verbose=False)["input_ids"])
     first = next((i for i in range(len(full)) if full[i : i + len(bare)] == bare), 0)

@@ -11,13 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForSequenceClassification,
-    PretrainedConfig,
-    PreTrainedModel,
-)
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
 from ebrm.backbone import (
@@ -44,15 +38,9 @@ logger = logging.getLogger(__name__)
 #: Options of `from_pretrained` for the Hub, which transformers and ebrm have in common.
 _HUB = ("revision", "cache_dir", "token", "local_files_only")
 #: Options that have no effect on a base RM that is referred to.
-_IGNORED = (
-    "low_cpu_mem_usage",
-    "use_safetensors",
-    "force_download",
-    "num_labels",
-    "adapter_kwargs",
-    "_from_auto",
-    "_commit_hash",
-)
+_IGNORED = ("low_cpu_mem_usage", "use_safetensors", "force_download", "num_labels", "adapter_kwargs", "_from_auto",
+            "_commit_hash")  # fmt: skip
+_EXPORT = "`ebrm export MODEL --out FOLDER --standalone`"
 #: Entries of a base RM's configuration that are not needed to build it.
 _NOT_NEEDED = ("_name_or_path", "architectures", "auto_map", "transformers_version")
 
@@ -152,7 +140,7 @@ class EBRMForSequenceClassification(PreTrainedModel):
         """Refined rewards of texts.
 
         Args:
-            input_ids: token ids [n, L] of whole texts, as the model's text rule writes them.
+            input_ids: token ids [n, L] of whole texts, tokenized by the model's text rule.
             attention_mask: [n, L], 1 where there is text, on whichever side the padding is. Without it every token is
                 taken for text; that is refused where several rows begin or end in `config.pad_token_id`.
             return_dict: False gives the output as a tuple.
@@ -160,7 +148,7 @@ class EBRMForSequenceClassification(PreTrainedModel):
 
         Raises:
             TextTooLongError: a text is longer than the text rule or the base RM allows; nothing is cut here.
-            ModelError, BackboneError: a row without tokens or with unknown ones, something else asked for (hidden
+            ModelError, BackboneError: a row without tokens or with unknown ones, another input or output (hidden
                 states, embeddings, labels), or no energy loaded.
         """
         if self.energy is None:
@@ -168,7 +156,7 @@ class EBRMForSequenceClassification(PreTrainedModel):
         _refuse_others(others)
         rows = self._rows(input_ids, attention_mask)
         assert input_ids is not None
-        device = self._device()
+        device = self.base.get_input_embeddings().weight.device  # type: ignore[operator]
         with torch.autocast(device.type, enabled=False), torch.autocast("cpu", enabled=False):
             embedding = self._read(rows, device)
             head = self._head()
@@ -185,7 +173,7 @@ class EBRMForSequenceClassification(PreTrainedModel):
         name = self._identity.name
         forward = Forward(
             name=name, head_module=self._identity.head_module, model=self.base, head=self._head(), layers=self._layers,
-            pad=_pad_id(self.base.config, self.config), device=device, limit=self._limit,
+            pad=self.config.pad_token_id or 0, device=device, limit=self._limit,
         )  # fmt: skip
         vocabulary = vocabulary_size(self.base)
         for row, ids in enumerate(rows):
@@ -203,12 +191,8 @@ class EBRMForSequenceClassification(PreTrainedModel):
             seen = "nothing" if input_ids is None else f"a tensor of shape {list(input_ids.shape)}"
             raise ModelError(f"input_ids is {seen}; token ids [texts, tokens] were expected.")
         if attention_mask is None:
-            pad = self.config.pad_token_id
-            if (
-                pad is not None
-                and len(input_ids) > 1
-                and bool((input_ids[:, :1] == pad).any() | (input_ids[:, -1:] == pad).any())
-            ):
+            pad, ends = self.config.pad_token_id, torch.cat([input_ids[:, :1], input_ids[:, -1:]])
+            if pad is not None and len(input_ids) > 1 and bool((ends == pad).any()):
                 raise ModelError(
                     f"Some of the {len(input_ids)} rows begin or end in the padding token {pad}, and there is no "
                     "attention_mask to tell padding from text. Pass the tokenizer's attention_mask."
@@ -234,10 +218,6 @@ class EBRMForSequenceClassification(PreTrainedModel):
 
     def _head(self) -> nn.Linear:
         return require_linear(self._identity.name, self._head_path, self.base.get_submodule(self._head_path))
-
-    def _device(self) -> torch.device:
-        """Where token ids go."""
-        return self.base.get_input_embeddings().weight.device  # type: ignore[operator]
 
     # -- transformers' interface of a model --------------------------------------------------------------------------
 
@@ -329,8 +309,6 @@ class EBRMForSequenceClassification(PreTrainedModel):
         cls, energy: EnergyRewardModel, name: Any, config: EBRMConfig, options: dict[str, Any]
     ) -> EBRMForSequenceClassification:
         """Load the base RM that an ebrm model refers to, checked, and wrap both."""
-        if energy.record.text_rule is None:
-            _ = energy.backbone  # refused: fitted on features made elsewhere
         options = {"attn_implementation": config._attn_implementation} | options  # an Auto class puts it there
         energy = energy.with_backbone(**backbone_changes(options))
         backbone = energy.backbone
@@ -371,12 +349,6 @@ class EBRMForSequenceClassification(PreTrainedModel):
         super().save_pretrained(save_directory, **kwargs)
         if push_to_hub:
             self.push_to_hub(hub.pop("repo_id", folder.name), **hub)
-
-
-def _pad_id(*configs: Any) -> int:
-    """A token to pad with; any that the base RM knows will do, the mask says what is text."""
-    choices = (getattr(config, "pad_token_id", None) for config in configs)
-    return next((pad for pad in choices if isinstance(pad, int) and pad >= 0), 0)
 
 
 def _refuse_others(others: dict[str, Any]) -> None:
@@ -460,10 +432,17 @@ def backbone_changes(options: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ModelError: an option that ebrm's loading does not have, or several devices.
     """
-    options = {
-        key: value for key, value in options.items() if key not in (*_HUB, *_IGNORED) and value not in (None, {})
-    }
-    changes: dict[str, Any] = {"device": _single_device(options.pop("device_map", "cpu"))}
+    known = (*_HUB, *_IGNORED)
+    options = {key: value for key, value in options.items() if key not in known and value not in (None, {})}
+    device = options.pop("device_map", "cpu")
+    if isinstance(device, dict) and set(device) == {""}:
+        device = device[""]
+    if not isinstance(device, int | str | torch.device):
+        raise ModelError(
+            f"device_map is {device!r}, but a base RM that is referred to is loaded on one device. Name one, or export "
+            f"the model first ({_EXPORT}) and load that."
+        )
+    changes: dict[str, Any] = {"device": f"cuda:{device}" if isinstance(device, int) else str(device)}
     dtype = options.pop("dtype", options.pop("torch_dtype", None))
     if dtype is not None:
         changes["dtype"] = str(dtype).removeprefix("torch.")
@@ -473,22 +452,9 @@ def backbone_changes(options: dict[str, Any]) -> dict[str, Any]:
     if options:
         raise ModelError(
             f"{', '.join(sorted(options))} cannot be used where the folder refers to its base RM. Export the model "
-            "first (`ebrm export MODEL --out FOLDER --standalone`) and load that."
+            f"first ({_EXPORT}) and load that."
         )
     return changes
-
-
-def _single_device(device_map: Any) -> str:
-    if isinstance(device_map, dict) and set(device_map) == {""}:
-        device_map = device_map[""]
-    if isinstance(device_map, int):
-        return f"cuda:{device_map}"
-    if isinstance(device_map, str | torch.device):
-        return str(device_map)
-    raise ModelError(
-        f"device_map is {device_map!r}, but a base RM that is referred to is loaded on one device. Name one, or export "
-        "the model first (`ebrm export MODEL --out FOLDER --standalone`) and load that."
-    )
 
 
 # -- folders ----------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,8 +15,8 @@ from torch import Tensor
 from ebrm.backbone import Prompt
 from ebrm.client import Client
 from ebrm.errors import ConfigError
-from ebrm.integrations.scorer import ScoredRows, Scorer, open_scorer, score_rows
-from ebrm.model import EnergyRewardModel, RefinedReward
+from ebrm.integrations.scorer import Scorer, open_scorer
+from ebrm.model import EnergyRewardModel
 
 logger = logging.getLogger(__name__)
 
@@ -43,19 +44,19 @@ def reward_function(
     Args:
         model: an `EnergyRewardModel`, a folder or Hub name of one, or an `ebrm.Client` of a running
             `ebrm serve`, for workers without a GPU.
-        mode: what is read off the density of r given the response: its "mean", its "mode" (highest point), or
-            "pessimistic", the mean less `k` standard deviations, which pays less where the density is unsure.
-        k: how many standard deviations "pessimistic" takes off.
-        asynchronous: give an `async def` function, which scores in a thread and leaves the trainer's event loop to
+        mode: "mean" or "mode" of the density of r given the response, or "pessimistic", the mean less `k` standard
+            deviations (a lower confidence bound).
+        k: standard deviations that "pessimistic" subtracts.
+        asynchronous: return an `async def` function, which scores in a thread and leaves the trainer's event loop to
             other asynchronous rewards and tools.
-        name: what the function is called in TRL's logs (`rewards/{name}/mean`); by default `ebrm`, `ebrm_mode` or
+        name: the function's name in TRL's logs (`rewards/{name}/mean`); by default `ebrm`, `ebrm_mode` or
             `ebrm_pessimistic`.
 
     Returns:
-        A function of `prompts`, `completions` and whatever else TRL passes, that returns a list of float or None. It
-        logs the metrics `{name}/base_reward`, `{name}/std` (means), `{name}/beyond_std` (share of rows whose base
-        reward is more than one standard deviation from the refined one) and `{name}/unusable` (share of rows with
-        None), and the columns `{name}/base_reward` and `{name}/std` of the completions table.
+        A function of `prompts`, `completions` and TRL's other columns that returns a list of float or None. It logs the
+        metrics `{name}/base_reward`, `{name}/std` (means), `{name}/beyond_std` (share of rows whose base reward is more
+        than one standard deviation from the refined one) and `{name}/unusable` (share of rows with None), and the
+        columns `{name}/base_reward` and `{name}/std` of the completions table.
 
     Raises:
         ConfigError: a mode that is not one of the three, a negative `k`, or a server whose rewards are another mode.
@@ -70,28 +71,27 @@ def reward_function(
     called = name or _NAMES[mode]
     warned: list[str] = []
 
-    def score(prompts: Sequence[Any], completions: Sequence[Any]) -> tuple[Rewards, ScoredRows]:
-        found = _score(scorer, prompts, completions)
-        if found.refused and not warned:
-            row, why = min(found.refused.items())
+    def score(prompts: Sequence[Any], completions: Sequence[Any]) -> _Rows:
+        rows = _score(scorer, prompts, completions)
+        row, why = next(((row, why) for row, why in enumerate(rows.errors) if why is not None), (0, None))
+        if why is not None and not warned:
             warned.append(why)
             logger.warning(
                 "%s: row %d of this call has no reward (None): %s From here on such rows are only counted, in the "
                 "metric %s/unusable.",
                 called, row, why, called,
             )  # fmt: skip
-        reward = found.refined.reward - penalty * found.refined.std
-        return _spread(reward, found, len(prompts)), found
+        return rows
+
+    def finish(rows: _Rows, columns: dict[str, Any]) -> Rewards:
+        _log(called, rows, **columns)
+        return rows.usable(rows.reward - penalty * rows.std)
 
     def plain(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> Rewards:
-        rewards, found = score(prompts, completions)
-        _log(called, found, len(prompts), **columns)
-        return rewards
+        return finish(score(prompts, completions), columns)
 
     async def threaded(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> Rewards:
-        rewards, found = await asyncio.to_thread(score, prompts, completions)
-        _log(called, found, len(prompts), **columns)
-        return rewards
+        return finish(await asyncio.to_thread(score, prompts, completions), columns)
 
     function: Any = threaded if asynchronous else plain
     function.__name__ = function.__qualname__ = called
@@ -105,26 +105,38 @@ def _set_estimate(scorer: Scorer, estimate: Literal["mean", "mode"]) -> Scorer:
         served = scorer.info()["inference"]["estimate"]
         if served != estimate:
             raise ConfigError(
-                f"The server gives the {served} of the density, and this function was asked for its {estimate}. Choose "
-                f"another mode, or serve the model with the estimate {estimate!r}."
+                f"The server gives the {served} of the density, and `mode` needs its {estimate}. Choose another "
+                f"`mode`, or serve the model with the estimate {estimate!r}."
             )
     return scorer
 
 
-def _score(scorer: Scorer, prompts: Sequence[Any], completions: Sequence[Any]) -> ScoredRows:
-    """Score completions as TRL gives them: strings, or lists of messages."""
-    texts: list[tuple[Prompt, str]] = []
-    places, refused = [], {}
-    for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
-        found = _split(prompt, completion)
-        if isinstance(found, str):
-            refused[row] = found
-            continue
-        places.append(row)
-        texts.append(found)
-    scored = score_rows(scorer, [prompt for prompt, _ in texts], [response for _, response in texts])
-    refused |= {places[row]: why for row, why in scored.refused.items()}
-    return ScoredRows(scored.refined, [places[row] for row in scored.rows], refused)
+@dataclass(frozen=True)
+class _Rows:
+    """Columns of n rows: NaN, with a reason in `errors`, where a row has no reward."""
+
+    reward: Tensor
+    base_reward: Tensor
+    std: Tensor
+    errors: list[str | None]
+
+    def usable(self, values: Tensor) -> Rewards:
+        """`values` [n], None for rows without a reward."""
+        return [value if error is None else None for value, error in zip(values.tolist(), self.errors, strict=True)]
+
+
+def _score(scorer: Scorer, prompts: Sequence[Any], completions: Sequence[Any]) -> _Rows:
+    """Score completions in TRL's two forms: strings, or lists of messages."""
+    texts = [_split(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
+    errors = [text if isinstance(text, str) else None for text in texts]
+    rows = [row for row, error in enumerate(errors) if error is None]
+    pairs = [text for text in texts if not isinstance(text, str)]
+    refined = scorer.score([prompt for prompt, _ in pairs], [response for _, response in pairs], on_error="nan")
+    for row, error in zip(rows, refined.errors, strict=True):
+        errors[row] = error
+    columns = torch.full((3, len(texts)), torch.nan)
+    columns[:, rows] = torch.stack([refined.reward, refined.base_reward, refined.std])
+    return _Rows(columns[0], columns[1], columns[2], errors)
 
 
 def _split(prompt: Any, completion: Any) -> tuple[Prompt, str] | str:
@@ -150,30 +162,21 @@ def _flat(message: Any) -> Any:
     return message
 
 
-def _spread(values: Tensor, found: ScoredRows, n: int) -> Rewards:
-    """`values` [m] at the places of their rows among n; None elsewhere."""
-    spread: Rewards = [None] * n
-    for row, value in zip(found.rows, values.tolist(), strict=True):
-        spread[row] = value
-    return spread
-
-
 def _log(
     name: str,
-    found: ScoredRows,
-    n: int,
+    rows: _Rows,
     log_metric: Callable[[str, float], None] | None = None,
     log_extra: Callable[[str, list[Any]], None] | None = None,
     **columns: Any,
 ) -> None:
-    """Log what stands behind the rewards, with what TRL gives for it (older releases give neither)."""
-    refined: RefinedReward = found.refined
+    """Log the parts of the rewards by TRL's loggers (older releases pass neither)."""
+    good = torch.tensor([error is None for error in rows.errors], dtype=torch.bool)
     if log_metric is not None:
-        log_metric(f"{name}/unusable", len(found.refused) / max(n, 1))
-        if found.rows:
-            beyond = refined.delta.abs() > refined.std
-            for metric, values in (("base_reward", refined.base_reward), ("std", refined.std), ("beyond_std", beyond)):
-                log_metric(f"{name}/{metric}", float(values.to(torch.float32).mean()))
+        log_metric(f"{name}/unusable", float((~good).sum()) / max(len(good), 1))
+        if bool(good.any()):
+            beyond = ((rows.reward - rows.base_reward).abs() > rows.std).float()
+            for metric, values in (("base_reward", rows.base_reward), ("std", rows.std), ("beyond_std", beyond)):
+                log_metric(f"{name}/{metric}", float(values[good].mean()))
     if log_extra is not None:
-        log_extra(f"{name}/base_reward", _spread(refined.base_reward, found, n))
-        log_extra(f"{name}/std", _spread(refined.std, found, n))
+        log_extra(f"{name}/base_reward", rows.usable(rows.base_reward))
+        log_extra(f"{name}/std", rows.usable(rows.std))

@@ -1,7 +1,7 @@
 """Refined rewards in verl: a reward manager, registered as "ebrm", and a `compute_score` function.
 
-verl's reward workers have no GPU, so both ask a running `ebrm serve`, named by `EBRM_SERVER` and `EBRM_TOKEN`
-(:mod:`ebrm.integrations.environment`). Imported by verl, in its workers:
+verl's reward workers have no GPU, so both use a running `ebrm serve`, named by `EBRM_SERVER` and `EBRM_TOKEN`
+(:class:`ebrm.integrations.scorer.Environment`). Imported by verl, in its workers:
 
     reward.reward_manager.source=importlib
     reward.reward_manager.module.path=pkg://ebrm.integrations.verl
@@ -11,55 +11,43 @@ verl's reward workers have no GPU, so both ask a running `ebrm serve`, named by 
 from __future__ import annotations
 
 import asyncio
-import logging
-import threading
-from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 from verl.experimental.reward_loop.reward_manager import register
 from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
 from verl.experimental.reward_loop.reward_manager.registry import REWARD_MANAGER
 
-from ebrm.backbone import Prompt
-from ebrm.client import Client
-from ebrm.errors import ConfigError, TextError
-from ebrm.integrations.environment import Environment, read_environment
+from ebrm.errors import ConfigError
+from ebrm.integrations.scorer import read_environment, shared_scorer
 
-logger = logging.getLogger(__name__)
-
-_opening = threading.Lock()
+_CALLER = "verl's reward manager"
 
 
 class EBRMRewardManager(RewardManagerBase):
     """Scores each rollout by its `raw_prompt` and its decoded response.
 
-    The prompt is the data set's messages, the response one assistant's turn with the policy's special tokens left out,
-    so the reward model writes both in its own template. Of several sequences the last one counts, as in verl's own
+    The prompt is the data set's messages, the response one assistant's turn without the policy's special tokens, and
+    both are rendered by the reward model's own template. Of several sequences the last one counts, as in verl's own
     managers.
 
     Args:
         config, tokenizer: verl's configuration, the policy's tokenizer.
-        compute_score, reward_router_address, reward_model_tokenizer: what verl passes; not used.
+        compute_score, reward_router_address, reward_model_tokenizer: passed by verl; ignored.
     """
 
     def __init__(
-        self,
-        config: Any,
-        tokenizer: Any,
-        compute_score: Callable[..., Any] | None = None,
-        reward_router_address: str | None = None,
+        self, config: Any, tokenizer: Any, compute_score: Any = None, reward_router_address: Any = None,
         reward_model_tokenizer: Any = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__(config, tokenizer, compute_score)
-        _open()  # so that a missing address shows before the first rollout
+        shared_scorer(read_environment(_CALLER))  # a missing address shows before the first rollout
 
     async def run_single(self, data: Any) -> dict[str, Any]:
-        """The reward of the last sequence of `data` (a `DataProto`), and what stands behind it.
+        """The reward of the last sequence of `data` (a `DataProto`), with its parts.
 
         Returns:
             `reward_score`, and `reward_extra_info` with `base_reward`, `std` and `unusable` (1 where
-            `EBRM_UNUSABLE_REWARD` stands for the reward).
+            `EBRM_UNUSABLE_REWARD` replaces the reward).
 
         Raises:
             ConfigError: the batch has no `raw_prompt`.
@@ -72,15 +60,11 @@ class EBRMRewardManager(RewardManagerBase):
                 f"The batch has no raw_prompt (it has {', '.join(sorted(item.non_tensor_batch))}), so the prompt is "
                 "not known. Use verl's RLHFDataset, or one that gives raw_prompt: a list of messages."
             )
-        prompt = [dict(message) for message in item.non_tensor_batch["raw_prompt"]]
+        prompt = item.non_tensor_batch["raw_prompt"]
         responses = item.batch["responses"]  # [L], padded on the right
-        written = int(item.batch["attention_mask"][-len(responses) :].sum())
-
-        def score() -> dict[str, float]:
-            return _score(prompt, self.tokenizer.decode(responses[:written], skip_special_tokens=True))
-
-        # In a thread: the client waits for its answer.
-        values = await asyncio.to_thread(score)
+        length = int(item.batch["attention_mask"][-len(responses) :].sum())
+        text = self.tokenizer.decode(responses[:length], skip_special_tokens=True)
+        values = await asyncio.to_thread(_score, prompt, text)  # the client blocks
         return {"reward_score": values.pop("score"), "reward_extra_info": values}
 
 
@@ -95,7 +79,7 @@ def compute_score(
     """For `reward.custom_reward_function`, where a rule-based manager has to stay: the prompt is in `extra_info`.
 
     Args:
-        data_source, ground_truth, more: what verl passes; not used.
+        data_source, ground_truth, more: passed by verl; ignored.
         solution_str: the response.
         extra_info: its `prompt` is a string (one user turn) or a list of messages.
 
@@ -112,29 +96,12 @@ def compute_score(
             "compute_score no other. Put the prompt into the data's extra_info, or use EBRMRewardManager, which finds "
             "it."
         )
-    return _score(prompt if isinstance(prompt, str) else [dict(message) for message in prompt], solution_str)
+    return _score(prompt, solution_str)
 
 
-def _score(prompt: Prompt, response: str) -> dict[str, float]:
-    with _opening:  # or each of the first threads would open a client
-        environment, client = _open()
-    try:
-        found = client.score([prompt], [response])
-    except TextError as error:
-        if environment.unusable is None:
-            raise
-        logger.info("a response has the reward of EBRM_UNUSABLE_REWARD: %s", error)
-        return {"score": environment.unusable, "base_reward": environment.unusable, "std": 0.0, "unusable": 1.0}
-    std = float(found.std)
-    return {
-        "score": float(found.reward) - environment.pessimism * std,
-        "base_reward": float(found.base_reward),
-        "std": std,
-        "unusable": 0.0,
-    }
-
-
-@cache
-def _open() -> tuple[Environment, Client]:
-    environment = read_environment(server_only="verl's reward manager")
-    return environment, Client(environment.server, token=environment.token)
+def _score(prompt: Any, response: str) -> dict[str, float]:
+    prompt = prompt if isinstance(prompt, str) else [dict(message) for message in prompt]  # an array of messages
+    environment = read_environment(_CALLER)
+    refined = shared_scorer(environment).score([prompt], [response], on_error=environment.on_error)
+    values = {name: float(column) for name, column in environment.rewards(refined).items()}
+    return {"score": values.pop("reward"), **values}

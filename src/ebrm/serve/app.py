@@ -1,4 +1,4 @@
-"""The routes of the server: `create_app(model, settings)` is the whole of it as an ASGI application."""
+"""The server as an ASGI application: `create_app(model, config)`."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from ebrm._version import __version__
 from ebrm.model import EnergyRewardModel
 from ebrm.serve.compat_routes import add_compat_routes
 from ebrm.serve.config import ServeConfig
-from ebrm.serve.deadline import ERRORS, answer, prompt_of
-from ebrm.serve.docs_page import listing
-from ebrm.serve.errors import Refused, handle_errors
-from ebrm.serve.inspector import inspector_page
 from ebrm.serve.middleware import RequestLimits
+from ebrm.serve.pages import inspector_page, routes_page
 from ebrm.serve.requests import (
+    ERRORS,
     Density,
     RankAnswer,
     RankRequest,
     RankResult,
+    Refused,
     ScoreAnswer,
     ScoreRequest,
     ScoreResult,
+    handle_errors,
+    prompt_of,
 )
 from ebrm.serve.scoring import Scored, ScoreItem, Scoring
 
 _DESCRIPTION = """Refined rewards of a frozen reward model, each with its uncertainty.
 
-Every status but 200 has the body `{"error": {"kind", "message", "row"}}`; 503 says by Retry-After when to come
-again."""
+Every status but 200 has the body `{"error": {"kind", "message", "row"}}`; 503 has the header Retry-After."""
 
 
 def create_app(
     model: EnergyRewardModel,
-    settings: ServeConfig | None = None,
+    config: ServeConfig | None = None,
     name: str = "ebrm",
     backbone: Mapping[str, Any] | None = None,
 ) -> FastAPI:
@@ -47,13 +47,13 @@ def create_app(
     scored. `app.state.scoring` is the :class:`Scoring` behind the routes.
 
     Args:
-        model: what is served.
-        settings: limits and token; host and port are for `ebrm.serve.run`.
-        name: what answers call the model; `ebrm serve` gives the folder.
+        model: the model that scores.
+        config: limits and token; host and port are for :func:`ebrm.serve.serve`.
+        name: the model's name in answers; `ebrm serve` gives the folder.
         backbone: fields of :class:`BackboneConfig` by which the reward model is loaded; others as saved.
     """
-    settings = settings or ServeConfig()
-    scoring = Scoring(model, settings, backbone)
+    config = config or ServeConfig()
+    scoring = Scoring(model, config, backbone)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -62,7 +62,7 @@ def create_app(
         loading.cancel()
         scoring.close()
 
-    # Their own pages load scripts from elsewhere: /docs is ours.
+    # FastAPI's own pages load scripts from elsewhere: /docs is ours.
     app = FastAPI(
         title="ebrm", version=__version__, description=_DESCRIPTION, lifespan=lifespan, docs_url=None, redoc_url=None
     )
@@ -71,27 +71,31 @@ def create_app(
     _own_routes(app, scoring, name)
     add_compat_routes(app, scoring, name)
     _state_routes(app, scoring, name)
-    app.add_middleware(RequestLimits, settings=settings, meters=scoring.meters)
+    app.add_middleware(RequestLimits, config=config, metrics=scoring.metrics)
     return app
 
 
 def _own_routes(app: FastAPI, scoring: Scoring, name: str) -> None:
+    async def density(scored: Sequence[Scored], nodes: int | None) -> Density | None:
+        if nodes is None:
+            return None
+        rewards, p = await scoring.on_model(lambda: scoring.model.density(*scoring.features(scored), nodes))
+        return Density(rewards=rewards.tolist(), p=p.tolist())
+
     @app.post("/v1/score", response_model=ScoreAnswer, responses=ERRORS)
     async def score(request: Request, body: ScoreRequest) -> Any:
         """Refined reward, base reward, standard deviation and interval of each response."""
-        if body.messages is not None:
-            texts = [ScoreItem(prompt_of(messages[:-1]), messages[-1].content) for messages in body.messages]
-        else:
-            assert body.prompts is not None and body.responses is not None  # ScoreRequest sees to it
-            texts = [ScoreItem(prompt_of(p), r) for p, r in zip(body.prompts, body.responses, strict=True)]
+        pairs = zip(body.responses or [], body.prompts or [], strict=True)
+        texts = [ScoreItem(text) for text in body.rendered or []]
+        texts += [ScoreItem(turns[-1].content, prompt_of(turns[:-1])) for turns in body.messages or []]
+        texts += [ScoreItem(response, prompt_of(prompt)) for response, prompt in pairs]
 
         async def work() -> ScoreAnswer:
             scored = await scoring.score(texts)
-            results = [ScoreResult(**_shared(one), log_density=one.values["log_density"], delta=one.values["delta"])
-                       for one in scored]  # fmt: skip
-            return ScoreAnswer(model=name, results=results, density=await _density(scoring, scored, body.density))
+            results = [ScoreResult(**one.values) for one in scored]
+            return ScoreAnswer(model=name, results=results, density=await density(scored, body.density))
 
-        return await answer(request, scoring, work)
+        return await scoring.answer(request, work)
 
     @app.post("/v1/rank", response_model=RankAnswer, responses=ERRORS)
     async def rank(request: Request, body: RankRequest) -> Any:
@@ -99,40 +103,16 @@ def _own_routes(app: FastAPI, scoring: Scoring, name: str) -> None:
         prompt = prompt_of(body.prompt)
 
         async def work() -> RankAnswer:
-            scored = await scoring.score([ScoreItem(prompt, response) for response in body.responses])
-            best = await _p_best(scoring, scored)
+            scored = await scoring.score([ScoreItem(response, prompt) for response in body.responses])
+            features = scoring.features(scored)
+            best = await scoring.on_model(lambda: scoring.model.p_best(*features).tolist()) if scored else []
             order = sorted(range(len(scored)), key=lambda i: -scored[i].values["reward"])
             results = [
-                RankResult(index=i, rank=place + 1, p_best=best[i], **_shared(scored[i]))
-                for place, i in enumerate(order)
+                RankResult(index=i, rank=place + 1, p_best=best[i], **scored[i].values) for place, i in enumerate(order)
             ]
-            return RankAnswer(model=name, results=results, density=await _density(scoring, scored, body.density))
+            return RankAnswer(model=name, results=results, density=await density(scored, body.density))
 
-        return await answer(request, scoring, work)
-
-
-def _shared(scored: Scored) -> dict[str, Any]:
-    values = scored.values
-    return {
-        "reward": values["reward"],
-        "base_reward": values["base_reward"],
-        "std": values["std"],
-        "interval": (values["interval_low"], values["interval_high"]),
-    }
-
-
-async def _density(scoring: Scoring, scored: Sequence[Scored], nodes: int | None) -> Density | None:
-    if nodes is None:
-        return None
-    rewards, p = await scoring.on_model(lambda: scoring.model.density(*scoring.features(scored), nodes))
-    return Density(rewards=rewards.tolist(), p=p.tolist())
-
-
-async def _p_best(scoring: Scoring, scored: Sequence[Scored]) -> list[float]:
-    if not scored:
-        return []
-    best = await scoring.on_model(lambda: scoring.model.p_best(*scoring.features(scored)))
-    return [float(p) for p in best]
+        return await scoring.answer(request, work)
 
 
 def _state_routes(app: FastAPI, scoring: Scoring, name: str) -> None:
@@ -155,13 +135,13 @@ def _state_routes(app: FastAPI, scoring: Scoring, name: str) -> None:
 
     @app.get("/info", responses={401: ERRORS[401]})
     async def info() -> dict[str, Any]:
-        """What is served: model, reward model, text rule, units, settings of inference, limits."""
+        """Model, reward model, text rule, units, inference config, limits."""
         return about(scoring, name)
 
     @app.get("/metrics", responses={401: ERRORS[401]}, response_class=Response)
     async def metrics() -> Response:
         """Counts and times for Prometheus."""
-        return Response(scoring.meters.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(scoring.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @app.get("/", include_in_schema=False)
     async def inspector() -> HTMLResponse:
@@ -169,15 +149,15 @@ def _state_routes(app: FastAPI, scoring: Scoring, name: str) -> None:
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
-        return HTMLResponse(listing(app.openapi()))
+        return HTMLResponse(routes_page(app.openapi()))
 
 
 def about(scoring: Scoring, name: str) -> dict[str, Any]:
-    """What `/info` says."""
+    """The answer of `/info`."""
     model = scoring.model
-    record, density = model.record, model.head
+    record, head = model.record, model.head
     rule = {key: value for key, value in (record.text_rule or {}).items() if key not in ("template", "template_kwargs")}
-    low, high = (float(r) for r in density.standardizer.to_base(density.support.double()))
+    low, high = (float(r) for r in head.standardizer.to_base(head.support.double()))
     return {
         "ebrm_version": __version__,
         "model": name,
@@ -188,10 +168,10 @@ def about(scoring: Scoring, name: str) -> dict[str, Any]:
         "dtype": record.backbone.get("dtype"),
         "units": {
             "of": "the base reward model",
-            "mean": float(density.standardizer.reward_mean),
-            "std": float(density.standardizer.reward_std),
+            "mean": float(head.standardizer.reward_mean),
+            "std": float(head.standardizer.reward_std),
             "range": [low, high],
         },
         "inference": record.head.to_dict()["inference"],
-        "limits": scoring.settings.limits(),
+        "limits": scoring.config.limits(),
     }

@@ -1,20 +1,21 @@
-"""Routes in the shapes of others: vLLM's `/classify` and `/pooling` (verl asks so), and OpenRLHF's `/get_reward`."""
+"""Compatible routes: vLLM's `/classify` and `/pooling` (used by verl), and OpenRLHF's `/get_reward`."""
 
 from __future__ import annotations
 
 import time
 import uuid
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from fastapi import FastAPI, Request
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from ebrm.serve.deadline import ERRORS, answer, prompt_of
-from ebrm.serve.requests import Conversation, must_end_in_answer
-from ebrm.serve.scoring import RenderedText, Scored, ScoreItem, Scoring
+from ebrm.serve.requests import ERRORS, Conversation, must_end_in_answer, prompt_of
+from ebrm.serve.scoring import Scored, ScoreItem, Scoring
+
+T = TypeVar("T")
 
 
 class PoolingRequest(BaseModel):
@@ -25,12 +26,12 @@ class PoolingRequest(BaseModel):
         json_schema_extra={"examples": [{"input": "<|user|>Hi<|assistant|>Hello", "use_activation": False}]}
     )
 
-    model: str | None = Field(default=None, description="Taken and not looked at: one model is served.")
+    model: str | None = Field(default=None, description="Ignored: one model is served.")
     input: str | list[str] | None = Field(default=None, description="Whole texts, already in the chat template.")
     messages: Conversation | None = Field(
         default=None, description="Instead of input: a conversation that ends in the assistant's answer."
     )
-    use_activation: Literal[False] = Field(description="Must be false: what is given are rewards as they are.")
+    use_activation: Literal[False] = Field(description="Must be false: rewards come without an activation.")
 
     @model_validator(mode="before")
     @classmethod
@@ -51,21 +52,21 @@ class PoolingRequest(BaseModel):
             must_end_in_answer(self.messages, 0)
         return self
 
-    def texts(self) -> list[ScoreItem | RenderedText]:
-        """What is to be scored."""
+    def texts(self) -> list[ScoreItem]:
+        """The texts to score."""
         if self.messages is not None:
-            return [ScoreItem(prompt_of(self.messages[:-1]), self.messages[-1].content)]
-        return [RenderedText(text) for text in ([self.input] if isinstance(self.input, str) else self.input or [])]
+            return [ScoreItem(self.messages[-1].content, prompt_of(self.messages[:-1]))]
+        return [ScoreItem(text) for text in ([self.input] if isinstance(self.input, str) else self.input or [])]
 
 
 class PoolRequest(PoolingRequest):
     """vLLM's request to `/pooling`."""
 
-    task: Literal["classify"] = Field(default="classify", description="Embeddings are not given.")
+    task: Literal["classify"] = Field(default="classify", description="Embeddings are not served.")
 
 
 class Usage(BaseModel):
-    """How much was read."""
+    """Token counts."""
 
     prompt_tokens: int
     total_tokens: int
@@ -73,7 +74,7 @@ class Usage(BaseModel):
 
 
 class Classified(BaseModel):
-    """One text's reward, as `/classify` gives it."""
+    """One text's reward in `/classify`."""
 
     index: int
     label: str = "reward"
@@ -81,48 +82,37 @@ class Classified(BaseModel):
     num_classes: int = 1
 
 
-class ClassifyAnswer(BaseModel):
-    """What `/classify` gives."""
-
-    id: str
-    object: str = "list"
-    created: int
-    model: str
-    data: list[Classified]
-    usage: Usage
-
-
 class Pooled(BaseModel):
-    """One text's reward, as `/pooling` gives it."""
+    """One text's reward in `/pooling`."""
 
     index: int
     object: str = "pooling"
     data: list[float] = Field(description="The refined reward.")
 
 
-class PoolingAnswer(BaseModel):
-    """What `/pooling` gives."""
+class PoolingAnswer(BaseModel, Generic[T]):
+    """The answer of `/classify` and `/pooling`."""
 
     id: str
     object: str = "list"
     created: int
     model: str
-    data: list[Pooled]
+    data: list[T]
     usage: Usage
 
 
 class GetRewardRequest(BaseModel):
-    """OpenRLHF's request: `query` holds prompt and response as the policy wrote them, special tokens included."""
+    """OpenRLHF's request: `query` holds prompt and response as the policy generated them, with special tokens."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"query": ["<|user|>Hi<|assistant|>Hello"]}]})
 
-    query: list[str] = Field(description="Whole texts; none is fine.")
-    prompts: list[Any] | None = Field(default=None, description="Taken and not looked at: query holds them.")
-    labels: list[Any] | None = Field(default=None, description="Taken and not looked at.")
+    query: list[str] = Field(description="Whole texts; the list may be empty.")
+    prompts: list[Any] | None = Field(default=None, description="Ignored: query holds them.")
+    labels: list[Any] | None = Field(default=None, description="Ignored.")
 
 
 class GetRewardAnswer(BaseModel):
-    """What `/get_reward` gives, one number a query each."""
+    """The answer of `/get_reward`, one number a query each."""
 
     rewards: list[float] = Field(description="Refined rewards.")
     scores: list[float] = Field(description="Refined rewards between 0 and 1, for OpenRLHF's dynamic filtering.")
@@ -132,36 +122,31 @@ class GetRewardAnswer(BaseModel):
 def add_compat_routes(app: FastAPI, scoring: Scoring, name: str) -> None:
     """Add the three routes."""
 
-    @app.post("/classify", response_model=ClassifyAnswer, responses=ERRORS)
-    async def classify(request: Request, body: PoolingRequest) -> Any:
-        """Refined rewards in vLLM's shape; verl's discriminative reward model asks for them so."""
-        scored = await answer(request, scoring, lambda: scoring.score(body.texts()))
-        data = [Classified(index=i, probs=[one.values["reward"]]) for i, one in enumerate(scored)]
-        return ClassifyAnswer(id=f"classify-{uuid.uuid4().hex}", created=_now(), model=name, data=data,
-                              usage=_usage(scored))  # fmt: skip
+    def pooled(kind: str, data: list[Any], scored: Sequence[Scored]) -> dict[str, Any]:
+        tokens = sum(one.tokens for one in scored)
+        usage = Usage(prompt_tokens=tokens, total_tokens=tokens)
+        return {"id": f"{kind}-{uuid.uuid4().hex}", "created": int(time.time()), "model": name, "data": data,
+                "usage": usage}  # fmt: skip
 
-    @app.post("/pooling", response_model=PoolingAnswer, responses=ERRORS)
+    @app.post("/classify", response_model=PoolingAnswer[Classified], responses=ERRORS)
+    async def classify(request: Request, body: PoolingRequest) -> Any:
+        """Refined rewards in vLLM's shape, as verl's discriminative reward model requests them."""
+        scored = await scoring.answer(request, lambda: scoring.score(body.texts()))
+        data = [Classified(index=i, probs=[one.values["reward"]]) for i, one in enumerate(scored)]
+        return pooled("classify", data, scored)
+
+    @app.post("/pooling", response_model=PoolingAnswer[Pooled], responses=ERRORS)
     async def pooling(request: Request, body: PoolRequest) -> Any:
         """Refined rewards in vLLM's other shape."""
-        scored = await answer(request, scoring, lambda: scoring.score(body.texts()))
+        scored = await scoring.answer(request, lambda: scoring.score(body.texts()))
         data = [Pooled(index=i, data=[one.values["reward"]]) for i, one in enumerate(scored)]
-        return PoolingAnswer(id=f"pool-{uuid.uuid4().hex}", created=_now(), model=name, data=data,
-                             usage=_usage(scored))  # fmt: skip
+        return pooled("pool", data, scored)
 
     @app.post("/get_reward", response_model=GetRewardAnswer, responses=ERRORS)
     async def get_reward(request: Request, body: GetRewardRequest) -> Any:
         """Refined rewards for OpenRLHF's `--reward.remote_url`."""
-        scored = await answer(request, scoring, lambda: scoring.score([RenderedText(text) for text in body.query]))
+        scored = await scoring.answer(request, lambda: scoring.score([ScoreItem(text) for text in body.query]))
         rewards = [one.values["reward"] for one in scored]
         scores = scoring.model.to_score(torch.tensor(rewards)).tolist()
         logs = {key: [one.values[key] for one in scored] for key in ("base_reward", "std")}
         return GetRewardAnswer(rewards=rewards, scores=scores, extra_logs=logs)
-
-
-def _now() -> int:
-    return int(time.time())
-
-
-def _usage(scored: Sequence[Scored]) -> Usage:
-    tokens = sum(one.tokens for one in scored)
-    return Usage(prompt_tokens=tokens, total_tokens=tokens)

@@ -1,4 +1,4 @@
-"""What every request passes before the routes: counting, the token, and limits on size and time of its body."""
+"""Request limits before the routes: token, size and time of bodies, slow-loris protection, request metrics."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from time import monotonic
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ebrm.serve.config import ServeConfig
-from ebrm.serve.errors import Refused, response
 from ebrm.serve.metrics import Metrics
+from ebrm.serve.requests import Refused
 
 logger = logging.getLogger(__name__)
 
-#: What anybody may ask: whether the process lives, and the page that asks for the token.
+#: Paths that need no token: liveness, and the page on which the token is typed.
 _OPEN = ("/", "/health")
-#: Bytes of unfinished bodies that are held at a time, in largest bodies.
+#: Bytes of unfinished bodies held at a time, in units of `max_body`.
 _BODIES = 16
 #: The status that is counted when the client went away before its answer.
 _CLIENT_GONE = 499
@@ -28,11 +29,15 @@ class RequestLimits:
     """ASGI middleware around all routes.
 
     A body is refused by its declared length before it is read, and by its counted length as soon as that is too large.
+
+    Attributes:
+        config: token and limits.
     """
 
-    def __init__(self, app: ASGIApp, settings: ServeConfig, meters: Metrics) -> None:
-        self._app, self._settings, self._meters = app, settings, meters
-        self._expected = None if settings.token is None else settings.token.encode()
+    def __init__(self, app: ASGIApp, config: ServeConfig, metrics: Metrics) -> None:
+        self.config = config
+        self._app, self._metrics = app, metrics
+        self._token = None if config.token is None else config.token.encode()
         self._held = 0  # bytes of bodies of all requests under way
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -49,86 +54,124 @@ class RequestLimits:
             await send(message)
 
         try:
-            self._refuse(scope)
+            self._check_head(scope)
             await self._app(scope, body.receive, note)
         except Refused as refused:
-            await response(refused)(scope, receive, note)
+            await refused.response()(scope, receive, note)
         except Exception:
             code = 503  # a defect, which is answered outside of this
             raise
         finally:
             self._held -= body.bytes
             route = getattr(scope.get("route"), "path", "other")
-            self._meters.requests.labels(route, str(code)).inc()
+            self._metrics.requests.labels(route, str(code)).inc()
             logger.debug("%s %s %d, %.1f ms", scope["method"], route, code, 1e3 * (monotonic() - started))
 
-    def _refuse(self, scope: Scope) -> None:
+    def _check_head(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
-        if self._expected is not None and scope["path"] not in _OPEN:
+        if self._token is not None and scope["path"] not in _OPEN:
             scheme, _, given = headers.get("authorization", "").partition(" ")
-            right = hmac.compare_digest(given.strip().encode("utf-8", "surrogateescape"), self._expected)
+            right = hmac.compare_digest(given.strip().encode("utf-8", "surrogateescape"), self._token)
             if scheme.lower() != "bearer" or not right:
-                said = "another token" if given else "no token"
+                seen = "a wrong token" if given else "no token"
                 raise Refused(
-                    401, "token", f"The request has {said}. Send the header Authorization: Bearer TOKEN.", close=True
+                    401, "token", f"The request has {seen}. Send the header Authorization: Bearer TOKEN.", close=True
                 )
         if "content-length" in headers and "transfer-encoding" in headers:
-            # A proxy may go by the one and this server by the other: what the one takes for the end of a body is then
-            # a request of its own for the other.
+            # Request smuggling: a proxy may go by the one and this server by the other, and what the one takes for the
+            # end of a body is then a request of its own for the other.
             raise Refused(
                 400, "two_lengths", "The request declares both a length and chunks; send one of the two.", close=True
             )
         declared = headers.get("content-length", "")
-        if declared.isdecimal() and int(declared[:20]) > self._settings.max_body:
+        if declared.isdecimal() and int(declared[:20]) > self.config.max_body:
             raise self.too_large()
 
     def too_large(self) -> Refused:
         """The refusal of a body over the limit."""
-        limit = self._settings.max_body
+        limit = self.config.max_body
         return Refused(413, "too_large", f"The body is larger than {limit:,} bytes. Send several requests.", close=True)
 
-    def took(self, more: int) -> None:
-        """Count bytes of a body that came; Refused when bodies of all requests fill the memory meant for them."""
+    def hold(self, more: int) -> None:
+        """Count bytes of a body; Refused when the bodies of all requests are over the memory meant for them."""
         self._held += more
-        if self._held > _BODIES * self._settings.max_body:
-            raise Refused(503, "queue_full", "Too many large requests are being sent. Come again.", close=True)
-
-    @property
-    def body_seconds(self) -> float:
-        """Longest a body may take."""
-        return self._settings.body_seconds
-
-    @property
-    def max_body(self) -> int:
-        """Largest body."""
-        return self._settings.max_body
+        if self._held > _BODIES * self.config.max_body:
+            raise Refused(503, "queue_full", "Too many large requests are being sent. Retry later.", close=True)
 
 
 class _Body:
-    """The body of one request as it comes in."""
+    """The body of one request as it arrives."""
 
-    def __init__(self, gate: RequestLimits, receive: Receive) -> None:
-        self._gate, self._receive = gate, receive
-        self._until = asyncio.get_running_loop().time() + gate.body_seconds
-        self._whole = False
+    def __init__(self, limits: RequestLimits, receive: Receive) -> None:
+        self._limits, self._receive = limits, receive
+        self._until = asyncio.get_running_loop().time() + limits.config.body_seconds
+        self._complete = False
         self.bytes = 0
 
     async def receive(self) -> Message:
-        """The next part; after the last, whatever the server says (that the client has gone)."""
-        if self._whole:
+        """The next part; after the last, the server's other messages (that the client has gone)."""
+        if self._complete:
             return await self._receive()
+        config = self._limits.config
         try:
             async with asyncio.timeout_at(self._until):
                 message = await self._receive()
         except TimeoutError:
             raise Refused(
-                408, "slow_body", f"The body did not come within {self._gate.body_seconds:g} seconds.", close=True
+                408, "slow_body", f"The body did not come within {config.body_seconds:g} seconds.", close=True
             ) from None
         part = len(message.get("body", b""))
         self.bytes += part
-        if self.bytes > self._gate.max_body:
-            self._gate.took(part)
-            raise self._gate.too_large()
-        self._gate.took(part)
-        self._whole = not message.get("more_body", False)
+        self._limits.hold(part)
+        if self.bytes > config.max_body:
+            raise self._limits.too_large()
+        self._complete = not message.get("more_body", False)
         return message
+
+
+class Connection(H11Protocol):
+    """uvicorn's HTTP/1.1 connection, closed when the head of a request is not complete after `head_seconds`.
+
+    Slow-loris protection: uvicorn waits without limit for a first request and for the rest of a head, and each such
+    connection holds a file descriptor.
+    """
+
+    #: Set by :func:`connection_class`.
+    head_seconds = 30.0
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Start the timer of the first request."""
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        """Read on; stop the timer once a request is under way."""
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the timer."""
+        super().connection_lost(exc)
+        self._stop()
+
+    def _watch(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._stop()
+        elif self._timer is None:
+            self._timer = self.loop.call_later(self.head_seconds, self._give_up)
+
+    def _stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _give_up(self) -> None:
+        self._timer = None
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.close()
+
+
+def connection_class(head_seconds: float) -> type[Connection]:
+    """The class of connections with this time limit, for `uvicorn.Config(http=…)`."""
+    return type("Connection", (Connection,), {"head_seconds": head_seconds})

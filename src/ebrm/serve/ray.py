@@ -48,7 +48,7 @@ _Arguments: type[pydantic.BaseModel] = pydantic.create_model(
 
 
 def app(arguments: dict[str, Any]) -> serve.Application:
-    """What Ray Serve runs.
+    """The application that Ray Serve runs.
 
     Args:
         arguments: `model`, a folder or Hub name that every machine sees; and if wanted `replicas`, processes (1);
@@ -64,16 +64,16 @@ def app(arguments: dict[str, Any]) -> serve.Application:
     try:
         given = _Arguments.model_validate(arguments).model_dump()
     except pydantic.ValidationError as error:
-        said = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        faults = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
         raise ConfigError(
-            f"The arguments of ebrm.serve.ray:app cannot be used ({said}). It takes "
+            f"The arguments of ebrm.serve.ray:app cannot be used ({faults}). It takes "
             f"{', '.join(_Arguments.model_fields)}, as NAME=VALUE."
         ) from None
     name, replicas, gpus = given.pop("model"), given.pop("replicas"), given.pop("gpus")
-    settings = ServeConfig(**given)
+    config = ServeConfig(**given)
     if replicas < 1:
-        raise ConfigError(f"The setting replicas is {replicas}; it must be 1 or more.")
-    EnergyRewardModel.from_pretrained(name)  # what is wrong with it is said here, not in the logs of a replica
+        raise ConfigError(f"`replicas` is {replicas}; it must be 1 or more.")
+    EnergyRewardModel.from_pretrained(name)  # errors show here, not in the log of a replica
     folder = os.path.abspath(name) if os.path.isdir(name) else name
     if gpus is None:
         if not ray.is_initialized():  # `serve run` would do it next, by the same rules
@@ -85,15 +85,15 @@ def app(arguments: dict[str, Any]) -> serve.Application:
         from ebrm.serve.app import create_app
 
         model = EnergyRewardModel.from_pretrained(folder)
-        model.backbone  # noqa: B018 - loaded by being asked for
-        return create_app(model, settings, name)
+        model.backbone  # noqa: B018 - loads it
+        return create_app(model, config, name)
 
     deployment = serve.deployment(
         name="ebrm",
         num_replicas=replicas,
         ray_actor_options={"num_cpus": 1, "num_gpus": gpus},
         # Ray's own default of 5 would leave batches nearly empty. The application refuses what comes beyond its queue.
-        max_ongoing_requests=settings.queue,
-        graceful_shutdown_timeout_s=settings.drain,
+        max_ongoing_requests=config.queue,
+        graceful_shutdown_timeout_s=config.drain,
     )
     return deployment(serve.ingress(replica)()).bind()

@@ -1,106 +1,122 @@
-"""What comes in and goes out of ebrm's own routes, and the shape of errors."""
+"""Bodies of ebrm's own routes, and errors: every status but 200 has `{"error": {"kind", "message", "row"}}`."""
 
 from __future__ import annotations
 
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
+from starlette.exceptions import HTTPException
 
-#: Most turns of a conversation, and longest name of a role.
-_TURNS, _ROLE = 1024, 64
 #: Most nodes of a density curve.
 MAX_NODES = 1025
+#: Longest name of a role.
+_ROLE = 64
+#: Seconds of the header Retry-After on 503.
+_RETRY_AFTER = 1
+
+
+# -- requests ---------------------------------------------------------------------------------------------------------
 
 
 class Message(BaseModel):
-    """One turn; what else a message holds is not looked at, as offline."""
+    """One turn; other fields of a message are ignored, as offline."""
 
     role: str = Field(max_length=_ROLE, examples=["user"])
     content: str = Field(examples=["What is the capital of France?"])
 
 
 Conversation = list[Message]
-PromptBody = str | list[Message]
+PromptBody = str | Conversation
 
 _PROMPT = "A string (one user turn), or messages that end in a user turn."
-_NODES = "Also give p(r | e) at this many rewards, equally spaced over its range."
+_NODES = "Also return p(r | e) at this many rewards, equally spaced over its range."
+_RESPONSES = "The assistant's answers; they may be empty."
+
+
+def prompt_of(body: PromptBody) -> Any:
+    """A prompt as the model takes it."""
+    return body if isinstance(body, str) else [{"role": m.role, "content": m.content} for m in body]
 
 
 def must_end_in_answer(messages: Conversation, row: int) -> None:
-    """Refuse a conversation that has no answer to score."""
+    """Refuse a conversation that has no response to score."""
     if not messages or messages[-1].role != "assistant":
         raise PydanticCustomError(
             "conversation", "Conversation {row} does not end in an assistant message: nothing to score", {"row": row}
         )
 
 
-class ScoreRequest(BaseModel):
-    """Texts to score: `prompts` with `responses`, or `messages`."""
+def _body(example: dict[str, Any]) -> ConfigDict:
+    return ConfigDict(extra="forbid", json_schema_extra={"examples": [example]})
 
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={
-            "examples": [{"prompts": ["What is the capital of France?"], "responses": ["Paris."]}],
-        },
-    )
+
+class ScoreRequest(BaseModel):
+    """Texts to score: `prompts` with `responses`, or `messages`, or `rendered`."""
+
+    model_config = _body({"prompts": ["What is the capital of France?"], "responses": ["Paris."]})
 
     prompts: list[PromptBody] | None = Field(default=None, description=f"One a response. {_PROMPT}")
-    responses: list[str] | None = Field(default=None, description="The assistant's answers; they may be empty.")
+    responses: list[str] | None = Field(default=None, description=_RESPONSES)
     messages: list[Conversation] | None = Field(
         default=None, description="Conversations that end in the assistant's answer, which is scored."
+    )
+    rendered: list[str] | None = Field(
+        default=None, description="Whole texts that went through the reward model's chat template already."
     )
     density: int | None = Field(default=None, ge=3, le=MAX_NODES, description=_NODES)
 
     @model_validator(mode="after")
     def _one_form(self) -> ScoreRequest:
-        if self.messages is not None:
-            if self.prompts is not None or self.responses is not None:
-                raise ValueError("Give prompts and responses, or messages, not both.")
-            for row, messages in enumerate(self.messages):
-                must_end_in_answer(messages, row)
-        elif self.prompts is None or self.responses is None:
-            raise ValueError("Give prompts and responses, or messages.")
-        elif len(self.prompts) != len(self.responses):
-            raise ValueError(
-                f"There are {len(self.prompts)} prompts but {len(self.responses)} responses; give one each."
-            )
+        pair = self.prompts is not None or self.responses is not None
+        if pair + (self.messages is not None) + (self.rendered is not None) > 1:
+            raise ValueError("Give prompts and responses, or messages, or rendered, not several of these.")
+        for row, messages in enumerate(self.messages or []):
+            must_end_in_answer(messages, row)
+        if self.messages is None and self.rendered is None:
+            if self.prompts is None or self.responses is None:
+                raise ValueError("Give prompts and responses, or messages, or rendered.")
+            prompts, responses = len(self.prompts), len(self.responses)
+            if prompts != responses:
+                raise ValueError(f"There are {prompts} prompts but {responses} responses; give one each.")
         return self
 
 
 class RankRequest(BaseModel):
     """Responses to one prompt, to be ranked."""
 
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={
-            "examples": [{"prompt": "What is the capital of France?", "responses": ["Paris.", "I don't know."]}],
-        },
-    )
+    model_config = _body({"prompt": "What is the capital of France?", "responses": ["Paris.", "I don't know."]})
 
     prompt: PromptBody = Field(description=_PROMPT)
-    responses: list[str] = Field(description="The assistant's answers; they may be empty.")
+    responses: list[str] = Field(description=_RESPONSES)
     density: int | None = Field(default=None, ge=3, le=MAX_NODES, description=_NODES)
 
 
-class ScoreResult(BaseModel):
+# -- answers ----------------------------------------------------------------------------------------------------------
+
+
+class _Numbers(BaseModel):
+    reward: float = Field(description="The refined reward.")
+    base_reward: float = Field(description="The frozen reward model's reward.")
+    std: float = Field(description="Standard deviation of the reward under the fitted density.")
+    interval: tuple[float, float] = Field(description="Central interval; 90% unless /info has another coverage.")
+
+
+class ScoreResult(_Numbers):
     """The numbers of one response, in the base reward model's units."""
 
-    reward: float = Field(description="The refined reward.")
-    base_reward: float = Field(description="What the frozen reward model says.")
-    std: float = Field(description="Standard deviation of the reward under the fitted density.")
-    interval: tuple[float, float] = Field(description="Central interval; 90% unless /info says otherwise.")
     log_density: float = Field(description="log p(reward | e), per unit.")
     delta: float = Field(description="reward - base_reward.")
 
 
-class RankResult(BaseModel):
-    """One response in a ranking."""
+class RankResult(_Numbers):
+    """One response in a ranking by refined reward."""
 
-    index: int = Field(description="Its place in the list that was given, from 0.")
+    index: int = Field(description="Its index in the list that was given, from 0.")
     rank: int = Field(description="1 is best.")
-    reward: float = Field(description="The refined reward, by which they are ranked.")
-    base_reward: float = Field(description="What the frozen reward model says.")
-    std: float = Field(description="Standard deviation of the reward under the fitted density.")
-    interval: tuple[float, float] = Field(description="Central interval.")
     p_best: float = Field(description="Probability that its reward is the largest, densities taken as independent.")
 
 
@@ -112,19 +128,20 @@ class Density(BaseModel):
 
 
 class ScoreAnswer(BaseModel):
-    """What `/v1/score` gives."""
+    """The answer of `/v1/score`."""
 
-    model: str = Field(description="What is served.")
+    model: str = Field(description="The model's name.")
     results: list[ScoreResult] = Field(description="One a response, in the order given.")
     density: Density | None = None
 
 
-class RankAnswer(BaseModel):
-    """What `/v1/rank` gives."""
+class RankAnswer(ScoreAnswer):
+    """The answer of `/v1/rank`."""
 
-    model: str = Field(description="What is served.")
-    results: list[RankResult] = Field(description="Best first; ties in the order given.")
-    density: Density | None = None
+    results: list[RankResult] = Field(description="Best first; ties in the order given.")  # type: ignore[assignment]
+
+
+# -- errors -----------------------------------------------------------------------------------------------------------
 
 
 class Fault(BaseModel):
@@ -139,3 +156,97 @@ class ErrorAnswer(BaseModel):
     """Every status but 200."""
 
     error: Fault
+
+
+#: Statuses of the scoring routes besides 200.
+ERRORS: dict[int | str, dict[str, Any]] = {
+    400: {"model": ErrorAnswer, "description": "The body is not JSON."},
+    401: {"model": ErrorAnswer, "description": "No token, or a wrong one."},
+    408: {"model": ErrorAnswer, "description": "The body did not come in time."},
+    413: {"model": ErrorAnswer, "description": "The body is too large."},
+    422: {"model": ErrorAnswer, "description": "Another shape, or a text that the reward model cannot read."},
+    503: {"model": ErrorAnswer, "description": "The queue is full, the deadline has passed, or the server is ending."},
+}
+
+
+class Refused(HTTPException):
+    """A request that is answered by an error.
+
+    Args:
+        code: HTTP status.
+        kind: the reason in one word, for programs.
+        message: the reason for people; it holds none of the request's texts.
+        row: the text it is about, counted from 0; None for the request as a whole.
+        close: close the connection after the answer.
+    """
+
+    # An HTTPException, since FastAPI turns any other error while it reads a body into "400 error parsing the body".
+    def __init__(self, code: int, kind: str, message: str, row: int | None = None, close: bool = False) -> None:
+        headers = {"Retry-After": str(_RETRY_AFTER)} if code == 503 else {}
+        headers |= {"WWW-Authenticate": "Bearer"} if code == 401 else {}
+        headers |= {"Connection": "close"} if close else {}
+        super().__init__(code, message, headers)
+        self.kind, self.row = kind, row
+
+    def response(self) -> JSONResponse:
+        """The error as an HTTP response."""
+        body = {"error": {"kind": self.kind, "message": self.detail, "row": self.row}}
+        return JSONResponse(body, self.status_code, self.headers)
+
+
+def handle_errors(app: FastAPI) -> None:
+    """Give every error of the app the one shape, and no status of 500 and above but 503."""
+    app.exception_handler(HTTPException)(_http_error)
+    app.exception_handler(RequestValidationError)(_shape_error)
+    app.exception_handler(Exception)(_defect)
+
+
+def _http_error(request: Request, error: HTTPException) -> JSONResponse:
+    if isinstance(error, Refused):
+        return error.response()
+    kind, message = {
+        400: ("malformed_json", "The body cannot be read as JSON in UTF-8."),
+        404: ("not_found", "There is nothing at this path; GET /docs lists what there is."),
+        405: ("method", "This path does not take this method; GET /docs lists what there is."),
+    }.get(error.status_code, ("http", str(error.detail)))
+    refused = Refused(error.status_code, kind, message)
+    refused.headers = {**(refused.headers or {}), **(error.headers or {})}
+    return refused.response()
+
+
+def _shape_error(request: Request, error: RequestValidationError) -> JSONResponse:
+    faults = error.errors()
+    if any(fault["type"] == "json_invalid" for fault in faults):
+        place = faults[0]["loc"][-1]
+        message = f"The body is not JSON: it goes wrong at character {place}."
+        return Refused(400, "malformed_json", message).response()
+    if "json" not in request.headers.get("content-type", ""):
+        message = "The body is not declared as JSON. Send the header Content-Type: application/json."
+        return Refused(422, "shape", message).response()
+    sentences = list(dict.fromkeys(f"{_place(fault['loc'])}{_sentence(fault)}" for fault in faults))
+    more = f" ({len(sentences) - 3} more like these)" if len(sentences) > 3 else ""
+    row = next((part for part in faults[0]["loc"] if isinstance(part, int)), faults[0].get("ctx", {}).get("row"))
+    return Refused(422, "shape", " ".join(sentences[:3]) + more, row).response()
+
+
+def _place(parts: tuple[Any, ...]) -> str:
+    """`prompts[3][0].content: ` (the names of alternatives that pydantic puts in are left out)."""
+    shown = ""
+    for part in parts[1:]:
+        if isinstance(part, int):
+            shown += f"[{part}]"
+        elif part.isidentifier() and part != "str":
+            shown += f".{part}" if shown else part
+    return f"{shown}: " if shown else ""
+
+
+def _sentence(fault: dict[str, Any]) -> str:
+    text = str(fault["msg"]).removeprefix("Value error, ").rstrip(".")
+    return f"{text}."
+
+
+def _defect(request: Request, error: Exception) -> JSONResponse:
+    # Starlette raises the error again after this answer, so that the log has its traceback.
+    # Raised, it makes uvicorn end the connection: a client that is not told would send its next request into nothing.
+    message = "The server failed on this request, which is a defect; see its log."
+    return Refused(503, "defect", message, close=True).response()

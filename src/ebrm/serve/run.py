@@ -1,4 +1,4 @@
-"""Run the server in this process until it is told to end: `serve(model, settings)`."""
+"""Run the server in this process until SIGTERM or SIGINT: `serve(model, config)`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ebrm.errors import ConfigError
 from ebrm.model import EnergyRewardModel
 from ebrm.serve.app import create_app
 from ebrm.serve.config import ServeConfig
-from ebrm.serve.connection import with_patience
+from ebrm.serve.middleware import connection_class
 from ebrm.serve.scoring import Scoring
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ _BACKLOG = 2048
 
 def serve(
     model: EnergyRewardModel,
-    settings: ServeConfig,
+    config: ServeConfig,
     name: str = "ebrm",
     backbone: Mapping[str, Any] | None = None,
     listening: Callable[[str], None] = lambda url: None,
@@ -41,7 +41,7 @@ def serve(
     """Listen, load the reward model, and answer until SIGTERM or SIGINT; then finish what was accepted.
 
     Args:
-        model, settings, name, backbone: see :func:`ebrm.serve.app.create_app`.
+        model, config, name, backbone: see :func:`ebrm.serve.app.create_app`.
         listening: called with the URL once connections are taken.
         ready: called once texts are scored.
 
@@ -49,17 +49,17 @@ def serve(
         ConfigError: the address cannot be listened on.
         ModelError, BackboneError: the reward model cannot be loaded.
     """
-    with bind(settings.host, settings.port) as listener:
-        if settings.token is None and not is_loopback(listener):
+    with bind(config.host, config.port) as listener:
+        if config.token is None and not is_loopback(listener):
             logger.warning(
-                "Anyone who can reach %s can use this server: it listens beyond this machine and asks for no token. "
+                "Anyone who can reach %s can use this server: it listens beyond this machine and requires no token. "
                 "Set EBRM_TOKEN, or listen on 127.0.0.1.",
                 url_of(listener),
             )
-        app = create_app(model, settings, name, backbone)
-        config = uvicorn.Config(
+        app = create_app(model, config, name, backbone)
+        settings = uvicorn.Config(
             app,
-            http=with_patience(settings.body_seconds),
+            http=connection_class(config.body_seconds),
             ws="none",
             lifespan="on",
             access_log=False,
@@ -70,12 +70,12 @@ def serve(
             backlog=_BACKLOG,
             timeout_keep_alive=_KEEP_ALIVE,
         )
-        server = _Server(config, app.state.scoring, ready)
+        server = _Server(settings, app.state.scoring, ready)
         asyncio.run(server.run_on(listener, listening))
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, which at the first signal answers what it accepted before it closes connections."""
+    """uvicorn's server with a graceful end: accepted requests are answered before connections are closed."""
 
     def __init__(self, config: uvicorn.Config, scoring: Scoring, ready: Callable[[], None]) -> None:
         super().__init__(config)
@@ -85,7 +85,7 @@ class _Server(uvicorn.Server):
         self._until = math.inf
 
     async def run_on(self, listener: socket.socket, listening: Callable[[str], None]) -> None:
-        """Serve on a bound socket until the end; raises what kept the reward model from loading."""
+        """Serve on a bound socket until the end; raises the error of a reward model that could not be loaded."""
         self._listening = listening, url_of(listener)
         await self.serve(sockets=[listener])
         loading = self._scoring.loading
@@ -95,8 +95,8 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Take connections; texts are scored once the reward model is loaded."""
         await super().startup(sockets)
-        say, url = self._listening
-        say(url)
+        callback, url = self._listening
+        callback(url)
         self._scoring.loading.add_done_callback(self._loaded)
 
     def _loaded(self, loading: asyncio.Task[None]) -> None:
@@ -108,9 +108,9 @@ class _Server(uvicorn.Server):
             self._ready()
 
     async def on_tick(self, counter: int) -> bool:
-        """Looked at ten times a second: whether to end."""
+        """Whether to end; called ten times a second."""
         if self._signals and self._drained is None:
-            seconds = self._scoring.settings.drain
+            seconds = self._scoring.config.drain
             self._until = monotonic() + seconds
             logger.info("ending: %d texts are still to be answered", self._scoring.held)
             self._drained = asyncio.get_running_loop().create_task(self._drain(seconds))
@@ -146,7 +146,7 @@ def bind(host: str, port: int) -> socket.socket:
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except (socket.gaierror, UnicodeError) as error:
-        raise ConfigError(f"--host {host} is no address that can be looked up ({error}).") from None
+        raise ConfigError(f"`host` is {host!r}, which is no address that can be looked up ({error}).") from None
     made = socket.socket(family, kind, protocol)
     try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -154,10 +154,10 @@ def bind(host: str, port: int) -> socket.socket:
     except OSError as error:
         made.close()
         advice = {
-            errno.EADDRINUSE: "Something listens there already: end it, or choose another --port (0 takes a free one).",
-            errno.EACCES: "Ports below 1024 need rights that this user lacks: choose another --port.",
-            errno.EADDRNOTAVAIL: "This machine does not have that address: choose another --host.",
-        }.get(error.errno or 0, "Choose another --host or --port.")
+            errno.EADDRINUSE: "Something listens there already: end it, or choose another `port` (0 takes a free one).",
+            errno.EACCES: "Ports below 1024 need rights that this user lacks: choose another `port`.",
+            errno.EADDRNOTAVAIL: "This machine does not have that address: choose another `host`.",
+        }.get(error.errno or 0, "Choose another `host` or `port`.")
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise ConfigError(f"The server cannot listen on {host} port {port}: {reason}. {advice}") from None
     return made

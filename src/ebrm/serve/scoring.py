@@ -1,4 +1,4 @@
-"""Scoring for the routes: admission, tokenization off the event loop, batches across requests."""
+"""Scoring for the routes: admission, tokenization off the event loop, dynamic batching across requests, deadlines."""
 
 from __future__ import annotations
 
@@ -6,103 +6,89 @@ import asyncio
 import json
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from time import monotonic
+from typing import Any, Generic, TypeVar
 
 import torch
+from fastapi import Request
 from torch import Tensor
 
 from ebrm.backbone import Prompt
 from ebrm.data import TokenizedText
 from ebrm.errors import EBRMError, ModelError, TextError
 from ebrm.model import EnergyRewardModel
-from ebrm.serve.batching import Batcher, TextFailed
 from ebrm.serve.config import ServeConfig
-from ebrm.serve.errors import Refused
 from ebrm.serve.metrics import Metrics
-
-if TYPE_CHECKING:
-    from ebrm.backbone import Backbone
+from ebrm.serve.requests import Refused
 
 logger = logging.getLogger(__name__)
 
+R = TypeVar("R")
 T = TypeVar("T")
 
 #: Texts tokenized in a row for one request, before others get their turn.
-_TOKENISED = 8
+_TOKENIZED = 8
 
 
 @dataclass(frozen=True)
 class ScoreItem:
-    """A prompt and a response to score."""
+    """A text to score: a prompt and its response, or without a prompt a whole text, rendered already."""
 
-    prompt: Prompt
     response: str
-
-    def tokenize(self, backbone: Backbone, where: str) -> TokenizedText | None:
-        """As offline."""
-        return backbone.tokenize(self.prompt, self.response, where)
-
-
-@dataclass(frozen=True)
-class RenderedText:
-    """A text to score that was put through a chat template already."""
-
-    text: str
-
-    def tokenize(self, backbone: Backbone, where: str) -> TokenizedText | None:
-        """By the same rules for start and end tokens and for length."""
-        return backbone.tokenize_rendered(self.text, where)
+    prompt: Prompt | None = None
 
 
 @dataclass(frozen=True)
 class Scored:
-    """One text's numbers.
+    """The numbers of one text.
 
     Attributes:
-        values: as `RefinedReward.to_rows` gives them.
-        embedding: [d]. base_reward: []. Both for what more is asked of the density.
+        values: a row of `RefinedReward.to_rows`, with its `interval`.
+        embedding: [d]. base_reward: []. Both for density curves and rankings.
         tokens: how many were read.
     """
 
-    values: dict[str, float]
+    values: dict[str, Any]
     embedding: Tensor
     base_reward: Tensor
     tokens: int
 
 
 class Scoring:
-    """A model with its threads, its queue and its meters.
+    """A model with its threads, its queue and its metrics.
 
     Args:
-        model, settings: what is served, and its limits.
+        model, config: the model, and the limits.
         backbone: fields of :class:`BackboneConfig` by which its reward model is loaded; others as saved.
 
     Attributes:
-        model: what is served. Its reward model is loaded by :meth:`load`.
-        settings: limits.
-        meters: counts.
+        model: the model; its reward model is loaded by `loading`.
+        config: limits.
+        metrics: counters.
         held: texts accepted and not yet answered.
         draining: no more requests are accepted.
     """
 
     def __init__(
-        self, model: EnergyRewardModel, settings: ServeConfig, backbone: Mapping[str, Any] | None = None
+        self, model: EnergyRewardModel, config: ServeConfig, backbone: Mapping[str, Any] | None = None
     ) -> None:
-        self.model, self.settings = model, settings
+        self.model, self.config = model, config
         self._backbone = dict(backbone or {})
-        self.meters = Metrics(lambda: self.held)
+        self.metrics = Metrics(lambda: self.held)
         self.held = 0
         self.draining = False
         self._idle = asyncio.Event()
         self._idle.set()
         self._batcher: Batcher[Scored] | None = None
         self._loading: asyncio.Task[None] | None = None
-        # A thread each: a tokenizer is not safe in two, and neither is the device's memory.
+        # One thread each, so that tokenizing goes on while the model runs.
         self._texts = ThreadPoolExecutor(1, "ebrm-tokenize")
         self._model = ThreadPoolExecutor(1, "ebrm-model")
+
+    # -- loading and ending ----------------------------------------------------------------------------------------
 
     @property
     def ready(self) -> bool:
@@ -111,7 +97,7 @@ class Scoring:
 
     @property
     def loading(self) -> asyncio.Task[None]:
-        """The task that loads the reward model, started when first asked for."""
+        """The task that loads the reward model, started when it is first needed."""
         if self._loading is None or self._loading.cancelled():
             self._loading = asyncio.get_running_loop().create_task(self._load())
         return self._loading
@@ -123,40 +109,65 @@ class Scoring:
                 self._run,
                 self._model,
                 tokens=self.model.backbone.token_budget,
-                max_wait=self.settings.max_wait / 1000,
-                measured=self.meters.batch,
+                max_wait=self.config.max_wait / 1000,
+                measured=self.metrics.batch,
             )
 
     def _first_reading(self) -> None:
-        """Load the reward model; read a text, so that what is wrong with it shows before a request comes."""
+        """Load the reward model and read one text, so that errors show before a request comes."""
         if self._backbone:
             self.model = self.model.with_backbone(**self._backbone)
         tokens = self.model.backbone.tokenize("Hello", "Hello")
         self._run([tokens.ids if tokens is not None else [0]])
 
-    async def on_model(self, work: Callable[[], T]) -> T:
-        """Run `work` on the model's thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._model, work)
+    async def drain(self) -> None:
+        """Accept no more, and wait until everything accepted is answered."""
+        self.draining = True
+        await self._idle.wait()
 
-    async def score(self, texts: Sequence[ScoreItem | RenderedText]) -> list[Scored]:
-        """Numbers of each text, in order; also of none.
+    def close(self) -> None:
+        """End the threads once their current work is done."""
+        self._texts.shutdown(wait=False)
+        self._model.shutdown(wait=False)
+
+    # -- requests --------------------------------------------------------------------------------------------------
+
+    async def answer(self, request: Request, work: Callable[[], Awaitable[T]]) -> T:
+        """Await `work()` until the deadline or until the client disconnects; either way its texts leave the queue.
+
+        Raises:
+            Refused: 503 at the deadline.
+        """
+        task = asyncio.ensure_future(work())
+        gone = asyncio.ensure_future(_disconnected(request))
+        try:
+            await asyncio.wait({task, gone}, timeout=self.config.deadline, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                return task.result()
+            if gone.done():
+                raise Refused(499, "gone", "The client went away.")  # nobody receives it
+            seconds = self.config.deadline
+            raise Refused(503, "deadline", f"The request was not answered within {seconds:g} seconds. Retry later.")
+        finally:
+            task.cancel()
+            gone.cancel()
+            await asyncio.gather(task, gone, return_exceptions=True)
+
+    async def score(self, texts: Sequence[ScoreItem]) -> list[Scored]:
+        """The numbers of each text, in order; also of none.
 
         Raises:
             Refused: 422 too many texts or one that cannot be read, 503 when the queue is full or the server is ending.
         """
-        if len(texts) > self.settings.max_texts:
-            raise Refused(
-                422, "too_many_texts",
-                f"The request holds {len(texts)} texts, and the limit is {self.settings.max_texts}. Send several "
-                "requests.",
-            )  # fmt: skip
+        if len(texts) > self.config.max_texts:
+            limit = self.config.max_texts
+            message = f"The request holds {len(texts)} texts, and the limit is {limit}. Send several requests."
+            raise Refused(422, "too_many_texts", message)
         if self.draining:
-            raise Refused(503, "draining", "The server is ending. Ask another one.", close=True)
-        if self.held + len(texts) > self.settings.queue:
-            raise Refused(
-                503, "queue_full",
-                f"{self.held} texts wait, and at most {self.settings.queue} may. Come again after a moment.",
-            )  # fmt: skip
+            raise Refused(503, "draining", "The server is ending. Use another one.", close=True)
+        if self.held + len(texts) > self.config.queue:
+            message = f"{self.held} texts wait, and at most {self.config.queue} may. Retry after a moment."
+            raise Refused(503, "queue_full", message)
         self.held += len(texts)
         self._idle.clear()
         try:
@@ -166,7 +177,7 @@ class Scoring:
             if not self.held:
                 self._idle.set()
 
-    async def _score(self, texts: Sequence[ScoreItem | RenderedText]) -> list[Scored]:
+    async def _score(self, texts: Sequence[ScoreItem]) -> list[Scored]:
         if self._batcher is None:
             try:
                 # Shielded: one client that goes away must not stop the loading for all.
@@ -179,51 +190,58 @@ class Scoring:
             scored = await self._batcher.score([text.ids for text in tokens])
         except TextFailed as failed:
             if isinstance(failed.cause, EBRMError):
-                self.meters.refused.inc()
+                self.metrics.refused.inc()
                 message = f"Text {failed.row} cannot be scored: {failed.cause}"
                 raise Refused(422, "text", message, failed.row) from failed
             raise failed.cause from None
-        if self.settings.log_texts:
+        if self.config.log_texts:
             for text, numbers in zip(texts, scored, strict=True):
                 logger.info("%s", json.dumps({**vars(text), **numbers.values}))
         return scored
 
-    async def _tokenize(self, texts: Sequence[ScoreItem | RenderedText]) -> list[TokenizedText]:
+    async def _tokenize(self, texts: Sequence[ScoreItem]) -> list[TokenizedText]:
         """Token ids of each text, a few at a time: a large request must not hold up a small one."""
         loop = asyncio.get_running_loop()
         tokens: list[TokenizedText] = []
-        for start in range(0, len(texts), _TOKENISED):
+        for start in range(0, len(texts), _TOKENIZED):
             tokens += await loop.run_in_executor(self._texts, self._ids, texts, start)
-        self.meters.truncated.inc(sum(1 for text in tokens if text.truncated))
+        self.metrics.truncated.inc(sum(1 for text in tokens if text.truncated))
         return tokens
 
-    def _ids(self, texts: Sequence[ScoreItem | RenderedText], start: int) -> list[TokenizedText]:
-        return [self._ids_of(text, start + i) for i, text in enumerate(texts[start : start + _TOKENISED])]
+    def _ids(self, texts: Sequence[ScoreItem], start: int) -> list[TokenizedText]:
+        return [self._ids_of(text, start + i) for i, text in enumerate(texts[start : start + _TOKENIZED])]
 
-    def _ids_of(self, text: ScoreItem | RenderedText, row: int) -> TokenizedText:
+    def _ids_of(self, text: ScoreItem, row: int) -> TokenizedText:
+        backbone, where = self.model.backbone, f"Text {row}"
         try:
-            tokens = text.tokenize(self.model.backbone, f"Text {row}")
+            if text.prompt is None:
+                tokens = backbone.tokenize_rendered(text.response, where)
+            else:
+                tokens = backbone.tokenize(text.prompt, text.response, where)
+            if tokens is None:
+                raise TextError(
+                    f"{where} is longer than the {backbone.text_rule.max_length} tokens that the reward model reads, "
+                    "and the model's text rule drops such texts. Leave it out."
+                )
         except TextError as error:
-            self.meters.refused.inc()
+            self.metrics.refused.inc()
             raise Refused(422, "text", str(error), row) from error
-        if tokens is None:
-            self.meters.refused.inc()
-            raise Refused(
-                422, "text",
-                f"Text {row} is longer than the {self.model.backbone.text_rule.max_length} tokens that the reward "
-                "model reads, and the model's text rule is to drop such texts. Leave it out.",
-                row,
-            )  # fmt: skip
         return tokens
+
+    # -- the model's thread ----------------------------------------------------------------------------------------
+
+    async def on_model(self, work: Callable[[], T]) -> T:
+        """Run `work` on the model's thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._model, work)
 
     def _run(self, ids: list[Sequence[int]]) -> list[Scored]:
-        """Read and refine one batch; on the model's thread."""
+        """Read and refine one batch; as `EnergyRewardModel.score_ids`, with the embeddings for curves and rankings."""
         reading = self.model.backbone.read(ids)
-        refined = self.model.refine(reading.embedding, reading.reward)
-        rows = refined.to_rows()
+        rows: list[dict[str, Any]] = self.model.refine(reading.embedding, reading.reward).to_rows()
         for values in rows:
             if not all(map(math.isfinite, values.values())):
-                raise ModelError("The density gives this text a reward that is not a finite number.")
+                raise ModelError("The refined reward of this text is not a finite number.")
+            values["interval"] = values["interval_low"], values["interval_high"]
         return [
             Scored(values, embedding, base, len(row))
             for values, embedding, base, row in zip(rows, reading.embedding, reading.reward, ids, strict=True)
@@ -232,16 +250,155 @@ class Scoring:
     def features(self, scored: Sequence[Scored]) -> tuple[Tensor, Tensor]:
         """(embedding [n, d], base reward [n]) of texts that were scored; n may be 0."""
         if not scored:
-            size = self.model.embedding_size
-            return torch.empty(0, size), torch.empty(0)
+            return torch.empty(0, self.model.embedding_size), torch.empty(0)
         return torch.stack([s.embedding for s in scored]), torch.stack([s.base_reward for s in scored])
 
-    async def drain(self) -> None:
-        """Accept no more, and wait until what was accepted is answered."""
-        self.draining = True
-        await self._idle.wait()
 
-    def close(self) -> None:
-        """End the threads, when what they do is done."""
-        self._texts.shutdown(wait=False)
-        self._model.shutdown(wait=False)
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+# -- batches ----------------------------------------------------------------------------------------------------------
+
+
+class TextFailed(Exception):
+    """One text of a request could not be scored, alone; `row` is its index in the request, `cause` the error."""
+
+    def __init__(self, row: int, cause: Exception) -> None:
+        super().__init__(f"text {row}: {cause}")
+        self.row, self.cause = row, cause
+
+
+@dataclass(eq=False)
+class _Waiting(Generic[R]):
+    ids: Sequence[int]
+    answer: asyncio.Future[R]
+    since: float
+
+
+class Batcher(Generic[R]):
+    """Dynamic batching: texts of different requests share a batch, on one thread.
+
+    All of its state is touched on the event loop only. It runs while there are texts and needs no starting or stopping.
+
+    Args:
+        run: scores token sequences: one result each, in order. Runs in `executor`.
+        executor: the thread of the model.
+        tokens: a batch is full at this many tokens (padding not counted); a longer text goes alone.
+        max_wait: longest a text waits for its batch to fill, in seconds.
+        measured: called with each batch: its tokens, seconds that each text waited, seconds that `run` took.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[list[Sequence[int]]], Sequence[R]],
+        executor: Executor,
+        *,
+        tokens: int,
+        max_wait: float,
+        measured: Callable[[int, Sequence[float], float], None] = lambda tokens, waited, seconds: None,
+    ) -> None:
+        self._run, self._executor, self._measured = run, executor, measured
+        self._budget, self._max_wait = tokens, max_wait
+        # A dictionary, since a text is taken out of its middle when its client is gone; it keeps the order of arrival.
+        self._waiting: dict[_Waiting[R], None] = {}
+        self._tokens = 0  # of those waiting
+        self._arrived = asyncio.Event()
+        self._worker: asyncio.Task[None] | None = None
+
+    def __len__(self) -> int:
+        """Texts that wait for a batch."""
+        return len(self._waiting)
+
+    async def score(self, texts: Sequence[Sequence[int]]) -> list[R]:
+        """One result a text, in order. Cancelled, it takes its waiting texts out of the queue.
+
+        Raises:
+            TextFailed: `run` raised an error for a text that ran alone; the first such text of this request.
+        """
+        loop, now = asyncio.get_running_loop(), monotonic()
+        items = [_Waiting(ids, loop.create_future(), now) for ids in texts]
+        for item in items:
+            self._waiting[item] = None
+            self._tokens += len(item.ids)
+        self._arrived.set()
+        if items and (self._worker is None or self._worker.done() or self._worker.get_loop() is not loop):
+            self._arrived = asyncio.Event()  # one of this loop
+            self._worker = loop.create_task(self._work())
+        results = []
+        try:
+            for row, item in enumerate(items):
+                try:
+                    results.append(await item.answer)
+                except Exception as error:
+                    raise TextFailed(row, error) from error
+            return results
+        finally:
+            for item in items:
+                self._take_out(item)
+                if item.answer.done() and not item.answer.cancelled():
+                    item.answer.exception()  # retrieved, should it have failed just as its client went away
+                item.answer.cancel()
+
+    def _take_out(self, item: _Waiting[R]) -> None:
+        if item in self._waiting:
+            del self._waiting[item]
+            self._tokens -= len(item.ids)
+
+    async def _work(self) -> None:
+        while self._waiting:
+            await self._wait_for_batch()
+            batch = self._next()
+            if batch:
+                await self._score(batch)
+
+    async def _wait_for_batch(self) -> None:
+        """Wait until a batch is full or its first text has waited long enough."""
+        while self._waiting and self._tokens < self._budget:
+            first = next(iter(self._waiting))
+            left = first.since + self._max_wait - monotonic()
+            if left <= 0:
+                return
+            self._arrived.clear()
+            try:
+                async with asyncio.timeout(left):
+                    await self._arrived.wait()
+            except TimeoutError:
+                return
+
+    def _next(self) -> list[_Waiting[R]]:
+        """The texts that came first, up to the budget; one at least."""
+        batch: list[_Waiting[R]] = []
+        tokens = 0
+        for item in self._waiting:
+            if batch and tokens + len(item.ids) > self._budget:
+                break
+            batch.append(item)
+            tokens += len(item.ids)
+        for item in batch:
+            self._take_out(item)
+        return batch
+
+    async def _score(self, batch: list[_Waiting[R]]) -> None:
+        """Run a batch; where it fails, each of its texts alone, so that one text fails only its own request."""
+        started = monotonic()
+        loop = asyncio.get_running_loop()
+        try:
+            results = list(await loop.run_in_executor(self._executor, self._run, [item.ids for item in batch]))
+            if len(results) != len(batch):
+                raise RuntimeError(f"{len(batch)} texts were given and {len(results)} results came back")
+        except Exception as error:
+            if len(batch) == 1:
+                if not batch[0].answer.done():
+                    batch[0].answer.set_exception(error)
+                return
+            for item in batch:
+                if not item.answer.done():  # its client may be gone by now
+                    await self._score([item])
+            return
+        for item, result in zip(batch, results, strict=True):
+            if not item.answer.done():
+                item.answer.set_result(result)
+        waited = [started - item.since for item in batch]
+        self._measured(sum(len(item.ids) for item in batch), waited, monotonic() - started)
