@@ -91,17 +91,11 @@ def test_nothing_depends_on_the_order_of_members_or_on_the_other_rows(combine):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_rewards_keep_their_type_and_are_summed_in_float64(dtype):
-    rewards = members(3).to(dtype)
-    for combine in COMBINE:
-        assert combine(rewards).dtype == dtype
-    mean, std = member_units(rewards)
-    assert mean.dtype == std.dtype == torch.float64
-    assert standardized(rewards, mean, std).dtype == dtype
-    assert pessimistic(rewards[0], rewards[1].abs()).dtype == dtype
+def test_members_are_summed_in_float64(dtype):
+    rewards = members(3).to(dtype) + 1000
+    assert {number.dtype for number in member_units(rewards)} == {torch.float64}
     for combine in (ensemble_mean, uncertainty_weighted):
-        assert torch.equal(combine(rewards + 1000), combine((rewards + 1000).double()).to(dtype))
-    assert ensemble_mean(torch.tensor([[1], [2]])).tolist() == [1.5]  # Whole numbers do not stay so.
+        assert torch.equal(combine(rewards), combine(rewards.double()).to(dtype))
 
 
 def test_standardized_members_have_common_units():

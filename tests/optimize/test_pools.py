@@ -5,7 +5,6 @@ import math
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize, special, stats
@@ -33,11 +32,6 @@ def test_equal_rewards_are_one_group():
         [0, 1, 2, 3, 4],
     ]
     assert tie_groups(np.array([[-3.0]])).tolist() == [[0]]
-
-
-def test_tensors_of_float32_are_taken():
-    reward, gold = pool_tables(torch.tensor([[1.5, NAN]]), torch.tensor([[1.0, NAN]]))
-    assert reward.dtype == gold.dtype == np.float64 and reward[0, 0] == 1.5
 
 
 def brute_force(reward, gold, n):
