@@ -51,14 +51,14 @@ MUTATIONS = [
         "ConflictReport(margin > 0,",
         "ConflictReport(margin >= 0,",
         "ties kept",
-        "tests/curate/test_conflict.py",
+        "tests/curate/test_filters.py",
     ),
     M(
         "curate/filters.py",
         "margin[margin < 0]",
         "margin[margin <= 0]",
         "ties counted as dropped",
-        "tests/curate/test_conflict.py",
+        "tests/curate/test_filters.py",
     ),
     M("pairs.py", "if len(values) != count:", "if False:", "texts of another length taken"),
     M(
