@@ -14,7 +14,7 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 class Bar:
-    """What is done of `total`, at what rate, and how long the rest will take."""
+    """Progress bar or log lines: amount done of `total`, rate, time left."""
 
     def __init__(self, what: str, total: int, unit: str, live: object | None) -> None:
         self.what, self.total, self.unit, self.done = what, total, unit, 0
