@@ -142,7 +142,7 @@ def test_a_sample_is_of_whole_prompts(tmp_path: Path) -> None:
     assert set(ids(sample_prompts(benchmark, 5, seed=1))) < set(ids(sample))
     assert ids(sample_prompts(benchmark, 10, seed=2)) != ids(sample)
     assert sample_prompts(benchmark, 40, seed=1) is benchmark and sample_prompts(benchmark, 99, seed=1) is benchmark
-    with pytest.raises(ConfigError, match="0 prompts; it must be at least 1"):
+    with pytest.raises(ConfigError, match="prompts is 0, expected 1 or more"):
         sample_prompts(benchmark, 0, seed=1)
 
 

@@ -133,7 +133,7 @@ def test_known_scores(tmp_path: Path) -> None:
     st.lists(st.integers(0, 2).map(float), min_size=1, max_size=3),
     st.lists(st.integers(0, 2).map(float), min_size=1, max_size=4),
 )
-def test_reciprocal_rank_by_lot(right: list[float], wrong: list[float]) -> None:
+def test_reciprocal_rank_with_ties_at_random(right: list[float], wrong: list[float]) -> None:
     """The mean over many random orders of the tied, and the last place among them."""
     rewards, gold = np.array([right + wrong]), np.array([[1.0] * len(right) + [0.0] * len(wrong)])
     generator = np.random.default_rng(1)

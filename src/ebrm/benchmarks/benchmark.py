@@ -115,7 +115,7 @@ class Benchmark:
         return padded([item.gold for item in self.items])
 
     def clusters(self) -> tuple[str, ...]:
-        """What each item is resampled with [n]."""
+        """Cluster of each item, which is resampled whole [n]."""
         return tuple(item.cluster or prompt_id(item.prompt) for item in self.items)
 
 

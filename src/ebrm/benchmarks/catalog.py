@@ -151,7 +151,7 @@ def sample_prompts(benchmark: Benchmark, prompts: int, seed: int) -> Benchmark:
         ConfigError: `prompts` is below 1.
     """
     if prompts < 1:
-        raise ConfigError(f"The limit is {prompts} prompts; it must be at least 1.")
+        raise ConfigError(f"prompts is {prompts}, expected 1 or more.")
     clusters = benchmark.clusters()
     distinct = sorted(set(clusters), key=lambda cluster: (hash_position(f"sample {seed}: {cluster}"), cluster))
     if len(distinct) <= prompts:

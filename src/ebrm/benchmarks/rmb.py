@@ -101,7 +101,7 @@ def _scores(groups: Sequence[str]) -> tuple[Score, ...]:
 
 
 def _absent(items: Sequence[Item]) -> tuple[str, ...]:
-    """What one of the two sets has and the other lacks, and how much of the published lists is there."""
+    """Notes on scenarios that one of the two sets lacks, and on lists that are not there."""
     paths: dict[str, set[str]] = {part: set() for part in _SETS}
     for item in items:
         part, path = item.group.split("/", 1)
