@@ -859,7 +859,7 @@ MUTATIONS = [
     M("evaluation/compare.py", 'for field in ("p", "p_gain")', 'for field in ("p",)', "gains not corrected"),
     M("evaluation/cache.py", "self._row.setdefault(text, row)", "self._row[text] = row + 1", "texts off by one"),
     M(
-        "evaluation/models.py",
+        "evaluation/score_models.py",
         "if rows[place] < 0), None)",
         "if rows[place] < 0 and place == start), None)",
         "an item with a missing second response is scored",

@@ -11,8 +11,8 @@ from tests.evaluation.suites import all_kinds, benchmark, item, pairwise, plain_
 
 from ebrm.benchmarks import Benchmark, Floats, Item, Score, Terms, Ties
 from ebrm.evaluation import Entry, ScoredBenchmark, Scores
-from ebrm.evaluation.results import common_items
-from ebrm.evaluation.score_tables import Official, ScoreTable, estimates, official_values, standings
+from ebrm.evaluation.compare import ScoreTable, estimates, standings
+from ebrm.evaluation.results import Official, common_items, official_values
 from ebrm.metrics import Bootstrap, Estimate
 
 NAN = float("nan")

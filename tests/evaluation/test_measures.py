@@ -24,8 +24,7 @@ from tests.evaluation.suites import (
 from ebrm.benchmarks import Benchmark, Score
 from ebrm.evaluation import MOST_RESAMPLES, ScoredBenchmark, Scores
 from ebrm.evaluation.measures import Measures, measure, right_wrong_pairs
-from ebrm.evaluation.results import common_items
-from ebrm.evaluation.score_tables import official_values
+from ebrm.evaluation.results import common_items, official_values
 from ebrm.metrics import (
     Bootstrap,
     Estimate,

@@ -12,7 +12,7 @@ from ebrm.errors import ConfigError
 from ebrm.evaluation import Comparison, compare_methods
 from ebrm.evaluation.compare_heads import METHODS, Fitted
 from ebrm.evaluation.method_table import check_names
-from ebrm.evaluation.pool_reading import ReadPool
+from ebrm.evaluation.score_models import ReadPool
 from ebrm.metrics import Bootstrap
 
 TEST, TUNED = FEATURES.pairs.select(np.arange(160, 200)), FEATURES.pairs.select(np.arange(120, 160))

@@ -12,7 +12,7 @@ from ebrm.backbone import Backbone
 from ebrm.benchmarks import Benchmark, open_file
 from ebrm.errors import DataError
 from ebrm.evaluation import read_pool, tokens_of
-from ebrm.evaluation.pool_reading import NOT_READ
+from ebrm.evaluation.score_models import NOT_READ
 from ebrm.features import open_features
 from ebrm.model import EnergyRewardModel
 

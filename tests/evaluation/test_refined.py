@@ -7,9 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ebrm.evaluation import refined
-from ebrm.evaluation.cache import ReadTexts
-from ebrm.evaluation.refined import RefinedTexts
+from ebrm.evaluation import cache as refined
+from ebrm.evaluation.cache import ReadTexts, RefinedTexts
 from ebrm.features import open_features
 from ebrm.model import EnergyRewardModel
 

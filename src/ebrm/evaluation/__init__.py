@@ -1,4 +1,4 @@
-"""How good are the rewards, how sure can one be of it, and the page that says so."""
+"""Evaluation of rewards on benchmarks, pools and held-out pairs, with intervals and significance tests."""
 
 import lazy_loader as lazy
 

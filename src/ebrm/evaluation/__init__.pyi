@@ -7,6 +7,7 @@ from .best_of_n import read_pools as read_pools
 from .best_of_n import select as select
 from .best_of_n import selection_axes as selection_axes
 from .cache import TextCache as TextCache
+from .compare import SIGNIFICANT as SIGNIFICANT
 from .compare import compare as compare
 from .compare import evaluate_scores as evaluate_scores
 from .compare_heads import Problem as Problem
@@ -16,10 +17,6 @@ from .fitted import measure_fit as measure_fit
 from .measures import MOST_RESAMPLES as MOST_RESAMPLES
 from .method_table import Comparison as Comparison
 from .method_table import compare_methods as compare_methods
-from .models import BenchmarkTexts as BenchmarkTexts
-from .models import score_function as score_function
-from .pool_reading import read_pool as read_pool
-from .pool_reading import tokens_of as tokens_of
 from .results import BenchmarkResult as BenchmarkResult
 from .results import Entry as Entry
 from .results import Evaluation as Evaluation
@@ -33,4 +30,7 @@ from .run import Evaluated as Evaluated
 from .run import cache_folder as cache_folder
 from .run import choose_items as choose_items
 from .run import evaluate as evaluate
-from .score_tables import SIGNIFICANT as SIGNIFICANT
+from .score_models import BenchmarkTexts as BenchmarkTexts
+from .score_models import read_pool as read_pool
+from .score_models import score_function as score_function
+from .score_models import tokens_of as tokens_of

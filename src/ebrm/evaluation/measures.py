@@ -50,8 +50,7 @@ from numpy.typing import NDArray
 
 from ebrm.benchmarks import padded
 from ebrm.data import conversation
-from ebrm.evaluation.results import Common, Regression, Scores
-from ebrm.evaluation.score_tables import Official
+from ebrm.evaluation.results import Common, Official, Regression, Scores
 from ebrm.metrics import (
     Bootstrap,
     Calibration,

@@ -18,7 +18,7 @@ from ebrm.benchmarks import Floats
 from ebrm.errors import ConfigError
 from ebrm.evaluation.best_of_n import ResponsePools, select
 from ebrm.evaluation.compare_heads import METHODS, Fitted, Problem, Rows
-from ebrm.evaluation.pool_reading import ReadPool
+from ebrm.evaluation.score_models import ReadPool
 from ebrm.features import Features
 from ebrm.groups import Groups
 from ebrm.metrics import Bootstrap, Estimate, calibration, paired_accuracy

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from ebrm.benchmarks import Benchmark, Item, Score
+from ebrm.benchmarks import Benchmark, Item, Score, Ties
 from ebrm.data import prompt_id
 from ebrm.errors import ConfigError, DataError
 from ebrm.metrics import Bootstrap, Calibration, Estimate, RiskCoverage
@@ -348,3 +348,75 @@ def _numbers(labels: Sequence[str]) -> Integers:
     """Number the labels in their sorted order [n]."""
     place = {label: number for number, label in enumerate(sorted(set(labels)))}
     return np.fromiter((place[label] for label in labels), dtype=np.int64, count=len(labels))
+
+
+@dataclass(frozen=True, eq=False)
+class Official:
+    """The values behind the official scores of S scorers.
+
+    Attributes:
+        scores: the Q scores.
+        weights: weight of each term in each score [Q, T].
+        term: int64 [k], term of each value.
+        item: int64 [k], item of each value.
+        cluster: int64 [k], cluster of each value.
+        value: by the benchmark's own rule for ties [k, S].
+        shared: with ties broken at random, in expectation [k, S].
+    """
+
+    scores: tuple[Score, ...]
+    weights: Floats
+    term: Integers
+    item: Integers
+    cluster: Integers
+    value: Floats
+    shared: Floats
+
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """Numbers of items and of clusters behind each score."""
+        found = {}
+        for score, weights in zip(self.scores, self.weights, strict=True):
+            rows = (weights > 0)[self.term]
+            found[score.name] = (len(np.unique(self.item[rows])), len(np.unique(self.cluster[rows])))
+        return found
+
+
+def official_values(common: Common) -> Official:
+    """Apply the benchmark's rule to every scorer's rewards, with its own treatment of ties and with shared ties.
+
+    Raises:
+        ValueError: if the rule gives other items to other scorers, or a value that is not finite: a defect of the rule.
+    """
+    benchmark = common.benchmark
+
+    def apply(reward: Floats, ties: Ties | None) -> tuple[tuple[str, ...], Integers, Integers, Floats]:
+        terms = benchmark.terms(benchmark.items, reward, ties)
+        if not np.isfinite(terms.value).all():
+            raise ValueError(f"{benchmark.name}: its rule gives a value that is not finite")
+        order = np.lexsort((terms.item, terms.term))
+        return terms.names, terms.term[order], terms.item[order], terms.value[order]
+
+    own = [apply(scores.reward, None) for scores in common.scorers]
+    # Without equal rewards in an item there is nothing to share.
+    shared = [
+        apply(scores.reward, "shared") if _has_ties(scores.reward) else found
+        for scores, found in zip(common.scorers, own, strict=True)
+    ]
+    names, term, item, _ = own[0]
+    for other, *places, _ in own + shared:
+        if other != names or not all(map(np.array_equal, places, (term, item))):
+            raise ValueError(f"{benchmark.name}: its rule gives other items to other rewards")
+    place = {name: number for number, name in enumerate(names)}
+    for score in benchmark.scores:  # a term without items may be missing from the names
+        for name in score.weights:
+            place.setdefault(name, len(place))
+    weights = np.zeros((len(benchmark.scores), len(place)))
+    for row, score in enumerate(benchmark.scores):
+        for name, weight in score.weights.items():
+            weights[row, place[name]] = weight
+    values = [np.stack([found[3] for found in rule], axis=1) for rule in (own, shared)]
+    return Official(benchmark.scores, weights, term, item, common.cluster[item], *values)
+
+
+def _has_ties(reward: Floats) -> bool:
+    return bool((np.diff(np.sort(reward, axis=1), axis=1) == 0).any())

@@ -16,8 +16,8 @@ from ebrm.errors import ConfigError
 from ebrm.evaluation.compare import evaluate_scores
 from ebrm.evaluation.config import BenchmarkConfig
 from ebrm.evaluation.fitted import versions
-from ebrm.evaluation.models import BenchmarkTexts, RewardModel, open_models
 from ebrm.evaluation.results import Evaluation, ScoredBenchmark
+from ebrm.evaluation.score_models import BenchmarkTexts, RewardModel, open_models
 from ebrm.features import MANIFEST, FeatureConfig, open_features
 from ebrm.metrics import Bootstrap
 

@@ -15,8 +15,9 @@ from ebrm.backbone import load_backbone
 from ebrm.benchmarks import Benchmark, Item, Score, Terms
 from ebrm.data import TextConfig
 from ebrm.errors import FeaturesError, ModelError
-from ebrm.evaluation import BenchmarkTexts, TextCache, models, score_function
-from ebrm.evaluation.models import open_models
+from ebrm.evaluation import BenchmarkTexts, TextCache, score_function
+from ebrm.evaluation import score_models as models
+from ebrm.evaluation.score_models import open_models
 from ebrm.features import FeatureConfig
 from ebrm.fitting import fit
 from ebrm.heads import EnergyConfig, NetworkConfig, TrainingConfig
