@@ -49,6 +49,21 @@ def test_for_machines_without_a_pool_or_a_folder(features: Path, tmp_path: Path)
     assert ran.value["out"] is None and not (tmp_path / "out").exists()
 
 
+def test_heads_can_be_saved(features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ebrm.report.write_report", lambda path, data: path.write_text("a report"))
+    arguments = ("compare", features, "--methods", "base,linear,silu", "--save", tmp_path / "s", *QUICK[:6])
+    ran = ebrm(*arguments, "--ridge", 0.5, "--json")
+    assert ran.code == 0, ran.err
+    assert sorted(path.name for path in (tmp_path / "s").iterdir()) == ["linear", "silu"]
+    shown = {method["name"]: method["accuracy"]["value"] for method in ran.value["methods"]}
+    for name in ("linear", "silu"):
+        assert json.loads((tmp_path / "s" / name / "metrics.json").read_text())["refined"]["accuracy"] == shown[name]
+        scored = tmp_path / f"{name}.jsonl"
+        assert ebrm("score", tmp_path / "s" / name, features, "--out", scored, "-q").code == 0
+    assert "ridge 0.5" in ebrm("info", tmp_path / "s" / "linear").out
+    refused(ebrm(*arguments), "--save", "exists already")
+
+
 def test_settings_reach_the_heads(features: Path) -> None:
     def log_loss(*arguments: object) -> float:
         ran = ebrm("compare", features, "--methods", "linear", "--resamples", 100, *arguments, "--json")

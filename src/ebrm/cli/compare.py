@@ -32,7 +32,9 @@ class CompareConfig:
             base-and-silu, base-neighbors, base-par, base-log-sigmoid, base-standardized, base-clipped, base-min-max,
             base-length, base-shorter.
         out: folder for results.json and table.md; written anew. Unset: only shown.
-        pool: A benchmark by name or file whose prompts have several graded responses: gold of the best of n is
+        save: folder for the heads that are compared, a model in a folder of its head's name for each; it must not exist
+            yet, or be empty. Unset: they are not kept.
+        pool: a benchmark by name or file whose prompts have several graded responses: gold of the best of n is
             measured on it. The features' reward model reads it, once.
         data: folder with benchmarks by name. Unset: EBRM_DATA if it is set, else the Hub.
         limit: sample so many prompts of the pool. Unset: all.
@@ -45,6 +47,7 @@ class CompareConfig:
 
     methods: tuple[str, ...] = ("base", "energy", "linear", "silu")
     out: str | None = None
+    save: str | None = None
     pool: str | None = None
     data: str | None = None
     limit: int | None = None
@@ -77,6 +80,8 @@ def compare(
     heads = {kind: given_head(chosen, head()) for kind, head in HEADS.items()} | {"energy": chosen_head(chosen)}
     if settings.out is not None:
         out_folder(settings.out)
+    if settings.save is not None and Path(settings.save).exists() and not _is_empty(Path(settings.save)):
+        raise ConfigError(f"--save {settings.save} exists already and is not empty; it was left as it is.")
     from ebrm.errors import DataError
     from ebrm.evaluation import (
         BenchmarkConfig,
@@ -142,7 +147,17 @@ def compare(
         text = markdown([Table(f"Methods on {found['features']}", head, rows)], notes(comparison))
         write_text(Path(settings.out) / "table.md", text)
         console.facts([("written", settings.out)])
-    console.result({"out": settings.out, **found})
+    if settings.save is not None:
+        import ebrm
+
+        for name in filter(heads.__contains__, names):  # the same fit again: same pairs, same seed, same head
+            ebrm.fit(opened, head=heads[name], config=config).save(Path(settings.save) / name)
+        console.facts([("heads", settings.save)])
+    console.result({"out": settings.out, "save": settings.save, **found})
+
+
+def _is_empty(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
 
 
 def table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
