@@ -124,17 +124,6 @@ def test_the_spread_is_that_of_the_random_utility_model() -> None:
     assert (draws[0] + 0.7 > draws[1]).mean() == pytest.approx(1 / (1 + math.exp(-0.7)), abs=4e-3)
 
 
-@pytest.mark.parametrize("kind", [Gumbel, Normal])
-def test_no_rows_and_rows_in_any_company(kind: type[ClosedFormHead]) -> None:
-    head = made(kind)
-    none = head.refine(EMBEDDING[:0], BASE[:0])
-    assert none.reward.shape == (0,) and none.interval.shape == (0, 2)
-    assert head.density(EMBEDDING[:0], BASE[:0])[1].shape == (0, 257)
-    whole = head.refine(EMBEDDING, BASE)
-    order = torch.tensor([3, 1, 4, 0, 2])
-    assert torch.equal(head.refine(EMBEDDING[order], BASE).reward, whole.reward[order])
-
-
 @given(st.floats(-50, 50), st.floats(0.1, 10))
 def test_units_change_no_probability(offset: float, gain: float) -> None:
     for kind in (Gumbel, Normal):

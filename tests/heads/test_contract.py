@@ -7,9 +7,11 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tests.heads.worlds import NONE, linear_truth, world
+from tests.other_device import other_device
 
 from ebrm.errors import ConfigError, DataError, ModelError
 from ebrm.heads import (
@@ -239,6 +241,25 @@ def test_strength_is_a_weight_a_margin_or_nothing() -> None:
     scaled = fitted(replace(plain, weight=strength.double() / strength.double().mean()))
     assert torch.allclose(WORLD.refined(fitted(train)).reward, WORLD.refined(scaled).reward, atol=1e-4)
     assert not same(fitted(train), fitted(plain))
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_it_is_fitted_and_read_on_another_device_alike(kind: str) -> None:
+    few, rows = WORLD.train.select(slice(40)), slice(0, 7)
+    columns = {"ratings": COLUMNS[kind]["ratings"]} if kind == "attributes" else {"source": SOURCE[:40]}
+    train = PreferencePairs.of(few.chosen, few.rejected, **columns)
+    held = replace(WORLD.validation, source=np.array(["0"] * len(WORLD.validation), dtype=object))
+    config = config_of(kind, epochs=2, training=TrainingConfig(epochs=1, batch_rows=32))
+    if hasattr(config, "ridge"):
+        config = replace(config, ridge=0.1)  # type: ignore[call-arg]
+    args = (config, WORLD.embedding, WORLD.reward, train, held)
+    here = fit_head(*args).head
+    with other_device() as device:
+        there = fit_head(*args, device=device).head
+        refined = there.refine(WORLD.embedding[rows], WORLD.reward[rows])
+        best = there.p_best(WORLD.embedding[rows], WORLD.reward[rows])
+    assert_same(refined, here.refine(WORLD.embedding[rows], WORLD.reward[rows]))
+    assert torch.allclose(best, here.p_best(WORLD.embedding[rows], WORLD.reward[rows]), atol=1e-5)
 
 
 def test_nothing_to_fit_on_is_refused() -> None:

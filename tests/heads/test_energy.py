@@ -452,15 +452,6 @@ def test_the_best_row_is_monte_carlos(trust):
     assert density.p_best(embedding[:0], reward[:0]).shape == (0,)
 
 
-def test_the_best_of_two_rows_is_the_preferred_one():
-    density = some_density(trust=TRUSTS[1])
-    embedding, reward = rows(2)
-    half = (embedding[:1], embedding[1:]), (reward[:1], reward[1:])
-    for nodes in (65, 257):
-        wins = float(density.prefer(*half, nodes=nodes))
-        assert density.p_best(embedding, reward, nodes).tolist() == pytest.approx([wins, 1 - wins], abs=1e-6)
-
-
 def test_prefer_of_two_measurements_is_the_normal_distributions():
     density = some_density(trust=Fusion(0.0, 0.5))
     embedding, _ = rows(20)
@@ -489,16 +480,6 @@ def test_a_power_of_two_times_the_rewards_changes_the_units_exactly(exponent, ch
     assert torch.equal(
         other.prefer(sides, (a * reward, a * reward.flip(0))), one.prefer(sides, (reward, reward.flip(0)))
     )
-
-
-def test_units_support_trust_and_weights_travel_in_the_state():
-    density = some_density(scale=4.0, trust=Fusion(0.25, 1.4))
-    other = EnergyHead(5, density.config)
-    other.load_state_dict(density.state_dict())
-    embedding, reward = rows(5)
-    one, same = (reading(each, ASCENT).refine(embedding, reward) for each in (density, other))
-    assert other.fusion == density.fusion
-    assert all(torch.equal(getattr(one, name), getattr(same, name)) for name in FIELDS)
 
 
 def test_the_interval_covers_what_the_density_says():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -53,8 +53,13 @@ def train_two_layers(
     generator: torch.Generator,
 ) -> None:
     """AdamW with early stopping over shuffled batches of training pairs, as the config says."""
+    device = data.embedding.device
+
+    def batches(draws: torch.Generator) -> Iterable[Tensor]:  # drawn on the CPU, so that a seed is one on all devices
+        return torch.randperm(len(data.train), generator=draws).to(device).split(config.batch_pairs)
+
     early_stopping(
-        network, lambda g: torch.randperm(len(data.train), generator=g).split(config.batch_pairs), loss, held_out,
+        network, batches, loss, held_out,
         learning_rate=config.learning_rate, weight_decay=config.weight_decay, epochs=config.epochs,
         patience=config.patience, generator=generator,
     )  # fmt: skip
@@ -211,10 +216,10 @@ class PrototypesHead(ClosedFormHead):
 
     def scores(self, x: Tensor) -> Tensor:  # [n, d] -> [n]
         """The average user's reward, head units."""
-        return self._scores_by(x, self.share @ self.weights)
+        return self._scores_by(x, self.weights.T.mv(self.share))
 
     def _scores_by(self, x: Tensor, weights: Tensor) -> Tensor:  # [n, d], [k] -> [n]
-        return -_distance(self.place_items(x), weights @ self.prototypes)
+        return -_distance(self.place_items(x), self.prototypes.T.mv(weights))
 
     @torch.no_grad()
     def user_reward(self, embedding: Tensor, user: str | int | Tensor) -> Tensor:  # [n, d] -> [n]
