@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import random
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -328,3 +330,38 @@ def test_a_written_conversation_is_read_by_the_same_rule(llama: Backbone) -> Non
     assert llama.tokenize_rendered(written) == llama.tokenize("Hi", "Yes")
     with pytest.raises(TextError, match="row 2: The text is a NoneType"):
         llama.tokenize_rendered(None, "row 2")  # type: ignore[arg-type]
+
+
+def test_many_threads_read_what_one_reads(folders: dict[str, Path]) -> None:
+    backbone = load(folders["llama"], token_budget=60)
+    batches = [texts(5, seed=seed) for seed in range(24)]
+    expected = [load(folders["llama"], token_budget=60).read(ids) for ids in batches]
+    # Another reader of the same modules: its hooks must not meet those of the first.
+    other = replace(backbone.forward, name="other")
+
+    def read(place: int) -> tuple[Tensor, Tensor, list[int]]:
+        found = backbone.read(batches[place])
+        return found.embedding, other.embed(batches[place][:1]), backbone.tokenize("Hi", f"{place}").ids
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(read, range(len(batches))))
+    for place, (embedding, first, ids) in enumerate(found):
+        assert torch.equal(embedding, expected[place].embedding)
+        close(first[0], expected[place].embedding[0], 1e-5)
+        assert ids == backbone.tokenize("Hi", f"{place}").ids
+    assert not any(part._forward_hooks or part._forward_pre_hooks for part in backbone.model.modules())
+
+
+def test_texts_that_cannot_be_read_leave_the_others_as_they_are(llama: Backbone) -> None:
+    reading, errors = llama.read_texts(["Hi", "Hi", "Hi"], ["Yes", "word " * 200, "No"], on_error="nan")
+    assert [error is None for error in errors] == [True, False, True] and "the limit is 128" in str(errors[1])
+    alone, _ = llama.read_texts("Hi", ["Yes", "No"])
+    assert torch.equal(reading.embedding[[0, 2]], alone.embedding) and torch.equal(reading.reward[[0, 2]], alone.reward)
+    assert reading.embedding[1].isnan().all() and reading.reward[1].isnan()
+    nothing, none = llama.read_texts([], [])
+    assert nothing.embedding.shape == (0, 64) and none == ()
+    dropping = load_backbone(BackboneConfig(llama.identity.name, device="cpu"), TextConfig(truncation="drop"))
+    _, (why,) = dropping.read_texts("Hi", ["word " * 200], on_error="nan")
+    assert "longer than the 128 tokens" in str(why)
+    with pytest.raises(TextError, match="Text 0: The text is longer .*`truncation=.prompt_left.`"):
+        dropping.read_rendered("word " * 200)
