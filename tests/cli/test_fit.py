@@ -9,12 +9,12 @@ import pytest
 from tests.terminal import ebrm, preference_rows, refused, snapshot, write_lines
 
 from ebrm.backbone import BackboneConfig
-from ebrm.card import trust_in_words
 from ebrm.cli import fit
 from ebrm.cli.parser import Chosen, options_of
 from ebrm.data import PreferenceConfig, TextConfig
 from ebrm.errors import ConfigError
 from ebrm.features import FeatureConfig
+from ebrm.hub import trust_in_words
 from ebrm.model import EnergyRewardModel
 
 QUICK = ("--joint-widths", "12,6", "--epochs", 2)

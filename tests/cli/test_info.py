@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.terminal import ebrm, ebrm_process, refused
 
-from ebrm.card import trust_in_words
+from ebrm.hub import trust_in_words
 
 
 def shown(folder: Path, file: str = "config.json", **changes: Any) -> str:

@@ -11,9 +11,9 @@ import pytest
 
 import ebrm
 from ebrm.backbone.demo import ENCODER_PACKAGE
-from ebrm.card import trust_in_words
 from ebrm.cli.main import main
 from ebrm.features import open_features
+from ebrm.hub import trust_in_words
 from ebrm.model import EnergyRewardModel
 
 PACKAGED = Path(ebrm.__path__[0]) / "demo"

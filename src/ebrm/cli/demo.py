@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ebrm.card import trust_in_words
 from ebrm.cli.common import out_folder, show_accuracy
 from ebrm.cli.console import Console
 from ebrm.cli.parser import Chosen, Command, Part
+from ebrm.hub import trust_in_words
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from ebrm.backbone import BackboneConfig
-from ebrm.card import trust_in_words
 from ebrm.cli.common import show_accuracy
 from ebrm.cli.console import Console
 from ebrm.cli.heads import HeadChoice, chosen_head, head_parts, refuse
@@ -18,6 +17,7 @@ from ebrm.data import PreferenceConfig, TextConfig
 from ebrm.errors import ConfigError, DataError
 from ebrm.features import FeatureConfig
 from ebrm.heads import FitConfig
+from ebrm.hub import trust_in_words
 from ebrm.utils.files import read_json, sha256_json, write_json
 
 

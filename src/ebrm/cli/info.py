@@ -7,11 +7,11 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from ebrm.card import trust_in_words
 from ebrm.cli.common import accuracy_rows
 from ebrm.cli.console import Console
 from ebrm.cli.parser import Chosen, Command
 from ebrm.errors import DataError, EBRMError, FeaturesError, ModelError
+from ebrm.hub import trust_in_words
 from ebrm.utils.files import read_json, sha256_file
 
 
