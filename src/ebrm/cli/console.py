@@ -122,7 +122,7 @@ def plain_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str
 
 def stacked_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str, columns: int) -> str:
     """A table too wide for the screen, row under row: its first cell, and the others with their names."""
-    lines = [title] if title else []
+    lines = textwrap.wrap(title, columns)
     for first, *cells in rows:
         named = [(f"  {name}", cell) for name, cell in zip(header[1:], cells, strict=True) if cell]
         lines += [first] * bool(first) + facts_text(named, columns).splitlines()
