@@ -31,8 +31,6 @@ _RETRIED = (429, 502, 503, 504)
 #: Seconds of back-off: the first, doubled each time up to the longest; and the longest Retry-After that is followed.
 _FIRST, _LONGEST, _RETRY_AFTER = 0.5, 30.0, 120.0
 _JSON = {"Content-Type": "application/json"}
-# As many connections as there are callers: the server's queue is the limit.
-_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=64)
 
 
 class RefusedText(TextError):
@@ -285,9 +283,7 @@ class Client:
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self._requests = Requests(url, tries)
-        self._http = httpx.Client(
-            headers=_headers(token), timeout=_timeout(timeout), limits=_LIMITS, transport=transport
-        )
+        self._http = httpx.Client(**_options(token, timeout), transport=transport)
 
     score = _blocking(Requests.score)
     score_rendered = _blocking(Requests.score_rendered)
@@ -328,9 +324,7 @@ class AsyncClient:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._requests = Requests(url, tries)
-        self._http = httpx.AsyncClient(
-            headers=_headers(token), timeout=_timeout(timeout), limits=_LIMITS, transport=transport
-        )
+        self._http = httpx.AsyncClient(**_options(token, timeout), transport=transport)
 
     score = _awaited(Requests.score)
     score_rendered = _awaited(Requests.score_rendered)
@@ -359,12 +353,11 @@ class AsyncClient:
             return error
 
 
-def _headers(token: str | None) -> dict[str, str]:
-    return {} if token is None else {"Authorization": f"Bearer {token}"}
-
-
-def _timeout(seconds: float) -> httpx.Timeout:
-    return httpx.Timeout(seconds, connect=min(10.0, seconds))
+def _options(token: str | None, timeout: float) -> dict[str, Any]:
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    # As many connections as there are callers: the server's queue is the limit.
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
+    return {"headers": headers, "timeout": httpx.Timeout(timeout, connect=min(10.0, timeout)), "limits": limits}
 
 
 def _final(url: str, answer: httpx.Response, rows: Sequence[int]) -> dict[str, Any]:

@@ -132,8 +132,7 @@ class _Body:
 class Connection(H11Protocol):
     """uvicorn's HTTP/1.1 connection, closed when the head of a request is not complete after `head_seconds`.
 
-    Slow-loris protection: uvicorn waits without limit for a first request and for the rest of a head, and each such
-    connection holds a file descriptor.
+    Slow-loris protection: uvicorn waits without limit for a first request and for the rest of a head.
     """
 
     #: Set by :func:`connection_class`.
