@@ -38,7 +38,7 @@ class CompareConfig:
             measured on it. The features' reward model reads it, once.
         data: folder with benchmarks by name. Unset: EBRM_DATA if it is set, else the Hub.
         limit: sample so many prompts of the pool. Unset: all.
-        cache: folder that keeps what the reward model said of the pool. Unset: EBRM_CACHE if it is set, else ebrm in
+        cache: folder that keeps the reward model's reading of the pool. Unset: EBRM_CACHE if it is set, else ebrm in
             the user's cache folder.
         members: two-layer heads in an ensemble; they differ in their seed.
         resamples: bootstrap resamples of the prompts.
@@ -70,9 +70,9 @@ def compare(
 ) -> None:
     """Fit and measure heads, ensembles and shapings on the same features, in one table.
 
-    Every method is fitted on the same training pairs and measured on the same held-out ones: how many it ranks
-    rightly, whether its probabilities mean what they say, what the best of n responses is worth (with --pool), and
-    what it costs.
+    Every method is fitted on the same training pairs and measured on the same held-out ones: its accuracy, the
+    calibration of its probabilities, the gold reward of the best of n responses (with --pool), and its cost. An option
+    is for every head that has it; in the --config file a head's options can stand under its name (`silu: {epochs: 5}`).
     """
     import os
 

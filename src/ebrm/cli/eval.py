@@ -47,7 +47,7 @@ def evaluate(
         ),
     ],
 ) -> None:
-    """Score reward models and energy models on the public benchmarks, and say which differences are real.
+    """Score reward models and energy models on the public benchmarks, and test which differences are real.
 
     Base and refined rewards come from the same reading of the texts, which is kept: a second run, another
     benchmark statistic or another energy model on the same reward model reads nothing again. Head, dtype, revision,
@@ -59,9 +59,7 @@ def evaluate(
     from ebrm.evaluation import cache_folder
     from ebrm.evaluation import evaluate as evaluate_models
 
-    console.kept = (
-        f"What the reward models said so far is kept in {cache_folder(settings)}; run the same command again to go on."
-    )
+    console.kept = f"What was read so far is kept in {cache_folder(settings)}; run the same command again to go on."
     storage = chosen.given(FeatureConfig)
     evaluated = evaluate_models(
         models,

@@ -23,7 +23,7 @@ def info(
         Parameter(name="PATH", help="A model that `ebrm fit` wrote (or its Hub name), or a features folder."),
     ],
 ) -> None:
-    """Say what a model or a features folder is: its reward model, data, settings and measured numbers."""
+    """Show a model or a features folder: its reward model, data, settings and measured numbers."""
     kind, values, faults = read(path)
     if faults:
         error = FeaturesError if kind == "features" else ModelError
