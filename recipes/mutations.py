@@ -884,7 +884,7 @@ MUTATIONS = [
         "tests/integrations/test_registration.py",
     ),
     M("metrics/significance.py", "(1 + reached) / (1 + permutations)", "reached / permutations", "p may be 0"),
-    M("evaluation/compare.py", 'for field in ("p", "p_gain")', 'for field in ("p",)', "gains not corrected"),
+    M("evaluation/comparison.py", 'for field in ("p", "p_gain")', 'for field in ("p",)', "gains not corrected"),
     M("evaluation/cache.py", "self._row.setdefault(text, row)", "self._row[text] = row + 1", "texts off by one"),
     M(
         "evaluation/score_models.py",

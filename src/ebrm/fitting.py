@@ -21,7 +21,7 @@ from ebrm.curate import ConflictReport, filter_conflicts
 from ebrm.data import PreferenceConfig, Preferences, TextConfig, load_preferences, split_by_prompt
 from ebrm.errors import ConfigError, DataError, ModelError, setting
 from ebrm.features import FeatureConfig, Features, ShardedEmbeddings, extract_features, open_features
-from ebrm.heads import EnergyConfig, Epoch, FitConfig, HeadConfig, fit_head
+from ebrm.heads import EnergyConfig, Epoch, FitConfig, FittedHead, HeadConfig, fit_head
 from ebrm.model import EnergyRewardModel, ModelRecord
 from ebrm.pairs import PreferencePairs
 from ebrm.utils.extras import install_hint
@@ -204,46 +204,89 @@ def _fit_features(
     backbone: Backbone | None = None,
     preferences: Preferences | None = None,
 ) -> FitResult:
-    pairs = likelier_first((features.pairs if given is None else given).to("cpu"))
-    pairs.check_rows(len(features))
-    splits = choose_splits(pairs, config)
+    prepared = prepare_fit(features, given, config)
+    splits = prepared.splits
     logger.info(
         "Pairs: %d to train on, %d to choose the epoch, %d to measure (%s).",
         len(splits.train), len(splits.validation), len(splits.test), splits.how,
     )  # fmt: skip
-    started = time.monotonic()
-    train, conflicts = _training_pairs(pairs, splits, features, config)
-    seconds["filter"] = time.monotonic() - started
+    seconds["filter"] = prepared.seconds
     started = time.monotonic()
     fitted = fit_head(
-        head, features.embeddings, features.reward, train, pairs.select(splits.validation),
+        head, features.embeddings, features.reward, prepared.train, prepared.pairs.select(splits.validation),
         device=_device(device), checkpoint=work / "checkpoint.safetensors", on_epoch=on_epoch,
         strength=config.strength, seed=config.seed,
     )  # fmt: skip
     seconds["fit"] = time.monotonic() - started
-    record = ModelRecord(
-        head=head,
-        fit=config,
-        backbone=features.manifest["backbone"] or {},
-        text_rule=features.manifest["text"],
-        data={
-            "origin": preferences.report.origin if preferences is not None else _origin(features),
-            "fingerprint": (features.manifest["data"] or {}).get("fingerprint"),
-            "pairs": len(pairs),
-            "pairs_dropped_as_too_long": features.manifest.get("dropped") or 0,
-            "texts_with_prompt_cut": features.manifest.get("truncated") or 0,
-            "train": len(splits.train),
-            "validation": len(splits.validation),
-            "test": len(splits.test),
-            "split": splits.how,
-            "sources": _counts(pairs.source),
-        },
-        filter=conflicts.to_dict() | {"used": config.filter_conflicts},
-        history=tuple(epoch.to_dict() for epoch in fitted.history),
-        best_epoch=fitted.best_epoch,
-    )
-    model = EnergyRewardModel(fitted.head, record, backbone)
-    return FitResult(model, features, pairs, splits, conflicts, fitted.history, preferences, seconds)
+    return prepared.result(fitted, backbone, preferences, seconds)
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedFit:
+    """What a head is fitted on.
+
+    Attributes:
+        features: embeddings and rewards of every item.
+        pairs: the preference pairs over these, the likelier side chosen.
+        config: how they are divided, filtered and weighted, and the seed.
+        splits: which pairs are used for what.
+        train: the training pairs that are left after the conflict filter.
+        conflicts: the filter's report, also where the filter is off.
+        seconds: wall time of the filter.
+    """
+
+    features: Features
+    pairs: PreferencePairs
+    config: FitConfig
+    splits: Splits
+    train: PreferencePairs
+    conflicts: ConflictReport
+    seconds: float
+
+    def result(
+        self,
+        fitted: FittedHead,
+        backbone: Backbone | None = None,
+        preferences: Preferences | None = None,
+        seconds: Mapping[str, float] | None = None,
+    ) -> FitResult:
+        """The result of a fit on these pairs."""
+        features, pairs, splits = self.features, self.pairs, self.splits
+        record = ModelRecord(
+            head=fitted.head.config,
+            fit=self.config,
+            backbone=features.manifest["backbone"] or {},
+            text_rule=features.manifest["text"],
+            data={
+                "origin": preferences.report.origin if preferences is not None else _origin(features),
+                "fingerprint": (features.manifest["data"] or {}).get("fingerprint"),
+                "pairs": len(pairs),
+                "pairs_dropped_as_too_long": features.manifest.get("dropped") or 0,
+                "texts_with_prompt_cut": features.manifest.get("truncated") or 0,
+                "train": len(splits.train),
+                "validation": len(splits.validation),
+                "test": len(splits.test),
+                "split": splits.how,
+                "sources": _counts(pairs.source),
+            },
+            filter=self.conflicts.to_dict() | {"used": self.config.filter_conflicts},
+            history=tuple(epoch.to_dict() for epoch in fitted.history),
+            best_epoch=fitted.best_epoch,
+        )
+        model = EnergyRewardModel(fitted.head, record, backbone)
+        return FitResult(
+            model, features, pairs, splits, self.conflicts, fitted.history, preferences, dict(seconds or {})
+        )
+
+
+def prepare_fit(features: Features, given: PreferencePairs | None, config: FitConfig) -> PreparedFit:
+    """Divide and filter the pairs (None: the features' own) as `fit` does."""
+    pairs = likelier_first((features.pairs if given is None else given).to("cpu"))
+    pairs.check_rows(len(features))
+    splits = choose_splits(pairs, config)
+    started = time.monotonic()
+    train, conflicts = _training_pairs(pairs, splits, features, config)
+    return PreparedFit(features, pairs, config, splits, train, conflicts, time.monotonic() - started)
 
 
 def likelier_first(pairs: PreferencePairs) -> PreferencePairs:

@@ -11,7 +11,7 @@ from tests.evaluation.suites import all_kinds, benchmark, item, pairwise, plain_
 
 from ebrm.benchmarks import Benchmark, Floats, Item, Score, Terms, Ties
 from ebrm.evaluation import Entry, ScoredBenchmark, Scores
-from ebrm.evaluation.compare import ScoreTable, estimates, standings
+from ebrm.evaluation.comparison import ScoreTable, estimates, standings
 from ebrm.evaluation.results import Official, common_items, official_values
 from ebrm.metrics import Bootstrap, Estimate
 

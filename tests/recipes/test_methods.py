@@ -17,7 +17,7 @@ import ebrm.aggregate
 import ebrm.curate
 import ebrm.optimize
 import ebrm.shape
-from ebrm.evaluation.compare_heads import METHODS
+from ebrm.evaluation.head_benchmark import METHODS
 
 FOLDER = Path(__file__).parents[2] / "recipes" / "methods"
 ROOMS = (ebrm.aggregate, ebrm.shape, ebrm.curate, ebrm.optimize, ebrm.energy.heads)

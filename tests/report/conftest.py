@@ -239,7 +239,7 @@ def _make(
 
 
 def with_overall_holm(evaluation: Evaluation) -> Evaluation:
-    """Correct the overall tests of all benchmarks together, as `ebrm.evaluation.compare` does."""
+    """Correct the overall tests of all benchmarks together, as `ebrm.evaluation.comparison` does."""
     places = [
         (b.name, s)
         for b in evaluation.benchmarks

@@ -82,30 +82,12 @@ def compare(
         out_folder(settings.out)
     if settings.save is not None and Path(settings.save).exists() and not _is_empty(Path(settings.save)):
         raise ConfigError(f"--save {settings.save} exists already and is not empty; it was left as it is.")
-    from ebrm.errors import DataError
-    from ebrm.evaluation import (
-        BenchmarkConfig,
-        Problem,
-        cache_folder,
-        choose_items,
-        compare_methods,
-        read_pool,
-        tokens_of,
-    )
-    from ebrm.evaluation.method_table import check_names
+    from ebrm.evaluation import BenchmarkConfig, cache_folder, check_names, choose_items, compare_heads, read_pool
     from ebrm.features import open_features
-    from ebrm.fitting import choose_splits
     from ebrm.metrics import Bootstrap
 
     names = check_names(settings.methods)
     opened = open_features(features)
-    splits = choose_splits(opened.pairs, config)
-    train, validation, test = (opened.pairs.select(part) for part in (splits.train, splits.validation, splits.test))
-    if not len(test):
-        raise DataError(
-            f"Of the {len(opened.pairs)} pairs in {features} none is held out to measure methods on. Give more pairs, "
-            "or a higher --test-fraction."
-        )
     pool = None
     if settings.pool is not None:
         from ebrm.benchmarks import open_benchmark
@@ -116,23 +98,23 @@ def compare(
         )
         benchmark, _ = choose_items(open_benchmark(settings.pool, Path(data) if data else None), about, frozenset())
         pool = read_pool(opened, benchmark, cache_folder(about), chosen.given(BackboneConfig))
-    problem = Problem(opened.embeddings, opened.reward, train, validation, settings.members, heads, config)
-    console.note(f"{len(train):,} pairs to fit on, {len(validation):,} to choose by, {len(test):,} to measure on.")
-    comparison = compare_methods(
-        names,
-        problem,
+    comparison = compare_heads(
         opened,
-        test,
-        validation,
-        tokens_of(opened),
-        pool,
+        names,
+        heads=heads,
+        config=config,
+        members=settings.members,
+        pool=pool,
         bootstrap=Bootstrap(settings.resamples, seed=settings.seed),
+        save=settings.save,
+    )
+    console.note(
+        f"{comparison.train:,} pairs to fit on, {comparison.validation:,} to choose by, {comparison.pairs:,} to "
+        "measure on."
     )
     found = {
         "features": Path(features).name,
         "pool": None if settings.pool is None else Path(settings.pool).stem,
-        "train": len(train),
-        "validation": len(validation),
         **comparison.to_dict(),
     }
     console.table(*table(comparison))
@@ -148,10 +130,6 @@ def compare(
         write_text(Path(settings.out) / "table.md", text)
         console.facts([("written", settings.out)])
     if settings.save is not None:
-        import ebrm
-
-        for name in filter(heads.__contains__, names):  # the same fit again: same pairs, same seed, same head
-            ebrm.fit(opened, head=heads[name], config=config).save(Path(settings.save) / name)
         console.facts([("heads", settings.save)])
     console.result({"out": settings.out, "save": settings.save, **found})
 
@@ -192,8 +170,8 @@ def notes(comparison: Comparison) -> list[str]:
     lines = [
         f"{count(comparison.pairs, 'held-out pair')} of {count(comparison.prompts, 'prompt')}; "
         f"{100 * comparison.bootstrap.level:g}% intervals over prompts, differences paired. A tie is ranked "
-        "wrongly. Where a method has no probability of its own, its rewards are log odds at the temperature that suits "
-        "the validation pairs best."
+        "wrongly. P(chosen > rejected) of every method is calibrated alike, with one temperature fitted on the "
+        "validation pairs."
     ]
     if comparison.n is not None:
         lines.append(

@@ -13,7 +13,7 @@ from typing import Any
 from ebrm.benchmarks import Benchmark, available, open_benchmark, sample_prompts
 from ebrm.data import PreferenceConfig, TextConfig, load_preferences, prompt_id
 from ebrm.errors import ConfigError
-from ebrm.evaluation.compare import evaluate_scores
+from ebrm.evaluation.comparison import evaluate_scores
 from ebrm.evaluation.config import BenchmarkConfig
 from ebrm.evaluation.fitted import versions
 from ebrm.evaluation.results import Evaluation, ScoredBenchmark

@@ -11,8 +11,8 @@ from torch.nn.functional import logsigmoid
 
 from ebrm.aggregate import worst_case
 from ebrm.errors import DataError
-from ebrm.evaluation import Problem
-from ebrm.evaluation.compare_heads import METHODS, Fitted, Rows
+from ebrm.evaluation import METHODS, HeadBenchmark
+from ebrm.evaluation.head_benchmark import FittedMethod, Rows
 from ebrm.groups import Groups
 from ebrm.heads import HEADS, DirectionalConfig, PrototypesConfig, SiLUConfig
 from ebrm.pairs import PreferencePairs
@@ -29,10 +29,10 @@ HEAD_CONFIGS = {
 }
 
 
-def problem(**changes: object) -> Problem:
+def problem(**changes: object) -> HeadBenchmark:
     chosen, rejected = FEATURES.pairs.chosen, FEATURES.pairs.rejected
-    made = Problem(
-        FEATURES.embeddings, FEATURES.reward,
+    made = HeadBenchmark(
+        FEATURES,
         PreferencePairs.of(chosen[:120], rejected[:120], source=["a", "b"] * 60),
         PreferencePairs.of(chosen[120:160], rejected[120:160], source=["a", "c"] * 20),
         members=3, heads=HEAD_CONFIGS,
@@ -45,27 +45,27 @@ ROWS = Rows(EMBEDDING, FEATURES.reward, Groups.of([k // 2 for k in range(400)]),
 
 
 @pytest.fixture(scope="module")
-def fitted() -> dict[str, Fitted]:
+def fitted() -> dict[str, FittedMethod]:
     return {name: method(PROBLEM) for name, method in METHODS.items()}
 
 
-def test_every_method_gives_each_row_a_reward(fitted: dict[str, Fitted]) -> None:
+def test_every_method_gives_each_row_a_reward(fitted: dict[str, FittedMethod]) -> None:
     for name, method in fitted.items():
         reward = method.reward(ROWS)
         assert reward.shape == (400,) and bool(reward.isfinite().all()), name
         assert torch.equal(reward, method.reward(ROWS)), name
-        assert (method.posterior is not None) == (name == "energy" or name in HEADS), name
+        assert (method.head is not None) == (name == "energy" or name in HEADS), name
     assert set(HEADS) - set(METHODS) == {"attributes"}
 
 
-def test_learned_rewards_follow_the_labels(fitted: dict[str, Fitted]) -> None:
+def test_learned_rewards_follow_the_labels(fitted: dict[str, FittedMethod]) -> None:
     chosen, rejected = FEATURES.pairs.chosen[160:], FEATURES.pairs.rejected[160:]
     for name in ("energy", "linear", "bayesian", "gaussian", "binary", "anchored", "min_norm", "base-neighbors"):
         reward = fitted[name].reward(ROWS)
         assert float((reward[chosen] > reward[rejected]).float().mean()) > 0.7, name
 
 
-def test_ensembles_are_the_aggregates_of_their_members(fitted: dict[str, Fitted]) -> None:
+def test_ensembles_are_the_aggregates_of_their_members(fitted: dict[str, FittedMethod]) -> None:
     members = torch.stack([head.location_scale(EMBEDDING)[0] for head in PROBLEM.ensemble])
     assert len(members) == 3 and not torch.allclose(members[0], members[1])
     found = {name: fitted[f"silu-{name}"].reward(ROWS) for name in ("mean", "median", "worst-case", "uwo")}
@@ -78,7 +78,7 @@ def test_ensembles_are_the_aggregates_of_their_members(fitted: dict[str, Fitted]
     torch.testing.assert_close(fitted["silu-mean-std"].reward(ROWS), off.mean(0) - own.std(0, correction=0))
 
 
-def test_bounded_shapes_keep_the_base_order(fitted: dict[str, Fitted]) -> None:
+def test_bounded_shapes_keep_the_base_order(fitted: dict[str, FittedMethod]) -> None:
     for name in ("base-par", "base-log-sigmoid", "base-standardized", "base-min-max"):
         assert spearmanr(fitted[name].reward(ROWS), ROWS.base).statistic == pytest.approx(1), name
     good = np.quantile(FEATURES.reward[PROBLEM.rows].double(), 0.85)
@@ -88,7 +88,7 @@ def test_bounded_shapes_keep_the_base_order(fitted: dict[str, Fitted]) -> None:
     assert bool((fitted["base-par"].reward(ROWS) <= 1).all())
 
 
-def test_good_in_both_respects(fitted: dict[str, Fitted]) -> None:
+def test_good_in_both_respects(fitted: dict[str, FittedMethod]) -> None:
     members = torch.stack([head.location_scale(EMBEDDING)[0] for head in PROBLEM.ensemble]).mean(0).double()
     total = torch.zeros(400, dtype=torch.float64)
     for reward in (ROWS.base.double(), members):
@@ -98,7 +98,7 @@ def test_good_in_both_respects(fitted: dict[str, Fitted]) -> None:
     torch.testing.assert_close(fitted["base-and-silu"].reward(ROWS), total)
 
 
-def test_length_costs(fitted: dict[str, Fitted]) -> None:
+def test_length_costs(fitted: dict[str, FittedMethod]) -> None:
     torch.testing.assert_close(
         fitted["base-length"].reward(ROWS), ROWS.base - 0.01 * (torch.arange(400.0) - 200).clamp_min(0),
         check_dtype=False,
@@ -111,7 +111,7 @@ def test_length_costs(fitted: dict[str, Fitted]) -> None:
             fitted[name].reward(unknown)
 
 
-def test_parameters_are_what_is_learned(fitted: dict[str, Fitted]) -> None:
+def test_parameters_are_what_is_learned(fitted: dict[str, FittedMethod]) -> None:
     count = {name: method.parameters for name, method in fitted.items()}
     assert count["base"] == count["base-par"] == count["base-neighbors"] == 0
     assert count["linear"] == count["binary"] == 6
@@ -122,5 +122,5 @@ def test_parameters_are_what_is_learned(fitted: dict[str, Fitted]) -> None:
 
 def test_users_and_objectives_are_the_sources() -> None:
     one = problem(train=PreferencePairs.of(PROBLEM.train.chosen, PROBLEM.train.rejected))
-    assert int(PROBLEM.fit("min_norm").groups) == 2 and int(one.fit("min_norm").groups) == 1
-    assert int(PROBLEM.fit("prototypes").groups) == 2  # "c" stands in held-out pairs alone
+    assert int(PROBLEM.fit("min_norm").head.groups) == 2 and int(one.fit("min_norm").head.groups) == 1
+    assert int(PROBLEM.fit("prototypes").head.groups) == 2  # "c" stands in held-out pairs alone
