@@ -1,1 +1,1 @@
-"""The command line: one file a command. The only room that prints."""
+"""The command line: one file a command. The only package that prints."""

@@ -86,7 +86,7 @@ def _reading(job: FitJob, chosen: Chosen) -> dict[str, Any]:
     """How preferences are read; nothing where features are given.
 
     Raises:
-        ConfigError: neither is given, or something that features leave no room for.
+        ConfigError: neither is given, or options that have no effect on features.
     """
     if job.features is None:
         if job.data is None:
