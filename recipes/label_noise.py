@@ -8,12 +8,9 @@ reward, and calibration of P(chosen > rejected). The test pairs are not looked a
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import torch
 
-import ebrm
 from ebrm.features import open_features
 from ebrm.fitting import fit
 from ebrm.heads import EnergyConfig, FitConfig, InferenceConfig, LikelihoodConfig
@@ -32,7 +29,7 @@ def line(name: str, accuracy: float, found: Calibration) -> str:
 
 def main() -> None:
     """Print the table: mean over seeds."""
-    features = open_features(Path(ebrm.__path__[0]) / "demo" / "features")
+    features = open_features("demo")
     pairs = features.pairs.select(np.flatnonzero(features.pairs.split == "validation"))
     chosen, rejected = pairs.chosen, pairs.rejected
     margin = (features.reward[chosen] - features.reward[rejected]).double()

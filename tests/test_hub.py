@@ -12,7 +12,7 @@ from tests.linear import QUICK, linear_features
 from ebrm.errors import ModelError
 from ebrm.fitting import fit
 from ebrm.heads import Fusion
-from ebrm.hub import download_model, model_card, read_model, trust_in_words
+from ebrm.hub import download_model, model_card, read_model, fusion_in_words
 from ebrm.model import EnergyRewardModel, ModelRecord
 
 
@@ -75,12 +75,12 @@ def test_what_is_trusted_stands_in_the_config_but_the_weights_decide(folder: Pat
     path = folder / "config.json"
     model = EnergyRewardModel.from_pretrained(folder)
     trusted = model.head.fusion
-    assert json.loads(path.read_text())["trust"] == trusted.to_dict()
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"trust": {"power": 0.0, "base_noise": 9.0}}))
+    assert json.loads(path.read_text())["fusion"] == trusted.to_dict()
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"fusion": {"power": 0.0, "base_noise": 9.0}}))
     assert EnergyRewardModel.from_pretrained(folder).head.fusion == trusted
     model.head.fusion = Fusion(0.5, math.inf)
     model.save_pretrained(folder)
-    assert json.loads(path.read_text())["trust"] == {"power": 0.5, "base_noise": None}
+    assert json.loads(path.read_text())["fusion"] == {"power": 0.5, "base_noise": None}
     assert "base reward given no weight; density to the power 0.5" in (folder / "README.md").read_text()
     assert EnergyRewardModel.from_pretrained(folder).head.fusion == Fusion(0.5, math.inf)
 
@@ -88,7 +88,7 @@ def test_what_is_trusted_stands_in_the_config_but_the_weights_decide(folder: Pat
 def test_a_config_that_does_not_say_what_is_trusted_can_be_read(folder: Path) -> None:
     path = folder / "config.json"
     config = json.loads(path.read_text())
-    del config["trust"]
+    del config["fusion"]
     path.write_text(json.dumps(config))
     EnergyRewardModel.from_pretrained(folder)
 
@@ -124,7 +124,7 @@ def card(trust: dict[str, float | None] | None = None, **changes: object) -> str
         "metrics": METRICS,
     }
     record = ModelRecord(**{**values, **changes})  # type: ignore[arg-type]
-    return model_card(record.to_dict() | ({} if trust is None else {"trust": trust}))
+    return model_card(record.to_dict() | ({} if trust is None else {"fusion": trust}))
 
 
 def test_measured_numbers_stand_in_percent_with_intervals() -> None:
@@ -169,7 +169,7 @@ def test_with_the_filter_off_no_pair_is_said_to_be_left_out() -> None:
 )
 def test_what_is_trusted_is_said_in_words(noise: float | None, power: float, said: str) -> None:
     trust = {"power": power, "base_noise": noise}
-    assert trust_in_words(trust) == said
+    assert fusion_in_words(trust) == said
     text = card(trust=trust)
     assert said in text and ("standard deviation is that of the training rewards" in text) == (noise is not None)
 

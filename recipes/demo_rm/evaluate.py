@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 
-import ebrm
 from ebrm.backbone import BackboneConfig, load_backbone
 from ebrm.data import PreferenceConfig, Preferences, TextConfig, hash_position, load_preferences
 from ebrm.features import Features, extract_features, open_features
@@ -50,7 +49,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--per-prompt", type=int, default=3, help="most pairs a prompt of the last two sets")
     args = parser.parse_args()
-    shipped = open_features(Path(ebrm.__path__[0]) / "demo" / "features")
+    shipped = open_features("demo")
     rows = []
     train = np.flatnonzero(shipped.pairs.split == "train")
     rows.append(line("its own training pairs (those shipped)", shipped, shipped.pairs.select(train), "people"))

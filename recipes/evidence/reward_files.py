@@ -16,7 +16,7 @@ from ebrm.errors import DataError
 if TYPE_CHECKING:
     from study import TestSet
 
-_STD, _WINS, _TRUST = "std of ", "wins of EBRM in ", "trust"
+_STD, _WINS, _TRUST = "std of ", "wins of EBRM in ", "fusion"
 #: How the names of the paper's method and of its variants begin.
 PAPER = "paper"
 #: Training pairs that no reward model was trained on, as a test set's name.

@@ -65,7 +65,7 @@ def run_cell(study: Study, problem: Problem, published: PreferencePairs, path: P
             embedding, reward = (problem.embedding[a], problem.embedding[b]), (problem.reward[a], problem.reward[b])
             wins.append(density.prefer(embedding, reward, 65))
         found[f"wins of EBRM in {test}"] = torch.cat(wins)
-    found["trust"] = torch.tensor([density.fusion.power, density.fusion.base_noise])
+    found["fusion"] = torch.tensor([density.fusion.power, density.fusion.base_noise])
     with atomic_path(path) as partial:
         save_file(found, partial)
 

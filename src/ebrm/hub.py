@@ -21,7 +21,7 @@ _WEIGHTS, _CONFIG, _CARD = "energy.safetensors", "config.json", "README.md"
 _FOR_TRANSFORMERS = {"model_type": "ebrm", "architectures": ["EBRMForSequenceClassification"]}
 # What a model is made of; a config that transformers wrote says more.
 _RECORD = (
-    "head", "fit", "backbone", "text_rule", "data", "filter", "history", "best_epoch", "metrics", "trust",
+    "head", "fit", "backbone", "text_rule", "data", "filter", "history", "best_epoch", "metrics", "fusion",
 )  # fmt: skip
 
 _FRONT_MATTER = """---
@@ -131,8 +131,8 @@ def read_model(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         )
     if "transformers_version" in config:
         config = {name: config[name] for name in _RECORD if name in config}
-    # `trust` is for readers of the config: the weights hold it.
-    for name in ("ebrm_version", "own_tokenizer", "trust", *_FOR_TRANSFORMERS):
+    # `fusion` is for readers of the config: the weights hold it.
+    for name in ("ebrm_version", "own_tokenizer", "fusion", *_FOR_TRANSFORMERS):
         config.pop(name, None)
     try:
         return config, load_file(folder / _WEIGHTS)
@@ -192,7 +192,7 @@ def model_card(record: dict[str, Any], standalone: bool = False) -> str:
         "## Settings\n",
         _table({name: value for stage in ("head", "fit") for name, value in _flat(stage, record[stage]).items()}),
         f"Epochs run: {len(record['history'])}; kept: {record['best_epoch']}.\n" if record["history"] else "",
-        trust_sentence(record["trust"]) + "\n" if record.get("trust") else "",
+        fusion_sentence(record["fusion"]) + "\n" if record.get("fusion") else "",
         "## Use\n",
         _FROM_TRANSFORMERS if standalone else _FROM_EBRM + ("" if record["text_rule"] is None else _FROM_TRANSFORMERS),
         "Rewards are in the backbone's own units, so clip ranges and KL coefficients tuned for it still hold. Only "
@@ -257,7 +257,7 @@ def _labels(report: dict[str, Any]) -> str:
     )
 
 
-def trust_in_words(trust: Mapping[str, float | None]) -> str:
+def fusion_in_words(trust: Mapping[str, float | None]) -> str:
     """What `Fusion.to_dict()` says: how far rewards follow the base reward, and how far the fitted density."""
     noise, power = trust["base_noise"], trust["power"]
     base = "base reward given no weight"
@@ -266,10 +266,10 @@ def trust_in_words(trust: Mapping[str, float | None]) -> str:
     return f"{base}; density {f'to the power {power:g}' if power else 'given no weight'}"
 
 
-def trust_sentence(trust: Mapping[str, float | None]) -> str:
-    """:func:`trust_in_words` for readers who do not know what it is about."""
+def fusion_sentence(trust: Mapping[str, float | None]) -> str:
+    """:func:`fusion_in_words` for readers who do not know what it is about."""
     unit = "" if trust["base_noise"] is None else " (the standard deviation is that of the training rewards)"
-    return f"What the refined reward goes by: {trust_in_words(trust)}{unit}."
+    return f"What the refined reward goes by: {fusion_in_words(trust)}{unit}."
 
 
 def _sources(sources: dict[str, int]) -> str:

@@ -428,7 +428,7 @@ class EnergyRewardModel(
 
     def written(self) -> dict[str, Any]:
         """What `config.json` holds of the model, apart from its format."""
-        return self.record.to_dict() | {"trust": self.head.fusion.to_dict()}
+        return self.record.to_dict() | {"fusion": self.head.fusion.to_dict()}
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> str | None:
         """Write `energy.safetensors`, `config.json` and a model card `README.md` into a folder.

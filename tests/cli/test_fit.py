@@ -14,7 +14,7 @@ from ebrm.cli.parser import Chosen, options_of
 from ebrm.data import PreferenceConfig, TextConfig
 from ebrm.errors import ConfigError
 from ebrm.features import FeatureConfig
-from ebrm.hub import trust_in_words
+from ebrm.hub import fusion_in_words
 from ebrm.model import EnergyRewardModel
 
 QUICK = ("--joint-widths", "12,6", "--epochs", 2)
@@ -96,7 +96,7 @@ def test_people_get_a_table_and_how_labels_were_used(features: Path, tmp_path: P
     assert f"labels {contradicted} ({kept})" in shown
     assert (0 < metrics["kept_fraction"] < 1) if filtered else "filter" not in shown
     assert ("Conflict filter: kept" in ran.err) == filtered
-    assert trust_in_words(metrics["trust"]) in shown
+    assert fusion_in_words(metrics["fusion"]) in shown
 
 
 def test_features_can_be_kept(rm: Path, pairs: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.terminal import ebrm, ebrm_process, refused
 
-from ebrm.hub import trust_in_words
+from ebrm.hub import fusion_in_words
 
 
 def shown(folder: Path, file: str = "config.json", **changes: Any) -> str:
@@ -35,7 +35,7 @@ def test_a_model(model: Path, rm: Path) -> None:
 
 def test_how_base_reward_and_density_are_weighed_and_what_was_left_out(model: Path, tmp_path: Path) -> None:
     kept = shutil.copytree(model, tmp_path / "m")
-    assert trust_in_words(json.loads((model / "config.json").read_text())["trust"]) in shown(kept)
+    assert fusion_in_words(json.loads((model / "config.json").read_text())["fusion"]) in shown(kept)
     trust = {"power": 0.5, "base_noise": None}
     assert "base reward given no weight; density to the power 0.5" in shown(kept, trust=trust)
     assert "to the power" not in shown(kept, trust=None)

@@ -13,7 +13,7 @@ import ebrm
 from ebrm.backbone.demo import ENCODER_PACKAGE
 from ebrm.cli.main import main
 from ebrm.features import open_features
-from ebrm.hub import trust_in_words
+from ebrm.hub import fusion_in_words
 from ebrm.model import EnergyRewardModel
 
 PACKAGED = Path(ebrm.__path__[0]) / "demo"
@@ -51,8 +51,8 @@ def test_the_numbers_on_the_screen_are_those_in_the_file(ran: tuple[Path, str]) 
         assert f"{100 * metrics[name]['accuracy']:.1f}%" in said
     for path in ("model", "metrics.json", "report.html"):
         assert path in said
-    assert trust_in_words(metrics["trust"]) in " ".join(said.split())
-    assert json.loads((out / "model" / "config.json").read_text())["trust"] == metrics["trust"]
+    assert fusion_in_words(metrics["fusion"]) in " ".join(said.split())
+    assert json.loads((out / "model" / "config.json").read_text())["fusion"] == metrics["fusion"]
 
 
 def test_the_readme_states_the_demonstration_s_numbers(ran: tuple[Path, str]) -> None:

@@ -49,7 +49,7 @@ def test_metrics_are_json_and_have_what_is_promised(fitted: FitResult) -> None:
     labels = fitted.conflicts.overall
     assert metrics["kept_fraction"] == 1.0  # no filter: every training pair is fitted on
     assert 0 < metrics["contradicted_fraction"] == labels.dropped / len(fitted.splits.train)
-    assert metrics["trust"] == fitted.model.head.fusion.to_dict()
+    assert metrics["fusion"] == fitted.model.head.fusion.to_dict()
     assert {"filter", "fit", "refine", "evaluate"} <= metrics["seconds"].keys()
     assert {"python", "torch", "transformers", "ebrm"} <= metrics["versions"].keys()
 
@@ -61,8 +61,8 @@ def test_what_the_filter_left_out_is_counted() -> None:
     metrics, labels = measured.metrics, fitted.conflicts.overall
     assert metrics["kept_fraction"] == labels.kept / len(fitted.splits.train) < 1
     assert metrics["contradicted_fraction"] == labels.dropped / len(fitted.splits.train) > 0
-    assert metrics["trust"] == {"power": 1.0, "base_noise": None}  # JSON has no infinity
-    assert measured.report is not None and measured.report.filtered and measured.report.fusion == metrics["trust"]
+    assert metrics["fusion"] == {"power": 1.0, "base_noise": None}  # JSON has no infinity
+    assert measured.report is not None and measured.report.filtered and measured.report.fusion == metrics["fusion"]
 
 
 def test_the_examples_are_those_that_moved_most_and_carry_their_densities(fitted: FitResult) -> None:
@@ -123,4 +123,12 @@ def test_without_test_pairs_nothing_is_claimed(fitted: FitResult) -> None:
     empty = replace(fitted, splits=replace(fitted.splits, test=np.zeros(0, np.int64)))
     measured = measure_fit(empty)
     assert measured.report is None and measured.metrics["pairs"] == 0 and measured.metrics["base"] is None
-    assert {"kept_fraction", "contradicted_fraction", "trust", "versions"} < measured.metrics.keys()
+    assert {"kept_fraction", "contradicted_fraction", "fusion", "versions"} < measured.metrics.keys()
+
+
+def test_the_evaluation_prints_as_one_sentence(fitted: FitResult) -> None:
+    evaluation = fitted.evaluation
+    assert evaluation.base is not None and evaluation.difference is not None
+    said = str(evaluation)
+    assert said.startswith(f"accuracy on {evaluation.pairs:,} held-out pairs: base {100 * evaluation.base.value:.1f}% [")
+    assert said.count("[") == 3 and " points [" in said

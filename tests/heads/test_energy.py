@@ -108,7 +108,7 @@ def test_energy_is_the_plain_networks_in_base_units():
     assert density.energy(embedding[:0], torch.zeros(0, 4)).shape == (0, 4)
 
 
-@pytest.mark.parametrize("trust", TRUSTS)
+@pytest.mark.parametrize("fusion", TRUSTS)
 def test_density_integrates_to_one_in_base_units(trust):
     nodes, density = some_density(scale=4.0, trust=trust).density(*rows(20), nodes=129)
     assert nodes.shape == (129,) and density.shape == (20, 129)
@@ -118,7 +118,7 @@ def test_density_integrates_to_one_in_base_units(trust):
 
 
 @pytest.mark.parametrize("scale", [1.0, 4.0])
-@pytest.mark.parametrize("trust", TRUSTS)
+@pytest.mark.parametrize("fusion", TRUSTS)
 def test_the_posterior_is_adaptive_quadratures(trust, scale):
     density = some_density(trust=trust, scale=scale)
     embedding, reward = rows(3)
@@ -145,7 +145,7 @@ def test_the_posterior_is_adaptive_quadratures(trust, scale):
         assert got.log_density[i].item() == pytest.approx(expected, abs=5e-3)
 
 
-@pytest.mark.parametrize("trust", TRUSTS)
+@pytest.mark.parametrize("fusion", TRUSTS)
 @pytest.mark.parametrize("estimate", ["ascent", "mode", "mean"])
 def test_a_refinement_is_consistent_with_the_density(estimate, trust):
     density = some_density(trust=trust)
@@ -214,7 +214,7 @@ def test_the_ascent_climbs_the_density_given_the_base_reward(monkeypatch):
 
 
 @pytest.mark.parametrize("scale", [1.0, 4.0])
-@pytest.mark.parametrize("trust", [Fusion(1.0, 1.0), Fusion(0.5, 0.7), Fusion(0.0, 0.35)])
+@pytest.mark.parametrize("fusion", [Fusion(1.0, 1.0), Fusion(0.5, 0.7), Fusion(0.0, 0.35)])
 def test_the_ascent_ends_on_a_top_of_the_density_given_the_base_reward(trust, scale):
     density = some_density(gain=3.0, scale=scale, trust=trust)
     embedding, reward = rows(40)
@@ -274,7 +274,7 @@ def test_the_refined_mean_rises_with_the_base_reward(seed, power, noise):
     assert bool((mean[1:] >= mean[:-1] - 1e-4).all()) and mean[-1] > mean[0]
 
 
-@pytest.mark.parametrize("trust", TRUSTS[1:])
+@pytest.mark.parametrize("fusion", TRUSTS[1:])
 def test_a_base_reward_far_outside_the_support_pulls_to_its_edge(trust):
     density = some_density(trust=trust)
     embedding = rows(1)[0].expand(8, 5)
@@ -338,7 +338,7 @@ def test_refining_is_deterministic_given_its_generator(start):
 
 
 @pytest.mark.parametrize("chosen", [MEAN, *(dataclasses.replace(ASCENT, start=start) for start in STARTS)])
-@pytest.mark.parametrize("trust", TRUSTS)
+@pytest.mark.parametrize("fusion", TRUSTS)
 @pytest.mark.parametrize("n", [0, 1, 2])
 def test_any_number_of_rows(n, trust, chosen):
     density = some_density(trust=trust)
@@ -357,7 +357,7 @@ def assert_same(one: Refinement, other: Refinement, order: Tensor | slice = slic
         assert torch.allclose(getattr(one, name), getattr(other, name)[order], rtol=0, atol=5e-4), name
 
 
-@pytest.mark.parametrize("trust", TRUSTS)
+@pytest.mark.parametrize("fusion", TRUSTS)
 @pytest.mark.parametrize("chosen", [MEAN, ASCENT], ids=["mean", "ascent"])
 def test_a_row_does_not_depend_on_its_batch(chosen, trust, monkeypatch):
     density = some_density(trust=trust)
@@ -410,7 +410,7 @@ def test_there_is_no_dropout_in_inference(chosen):
     assert torch.equal(density.prefer(*sides), density.prefer(*sides))
 
 
-@pytest.mark.parametrize("trust", TRUSTS)
+@pytest.mark.parametrize("fusion", TRUSTS)
 def test_prefer_is_monte_carlo_from_the_two_densities(trust):
     density = some_density(trust=trust)
     a, b = rows(6), rows(6, seed=4)
@@ -437,7 +437,7 @@ def test_prefer_is_monte_carlo_from_the_two_densities(trust):
     assert got.max() > 0.6 and got.min() < 0.4
 
 
-@pytest.mark.parametrize("trust", TRUSTS)
+@pytest.mark.parametrize("fusion", TRUSTS)
 def test_the_best_row_is_monte_carlos(trust):
     density = some_density(trust=trust)
     embedding, reward = rows(7)

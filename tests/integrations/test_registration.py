@@ -91,7 +91,7 @@ def test_a_configuration_holds_the_model_s_record(tmp_path: Path) -> None:
     assert config.num_labels == 1 and config.base is None and not config.own_tokenizer
     assert config.architectures == ["EBRMForSequenceClassification"]
     record = config.record()
-    assert record.pop("trust") == model.head.fusion.to_dict()
+    assert record.pop("fusion") == model.head.fusion.to_dict()
     assert ModelRecord.from_dict(record) == model.record
     config.save_pretrained(tmp_path / "again")
     again = EBRMConfig.from_pretrained(tmp_path / "again")

@@ -116,7 +116,7 @@ def test_what_seeds_disagree_about_is_an_error(recipe):
 def test_reward_files(recipe, tmp_path):
     cells = made_cells(recipe, methods=("base", "EBRM"))
     one, about = cells[0], ("head", 0.25, 0)
-    tensors = {**one.reward, "std of EBRM": one.std["EBRM"], "trust": np.ones(2, np.float32)}
+    tensors = {**one.reward, "std of EBRM": one.std["EBRM"], "fusion": np.ones(2, np.float32)}
     tensors |= {"wins of EBRM in llmbar": one.wins["llmbar"], "wins of EBRM in a pool": np.ones(3)}
     for name in ("head-0.25-0", "head-0.00-1", "head-0.25-10", "finetuned-0.25-0"):
         save_file(tensors, tmp_path / f"{name}.safetensors")

@@ -22,7 +22,7 @@ def fitted() -> tuple[EnergyHead, torch.Tensor, torch.Tensor]:
     return fit_briefly(embedding, reward, config).head, embedding, reward
 
 
-@pytest.mark.parametrize("trust", [Fusion(), Fusion(0.5, 0.7)])
+@pytest.mark.parametrize("fusion", [Fusion(), Fusion(0.5, 0.7)])
 def test_mean_and_mode_are_those_of_4097_points(fitted, trust):
     density, embedding, reward = fitted
     density.fusion = trust

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ebrm.cli.common import out_folder, show_accuracy
 from ebrm.cli.console import Console
 from ebrm.cli.parser import Chosen, Command, Part
-from ebrm.hub import trust_in_words
+from ebrm.hub import fusion_in_words
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def demo(console: Console, chosen: Chosen) -> None:
     console.print("")
     console.facts(
         [
-            ("fusion", trust_in_words(made.metrics["trust"])),
+            ("fusion", fusion_in_words(made.metrics["fusion"])),
             ("model", str(out / "model")),
             ("numbers", str(out / "metrics.json")),
             ("report", str(out / "report.html")),

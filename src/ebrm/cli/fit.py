@@ -17,7 +17,7 @@ from ebrm.data import PreferenceConfig, TextConfig
 from ebrm.errors import ConfigError, DataError
 from ebrm.features import FeatureConfig
 from ebrm.heads import FitConfig
-from ebrm.hub import trust_in_words
+from ebrm.hub import fusion_in_words
 from ebrm.utils.files import read_json, sha256_json, write_json
 
 
@@ -156,7 +156,7 @@ def _show(console: Console, metrics: dict[str, Any], out: Path) -> None:
     used = "all were used" if kept == 1 else f"the conflict filter kept {kept:.1%}"
     facts = [
         ("labels", f"the base RM contradicts {metrics['contradicted_fraction']:.1%} of the training pairs ({used})"),
-        ("fusion", trust_in_words(metrics["trust"])),
+        ("fusion", fusion_in_words(metrics["fusion"])),
         ("model", str(out)),
         ("numbers", str(out / "metrics.json")),
     ]

@@ -11,7 +11,7 @@ from ebrm.cli.common import accuracy_rows
 from ebrm.cli.console import Console
 from ebrm.cli.parser import Chosen, Command
 from ebrm.errors import DataError, EBRMError, FeaturesError, ModelError
-from ebrm.hub import trust_in_words
+from ebrm.hub import fusion_in_words
 from ebrm.utils.files import read_json, sha256_file
 
 
@@ -130,8 +130,8 @@ def show_model(console: Console, path: str, config: dict[str, Any]) -> None:
     facts.append(("fit", _settings(config.get("fit") or {})))
     if config.get("history"):
         facts.append(("epochs", f"{len(config['history'])}, the best was {config.get('best_epoch')}"))
-    if config.get("trust"):
-        facts.append(("fusion", trust_in_words(config["trust"])))
+    if config.get("fusion"):
+        facts.append(("fusion", fusion_in_words(config["fusion"])))
     metrics = config.get("metrics") or {}
     if metrics.get("pairs"):
         facts.append(("measured on", f"{metrics['pairs']:,} held-out pairs, {metrics['prompts']:,} prompts"))

@@ -46,7 +46,7 @@ def run(out: str | Path) -> Demonstration:
         BackboneError: the extra `demo` is not installed.
     """
     out = Path(out)
-    features = open_features(_HERE / "features")
+    features = open_features("demo")
     # First, so that a missing extra is said before the work, not after it. Read as the packaged features were.
     layers = BackboneIdentity.from_dict(features.manifest["backbone"]).layers
     backbone = load_backbone(BackboneConfig(backbone="demo"), TextConfig(truncation="drop"), blocks=layers)

@@ -28,7 +28,7 @@ from ebrm.metrics import (
 )
 from ebrm.model import RefinedReward
 from ebrm.pairs import PreferencePairs
-from ebrm.report import ChangedExample, LiveScore, ReportData
+from ebrm.report import ChangedExample, LiveScore, ReportData, percent_estimate, points_estimate
 
 if TYPE_CHECKING:
     from ebrm.fitting import FitResult
@@ -52,7 +52,7 @@ class FitEvaluation:
         difference: refined - base, paired.
         metrics: all numbers as plain JSON values: base.accuracy, refined.accuracy, difference.{value, low, high},
             pairs, kept_fraction (of the training pairs, those fitted on), contradicted_fraction (those whose label the
-            base reward contradicts, fitted on or not), trust.{power, base_noise} (None: infinite), seconds, versions,
+            base reward contradicts, fitted on or not), fusion.{power, base_noise} (None: infinite), seconds, versions,
             and more.
         report: everything the page shows; None where nothing was held out.
     """
@@ -63,6 +63,16 @@ class FitEvaluation:
     difference: Estimate | None
     metrics: dict[str, Any]
     report: ReportData | None
+
+    def __str__(self) -> str:
+        """One sentence: accuracies and their difference, each with its interval."""
+        if self.base is None or self.refined is None or self.difference is None:
+            return "No held-out pairs to measure on."
+        base, refined = (percent_estimate(side, "%") for side in (self.base, self.refined))
+        return (
+            f"accuracy on {self.pairs:,} held-out pairs: base {base}, refined {refined}, "
+            f"difference {points_estimate(self.difference, ' points')}"
+        )
 
 
 def measure_fit(
@@ -96,7 +106,7 @@ def measure_fit(
         "undecided": len(test) - len(pairs),
         "kept_fraction": labels.kept_fraction if record.fit.filter_conflicts else 1.0,
         "contradicted_fraction": labels.dropped_fraction,
-        "trust": fitted.model.head.fusion.to_dict(),
+        "fusion": fitted.model.head.fusion.to_dict(),
         "versions": versions(),
     }
     if len(pairs) == 0:
@@ -152,7 +162,7 @@ def measure_fit(
         filter_report=fitted.conflicts.to_dict(),
         history=[epoch.to_dict() for epoch in fitted.history],
         best_epoch=record.best_epoch,
-        fusion=common["trust"],
+        fusion=common["fusion"],
         live=live,
         settings=_settings(record.head) | {"fit": record.fit.to_dict()},
         versions=common["versions"],

@@ -42,6 +42,8 @@ PAIR_SCHEMA = pa.schema(list(_PAIR_TYPES.items()))
 #: Further columns of pairs.parquet, and the value that needs no column.
 _OPTIONAL = {"label": 1.0, "weight": 1.0, "margin": 0.0}
 # Fields of a reward model's identity that move its numbers by rounding only.
+#: Features of the demonstration reward model on real human-labeled pairs: numbers, no text.
+_DEMO = Path(__file__).parents[1] / "demo" / "features"
 _ROUNDING = ("dtype", "attention")
 
 
@@ -150,14 +152,15 @@ def open_features(path: str | Path, verify: bool = True) -> Features:
     """Open a finished features folder; embeddings stay on disk.
 
     Args:
-        path: A folder written by `extract_features`, `import_features` or `save_features`.
+        path: A folder written by `extract_features`, `import_features` or `save_features`; "demo" for the
+            demonstration's, which come with the package.
         verify: Compare the SHA-256 of every file with the manifest (reads everything once). Sizes and headers are
             always checked.
 
     Raises:
         FeaturesError: No features there, unfinished ones, a newer format, or damaged or missing files (all named).
     """
-    path = Path(path)
+    path = _DEMO if path == "demo" else Path(path)
     manifest = manifests.read_manifest(path)
     if not manifest["complete"]:
         made = sum((path / shard_name(number)).exists() for number in range(manifests.shard_count(manifest)))

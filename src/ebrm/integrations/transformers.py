@@ -67,8 +67,8 @@ class EBRMConfig(PretrainedConfig):
         self.base, self.own_tokenizer = base, own_tokenizer
 
     def record(self) -> dict[str, Any]:
-        """The values of :class:`ebrm.model.ModelRecord` among the attributes, and those of the fusion (`trust`)."""
-        names = [*(f.name for f in fields(ModelRecord)), "trust"]
+        """The values of :class:`ebrm.model.ModelRecord` among the attributes, and those of the fusion (`fusion`)."""
+        names = [*(f.name for f in fields(ModelRecord)), "fusion"]
         return {name: getattr(self, name) for name in names if hasattr(self, name)}
 
 

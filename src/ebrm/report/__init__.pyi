@@ -14,3 +14,5 @@ from .tables import overview as overview
 from .words import count as count
 from .words import decimal as decimal
 from .words import interval as interval
+from .words import percent_estimate as percent_estimate
+from .words import points_estimate as points_estimate
