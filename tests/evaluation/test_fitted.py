@@ -130,5 +130,6 @@ def test_the_evaluation_prints_as_one_sentence(fitted: FitResult) -> None:
     evaluation = fitted.evaluation
     assert evaluation.base is not None and evaluation.difference is not None
     said = str(evaluation)
-    assert said.startswith(f"accuracy on {evaluation.pairs:,} held-out pairs: base {100 * evaluation.base.value:.1f}% [")
+    share = f"{100 * evaluation.base.value:.1f}% ["
+    assert said.startswith(f"accuracy on {evaluation.pairs:,} held-out pairs: base {share}")
     assert said.count("[") == 3 and " points [" in said
