@@ -257,19 +257,19 @@ def _labels(report: dict[str, Any]) -> str:
     )
 
 
-def fusion_in_words(trust: Mapping[str, float | None]) -> str:
+def fusion_in_words(fusion: Mapping[str, float | None]) -> str:
     """What `Fusion.to_dict()` says: how far rewards follow the base reward, and how far the fitted density."""
-    noise, power = trust["base_noise"], trust["power"]
+    noise, power = fusion["base_noise"], fusion["power"]
     base = "base reward given no weight"
     if noise is not None:
         base = f"base reward trusted to within {noise:g} standard deviation{'' if noise == 1 else 's'}"
     return f"{base}; density {f'to the power {power:g}' if power else 'given no weight'}"
 
 
-def fusion_sentence(trust: Mapping[str, float | None]) -> str:
+def fusion_sentence(fusion: Mapping[str, float | None]) -> str:
     """:func:`fusion_in_words` for readers who do not know what it is about."""
-    unit = "" if trust["base_noise"] is None else " (the standard deviation is that of the training rewards)"
-    return f"What the refined reward goes by: {fusion_in_words(trust)}{unit}."
+    unit = "" if fusion["base_noise"] is None else " (the standard deviation is that of the training rewards)"
+    return f"What the refined reward goes by: {fusion_in_words(fusion)}{unit}."
 
 
 def _sources(sources: dict[str, int]) -> str:
