@@ -12,7 +12,7 @@ from tests.linear import QUICK, linear_features
 from ebrm.errors import ModelError
 from ebrm.fitting import fit
 from ebrm.heads import Fusion
-from ebrm.hub import download_model, model_card, read_model, fusion_in_words
+from ebrm.hub import download_model, fusion_in_words, model_card, read_model
 from ebrm.model import EnergyRewardModel, ModelRecord
 
 
