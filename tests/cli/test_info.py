@@ -38,7 +38,7 @@ def test_how_base_reward_and_density_are_weighed_and_what_was_left_out(model: Pa
     assert fusion_in_words(json.loads((model / "config.json").read_text())["fusion"]) in shown(kept)
     fusion = {"power": 0.5, "base_noise": None}
     assert "base reward given no weight; density to the power 0.5" in shown(kept, fusion=fusion)
-    assert "to the power" not in shown(kept, trust=None)
+    assert "to the power" not in shown(kept, fusion=None)
     counts = {"kept": 1400, "dropped": 2, "tied": 1}
     words = "labels the base RM contradicts 2 of 1,403 training pairs (all were used)"
     assert words in shown(kept, filter={**counts, "used": False})
