@@ -10,6 +10,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
+from tests.evaluation import suites
 from tests.report import small
 from tests.report.reader import Reader, plain
 
@@ -553,34 +554,39 @@ def test_long_tables_are_folded() -> None:
 
 
 def test_every_benchmark_is_drawn_once_and_summed_up_by_a_number(evaluation: Evaluation) -> None:
-    said = {}
-    for kind in ("reliability", "risk", "margin"):
-        (panel,) = panels(evaluation, kind)  # type: ignore[arg-type]
-        assert [title for title, _, _ in panel["figures"]] == [b.title for b in evaluation.benchmarks]
-        assert not panel["folded"]
-        said[kind] = ([label for _, label in panel["legend"]], panel["figures"][0][1])
     both = ["base: demo-rm", "refined: demo-ebrm"]
-    assert said["reliability"] == (both, "ECE, %: 4.1 base, 4.1 refined")
-    assert said["risk"] == (
-        ["base: demo-rm, by confidence", "refined: demo-ebrm, by confidence", "refined: demo-ebrm, by std"],
-        "AURC gain, points: 9.0 base, 9.0 refined",
-    )
-    assert said["margin"][0] == both and said["margin"][1].startswith("mean, in stds: ")
+    risks = [f"{label}, by confidence" for label in both] + ["refined: demo-ebrm, by std"]
+    metrics = [evaluation.benchmarks[0].scorers[name].metrics for name in evaluation.bases]
+    for kind, name, word, unit, legend in (
+        ("reliability", "ece", "ECE, %:", "%", both),
+        ("risk", "aurc_gain_confidence", "AURC gain, points:", "%", risks),
+        ("margin", "margin", "mean, in stds:", 3, both),
+    ):
+        (panel,) = panels(evaluation, kind)  # type: ignore[arg-type]
+        graded = kind == "reliability"  # pools have no right and wrong
+        assert [title for title, _, _ in panel["figures"]] == [
+            b.title for b in evaluation.benchmarks if not (graded and b.title == "Pool")
+        ]
+        assert [label for _, label in panel["legend"]] == legend and not panel["folded"]
+        base, refined = (number(one[name], unit) for one in metrics)  # type: ignore[arg-type]
+        assert panel["figures"][0][1] == f"{word} {base} base, {refined} refined"
     (alone,) = panels(replace(evaluation, bases={"demo-rm": None}), "reliability")
-    assert alone["figures"][0][1] == "ECE, %: 4.1"
+    assert alone["figures"][0][1] == f"ECE, %: {number(metrics[0]['ece'])}"
 
 
 def test_curves_without_metrics_and_some_without_curves(evaluation: Evaluation) -> None:
     first = evaluation.benchmarks[0].scorers["demo-rm"]
+    nothing, titles = bare(evaluation), [b.title for b in evaluation.benchmarks]
     curves = bare(evaluation, calibration=first.calibration, risk=first.risk, margins=np.ones(3))
-    mixed = replace(evaluation, benchmarks=(bare(evaluation).benchmarks[0], *evaluation.benchmarks[1:]))
-    without = replace(evaluation, benchmarks=(changed(evaluation, 0, "demo-rm", calibration=None)).benchmarks)
+    mixed = replace(evaluation, benchmarks=(nothing.benchmarks[0], *curves.benchmarks[1:]))
     for kind in ("reliability", "risk", "margin"):
-        assert panels(bare(evaluation), kind) == []  # type: ignore[arg-type]
-        assert panels(curves, kind)[0]["figures"][0][1] == ""  # type: ignore[arg-type]
-        drawn = [title for title, _, _ in panels(mixed, kind)[0]["figures"]]  # type: ignore[arg-type]
-        assert drawn == [b.title for b in evaluation.benchmarks[1:]]
-    assert len(panels(without, "reliability")[0]["figures"]) == len(evaluation.benchmarks)
+        assert panels(nothing, kind) == []  # type: ignore[arg-type]
+        assert [(title, detail) for title, detail, _ in panels(curves, kind)[0]["figures"]] == [  # type: ignore[arg-type]
+            (title, "") for title in titles
+        ]
+        assert [title for title, _, _ in panels(mixed, kind)[0]["figures"]] == titles[1:]  # type: ignore[arg-type]
+    without = changed(curves, 0, "demo-rm", calibration=None)
+    assert [title for title, _, _ in panels(without, "reliability")[0]["figures"]] == titles
 
 
 @pytest.mark.parametrize(
@@ -735,7 +741,7 @@ def test_how_intervals_and_tests_were_made() -> None:
 def test_what_there_is_decides_the_sections(
     make_evaluation: MakeEvaluation, bases: Bases, sections: list[str], missing: int
 ) -> None:
-    found = page(make_evaluation(bases, {"RM-Bench": {"chat": [], "code": []}}, items=80))
+    found = page(make_evaluation(bases, [suites.pairwise(60)]))
     assert found.sections == sections
     listed = found.html.partition('<section id="missing"')[2].count("<li>")
     assert listed == missing
@@ -751,11 +757,11 @@ def test_nothing_but_scores() -> None:
 
 def test_every_string_of_the_evaluation_is_escaped(make_evaluation: MakeEvaluation) -> None:
     nasty = "<i>\"'&\x00\ud800</i>"
-    evaluation = make_evaluation(
-        {nasty: None, nasty + "2": nasty, "third": None}, {nasty: {nasty: [nasty, nasty + "s"]}}, items=80
-    )
+    items = [replace(one, group=nasty + "s" * (place % 2)) for place, one in enumerate(suites.pairwise(60).items)]
+    bases: Bases = {nasty: None, nasty + "2": nasty, "third": None}
+    evaluation = make_evaluation(bases, [suites.benchmark(items, title=nasty)])
     made = evaluation.benchmarks[0]
-    regression = replace(made.regressions[0], item=nasty, group=nasty, prompt=nasty, right=nasty, wrong=nasty)
+    regression = Regression(nasty, nasty, nasty, nasty, nasty, (1.0, 0.0), (0.0, 1.0), nasty + "2")
     scorers: dict[str, ScorerResult] = {
         name: replace(r, metrics={**r.metrics, nasty: small.exact(1)}) for name, r in made.scorers.items()
     }
@@ -770,9 +776,8 @@ def test_every_string_of_the_evaluation_is_escaped(make_evaluation: MakeEvaluati
 
 
 def test_numbers_that_are_not_there_can_be_shown(make_evaluation: MakeEvaluation) -> None:
-    found = page(make_evaluation(items=12, untested=True))
-    assert found.headline == "Too few prompts to tell demo-ebrm and demo-rm apart on any of 4 benchmarks"
-    assert "[no interval]" in found.text and "nan" not in found.text.lower().replace("nano", "")
+    found = page(make_evaluation(None, [suites.pairwise(12, prompts=1)]))  # no interval over one prompt
+    assert "[no interval]" in found.text and "nan" not in found.text.lower()
 
 
 def test_there_must_be_something_to_report(evaluation: Evaluation, tmp_path: Path) -> None:
@@ -787,6 +792,6 @@ def test_there_must_be_something_to_report(evaluation: Evaluation, tmp_path: Pat
 
 def test_a_report_of_many_scorers_and_benchmarks_is_no_giant(make_evaluation: MakeEvaluation) -> None:
     bases: Bases = {f"rm{n}": None for n in range(4)} | {f"e{n}": f"rm{n}" for n in range(4)}
-    html = benchmark_page(make_evaluation(bases, {"B": {"": ["one", "two"]}}, items=60))
+    html = benchmark_page(make_evaluation(bases, [suites.pairwise(60)]))
     assert len(html) < 500_000
     assert len(np.unique(re.findall(r'<svg viewBox[^>]*aria-labelledby="([^"]+)"', html))) == 7 + 3 * 4

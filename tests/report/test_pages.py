@@ -76,7 +76,7 @@ def test_is_accessible(page: Reader) -> None:
     drawings = page.all("svg")
     assert all(a.get("role") == "img" or a.get("aria-hidden") == "true" for a in drawings)
     shown = sum(a.get("role") == "img" for a in drawings)
-    assert shown == len(page.all("figure")) == len(page.all("figcaption")) >= 14
+    assert shown == len(page.all("figure")) == len(page.all("figcaption")) >= 13
     assert all(a["role"] == "region" and a["tabindex"] == "0" for a in page.all("div") if a.get("class") == "scroll")
 
 
