@@ -388,7 +388,6 @@ def test_push_to_hub_uploads_the_saved_folder(
 
     class Hub:
         def __init__(self, *args: object, **kwargs: object) -> None: ...
-
         def create_repo(self, **kwargs: object) -> SimpleNamespace:
             return SimpleNamespace(repo_id=kwargs["repo_id"])
 

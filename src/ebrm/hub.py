@@ -63,14 +63,7 @@ model = AutoModelForSequenceClassification.from_pretrained("THIS_FOLDER_OR_REPOS
 
 
 def write_model(folder: Path, record: dict[str, Any], tensors: dict[str, Tensor], own_tokenizer: bool = False) -> None:
-    """Write weights, card and, last, the config with the weights' SHA-256.
-
-    Args:
-        folder: made where it is not there.
-        record: what `config.json` holds.
-        tensors: the energy's weights.
-        own_tokenizer: say that the folder has a tokenizer that writes texts as ebrm does.
-    """
+    """Write weights, card and, last, the config with the weights' SHA-256."""
     header = write_energy(folder, tensors)
     write_card(folder, record)
     more = {"own_tokenizer": True} if own_tokenizer else {}
@@ -94,11 +87,7 @@ def write_card(folder: Path, record: dict[str, Any], standalone: bool = False) -
 
 
 def read_model(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read and check a folder: (record values, tensors).
-
-    Raises:
-        ModelError: a missing, unreadable or altered file, named.
-    """
+    """Read and check a folder: (record values, tensors)."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -169,12 +158,7 @@ def download_model(
 
 
 def model_card(record: dict[str, Any], standalone: bool = False) -> str:
-    """A model card in Markdown from what `config.json` holds of a model: what, numbers, data, settings, use.
-
-    Args:
-        record: what `config.json` holds.
-        standalone: the folder carries the reward model's weights, too.
-    """
+    """A model card in Markdown from what `config.json` holds of a model: what, numbers, data, settings, use."""
     backbone, data, metrics = record["backbone"], record["data"], record["metrics"]
     name = backbone.get("name", "imported features")
     sections = [

@@ -131,10 +131,10 @@ class ModelRecord:
     """A model without its weights: everything that `config.json` holds.
 
     Attributes:
-        backbone: identity of the frozen RM (name, revision, weights fingerprint, …), as in the features' manifest.
-        text_rule: identity of the text rule; None for features made elsewhere, which know no texts.
         head: the head's config.
         fit: how pairs were divided, filtered and weighted.
+        backbone: identity of the frozen RM, as in the features' manifest.
+        text_rule: identity of the text rule; None for features made elsewhere.
         data: origin, fingerprint and counts of the pairs.
         filter: the conflict filter's report.
         history: one entry an epoch; `best_epoch` is the one kept.
@@ -158,11 +158,7 @@ class ModelRecord:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelRecord:
-        """Build the record back from :meth:`to_dict`'s values after JSON.
-
-        Raises:
-            TypeError, KeyError, ConfigError: a field that is missing or unknown.
-        """
+        """Build the record back from :meth:`to_dict`'s values after JSON."""
         built = dict(values)
         built["head"], built["fit"] = head_config(values["head"]), FitConfig.from_dict(values["fit"])
         built["history"] = tuple(built.get("history", ()))
@@ -189,11 +185,10 @@ class _LazyBackbone:
 class EnergyRewardModel(
     ModelHubMixin, library_name="ebrm", tags=["reward-model", "energy-based-model", "ebrm"], license="apache-2.0"
 ):
-    """A frozen scalar reward model and a head p(r | e) that refines its rewards (EBRM, arXiv 2504.13134).
+    """A frozen scalar reward model and a head p(r | e) that refines its rewards (EBRM, arXiv 2504.13134). Thread-safe.
 
-    Made by :func:`ebrm.fit`, loaded by :meth:`from_pretrained`. The backbone is referred to by name, revision and
-    fingerprint, and is loaded when a text is first scored, once for all copies of a model; `refine` needs features
-    only. May be used from several threads.
+    Made by :func:`ebrm.fit`, loaded by :meth:`from_pretrained`. The backbone is referred to by fingerprint and loaded
+    when a text is first scored, once for all copies of a model; `refine` needs features only.
 
     Attributes:
         head: the density, or another head over the same embeddings (`record.head`).
@@ -221,19 +216,12 @@ class EnergyRewardModel(
         return self.head.config.inference
 
     def with_inference(self, **changes: Any) -> EnergyRewardModel:
-        """The same model with other inference settings of its head, e.g. `estimate="mode"`; weights and RM are shared.
-
-        Raises:
-            ConfigError: a setting that this head does not have, or a value out of range.
-        """
+        """The same model with other inference settings of its head (`estimate="mode"`), unknown ones a ConfigError."""
         head = self.head.with_inference(**changes)
         return self._copy(head, replace(self.record, head=head.config), self._lazy)
 
     def with_backbone(self, **changes: Any) -> EnergyRewardModel:
-        """The same model with its frozen RM loaded by other settings, e.g. `with_backbone(device="cuda:1")`.
-
-        Args:
-            changes: fields of :class:`BackboneConfig`; what is left out is as it was when the model was fitted.
+        """The same model with its RM loaded by other fields of :class:`BackboneConfig`, e.g. `device="cuda:1"`.
 
         Raises:
             ModelError, BackboneError: as `backbone`.
@@ -248,7 +236,7 @@ class EnergyRewardModel(
 
     @property
     def backbone(self) -> Backbone:
-        """The frozen RM, loaded when first asked for and checked against the fingerprint of the one fitted on.
+        """The frozen RM, loaded when first needed and checked against the fingerprint of the one fitted on.
 
         Raises:
             ModelError: the model was fitted on imported features, or the RM found is another one.
@@ -285,11 +273,9 @@ class EnergyRewardModel(
         """Refined rewards of responses [n].
 
         Args:
-            prompts: one prompt, or one for each response. A prompt is a string (one user turn) or a list of {"role",
-                "content"} messages ending in a user turn.
+            prompts: one prompt, or one for each response: a string (one user turn) or {"role", "content"} messages.
             responses: the assistant's answers; a single string is one row.
-            on_error: a row that the RM cannot read, that is too long or whose reward is not finite: "raise" an error,
-                or "nan": a row of NaN with the reason in `errors`.
+            on_error: of a row that is refused, too long or not finite: "raise", or "nan" with reasons in `errors`.
 
         Raises:
             TextError: lists that do not match; with "raise", a row that has no reward (its index is named).
@@ -302,11 +288,7 @@ class EnergyRewardModel(
         return self._refine_read(*self.backbone.read_rendered(texts, on_error), on_error)
 
     def score_ids(self, token_ids: Sequence[Sequence[int]]) -> RefinedReward:
-        """Refined rewards of token ids [n], whole texts as the text rule writes them.
-
-        Raises:
-            BackboneError: ids that the RM cannot take, or a reading that is not finite (the row is named).
-        """
+        """Refined rewards of token ids [n], whole texts as the text rule writes them; BackboneError names a bad row."""
         return self._refine_read(self.backbone.read(token_ids), (None,) * len(token_ids), "raise")
 
     def _refine_read(self, reading: Reading, errors: Sequence[str | None], on_error: OnError) -> RefinedReward:
@@ -318,11 +300,7 @@ class EnergyRewardModel(
         return replace(refined, errors=found)
 
     def rank(self, prompt: Prompt, responses: Sequence[str]) -> list[Ranked]:
-        """The responses to one prompt, best refined reward first (ties in the order given).
-
-        Raises:
-            TextError: several prompts, one response as a string, or a text that has no reward.
-        """
+        """The responses to one prompt, best refined reward first (ties in the order given); TextError as of `score`."""
         given = as_list("responses", responses)
         embedding, base_reward = self._read_responses(prompt, given)
         scored = self.refine(embedding, base_reward)
@@ -332,11 +310,7 @@ class EnergyRewardModel(
         return sorted(rows, key=lambda row: -row.reward)
 
     def prefer(self, prompt: Prompt, a: str, b: str) -> float:
-        """P(reward of a > reward of b) under the two fitted densities, taken as independent.
-
-        Raises:
-            TextError: several prompts, or a text that has no reward.
-        """
+        """P(reward of a > reward of b) under the fitted densities, taken as independent; TextError as of `score`."""
         embedding, reward = self._read_responses(prompt, [a, b])
         return float(self.prefer_rows((embedding[:1], embedding[1:]), (reward[:1], reward[1:])))
 
@@ -364,12 +338,10 @@ class EnergyRewardModel(
         """Refine rewards from features: `embedding` [n, d] and `base_reward` [n]; no text, no backbone.
 
         Args:
-            embedding: as the frozen RM was read for the fit (`Backbone.read`), float of any precision, in memory or
-                on disk (`Features.embeddings`, of which a part is in memory at a time); n = 0 is allowed.
+            embedding: as `Backbone.read` gives it, in memory or on disk (`Features.embeddings`); n = 0 is allowed.
             base_reward: the RM's reward, in its own units.
             generator: draws of random starts; by default the inference config's seed.
-            on_error: rows that are not finite, before or after: "raise" an error for the first, or "nan" rows with
-                the reason in `errors` (for embeddings in memory).
+            on_error: rows that are not finite: "raise", or "nan" with the reason in `errors` (embeddings in memory).
 
         Raises:
             ModelError: shapes that do not fit the model, or a value that is not finite (its row is named).
@@ -431,10 +403,9 @@ class EnergyRewardModel(
         return self.record.to_dict() | {"fusion": self.head.fusion.to_dict()}
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> str | None:
-        """Write `energy.safetensors`, `config.json` and a model card `README.md` into a folder.
+        """Write `energy.safetensors`, a model card and, last, `config.json` (with their checksum) into a folder.
 
-        The backbone is referred to, not copied. Every file is written under a temporary name and renamed; the config,
-        which holds the weights' checksum, comes last.
+        The backbone is referred to, not copied.
         """
         write_model(Path(save_directory), self.written(), self.head.state_dict())
         if kwargs.get("push_to_hub"):

@@ -273,7 +273,6 @@ def test_a_server_that_goes_away_stops_a_run_without_blaming_a_text(
 def test_the_commands_work_with_a_server(
     folder: Path, vllm: FakeServer, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-
     monkeypatch.setattr(
         "ebrm.report.write_report", lambda path, data: path.write_text("a report")
     )  # figures take seconds

@@ -396,12 +396,7 @@ def test_an_interrupted_run_leaves_its_finished_shards_and_no_lock(tmp_path):
 @pytest.mark.parametrize(
     ("backbone", "data", "config", "said"),
     [
-        (
-            {"fingerprint": "b" * 64},
-            {},
-            {},
-            r"weights_fingerprint is .aaa.* what is there and .bbb.* this run",
-        ),
+        ({"fingerprint": "b" * 64}, {}, {}, r"weights_fingerprint is .aaa.* what is there and .bbb.* this run"),
         ({"max_length": 300}, {}, {}, "text.max_length is 400 for what is there and 300 for this run"),
         ({"truncation": "drop"}, {}, {}, 'text.truncation is "error" for what is there and "drop" for this run'),
         ({"layers": (2, 4)}, {}, {}, r"backbone.layers is \[\] for what is there and \[2, 4\] for this run"),

@@ -47,11 +47,7 @@ def with_base(checkpoint: Checkpoint, settings: BackboneConfig) -> list[Checkpoi
 
 
 def find_head(sources: Sequence[Checkpoint], settings: BackboneConfig) -> tuple[Checkpoint, StoredHead]:
-    """The reward head among the tensors of [model] or [adapter, base], and the checkpoint that holds it.
-
-    Raises:
-        BackboneError: a pairwise or multi-objective model, or no trained scalar head.
-    """
+    """The reward head among the tensors of [model] or [adapter, base], and the checkpoint that holds it."""
     for source in sources:
         refuse_unsupported(source)
     names = head_names(sources[-1].config, settings.head)
@@ -62,12 +58,7 @@ def find_head(sources: Sequence[Checkpoint], settings: BackboneConfig) -> tuple[
 
 
 def load_model(sources: Sequence[Checkpoint], settings: BackboneConfig, model_class: Any = None) -> Loaded:
-    """Load a model with its head from its checkpoint, or from an adapter and its base.
-
-    Args:
-        sources: [model], or [adapter, base].
-        settings: head, dtype, attention and trust_remote_code are used.
-        model_class: class to load instead of transformers' own choice.
+    """A model with its head, from [model] or [adapter, base]; `model_class` replaces transformers' own choice.
 
     Raises:
         BackboneError: not a reward model with one trained scalar head, or its weights are incomplete.
@@ -102,18 +93,12 @@ def assemble(
     name: str | None = None,
     blocks: Sequence[int] | None = None,
 ) -> Backbone:
-    """Put a loaded model, its tokenizer, its text rule and its identity together.
+    """A loaded model with its tokenizer (of the first of `sources` that has one), text rule and identity.
 
-    Args:
-        loaded: the model with its head.
-        sources: [model], or [adapter, base]; the tokenizer is taken from the first that has one.
-        settings: device, layers and token budget are used.
-        text: how text becomes token ids.
-        name: the name in the identity; unset: the first source's (folders by their full path).
-        blocks: see :func:`load_backbone`.
+    `name` is the name in the identity (unset: the first source's); `blocks`: see :func:`load_backbone`.
 
     Raises:
-        BackboneError: the model's blocks cannot be found, or those asked for are not there.
+        BackboneError: the model's blocks cannot be found, or those wanted are not there.
     """
     device = choose_device(settings.device)
     tokenizer = load_tokenizer(sources, settings.trust_remote_code)
@@ -166,11 +151,7 @@ def warn_of_attention(identity: BackboneIdentity, model_type: str) -> None:
 
 
 def choose_device(wanted: str) -> torch.device:
-    """The device to run on: "auto" is this process's GPU if there is one, else the CPU.
-
-    Raises:
-        BackboneError: not a device, or not there.
-    """
+    """The device to run on: "auto" is this process's GPU if there is one, else the CPU."""
     if wanted == "auto":
         # Under `accelerate launch` each process has its own GPU.
         gpu = int(os.environ.get("LOCAL_RANK", "0"))
@@ -255,11 +236,7 @@ def choose_class(checkpoint: Checkpoint, config: Any, trust: bool) -> Any:
 
 
 def load_config(checkpoint: Checkpoint, trust: bool) -> Any:
-    """The transformers configuration of a checkpoint, with one label.
-
-    Raises:
-        BackboneError: transformers cannot read it.
-    """
+    """The transformers configuration of a checkpoint, with one label."""
     kind = checkpoint.config.get("model_type")
     if kind in _ALIASES:
         if checkpoint.config.get("pooling", "last") != "last":
@@ -287,11 +264,7 @@ def load_config(checkpoint: Checkpoint, trust: bool) -> Any:
 
 
 def load_tokenizer(sources: Sequence[Checkpoint], trust: bool) -> Any:
-    """The tokenizer of the first of the checkpoints that has one.
-
-    Raises:
-        BackboneError: none has, or transformers cannot load it.
-    """
+    """The tokenizer of the first of the checkpoints that has one."""
     folders: list[Path] = [source.folder for source in sources]
     has = [
         folder

@@ -24,11 +24,7 @@ _OUTPUTS = ("logits", "end_scores", "scores", "score", "rewards", "reward", "val
 
 
 def refuse_unsupported(checkpoint: Checkpoint) -> None:
-    """Refuse models whose reward is not one linear map of one embedding, by their configuration.
-
-    Raises:
-        BackboneError: pairwise or multi-objective models.
-    """
+    """Refuse models whose reward is not one linear map of one embedding, by their configuration."""
     classes = [str(name) for name in checkpoint.config.get("architectures") or []]
     pairwise = [name for name in classes if "pairrm" in name.lower() or "pairwise" in name.lower()]
     if pairwise:
@@ -46,11 +42,7 @@ def refuse_unsupported(checkpoint: Checkpoint) -> None:
 
 
 def require_head(checkpoint: Checkpoint, head: StoredHead | None, looked_for: Iterable[str]) -> StoredHead:
-    """Give back the stored head, if it is one trained, unquantized map to a single reward.
-
-    Raises:
-        BackboneError: no head in the checkpoint (a base or generative model), several labels, or a quantized head.
-    """
+    """Give back the stored head, if it is one trained, unquantized map to a single reward."""
     if head is None:
         raise BackboneError(_no_head(checkpoint, tuple(looked_for)))
     where = f"the head {head.name} of {checkpoint.name}"
@@ -94,11 +86,7 @@ def _no_head(checkpoint: Checkpoint, looked_for: tuple[str, ...]) -> str:
 
 
 def refuse_missing(name: str, missing: Iterable[str]) -> None:
-    """Refuse a model some of whose weights were not in the checkpoint: they hold random numbers now.
-
-    Raises:
-        BackboneError: names the weights.
-    """
+    """Refuse (BackboneError) a model some of whose weights were not in the checkpoint: they hold random numbers now."""
     lost = sorted(missing)
     if lost:
         more = f" and {len(lost) - 5} more" if len(lost) > 5 else ""
@@ -109,11 +97,7 @@ def refuse_missing(name: str, missing: Iterable[str]) -> None:
 
 
 def require_linear(name: str, path: str, module: nn.Module | None) -> nn.Linear:
-    """Give back the head's module, if it is a plain linear map with floating-point weights.
-
-    Raises:
-        BackboneError: another kind of module, or a quantized one.
-    """
+    """The head's module, if it is a plain linear map with floating-point weights; else BackboneError."""
     if not isinstance(module, nn.Linear):
         raise BackboneError(
             f"The head {path} of {name} is a {type(module).__name__}, not a linear map: the embedding cannot be read "
@@ -130,14 +114,7 @@ def require_linear(name: str, path: str, module: nn.Module | None) -> nn.Linear:
 
 
 def reported_reward(output: Any, attention_mask: Tensor) -> Tensor:
-    """The reward a model reports for each row, float32 [n], whatever it calls it.
-
-    Understands `.logits` and the names single repositories use, tuples and bare tensors; shapes [n], [n, 1], and [n, L]
-    or [n, L, 1] (a score for every token, read at the last position of the text).
-
-    Raises:
-        BackboneError: nothing of that kind.
-    """
+    """The reward a model reports, float32 [n]: `.logits` or alike, or a tensor; [n], [n, 1], [n, L] or [n, L, 1]."""
     value = output
     if not isinstance(value, Tensor):
         value = next(
@@ -161,19 +138,7 @@ def reported_reward(output: Any, attention_mask: Tensor) -> Tensor:
 def check_reading(
     name: str, head: nn.Linear, captured: Tensor, attention_mask: Tensor, embedding: Tensor, reported: Tensor
 ) -> None:
-    """Check on a batch that the head, applied to the embedding that was read, gives the reward the model reports.
-
-    Args:
-        name: the model, for messages.
-        head: its last linear map.
-        captured: what went into the head, [n, L, d] or [n, d].
-        attention_mask: [n, L].
-        embedding: what was read from it, [n, d].
-        reported: the model's own rewards, [n].
-
-    Raises:
-        BackboneError: they differ by more than the model's precision explains; the message says what fits instead.
-    """
+    """Check on a batch that the head, applied to the embedding that was read, gives the reward the model reports."""
     weight, bias = (head.weight.detach().float()[0], 0.0 if head.bias is None else head.bias.detach().float()[0])
     terms = embedding.float() * weight  # [n, d]
     ours, reported = terms.sum(-1) + bias, reported.float()
@@ -232,19 +197,7 @@ def _diagnosis(
 
 
 def check_padding(name: str, padded: Tensor, alone: Tensor, dtype: torch.dtype, part: str = "embedding") -> None:
-    """Check that a text's embedding [d] is the same in a padded batch and alone, up to the model's precision.
-
-    Args:
-        name: the model, for messages.
-        padded: read in a padded batch, [d].
-        alone: read without padding, [d].
-        dtype: the precision the model runs in.
-        part: what is compared, for messages. Parts of an embedding that differ in scale are compared one by one, or
-            the largest would hide the others.
-
-    Raises:
-        BackboneError: it is not (the model reads padding, or a place counted from the end of the batch).
-    """
+    """Check that a text's embedding [d] (a `part` of it) is the same padded and alone, up to the model's precision."""
     off = float((padded.float() - alone.float()).norm() / alone.float().norm().clamp_min(1e-12))
     limit = _PADDING_TOLERANCE.get(dtype, 0.3)
     if not off <= limit:

@@ -36,7 +36,7 @@ class Checkpoint:
     """A model's folder as it lies on disk; nothing of it is loaded yet.
 
     Attributes:
-        name: what the user called it.
+        name: the user's name for it.
         folder: where its files are.
         revision: Hub commit, None for a folder the user named.
         config: contents of `config.json` (empty for an adapter without one).
@@ -60,12 +60,7 @@ class Checkpoint:
 
 
 def open_checkpoint(name: str, revision: str | None = None, with_code: bool = False) -> Checkpoint:
-    """Find a model by folder or Hub name and list what it holds.
-
-    Args:
-        name: a folder, or a Hub name, which is fetched into the Hub's cache.
-        revision: Hub branch, tag or commit.
-        with_code: fetch Python files too (`trust_remote_code`).
+    """A model by folder or Hub name (fetched into the Hub's cache; with Python files if `with_code`).
 
     Raises:
         BackboneError: no such folder or repository, no `config.json`, weights missing, damaged or only as pickles.
@@ -88,11 +83,7 @@ def open_checkpoint(name: str, revision: str | None = None, with_code: bool = Fa
 
 
 def open_base(adapter: Checkpoint, with_code: bool = False) -> Checkpoint:
-    """Find the base model that an adapter's configuration names.
-
-    Raises:
-        BackboneError: it names none, or that model is not there.
-    """
+    """Find the base model that an adapter's configuration names."""
     config = adapter.adapter or {}
     name = config.get("base_model_name_or_path")
     if not name:
@@ -109,14 +100,7 @@ def open_base(adapter: Checkpoint, with_code: bool = False) -> Checkpoint:
 
 
 def merge_adapter(model: nn.Module, adapter: Checkpoint) -> nn.Module:
-    """Add an adapter's trained parts to a loaded base model and merge them into its weights.
-
-    The merged model computes what base + adapter compute, up to rounding in the base model's precision, and runs at the
-    speed of the base.
-
-    Raises:
-        BackboneError: peft is not installed, or the adapter does not fit the base model.
-    """
+    """Add an adapter's trained parts to a loaded base model and merge them into its weights."""
     dtype = next(model.parameters()).dtype
     try:
         attached: Any = attach_adapter(model, adapter.folder)
@@ -132,11 +116,7 @@ def merge_adapter(model: nn.Module, adapter: Checkpoint) -> nn.Module:
 
 
 def attach_adapter(model: nn.Module, folder: Path) -> nn.Module:
-    """Put an adapter on a model without merging it (peft's own view of base + adapter).
-
-    Raises:
-        BackboneError: peft is not installed.
-    """
+    """Put an adapter on a model without merging it (peft's own view of base + adapter)."""
     try:
         from peft import PeftConfig, PeftModel
     except ImportError as error:

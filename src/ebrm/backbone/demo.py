@@ -38,18 +38,7 @@ class MeanPooledBert(BertForSequenceClassification):
 
 
 def load_demo(settings: BackboneConfig, text: TextConfig, blocks: Sequence[int] | None = None) -> Backbone:
-    """Load the demonstration reward model: all-MiniLM-L6-v2 with ebrm's adapter and reward head.
-
-    It shows the whole way offline; it is not a good reward model (see its card beside the adapter).
-
-    Args:
-        settings: how it is run; the name, revision and head are its own.
-        text: how text becomes token ids.
-        blocks: see :func:`ebrm.backbone.load.load_backbone`.
-
-    Raises:
-        BackboneError: the encoder's package is not installed, or its weights are not the expected ones.
-    """
+    """The demonstration reward model: all-MiniLM-L6-v2 with ebrm's adapter and reward head (card beside them)."""
     encoder = open_checkpoint(str(encoder_folder()))
     sources = [open_checkpoint(str(adapter_folder())), encoder]
     loaded = load_model(sources, replace(settings, head=None), model_class=MeanPooledBert)
@@ -64,11 +53,7 @@ def adapter_folder() -> Path:
 
 
 def encoder_folder() -> Path:
-    """Where the encoder is, in the package that carries it; its weights are verified.
-
-    Raises:
-        BackboneError: the package is not installed, or its weights have another SHA-256.
-    """
+    """Where the encoder is, in the package that carries it; BackboneError if that is missing or its SHA-256 another."""
     # Found, not imported: importing the package would load dependencies that are not needed here.
     spec = find_spec(ENCODER_PACKAGE)
     if spec is None or not spec.submodule_search_locations:

@@ -39,10 +39,8 @@ class Loaded:
     """A reward model ready to be read.
 
     Attributes:
-        model: called with `input_ids` and `attention_mask`, both [n, L]; gives the reward (`.logits` [n, 1], or see
-            `check.reported_reward`).
-        head: the last linear map to the reward, a submodule of `model` that its forward passes through. Its input,
-            [n, L, d] or already pooled [n, d], is the beginning of the embedding; means of inner layers follow it.
+        model: called with `input_ids` and `attention_mask` [n, L]; gives the reward (`.logits` [n, 1], or alike).
+        head: its last linear map, a submodule; its input [n, L, d] or [n, d] is the beginning of the embedding.
         head_module: the head's name, as in the checkpoint.
     """
 
@@ -66,15 +64,12 @@ _families: list[_Family] = []
 
 
 def register_family(name: str, matches: Matches, load: Load) -> None:
-    """Teach ebrm a family of reward models that it cannot read by itself.
-
-    Families are asked before everything built in, the last registered first; a name registered again is replaced.
+    """Teach ebrm a family of reward models; the last registered is tried first, before all that is built in.
 
     Args:
-        name: for messages.
+        name: for messages; a name registered again is replaced.
         matches: given the contents of `config.json`, whether this family reads it.
-        load: given the checkpoint and the settings, the model with its head. On the first batch the library still
-            checks that the head on the embedding gives the reward the model reports.
+        load: given the checkpoint and the settings, the model with its head (checked on the first batch).
     """
     _families[:] = [family for family in _families if family.name != name]
     _families.insert(0, _Family(name, matches, load))
@@ -108,10 +103,7 @@ class StoredHead:
 
 
 def stored_head(checkpoint: Checkpoint, names: tuple[str, ...]) -> StoredHead | None:
-    """Find the head among the checkpoint's tensors, or None.
-
-    A tensor belongs to head `name` if it is `name.weight` or `name.<part>.weight`, also behind peft's prefix.
-    """
+    """Find the head among the checkpoint's tensors, or None."""
     tensors = {plain_name(full): info for full, info in checkpoint.tensors.items()}
     for name in names:
         weights = [
@@ -141,10 +133,7 @@ def plain_name(tensor: str) -> str:
 
 
 class ValueHeadModel(nn.Module):
-    """A transformers base model with a reward head that transformers has no class for.
-
-    The reward is read at the last position that the attention mask marks as text.
-    """
+    """A transformers base model with a reward head of another name, read at the last position of the mask."""
 
     def __init__(self, base: nn.Module, head: nn.Linear | nn.Sequential) -> None:
         super().__init__()
@@ -169,11 +158,7 @@ def last_position(attention_mask: Tensor) -> Tensor:
 
 
 def attach_value_head(base: nn.Module, checkpoint: Checkpoint, head: StoredHead) -> Loaded:
-    """Put a checkpoint's stored head on a loaded base model.
-
-    Raises:
-        BackboneError: the head does not fit the base model's hidden size, or has parts that its tensors do not tell.
-    """
+    """Put a checkpoint's stored head on a loaded base model."""
     stored = {plain_name(full): full for full in checkpoint.tensors}
     reference = next(base.parameters())
     refuse_unknown_parts(checkpoint, head)

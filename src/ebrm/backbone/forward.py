@@ -22,10 +22,7 @@ _WAY_OUT = f"Read the pooled position only, as the paper does: {setting('layers'
 
 @dataclass(frozen=True)
 class Head:
-    """The last linear map of a reward model, float32 on the CPU: weight [1, d], bias [1] or None.
-
-    Its input are the first d numbers of an embedding; what follows them are means of inner layers.
-    """
+    """The last linear map of a reward model, over an embedding's first d numbers: weight [1, d], bias [1] or None."""
 
     weight: Tensor
     bias: Tensor | None
@@ -48,7 +45,7 @@ class InnerLayers:
 
     Attributes:
         name: the model, for messages.
-        indices: which blocks, counted from 1, ascending: the hidden states after that many blocks; () for none.
+        indices: which blocks, counted from 1, ascending; () for none.
         blocks: the modules, in that order.
         width: h, the length of one hidden state.
     """
@@ -65,14 +62,7 @@ class InnerLayers:
 
     @contextmanager
     def averaging(self, attention_mask: Tensor) -> Iterator[list[Tensor]]:  # [n, L]
-        """Average while the model runs inside this block; the list then holds one mean [n, h], float32, a block.
-
-        The mean is over the tokens that the mask marks as text, wherever the padding is, and is taken as soon as a
-        block has run: no hidden states are kept.
-
-        Raises:
-            BackboneError: a block did not run exactly once, or gave something else than hidden states [n, L, h].
-        """
+        """Average while the model runs inside this block; the list then holds one mean [n, h], float32, a block."""
         found: list[list[Tensor]] = [[] for _ in self.indices]
         means: list[Tensor] = []
         with ExitStack() as hooks:
@@ -113,14 +103,13 @@ class Forward:
     """A frozen reward model that is read a batch at a time; safe to call from several threads.
 
     Attributes:
-        name: the model, for messages.
-        head_module: its head's name, for messages.
+        name, head_module: the model and its head, for messages.
         model: the model.
         head: its last linear map, one of the model's modules.
         layers: which blocks are averaged.
         pad: the token that texts are padded with, unless one ends in it.
         device: where token ids go.
-        limit: most tokens the model takes, None when it does not say.
+        limit: most tokens the model takes, None if unknown.
     """
 
     name: str
@@ -133,15 +122,9 @@ class Forward:
     limit: int | None
 
     def embed(self, rows: Sequence[Sequence[int]], check: bool = False) -> Tensor:
-        """Embeddings [n, d + k·h] of one batch of at least one text, float32 on the CPU.
+        """Embeddings [n, d + k·h] of one batch, float32 on the CPU, without gradients or autocast.
 
-        Texts are padded on the right. The model is read without gradients and in its own precision, whatever autocast
-        the caller is in.
-
-        Args:
-            rows: the token ids of each text.
-            check: also check that the head on the embedding gives the reward the model reports, and that padding, if
-                there is any, moves no part of the embedding.
+        With `check`, the head on the embedding must give the model's own reward, and padding must move no part of it.
 
         Raises:
             BackboneError: a check that failed, a head that did not run once, or shapes that are not known.
@@ -204,14 +187,13 @@ class Forward:
 def inner_layers(
     name: str, model: nn.Module, depths: Sequence[float], indices: Sequence[int] | None = None
 ) -> InnerLayers:
-    """Find the blocks to read in a model of L blocks.
+    """The blocks to read in a model of L blocks.
 
     Args:
         name: the model, for messages.
         model: any model that has a transformers configuration, itself or inside.
-        depths: each in (0, 1], as a share of L: block round(depth · L) (halves to even), at least 1. Those that come to
-            the same block read it once.
-        indices: the blocks themselves, counted from 1, instead of `depths`: what a `BackboneIdentity` states.
+        depths: each in (0, 1]: block round(depth · L) (halves to even), at least 1.
+        indices: the blocks themselves, counted from 1, instead of `depths`.
 
     Raises:
         BackboneError: the blocks cannot be told from the model's other parts, or it has fewer.
@@ -231,13 +213,7 @@ def inner_layers(
 
 
 def find_blocks(name: str, model: nn.Module) -> tuple[nn.ModuleList, int]:
-    """The blocks of a model in order, and h: the outermost list of as many modules as its configuration has layers.
-
-    Of a model with encoder and decoder, the encoder's blocks: they run on the text's own tokens.
-
-    Raises:
-        BackboneError: no such list, several, or a configuration that states no number of layers or no hidden size.
-    """
+    """The blocks (an encoder's, beside a decoder) and h: the outermost list as long as the configuration has it."""
     config = _stack_config(model)
     count, width = getattr(config, "num_hidden_layers", None), getattr(config, "hidden_size", None)
     if not isinstance(count, int) or not isinstance(width, int):
@@ -273,16 +249,7 @@ def _stack_config(model: nn.Module) -> Any:
 
 
 def pooled(captured: Tensor, attention_mask: Tensor) -> Tensor:
-    """The embeddings [n, d] in what went into the head.
-
-    Args:
-        captured: [n, L, d], the head ran on every token: read at the last position of each text; or [n, d], the model
-            pooled before its head: taken as it is.
-        attention_mask: [n, L].
-
-    Raises:
-        BackboneError: another shape.
-    """
+    """The embeddings [n, d] in the head's input: [n, L, d] at the last position of each text, [n, d] as it is."""
     n, length = attention_mask.shape
     if captured.ndim == 3 and captured.shape[:2] == (n, length):
         return captured[torch.arange(n, device=captured.device), last_position(attention_mask).to(captured.device)]
@@ -297,14 +264,7 @@ def pooled(captured: Tensor, attention_mask: Tensor) -> Tensor:
 
 
 def unreadable(name: str, ids: Sequence[int], limit: int | None, vocabulary: int | None) -> str | None:
-    """Why a model cannot take a text's token ids (a sentence without its subject), or None.
-
-    Args:
-        name: the model, for messages.
-        ids: token ids of one text.
-        limit: most tokens the model takes, None when it does not say.
-        vocabulary: how many token ids it knows, None where that cannot be told.
-    """
+    """Why a model cannot take a text's token ids (a sentence without its subject), or None; unknown bounds are None."""
     if not len(ids):
         return "has no tokens. Each text needs at least one; check the text rule."
     if limit is not None and len(ids) > limit:

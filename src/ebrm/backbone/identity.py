@@ -21,7 +21,7 @@ class BackboneIdentity:
     Attributes:
         name: the Hub name or folder it was loaded by.
         revision: the Hub commit, None for a folder.
-        weights_fingerprint: SHA-256 over its weight files (see :func:`fingerprint`).
+        weights_fingerprint: SHA-256 over its weight files.
         architecture: class of the model.
         head_module: name of the reward head, as in the checkpoint.
         dtype: precision it ran in ("bfloat16", …).
@@ -39,21 +39,13 @@ class BackboneIdentity:
     layers: tuple[int, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """The identity as JSON-ready values; `layers` is a list, left out where it is empty.
-
-        So the identity of a model whose embedding is the pooled position alone is the one written before there were
-        layers, and so is all that is derived from it (features, caches, fingerprints of energy models).
-        """
+        """The identity as JSON values; `layers` is a list, left out where it is empty, as before there were any."""
         values = asdict(self) | {"layers": list(self.layers)}
         return {name: value for name, value in values.items() if name != "layers" or value}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> BackboneIdentity:
-        """Rebuild an identity from `to_dict()`'s result.
-
-        Raises:
-            BackboneError: a field other than `layers` is missing; without that one, there were none.
-        """
+        """The identity of a `to_dict()`; BackboneError where a field other than `layers` is missing."""
         values = {"layers": (), **values}
         missing = [f.name for f in fields(cls) if f.name not in values]
         if missing:
@@ -68,16 +60,9 @@ class BackboneIdentity:
     def mismatch(
         self, other: BackboneIdentity, *, ours: str = "here", theirs: str = "there", exact: bool = False
     ) -> str | None:
-        """Say where two reward models differ, naming both sides; None when they are the same model.
+        """How two reward models differ (names do not count), naming both sides; None when they are the same.
 
-        The names do not count: the same weights under another name are the same model. The layers do: with others the
-        embedding is another one.
-
-        Args:
-            other: the other side.
-            ours: what to call this side ("loaded now").
-            theirs: what to call the other side ("in the features").
-            exact: also compare dtype and attention implementation, which move rewards by rounding only.
+        `exact` also compares dtype and attention implementation, which move rewards by rounding only.
         """
         names = ["weights_fingerprint", "head_module", "architecture", "layers"]
         names += ["dtype", "attention"] if exact else []
@@ -96,11 +81,7 @@ class BackboneIdentity:
 
 
 def fingerprint(files: Iterable[tuple[str, Path]]) -> str:
-    """SHA-256 over weight files: of the sorted list of (name, SHA-256 of the bytes), read as streams.
-
-    Args:
-        files: (name, path) of each weight file; an adapter's files carry the prefix `adapter/`.
-    """
+    """SHA-256 of the sorted list of (name, SHA-256) of weight files; an adapter's names begin with `adapter/`."""
     return sha256_json(sorted([name, sha256_file(path)] for name, path in files))
 
 

@@ -27,15 +27,12 @@ def load_backbone(
     """Load a reward model, find its head and settle its text rule.
 
     Args:
-        config: which model, and how to run it; a name or folder alone: with the defaults. "demo" is the small model
-            that comes with the package.
+        config: which model, and how to run it; a name or folder alone ("demo": the packaged one): with the defaults.
         text: how text becomes token ids; unset: the defaults.
-        blocks: read the hidden states after these blocks, counted from 1, whatever `config.layers` says: the `layers`
-            of a `BackboneIdentity`, to read a model again as it was read before.
+        blocks: read the hidden states after these blocks, counted from 1, instead of `config.layers`.
 
     Raises:
-        BackboneError: the model is not there, or is not a reward model with one trained scalar head; says which, and
-            what to do.
+        BackboneError: the model is not there, or is not a reward model with one trained scalar head.
         ServerError: a server (`config.server`) that cannot be reached or serves something else.
         ConfigError: a device that is not there, or text settings that do not fit the model.
     """
@@ -65,7 +62,7 @@ def reload_backbone(
     """Load a reward model again as it was read before, and check that it is that one.
 
     Args:
-        identity, text_rule: what the features or the model made with it state (`to_dict()`, `identity()`).
+        identity, text_rule: of the features or the model made with it (`to_dict()`, `identity()`).
         config: fields of `BackboneConfig` that are to differ: where and how fast it runs, or where it is found.
 
     Raises:

@@ -1,14 +1,8 @@
 """A running vLLM or SGLang pooling server: its model, vectors and scores of token ids, and checks of what it pools.
 
-What differs between the two is here and nowhere else:
-
-- vLLM answers `POST /v1/embeddings` with what its pooler gives. Normalization is switched off in each request
-  (`use_activation`), and the numbers come as base64 of float32. Where it also has a classifier, `POST /classify` gives
-  the head's score.
-- SGLang keeps the reward head and answers `POST /v1/score` with its score; `return_pooled_hidden_states` adds what went
-  into the head.
-
-Both take token ids, and both name themselves in `GET /v1/models` (`owned_by`).
+vLLM answers `POST /v1/embeddings` with its pooler's output (un-normalized by `use_activation`, base64 of float32), and
+where it has a classifier `POST /classify` with the head's score. SGLang answers `POST /v1/score` with the score and, by
+`return_pooled_hidden_states`, the head's input. Both name themselves in `GET /v1/models` (`owned_by`).
 """
 
 from __future__ import annotations
@@ -68,13 +62,7 @@ _SHOWN = 4
 
 @dataclass(frozen=True)
 class Answer:
-    """A server's answer for n sequences of token ids, in their order.
-
-    Attributes:
-        vectors: n arrays, as they came: any shape, any size.
-        scores: n scores of the server's own head, one or more numbers each; None where it gives none with the vectors.
-        tokens: how many tokens it says it has read; None where it does not say.
-    """
+    """A server's vectors for n texts as they came; its own scores and count of tokens, where it gives them."""
 
     vectors: list[NDArray[np.float32]]
     scores: list[list[float]] | None = None
@@ -87,21 +75,12 @@ class PoolingServer:
     Attributes:
         url: without a path.
         kind: "vllm", or "sglang".
-        model: the name it serves its model under.
-        root: where it loaded the model from, as it says; the name where it does not.
-        limit: most tokens it takes, None where it does not say.
+        model, root: the name it serves its model under, and where it loaded it from.
+        limit: most tokens it takes, None if unknown.
     """
 
     def __init__(self, url: str, *, pause: Callable[[float], None] = time.sleep) -> None:
-        """Ask the server what it serves.
-
-        Args:
-            url: "http://127.0.0.1:8000"; a trailing "/v1" is taken off.
-            pause: waits before another try.
-
-        Raises:
-            ServerError: it cannot be reached, or lists no model.
-        """
+        """Ask the server what it serves."""
         self.url = url.rstrip("/").removesuffix("/v1")
         self._pause = pause
         with self._client() as client:
@@ -125,15 +104,7 @@ class PoolingServer:
         return f"the {'SGLang' if self.kind == 'sglang' else 'vLLM'} server {self.url} ({self.model})"
 
     def read(self, token_ids: Sequence[Sequence[int]], token_budget: int) -> Answer:
-        """Vectors of n token sequences, in the order given, through several requests at once.
-
-        Args:
-            token_ids: n sequences; at least one.
-            token_budget: most tokens in a request; a longer sequence has one of its own.
-
-        Raises:
-            ServerError: the server cannot be reached after several tries, refuses, or gives another number of answers.
-        """
+        """Vectors of n token sequences, in the order given, through several requests at once."""
         requests = _divide(token_ids, token_budget)
         ask = self._ask_sglang if self.kind == "sglang" else self._ask_vllm
         with self._client() as client, ThreadPoolExecutor(min(_IN_FLIGHT, len(requests))) as pool:
@@ -152,11 +123,7 @@ class PoolingServer:
         )
 
     def own_scores(self, token_ids: Sequence[Sequence[int]]) -> list[list[float]] | None:
-        """Scores of the server's own head for n token sequences, without an activation; None where it has no head.
-
-        Raises:
-            ServerError: it cannot be reached.
-        """
+        """Scores of the server's own head for n token sequences, without an activation; None where it has no head."""
         body = {"model": self.model, "input": [list(ids) for ids in token_ids], "use_activation": False}
         with self._client() as client:
             answer = self._send(client, "POST", "/classify", body)
@@ -338,17 +305,7 @@ def probe_texts(tokenizer: Any, limit: int | None) -> list[list[int]]:
 
 
 def embeddings(server: PoolingServer, answer: Answer, token_ids: Sequence[Sequence[int]], size: int) -> Tensor:
-    """The vectors of an answer as one tensor [n, size], float32.
-
-    Args:
-        server: who gave it, for messages.
-        answer: what it gave for `token_ids`.
-        token_ids: n sequences.
-        size: d, what goes into the head.
-
-    Raises:
-        ServerError: vectors of another size, one a token, or other tokens read than were sent.
-    """
+    """The vectors of an answer as one tensor [n, size], float32."""
     sent = sum(map(len, token_ids))
     if answer.tokens is not None and answer.tokens != sent:
         raise ServerError(
@@ -365,21 +322,7 @@ def embeddings(server: PoolingServer, answer: Answer, token_ids: Sequence[Sequen
 def probe(
     server: PoolingServer, head: Callable[[Tensor], Tensor], weight: Tensor, texts: list[list[int]], answer: Answer
 ) -> bool:
-    """Check what the server gives for `probe_texts` against all that is known to go wrong.
-
-    Args:
-        server: the server.
-        head: rewards [n] of embeddings [n, d].
-        weight: the head's, [1, d].
-        texts: of :func:`probe_texts`.
-        answer: what the server gave for them.
-
-    Returns:
-        Whether the server also gave its own score of the texts, and it is head(e).
-
-    Raises:
-        ServerError: what was seen, what was expected, and the flag that mends it.
-    """
+    """Check the answer to `probe_texts` for all that is known to go wrong; whether its own score is head(e)."""
     vectors = embeddings(server, answer, texts, weight.shape[1])
     if not bool(vectors.isfinite().all()):
         raise ServerError(

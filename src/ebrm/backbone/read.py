@@ -36,9 +36,8 @@ class Reading:
     """Embeddings and base rewards of n texts, float32 on the CPU.
 
     Attributes:
-        embedding: [n, d + k·h]: the input of its last linear map (d numbers), then, for each of k inner layers, the
-            mean of the hidden states (h numbers) over the tokens of the text.
-        reward: [n], that map applied in float32 to the first d numbers.
+        embedding: [n, d + k·h]: the head's input (d), then means of hidden states over the text's tokens, h a layer.
+        reward: [n], the head applied in float32.
     """
 
     embedding: Tensor
@@ -46,21 +45,19 @@ class Reading:
 
 
 class Backbone:
-    """A frozen reward model: tokenizes a prompt with a response, and reads (embedding, reward).
-
-    May be used from several threads: they tokenize in turn, and take turns on the model batch by batch.
+    """A frozen reward model: tokenizes a prompt with a response, and reads (embedding, reward). Thread-safe.
 
     Attributes:
         model: the model, in evaluation mode, without gradients.
         tokenizer: its tokenizer.
         head: its last linear map, float32 on the CPU.
-        layers: which blocks are averaged into the embedding, after what goes into the head.
+        layers: which blocks are averaged into the embedding, after the head's input.
         embedding_size: d + k·h, the head's input and the means of k layers.
         text_rule: how text becomes token ids.
         identity: which model this is.
         device: where it runs.
         token_budget: most tokens in a batch, padding counted; on a CPU at most 1,024, where larger batches are slower.
-        limit: most tokens the model takes, None when it does not say.
+        limit: most tokens the model takes, None if unknown.
         forward: one batch through it.
     """
 
@@ -94,14 +91,10 @@ class Backbone:
         self._tokenizing = threading.Lock()  # a tokenizer fails in two threads at once
 
     def check(self, identity: Mapping[str, Any], text_rule: Mapping[str, Any] | None) -> None:
-        """Check that this is the reward model that an energy model was fitted on, read the way it was.
-
-        Args:
-            identity, text_rule: as stored with that model (`to_dict()`, `identity()`); no rule where it was fitted on
-                features made elsewhere.
+        """Check that this is the reward model of an identity, read by the text rule (if any) that was stored with it.
 
         Raises:
-            ModelError: says where they differ.
+            ModelError: naming the difference.
         """
         stated = BackboneIdentity.from_dict(identity)
         difference = stated.mismatch(self.identity, ours="in the fitted model", theirs="now")
@@ -119,20 +112,12 @@ class Backbone:
     def tokenize(
         self, prompt: Sequence[Mapping[str, str]] | str, response: str, where: str = ""
     ) -> TokenizedText | None:
-        """Token ids of a prompt with its response under `text_rule` (see `ebrm.data.text.tokenize`).
-
-        Raises:
-            TextError: a text that cannot be written or is too long.
-        """
+        """Token ids of a prompt with its response under `text_rule`; None or TextError as of `ebrm.data.tokenize`."""
         with self._tokenizing:
             return tokenize(self.text_rule, self.tokenizer, prompt, response, where)
 
     def tokenize_rendered(self, written: str, where: str = "") -> TokenizedText | None:
-        """Token ids of a conversation that is already one text (see `ebrm.data.text.tokenize_rendered`).
-
-        Raises:
-            TextError: a text that is not a string, has no tokens or is too long.
-        """
+        """Token ids of a conversation that is already one text (`ebrm.data.tokenize_rendered`)."""
         with self._tokenizing:
             return tokenize_rendered(self.text_rule, self.tokenizer, written, where)
 
@@ -143,8 +128,7 @@ class Backbone:
 
         Args:
             prompts, responses: see :func:`pair_texts`.
-            on_error: rows that the text rule or the model refuses, that are too long, or whose embedding or reward is
-                not finite: "raise" an error for the first, or "nan" rows with the reason.
+            on_error: of texts that are refused, too long or not finite: "raise", or "nan" rows with reasons.
 
         Raises:
             TextError: prompts and responses that do not match; with "raise", a row that cannot be read.
@@ -204,14 +188,12 @@ class Backbone:
     def read(self, token_ids: Sequence[Sequence[int]]) -> Reading:
         """Embeddings and rewards of n token sequences, in the order given; n may be 0.
 
-        Texts run sorted by length, in batches of at most `token_budget` tokens (padding counted), padded on the right.
-        The budget is halved when memory runs out. On the first batch it is checked that the head on the embedding gives
-        the reward the model reports, and that padding moves no part of the embedding.
+        Batches of `token_budget` tokens, halved when memory runs out. On the first, the head on the embedding must give
+        the reward the model reports, and padding must move no part of the embedding.
 
         Raises:
-            BackboneError: an empty or too long sequence, an unknown token id, an embedding or reward that is not
-                finite, memory too small for a single text (all name the row), a reading that is not the model's
-                reward, or inner layers that give no hidden states of the text.
+            BackboneError: a bad sequence, numbers that are not finite, memory too small for one text (by row),
+                a reading that is not the model's reward, or layers without hidden states.
         """
         for row, ids in enumerate(token_ids):
             if (why := self._unreadable(ids)) is not None:
@@ -284,8 +266,7 @@ def pair_texts(prompts: Prompt | Sequence[Prompt], responses: str | Sequence[str
 
     Args:
         prompts: one prompt (a string or messages), or a list of prompts.
-        responses: one response, or a list. Of one prompt and a list of responses the prompt is that of all; one prompt
-            and one response are one row.
+        responses: one response, or a list. One prompt is that of all responses.
 
     Raises:
         TextError: lists of different lengths, or a list of prompts with one response.
@@ -309,11 +290,7 @@ def is_prompt(value: Any) -> bool:
 
 
 def as_list(name: str, value: Iterable[Any]) -> list[Any]:
-    """A list of texts as a list; what is none, or one text, is refused.
-
-    Raises:
-        TextError: names the argument.
-    """
+    """A list of texts as a list; one text, or no list, is a TextError that names the argument."""
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
         raise TextError(f"`{name}` is a {type(value).__name__}; a list was expected.")
     return list(value)

@@ -40,12 +40,7 @@ _STORED = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat
 
 
 class ServerBackbone(Backbone):
-    """A frozen reward model in a vLLM or SGLang server; read as any `Backbone`, but there is no `model` here.
-
-    Attributes:
-        server: where it runs.
-        token_budget: most tokens in a request; up to 8 requests are under way at once.
-    """
+    """A frozen reward model in a vLLM or SGLang server; no `model` is here, and `token_budget` is a request's."""
 
     def __init__(  # not super().__init__: there is no model in this process
         self,
@@ -95,18 +90,7 @@ class ServerBackbone(Backbone):
 
 
 def load_server(settings: BackboneConfig, text: TextConfig, blocks: Sequence[int] | None = None) -> ServerBackbone:
-    """Connect to the server of `settings.server`; tokenizer, configuration and head come from the checkpoint.
-
-    Args:
-        settings: which checkpoint and which server; `head`, `dtype` (for the identity), `trust_remote_code` and
-            `token_budget` are used.
-        text: how text becomes token ids.
-        blocks: see :func:`ebrm.backbone.load.load_backbone`; only none can be read.
-
-    Raises:
-        ServerError: the server cannot be reached, or serves a model of another name.
-        BackboneError: inner layers are asked for, or a reward model whose head does not take the last token's state.
-    """
+    """Connect to the server of `settings.server`; tokenizer, configuration and head come from the checkpoint."""
     assert settings.server is not None
     _refuse_layers(settings, blocks)
     if settings.backbone == "demo":
@@ -208,11 +192,7 @@ def _skeleton(base: Checkpoint, config: Any, settings: BackboneConfig) -> nn.Mod
 
 
 def _read_head(owner: Checkpoint, stored: StoredHead, config: Any) -> Head:
-    """The head's tensors alone, float32.
-
-    Raises:
-        BackboneError: the head takes something else than the last token's hidden state.
-    """
+    """The head's tensors alone, float32."""
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     tensors = {plain_name(full): full for full in owner.tensors}
     weight = owner.read(tensors[stored.name + ".weight"]).float().clone()  # a copy: the file need not stay mapped

@@ -1,9 +1,8 @@
-"""Formats of preference pairs, each turned into (prompt, chosen, rejected).
+"""Formats of preference pairs (TRL's names), each turned into (prompt, chosen, rejected).
 
-Shapes (TRL's names): an *explicit* prompt has a column of its own, an *implicit* one is what both sides begin with;
-*standard* sides are strings, *conversational* ones are lists of messages. Two replies with a label are an explicit
-prompt too. Only the columns decide what is explicit, once for the data; strings or messages are recognized row by row,
-and a mixture is reported as one.
+An *explicit* prompt has a column of its own, an *implicit* one is what both sides begin with; *standard* sides are
+strings, *conversational* ones lists of messages. The columns decide what is explicit, once for the data; strings or
+messages are recognized row by row.
 """
 
 from __future__ import annotations
@@ -103,10 +102,7 @@ class Columns:
 
 
 def read_preference(row: Mapping[str, Any], where: str, columns: Columns, layout: Layout) -> tuple[Preference, str]:
-    """One row as a checked preference, and its format in words; `where` is its `file:row`.
-
-    `layout` is that of the first row that has one (`Columns.layout`). Raises RowProblem for a row that cannot be used.
-    """
+    """One row as a checked preference, and its format in words; raises RowProblem for a row that cannot be used."""
     if layout == "labeled":
         prompt_value, prompt_name = columns.get("prompt", row)
         (chosen, chosen_name), (rejected, rejected_name) = _by_label(row, columns)
@@ -276,13 +272,7 @@ def _implicit_text(chosen: str, rejected: str, names: tuple[str, str]) -> tuple[
 
 
 def prompt_end(chosen: str, rejected: str) -> int | None:
-    """Where the prompt ends that two different texts begin with, or None if they share none.
-
-    The longest common beginning usually runs into the replies (both may start with "The"), so it is cut back to the
-    end of its last line; if it holds no line break, to the end of its last white space. A place that leaves a blank
-    prompt or a blank reply is passed over for the one before. `text[:end] + text[end:]` is the text: nothing is
-    trimmed.
-    """
+    """Where two texts' common prompt ends: after their last common line break, else white space; None without."""
     common = os.path.commonprefix([chosen, rejected])
     for boundary in (r"\n", r"\s"):
         for match in reversed(list(re.finditer(boundary, common))):
@@ -293,10 +283,7 @@ def prompt_end(chosen: str, rejected: str) -> int | None:
 
 
 def _transcript(text: str) -> list[Message] | None:
-    r"""The turns of an HH-RLHF transcript, "\n\nHuman: …\n\nAssistant: …"; None if the text does not begin as one.
-
-    A turn runs from the marker (and one space after it) to the next "\n\n" marker, byte for byte.
-    """
+    r"""The turns of an HH-RLHF transcript, "\n\nHuman: …\n\nAssistant: …"; None if the text does not begin as one."""
     marked = text if text.startswith("\n\n") else "\n\n" + text
     marks = list(_TURN.finditer(marked))
     if len(marks) < 2 or marks[0].start() != 0 or marks[0][1] != "Human":

@@ -34,19 +34,15 @@ _SPAN = 2**64  # positions of `hash_position`
 def load_preferences(
     source: str | Path | Dataset | list[dict[str, Any]], config: PreferenceConfig | None = None
 ) -> Preferences:
-    """Read preference pairs into the one checked schema.
+    """Preference pairs in the one checked schema, in the order read, with a report (format, counts, bad rows, repeats).
 
     Args:
-        source: A file, folder or glob (JSONL, JSON, CSV, Parquet), a Hub name `owner/name[:config][@revision]`, a
-            `datasets.Dataset`, or a list of dicts; see `sources.open_source`.
+        source: A file, folder or glob (JSONL, JSON, CSV, TSV, Parquet; text also in .gz), a Hub name
+            `owner/name[:config][@revision]`, a `datasets.Dataset`, or a list of dicts.
         config: Split, column names, bad rows, limit.
 
-    Returns:
-        The pairs in the order read, and the report: format, counts, bad rows, exact repeats (which are kept).
-
     Raises:
-        DataError: no such source; not what its name says; no rows; no columns of a preference; bad rows with
-            `bad_rows="stop"`; no good row at all.
+        DataError: no such source, damage, no rows, no columns of a preference, or bad rows with `bad_rows="stop"`.
     """
     config = config or PreferenceConfig()
     opened = open_source(source, config)
@@ -169,11 +165,7 @@ def _count_repeats(rows: list[Preference]) -> int:
 
 
 def limit_by_prompt(rows: list[Preference], limit: int) -> list[Preference]:
-    """At most `limit` rows, whole prompts at a time, in their old order.
-
-    Prompts are taken in the order of a fixed hash until the next would exceed the limit, so a smaller limit keeps a
-    subset of what a larger one keeps. The first prompt is always taken.
-    """
+    """At most `limit` rows, whole prompts in the order of a fixed hash (the first always), so limits nest."""
     if len(rows) <= limit:
         return rows
     by_prompt: defaultdict[str, list[int]] = defaultdict(list)
@@ -195,14 +187,13 @@ def hash_position(text: str) -> int:
 def split_by_prompt(
     prompt_ids: Sequence[str], fractions: dict[str, float], seed: int
 ) -> dict[str, np.ndarray]:  # int64 row indices, ascending
-    """Divide rows into named parts so that all rows of a prompt are in one part, which no comparison may straddle.
+    """Rows divided into named parts, all rows of a prompt in one part, by nothing but (seed, prompt_id).
 
-    The part depends on nothing but (seed, prompt_id), so it stays when rows are added, removed or reordered.
     Parts hold their fraction of the *prompts* in expectation; with few prompts a part may be empty.
 
     Args:
         prompt_ids: One id a row.
-        fractions: Part name to its share of prompts, summing to 1, in the order of the parts along the hash.
+        fractions: Part name to its share of prompts, summing to 1.
         seed: Another seed gives an independent split.
 
     Raises:

@@ -1,7 +1,4 @@
-"""Schema of preference pairs: the checked pair, checks of its fields, and the report of a reading.
-
-Checks return the value to use, or raise RowProblem with the field and the kind of problem.
-"""
+"""Schema of preference pairs: the checked pair, checks of its fields (RowProblem), and the report of a reading."""
 
 from __future__ import annotations
 
@@ -32,12 +29,11 @@ class Preference:
     """One checked pair: to `prompt`, `chosen` is the better reply and `rejected` the other.
 
     Attributes:
-        prompt: The conversation up to the reply; holds a user turn and ends in a user (or tool) turn.
-        chosen: The preferred reply, not blank, byte for byte as in the data.
-        rejected: The other reply, not blank and not equal to `chosen`.
-        strength: How strongly the preference was felt, in the data's own unit, finite; None if not given.
+        prompt: The conversation up to the reply; ends in a user (or tool) turn.
+        chosen, rejected: Replies that differ, not blank, byte for byte as in the data.
+        strength: How strongly the preference was felt, finite, in the data's own unit; None if not given.
         source, category, split: None if not given.
-        row: Where it was read: `file.jsonl:12` (line or row, from 1) or `rows[11]` (Python index, from 0).
+        row: Where it was read: `file.jsonl:12` (line or row, from 1) or `rows[11]` (from 0).
     """
 
     prompt: tuple[Message, ...]
@@ -73,8 +69,8 @@ class BadRow:
 
     Attributes:
         where: `file:row`.
-        field: The column (and the place in it) as the data name it, such as `chosen[1].content`.
-        value: What stood there, shortened.
+        field: The column (and the place in it), such as `chosen[1].content`.
+        value: Its value, shortened.
         kind: What is wrong with it, in a few fixed words.
     """
 
@@ -94,12 +90,10 @@ class PreferenceReport:
     Attributes:
         origin: The source's name in messages.
         format: The detected format, such as "explicit prompt, conversational".
-        read: Rows of the chosen split.
-        kept: Rows in the result.
+        read, kept: Rows of the chosen split, and rows in the result.
         skipped: Bad rows by kind.
         examples: The first five bad rows.
-        duplicates: Kept rows whose prompt, chosen and rejected repeat an earlier row's exactly. They are kept:
-            two annotators who agree are two observations.
+        duplicates: Kept rows that repeat an earlier one exactly: two annotators who agree are two observations.
         limited: Good rows left out by `limit`.
     """
 
@@ -198,11 +192,7 @@ def check_encodable(value: str, field: str) -> str:
 
 
 def check_messages(value: object, field: str) -> list[Message]:
-    """A non-empty list of messages, reduced to role and content; a system message may be empty.
-
-    Further keys (time stamps, names) are left out, but tool calls are a problem: they belong to the conversation and
-    have no place in a text.
-    """
+    """A non-empty list of messages, reduced to role and content; only a system message may be empty; no tool calls."""
     if value is None:
         raise RowProblem("missing", field, value)
     if not isinstance(value, Sequence) or isinstance(value, str):

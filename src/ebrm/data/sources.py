@@ -1,8 +1,7 @@
 """Rows of files (JSON lines, JSON, CSV, Parquet), folders, globs, Hub data sets, a `Dataset` or a list of dicts.
 
-Every row comes with its place, `file.jsonl:12`. Nothing here knows preferences: `read_rows` serves all that takes rows
-in. A file that is not what its name says stops the reading also under `bad_rows="skip"`: past the damage nothing
-can be trusted to be a row.
+Every row comes with its place, `file.jsonl:12`. A file that is not what its name says stops the reading also under
+`bad_rows="skip"`: past the damage nothing can be trusted to be a row.
 """
 
 from __future__ import annotations
@@ -44,8 +43,7 @@ class Source:
     Attributes:
         origin: Its name in messages.
         split: The Hub split being read; None for local data.
-        rows: Starts reading; yields (where, row). `where` is `file:N` with N the line (JSONL, CSV) or the row (JSON,
-            Parquet) from 1, or `rows[i]`, `dataset[i]`, `owner/name split[i]` with i from 0.
+        rows: Starts reading; yields (where, row): `file:N` (line or row from 1), or `rows[i]`, `dataset[i]` from 0.
     """
 
     origin: str
@@ -54,9 +52,7 @@ class Source:
 
 
 def read_rows(source: Any, config: PreferenceConfig | None = None) -> Iterator[LocatedRow]:
-    """Rows one after another, unchecked, each with its place; arguments as for `open_source`.
-
-    JSONL, CSV and Parquet are streamed; a JSON array is read whole.
+    """Rows of a source (as of `load_preferences`) one by one, unchecked, each with its place; only JSON is read whole.
 
     Raises:
         DataError: no such source, or a file that is not what its name says, with the file and line.
@@ -65,18 +61,7 @@ def read_rows(source: Any, config: PreferenceConfig | None = None) -> Iterator[L
 
 
 def open_source(source: Any, config: PreferenceConfig | None = None) -> Source:
-    """Recognize a source, without reading it.
-
-    Args:
-        source: A path to a file (.jsonl, .ndjson, .json, .csv, .tsv, .parquet; text also with .gz), a folder (one
-            kind of file, searched recursively; or one written by `Dataset.save_to_disk`), a glob, a Hub name
-            `owner/name[:config][@revision]`, a `datasets.Dataset`, or a list of dicts. What exists on disk wins over
-            a Hub name; a `Path` is never a Hub name.
-        config: `split` picks a Hub split (unset: train) or filters local rows on their `split` column (unset: all).
-
-    Raises:
-        DataError: `source` is none of these, or the Hub does not give it.
-    """
+    """Recognize a source, without reading it."""
     config = config or PreferenceConfig()
     if isinstance(source, (str, os.PathLike)):
         return _open_named(source, config)

@@ -1,9 +1,4 @@
-"""Chat templates and tokenization: token ids of a prompt with its response, by one rule for all of the library.
-
-Everything goes through :func:`tokenize`, or :func:`tokenize_rendered` for a conversation that is already one text. What
-they do is fixed by a :class:`TextRule`, whose identity is stored with features and models: the same text must never
-reach the reward model in two shapes.
-"""
+"""Chat templates and tokenization: token ids of a prompt with its response, by one rule for all of the library."""
 
 from __future__ import annotations
 
@@ -38,10 +33,8 @@ class TextRule:
 
     Attributes:
         template: "plain", or the source of the chat template.
-        template_kwargs: arguments passed to the chat template (for example `{"enable_thinking": False}`).
-        bos: "auto", "keep" or "strip" (see `TextConfig`).
-        eos: "auto", "append" or "keep".
-        truncation: "error", "prompt_left" or "drop".
+        template_kwargs: arguments of the chat template (`{"enable_thinking": False}`).
+        bos, eos, truncation: as in `TextConfig`.
         max_length: longest text, in tokens, special tokens counted.
     """
 
@@ -58,11 +51,7 @@ class TextRule:
 
     @classmethod
     def from_identity(cls, identity: Mapping[str, Any]) -> TextRule:
-        """Rebuild the rule from `identity()`'s result.
-
-        Raises:
-            TextError: a field is missing, or the template does not have the SHA-256 stored beside it.
-        """
+        """The rule of an `identity()`; TextError where a field is missing or the template does not have its SHA-256."""
         try:
             rule = cls(**{name: identity[name] for name in cls.__dataclass_fields__})
         except KeyError as error:
@@ -89,17 +78,11 @@ class TextRule:
 
 
 def make_text_rule(tokenizer: Any, config: TextConfig, model_limit: int | None) -> TextRule:
-    """Text rule of a tokenizer and a model, by a configuration.
-
-    Args:
-        tokenizer: a transformers tokenizer.
-        config: template, special tokens, truncation, length.
-        model_limit: longest text the model takes, in tokens; None if unknown.
+    """Text rule of a tokenizer and a model (which takes `model_limit` tokens, None if unknown), by a configuration.
 
     Raises:
-        ConfigError: `max_length` above the model's limit, no limit known and none given, a template argument
-            that this library decides itself, `eos="append"` with a tokenizer that has no end-of-text token, or a
-            template name the tokenizer does not have.
+        ConfigError: `max_length` above the model's limit, no limit known and none given, a reserved template argument,
+            `eos="append"` without such a token, or a template name the tokenizer does not have.
     """
     reserved = sorted(_RESERVED_KWARGS & set(config.template_kwargs))
     if reserved:
@@ -176,25 +159,17 @@ def _choose_length(tokenizer: Any, wanted: int | None, model_limit: int | None) 
 
 @dataclass(frozen=True)
 class TokenizedText:
-    """Token ids of one prompt with its response.
-
-    Attributes:
-        ids: token ids, special tokens included, at most `max_length` of them.
-        truncated: how many tokens were cut from the prompt's beginning (0 = none).
-    """
+    """Token ids of one prompt with its response, and how many were cut from the prompt's beginning (0 = none)."""
 
     ids: list[int]
     truncated: int
 
 
 def render(rule: TextRule, tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> str:
-    r"""Write a conversation as the text the model reads, before tokenization.
-
-    Plain format: `"\n\n".join(f"{Role}: {content}")` with the roles System, User and Assistant.
+    r"""A conversation as the text the model reads; plain format: `Role: content`, joined by blank lines.
 
     Raises:
-        TextError: no messages, a role the plain format does not know, a role or content that is not a string, or a
-            conversation the chat template refuses.
+        TextError: no messages, an unknown role, a role or content that is no string, or the chat template refuses.
     """
     if not messages:
         raise TextError("There are no messages to write. A prompt needs at least one turn.")
@@ -217,20 +192,12 @@ def render(rule: TextRule, tokenizer: Any, messages: Sequence[Mapping[str, str]]
 def tokenize(
     rule: TextRule, tokenizer: Any, prompt: Sequence[Mapping[str, str]] | str, response: str, where: str = ""
 ) -> TokenizedText | None:
-    """Token ids of a prompt and a response.
+    """Token ids of a prompt (messages, or a string: one user turn) and a response, which may be empty.
 
-    Args:
-        rule: from :func:`make_text_rule`.
-        tokenizer: the tokenizer the rule was made for.
-        prompt: messages, or a string, which means one user turn.
-        response: the assistant's turn; may be empty.
-        where: the row's place (`file.jsonl:12`), for error messages.
-
-    Returns:
-        The token ids, or None when the text is too long and `truncation` is "drop".
+    `where` is the row's place for errors. None when the text is too long and `truncation` is "drop".
 
     Raises:
-        TextError: a text that cannot be written or is too long; the message names `where`, the lengths and the options.
+        TextError: a text that cannot be written or is too long.
     """
     at = f"{where}: " if where else ""
     if not isinstance(response, str):
@@ -246,16 +213,13 @@ def tokenize(
 
 
 def tokenize_rendered(rule: TextRule, tokenizer: Any, text: str, where: str = "") -> TokenizedText | None:
-    """Token ids of a conversation that is already one text, its special tokens written out.
+    """Token ids of a conversation that is already one text: for a text that `rule` wrote, those of :func:`tokenize`.
 
-    For the text that `rule` writes of a prompt and a response, these are the ids of :func:`tokenize`. A policy's output
-    often lacks the end of that: if the last turn is an assistant's in the rule's template, and is not closed (it ran
-    into a limit, or ends with an end-of-text token) or lacks the line break after what closes it, it is closed as the
-    template does. All else is read as it stands; the start-of-text token may be left out.
+    A last assistant's turn that is not closed as the template closes it (a policy's output: cut, or ended by an
+    end-of-text token) is closed; all else is read as it stands. The start-of-text token may be left out.
 
     Raises:
-        TextError: not a string, no tokens, or too long; and with truncation "prompt_left", too long without the
-            rule's opening of an assistant's turn, which shows what may be cut.
+        TextError: not a string, no tokens, or too long (also to cut, where nothing shows where the response starts).
     """
     at = f"{where}: " if where else ""
     if not isinstance(text, str):

@@ -13,12 +13,7 @@ from ebrm.utils.progress_bar import progress
 
 
 class World:
-    """The processes that share the work; this one alone where none were launched.
-
-    Attributes:
-        rank: 0 for the main process.
-        size: Number of processes.
-    """
+    """The processes that share the work (`rank` of `size`, 0 the main one); this one alone where none were launched."""
 
     def __init__(self) -> None:
         self.rank, self.size = 0, 1
@@ -51,11 +46,7 @@ class World:
             yield bar.advance
 
     def barrier(self, error: EBRMError | None = None) -> None:
-        """Wait for all processes; if any of them brings an error, every one of them raises it.
-
-        Raises:
-            EBRMError: This process's error, or another's.
-        """
+        """Wait for all processes; if any of them brings an error, every one of them raises it."""
         if self.size > 1:
             from accelerate.utils import gather_object
 

@@ -110,13 +110,11 @@ def extract_features(
     rm_training: Sequence[bool] | np.ndarray | None = None,
     engine: Engine | None = None,
 ) -> Features:
-    """Read embedding and reward of every different (prompt, response) of `preferences` into the folder `out`.
+    """Embedding and reward of every different (prompt, response) of `preferences`, in the folder `out`.
 
-    All texts are tokenized before the first forward, so a text that is too long stops the run at its beginning. A
-    folder that was left unfinished is continued, however it was stopped: finished shards are kept, and the result is
-    byte for byte that of an unbroken run (with the same device, libraries and token budget, and enough memory). A
-    finished folder of the same reward model, text rule, data and config is returned without a forward. Under
-    `accelerate launch` all processes must call this; they share the shards.
+    All texts are tokenized before the first forward. A folder that was left unfinished is continued, byte for byte as
+    in an unbroken run (same device, libraries and token budget); a finished one of the same reward model, text rule,
+    data and config is returned without a forward. Under `accelerate launch` all processes call this.
 
     Args:
         backbone: The frozen reward model.
@@ -124,13 +122,11 @@ def extract_features(
         out: The folder.
         config: Number type and shard size.
         rm_training: Whether the reward model was trained on each pair, bool [len(preferences)], if known.
-        engine: Reads the texts in other processes (see `ebrm.features.ray`), with the same result; `backbone` then
-            only tokenizes.
+        engine: Reads the texts in other processes (:func:`ray_engine`), with the same result.
 
     Raises:
         TextError: A text that is too long under truncation="error"; nothing has been written then.
-        FeaturesError: A folder that holds something else (both sides are named), damaged files, a number that is not
-            finite or does not fit the number type, a full disk, or no pair left.
+        FeaturesError: A folder with something else, damage, numbers that are not finite, a full disk, or no pair left.
         BackboneError: The reward model cannot be read.
     """
     world = World()
@@ -168,20 +164,13 @@ def extract_features(
 def extract_texts(
     backbone: Backbone, texts: Sequence[Text], out: str | Path, config: FeatureConfig | None = None
 ) -> Features:
-    """Read embedding and reward of every different text into the folder `out`; features without pairs.
+    """Embedding and reward of every different text, in the folder `out`; features without pairs.
 
     As :func:`extract_features`, but a text that the text rule refuses (too long, turns the chat template does not
     take) stops nothing: the manifest has the reason of each under `refused`, by text id.
 
-    Args:
-        backbone: The frozen reward model.
-        texts: Prompts with a response each; repeats are read once.
-        out: The folder.
-        config: Number type and shard size.
-
     Raises:
-        FeaturesError: As `extract_features`, but for the pairs.
-        BackboneError: The reward model cannot be read.
+        FeaturesError, BackboneError: As `extract_features`, but for the pairs.
     """
     world = World()
     manifest = _manifest(backbone, {"fingerprint": sha256_json([text.id for text in texts])}, config)
@@ -247,16 +236,7 @@ def text_reader(backbone: Backbone, texts: TokenizedTexts) -> ItemReader:
 def tokenize_texts(
     backbone: Backbone, texts: Iterable[Text], count: int, world: World, tolerant: bool = False
 ) -> tuple[TokenizedTexts, list[int | None], dict[str, str]]:
-    """Token ids of every different one of `count` texts that the text rule can take.
-
-    Returns:
-        The different texts; for each text given, its number among them or None if refused; and the reason of each
-        refusal by text id.
-
-    Raises:
-        TextError: A text that is refused, naming its place, unless `tolerant`. A text that is too long under
-            truncation="drop" is never an error.
-    """
+    """The different texts, the number of each given one among them (None if refused), and reasons by text id."""
     found: dict[tuple[str, str], int | None] = {}
     ids, ends, truncated = array("i"), [0], []
     about: tuple[list[str], list[str], list[str]] = ([], [], [])

@@ -53,27 +53,28 @@ def import_features(
 ) -> Features:
     """Import features made elsewhere into the folder `out`; they can be fitted and scored without text or backbone.
 
+    Needed: `embedding` [n, d] (in Parquet a list column) and `reward` [n]. Pairs are, by the first that is there:
+    `chosen` and `rejected` (row numbers from 0); `pair_id` and `is_chosen`; `group_id` and `rank` (1 is best) or `gold`
+    (more is better), the best of a group against every strictly worse row; with ratings only, none; else rows 0, 2, …
+    against rows 1, 3, …. Kept, one entry a row (a pair takes the chosen row's) or a pair: `prompt_id` (else groups, or
+    pairs that share a row, are prompts), `source`, `category`, `split`, `where`, `rm_training`, `strength`, `label`
+    (probability that chosen is better), `weight`, `margin`. Ratings, NaN where there is none: `rating` [n],
+    `ratings` [n, a] or one `ratings_NAME` an attribute. npy and safetensors may be larger than memory.
+
     Args:
-        source: npz, safetensors or Parquet files with named arrays, or npy files named `embedding.npy`, `reward.npy`
-            and so on; one, several, or a folder of them. The same name in several files is one array, in the order of
-            the files. Needed: `embedding` [n, d] (in Parquet a list column) and `reward` [n]. Which rows are pairs: see
-            `make_pairs`. Kept if there: `prompt_id`, `source`, `category`, `split`, `where`, `rm_training`, `strength`,
-            and of the pair loss `label` (probability that chosen is better), `weight`, `margin`. Ratings of rows, NaN
-            where there is none: `rating` [n], `ratings` [n, a] or one column `ratings_NAME` an attribute; with
-            ratings there need not be pairs. Other arrays are listed in a warning. npy and safetensors may be larger
-            than memory.
+        source: npz, safetensors or Parquet files with named arrays, npy files named `embedding.npy`, …, or a folder of
+            them. The same name in several files is one array, in the order of the files.
         out: The folder; an import that was stopped is continued.
         config: Number type and shard size.
         columns: Our name -> the name in the files, where they differ.
         backbone_name: The reward model these come from, for the identity; "imported" if not given.
-        head_weight: [d'] or [1, d'], the reward model's last linear map, over the first d' ≤ d numbers of an embedding;
-            what follows them is free (means of inner layers, say). With it (or an array of that name in the files)
-            every row is checked: reward = head_weight · embedding[:d'] + head_bias.
+        head_weight: [d'] or [1, d'], the reward model's last linear map, over the first d' ≤ d numbers of an embedding.
+            With it every row is checked: reward = head_weight · embedding[:d'] + head_bias.
         head_bias: A number, 0 if not given.
 
     Raises:
-        FeaturesError: Files that cannot be read, arrays that are missing or do not fit each other, numbers that are not
-            finite, a reward that is not the head's, or a folder that holds something else.
+        FeaturesError: Unreadable files, arrays that are missing or do not fit, numbers that are not finite, a reward
+            that is not the head's, or a folder that holds something else.
     """
     config = config or FeatureConfig()
     files = list_files(source)
@@ -213,11 +214,7 @@ def _number_type(column: Column) -> torch.dtype:
 
 
 class Column:
-    """One named array, possibly of several files, in their order.
-
-    Arrays in npy and safetensors files stay on disk until a part of them is read; those in npz and Parquet files are
-    in memory.
-    """
+    """One named array of one or more files, in their order; npy and safetensors stay on disk until a part is read."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -351,23 +348,7 @@ def _from_arrow(column: pa.ChunkedArray, name: str, file: Path) -> np.ndarray:
 def make_pairs(
     columns: Mapping[str, np.ndarray], items: int, ratings: np.ndarray | None = None
 ) -> tuple[PreferencePairs, str]:
-    """Preference pairs over `items` rows, and how they were found (for the manifest).
-
-    The first of these that the columns allow:
-
-    - `chosen` and `rejected`: positions of rows, counted from 0, one entry a pair;
-    - `pair_id` and `is_chosen`: two rows a pair, one of them chosen;
-    - `group_id` and `rank` (1 is best) or `gold` (more is better): the best row of a group against every row that is
-      strictly worse;
-    - none of them, with `ratings` of rows [n, a]: no pairs;
-    - else rows 0, 2, 4, … are chosen and rows 1, 3, 5, … the rejected ones beside them.
-
-    The other columns have one entry a row, and a pair takes the chosen row's; with `chosen` and `rejected` they may
-    have one entry a pair. Without `prompt_id`, a group is a prompt, as are pairs that share a row, and else each pair.
-
-    Raises:
-        FeaturesError: Columns that contradict each other or do not fit `items`, naming the pair or row.
-    """
+    """Preference pairs over `items` rows as `import_features` says, and how they were found (for the manifest)."""
     if "chosen" in columns or "rejected" in columns:
         _require(columns, "chosen", "rejected")
         chosen, rejected = _index(columns, "chosen"), _index(columns, "rejected")

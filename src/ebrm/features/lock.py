@@ -19,15 +19,7 @@ _LOCK = ".lock"
 
 @contextmanager
 def lock_folder(out: Path, identity: dict[str, Any], world: World) -> Iterator[dict[str, Any] | None]:
-    """Lock the folder `out` for writing, and make it if it is not there; yield its manifest if it has one.
-
-    Only the main process locks. A folder that is complete and whole is for reading, and may be read-only: it needs no
-    lock.
-
-    Raises:
-        FeaturesError: A folder with something else in it, features of another `manifests.identity` (naming both sides),
-            damaged files, or another run that is writing there.
-    """
+    """Lock the folder `out` for writing, and make it if it is not there; yield its manifest if it has one."""
     lock: FileLock | None = None
     error: EBRMError | None = None
     if world.main:

@@ -37,20 +37,7 @@ def describe(
     pairs: int = 0,
     **more: Any,
 ) -> dict[str, Any]:
-    """The manifest of a run that is about to start.
-
-    Args:
-        origin: "extracted", "imported" or "memory".
-        backbone, text: Identities of reward model and text rule; None where there is none.
-        data: Fingerprint of the preferences, or of the imported files.
-        embedding_size, embedding_dtype: Length and stored number type of an embedding.
-        shard_rows: Items a shard.
-        items, pairs: Their numbers.
-        more: Further entries, or other values for these: `tokens` of all items, `truncated` (items whose prompt was
-            cut), `dropped` (pairs left out because a side was too long), `dropped_texts`, `content` (SHA-256 of all
-            token ids), `refused` (why texts could not be read, by text id), `pairing` (how imported rows became
-            pairs), `ratings` (names of the attributes), `preferences`.
-    """
+    """The manifest of a run that is about to start; `more` are further entries (`ratings`, `refused`, `pairing`, …)."""
     given = {
         "origin": origin, "backbone": backbone, "text": text, "data": data, "embedding_dtype": embedding_dtype,
         "embedding_size": embedding_size, "shard_rows": shard_rows, "items": items, "pairs": pairs,
@@ -63,11 +50,7 @@ def describe(
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """Read and check the manifest of the folder `path`.
-
-    Raises:
-        FeaturesError: No folder, no manifest, not ours, or of a newer format.
-    """
+    """The checked manifest of a folder; FeaturesError where there is none, it is not ours, or of another format."""
     if not path.is_dir():
         raise FeaturesError(f"There is no folder {path}. Make features with `ebrm features`, or correct the path.")
     try:
@@ -162,11 +145,7 @@ def identity(manifest: dict[str, Any]) -> dict[str, Any]:
 def difference(
     ours: Any, theirs: Any, here: str, there: str, common: bool = False, ignore: Collection[str] = ()
 ) -> str | None:
-    """The first fields in which two identities differ, naming both sides as `here` and `there`; None if none do.
-
-    A reward model's name and revision are not compared when both sides state the fingerprint of its weights, nor a
-    template's source when both state its SHA-256; fields in `ignore` never; and with `common` only what both state.
-    """
+    """The first fields (`common`: of those both state) in which two identities differ, with both sides; or None."""
     left, right = _flatten(ours), _flatten(theirs)
     unlike = []
     for name in sorted(set(left) | set(right)):

@@ -1,12 +1,8 @@
 """Extraction on a Ray cluster, with the result of one process.
 
-Ray Data hands shard numbers to actors. Each holds the reward model and the texts' token ids, which come to its machine
-once, and writes its shards into the folder itself: all machines must see it (and the reward model, if that is a folder)
-under the same path. The process that started the run plans, tokenizes, holds the folder's lock and finishes, so a run
-that was begun on Ray can be continued without it, and the other way round.
-
-An actor that dies is started anew, and its shard is read again by it or another. A shard at which three died is given
-up: the next one would die too.
+Ray Data hands shard numbers to actors, which hold the reward model and the token ids and write shards into the folder;
+all machines see it under the same path. The process that started the run tokenizes, locks and finishes, so a run begun
+on Ray can be continued without it. A shard at which three actors died is given up: the next one would die too.
 """
 
 from __future__ import annotations
@@ -49,12 +45,10 @@ _MEASURE = -1  # in place of a shard number: measure what `ItemReader.measure` d
 
 
 def ray_engine(backbone: BackboneConfig, text: TextConfig | None = None, config: EngineConfig | None = None) -> Engine:
-    """The `engine` of `extract_features` that reads texts on a Ray cluster.
-
-    Ray must not be running yet, or runs as the caller has started it (`config.ray_address` is then not used).
+    """The `engine` of `extract_features` that reads texts on a Ray cluster: one that runs, or `config.ray_address`.
 
     Args:
-        backbone: The reward model that each actor loads; it must be the one given to `extract_features`.
+        backbone: The reward model that each actor loads; the one given to `extract_features`.
         text: Its text config.
         config: The cluster, how many actors, and GPUs for each.
 
@@ -81,9 +75,7 @@ def read_on_ray(
 ) -> dict[str, Any]:
     """Write shards `numbers` of the locked folder `out`, and measure the batch drift if it is not complete.
 
-    `load` loads the reward model, once in each actor, so it must be picklable; `advance` is called with the tokens of
-    each finished shard. Raises as without Ray, and ConfigError where there is no Ray, no such cluster or too small a
-    one.
+    `load` loads the reward model in each actor, so it must be picklable.
     """
     items = [*numbers, *([] if manifest["complete"] else [_MEASURE])]
     if not items:

@@ -1,8 +1,7 @@
 """One shard: a safetensors file holding `embedding` [m, d] and `reward` [m], and many shards read as one matrix.
 
-Runs of rows are mapped into memory a piece at a time and scattered ones read one by one: which is faster for which,
-by how much, is in docs/performance.md. Nothing stays mapped or open, so neither memory nor the number of open files
-grows with the features.
+Runs of rows are mapped a piece at a time, scattered ones read one by one (docs/performance.md). Nothing stays mapped or
+open, so neither memory nor the number of open files grows with the features.
 """
 
 from __future__ import annotations
@@ -48,16 +47,7 @@ def shard_size(rows: int, embedding_size: int, dtype: str) -> int:
 
 
 class Shard:
-    """A shard on disk: its header is read and checked at once, rows when they are indexed.
-
-    Attributes:
-        path: The file.
-        rows: Number of rows m.
-        dtype: What embeddings are stored as.
-
-    Raises:
-        ValueError: The file is not a shard of `rows` rows, `embedding_size` columns and number type `dtype`.
-    """
+    """A shard on disk of `rows` rows stored as `dtype`; its header is read and checked at once (ValueError)."""
 
     def __init__(self, path: Path, rows: int, embedding_size: int, dtype: str) -> None:
         self.path, self.rows, self.dtype = path, rows, DTYPES[dtype]
@@ -132,18 +122,13 @@ class Shard:
 
 
 class ShardedEmbeddings:
-    """Embeddings of many shards as one matrix [n, d], read on demand and always given as float32 on the CPU.
-
-    Indexing takes a slice or a LongTensor of positions in any order, with repeats (negative ones count from the
-    end). Only these rows are read, and given in the order of the index. Every row is read best
-    in slices of :attr:`block` rows.
+    """Embeddings of many shards as one matrix [n, d]; a slice or LongTensor (any order) gives float32 on the CPU.
 
     Attributes:
         shape: `(n, d)`.
-        dtype: `torch.float32`, what indexing returns.
-        stored_dtype: What the rows are stored as.
-        block: Rows whose float32 numbers fill 8 MiB. The memory of so few is used again by the next, and stays in the
-            processor's cache; past 32 MiB, fresh memory costs more than reading.
+        dtype: `torch.float32`, the type of what indexing returns.
+        stored_dtype: The type of the stored rows.
+        block: Rows to read at once: their float32 numbers fill 8 MiB, which stay in the processor's cache.
     """
 
     dtype = torch.float32

@@ -53,7 +53,7 @@ class Features:
 
     Attributes:
         path: The folder they lie in; None for features held in memory.
-        manifest: What made them (see `ebrm.features.manifest`).
+        manifest: Their origin, identity and counts.
         pairs: The preference pairs, referring to items.
         reward: float32 [n], the base reward of every item, in memory.
         embeddings: The embedding of every item, [n, d], read from disk on demand.
@@ -79,9 +79,7 @@ class Features:
         return self.embeddings[index]
 
     def with_pairs(self, pairs: PreferencePairs) -> Features:
-        """The same items with other pairs (curated ones, say); `save_features` writes them to a folder of their own.
-
-        A folder keeps label, weight, margin, strength and ratings of pairs, not which step of curation made them.
+        """The same items with other pairs (curated, say); `save_features` keeps all but the steps that made them.
 
         Raises:
             FeaturesError: Pairs of items that are not there.
@@ -91,10 +89,7 @@ class Features:
         return replace(self, pairs=pairs, manifest=self.manifest | {"data": None, "pairs": len(pairs)})
 
     def check(self, backbone_identity: dict[str, Any] | None, text_identity: dict[str, Any] | None) -> None:
-        """Refuse to be used with another reward model or text rule; None is not compared.
-
-        Features that were imported know less about themselves; only what both sides state is compared. Nor are the
-        reward model's dtype and attention implementation, which move its numbers by rounding only.
+        """Refuse use with another reward model or text rule; only fields that both sides state are compared.
 
         Raises:
             FeaturesError: Naming the field and both sides.
@@ -152,13 +147,11 @@ def open_features(path: str | Path, verify: bool = True) -> Features:
     """Open a finished features folder; embeddings stay on disk.
 
     Args:
-        path: A folder written by `extract_features`, `import_features` or `save_features`; "demo" for the
-            demonstration's, which come with the package.
-        verify: Compare the SHA-256 of every file with the manifest (reads everything once). Sizes and headers are
-            always checked.
+        path: A folder of features; "demo" for the demonstration's, which come with the package.
+        verify: Compare every file's SHA-256 with the manifest, beside sizes and headers (reads all once).
 
     Raises:
-        FeaturesError: No features there, unfinished ones, a newer format, or damaged or missing files (all named).
+        FeaturesError: No features there, unfinished ones, another format, or damaged or missing files (all named).
     """
     path = _DEMO if path == "demo" else Path(path)
     manifest = manifests.read_manifest(path)
@@ -267,11 +260,7 @@ def read_ratings(path: Path) -> np.ndarray:
 
 
 def read_pairs(path: Path) -> dict[str, Any]:
-    """Columns of pairs.parquet as arrays; text as str objects or None, a missing `strength` as NaN.
-
-    Equal texts of a column with few of them (source, category, split) are one object, and no column passes through a
-    list: a million pairs would otherwise take half a gigabyte.
-    """
+    """Columns of pairs.parquet as arrays (lists take too much memory); text as shared str objects or None."""
     table = _read(path, PAIR_SCHEMA, tuple(_OPTIONAL))
     columns: dict[str, Any] = {}
     for name in table.column_names:

@@ -76,8 +76,7 @@ class Plan:
         items: Columns of items.parquet; one that is left out is empty.
         pairs: The pairs.
         reader: The numbers of the items.
-        amounts: Progress by item [n].
-        unit: The unit of those amounts.
+        amounts: Progress by item [n], in `unit`.
         writer: Writes the shards instead of this process.
     """
 
@@ -91,18 +90,7 @@ class Plan:
 
 
 def write_features(out: Path, manifest: dict[str, Any], plan: Callable[[], Plan], world: World) -> Features:
-    """Write a features folder, or what is missing of it, and open it; a finished one is only opened.
-
-    Args:
-        out: The folder.
-        manifest: As far as it is known; its identity decides whether a folder may be continued.
-        plan: Makes the content; called only for a folder that is not finished, while it is locked.
-        world: Process i of k writes shards i, i + k, …; the main process does the rest.
-
-    Raises:
-        FeaturesError: A folder that holds something else, a number that is not finite or does not fit the number type,
-            or a full disk.
-    """
+    """Write or continue a features folder and open it; `plan` is called, under the lock, unless it is finished."""
     with lock_folder(out, manifests.identity(manifest), world) as found:
         if found is not None and found["complete"] and not missing_files(out, found):
             return open_features(out, verify=False)  # verified while it was locked
@@ -139,13 +127,8 @@ def _write(out: Path, plan: Plan, found: dict[str, Any] | None, world: World) ->
 def save_features(features: Features, out: str | Path, config: FeatureConfig | None = None) -> Features:
     """Write features to a folder: those held in memory, or others in another number type or shard size.
 
-    Args:
-        features: Features of any origin.
-        out: The folder; continued if it holds the beginning of the same features.
-        config: Number type and shard size.
-
     Raises:
-        FeaturesError: As `write_features`.
+        FeaturesError: As `extract_features`, of the folder and the numbers.
     """
     config = config or FeatureConfig()
     check_pairs(features.pairs, len(features))

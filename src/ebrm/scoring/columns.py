@@ -103,12 +103,7 @@ def _from_json(value: Any) -> Any:
 
 
 def find_shape(seen: Sequence[str], mapping: Mapping[str, str], path: str) -> Shape:
-    """Decide by the columns what a file holds; `mapping` is {our name: the file's}.
-
-    Raises:
-        ConfigError: a name of ours that does not exist. DataError: columns that are not there, or hold nothing to
-            score.
-    """
+    """Decide by the columns what a file holds; `mapping` is {our name: the file's}."""
     for ours, theirs in mapping.items():
         if ours not in SCORE_COLUMNS:
             raise ConfigError(

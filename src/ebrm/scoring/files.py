@@ -50,10 +50,7 @@ def file_kind(path: Path) -> str:
 
 
 def read_chunks(path: Path, size: int) -> Iterator[Chunk]:
-    """Yield the rows of a file, `size` at a time (the last chunk may be shorter); DataError where it is damaged.
-
-    A chunk is not held here while the next is read: who lets go of each (`del`) has one in memory at a time.
-    """
+    """Yield the rows of a file, `size` at a time (the last chunk may be shorter); DataError where it is damaged."""
     if not path.exists():
         raise DataError(f"{path}: there is no such file.")
     if path.is_dir():
@@ -75,10 +72,7 @@ def read_chunks(path: Path, size: int) -> Iterator[Chunk]:
 
 
 def write_part(path: Path, kind: str, chunk: Chunk, added: Sequence[Row], columns: Sequence[str]) -> None:
-    """Write a chunk's rows with the columns of `added` after their own, atomically.
-
-    `columns` are the input's columns in order; in CSV and Parquet every row has all of them.
-    """
+    """Write a chunk's rows with the columns of `added` after their own, atomically."""
     with atomic_path(path) as partial:
         if kind == "parquet":
             import pyarrow.parquet as pq
@@ -114,10 +108,8 @@ def join_parts(parts: Sequence[Path], out: Path, kind: str, header: Sequence[str
 class Journal:
     """Finished parts of a long job beside its output, so that a run that was killed goes on.
 
-    For ``scored.jsonl`` the folder ``.scored.jsonl.progress`` holds ``job.json`` (what is scored with what) and one
-    file a finished chunk of rows. Chunks have fixed borders, so a run that was stopped ends with the same bytes as one
-    that was not. When the output is complete the parts go and ``job.json`` keeps its checksum: the same job run again
-    finds the work done, and an output that was changed since is not taken for ours.
+    For `scored.jsonl` the folder `.scored.jsonl.progress` holds `job.json` and one file a finished chunk. When all is
+    done the parts go and `job.json` keeps the output's checksum: one changed since is not taken for ours.
     """
 
     def __init__(self, out: Path, job: dict[str, Any]) -> None:
@@ -126,11 +118,7 @@ class Journal:
         self.record: dict[str, Any] = {}
 
     def open(self, overwrite: bool) -> bool:
-        """Start or take up the job; True if its output is there already, complete and unchanged.
-
-        Raises:
-            DataError: an output that is not this job's, or unfinished work of another job, without `overwrite`.
-        """
+        """Start or take up the job; True if its output is there already, complete and unchanged."""
         stored = self._stored()
         finished = stored.get("finished")
         same = stored.get("job") == self.job

@@ -66,12 +66,11 @@ def score_file(
     backbone: Mapping[str, Any] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Write every row of a file with its refined reward, base reward and uncertainty.
+    """Write every row of a file with its refined reward, base reward and uncertainty, in the base RM's units.
 
     Rows keep their columns and order; added are `reward`, `base_reward`, `std`, `interval_low`, `interval_high`,
-    `log_density`, `delta` and `error`, in the base RM's units. Of pairs each side has its own (`chosen_reward`, …), and
-    `p_chosen` is P(chosen better). A run that was stopped goes on where it was when it is called again, and ends with
-    the same bytes; one that is complete gives its summary at once.
+    `log_density`, `delta` and `error`; of pairs for each side (`chosen_reward`, …), and `p_chosen`, P(chosen better).
+    A run that was stopped is continued and ends with the same bytes; a complete one gives its summary at once.
 
     Args:
         model: the model, or its folder or Hub name.
@@ -87,10 +86,8 @@ def score_file(
         `accuracy`, `base_accuracy` (share with chosen above rejected) and `mean_p_chosen`.
 
     Raises:
-        DataError: rows that cannot be scored (with `bad_rows="stop"`), a damaged or unsuitable source, column names
-            that collide, or an output in the way.
-        ConfigError: another ending of `out`. FeaturesError: features of another reward model or text rule.
-        ModelError, BackboneError: the model or its RM cannot be loaded.
+        DataError: rows that cannot be scored (`bad_rows="stop"`), a bad source, names that collide, or `out` taken.
+        ConfigError, FeaturesError, ModelError, BackboneError: `out`'s ending, other features, model or RM not loadable.
     """
     source, out = Path(source), Path(out)
     kind = file_kind(out)
@@ -156,11 +153,7 @@ def score_file(
 
 
 def _open_texts(path: Path, config: ScoreConfig) -> _Source:
-    """Read a file once: columns, shape, row count, and every row that cannot be scored for what it holds.
-
-    Raises:
-        DataError: a missing, empty or damaged file, or nothing in it to score.
-    """
+    """Read a file once: columns, shape, row count, and every row that cannot be scored for what it holds."""
     seen: dict[str, None] = {}
     count, kinds = 0, Counter[str]()
     shape: Shape | None = None
@@ -195,11 +188,7 @@ def _open_texts(path: Path, config: ScoreConfig) -> _Source:
 
 
 def _open_pairs(path: Path, model: EnergyRewardModel) -> _Source:
-    """The pairs of a features folder: one row a pair, its texts known by their item numbers.
-
-    Raises:
-        FeaturesError: damaged features, or those of another reward model or text rule. DataError: no pairs.
-    """
+    """The pairs of a features folder: one row a pair, its texts known by their item numbers."""
     features = open_features(path)
     features.check(model.record.backbone, model.record.text_rule)
     pairs = features.pairs
