@@ -1,16 +1,42 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.evaluation.suites import all_kinds, best_of, pairwise, plain_scores, pool, three
+from scipy import stats
+from tests.evaluation.suites import (
+    all_kinds,
+    benchmark,
+    best_of,
+    item,
+    pairwise,
+    plain_scores,
+    pool,
+    styles,
+    success,
+    three,
+)
 
-from ebrm.benchmarks import Benchmark
+from ebrm.benchmarks import Benchmark, Floats, Item, Score, Terms, Ties
 from ebrm.errors import ConfigError, DataError
-from ebrm.evaluation import BenchmarkResult, Evaluation, ScoredBenchmark, Scores, compare, evaluate_scores
-from ebrm.metrics import Bootstrap, holm
+from ebrm.evaluation import (
+    BenchmarkResult,
+    Entry,
+    Evaluation,
+    ScoredBenchmark,
+    ScorerResult,
+    Scores,
+    compare,
+    evaluate_scores,
+)
+from ebrm.evaluation.comparison import estimates, standings
+from ebrm.evaluation.results import Official, common_items, official_values
+from ebrm.metrics import Bootstrap, Estimate, holm
+
+OVERALL = (Score("overall", "overall", {"all": 1.0}),)
 
 
 def of_all(seed: int = 0) -> Evaluation:
@@ -190,4 +216,325 @@ def test_gains_over_the_own_base_are_corrected_over_all_benchmarks() -> None:
     assert any(cell.p_gain_holm != cell.p_gain for cell in cells)
     assert all(
         result.scorers[name].entries["overall"].gain is None for result in found.benchmarks for name in ("rm", "poor")
+    )
+
+
+def official(made: Benchmark, scorers: Sequence[Scores]) -> Official:
+    return official_values(common_items(ScoredBenchmark(made, scorers)))
+
+
+def stand(
+    made: Benchmark, scorers: Sequence[Scores], reference: str = "rm", **settings: int
+) -> dict[str, ScorerResult]:
+    settings = {"bootstrap": Bootstrap(200), "permutations": 199} | settings
+    return standings(official(made, scorers), [one.name for one in scorers], reference, **settings)
+
+
+def naive_holm(p: Sequence[float]) -> list[float]:
+    order = sorted(range(len(p)), key=lambda place: p[place])
+    corrected, running = [0.0] * len(p), 0.0
+    for rank, place in enumerate(order):
+        running = max(running, min(1.0, (len(p) - rank) * p[place]))
+        corrected[place] = running
+    return corrected
+
+
+@pytest.mark.parametrize("made", all_kinds(), ids=lambda made: made.name)
+def test_values_are_the_weighted_means_of_the_rules_terms(made: Benchmark) -> None:
+    scorers = three(made)
+    found = stand(made, scorers)
+    for scores in scorers:
+        for ties in (None, "shared"):
+            terms = made.terms(made.items, scores.reward, ties)
+            mean = {name: terms.value[terms.term == number].mean() for number, name in enumerate(terms.names)}
+            for score in made.scores:
+                expected = sum(weight * mean[name] for name, weight in score.weights.items())
+                cell = found[scores.name].entries[score.name]
+                assert (cell.value if ties is None else cell.shared).value == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("made", all_kinds(), ids=lambda made: made.name)
+def test_nothing_depends_on_the_order_of_items(made: Benchmark) -> None:
+    order = np.random.default_rng(5).permutation(len(made))
+    scorers = tuple(replace(one, prefer=None) for one in three(made))
+    turned = tuple(one.take(order) for one in scorers)
+    assert repr(stand(made.take(order), turned)) == repr(stand(made, scorers))
+
+
+def test_ties_are_counted_both_ways() -> None:
+    made = benchmark([item(f"i{row}", (1, 0)) for row in range(4)])
+    reward = np.array([[1.0, 0.0], [0.0, 0.0], [0.0, 1.0], [2.0, 2.0]])
+    untied = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [2.0, 3.0]])
+    values = official(made, (Scores("tied", reward), Scores("untied", untied)))
+    assert values.value.T.tolist() == [[1, 0, 0, 0], [1, 1, 0, 0]]
+    assert values.shared.T.tolist() == [[1, 0.5, 0, 0.5], [1, 1, 0, 0]]
+    found = standings(values, ["tied", "untied"], "untied", bootstrap=Bootstrap(500))
+    tied, other = found["tied"].entries["overall"], found["untied"].entries["overall"]
+    assert (tied.value.value, tied.shared.value, other.value.value, other.shared.value) == (0.25, 0.5, 0.5, 0.5)
+    assert other.value == other.shared
+    assert tied.shared.low > tied.value.low and tied.shared.high >= tied.value.high
+
+
+def test_tests_are_of_the_official_rule() -> None:
+    made = benchmark([item(f"i{row}", (1, 0)) for row in range(10)])
+    tied = Scores("tied", np.zeros((10, 2)))
+    half = Scores("half", np.array([[1.0, 0.0]] * 5 + [[0.0, 1.0]] * 5))
+    cell = stand(made, (tied, half), "tied")["half"].entries["overall"]
+    assert cell.p == 2 / 2**5  # against 1/2 for each tie it would be 1
+
+
+def test_the_seed_is_that_of_resamples_and_permutations() -> None:
+    made = pairwise()
+    scorers = (plain_scores(made, "rm"), plain_scores(made, "close", 0.8, 5))
+    first, again, other = (
+        stand(made, scorers, bootstrap=Bootstrap(200, seed=seed))["close"].entries["overall"] for seed in (0, 0, 1)
+    )
+    assert first == again
+    assert first.p != other.p and first.value.low != other.value.low and first.difference.low != other.difference.low
+
+
+def test_the_rule_is_asked_about_shared_ties_only_where_there_are_any() -> None:
+    asked: list[Ties | None] = []
+
+    def terms(items: Sequence[Item], rewards: Floats, ties: Ties | None) -> Terms:
+        asked.append(ties)
+        value = success(items, rewards, ties)
+        return Terms(("all",), np.zeros(len(items), np.int64), np.arange(len(items)), value)
+
+    made = replace(benchmark([item("a", (1, 0)), item("b", (1, 0, 0))]), terms=terms, scores=OVERALL)
+    official(made, (Scores("free", np.array([[1.0, 0.0, np.nan], [1.0, 0.0, 2.0]])),))
+    assert asked == [None]
+    asked.clear()
+    official(made, (Scores("tied", np.array([[1.0, 0.0, np.nan], [1.0, 0.0, 0.0]])),))
+    assert asked == [None, "shared"]
+
+
+def test_a_rule_with_a_defect_is_found() -> None:
+    made = benchmark([item("a", (1, 0)), item("b", (1, 0))])
+    first, second = Scores("one", np.array([[1.0, 0.0]] * 2)), Scores("two", np.array([[3.0, 0.0]] * 2))
+
+    def other_items(items: Sequence[Item], rewards: Floats, ties: Ties | None) -> Terms:
+        rows = np.flatnonzero(rewards[:, 0] > 2)
+        return Terms(("all",), np.zeros(len(rows), np.int64), rows, np.ones(len(rows)))
+
+    def not_finite(items: Sequence[Item], rewards: Floats, ties: Ties | None) -> Terms:
+        return Terms(("all",), np.zeros(1, np.int64), np.zeros(1, np.int64), np.array([np.nan]))
+
+    for rule, said in ((other_items, "other items"), (not_finite, "not finite")):
+        with pytest.raises(ValueError, match=said):
+            official(replace(made, terms=rule, scores=OVERALL), (first, second))
+
+
+def test_a_rule_may_give_its_values_in_any_order() -> None:
+    made = pairwise()
+
+    def shuffled(items: Sequence[Item], rewards: Floats, ties: Ties | None) -> Terms:
+        terms = made.terms(items, rewards, ties)
+        order = np.argsort(rewards[:, 0])
+        return Terms(terms.names, terms.term[order], terms.item[order], terms.value[order])
+
+    assert repr(stand(replace(made, terms=shuffled), three(made))) == repr(stand(made, three(made)))
+
+
+def test_differences_and_tests_agree_with_scipy() -> None:
+    made = pool(count=30)
+    rm, _, poor = three(made)
+    close = plain_scores(made, "close", skill=0.95, seed=4)
+    found = standings(
+        official(made, (rm, close, poor)), ["rm", "close", "poor"], "rm", bootstrap=Bootstrap(4000, seed=1)
+    )
+    mine = success(made.items, rm.reward, None)
+    for scores in (close, poor):
+        other = success(made.items, scores.reward, None)
+        cell = found[scores.name].entries["overall"]
+        expected = stats.permutation_test(
+            (other, mine), lambda a, b: np.sum(a - b), permutation_type="samples", n_resamples=9999, rng=3
+        ).pvalue
+        assert cell.p == pytest.approx(expected, abs=0.02)
+        interval = stats.bootstrap(
+            (other - mine,), np.mean, method="percentile", n_resamples=4000, rng=np.random.default_rng(2)
+        ).confidence_interval
+        assert cell.difference is not None
+        assert cell.difference.value == pytest.approx((other - mine).mean())
+        width = interval.high - interval.low
+        assert (cell.difference.low, cell.difference.high) == pytest.approx(tuple(interval), abs=0.08 * width)
+    assert found["poor"].entries["overall"].p == pytest.approx(1e-4)
+
+
+def test_the_reference_has_no_difference_and_the_others_do() -> None:
+    made = pairwise()
+    found = stand(made, three(made), "poor")
+    for score in made.scores:
+        mine = found["poor"].entries[score.name]
+        assert (mine.difference, mine.p, mine.p_holm) == (None, None, None)
+        for name in ("rm", "rm-refined"):
+            cell = found[name].entries[score.name]
+            assert cell.difference is not None
+            assert cell.difference.value == pytest.approx(cell.value.value - mine.value.value)
+            assert cell.difference.low <= cell.difference.value <= cell.difference.high
+            assert 0 < cell.p <= cell.p_holm <= 1
+
+
+def test_differences_are_paired() -> None:
+    made = pairwise()
+    rm = plain_scores(made, "rm")
+    found = stand(made, (rm, replace(rm, name="twin")))
+    twin = found["twin"].entries["overall"]
+    assert twin.difference == Estimate(0, 0, 0) and twin.p == 1.0
+    assert twin.value.high > twin.value.low
+
+
+def test_a_smaller_level_makes_smaller_intervals() -> None:
+    made = pool()
+    values = official(made, (plain_scores(made, "rm"),))
+    wide, narrow = (
+        standings(values, ["rm"], "rm", bootstrap=Bootstrap(300, level=level))["rm"].entries["overall"].value
+        for level in (0.95, 0.5)
+    )
+    assert wide.low < narrow.low < narrow.high < wide.high
+
+
+def test_holm_has_two_families_overall_and_the_rest() -> None:
+    made = pairwise(count=90, prompts=90)
+    scorers = (*three(made), plain_scores(made, "more", 0.6, 7))
+    found = stand(made, scorers, permutations=499)
+    others = ["rm-refined", "poor", "more"]
+    for kinds in (("overall",), ("section", "subset")):
+        scores = [score.name for score in made.scores if score.kind in kinds]
+        cells = [found[name].entries[score] for score in scores for name in others]
+        assert [cell.p_holm for cell in cells] == pytest.approx(naive_holm([cell.p for cell in cells]))
+    assert len({cell.p for name in others for cell in found[name].entries.values()}) > 6
+
+
+def test_a_p_value_depends_on_the_two_scorers_alone() -> None:
+    made = pairwise()
+    rm, refined, poor = three(made)
+    both = stand(made, (rm, refined))["rm-refined"].entries
+    all_three = stand(made, (poor, refined, rm))["rm-refined"].entries
+    assert {name: cell.p for name, cell in both.items()} == {name: cell.p for name, cell in all_three.items()}
+    swapped = stand(made, (rm, refined), "rm-refined")["rm"].entries
+    assert {name: cell.p for name, cell in both.items()} == {name: cell.p for name, cell in swapped.items()}
+    assert both["overall"].difference.value == -swapped["overall"].difference.value
+
+
+def made_values(columns: Sequence[Sequence[float]]) -> Official:
+    """One score, every item its own cluster."""
+    value = np.array(columns, dtype=np.float64).T
+    rows = np.arange(len(value))
+    return Official(OVERALL, np.ones((1, 1)), np.zeros_like(rows), rows, rows, value, value)
+
+
+def sets(values: Official, names: Sequence[str]) -> tuple[list[str], list[str]]:
+    found = standings(values, names, names[0], bootstrap=Bootstrap(10), permutations=999)
+    best = [name for name in names if "overall" in found[name].best]
+    close = [name for name in names if "overall" in found[name].not_worse]
+    return best, close
+
+
+def test_best_and_not_clearly_worse() -> None:
+    ones = [1.0] * 40
+    assert sets(made_values([ones, [1.0] * 38 + [0.0] * 2, [0.0] * 40]), ["a", "b", "c"]) == (["a"], ["b"])
+    assert sets(made_values([[0.0] * 40, ones]), ["a", "b"]) == (["b"], [])
+    assert sets(made_values([ones]), ["a"]) == ([], [])
+
+
+def test_several_may_be_the_best() -> None:
+    first, second = [1.0, 0.0] * 20, [0.0, 1.0] * 20
+    assert sets(made_values([first, second, [0.0] * 40]), ["a", "b", "c"]) == (["a", "b"], [])
+    rounded = [np.nextafter(0.5, 1)] * 40
+    assert sets(made_values([rounded, [0.5] * 40]), ["a", "b"]) == (["a", "b"], [])
+
+
+def test_not_worse_is_corrected_for_the_number_of_scorers() -> None:
+    # Six items of 40 lost and none won: p = 2 / 2^6 = 0.031, twice that with two others to test.
+    best, less = [1.0] * 40, [0.0] * 6 + [1.0] * 34
+    assert sets(made_values([best, less]), ["a", "b"]) == (["a"], [])
+    assert sets(made_values([best, less, less[::-1]]), ["a", "b", "c"]) == (["a"], ["b", "c"])
+    # One that is as good as the best is one of the tests too.
+    assert sets(made_values([best, less, best]), ["a", "b", "c"]) == (["a", "c"], ["b"])
+    # and so is one that is far away, but step-down spends nothing on it: 0.031 <= 0.05 / 1
+    assert sets(made_values([best, less, [0.0] * 40]), ["a", "b", "c"]) == (["a"], [])
+
+
+def test_fewer_than_two_prompts_have_no_interval() -> None:
+    made = benchmark(
+        [
+            item("a", (1, 0), "x", "alone"),
+            item("b", (1, 0), "x", "alone"),
+            *(item(f"c{n}", (1, 0), group="many") for n in range(9)),
+        ]
+    )
+    rm, _, poor = three(made)
+    found = stand(made, (rm, poor))
+    for name in ("rm", "poor"):
+        cell = found[name].entries["alone"]
+        assert math.isfinite(cell.value.value) and math.isnan(cell.value.low) and math.isnan(cell.value.high)
+        assert math.isfinite(found[name].entries["many"].value.low)
+        assert math.isfinite(found[name].entries["overall"].value.low)
+    assert math.isnan(found["poor"].entries["alone"].difference.low)
+    assert found["poor"].entries["alone"].p == 1.0
+    values = official(made, (rm, poor))
+    assert values.counts() == {"overall": (11, 10), "alone": (2, 1), "many": (9, 9)}
+
+
+def test_a_score_without_items_is_no_number_and_no_test() -> None:
+    made = styles(36)
+    made = made.take([row for row, one in enumerate(made.items) if one.group == "chat"])
+    absent = Score("absent", "subset", {"nowhere": 1.0})
+    made = replace(made, scores=(*made.scores, absent))
+    rm, refined, poor = three(made)
+    values = official(made, (rm, refined, poor))
+    assert values.counts()["code"] == values.counts()["absent"] == (0, 0)
+    assert values.counts()["overall"] == values.counts()["chat"] == (12, 12)
+    found = standings(values, ["rm", "rm-refined", "poor"], "rm", bootstrap=Bootstrap(50), permutations=99)
+    for name in ("code", "code/hard", "absent"):
+        for standing in found.values():
+            cell = standing.entries[name]
+            assert math.isnan(cell.value.value) and cell.p is None and cell.p_holm is None
+            assert name not in standing.best and name not in standing.not_worse
+    assert found["poor"].entries["overall"].value.value == pytest.approx(found["poor"].entries["chat"].value.value)
+    tested = [found[who].entries[name] for name in ("chat", "hard") for who in ("rm-refined", "poor")]
+    assert [cell.p_holm for cell in tested] == pytest.approx(naive_holm([cell.p for cell in tested]))
+
+
+def test_estimates_are_percentiles() -> None:
+    generator = np.random.default_rng(0)
+    draws = generator.normal(size=(50, 3, 2))
+    draws[generator.random(50) < 0.3, 1, 1] = np.nan
+    draws[:, 2, 0] = np.nan
+    value = generator.normal(size=(3, 2))
+    found = estimates(value, draws, Bootstrap(level=0.8))
+    for row in range(3):
+        for column in range(2):
+            expected = Bootstrap(level=0.8).estimate(value[row, column], draws[:, row, column])
+            assert tuple(found[row][column].__dict__.values()) == pytest.approx(
+                tuple(expected.__dict__.values()), nan_ok=True
+            )
+
+
+def test_gains_are_from_the_own_base_and_equal_differences_where_that_is_the_reference() -> None:
+    made = pairwise()
+    rm, other = plain_scores(made, "rm", seed=1), plain_scores(made, "other", skill=0.3, seed=2)
+    refined = replace(plain_scores(made, "refined", skill=2.0, seed=3), base="other")
+
+    def cell(scorers: Sequence[Scores], reference: str) -> Entry:
+        bases = [one.base for one in scorers]
+        found = standings(
+            official(made, scorers),
+            [one.name for one in scorers],
+            reference,
+            bases,
+            bootstrap=Bootstrap(200),
+            permutations=199,
+        )
+        return found["refined"].entries["overall"]
+
+    at_home = cell((rm, other, refined), "other")
+    assert at_home.gain is not None and (at_home.gain, at_home.p_gain) == (at_home.difference, at_home.p)
+    away = cell((rm, other, refined), "rm")
+    assert (away.gain, away.p_gain, away.p_gain_holm) == (at_home.gain, at_home.p_gain, at_home.p_gain)
+    assert away.difference == cell((rm, refined), "rm").difference != away.gain
+    assert cell((rm, refined), "rm").gain is None  # its base is not there
+    assert away.gain.value == pytest.approx(
+        away.value.value - stand(made, (rm, other, refined))["other"].entries["overall"].value.value
     )

@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 from tests.evaluation.suites import (
     all_kinds,
@@ -23,8 +25,17 @@ from tests.evaluation.suites import (
 
 from ebrm.benchmarks import Benchmark, Score
 from ebrm.evaluation import MOST_RESAMPLES, ScoredBenchmark, Scores
-from ebrm.evaluation.measures import Measures, measure, right_wrong_pairs
-from ebrm.evaluation.results import common_items, official_values
+from ebrm.evaluation import measures as module
+from ebrm.evaluation.measures import (
+    Measures,
+    ResponsePairs,
+    count_flips,
+    measure,
+    reward_unit,
+    right_wrong_pairs,
+    worst_regressions,
+)
+from ebrm.evaluation.results import Common, common_items, official_values
 from ebrm.metrics import (
     Bootstrap,
     Estimate,
@@ -315,3 +326,206 @@ def test_a_constant_reward_has_no_margin_and_all_ties() -> None:
     found = values(measured(made, (Scores("flat", np.full((len(made), 2), 7.0)),))["flat"].metrics)
     assert (found["accuracy"], found["accuracy_ties_half"], found["ties"], found["margin"]) == (0, 0.5, 1, 0)
     assert found["brier"] == 0.25 and found["aurc_random"] == 1 and "error_auroc_confidence" not in found
+
+
+def rows(pairs: ResponsePairs) -> list[tuple[int, int, int]]:
+    return list(zip(pairs.item.tolist(), pairs.a.tolist(), pairs.b.tolist(), strict=True))
+
+
+def test_all_pairs_of_different_gold_the_better_first() -> None:
+    gold = np.array([[0.0, 1.0, NAN], [0.2, 0.2, 0.9], [0.5, 0.5, 0.5]])
+    pairs = right_wrong_pairs(gold)
+    assert rows(pairs) == [(0, 1, 0), (1, 2, 0), (1, 2, 1)]
+    assert pairs.weight.tolist() == [1.0, 0.5, 0.5]
+    assert len(pairs) == 3
+    assert {pairs.item.dtype, pairs.a.dtype, pairs.b.dtype} == {np.dtype(np.int64)}
+
+
+def test_three_right_and_three_wrong_give_all_nine() -> None:
+    pairs = right_wrong_pairs(np.array([[1.0, 1.0, 1.0, 0.0, 0.0, 0.0]]))
+    assert rows(pairs) == [(0, a, b) for a in range(3) for b in range(3, 6)]
+    assert pairs.weight.tolist() == [1 / 9] * 9
+
+
+golds = st.lists(st.lists(st.sampled_from([0.0, 0.5, 1.0, NAN]), min_size=5, max_size=5), min_size=1, max_size=8)
+
+
+@given(golds, st.integers(1, 7), st.integers(0, 3))
+def test_pairs_are_right_and_as_many_as_they_can_be(table: list[list[float]], most: int, seed: int) -> None:
+    gold = np.array(table)
+    pairs = right_wrong_pairs(gold, most, seed)
+    assert rows(pairs) == sorted(set(rows(pairs)))
+    assert (gold[pairs.item, pairs.a] > gold[pairs.item, pairs.b]).all()
+    for row in range(len(gold)):
+        possible = sum(x > y for x in gold[row] for y in gold[row])
+        assert (pairs.item == row).sum() == min(most, possible)
+        assert pairs.weight[pairs.item == row].sum() == pytest.approx(float(possible > 0))
+
+
+def test_the_draw_of_an_item_depends_on_seed_and_id_alone() -> None:
+    generator = np.random.default_rng(0)
+    gold = generator.random((30, 12))
+    ids = [f"item {row}" for row in range(30)]
+    there = right_wrong_pairs(gold, ids=ids)
+    order = generator.permutation(30)
+    other = right_wrong_pairs(gold[order], ids=[ids[row] for row in order])
+    assert sorted((ids[order[row]], a, b) for row, a, b in rows(other)) == sorted(
+        (ids[row], a, b) for row, a, b in rows(there)
+    )
+    alone = right_wrong_pairs(gold[7:8], ids=ids[7:8])
+    assert [(a, b) for _, a, b in rows(alone)] == [(a, b) for row, a, b in rows(there) if row == 7]
+    assert rows(right_wrong_pairs(gold, seed=1, ids=ids)) != rows(there)
+    assert rows(right_wrong_pairs(gold, ids=ids)) == rows(there)
+    assert rows(right_wrong_pairs(gold)) == rows(right_wrong_pairs(gold, ids=[str(row) for row in range(30)]))
+
+
+def test_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    gold = np.random.default_rng(1).random((25, 8))
+    whole = right_wrong_pairs(gold, 4)
+    monkeypatch.setattr(module, "_CHUNK_CELLS", 200)
+    parts = right_wrong_pairs(gold, 4)
+    assert rows(parts) == rows(whole) and parts.weight.tolist() == whole.weight.tolist()
+
+
+def test_every_pair_is_as_likely_to_be_drawn() -> None:
+    items = 4000
+    pairs = right_wrong_pairs(np.tile([0.1, 0.3, 0.2, 0.5], (items, 1)), most=2)
+    _, count = np.unique(pairs.a * 4 + pairs.b, return_counts=True)
+    assert len(count) == 6
+    assert stats.chisquare(count).pvalue > 0.01
+    # and so is every pair of pairs
+    first, second = (pairs.a * 4 + pairs.b)[0::2], (pairs.a * 4 + pairs.b)[1::2]
+    _, both = np.unique(np.stack([first, second]), axis=1, return_counts=True)
+    assert len(both) == 15
+    assert stats.chisquare(both).pvalue > 0.01
+
+
+def test_no_items_give_no_pairs() -> None:
+    pairs = right_wrong_pairs(np.empty((0, 0)))
+    assert len(pairs) == 0 and pairs.item.dtype == np.int64 and pairs.weight.dtype == np.float64
+
+
+def test_ids_may_hold_what_utf_8_cannot() -> None:
+    assert len(right_wrong_pairs(np.random.default_rng(0).random((1, 9)), ids=["\ud83d"])) == 9
+
+
+def test_what_cannot_be() -> None:
+    with pytest.raises(ValueError, match="most is 0"):
+        right_wrong_pairs(np.ones((1, 2)), most=0)
+    with pytest.raises(ValueError, match="2 items and 1 ids"):
+        right_wrong_pairs(np.ones((2, 2)), ids=["a"])
+
+
+def both(common: Common) -> tuple[Scores, Scores]:
+    return common.scorers[0], common.scorers[1]
+
+
+def flips(item_of: list[int], weight: list[float], base: list[float], refined: list[float]) -> tuple[int, int]:
+    return count_flips(np.array(item_of), np.array(weight), np.array(base), np.array(refined))
+
+
+def test_flips_of_right_or_wrong_items() -> None:
+    assert flips([0, 1, 2, 3, 4], [0.2] * 5, [0, 0, 1, 1, 0], [1, 1, 0, 1, 0]) == (2, 1)
+
+
+def test_values_that_differ_by_rounding_are_no_flip() -> None:
+    assert flips([0, 1], [1, 1], [0.1 + 0.2, 0.5], [0.3, 0.5 + 1e-8]) == (1, 0)
+    assert flips([0, 1], [1, 1], [0.3, 0.5 + 1e-8], [0.1 + 0.2, 0.5]) == (0, 1)
+
+
+def test_items_with_several_values_count_once_by_their_weights() -> None:
+    # The second value weighs more, so the item is worse although the first rose by as much.
+    assert flips([0, 0], [0.1, 0.3], [0, 1], [1, 0]) == (0, 1)
+    assert flips([0, 0], [0.3, 0.1], [0, 1], [1, 0]) == (1, 0)
+    assert flips([0, 0], [0.5, 0.5], [0, 1], [1, 0]) == (0, 0)
+    # A value in no overall score does not matter beside one that is, and is all there is where none is.
+    assert flips([0, 0, 1, 1], [0.0, 0.5, 0.0, 0.0], [0, 1, 0, 1], [1, 0.9, 1, 0.5]) == (1, 1)
+
+
+def test_small_weights_do_not_hide_flips() -> None:
+    assert flips([0, 1], [1e-12, 1e-12], [0, 1], [1, 0]) == (1, 1)
+
+
+def test_the_unit_is_the_spread_of_all_rewards() -> None:
+    reward = np.array([[1.0, 3.0, np.nan], [5.0, 7.0, 2.0]])
+    assert reward_unit(reward) == pytest.approx(np.std([1, 3, 5, 7, 2]))
+    assert reward_unit(np.full((3, 2), 4.0)) == 1.0
+
+
+def test_the_worst_regressions_first_one_a_prompt() -> None:
+    made = benchmark(
+        [
+            item("kept", (1, 0), "a", "safety"),
+            item("small", (1, 0), "b", "safety"),
+            item("large", (0, 1), "c", "maths", lengths=(3, 4)),
+            item("larger, same prompt", (1, 0), "b", "safety"),
+            item("tied", (1, 0), "d"),
+            item("never right", (1, 0), "e"),
+            item("fixed", (1, 0), "f"),
+            item("tied before", (1, 0), "g"),
+        ]
+    )
+    base = np.array([[2.0, 0], [1, 0], [0, 2.5], [1.5, 0], [1, 0], [0, 1], [0, 1], [1, 1]])
+    refined = np.array([[1.0, 0], [0, 0.1], [2.5, 0], [0, 0.2], [0.5, 0.5], [0, 3], [3, 0], [0, 9]])
+    common = common_items(ScoredBenchmark(made, (Scores("rm", base), Scores("new", refined, "rm"))))
+    pairs = right_wrong_pairs(common.gold)
+    found = worst_regressions(common, pairs, *both(common))
+    assert [one.item for one in found] == ["large", "larger, same prompt", "tied"]
+    large = found[0]
+    assert (large.prompt, large.group, large.scorer) == ("c", "maths", "new")
+    assert (large.right, large.wrong) == ("xxxx", "xxx")
+    assert (large.base, large.refined) == ((2.5, 0.0), (0.0, 2.5))
+    assert [one.item for one in worst_regressions(common, pairs, *both(common), most=1)] == ["large"]
+
+
+def test_equal_drops_come_in_the_order_of_ids() -> None:
+    generator = np.random.default_rng(0)
+    names = [f"{row:03}" for row in generator.permutation(300)]
+    made = benchmark([item(name, (1, 0)) for name in names])
+    large = generator.random(300) < 0.5
+    base = np.where(large[:, None], [[2.0, 0.0]], [[1.0, 0.0]])
+    scorers = (Scores("rm", base), Scores("new", base[:, ::-1], "rm"))
+    common = common_items(ScoredBenchmark(made, scorers))
+    found = worst_regressions(common, right_wrong_pairs(common.gold), *both(common), most=300)
+    expected = sorted(np.array(names)[large]) + sorted(np.array(names)[~large])
+    assert [one.item for one in found] == expected
+
+
+def test_drops_are_measured_in_each_scorers_own_unit() -> None:
+    made = pairwise(count=400, prompts=400)
+    rm, refined = plain_scores(made, "rm"), refined_scores(made, "new", "rm", 0.6, 2)
+    common = common_items(ScoredBenchmark(made, (rm, refined)))
+    pairs = right_wrong_pairs(common.gold)
+    found = worst_regressions(common, pairs, *both(common))
+    assert len(found) == 6
+    larger = (rm, replace(refined, reward=1000 * refined.reward + 5))
+    again = worst_regressions(common, pairs, *larger)
+    assert [one.item for one in again] == [one.item for one in found]
+    unit = [reward_unit(one.reward) for one in (rm, refined)]
+    drops = [(one.base[0] - one.base[1]) / unit[0] - (one.refined[0] - one.refined[1]) / unit[1] for one in found]
+    assert drops == sorted(drops, reverse=True)
+    first, second = (one.reward[:, 0] - one.reward[:, 1] for one in (rm, refined))
+    lost = (first > 0) & (second <= 0)
+    assert drops == pytest.approx(np.sort((first / unit[0] - second / unit[1])[lost])[::-1][:6])
+
+
+def test_regressions_do_not_depend_on_the_order_of_items() -> None:
+    made = best_of(count=80)
+    scorers = (plain_scores(made, "rm", digits=1), replace(refined_scores(made, "new", "rm", 0.3), prefer=None))
+    order = np.random.default_rng(0).permutation(len(made))
+    found = []
+    for which in (np.arange(len(made)), order):
+        common = common_items(ScoredBenchmark(made.take(which), [one.take(which) for one in scorers]))
+        pairs = right_wrong_pairs(common.gold, ids=[one.id for one in common.benchmark.items])
+        found.append(worst_regressions(common, pairs, *both(common)))
+    assert found[0] == found[1] and len(found[0]) == 6
+
+
+def test_turns_are_told_apart() -> None:
+    made = benchmark([item("a", (1, 0))])
+    turns = ({"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello."})
+    made = replace(made, items=(replace(made.items[0], prompt=turns),))
+    scorers = (Scores("rm", np.array([[1.0, 0.0]])), Scores("new", np.array([[0.0, 1.0]]), "rm"))
+    common = common_items(ScoredBenchmark(made, scorers))
+    found = worst_regressions(common, right_wrong_pairs(common.gold), *scorers)
+    assert found[0].prompt == "system: Be brief.\n\nuser: Hello."

@@ -8,17 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.terminal import ebrm
+import torch
+from tests.linear import linear_features
+from tests.terminal import ebrm, write_lines
 from tests.tiny import save_rm
 
-from ebrm.backbone import load_backbone
-from ebrm.benchmarks import Benchmark, Item, Score, Terms
+from ebrm.backbone import Backbone, load_backbone
+from ebrm.benchmarks import Benchmark, Item, Score, Terms, open_file
 from ebrm.data import TextConfig
-from ebrm.errors import FeaturesError, ModelError
-from ebrm.evaluation import BenchmarkTexts, TextCache, score_function
+from ebrm.errors import DataError, FeaturesError, ModelError
+from ebrm.evaluation import BenchmarkTexts, TextCache, read_pool, score_function, tokens_of
 from ebrm.evaluation import score_models as models
-from ebrm.evaluation.score_models import open_models
-from ebrm.features import FeatureConfig
+from ebrm.evaluation.score_models import NOT_READ, open_models
+from ebrm.features import FeatureConfig, open_features
 from ebrm.fitting import fit
 from ebrm.heads import EnergyConfig, NetworkConfig, TrainingConfig
 from ebrm.model import EnergyRewardModel
@@ -297,3 +299,50 @@ def test_any_function_of_prompt_and_response_is_a_scorer():
     assert np.isnan(with_none.reward[0, 0])
     with pytest.raises(ModelError, match="gave 1 rewards for 5 texts"):
         score_function("short", lambda prompts, responses: [1.0], ITEMS)
+
+
+@pytest.fixture
+def graded_pool(tmp_path: Path) -> Benchmark:
+    rows = [
+        {
+            "prompt": f"How much is {n}?",
+            "responses": [f"{n}", f"{n + 1}", "some"][: 2 + n % 2],
+            "gold": [1.0, 0.25, 0][: 2 + n % 2],
+        }
+        for n in range(6)
+    ]
+    rows[4]["responses"] = ["word " * 300, "no"]
+    return open_file(write_lines(tmp_path / "pool.jsonl", rows))
+
+
+def test_responses_are_read_as_the_features_were(
+    features: Path, model: Path, graded_pool: Benchmark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = read_pool(open_features(features), graded_pool, tmp_path / "cache", {})
+    assert found.left_out == {NOT_READ: 1} and found.gold.shape == (5, 3) and found.count == 15
+    assert found.prompt.tolist() == [0, 0, 1, 1, 1, 2, 2, 3, 3, 3, 4, 4, 4]
+    texts = [(item.prompt, text) for k, item in enumerate(graded_pool.items) if k != 4 for text in item.responses]
+    reading, _ = EnergyRewardModel.from_pretrained(model).backbone.read_texts(*zip(*texts, strict=True))
+    torch.testing.assert_close(found.base, reading.reward, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found.embedding, reading.embedding, atol=2e-3, rtol=2e-3)  # kept in half precision
+    assert bool((found.length > 3).all())
+    table = found.table(found.base)
+    np.testing.assert_array_equal(np.isfinite(table), np.isfinite(found.gold))
+    assert table[1, 2] == pytest.approx(float(found.base[4]))
+
+    monkeypatch.setattr(Backbone, "read", lambda *_: pytest.fail("a text was read again"))
+    again = read_pool(open_features(features), graded_pool, tmp_path / "cache", {})
+    assert again.count == 0 and torch.equal(again.embedding, found.embedding)
+
+
+def test_imported_features_know_no_reward_model(graded_pool: Benchmark, tmp_path: Path) -> None:
+    imported = linear_features(4)
+    with pytest.raises(DataError, match="made elsewhere"):
+        read_pool(imported, graded_pool, tmp_path, {})
+    assert tokens_of(imported) is None
+
+
+def test_lengths_of_features(features: Path) -> None:
+    opened = open_features(features)
+    tokens = tokens_of(opened)
+    assert tokens is not None and tokens.shape == (len(opened),) and tokens.min() > 0

@@ -1,8 +1,7 @@
 """Best-of-n and KL-regularized selection on pools of responses: gold along n and along KL.
 
-Gold along n is the exact mean over all sets of n responses of a pool, gold along KL that of the tilted policy at that
-KL in nats (:mod:`ebrm.optimize`), so there is no sampling noise but that of the prompts, which is what the intervals
-are about. All rewards select among the same prompts, and differences are paired.
+Both are exact (:mod:`ebrm.optimize`): intervals are of the prompts alone. All rewards select among the same prompts,
+and differences are paired.
 """
 
 from __future__ import annotations
@@ -20,11 +19,7 @@ from ebrm.benchmarks import Floats, padded
 from ebrm.data import read_rows
 from ebrm.errors import DataError
 from ebrm.metrics import Bootstrap, MeanCurve, Peak, curve_peak, mean_curve
-from ebrm.optimize import (
-    best_of_n_gold,
-    best_of_n_kl,
-    tilt_to_kl,
-)
+from ebrm.optimize import best_of_n_gold, best_of_n_kl, tilt_to_kl
 
 #: Columns that are taken where none are named: what `ebrm score` writes, and what the prompt is called in files.
 REWARDS = ("base_reward", "reward")
@@ -35,17 +30,11 @@ INCOMPLETE = "a response without one of the numbers"
 
 @dataclass(frozen=True, eq=False)
 class ResponsePools:
-    """The responses to q prompts with several rewards and gold of each.
+    """Responses to q prompts with several rewards and gold of each."""
 
-    Attributes:
-        reward: name to the rewards [q, m], NaN where a prompt has fewer than m responses.
-        gold: worth of the responses [q, m], NaN in the same places.
-        left_out: reason to how many prompts were left out for it.
-    """
-
-    reward: Mapping[str, Floats]
-    gold: Floats
-    left_out: Mapping[str, int]
+    reward: Mapping[str, Floats]  # name to rewards [q, m], NaN beyond a prompt's last response
+    gold: Floats  # worth of the responses [q, m], NaN in the same places
+    left_out: Mapping[str, int]  # reason to number of prompts left out
 
     @property
     def sizes(self) -> NDArray[np.int64]:
@@ -62,17 +51,16 @@ def read_pools(
 ) -> ResponsePools:
     """Read pools from rows of responses: .jsonl, .json, .csv, .tsv or .parquet.
 
-    A prompt with a response that lacks a number (a missing, empty or NaN cell) is left out whole and counted: gold of
-    the best of what is left would be of another pool, and all rewards are compared on the same prompts.
+    A prompt with a response that lacks a number (missing, empty or NaN) is left out whole and counted.
 
     Args:
         source: the file.
-        reward: columns with rewards, in the order they are to be shown; none: those of `REWARDS` that there are.
+        reward: columns with rewards, in the order shown; none: those of `REWARDS` that there are.
         gold: column with the worth of a response, in any unit; true and false are 1 and 0.
-        prompt_column: column that rows of one prompt have in common, of any type; None: the first of `PROMPTS`.
+        prompt_column: column that rows of one prompt share, of any type; None: the first of `PROMPTS`.
 
     Raises:
-        DataError: no rows, a column that is not there, a cell that is no finite number, or no prompt left.
+        DataError: no rows, a missing column, a cell that is no finite number, or no prompt left.
     """
     names: tuple[str, ...] = tuple(dict.fromkeys(reward))
     key = prompt_column
@@ -111,7 +99,6 @@ def read_pools(
 
 
 def _number(value: Any, column: str, where: str) -> float:
-    """A cell as a number, NaN where there is none."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return math.nan
     word = value.strip().lower() if isinstance(value, str) else None
@@ -212,12 +199,12 @@ def gold_curves(reward: Floats, gold: Floats, axes: Mapping[Axis, Floats]) -> di
 
 
 def select(pools: ResponsePools, least: int | None = None, *, bootstrap: Bootstrap = Bootstrap()) -> Selection:
-    """Curves of every reward along n and KL, with paired intervals over prompts.
+    """Curves of every reward along n and KL, with paired intervals over prompts; differences are to the first reward.
 
     Args:
-        pools: rewards and gold of the responses; differences are to the first reward.
-        least: prompts with fewer responses are left out and counted. Curves end at the smallest pool that stays, so
-            that a higher number gives longer curves over fewer prompts. None: `longest_axis`, and at least 2.
+        pools: rewards and gold of the responses.
+        least: prompts with fewer responses are left out and counted; curves end at the smallest pool that stays. None:
+            `longest_axis`, and at least 2.
         bootstrap: of the intervals, over prompts.
 
     Raises:

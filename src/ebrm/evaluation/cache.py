@@ -1,8 +1,6 @@
-"""Cache of what models made of benchmark texts: each text is read once and refined once, whatever needs it later.
+"""Cache of benchmark texts, one folder a reward model and text rule: each text is read once and refined once.
 
-A cache folder belongs to one reward model under one text rule. In it lies one features folder for each run that met
-new texts, so that other benchmarks, limits, statistics and energy models on the same reward model find theirs there.
-Refined rewards and densities lie beside them.
+A folder has one features folder for each run that met new texts, and the refined rewards and densities beside them.
 """
 
 from __future__ import annotations
@@ -13,8 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
+from ebrm.benchmarks import Floats
 from ebrm.errors import FeaturesError
 from ebrm.features import (
     MANIFEST,
@@ -26,21 +29,13 @@ from ebrm.features import (
     read_items,
     read_manifest,
 )
-from ebrm.utils.files import sha256_json
+from ebrm.heads import Posterior
+from ebrm.model import EnergyRewardModel
+from ebrm.utils.files import atomic_path, sha256_json
+from ebrm.utils.progress_bar import progress
 
 if TYPE_CHECKING:
     from ebrm.backbone import Backbone
-
-
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
-
-from ebrm.heads import Posterior
-from ebrm.model import EnergyRewardModel
-from ebrm.utils.files import atomic_path
-from ebrm.utils.progress_bar import progress
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +48,8 @@ class ReadTexts:
 
     Attributes:
         parts: the folders, in the order of `reward`.
-        reward: float64 [n], the base reward of every text of every part.
-        refused: why texts could not be read, by text id.
+        reward: base reward of every text of every part, float64 [n].
+        refused: text id to why it could not be read.
     """
 
     def __init__(self, parts: Iterable[Features]) -> None:
@@ -120,10 +115,7 @@ class TextCache(ReadTexts):
         super().__init__([*others, *found])
 
     def read(self, texts: Iterable[Text], load: Callable[[], Backbone], settings: FeatureConfig | None = None) -> int:
-        """Read the texts that are not here yet; returns how many they were. `load` is called only if there are any.
-
-        A run that was stopped goes on with the texts it had finished, when the same texts are asked for again.
-        """
+        """Read the texts that are not here yet, by what `load` returns, and count them; a stopped run is continued."""
         new = self.unread(texts)
         if new:
             folder = self.path / "texts" / sha256_json([text.id for text in new])[:16]
@@ -138,21 +130,13 @@ def _key(identity: dict[str, Any], rule: dict[str, Any]) -> str:
     return f"{name[:40]}-{sha256_json([decisive, rule])[:16]}"
 
 
-Floats = NDArray[np.float64]
-
 _ROWS = 1024
 #: Pairs compared at a time, each with two densities.
 _PAIRS = 65536
 
 
 class RefinedTexts:
-    """Refined rewards of the texts of `texts`, in their order; computed folder by folder, as they are needed.
-
-    Args:
-        model: the energy model.
-        texts: the texts its reward model has read.
-        folder: where results are kept; None keeps nothing.
-        name: what the progress calls it.
+    """Refined rewards of `texts` in their order, computed folder by folder as needed, and kept in `folder` if given.
 
     Attributes:
         reward, std: float64 [n], in the base RM's units; NaN until `refine` has been asked for them.
@@ -196,7 +180,6 @@ class RefinedTexts:
         return Posterior(self._nodes, log_density, torch.zeros(len(rows), dtype=torch.float64))
 
     def _kept(self, part: Features, advance: Callable[[int], None]) -> dict[str, Tensor]:
-        """Refined rewards of one features folder, from the folder of results or computed and put there."""
         path = None
         if self._folder is not None:
             path = self._folder / f"{sha256_json(part.manifest['files'])[:16]}.safetensors"
@@ -216,7 +199,6 @@ class RefinedTexts:
 
 
 def _refine(model: EnergyRewardModel, part: Features, advance: Callable[[int], None]) -> dict[str, Tensor]:
-    """Refined rewards and densities of one features folder."""
     generator = model.head.draws()
     found: dict[str, list[Tensor]] = {"reward": [], "std": [], "interval": [], "log_density": []}
     for start in range(0, len(part), _ROWS):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ebrm.benchmarks import Benchmark
+from ebrm.benchmarks import Benchmark, Floats, Integers
 from ebrm.errors import ConfigError
 from ebrm.evaluation.measures import measure, right_wrong_pairs, worst_regressions
 from ebrm.evaluation.results import (
@@ -46,65 +46,50 @@ def compare(
     permutations: int = PERMUTATIONS,
     excluded: Mapping[str, int] | None = None,
 ) -> BenchmarkResult:
-    """Compare scorers on one benchmark, on the items that all of them could score.
+    """Compare scorers on one benchmark, on the items that all of them could score, whatever their order.
 
     Args:
-        benchmark: the items that were to be scored.
-        scorers: the scores of each scorer, in the order of the tables.
+        benchmark: items that were to be scored.
+        scorers: scores of each scorer, in the order of the tables.
         reference: name of the scorer that the others are compared with.
-        bootstrap: of the intervals, over prompts, the same resamples for all scorers; its seed is that of permutations
-            and drawn pairs too. Nothing depends on the order of the items.
+        bootstrap: of the intervals, over prompts; its seed is that of permutations and drawn pairs too.
         permutations: random patterns of each permutation test.
-        excluded: reason to number of items that were left out before scoring; passed on.
+        excluded: reason to number of items left out before scoring; passed on.
 
     Returns:
-        The result. In it, `p_holm` of the overall scores is corrected over the scorers only; `evaluate_scores` corrects
-        over all benchmarks. The metrics' names are explained in `ebrm.evaluation.measures`.
+        The result, with `p_holm` of the overall scores corrected over the scorers alone (`evaluate_scores`: over all
+        benchmarks), and metrics as explained in `ebrm.evaluation.measures`.
 
     Raises:
-        DataError: if no item could be scored by all.
-        ConfigError: if the reference is not among the scorers, or two have the same name.
+        DataError: no item could be scored by all.
+        ConfigError: the reference is not among the scorers, or two have the same name.
     """
     common = common_items(ScoredBenchmark(benchmark, scorers, excluded or {}))
-    names = [scores.name for scores in common.scorers]
-    check_reference(reference, names)
+    by_name = {scores.name: scores for scores in common.scorers}
+    names = list(by_name)
+    if reference not in names:
+        raise ConfigError(
+            f"The reference {reference!r} is not among the reward models that are compared: {', '.join(names)}. "
+            "Name one of them."
+        )
     official = official_values(common)
     bases = [scores.base for scores in common.scorers]
     standing = standings(official, names, reference, bases, bootstrap=bootstrap, permutations=permutations)
     pairs = right_wrong_pairs(common.gold, seed=bootstrap.seed, ids=[item.id for item in common.benchmark.items])
     measures = measure(common, official, pairs, bootstrap=bootstrap)
-    by_name = {scores.name: scores for scores in common.scorers}
     regressions = [
         worst_regressions(common, pairs, by_name[scores.base], scores)
         for scores in common.scorers
         if scores.base in by_name
     ]
     return BenchmarkResult(
-        name=benchmark.name,
-        title=benchmark.title,
-        origin=benchmark.origin,
-        notes=benchmark.notes,
-        scores=benchmark.scores,
-        counts=official.counts(),
-        items=len(common.benchmark),
-        prompts=len(np.unique(common.cluster)),
-        excluded=dict(excluded or {}),
-        unscored=common.unscored,
-        unscored_items=common.unscored_items,
-        scorers={
-            name: ScorerResult(
-                entries=standing[name].entries,
-                metrics=measures[name].metrics,
-                best=standing[name].best,
-                not_worse=standing[name].not_worse,
-                calibration=measures[name].calibration,
-                risk=measures[name].risk,
-                margins=measures[name].margins,
-            )
-            for name in names
-        },
+        name=benchmark.name, title=benchmark.title, origin=benchmark.origin, notes=benchmark.notes,
+        scores=benchmark.scores, counts=official.counts(),
+        items=len(common.benchmark), prompts=len(np.unique(common.cluster)),
+        excluded=dict(excluded or {}), unscored=common.unscored, unscored_items=common.unscored_items,
+        scorers={name: replace(standing[name], **vars(measures[name])) for name in names},
         regressions=tuple(regression for found in regressions for regression in found),
-    )
+    )  # fmt: skip
 
 
 def evaluate_scores(
@@ -117,10 +102,10 @@ def evaluate_scores(
     versions: Mapping[str, str] | None = None,
     seconds: Mapping[str, float] | None = None,
 ) -> Evaluation:
-    """Compare the same scorers on several benchmarks, and correct the tests of the overall scores for all of them.
+    """Compare the same scorers on several benchmarks; tests of overall scores are corrected over all of them.
 
     Args:
-        scored: the benchmarks, each with the scores of the same scorers in the same order.
+        scored: benchmarks with the scores of the same scorers in the same order.
         reference: see `compare`, as for `bootstrap` and `permutations`.
         bootstrap: see `compare`.
         permutations: see `compare`.
@@ -129,9 +114,9 @@ def evaluate_scores(
         seconds: stage to time so far; "compare" is added.
 
     Raises:
-        DataError: if a benchmark has no item that all could score.
-        ConfigError: if there is nothing to compare, or two benchmarks have the same name.
-        ValueError: if the benchmarks have different scorers.
+        DataError: a benchmark has no item that all could score.
+        ConfigError: nothing to compare, or two benchmarks of the same name.
+        ValueError: the benchmarks have different scorers.
     """
     started = time.monotonic()
     twice = [name for name, count in Counter(one.benchmark.name for one in scored).items() if count > 1]
@@ -146,41 +131,21 @@ def evaluate_scores(
     for one, found in zip(scored, bases, strict=True):
         if list(found.items()) != list(bases[0].items()):
             raise ValueError(f"{one.benchmark.name} was scored by {found}, {scored[0].benchmark.name} by {bases[0]}")
-    results = [
-        compare(
-            one.benchmark,
-            one.scorers,
-            reference,
-            bootstrap=bootstrap,
-            permutations=permutations,
-            excluded=one.excluded,
-        )
-        for one in scored
-    ]
-    corrected = _correct_overall(results)
+    statistics: dict[str, Any] = {"bootstrap": bootstrap, "permutations": permutations}
+    results = [compare(one.benchmark, one.scorers, reference, excluded=one.excluded, **statistics) for one in scored]
     return Evaluation(
-        benchmarks=corrected,
+        benchmarks=_correct_overall(results),
         bases=bases[0],
         reference=reference,
-        bootstrap=bootstrap,
-        permutations=permutations,
+        **statistics,
         about=dict(about or {}),
         versions=dict(versions or {}),
         seconds={**(seconds or {}), "compare": time.monotonic() - started},
     )
 
 
-def check_reference(reference: str, names: Sequence[str]) -> None:
-    """Raise a ConfigError unless the reference is one of the scorers."""
-    if reference not in names:
-        raise ConfigError(
-            f"The reference {reference!r} is not among the reward models that are compared: {', '.join(names)}. "
-            "Name one of them."
-        )
-
-
 def _correct_overall(results: Sequence[BenchmarkResult]) -> tuple[BenchmarkResult, ...]:
-    """Correct the overall scores' tests over all benchmarks and scorers: one family of differences, one of gains."""
+    """Holm's correction over all benchmarks and scorers: one family of differences, one of gains."""
     places = [
         (number, name, score.name)
         for number, result in enumerate(results)
@@ -206,23 +171,11 @@ def _correct_overall(results: Sequence[BenchmarkResult]) -> tuple[BenchmarkResul
     )
 
 
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
-
 #: A test below this, after correction, counts as a difference.
 SIGNIFICANT = 0.05
 
 # Scores closer than this are equal but for rounding.
 _ROUNDING = 1e-12
-
-
-@dataclass(frozen=True)
-class ScoreTable:
-    """One scorer's cells, and the scores in which it is the best or not clearly worse than the best."""
-
-    entries: Mapping[str, Entry]
-    best: frozenset[str]
-    not_worse: frozenset[str]
 
 
 def standings(
@@ -233,25 +186,8 @@ def standings(
     *,
     bootstrap: Bootstrap = Bootstrap(),
     permutations: int = PERMUTATIONS,
-) -> dict[str, ScoreTable]:
-    """Estimate every score of every scorer, test it against the reference's, and see which are the best.
-
-    The best of a score is the highest value; where several scorers have it, all of them. The others are tested against
-    the best by the paired permutation test, corrected for their number (Holm); one that stays above 0.05 is not clearly
-    worse. With one scorer there is neither.
-
-    Args:
-        official: the values.
-        names: the scorers, in the order of the values' columns.
-        reference: one of them.
-        bases: for each scorer the one it refines, or None; one that is not among the scorers counts as None.
-        bootstrap: of the intervals; its seed is that of the tests too.
-        permutations: random patterns of each test.
-
-    Returns:
-        Scorer to its standing. `p_holm` is corrected in two families: the overall scores of all scorers, and all
-        sections and subsets of all scorers.
-    """
+) -> dict[str, ScorerResult]:
+    """Estimates of every score, tests against the reference's and the own base's, and the best and those not worse."""
     count, against = len(names), names.index(reference)
     scores = official.scores
     # Without ties the shared values are the official ones: no need to resample them again.
@@ -288,19 +224,20 @@ def standings(
 
     def cell(row: int, column: int) -> Entry:
         made = Entry(value[row][column], value[row][shared[column]])
+        at = row, column
         if references[column] is not None:
-            tested = _number(p[row, column]), _number(p_holm[row, column])
-            made = replace(made, difference=difference[row][column], p=tested[0], p_holm=tested[1])
+            made = replace(made, difference=difference[row][column], p=_number(p[at]), p_holm=_number(p_holm[at]))
         if own[column] is not None:
-            tested = _number(p_gain[row, column]), _number(p_gain_holm[row, column])
-            made = replace(made, gain=gain[row][column], p_gain=tested[0], p_gain_holm=tested[1])
+            made = replace(
+                made, gain=gain[row][column], p_gain=_number(p_gain[at]), p_gain_holm=_number(p_gain_holm[at])
+            )
         return made
 
     return {
-        name: ScoreTable(
+        name: ScorerResult(
             {score.name: cell(row, column) for row, score in enumerate(scores)},
-            frozenset(score.name for row, score in enumerate(scores) if best[row, column]),
-            frozenset(score.name for row, score in enumerate(scores) if close[row, column]),
+            best=frozenset(score.name for row, score in enumerate(scores) if best[row, column]),
+            not_worse=frozenset(score.name for row, score in enumerate(scores) if close[row, column]),
         )
         for column, name in enumerate(names)
     }
@@ -326,7 +263,6 @@ Tests = Callable[[int, int, Integers], Floats]
 
 
 def _tests(official: Official, permutations: int, seed: int) -> Tests:
-    """A function from two scorers and scores to p-values, which remembers what it has tested."""
     known: dict[tuple[int, int], Floats] = {}
 
     def tests(first: int, second: int, scores: Integers) -> Floats:

@@ -9,12 +9,11 @@ from ebrm.errors import ConfigError
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
-    """What models are evaluated on, and how sure the numbers are.
+    """Benchmarks that models are evaluated on, and settings of the statistics.
 
     Attributes:
-        benchmark: what to evaluate on: rewardbench, rewardbench-legacy, rewardbench2, rmb, rm-bench, judgebench,
-            llmbar, xstest, hhh, ifbench, rewardmath; files of your own (pairs, best-of-n, or pools with graded
-            answers); or `all`: every benchmark found in the folder `data`.
+        benchmark: rewardbench, rewardbench-legacy, rewardbench2, rmb, rm-bench, judgebench, llmbar, xstest, hhh,
+            ifbench, rewardmath; files of your own (pairs, best-of-n, pools with graded answers); or `all` in `data`.
         data: folder with the benchmarks' files: clones of their repositories, or prepared Parquet files. Unset:
             EBRM_DATA if it is set, else the Hub.
         limit: sample so many prompts of each benchmark. Unset: all of them.
@@ -24,8 +23,7 @@ class BenchmarkConfig:
         resamples: bootstrap resamples of the prompts.
         permutations: random sign flips of the permutation test, where not all can be tried.
         seed: seed of sampling, bootstrap and permutation test.
-        cache: folder that keeps base rewards and embeddings of texts. Unset: EBRM_CACHE if it is set, else ebrm in the
-            user's cache folder.
+        cache: folder that keeps base rewards and embeddings of texts. Unset: EBRM_CACHE, else ebrm in the user's cache.
     """
 
     benchmark: tuple[str, ...]

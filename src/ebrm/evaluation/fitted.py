@@ -41,20 +41,18 @@ _ROWS = 4096
 
 @dataclass(frozen=True)
 class FitEvaluation:
-    """Base against refined rewards on the held-out test pairs.
+    """Base against refined rewards on the held-out test pairs, with intervals of the bootstrap over prompts.
 
-    A pair counts once, whatever its weight or strength, for the side that its label prefers; pairs of label 0.5 are
-    left out and counted (`metrics["undecided"]`). Intervals are of the bootstrap over prompts.
+    A pair counts once for the side its label prefers; pairs of label 0.5 are counted in `metrics["undecided"]` alone.
 
     Attributes:
-        pairs: test pairs measured on; 0 where nothing was held out, and then the next three are None.
+        pairs: test pairs measured on; 0 where nothing was held out: then the next three and the report are None.
         base, refined: share of them that are ranked as labeled, a tie wrongly.
         difference: refined - base, paired.
-        metrics: all numbers as plain JSON values: base.accuracy, refined.accuracy, difference.{value, low, high},
-            pairs, kept_fraction (of the training pairs, those fitted on), contradicted_fraction (those whose label the
-            base reward contradicts, fitted on or not), fusion.{power, base_noise} (None: infinite), seconds, versions,
-            and more.
-        report: everything the page shows; None where nothing was held out.
+        metrics: all numbers as JSON values: base.accuracy, refined.accuracy, difference.{value, low, high}, pairs,
+            kept_fraction, contradicted_fraction (of training pairs: fitted on, contradicted by the base reward),
+            fusion.{power, base_noise} (None: infinite), seconds, versions, and more.
+        report: everything the page shows.
     """
 
     pairs: int
@@ -174,7 +172,6 @@ def measure_fit(
 
 
 def _settings(head: HeadConfig) -> dict[str, dict[str, Any]]:
-    """Stage to settings of the head; those that are in no stage of their own are under the head's kind."""
     values = head.to_dict()
     stages = {name: value for name, value in values.items() if isinstance(value, dict)}
     return {head.kind: {name: value for name, value in values.items() if name not in stages}, **stages}
@@ -192,13 +189,13 @@ def versions() -> dict[str, str]:
 
 
 def _items(pairs: PreferencePairs) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
-    """The different items of the pairs, ascending [n], and where chosen and rejected are among them [p]."""
+    """Items of the pairs, each once, ascending [n], and places of chosen and rejected among them [p]."""
     items, where = torch.unique(torch.cat([pairs.chosen, pairs.rejected]), return_inverse=True)
     return items, (where[: len(pairs)], where[len(pairs) :])
 
 
 def _refine(fitted: FitResult, items: torch.Tensor) -> tuple[RefinedReward, torch.Tensor]:
-    """Refined rewards of the items, and which of them moved most [k]."""
+    """Refined rewards of the items, and places of those that moved most [k]."""
     draws = fitted.model.head.draws()
     parts = [
         fitted.model.refine(fitted.features.embedding(rows), fitted.features.reward[rows], draws)
@@ -222,7 +219,6 @@ def _probability(fitted: FitResult, pairs: PreferencePairs) -> np.ndarray:
 def _examples(
     fitted: FitResult, pairs: PreferencePairs, items: torch.Tensor, refined: RefinedReward, most: torch.Tensor
 ) -> list[ChangedExample]:
-    """The responses that moved most, with their densities, and their texts where the preferences are at hand."""
     texts = {row.row: row for row in fitted.preferences.rows} if fitted.preferences is not None else {}
     nodes, density = fitted.model.density(fitted.features.embedding(items[most]), fitted.features.reward[items[most]])
     examples = []
@@ -250,7 +246,6 @@ def _examples(
 
 
 def _ends(estimate: Estimate) -> dict[str, float | None]:
-    """The interval's ends; None where there is none (one prompt)."""
     return {name: end if math.isfinite(end) else None for name, end in (("low", estimate.low), ("high", estimate.high))}
 
 

@@ -1,7 +1,6 @@
 """Heads, ensembles and shapings on the same features and the same split, measured alike: one row of numbers a method.
 
-A method is fitted on the pairs of a :class:`HeadBenchmark` and then gives rewards for any rows (:class:`Rows`).
-`METHODS` has them by name; to add one, write it there.
+A method is fitted on the pairs of a :class:`HeadBenchmark` and gives rewards for :class:`Rows`; add one to `METHODS`.
 """
 
 from __future__ import annotations
@@ -39,16 +38,7 @@ from ebrm.evaluation.score_models import ReadPool, tokens_of
 from ebrm.features import Features, open_features
 from ebrm.fitting import prepare_fit
 from ebrm.groups import Groups
-from ebrm.heads import (
-    HEADS,
-    ClosedFormHead,
-    FitConfig,
-    FittedHead,
-    GaussianHead,
-    HeadConfig,
-    RewardHead,
-    fit_head,
-)
+from ebrm.heads import HEADS, ClosedFormHead, FitConfig, FittedHead, GaussianHead, HeadConfig, RewardHead, fit_head
 from ebrm.metrics import Bootstrap, Estimate, calibration, paired_accuracy
 from ebrm.pairs import PreferencePairs
 from ebrm.shape import (
@@ -76,34 +66,21 @@ _GOOD = 0.85
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Responses that are to be scored.
+    """Responses to be scored."""
 
-    Attributes:
-        embedding: [n, d].
-        base: base rewards [n].
-        groups: the prompt of each.
-        length: tokens of prompt and response together [n]; None where they are not known.
-    """
-
-    embedding: Tensor
-    base: Tensor
-    groups: Groups
-    length: Tensor | None = None
+    embedding: Tensor  # [n, d]
+    base: Tensor  # base rewards [n]
+    groups: Groups  # by prompt
+    length: Tensor | None = None  # tokens of prompt and response together [n]; None where unknown
 
 
 @dataclass(frozen=True)
 class FittedMethod:
-    """A method that has been fitted.
+    """A fitted method."""
 
-    Attributes:
-        reward: from n rows to their rewards [n].
-        parameters: numbers it learned.
-        fitted: the head that the method is, with its history; None where it is an ensemble or shaped.
-    """
-
-    reward: Callable[[Rows], Tensor]
-    parameters: int = 0
-    fitted: FittedHead | None = None
+    reward: Callable[[Rows], Tensor]  # from n rows to their rewards [n]
+    parameters: int = 0  # numbers it learned
+    fitted: FittedHead | None = None  # head with its history; None for ensembles and shaped rewards
 
     @property
     def head(self) -> RewardHead | None:
@@ -113,14 +90,13 @@ class FittedMethod:
 
 @dataclass(frozen=True, eq=False)
 class HeadBenchmark:
-    """What methods are fitted on.
+    """Data and settings that methods are fitted with.
 
     Attributes:
         features: embeddings and base rewards of all rows.
-        train, validation: pairs of rows, prompt-disjoint; their sources are the users of the head prototypes and the
-            objectives of min_norm.
-        members: how many two-layer heads ensembles have, with the seeds from `config.seed` on.
-        heads: configs of heads by kind, in place of the defaults.
+        train, validation: prompt-disjoint pairs of rows; sources are users (prototypes) and objectives (min_norm).
+        members: two-layer heads in an ensemble, with the seeds from `config.seed` on.
+        heads: configs by kind, in place of the defaults.
         config: seed, and how the pairs' strength enters.
         device: where heads are fitted.
     """
@@ -175,14 +151,11 @@ class HeadBenchmark:
 Method = Callable[[HeadBenchmark], FittedMethod]
 
 
-def base(benchmark: HeadBenchmark) -> FittedMethod:
-    """The frozen reward model's own reward."""
-    return FittedMethod(lambda rows: rows.base)
-
-
 def head(benchmark: HeadBenchmark, kind: str) -> FittedMethod:
     """A head; the energy among them."""
-    return _head(benchmark.gaussian if kind == "gaussian" else benchmark.fit(kind))
+    fitted = benchmark.gaussian if kind == "gaussian" else benchmark.fit(kind)
+    one = fitted.head
+    return FittedMethod(lambda rows: one.refine(rows.embedding, rows.base).reward, _parameters(one), fitted)
 
 
 def ensemble(benchmark: HeadBenchmark, combine: Callable[[Tensor, Rows], Tensor]) -> FittedMethod:
@@ -228,9 +201,8 @@ def neighbors(benchmark: HeadBenchmark) -> FittedMethod:
     return FittedMethod(lambda rows: neighbor_fusion(rows.embedding, rows.base, bank, rewards))
 
 
-def shaped(benchmark: HeadBenchmark, shape: Callable[[HeadBenchmark, Rows], Tensor]) -> FittedMethod:
-    """The base reward, shaped."""
-    return FittedMethod(lambda rows: shape(benchmark, rows))
+def _shaped(shape: Callable[[HeadBenchmark, Rows], Tensor]) -> Method:
+    return lambda benchmark: FittedMethod(lambda rows: shape(benchmark, rows))
 
 
 def _par(benchmark: HeadBenchmark, rows: Rows) -> Tensor:
@@ -244,7 +216,7 @@ def _shorter(benchmark: HeadBenchmark, rows: Rows) -> Tensor:
 
 #: Name to method, in the order of the table.
 METHODS: dict[str, Method] = {
-    "base": base,
+    "base": lambda benchmark: FittedMethod(lambda rows: rows.base),
     **{kind: partial(head, kind=kind) for kind in HEADS if kind != "attributes"},
     "silu-mean": partial(ensemble, combine=lambda members, rows: ensemble_mean(members)),
     "silu-median": partial(ensemble, combine=lambda members, rows: ensemble_median(members)),
@@ -254,19 +226,14 @@ METHODS: dict[str, Method] = {
     "gaussian-worst-case": gaussian_worst_case,
     "base-and-silu": base_and_silu,
     "base-neighbors": neighbors,
-    "base-par": partial(shaped, shape=_par),
-    "base-log-sigmoid": partial(shaped, shape=lambda p, rows: log_sigmoid_centered(rows.base.double(), p.good)),
-    "base-standardized": partial(shaped, shape=lambda p, rows: running_standardized(rows.base.double(), p.statistics)),
-    "base-clipped": partial(shaped, shape=lambda p, rows: running_clipped(rows.base.double(), p.statistics)),
-    "base-min-max": partial(shaped, shape=lambda p, rows: running_min_max(rows.base.double(), p.statistics)),
-    "base-length": partial(shaped, shape=lambda p, rows: rows.base.double() + length_penalty(_length(rows))),
-    "base-shorter": partial(shaped, shape=_shorter),
+    "base-par": _shaped(_par),
+    "base-log-sigmoid": _shaped(lambda p, rows: log_sigmoid_centered(rows.base.double(), p.good)),
+    "base-standardized": _shaped(lambda p, rows: running_standardized(rows.base.double(), p.statistics)),
+    "base-clipped": _shaped(lambda p, rows: running_clipped(rows.base.double(), p.statistics)),
+    "base-min-max": _shaped(lambda p, rows: running_min_max(rows.base.double(), p.statistics)),
+    "base-length": _shaped(lambda p, rows: rows.base.double() + length_penalty(_length(rows))),
+    "base-shorter": _shaped(_shorter),
 }
-
-
-def _head(fitted: FittedHead) -> FittedMethod:
-    head = fitted.head
-    return FittedMethod(lambda rows: head.refine(rows.embedding, rows.base).reward, _parameters(head), fitted)
 
 
 def _parameters(head: RewardHead) -> int:
@@ -285,17 +252,17 @@ def _length(rows: Rows) -> Tensor:
 
 @dataclass(frozen=True)
 class MethodResult:
-    """What is measured of a method.
+    """Measures of one method.
 
     Attributes:
         name: the method.
         accuracy: share of test pairs ranked rightly; a tie is wrong.
         difference: accuracy minus that of the first method, paired; None for the first.
-        ties: test pairs whose rewards are equal.
+        ties: test pairs of equal rewards.
         ece: expected calibration error of P(chosen > rejected), see `ebrm.metrics.calibration`.
-        log_loss: mean of -log P(chosen > rejected).
-        temperature: log odds are divided by it, see `fit_temperature`; fitted on the validation pairs.
-        gold: mean gold of the best of n, n as `Comparison.n`; None without a pool.
+        log_loss: mean of -log P(chosen > rejected), nats.
+        temperature: divides the log odds, see `fit_temperature`; fitted on the validation pairs.
+        gold: mean gold of the best of `Comparison.n`; None without a pool.
         gain: gold minus that of the first method, paired.
         parameters: numbers the method learned.
         microseconds: a row, when rows are scored together.
@@ -318,7 +285,7 @@ class MethodResult:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Methods in the order asked for, and what they were measured on.
+    """Methods in the order asked for, and the data they were measured on.
 
     Attributes:
         methods: one result each.
@@ -326,10 +293,10 @@ class Comparison:
         pairs, prompts: test pairs and their prompts.
         n: responses of which the best was taken; None without a pool.
         pool_prompts: prompts of the pool.
-        left_out: reason to number of prompts of the pool that are in no number.
+        left_out: reason to number of prompts of the pool in no number.
         random: mean gold of any response; None without a pool.
         bootstrap: of the intervals.
-        saved: methods that were saved as models.
+        saved: methods saved as models.
     """
 
     methods: tuple[MethodResult, ...]
@@ -352,11 +319,7 @@ class Comparison:
 
 
 def check_names(names: Sequence[str]) -> tuple[str, ...]:
-    """The methods, each once; "all" is every one.
-
-    Raises:
-        ConfigError: an unknown one, with the nearest and all known names.
-    """
+    """Names of methods, each once, "all" spelled out; raises a ConfigError with the nearest and all known names."""
     wanted: list[str] = []
     for name in names:
         if name != "all" and name not in METHODS:
@@ -381,14 +344,13 @@ def compare_heads(
     device: str = "cpu",
     save: str | Path | None = None,
 ) -> Comparison:
-    """Fit methods on the same training pairs and measure them on the same held-out pairs; differences are to the first.
+    """Fit methods on the same training pairs, measure them on the same held-out pairs; differences to the first.
 
-    Heads are fitted as by :func:`ebrm.fit`, on the same splits with the same seed. P(chosen > rejected) of every method
-    is calibrated alike, with one temperature fitted on the validation pairs: the log odds of the method's own
-    probability, or its reward difference where it has none, are divided by it.
+    Heads are fitted as by :func:`ebrm.fit`. P(chosen > rejected) of every method, from its own probability or reward
+    difference, is calibrated alike: one temperature, fitted on the validation pairs, divides the log odds.
 
     Args:
-        features: a features folder, or the features themselves, with their pairs.
+        features: a features folder, or features, with their pairs.
         methods: names of `METHODS`, or "all".
         heads: configs by kind, in place of the defaults; those of "silu" are for ensembles too.
         config: how pairs are divided, filtered and weighted, and the seed.
@@ -478,10 +440,9 @@ def measure_methods(
 
 
 def fit_temperature(log_odds: Floats) -> float:
-    """Temperature that minimizes the log loss of sigmoid(log odds [p] / temperature), the better side first.
+    """Temperature scaling (Guo et al. 2017, arXiv 1706.04599): least log loss of sigmoid(log odds [p] / temperature).
 
-    Temperature scaling (Guo et al. 2017, arXiv 1706.04599), within a factor of e⁸ of the log odds' root mean square;
-    1 where there is nothing to fit.
+    Within a factor of e⁸ of the log odds' root mean square; 1 where there is nothing to fit.
     """
     unit = float(np.sqrt(np.mean(log_odds**2))) if len(log_odds) else 0.0
     if not (unit > 0 and np.isfinite(unit)):
@@ -507,12 +468,11 @@ class _PairRows:
         self.rows = Rows(features.embedding(rows), features.reward[rows], Groups.of(prompt.tolist()), length)
 
     def sides(self, method: FittedMethod) -> tuple[Floats, Floats]:
-        """Rewards of the chosen and of the rejected responses."""
         reward = method.reward(self.rows).double()
         return reward[self.chosen].numpy(), reward[self.rejected].numpy()
 
     def log_odds(self, method: FittedMethod) -> Floats:
-        """Log odds of chosen > rejected of every pair: from the head's probability, or the reward difference."""
+        """Log odds of chosen > rejected [p], from the head's probability or the reward difference."""
         if method.head is None:
             chosen, rejected = self.sides(method)
             return chosen - rejected
@@ -523,7 +483,6 @@ class _PairRows:
         return torch.logit(torch.cat(parts).double(), eps=1e-7).numpy() if parts else np.empty(0)
 
     def microseconds(self, method: FittedMethod) -> float:
-        """Least time a row of several goes."""
         few = torch.arange(min(_TIMED_ROWS, len(self.rows.base)))
         some = Rows(
             self.rows.embedding[few], self.rows.base[few], Groups.of(self.rows.groups.index[few]),
@@ -542,7 +501,6 @@ def _last(curve: Any) -> Estimate:
 
 
 def _finite(value: Any) -> Any:
-    """NaN as None, at any depth."""
     if isinstance(value, dict):
         return {name: _finite(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):

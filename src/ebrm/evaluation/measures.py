@@ -2,41 +2,30 @@
 
 Intervals are over clusters of items, as those of the scores, from at most 1,000 resamples.
 
-On pairs of a better and a worse response (at most nine an item, see `ebrm.evaluation.measures`):
+On pairs of a better and a worse response, at most nine an item (means within an item, then over items):
     pairs: how many.
-    accuracy: share of an item's pairs ranked rightly, a tie counting as wrong; mean over items.
-    accuracy_ties_half: the same, a tie counting one half.
-    ties: share of an item's pairs with equal rewards; mean over items.
-    margin: reward of the better minus that of the worse response, in standard deviations of all rewards that this
-        scorer gave in this benchmark; mean over an item's pairs, then over items.
-    ece, ece_if_calibrated, brier, log_loss: calibration of P(better > worse), every pair counting the same; only where
-        responses are right or wrong.
+    accuracy, accuracy_ties_half: share ranked rightly, a tie as wrong or one half; ties: share of equal rewards.
+    margin: reward of the better minus that of the worse, in standard deviations of all rewards of this scorer here.
+The same, every pair counting the same:
+    ece, ece_if_calibrated, brier, log_loss: calibration of P(better > worse), where responses are right or wrong.
     error_auroc_confidence, error_auroc_std: does low confidence, or a large standard deviation, tell wrong pairs?
-    aurc_confidence, aurc_std: area under the risk-coverage curve by the same, what is wrong among the pairs kept, on
-        average over all shares kept; aurc_random and aurc_best: the areas of an uncertainty that knows nothing, and of
-        one that knows all. aurc_gain_confidence, aurc_gain_std: aurc_random minus the area, what abstaining gains.
-    length_matched_accuracy: accuracy on pairs whose longer response is at most 1.1 times as long as the shorter (in
-        characters), every pair counting the same; length_matched_pairs: how many.
-
+    aurc_confidence, aurc_std: area under the risk-coverage curve, the mean error over all shares kept; aurc_random and
+        aurc_best: of one that knows nothing, or all; aurc_gain_confidence, aurc_gain_std: aurc_random - area.
+    length_matched_accuracy: on pairs whose longer response has at most 1.1 times the characters of the shorter;
+        length_matched_pairs: how many.
 On items:
     length_correlation: Pearson correlation of reward and length within items.
-    one_to_many, mrr: where one response among three or more is right: share of items in which it is strictly the
-        first, and mean of one over its rank (ties against it); one_to_many_items: how many items.
-    kendall, spearman: rank correlation of reward and gold within items, mean over items whose gold differs; 0 for an
-        item whose rewards are all equal. Only where gold is graded.
-    picked_gold: gold of the response with the highest reward (mean of those, if several), mean over items;
-        picked_gold_best, picked_gold_random: the same for the best and for a random choice. Where gold is graded or
-        several responses are right.
-
+    one_to_many, mrr: where one response of three or more is right (one_to_many_items): share of items in which it is
+        strictly the first, and mean of one over its rank (ties against it).
+    kendall, spearman: rank correlation of reward and graded gold, mean over items whose gold differs; 0 for an item
+        whose rewards are all equal.
+    picked_gold: gold of the response with the highest reward (mean of several); picked_gold_best, picked_gold_random:
+        of the best and a random choice. Where gold is graded or several responses are right.
 On responses:
-    interval_coverage: share of the base scorer's rewards inside the interval of the refined scorer's density;
-        interval_level: what the interval claims.
-
+    interval_coverage: share of base rewards inside the refined density's interval; interval_level: as it claims.
 Refined scorers against their own base:
-    fixed, broken: items whose official value rose or fell; sign_test_p: exact sign test of these, which takes items as
-        independent (see `ebrm.metrics.accuracy.sign_test`).
-    starc_to_base: STARC distance of the two rewards within prompts, 0 for the same up to scale and offset, 2 for
-        opposite.
+    fixed, broken: items whose official value rose or fell; sign_test_p: exact sign test of these, items independent.
+    starc_to_base: STARC distance within prompts, 0 for the same up to scale and offset, 2 for opposite.
 """
 
 from __future__ import annotations
@@ -48,7 +37,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ebrm.benchmarks import padded
+from ebrm.benchmarks import Floats, Integers, padded
 from ebrm.data import conversation
 from ebrm.evaluation.results import Common, Official, Regression, Scores
 from ebrm.metrics import (
@@ -72,9 +61,6 @@ from ebrm.metrics import (
     starc_estimate,
 )
 
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
-
 #: Resamples behind the intervals of these measures, at most.
 MOST_RESAMPLES = 1000
 #: How many times as long as the shorter a pair's longer response may be, to count as of the same length.
@@ -93,50 +79,26 @@ class Measures:
 
 @dataclass(frozen=True, eq=False)
 class _Shared:
-    """What the measures of all scorers share.
-
-    Attributes:
-        common: the items.
-        pairs: pairs of their responses.
-        there: bool [n, r], where there is a response.
-        cluster: cluster of each pair [p].
-        item, response_cluster, prompt: item, cluster and prompt of each response [m].
-        length: characters of each response [m].
-        pair_length: characters of both sides of each pair [p, 2].
-        right_wrong: whether every response is right or wrong.
-        one_right: items with one right response among three or more.
-        bootstrap: of the intervals.
-    """
+    """What the measures of all scorers share, for n items, m responses and p pairs."""
 
     common: Common
-    pairs: Pairs
-    there: NDArray[np.bool_]
-    cluster: Integers
-    item: Integers
+    pairs: ResponsePairs
+    there: NDArray[np.bool_]  # [n, r], where there is a response
+    cluster: Integers  # of each pair [p]
+    item: Integers  # of each response [m], as the next three
     response_cluster: Integers
     prompt: Integers
-    length: Floats
-    pair_length: Floats
-    right_wrong: bool
-    one_right: Integers
+    length: Floats  # characters
+    pair_length: Floats  # characters of both sides [p, 2]
+    right_wrong: bool  # whether every response is right or wrong
+    one_right: Integers  # items with one right response among three or more
     bootstrap: Bootstrap
 
 
 def measure(
-    common: Common,
-    official: Official,
-    pairs: Pairs,
-    *,
-    bootstrap: Bootstrap = Bootstrap(),
+    common: Common, official: Official, pairs: ResponsePairs, *, bootstrap: Bootstrap = Bootstrap()
 ) -> dict[str, Measures]:
-    """Measure every scorer; the module's text explains the numbers. What does not apply is not there.
-
-    Args:
-        common: the items compared.
-        official: their official values.
-        pairs: pairs of their responses.
-        bootstrap: of the intervals, over clusters; more than 1,000 resamples are not used.
-    """
+    """Measure every scorer, with intervals over clusters; a measure that does not apply is not there."""
     few = replace(bootstrap, resamples=min(bootstrap.resamples, MOST_RESAMPLES))
     shared = _shared(common, pairs, few)
     means = _item_means(shared)
@@ -158,7 +120,7 @@ def measure(
     return result
 
 
-def _shared(common: Common, pairs: Pairs, bootstrap: Bootstrap) -> _Shared:
+def _shared(common: Common, pairs: ResponsePairs, bootstrap: Bootstrap) -> _Shared:
     gold = common.gold
     there = np.isfinite(gold)
     length = np.full(gold.shape, np.nan)
@@ -293,15 +255,15 @@ def _length_measures(shared: _Shared, scores: Scores, margins: Floats) -> dict[s
 def _against_base(
     shared: _Shared, official: Official, base: tuple[int, Scores], refined: tuple[int, Scores]
 ) -> dict[str, Estimate]:
-    """A refined scorer against its base; each is given with its column in the official values."""
+    """A refined scorer against its base; each with its column in the official values."""
     bootstrap = shared.bootstrap
     weight = official.weights[0][official.term]
-    flips = count_flips(official.item, weight, official.value[:, base[0]], official.value[:, refined[0]])
+    fixed, broken = count_flips(official.item, weight, official.value[:, base[0]], official.value[:, refined[0]])
     before, after = base[1].reward[shared.there], refined[1].reward[shared.there]
     metrics = {
-        "fixed": _exact(flips.fixed),
-        "broken": _exact(flips.broken),
-        "sign_test_p": _exact(sign_test(flips.fixed, flips.broken)),
+        "fixed": _exact(fixed),
+        "broken": _exact(broken),
+        "sign_test_p": _exact(sign_test(fixed, broken)),
         "starc_to_base": starc_estimate(
             before, after, shared.prompt, None, shared.response_cluster, bootstrap=bootstrap
         ),
@@ -313,7 +275,6 @@ def _against_base(
 
 
 def _exact(value: float) -> Estimate:
-    """A number without an interval."""
     return Estimate(float(value), float("nan"), float("nan"))
 
 
@@ -325,40 +286,20 @@ _CHUNK_CELLS = 4_000_000
 
 
 @dataclass(frozen=True, eq=False)
-class Pairs:
-    """p pairs of responses, each of one item, ordered by item, better and worse response.
+class ResponsePairs:
+    """p pairs of responses, each of one item, ordered by item, better and worse response."""
 
-    Attributes:
-        item: int64 [p], place of the item in the benchmark.
-        a: int64 [p], the better response.
-        b: int64 [p], the worse response.
-        weight: float64 [p], one over the number of pairs of that item: every item weighs the same.
-    """
-
-    item: Integers
-    a: Integers
-    b: Integers
-    weight: Floats
+    item: Integers  # place of the item in the benchmark [p]
+    a: Integers  # the better response [p]
+    b: Integers  # the worse response [p]
+    weight: Floats  # one over the number of pairs of that item: every item weighs the same [p]
 
     def __len__(self) -> int:
         return len(self.item)
 
 
-def right_wrong_pairs(gold: Floats, most: int = MOST, seed: int = 0, ids: Sequence[str] | None = None) -> Pairs:
-    """Pair the responses of each item whose gold differs, the better one first.
-
-    An item with more than `most` such pairs gives `most` of them, drawn without replacement. The draw depends on the
-    seed, the item's id and the places of the responses in the item only: not on the other items, nor on their order.
-
-    Args:
-        gold: worth of every response [n, r], NaN beyond an item's last.
-        most: pairs of one item at most, 1 or more.
-        seed: seed of the draws.
-        ids: ids of the items [n], different from each other; None takes their places.
-
-    Returns:
-        The pairs; an item whose responses all have the same gold has none.
-    """
+def right_wrong_pairs(gold: Floats, most: int = MOST, seed: int = 0, ids: Sequence[str] | None = None) -> ResponsePairs:
+    """Pairs of responses of different gold [n, r], better first; at most `most` an item, drawn by seed and id alone."""
     if most < 1:
         raise ValueError(f"most is {most}; an item gives at least one pair")
     names: Sequence[str] = [str(number) for number in range(len(gold))] if ids is None else ids
@@ -384,7 +325,7 @@ def right_wrong_pairs(gold: Floats, most: int = MOST, seed: int = 0, ids: Sequen
         worses.append(b)
     item = np.concatenate(items, dtype=np.int64) if items else np.empty(0, np.int64)
     weight = 1.0 / np.bincount(item, minlength=len(gold))[item]
-    return Pairs(
+    return ResponsePairs(
         item,
         np.concatenate(betters, dtype=np.int64) if betters else np.empty(0, np.int64),
         np.concatenate(worses, dtype=np.int64) if worses else np.empty(0, np.int64),
@@ -393,7 +334,7 @@ def right_wrong_pairs(gold: Floats, most: int = MOST, seed: int = 0, ids: Sequen
 
 
 def _random_keys(names: Sequence[str], count: int, seed: int) -> NDArray[np.uint64]:
-    """`count` random numbers [names, count] for every name: the output function of SplitMix64 (Steele et al. 2014)."""
+    """Random numbers [names, count] by name: the output function of SplitMix64 (Steele et al. 2014)."""
     digest = b"".join(
         hashlib.blake2b(f"{seed}\0{name}".encode("utf-8", "surrogatepass"), digest_size=8).digest() for name in names
     )
@@ -411,33 +352,12 @@ EXAMPLES = 6
 _ROUNDING = 1e-9
 
 
-@dataclass(frozen=True)
-class Flips:
-    """Items whose official value changed from the base to the refined reward.
-
-    Attributes:
-        fixed: how many rose; where items are right or wrong, the base had them wrong and the refined has them right.
-        broken: how many fell.
-    """
-
-    fixed: int
-    broken: int
-
-
-def count_flips(item: Integers, weight: Floats, base: Floats, refined: Floats) -> Flips:
-    """Count the items that refining fixed and broke.
-
-    Args:
-        item: item of each official value [k].
-        weight: weight of each value in the overall score [k]. An item with several values counts by their mean with
-            these weights; one that is in no overall score counts by their plain mean.
-        base: official values of the base reward [k].
-        refined: official values of the refined reward [k].
-    """
+def count_flips(item: Integers, weight: Floats, base: Floats, refined: Floats) -> tuple[int, int]:
+    """Items fixed and broken: mean value [k] by `weight` [k] risen or fallen (plain mean where all weights are 0)."""
     total, values = np.bincount(item, weights=weight), np.bincount(item)
     share = np.where(total[item] > 0, weight / np.where(total > 0, total, 1.0)[item], 1.0 / values[item])
     change = np.bincount(item, weights=share * (refined - base))
-    return Flips(int((change > _ROUNDING).sum()), int((change < -_ROUNDING).sum()))
+    return int((change > _ROUNDING).sum()), int((change < -_ROUNDING).sum())
 
 
 def reward_unit(reward: Floats) -> float:
@@ -447,20 +367,9 @@ def reward_unit(reward: Floats) -> float:
 
 
 def worst_regressions(
-    common: Common, pairs: Pairs, base: Scores, refined: Scores, most: int = EXAMPLES
+    common: Common, pairs: ResponsePairs, base: Scores, refined: Scores, most: int = EXAMPLES
 ) -> tuple[Regression, ...]:
-    """The pairs that the base reward has right and the refined one has not, the largest drop of the margin first.
-
-    Margins are measured in each scorer's own unit (`reward_unit`). Each prompt shows at most one pair, its worst; pairs
-    of equal drop stay in the order of the items, which is that of their ids.
-
-    Args:
-        common: the items compared.
-        pairs: pairs of their responses.
-        base: scores of the base reward for those items.
-        refined: scores of the refined reward.
-        most: how many at most.
-    """
+    """Pairs that only the base ranks rightly, largest drop of margin (in each scorer's unit) first, one a prompt."""
     first, second = (
         scores.reward[pairs.item, pairs.a] - scores.reward[pairs.item, pairs.b] for scores in (base, refined)
     )
@@ -477,18 +386,9 @@ def worst_regressions(
             continue
         seen.add(prompt)
         item = items[place]
-        found.append(
-            Regression(
-                item=item.id,
-                group=item.group,
-                prompt=conversation(item.prompt),
-                right=item.responses[right],
-                wrong=item.responses[wrong],
-                base=(float(base.reward[place, right]), float(base.reward[place, wrong])),
-                refined=(float(refined.reward[place, right]), float(refined.reward[place, wrong])),
-                scorer=refined.name,
-            )
-        )
+        before, after = ((float(one.reward[place, right]), float(one.reward[place, wrong])) for one in (base, refined))
+        texts = conversation(item.prompt), item.responses[right], item.responses[wrong]
+        found.append(Regression(item.id, item.group, *texts, before, after, refined.name))
         if len(found) == most:
             break
     return tuple(found)

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import expit
 
-from ebrm.benchmarks import Benchmark, Item, Score, Ties
+from ebrm.benchmarks import Benchmark, Floats, Integers, Item, Score, Ties
 from ebrm.data import prompt_id
 from ebrm.errors import ConfigError, DataError
 from ebrm.metrics import Bootstrap, Calibration, Estimate, RiskCoverage
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -24,13 +21,13 @@ class Entry:
     """One score of one scorer.
 
     Attributes:
-        value: the official score with its interval over prompts.
+        value: official score with its interval over prompts.
         shared: the same with ties between right and wrong responses broken at random, in expectation.
         difference: minus the reference's, from the same resamples; None for the reference itself.
-        p: permutation test of that difference, two-sided; None for the reference itself.
-        p_holm: `p` corrected (Holm) for all tests of the same family: the overall scores of all benchmarks and scorers
-            are one family, a benchmark's sections and subsets by all scorers another.
-        gain: minus the scorer's own base, for refined scorers; the same as `difference` where that is the reference.
+        p: two-sided permutation test of that difference; None for the reference itself.
+        p_holm: `p` corrected (Holm): overall scores of all benchmarks and scorers are one family, a benchmark's other
+            scores by all scorers another.
+        gain: minus the scorer's own base, for refined scorers.
         p_gain, p_gain_holm: as `p` and `p_holm`, for the gains.
     """
 
@@ -50,16 +47,16 @@ class ScorerResult:
 
     Attributes:
         entries: score name to its entry.
-        metrics: further numbers by name (see `ebrm.evaluation.measures`), with intervals where they have one.
+        metrics: further numbers by name (see `ebrm.evaluation.measures`).
         best: names of the scores in which this scorer is the best.
         not_worse: names of the scores in which it is not clearly worse than the best (Holm over the scorers).
         calibration: reliability of P(right > wrong); None where the benchmark has no right and wrong.
-        risk: risk-coverage curve by uncertainty, by name: "confidence" for all, "std" where there is a density.
+        risk: risk-coverage curve by uncertainty: "confidence" for all, "std" where there is a density.
         margins: reward of right minus wrong response of each pair [p].
     """
 
     entries: Mapping[str, Entry]
-    metrics: Mapping[str, Estimate]
+    metrics: Mapping[str, Estimate] = field(default_factory=dict)
     best: frozenset[str] = frozenset()
     not_worse: frozenset[str] = frozenset()
     calibration: Calibration | None = None
@@ -69,13 +66,13 @@ class ScorerResult:
 
 @dataclass(frozen=True)
 class Regression:
-    """An item that a refined reward lost: base right, refined wrong (or worse), with its texts.
+    """A pair that a refined reward lost: base right, refined wrong (or worse), with its texts.
 
     Attributes:
         item: its id.
         group: its group.
         prompt: as people read it.
-        right, wrong: the two responses in question.
+        right, wrong: the two responses.
         base: base rewards of (right, wrong).
         refined: refined rewards of (right, wrong).
         scorer: name of the refined scorer.
@@ -97,13 +94,13 @@ class BenchmarkResult:
 
     Attributes:
         name, title, origin, notes: as in the benchmark.
-        scores: what is reported, "overall" first.
+        scores: "overall" first.
         counts: score name to (items, prompts) behind it.
         items: items compared.
         prompts: distinct prompts (clusters) of those.
         excluded: reason to number of items left out before scoring ("prompt seen in training", "not sampled").
         unscored: scorer to {reason: number of items}; these items are in no number.
-        unscored_items: ids of those items, all of them.
+        unscored_items: ids of those items.
         scorers: scorer name to its result, in the order of the evaluation.
         regressions: the worst, at most six a refined scorer.
     """
@@ -125,7 +122,7 @@ class BenchmarkResult:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Everything `ebrm eval` found.
+    """Result of an evaluation on benchmarks.
 
     Attributes:
         benchmarks: one result each.
@@ -133,7 +130,7 @@ class Evaluation:
         reference: the scorer that the others are compared with.
         bootstrap: of the intervals; its seed is that of the permutation tests too.
         permutations: of the permutation tests.
-        about: scorer name to what it is (path, backbone, fingerprint, settings), for the files.
+        about: scorer name to its path, backbone, fingerprint and settings.
         versions: package to version.
         seconds: stage to time.
     """
@@ -154,23 +151,20 @@ def apart(evaluation: Evaluation) -> list[str]:
     return [name for name, base in bases.items() if base in bases and reference not in (name, base)]
 
 
-Integers = NDArray[np.int64]
-
-
 @dataclass(frozen=True, eq=False)
 class Scores:
     """Rewards of one scorer for the n items of a benchmark, in tables [n, r] like `Benchmark.gold()`.
 
     Attributes:
-        name: the scorer, unique in an evaluation ("my-rm", "my-ebrm").
+        name: unique in an evaluation ("my-rm", "my-ebrm").
         reward: float64 [n, r]; NaN beyond an item's last response and where there is no reward.
         base: name of the scorer that this one refines; None for a reward model itself.
-        std: float64 [n, r], standard deviation of the reward's density; None where there is no density.
-        interval: float64 [n, r, 2], ends of the density's central interval; None where there is no density.
+        std: standard deviation of the density, float64 [n, r]; None where there is no density.
+        interval: ends of the density's central interval, float64 [n, r, 2]; None where there is no density.
         interval_level: coverage that the interval claims.
-        prefer: P(response a of item i > its response b) under the densities, from (i [p], a [p], b [p]) to [p]; None
-            where there is no density: then it is the logistic function of the reward difference (Bradley-Terry).
-        unscored: why an item has no reward, by its place in the benchmark.
+        prefer: P(response a of item i > its response b) under the densities, from (i [p], a [p], b [p]) to [p]; None:
+            the logistic function of the reward difference (Bradley-Terry).
+        unscored: place of an item to why it has no reward.
     """
 
     name: str
@@ -192,15 +186,13 @@ class Scores:
         """The scores of the items at `index`, in that order."""
         prefer = self.prefer
         place = {int(old): new for new, old in enumerate(index)}
-        return Scores(
-            self.name,
-            self.reward[index],
-            self.base,
-            None if self.std is None else self.std[index],
-            None if self.interval is None else self.interval[index],
-            self.interval_level,
-            None if prefer is None else lambda item, a, b: prefer(np.asarray(index)[item], a, b),
-            {place[old]: reason for old, reason in self.unscored.items() if old in place},
+        return replace(
+            self,
+            reward=self.reward[index],
+            std=None if self.std is None else self.std[index],
+            interval=None if self.interval is None else self.interval[index],
+            prefer=None if prefer is None else lambda item, a, b: prefer(np.asarray(index)[item], a, b),
+            unscored={place[old]: reason for old, reason in self.unscored.items() if old in place},
         )
 
 
@@ -216,8 +208,8 @@ class ScoredBenchmark:
 
     Attributes:
         benchmark: all items that were to be scored.
-        scorers: one for each scorer, in the order of the tables; their rewards are [n, r] like `benchmark.gold()`.
-        excluded: reason to number of items that were left out of `benchmark` before scoring.
+        scorers: in the order of the tables; rewards [n, r] like `benchmark.gold()`.
+        excluded: reason to number of items left out before scoring.
     """
 
     benchmark: Benchmark
@@ -227,38 +219,19 @@ class ScoredBenchmark:
 
 @dataclass(frozen=True, eq=False)
 class Common:
-    """The items that every scorer could score, and the count of the others.
+    """The items that every scorer could score, and the count of the others."""
 
-    Attributes:
-        benchmark: only those n items, in the order of their ids: then no sum depends on the order they came in.
-        scorers: the scores of those items.
-        gold: worth of every response [n, r].
-        cluster: int64 [n], number of the item's cluster, clusters numbered in the order of their names.
-        prompt: int64 [n], number of the item's prompt; every prompt lies in one cluster.
-        unscored: scorer to {reason: number of items}; scorers that scored everything are there too, with no reason.
-        unscored_items: ids of the items left out, sorted.
-    """
-
-    benchmark: Benchmark
+    benchmark: Benchmark  # only those n items, in the order of their ids: then no sum depends on the order they came in
     scorers: tuple[Scores, ...]
-    gold: Floats
-    cluster: Integers
-    prompt: Integers
-    unscored: Mapping[str, Mapping[str, int]]
-    unscored_items: tuple[str, ...]
+    gold: Floats  # worth of every response [n, r]
+    cluster: Integers  # number of the item's cluster [n], in the order of the names
+    prompt: Integers  # number of the item's prompt [n]; every prompt lies in one cluster
+    unscored: Mapping[str, Mapping[str, int]]  # scorer to {reason: number of items}
+    unscored_items: tuple[str, ...]  # ids of the items left out, sorted
 
 
 def common_items(scored: ScoredBenchmark) -> Common:
-    """Keep the items that every scorer could score, so that all are compared on the same ones.
-
-    An item is left out if a scorer gives a reason for it (`Scores.unscored`), or if one of its rewards, or of its
-    standard deviations or intervals where there are any, is not a finite number.
-
-    Raises:
-        DataError: if no item is left; it names the reasons of every scorer.
-        ConfigError: if two scorers have the same name.
-        ValueError: if the rewards do not fit the items.
-    """
+    """The items for which every scorer has finite rewards (and densities) and gives no reason against."""
     benchmark, scorers = scored.benchmark, tuple(scored.scorers)
     check_names([scores.name for scores in scorers])
     if not len(benchmark):
@@ -267,11 +240,19 @@ def common_items(scored: ScoredBenchmark) -> Common:
     kept = np.ones(len(benchmark), dtype=bool)
     unscored: dict[str, dict[str, int]] = {}
     for scores in scorers:
-        reasons = _reasons(scores, gold, benchmark.name)
-        kept[list(reasons)] = False
-        unscored[scores.name] = dict(sorted(Counter(reasons.values()).items()))
+        found = _reasons(scores, gold, benchmark.name)
+        kept[list(found)] = False
+        unscored[scores.name] = dict(sorted(Counter(found.values()).items()))
     if not kept.any():
-        raise DataError(_nothing_left(benchmark, unscored))
+        reasons_of = "; ".join(
+            f"{name}: " + ", ".join(f"{n:,} of {len(benchmark):,} items: {reason}" for reason, n in reasons.items())
+            for name, reasons in unscored.items()
+            if reasons
+        )
+        raise DataError(
+            f"{benchmark.title}: there is no item that all reward models could score, so there is nothing to compare "
+            f"({reasons_of}). Leave out the reward model that could not score them, or find out why it could not."
+        )
     order = sorted(range(len(benchmark)), key=lambda row: benchmark.items[row].id)
     left = tuple(benchmark.items[row].id for row in order if not kept[row])
     index = np.array([row for row in order if kept[row]])
@@ -307,7 +288,6 @@ def check_names(names: Sequence[str]) -> None:
 
 
 def _reasons(scores: Scores, gold: Floats, benchmark: str) -> dict[int, str]:
-    """Why items cannot be compared, by their place."""
     reward = scores.reward
     if reward.shape != gold.shape:
         raise ValueError(f"{scores.name} on {benchmark}: rewards {reward.shape}, but the responses are {gold.shape}")
@@ -330,47 +310,22 @@ def _reasons(scores: Scores, gold: Floats, benchmark: str) -> dict[int, str]:
     return reasons
 
 
-def _nothing_left(benchmark: Benchmark, unscored: Mapping[str, Mapping[str, int]]) -> str:
-    """Say that no item of a benchmark can be compared, and why."""
-    total = len(benchmark)
-    reasons_of = "; ".join(
-        f"{name}: " + ", ".join(f"{count:,} of {total:,} items: {reason}" for reason, count in reasons.items())
-        for name, reasons in unscored.items()
-        if reasons
-    )
-    return (
-        f"{benchmark.title}: there is no item that all reward models could score, so there is nothing to compare "
-        f"({reasons_of}). Leave out the reward model that could not score them, or find out why it could not."
-    )
-
-
 def _numbers(labels: Sequence[str]) -> Integers:
-    """Number the labels in their sorted order [n]."""
     place = {label: number for number, label in enumerate(sorted(set(labels)))}
     return np.fromiter((place[label] for label in labels), dtype=np.int64, count=len(labels))
 
 
 @dataclass(frozen=True, eq=False)
 class Official:
-    """The values behind the official scores of S scorers.
-
-    Attributes:
-        scores: the Q scores.
-        weights: weight of each term in each score [Q, T].
-        term: int64 [k], term of each value.
-        item: int64 [k], item of each value.
-        cluster: int64 [k], cluster of each value.
-        value: by the benchmark's own rule for ties [k, S].
-        shared: with ties broken at random, in expectation [k, S].
-    """
+    """The k values behind the Q official scores of S scorers."""
 
     scores: tuple[Score, ...]
-    weights: Floats
-    term: Integers
+    weights: Floats  # of each term in each score [Q, T]
+    term: Integers  # of each value [k], as the next two
     item: Integers
     cluster: Integers
-    value: Floats
-    shared: Floats
+    value: Floats  # by the benchmark's own rule for ties [k, S]
+    shared: Floats  # with ties broken at random, in expectation [k, S]
 
     def counts(self) -> dict[str, tuple[int, int]]:
         """Numbers of items and of clusters behind each score."""
@@ -382,11 +337,7 @@ class Official:
 
 
 def official_values(common: Common) -> Official:
-    """Apply the benchmark's rule to every scorer's rewards, with its own treatment of ties and with shared ties.
-
-    Raises:
-        ValueError: if the rule gives other items to other scorers, or a value that is not finite: a defect of the rule.
-    """
+    """Apply the benchmark's rule to every scorer's rewards, with its own treatment of ties and with shared ties."""
     benchmark = common.benchmark
 
     def apply(reward: Floats, ties: Ties | None) -> tuple[tuple[str, ...], Integers, Integers, Floats]:
@@ -399,7 +350,7 @@ def official_values(common: Common) -> Official:
     own = [apply(scores.reward, None) for scores in common.scorers]
     # Without equal rewards in an item there is nothing to share.
     shared = [
-        apply(scores.reward, "shared") if _has_ties(scores.reward) else found
+        apply(scores.reward, "shared") if (np.diff(np.sort(scores.reward, axis=1), axis=1) == 0).any() else found
         for scores, found in zip(common.scorers, own, strict=True)
     ]
     names, term, item, _ = own[0]
@@ -416,7 +367,3 @@ def official_values(common: Common) -> Official:
             weights[row, place[name]] = weight
     values = [np.stack([found[3] for found in rule], axis=1) for rule in (own, shared)]
     return Official(benchmark.scores, weights, term, item, common.cluster[item], *values)
-
-
-def _has_ties(reward: Floats) -> bool:
-    return bool((np.diff(np.sort(reward, axis=1), axis=1) == 0).any())

@@ -47,12 +47,10 @@ def evaluate(
 ) -> Evaluated:
     """Evaluate models on benchmarks, with intervals and significance tests of their differences.
 
-    Base and refined rewards come from the same reading of the texts, which is cached: another benchmark statistic or
-    another model on the same reward model reads nothing again.
+    Base and refined rewards come from the same reading of the texts, which is cached.
 
     Args:
-        models: one or more of: a model that `ebrm.fit` made, with any head (folder or Hub name), a reward model (folder
-            or Hub name), a features folder.
+        models: models that `ebrm.fit` made or reward models (folder or Hub name), or features folders; one or more.
         config: benchmarks by name or file, or all settings.
         backbone: fields of `BackboneConfig` for how reward models run.
         text: text settings of plain reward models; energy models bring their own.
@@ -166,7 +164,6 @@ def cache_folder(settings: BenchmarkConfig) -> Path:
 
 
 def _about(energy: Any) -> dict[str, Any]:
-    """What an energy model is, for the results."""
     record = energy.record.to_dict()
     names = ("network", "training", "head", "inference", "data")
     return {

@@ -35,13 +35,7 @@ _PLAIN_NAMES = ("model", "features", "checkpoint", "final", "rm", "ebrm")
 
 @dataclass(frozen=True, eq=False)
 class BenchmarkTexts:
-    """A benchmark's texts, and where each response's is among them.
-
-    Attributes:
-        benchmark: the benchmark.
-        texts: one a response, in the order of items and responses.
-        ids: text id of each.
-    """
+    """A benchmark's texts, one a response in the order of items and responses, with their ids."""
 
     benchmark: Benchmark
     texts: tuple[Text, ...]
@@ -65,21 +59,13 @@ class BenchmarkTexts:
 
 @dataclass
 class RewardModel:
-    """One reward model under one text rule, with the energy models on it.
+    """One reward model under one text rule, with the energy models on it."""
 
-    Attributes:
-        name: what its scores are called.
-        texts: the texts it has read.
-        load: loads it to read more texts; None where there are only features, and once it has read.
-        energies: energy models by name.
-        about: what it is, for the results.
-    """
-
-    name: str
+    name: str  # of its scores
     texts: ReadTexts
-    load: Callable[[], Backbone] | None = None
+    load: Callable[[], Backbone] | None = None  # to read more texts; None with features alone, and once it has read
     energies: dict[str, EnergyRewardModel] = field(default_factory=dict)
-    about: dict[str, Any] = field(default_factory=dict)
+    about: dict[str, Any] = field(default_factory=dict)  # for the results
     _refined: dict[str, RefinedTexts] = field(default_factory=dict)
 
     def read(self, benchmarks: Sequence[BenchmarkTexts], settings: FeatureConfig) -> int:
@@ -96,11 +82,7 @@ class RewardModel:
         return count
 
     def scores(self, benchmark: BenchmarkTexts) -> list[Scores]:
-        """Base and refined scores of a benchmark, the base first.
-
-        Raises:
-            FeaturesError: not one of its texts is among the features.
-        """
+        """Base and refined scores of a benchmark, the base first; a FeaturesError if none of its texts is there."""
         rows = self.texts.rows(benchmark.ids)
         if len(rows) and (rows < 0).all() and not set(benchmark.ids) & self.texts.refused.keys():
             raise FeaturesError(
@@ -125,28 +107,20 @@ class RewardModel:
 
         made = [Scores(self.name, values(self.texts.reward), unscored=missing)]
         for name, model in self.energies.items():
-            refined = self._refined_texts(name)
+            if name not in self._refined:
+                folder = self.texts.path / "refined" if isinstance(self.texts, TextCache) else None
+                self._refined[name] = RefinedTexts(model, self.texts, folder, name)
+            refined = self._refined[name]
             refined.refine(rows[found])
             ends = np.stack([values(refined.interval[:, 0]), values(refined.interval[:, 1])], axis=-1)
             made.append(
                 Scores(
-                    name,
-                    values(refined.reward),
-                    base=self.name,
-                    std=values(refined.std),
-                    interval=ends,
-                    interval_level=model.inference.coverage,
-                    prefer=lambda item, a, b, refined=refined: refined.prefer(place[item, a], place[item, b]),  # type: ignore[misc]
-                    unscored=missing,
+                    name, values(refined.reward), self.name, values(refined.std), ends, model.inference.coverage,
+                    lambda item, a, b, refined=refined: refined.prefer(place[item, a], place[item, b]),  # type: ignore[misc]
+                    missing,
                 )
-            )
+            )  # fmt: skip
         return made
-
-    def _refined_texts(self, name: str) -> RefinedTexts:
-        if name not in self._refined:
-            folder = self.texts.path / "refined" if isinstance(self.texts, TextCache) else None
-            self._refined[name] = RefinedTexts(self.energies[name], self.texts, folder, name)
-        return self._refined[name]
 
 
 def open_models(
@@ -156,23 +130,10 @@ def open_models(
     text: TextConfig,
     read: Callable[[RewardModel], Any],
 ) -> list[RewardModel]:
-    """Open models by name: energy models, reward models and features folders, one entry a reward model.
+    """Open models by name: one entry a reward model, in the order of `names`, each with the energy models on it.
 
     A features folder also serves the other models on the same reward model and text rule: what it holds is not read
-    again. Reward models are in memory one at a time.
-
-    Args:
-        names: folders and Hub names.
-        cache_folder: folder of all caches.
-        reward_model: settings of reward models that were given, by field of `BackboneConfig`.
-        text: how texts become token ids for plain reward models; energy models know their own rule.
-        read: reads what is needed of a model that has been opened.
-
-    Returns:
-        The reward models in the order of `names`, each with the energy models on it.
-
-    Raises:
-        EBRMError: a model that is not there or cannot be used.
+    again. Reward models, with the settings `reward_model`, are in memory one at a time; `read` reads with each.
     """
     names = list(dict.fromkeys(names))
     folders = {name: open_features(name) for name in names if (Path(name) / MANIFEST).is_file()}
@@ -238,10 +199,10 @@ def score_function(
     """Score a benchmark with anything that maps prompts and responses to rewards.
 
     Args:
-        name: what the scorer is called.
-        reward: from prompts (lists of messages) and responses, one each, to as many numbers; NaN or None means that
-            there is none, and the item is left out and counted.
-        benchmark: the benchmark.
+        name: of the scorer.
+        reward: from prompts (lists of messages) and responses, one each, to as many numbers; NaN or None: the item is
+            left out and counted.
+        benchmark: the items.
 
     Raises:
         ModelError: another number of rewards than of texts.
@@ -263,7 +224,6 @@ def _same(backbone: Backbone) -> Backbone:
 
 
 def _same_rewards(known: RewardModel, backbone: Backbone) -> bool:
-    """Whether what is known is of this reward model under this text rule, whichever layers were read."""
     if known.about["text_rule"] != backbone.text_rule.identity():
         return False
     read = BackboneIdentity.from_dict(known.about["reward_model"])
@@ -284,7 +244,6 @@ def _is_energy(name: str) -> bool:
 
 
 def _load_for(energy: EnergyRewardModel, settings: dict[str, Any]) -> Backbone:
-    """The reward model an energy model was fitted on; of the settings only where and how fast it runs applies."""
     return energy.with_backbone(**{name: settings[name] for name in _HERE if name in settings}).backbone
 
 
@@ -323,23 +282,14 @@ NOT_READ = "a response that the reward model cannot read"
 
 @dataclass(frozen=True, eq=False)
 class ReadPool:
-    """The responses of q prompts, in the order of prompts and responses [n].
+    """The responses of q prompts, in the order of prompts and responses [n]."""
 
-    Attributes:
-        embedding: [n, d].
-        base: base rewards [n].
-        length: tokens of prompt and response [n].
-        gold: worth of the responses [q, m], NaN beyond a prompt's last.
-        left_out: reason to number of prompts left out.
-        count: how many texts had to be read.
-    """
-
-    embedding: Tensor
-    base: Tensor
-    length: Tensor
-    gold: Floats
-    left_out: dict[str, int]
-    count: int
+    embedding: Tensor  # [n, d]
+    base: Tensor  # base rewards [n]
+    length: Tensor  # tokens of prompt and response [n]
+    gold: Floats  # worth of the responses [q, m], NaN beyond a prompt's last
+    left_out: dict[str, int]  # reason to number of prompts left out
+    count: int  # texts that had to be read
 
     @property
     def prompt(self) -> Tensor:
@@ -360,7 +310,7 @@ def read_pool(features: Features, benchmark: Benchmark, cache: Path, reward_mode
         features: of that reward model.
         benchmark: items with graded responses.
         cache: folder of all caches.
-        reward_model: settings of `BackboneConfig` for where and how fast it runs.
+        reward_model: fields of `BackboneConfig` for where and how fast it runs.
 
     Raises:
         DataError: the features know no reward model, or none of the prompts can be read whole.
