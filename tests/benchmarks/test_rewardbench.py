@@ -6,15 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.benchmarks.tiny import (
-    FILES,
-    REWARDBENCH_COUNTS,
-    messages,
-    scores_of,
-    table,
-    write_jsonl,
-    write_parquet,
-)
+from tests.benchmarks.tiny import FILES, REWARDBENCH_COUNTS, messages, scores_of, table, write_jsonl, write_parquet
 
 from ebrm.benchmarks import SECTIONS
 from ebrm.benchmarks.rewardbench import LEGACY_SECTIONS, load, load_legacy, section_scores

@@ -151,10 +151,7 @@ def test_the_gradient_vanishes_where_the_label_is_the_belief():
 
 
 @settings(max_examples=40, deadline=None)
-@given(
-    st.lists(st.tuples(st.floats(0, 1), st.floats(-800, 800)), min_size=1, max_size=10),
-    st.floats(0, 1),
-)
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(-800, 800)), min_size=1, max_size=10), st.floats(0, 1))
 def test_labels_stay_probabilities_between_label_and_belief(rows: list[tuple[float, float]], rate):
     label, difference = torch.tensor(rows, dtype=torch.float64).T
     pairs = PreferencePairs.of(2 * torch.arange(len(rows)), 2 * torch.arange(len(rows)) + 1, label=label)

@@ -19,10 +19,7 @@ def test_pools_come_by_size_in_ascending_order():
     reward = [[3, 1, 2], [NAN, 5, 4], [NAN, NAN, NAN], [7, 7, 6]]
     gold = [[0.3, 0.1, 0.2], [NAN, 0.5, 0.4], [NAN, NAN, NAN], [9, 8, 0]]
     found = [(rows.tolist(), r.tolist(), g.tolist()) for rows, r, g in pools_by_size(*pool_tables(reward, gold))]
-    assert found == [
-        ([1], [[4, 5]], [[0.4, 0.5]]),
-        ([0, 3], [[1, 2, 3], [6, 7, 7]], [[0.1, 0.2, 0.3], [0, 8, 9]]),
-    ]
+    assert found == [([1], [[4, 5]], [[0.4, 0.5]]), ([0, 3], [[1, 2, 3], [6, 7, 7]], [[0.1, 0.2, 0.3], [0, 8, 9]])]
     assert list(pools_by_size(np.empty((0, 3)), np.empty((0, 3)))) == []
 
 
