@@ -132,11 +132,9 @@ def test_shifts_scales_and_the_order_of_rows(name, seed, offset, scale):
     index = torch.arange(N) % (COUNT - 1)
     groups = Groups(index, COUNT)
     found = function(x, y, groups).double()
-
     order = torch.randperm(N, generator=random)
     mixed = function(x[order], y[order], Groups(index[order], COUNT)).double()
     torch.testing.assert_close(mixed, found[order] if len(found) == N else found, rtol=1e-6, atol=1e-6, equal_nan=True)
-
     if shift:
         where, expected = shift.split()
         each = torch.randn(COUNT, generator=random, dtype=torch.float64)[index] if where == "each" else 1.0

@@ -97,7 +97,6 @@ def ties_and_best_of_four(items: Sequence[Item], rewards: Floats, ties: Ties | N
     term = [np.array([_TERMS.index(name) for name in names], dtype=np.int64)]
     index = [np.arange(len(items), dtype=np.int64)]
     values = [value]
-
     tied, ref = _pairs(items)
     lead, spread = leads(rewards, gold)
     compared = ties_comparisons(lead[tied], spread[tied], lead[ref])

@@ -91,7 +91,6 @@ def style_terms(items: Sequence[Item], rewards: Floats, ties: Ties | None = None
     won = (chosen > rejected) + (0.5 * (chosen == rejected) if ties == "shared" else 0.0)
     i, j = np.indices((STYLES, STYLES))
     value = np.stack([won[:, cells].mean(axis=1) for cells in (i > j, i == j, i < j)], axis=1)
-
     names = tuple(f"{group}/{level}" for group in _GROUPS for level in LEVELS)
     domain = np.array([_GROUPS.index(_domain(item)) for item in items], dtype=np.int64)
     group = np.array([_GROUPS.index(item.group) for item in items], dtype=np.int64)

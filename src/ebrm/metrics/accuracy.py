@@ -156,7 +156,6 @@ def paired_accuracy(
     if len(base) != len(refined):
         raise ValueError(f"{len(base)} base pairs and {len(refined)} refined pairs, expected the same pairs")
     labels = cluster_labels(cluster, len(base))
-
     sums = cluster_sums([np.ones(len(base)), base, refined, base_half, refined_half], labels)
     draws = resample_sums(sums, bootstrap=bootstrap)
     share = draws[:, 1:] / draws[:, :1]

@@ -114,7 +114,6 @@ def calibration(
         accuracy = clustered_mean(correct[rows], prompts[rows], bootstrap=bootstrap)
         curve.append(ReliabilityBin(float(confidence[rows].mean()), accuracy, int(rows.sum())))
         gaps.append(np.where(rows, correct - confidence, 0.0))
-
     p = finite_array(probability, "P(chosen > rejected)").clip(0, 1)
     losses = (1 - p) ** 2, -np.log(p.clip(np.finfo(np.float64).eps))  # "impossible" must cost much, but not all
     sums = cluster_sums([np.ones(len(p)), *losses, *gaps], prompts)

@@ -62,14 +62,12 @@ def bootstrap_scores(
     draws = np.full((bootstrap.resamples, scores, scorers), np.nan)
     if clusters < 2:
         return draws
-
     # Sums by (term, cluster) first: from then on the rows no longer matter.
     cells, cell = np.unique(term * clusters + place, return_inverse=True)
     sums, count = _sums(cell, value, len(cells))
     columns = (cells % clusters).astype(np.int32)
     starts = np.searchsorted(cells, np.arange(terms + 1) * clusters).astype(np.int32)
     tables = [csr_array((one, columns, starts), shape=(terms, clusters)) for one in (count, *sums.T)]
-
     largest = max(terms * scorers, scores * scorers)
     for which, times in cluster_draws(clusters, largest, bootstrap=bootstrap):
         drawn_count, *drawn_sums = (table @ times for table in tables)
