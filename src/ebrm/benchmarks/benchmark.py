@@ -69,8 +69,7 @@ class Terms:
 
     Attributes:
         names: names of the terms, T of them.
-        term: int64 [k], which term a value belongs to.
-        item: int64 [k], which item it comes from.
+        term, item: which term a value belongs to, and which item it comes from, int64 [k].
         value: float64 [k], the item's success in [0, 1] (RewardBench 2's margin term also has values below 0).
     """
 
@@ -85,8 +84,7 @@ class Benchmark:
     """Items and the rule by which rewards for them become scores. Higher is better, 1.0 is perfect, on all of them.
 
     Attributes:
-        name: as the command line knows it ("rm-bench").
-        title: as people write it ("RM-Bench").
+        name, title: as the command line knows it ("rm-bench"), and as people write it ("RM-Bench").
         origin: where the items were read, in words.
         items: the items.
         scores: what is reported, "overall" first.
@@ -119,10 +117,10 @@ class Benchmark:
         return tuple(item.cluster or prompt_id(item.prompt) for item in self.items)
 
 
-def padded(rows: Sequence[Sequence[float]]) -> Floats:
-    """Rows of different lengths as one table [n, r], NaN beyond the end of each."""
+def padded(rows: Sequence[Sequence[float]], least: int = 0) -> Floats:
+    """Rows of different lengths as one table [n, r], NaN beyond the end of each; `least`: columns at least."""
     length = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
-    table = np.full((len(rows), length.max(initial=0)), np.nan)
+    table = np.full((len(rows), max(length.max(initial=0), least)), np.nan)
     values = np.fromiter(chain.from_iterable(rows), dtype=np.float64, count=int(length.sum()))
     table[np.arange(table.shape[1]) < length[:, None]] = values
     return table
@@ -135,13 +133,8 @@ def item_success(rewards: Floats, gold: Floats, ties: Ties = "wrong") -> Floats:
     with a right and b wrong responses at that value, all a right ones lead in a! b! of the (a + b)! orders, so the item
     is worth 1 / C(a + b, a). One right response tied with k wrong ones at the top is worth 1 / (k + 1).
 
-    Args:
-        rewards: [n, r], a finite number for every response, NaN beyond an item's last.
-        gold: [n, r], 1.0 right, 0.0 wrong, NaN beyond an item's last.
-        ties: "wrong" (a tie counts as lost) or "shared".
-
-    Raises:
-        ValueError: rewards where there is no response or the reverse, or gold that is not 1 or 0 or lacks one of them.
+    Rewards are finite for every response, gold is 1.0 (right) or 0.0 (wrong), both [n, r] and NaN beyond an item's
+    last; anything else, or an item without one of each, is a ValueError.
     """
     check_rewards(rewards, gold)
     right, wrong = gold == 1.0, gold == 0.0
@@ -162,15 +155,8 @@ def pair_agreement(rewards: Floats, gold: Floats, ties: Ties = "wrong") -> Float
     """Share of an item's response pairs with different gold that the rewards put in the same order [n].
 
     (tau + 1) / 2 for Kendall's tau over the pairs without a tie in gold; equal rewards for different gold are worth 0
-    ("wrong") or 1/2 ("shared").
-
-    Args:
-        rewards: [n, r], a finite number for every response, NaN beyond an item's last.
-        gold: [n, r], higher is better, NaN beyond an item's last.
-        ties: "wrong" or "shared".
-
-    Raises:
-        ValueError: rewards where there is no response or the reverse, or an item whose gold is all equal.
+    ("wrong") or 1/2 ("shared"). Tables as in `item_success`, with gold of any value; an item whose gold is all equal is
+    a ValueError.
     """
     check_rewards(rewards, gold)
     agreement = np.empty(len(gold))
@@ -198,19 +184,13 @@ def check_rewards(rewards: Floats, gold: Floats) -> None:
 
 def gold_table(items: Sequence[Item], rewards: Floats) -> Floats:
     """The items' gold [n, r], as wide as the rewards."""
-    gold = padded([item.gold for item in items])
-    if gold.shape[1] >= rewards.shape[1]:
-        return gold
-    wider = np.full((len(items), rewards.shape[1]), np.nan)
-    wider[:, : gold.shape[1]] = gold
-    return wider
+    return padded([item.gold for item in items], rewards.shape[1])
 
 
 def group_terms(items: Sequence[Item], values: NDArray[np.float64], of: Mapping[str, Sequence[str]]) -> Terms:
     """One value an item [n], to every term that its group belongs to (`of`: group to the names of its terms).
 
-    All terms are in the result, in the order of their first mention, also those without items. A group that is not in
-    `of` is a KeyError.
+    All terms are in the result, in the order of their first mention, also those without items.
     """
     names = tuple(dict.fromkeys(term for terms in of.values() for term in terms))
     place = {term: number for number, term in enumerate(names)}
@@ -225,13 +205,7 @@ def group_terms(items: Sequence[Item], values: NDArray[np.float64], of: Mapping[
 def terms_by_group(
     of: Mapping[str, Sequence[str]], success: Success = item_success, official: Ties = "wrong"
 ) -> Callable[[Sequence[Item], Floats, Ties | None], Terms]:
-    """`Benchmark.terms` where items give one value each.
-
-    Args:
-        of: group to the names of the terms that its items count towards.
-        success: from (rewards, gold, ties) to the items' values.
-        official: the benchmark's own rule for ties.
-    """
+    """`Benchmark.terms` where items give one value each, by `success`, to the terms of their group in `of`."""
     return partial(_terms_by_group, {group: tuple(terms) for group, terms in of.items()}, success, official)
 
 

@@ -55,15 +55,10 @@ _ALL = "all items"
 
 
 def open_benchmark(name: str, data: Path | None = None) -> Benchmark:
-    """Load a benchmark.
+    """Load a benchmark: one of `NAMES`, the stem of a file in the folder `data`, or a path to a file (`open_file`).
 
-    Args:
-        name: one of `NAMES`; the stem of a file in the folder `data`; or a path to a file (see `open_file`).
-        data: folder of prepared files or of clones; None loads named benchmarks from the Hub.
-
-    Raises:
-        ConfigError: no such benchmark (the nearest name is suggested and all are listed).
-        DataError: it cannot be found or read.
+    `data` is a folder of prepared files or of clones; None loads named benchmarks from the Hub. ConfigError: no such
+    benchmark (the nearest name is suggested and all are listed). DataError: it cannot be found or read.
     """
     if name in NAMES:
         return NAMES[name].load(data)
@@ -100,10 +95,8 @@ def available(data: Path) -> list[str]:
     """Names of all benchmarks in a folder, in a fixed order: public ones first, then other Parquet files by stem.
 
     Of names with the same items only the first is given (not rewardbench-legacy). Files whose name begins with "train",
-    and those whose columns make no schema (see `SCHEMAS`), are no benchmarks.
-
-    Raises:
-        DataError: `data` is not a folder, or holds a benchmark more than once.
+    and those whose columns make no schema (see `SCHEMAS`), are no benchmarks. DataError: `data` is not a folder, or
+    holds a benchmark more than once.
     """
     found = [name for name, entry in NAMES.items() if name not in _VARIANTS and find_files(entry.place, data)]
     return [*found, *(name for name, path in _others(data).items() if _is_benchmark(path))]
@@ -137,18 +130,10 @@ def _is_benchmark(path: Path) -> bool:
 
 
 def sample_prompts(benchmark: Benchmark, prompts: int, seed: int) -> Benchmark:
-    """The items of a random sample of prompts (clusters).
+    """The items of a random sample of prompts (clusters); all are kept if there are no more than `prompts`.
 
     Which prompts are chosen depends on their content and the seed, not on the order or the number of items, and a
     larger sample contains a smaller one.
-
-    Args:
-        benchmark: what to sample from.
-        prompts: how many to keep; all are kept if there are no more.
-        seed: any integer.
-
-    Raises:
-        ConfigError: `prompts` is below 1.
     """
     if prompts < 1:
         raise ConfigError(f"prompts is {prompts}, expected 1 or more.")
@@ -163,18 +148,14 @@ def sample_prompts(benchmark: Benchmark, prompts: int, seed: int) -> Benchmark:
 
 
 def open_file(path: Path) -> Benchmark:
-    """Read a file as a benchmark that is called by the file's stem.
+    """Read a file (.jsonl, .ndjson, .json, .csv, .tsv or .parquet; text also in .gz) as a benchmark called by its stem.
 
     Which kind it is follows from the columns: `SCHEMAS`. Prompts are strings or messages (also as JSON); lists may be
     JSON strings, as in CSV. Optional columns: `id` (unique; else the row's place), `category` (each gets a subset
-    score) and `split` (all rows are used; the notes count them).
-
-    A pair or list is right if the right response has a higher reward than every other. A pool item's success is the
-    share of its response pairs with different gold that the rewards order the same way; items whose gold is all equal
-    have no such pair and are left out, with their number in the notes. Overall is the mean over all items.
-
-    Args:
-        path: .jsonl, .ndjson, .json, .csv, .tsv or .parquet; text also in .gz.
+    score) and `split` (all rows are used; the notes count them). A pair or list is right if the right response has a
+    higher reward than every other. A pool item's success is the share of its response pairs with different gold that
+    the rewards order the same way; items whose gold is all equal have no such pair and are left out, with their number
+    in the notes. Overall is the mean over all items.
 
     Raises:
         DataError: not such a file, no columns that make a schema, or rows that cannot be used.
@@ -185,7 +166,7 @@ def open_file(path: Path) -> Benchmark:
     rows = read_files(Files(path.parent.absolute(), (path.absolute(),)), stem)
     kind, make = _form(rows)
     items = read_items(rows, make)
-    notes = [*_splits(rows)]
+    notes = _splits(rows)
     if kind == "pool":
         kept = tuple(item for item in items if len(set(item.gold)) > 1)
         if len(kept) < len(items):
@@ -198,18 +179,10 @@ def open_file(path: Path) -> Benchmark:
         items = kept
     categories = sorted({item.group for item in items} - {""})
     of = {"": (_ALL,)} | {category: (_ALL, _term(category)) for category in categories}
-    return Benchmark(
-        name=stem,
-        title=stem,
-        origin=f"{rows.origin} ({kind})",
-        items=items,
-        scores=(
-            mean_of_items("overall", "overall", _ALL),
-            *(mean_of_items(_score_name(category), "subset", _term(category)) for category in categories),
-        ),
-        terms=terms_by_group(of, pair_agreement if kind == "pool" else item_success),
-        notes=(*notes, *remarks(items)),
-    )
+    subsets = (mean_of_items(_score_name(category), "subset", _term(category)) for category in categories)
+    scores = (mean_of_items("overall", "overall", _ALL), *subsets)
+    terms = terms_by_group(of, pair_agreement if kind == "pool" else item_success)
+    return Benchmark(stem, stem, f"{rows.origin} ({kind})", items, scores, terms, (*notes, *remarks(items)))
 
 
 def stem_of(path: Path) -> str:

@@ -82,10 +82,9 @@ HHH = Place(
 def llmbar(data: Path | None) -> Benchmark:
     """LLMBar: which output follows the instruction (Zeng et al. 2023, arXiv 2310.07641).
 
-    The benchmark is the 419 pairs of Natural and the four Adversarial subsets: overall is the unweighted mean of the
-    five, and the section "Adversarial" that of the four. The repository's case studies and the sets of others that it
-    repackages (FairEval, LLMEval^2, MT-Bench) are sections of their own, unweighted means of their subsets, and no part
-    of overall.
+    Overall is the unweighted mean of the five sets of its 419 pairs, Natural and four Adversarial ones, whose mean is a
+    section. The repository's case studies and the sets of others that it repackages (FairEval, LLMEval^2, MT-Bench) are
+    sections of their own, unweighted means of their subsets, and no part of overall.
     """
     rows = read_rows(LLMBAR, data)
     items = read_items(rows, _llmbar_item)
@@ -96,22 +95,17 @@ def llmbar(data: Path | None) -> Benchmark:
     absent = [group for group in _OWN if group not in groups]
     adversarial = [group for group in own if group != _NATURAL]
     others = {part: [group for group in groups if group.startswith(f"{part}/")] for part in _OTHERS}
-    return Benchmark(
-        name="llmbar",
-        title="LLMBar",
-        origin=rows.origin,
-        items=items,
-        scores=(
-            mean_of_groups("overall", "overall", own),
-            *(mean_of_items("Natural", "section", group) for group in own if group == _NATURAL),
-            *([mean_of_groups("Adversarial", "section", adversarial)] if adversarial else []),
-            *(mean_of_groups(part, "section", below) for part, below in others.items() if below),
-            *(mean_of_items(group.removeprefix("LLMBar/"), "subset", group) for group in adversarial),
-            *(mean_of_items(group, "subset", group) for below in others.values() for group in below),
-        ),
-        terms=terms_by_group({group: (group,) for group in groups}),
-        notes=(*([f"Absent, and no part of overall: {', '.join(absent)}."] if absent else []), *remarks(items)),
+    scores = (
+        mean_of_groups("overall", "overall", own),
+        *(mean_of_items("Natural", "section", group) for group in own if group == _NATURAL),
+        *([mean_of_groups("Adversarial", "section", adversarial)] if adversarial else []),
+        *(mean_of_groups(part, "section", below) for part, below in others.items() if below),
+        *(mean_of_items(group.removeprefix("LLMBar/"), "subset", group) for group in adversarial),
+        *(mean_of_items(group, "subset", group) for below in others.values() for group in below),
     )
+    terms = terms_by_group({group: (group,) for group in groups})
+    notes = [f"Absent, and no part of overall: {', '.join(absent)}."] if absent else []
+    return Benchmark("llmbar", "LLMBar", rows.origin, items, scores, terms, (*notes, *remarks(items)))
 
 
 def _llmbar_item(row: Row) -> Item:
@@ -138,8 +132,8 @@ def xstest(data: Path | None) -> Benchmark:
 
     A pair is a full compliance and a full refusal to one prompt, prepared or made from the labeled completions in a
     clone; on safe prompts the compliance is right, on unsafe ones ("contrast") the refusal. XSTest itself reports
-    refusal rates, not pairs; overall is the unweighted mean of should-refuse and should-respond (ours), so that always
-    refusing and always complying both score 50. Subsets are the types of prompt.
+    refusal rates; overall is the unweighted mean of should-refuse and should-respond (ours), so that always refusing
+    and always complying both score 50. Subsets are the types of prompt.
     """
     rows = read_rows(XSTEST, data)
     if "final_label" in rows.rows[0].values:
@@ -147,20 +141,14 @@ def xstest(data: Path | None) -> Benchmark:
     items = read_items(rows, _xstest_item)
     groups = sorted({item.group for item in items})
     halves = [half for half in _HALVES if any(group.startswith(f"{half}/") for group in groups)]
-    absent = [half for half in _HALVES if half not in halves]
-    return Benchmark(
-        name="xstest",
-        title="XSTest pairs",
-        origin=rows.origin,
-        items=items,
-        scores=(
-            mean_of_groups("overall", "overall", halves),
-            *(mean_of_items(half, "section", half) for half in halves),
-            *(mean_of_items(group, "subset", group) for group in groups),
-        ),
-        terms=terms_by_group({group: (group.split("/")[0], group) for group in groups}),
-        notes=(*(f"There are no {half} pairs, so overall is the other half." for half in absent), *remarks(items)),
+    scores = (
+        mean_of_groups("overall", "overall", halves),
+        *(mean_of_items(half, "section", half) for half in halves),
+        *(mean_of_items(group, "subset", group) for group in groups),
     )
+    terms = terms_by_group({group: (group.split("/")[0], group) for group in groups})
+    notes = [f"There are no {half} pairs, so overall is the other half." for half in _HALVES if half not in halves]
+    return Benchmark("xstest", "XSTest pairs", rows.origin, items, scores, terms, (*notes, *remarks(items)))
 
 
 def _xstest_item(row: Row) -> Item:
@@ -210,8 +198,8 @@ def judgebench(data: Path | None) -> Benchmark:
 
     Pairs of all response models that are there. One pass is judged, as upstream does for reward models
     (`--single_game`); upstream calls a tie B>A, so that it counts where B happens to be right. Overall is the mean over
-    all pairs. Sections are the categories and the response models: the leaderboard's numbers are those of gpt-4o alone.
-    Subsets are the sources (the subjects of MMLU-Pro).
+    all pairs. Sections are the categories and the response models (the leaderboard's numbers are those of gpt-4o
+    alone), subsets the sources (the subjects of MMLU-Pro).
     """
     rows = read_rows(JUDGEBENCH, data)
     items = read_items(rows, _judgebench_item, "pair_id")
@@ -225,19 +213,12 @@ def judgebench(data: Path | None) -> Benchmark:
     models = sorted({terms[2] for terms in of.values()})
     sections = [*(category for category in _SOURCES.values() if category in present), *models]
     subsets = [source for source in sorted({terms[3] for terms in of.values()}) if source not in _SOURCES]
-    return Benchmark(
-        name="judgebench",
-        title="JudgeBench",
-        origin=rows.origin,
-        items=items,
-        scores=(
-            mean_of_items("overall", "overall", "all"),
-            *(mean_of_items(section, "section", section) for section in sections),
-            *(mean_of_items(source, "subset", source) for source in subsets),
-        ),
-        terms=terms_by_group(of),
-        notes=remarks(items),
+    scores = (
+        mean_of_items("overall", "overall", "all"),
+        *(mean_of_items(section, "section", section) for section in sections),
+        *(mean_of_items(source, "subset", source) for source in subsets),
     )
+    return Benchmark("judgebench", "JudgeBench", rows.origin, items, scores, terms_by_group(of), remarks(items))
 
 
 def _judgebench_item(row: Row) -> Item:
@@ -256,24 +237,15 @@ def _judgebench_item(row: Row) -> Item:
 def ifbench(data: Path | None) -> Benchmark:
     """IFBench: the rejected response breaks some of the constraints (Peng et al. 2025, arXiv 2502.19328).
 
-    Overall is the mean over all pairs. Subsets are the levels: the rejected response breaks three constraints or more
-    (1), two (2) or one (3, the hardest).
+    Overall is the mean over all pairs. Subsets are the levels: it breaks three or more (1), two (2) or one (3).
     """
     rows = read_rows(IFBENCH, data)
     items = read_items(rows, _ifbench_item)
     levels = [level for level in _LEVELS if any(item.group == level for item in items)]
-    return Benchmark(
-        name="ifbench",
-        title="IFBench",
-        origin=rows.origin,
-        items=items,
-        scores=(
-            mean_of_items("overall", "overall", "all"),
-            *(mean_of_items(level, "subset", level) for level in levels),
-        ),
-        terms=terms_by_group({level: ("all", level) for level in levels}),
-        notes=remarks(items),
-    )
+    subsets = (mean_of_items(level, "subset", level) for level in levels)
+    scores = (mean_of_items("overall", "overall", "all"), *subsets)
+    terms = terms_by_group({level: ("all", level) for level in levels})
+    return Benchmark("ifbench", "IFBench", rows.origin, items, scores, terms, remarks(items))
 
 
 def _ifbench_item(row: Row) -> Item:
@@ -316,19 +288,14 @@ def hhh(data: Path | None) -> Benchmark:
     items = read_items(rows, _hhh_item)
     present = [category for category in _CATEGORIES if any(item.group == category for item in items)]
     absent = [category for category in _CATEGORIES if category not in present]
-    return Benchmark(
-        name="hhh",
-        title="HHH alignment",
-        origin=rows.origin,
-        items=items,
-        scores=(
-            mean_of_groups("overall", "overall", present),
-            mean_of_items("all pairs", "section", "all"),
-            *(mean_of_items(category, "subset", category) for category in present),
-        ),
-        terms=terms_by_group({category: (category, "all") for category in present}),
-        notes=(*([f"Absent: {', '.join(absent)}."] if absent else []), *remarks(items)),
+    scores = (
+        mean_of_groups("overall", "overall", present),
+        mean_of_items("all pairs", "section", "all"),
+        *(mean_of_items(category, "subset", category) for category in present),
     )
+    terms = terms_by_group({category: (category, "all") for category in present})
+    notes = [f"Absent: {', '.join(absent)}."] if absent else []
+    return Benchmark("hhh", "HHH alignment", rows.origin, items, scores, terms, (*notes, *remarks(items)))
 
 
 def _unfolded(rows: Rows) -> Rows:
@@ -367,7 +334,6 @@ def _hhh_item(row: Row) -> Item:
     right, wrong = choices if labels[0] == 1 else choices[::-1]
     # The folder names the category: "…/helpful/task.json", "helpful/test/0000.parquet", "helpful/test".
     folder = next((part for part in PurePosixPath(row.part).parts if part in _CATEGORIES), row.part)
-    category = known(folder, "folder")
     number = row.where.rpartition("[")[2].rstrip("]") if row.where.endswith("]") else row.where.rpartition(":")[2]
     both = Row(row.where, row.part, {"prompt": row.values["input"], "chosen": right, "rejected": wrong})
-    return pair(both, f"{category}-{number}", category)
+    return pair(both, f"{known(folder, 'folder')}-{number}", folder)

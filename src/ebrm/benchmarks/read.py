@@ -39,8 +39,7 @@ class Place:
 
     Attributes:
         title: the benchmark as people write it, for messages.
-        layouts: in order of preference, each the patterns of its files relative to one folder. A layout is found where
-            at least one of its patterns matches.
+        layouts: in order of preference, each the patterns of its files relative to one folder; one match is enough.
         repository: what to clone ("owner/name" on GitHub), for messages.
         hub: Hub data set ("owner/name"); None where the benchmark is not on the Hub in a form that can be read.
         splits: of the Hub data set, each "split" or "config/split".
@@ -87,15 +86,11 @@ class Files:
 
 
 def read_rows(place: Place, data: Path | None) -> Rows:
-    """Read all rows of a benchmark.
+    """Read all rows of a benchmark from a folder, or from the Hub (None).
 
-    Args:
-        place: where they are kept.
-        data: a folder: that of the prepared files or of a clone, one of the two levels above it, or one inside a clone
-            (then only the files inside it are read). None: the Hub.
-
-    Raises:
-        DataError: nothing found there (what was looked for is named), found in several places, unreadable, or empty.
+    The folder is that of the prepared files or of a clone, one of the two levels above it, or one inside a clone (then
+    only the files inside it are read). DataError: nothing found there (what was looked for is named), found in several
+    places, unreadable, or empty.
     """
     if data is None:
         return _read_hub(place)
@@ -122,11 +117,7 @@ def read_files(found: Files, title: str) -> Rows:
 
 
 def find_files(place: Place, data: Path) -> Files | None:
-    """The files of a benchmark in or near the folder `data` (see `read_rows`); None if there are none.
-
-    Raises:
-        DataError: `data` is not a folder, or holds the benchmark more than once.
-    """
+    """The files of a benchmark in or near the folder `data` (see `read_rows`); None if there are none."""
     try:
         folder = data.expanduser().resolve()
         if not folder.is_dir():
@@ -210,11 +201,7 @@ def _read_hub(place: Place) -> Rows:
 
 
 def value(row: Row, field: str) -> Any:
-    """The value in a column; a dot steps into an object (`chosen.answer`).
-
-    Raises:
-        RowProblem: no such column, or missing (null).
-    """
+    """The value in a column; a dot steps into an object (`chosen.answer`). RowProblem: no such column, or null."""
     at: Any = row.values
     for name in field.split("."):
         if not isinstance(at, Mapping) or name not in at:
@@ -231,11 +218,7 @@ def text(row: Row, field: str) -> str:
 
 
 def texts(row: Row, field: str, least: int = 1, key: str | None = None) -> tuple[str, ...]:
-    """A list of strings (also as JSON, which is how CSV holds one), or of objects whose `key` is a string.
-
-    Raises:
-        RowProblem: not a list, fewer than `least` entries, or an entry that is not a string.
-    """
+    """A list of `least` or more strings (also as JSON, as CSV holds one), or of objects whose `key` is a string."""
     entries = _list(value(row, field), field, least)
     if key is None:
         return tuple(_text(entry, f"{field}[{number}]") for number, entry in enumerate(entries))
@@ -268,9 +251,6 @@ def prompt(row: Row, field: str = "prompt") -> tuple[Message, ...]:
     """A conversation that asks for a reply: messages, messages as JSON, or a string, which means one user turn.
 
     All turns are kept, empty ones too, if one of the user's says something.
-
-    Raises:
-        RowProblem: not a conversation, empty, or one that does not end in a user turn.
     """
     given = value(row, field)
     return _prompt_of_string(given, field) if isinstance(given, str) else _conversation(given, field)
@@ -344,17 +324,10 @@ def _number(given: Any, field: str) -> float:
 
 
 def read_items(rows: Rows, make: Callable[[Row], Item], id_field: str = "id") -> tuple[Item, ...]:
-    """Turn every row into an item and check that ids are unique.
+    """Turn every row into an item (`make` raises RowProblem) and check that ids are unique (`id_field`: their column).
 
-    A benchmark is scored whole, so one bad row stops the reading. Items of the same prompt share a cluster.
-
-    Args:
-        rows: as read.
-        make: from a row to its item; raises RowProblem.
-        id_field: the column that the id comes from, for messages.
-
-    Raises:
-        DataError: rows that cannot be used, all of them counted by kind and the first five named.
+    Items of the same prompt share a cluster. A benchmark is scored whole, so one bad row is a DataError, which counts
+    all of them by kind and names the first five.
     """
     items: list[Item] = []
     kinds: Counter[str] = Counter()
@@ -400,20 +373,12 @@ def _explain(rows: Rows, kinds: Counter[str], examples: Sequence[BadRow], column
 
 def remarks(items: Sequence[Item]) -> tuple[str, ...]:
     """Sentences about texts that are usable but odd: empty responses, equal right and wrong ones, empty turns."""
-    notes: list[str] = []
     empty = sum(any(not text.strip() for text in item.responses) for item in items)
-    if empty:
-        notes.append(f"{empty:,} of {len(items):,} items have an empty response; it is scored like any other.")
-    equal = sum(_has_equal_texts(item) for item in items)
-    if equal:
-        notes.append(
-            f"{equal:,} of {len(items):,} items have the same text as a better and a worse response: always a tie."
-        )
+    equal = sum(len(set(item.responses)) < len(set(zip(item.responses, item.gold, strict=True))) for item in items)
     turns = sum(any(not message["content"].strip() for message in item.prompt) for item in items)
-    if turns:
-        notes.append(f"{turns:,} of {len(items):,} items have an empty turn in the prompt; it is kept.")
-    return tuple(notes)
-
-
-def _has_equal_texts(item: Item) -> bool:
-    return len(set(item.responses)) < len(set(zip(item.responses, item.gold, strict=True)))
+    found = (
+        (empty, "an empty response; it is scored like any other"),
+        (equal, "the same text as a better and a worse response: always a tie"),
+        (turns, "an empty turn in the prompt; it is kept"),
+    )
+    return tuple(f"{count:,} of {len(items):,} items have {what}." for count, what in found if count)

@@ -81,10 +81,7 @@ def load_legacy(data: Path | None) -> Benchmark:
 
 
 def section_scores(sections: Mapping[str, Mapping[str, int]], present: Sequence[str]) -> tuple[Score, ...]:
-    """Overall, the sections and the subsets, over the subsets that are present.
-
-    Subsets that are absent are left out of their section, and sections without any are left out of the overall score.
-    """
+    """Overall, the sections and the subsets, over the subsets that are present and the sections that have some."""
     weights: dict[str, dict[str, float]] = {}
     for section, counts in sections.items():
         here = {subset: count for subset, count in counts.items() if subset in present}
@@ -107,15 +104,9 @@ def _load(
     absent = [subset for subset in _SUBSETS if subset not in groups]
     if absent:
         notes = (*notes, f"Subsets that are absent and in no score: {', '.join(absent)}.")
-    return Benchmark(
-        name=benchmark,
-        title=title,
-        origin=rows.origin,
-        items=items,
-        scores=section_scores(sections, [subset for subset in _SUBSETS if subset in groups]),
-        terms=terms_by_group({subset: (subset,) for subset in _SUBSETS}),
-        notes=(*notes, *remarks(items)),
-    )
+    scores = section_scores(sections, [subset for subset in _SUBSETS if subset in groups])
+    terms = terms_by_group({subset: (subset,) for subset in _SUBSETS})
+    return Benchmark(benchmark, title, rows.origin, items, scores, terms, (*notes, *remarks(items)))
 
 
 def _item(row: Row) -> Item:

@@ -19,17 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from ebrm.benchmarks import read
-from ebrm.benchmarks.benchmark import (
-    Benchmark,
-    Floats,
-    Item,
-    Score,
-    Terms,
-    Ties,
-    gold_table,
-    item_success,
-    mean_of_items,
-)
+from ebrm.benchmarks.benchmark import Benchmark, Floats, Item, Score, Terms, Ties, gold_table, item_success
 from ebrm.benchmarks.read import Place, Row, read_items, read_rows, remarks
 from ebrm.data import RowProblem
 from ebrm.metrics import leads, ties_comparisons
@@ -68,25 +58,16 @@ def load(data: Path | None) -> Benchmark:
     items = read_items(rows, _item)
     groups = {item.group for item in items}
     present = [subset for subset in _SUBSETS.values() if subset in groups]
-    return Benchmark(
-        name="rewardbench2",
-        title="RewardBench 2",
-        origin=rows.origin,
-        items=items,
-        scores=_scores(present),
-        terms=ties_and_best_of_four,
-        notes=(*remarks(items), *_notes(items, present)),
-    )
+    notes = (*remarks(items), *_notes(items, present))
+    scores, terms = _scores(present), ties_and_best_of_four
+    return Benchmark("rewardbench2", "RewardBench 2", rows.origin, items, scores, terms, notes)
 
 
 def ties_and_best_of_four(items: Sequence[Item], rewards: Floats, ties: Ties | None = None) -> Terms:
-    """The values behind the scores of RewardBench 2, by the rule at the top of this module.
+    """The values behind the scores of RewardBench 2 for rewards [n, r], by the rule at the top of this module.
 
-    Args:
-        items: as `load` makes them.
-        rewards: [n, r], NaN beyond an item's last response.
-        ties: between right and wrong responses. None is the official rule: "shared" in the best-of-four subsets,
-            "wrong" in Ties. What Ties says of leads and spreads does not depend on it.
+    `ties` is between right and wrong responses. None is the official rule: "shared" in the best-of-four subsets,
+    "wrong" in Ties. What Ties says of leads and spreads does not depend on it.
     """
     gold = gold_table(items, rewards)
     value = np.empty(len(items))
@@ -110,11 +91,7 @@ def ties_and_best_of_four(items: Sequence[Item], rewards: Floats, ties: Ties | N
 def _scores(present: Sequence[str]) -> tuple[Score, ...]:
     of = {subset: dict(TIES_WEIGHTS) if subset == TIES else {subset: 1.0} for subset in present}
     overall = {term: weight / len(present) for weights in of.values() for term, weight in weights.items()}
-    subsets = (
-        Score(subset, "subset", weights) if subset == TIES else mean_of_items(subset, "subset", subset)
-        for subset, weights in of.items()
-    )
-    return (Score("overall", "overall", overall), *subsets)
+    return (Score("overall", "overall", overall), *(Score(subset, "subset", weights) for subset, weights in of.items()))
 
 
 def _notes(items: Sequence[Item], present: Sequence[str]) -> list[str]:
@@ -172,15 +149,8 @@ def _item(row: Row) -> Item:
         cluster = f"{TIES}:{int(match[2])}"
     elif len(chosen) != 1:
         raise RowProblem("expected exactly one", "chosen", chosen)
-    return Item(
-        id=f"{subset}/{name}",
-        prompt=read.prompt(row),
-        responses=(*chosen, *rejected),
-        gold=(1.0,) * right + (0.0,) * (completions - right),
-        group=subset,
-        where=row.where,
-        cluster=cluster,
-    )
+    gold = (1.0,) * right + (0.0,) * (completions - right)
+    return Item(f"{subset}/{name}", read.prompt(row), (*chosen, *rejected), gold, subset, row.where, cluster)
 
 
 def _count(row: Row, field: str, default: int) -> int:

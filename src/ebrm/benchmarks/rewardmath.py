@@ -39,13 +39,12 @@ _TERMS = ("right", "right or tied", "reciprocal rank")
 
 
 def load(data: Path | None) -> Benchmark:
-    """RewardMATH.
+    """RewardMATH, in rows of three kinds.
 
     A prompt is the problem, a response the steps of a solution joined by line ends, as upstream gives them to reward
     models that classify. Rows may be one a solution (`problem`, `eval_solution`, `solution_type` chosen or rejected),
     one a pair (`eval_solution_A`, `eval_solution_B`, `chosen_position`), both grouped by `problem_id`, or one a problem
-    (`prompt` or `problem`, `chosen`, `rejected` as a list). A clone of kimsh0507/RewardMATH_official has two sample
-    problems only.
+    (`prompt` or `problem`, `chosen`, `rejected` as a list). A clone of kimsh0507/RewardMATH_official has two samples.
     """
     rows = read_rows(PLACE, data)
     problems = _by_problem(rows)
@@ -57,29 +56,19 @@ def load(data: Path | None) -> Benchmark:
     odd = sum(sum(item.gold) != 1 or len(item.gold) != 1 + WRONG for item in items)
     if odd:
         notes.append(f"{odd:,} problems have not one right and {WRONG} wrong solutions.")
-    return Benchmark(
-        name="rewardmath",
-        title="RewardMATH",
-        origin=rows.origin,
-        items=items,
-        scores=(
-            mean_of_items("overall", "overall", "right"),
-            mean_of_items("ties as right", "section", "right or tied"),
-            mean_of_items("MRR", "section", "reciprocal rank"),
-        ),
-        terms=one_to_many_terms,
-        notes=tuple(notes),
+    scores = (
+        mean_of_items("overall", "overall", "right"),
+        mean_of_items("ties as right", "section", "right or tied"),
+        mean_of_items("MRR", "section", "reciprocal rank"),
     )
+    return Benchmark("rewardmath", "RewardMATH", rows.origin, items, scores, one_to_many_terms, tuple(notes))
 
 
 def one_to_many_terms(items: Sequence[Item], rewards: Floats, ties: Ties | None = None) -> Terms:
     """Each problem's success, its success with a tie at the top as right, and its reciprocal rank.
 
-    Args:
-        items: as `load` makes them.
-        rewards: [n, r], NaN beyond an item's last response.
-        ties: "wrong" (official, also None), or "shared": success and reciprocal rank with ties broken at random, in
-            expectation. The second score stays as it is.
+    Under "wrong" (official, also None) ties are lost; under "shared" success and reciprocal rank are those with ties
+    broken at random, in expectation. The second score stays as it is.
     """
     gold = gold_table(items, rewards)
     success = item_success(rewards, gold, ties or "wrong")
@@ -140,14 +129,9 @@ def _item(same: Sequence[Row]) -> Item:
     wrong = tuple(text for text, is_right in solutions if not is_right)
     if not right or not wrong:
         raise RowProblem(f"{len(right)} right and {len(wrong)} wrong solutions", "solution_type", None)
-    return Item(
-        id=read.name(first, "problem_id", default=read.name(first, "id", default=first.where)),
-        prompt=read.prompt(first, _prompt_field(first)),
-        responses=(*right, *wrong),
-        gold=(1.0,) * len(right) + (0.0,) * len(wrong),
-        group="",
-        where=first.where,
-    )
+    name = read.name(first, "problem_id", default=read.name(first, "id", default=first.where))
+    gold = (1.0,) * len(right) + (0.0,) * len(wrong)
+    return Item(name, read.prompt(first, _prompt_field(first)), (*right, *wrong), gold, "", first.where)
 
 
 def _prompt_field(row: Row) -> str:

@@ -66,24 +66,13 @@ def load(data: Path | None) -> Benchmark:
         )
     if "safety" in domains and len(parts) == 1:
         notes.append(f"Of safety, only {parts[0]} is present.")
-    return Benchmark(
-        name="rm-bench",
-        title="RM-Bench",
-        origin=rows.origin,
-        items=items,
-        scores=_scores(domains, parts),
-        terms=style_terms,
-        notes=tuple(notes),
-    )
+    return Benchmark("rm-bench", "RM-Bench", rows.origin, items, _scores(domains, parts), style_terms, tuple(notes))
 
 
 def style_terms(items: Sequence[Item], rewards: Floats, ties: Ties | None = None) -> Terms:
-    """Each item's share of easy, normal and hard comparisons won.
+    """Each item's share of easy, normal and hard comparisons won, from rewards [n, 6] of its chosen, then rejected.
 
-    Args:
-        items: as `load` makes them.
-        rewards: [n, 6], the chosen and then the rejected responses.
-        ties: "wrong" (official, also None), or "shared": a tie is half won.
+    A tie is lost under "wrong" (official, also None), half won under "shared".
     """
     check_rewards(rewards, gold_table(items, rewards))
     table = rewards[:, : 2 * STYLES].reshape(len(items), 2, STYLES)
@@ -108,11 +97,7 @@ def _scores(domains: Sequence[str], parts: Sequence[str]) -> tuple[Score, ...]:
         *(mean_of_groups(domain, "section", [f"{domain}/{level}" for level in LEVELS]) for domain in domains),
         *(mean_of_groups(level, "section", [f"{domain}/{level}" for domain in domains]) for level in LEVELS),
         *(mean_of_groups(part, "subset", [f"{part}/{level}" for level in LEVELS]) for part in parts),
-        *(
-            mean_of_groups(f"{domain}/{level}", "subset", [f"{domain}/{level}"])
-            for domain in domains
-            for level in LEVELS
-        ),
+        *(mean_of_groups(both, "subset", [both]) for domain in domains for both in (f"{domain}/{n}" for n in LEVELS)),
     )
 
 
@@ -129,11 +114,5 @@ def _item(row: Row) -> Item:
     for side, texts in sides.items():
         if len(texts) != STYLES:
             raise RowProblem(f"expected {STYLES} styles", side, list(texts))
-    return Item(
-        id=f"{group}/{read.name(row, 'id')}",
-        prompt=read.prompt(row),
-        responses=(*sides["chosen"], *sides["rejected"]),
-        gold=(1.0,) * STYLES + (0.0,) * STYLES,
-        group=group,
-        where=row.where,
-    )
+    responses, gold = (*sides["chosen"], *sides["rejected"]), (1.0,) * STYLES + (0.0,) * STYLES
+    return Item(f"{group}/{read.name(row, 'id')}", read.prompt(row), responses, gold, group, row.where)

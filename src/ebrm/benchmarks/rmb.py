@@ -24,25 +24,18 @@ _GOALS = ("Helpfulness", "Harmlessness")
 
 
 def load(data: Path | None) -> Benchmark:
-    """RMB: pairwise and best-of-n sets.
+    """RMB: pairwise and best-of-n sets. It is not on the Hub.
 
     A pair is right if the chosen response has the higher reward, a list if the best one beats every loser. A section
     (goal and set) is the unweighted mean over its scenarios (`category_path`), and overall is the mean of the four
-    sections, which is how the paper's leaderboard ranks. Subsets are the scenarios' parents (Chat, Code, S1, …).
-    Upstream's own script prints the plain accuracy of whatever files it is given. RMB is not on the Hub.
+    sections, which is how the paper's leaderboard ranks; upstream's own script prints the plain accuracy of whatever
+    files it is given. Subsets are the scenarios' parents (Chat, Code, S1, …).
     """
     rows = read_rows(PLACE, data)
     items = read_items(rows, _item)
     groups = sorted({item.group for item in items})
-    return Benchmark(
-        name="rmb",
-        title="RMB",
-        origin=rows.origin,
-        items=items,
-        scores=_scores(groups),
-        terms=terms_by_group({group: (group,) for group in groups}),
-        notes=(*_absent(items), *remarks(items)),
-    )
+    terms = terms_by_group({group: (group,) for group in groups})
+    return Benchmark("rmb", "RMB", rows.origin, items, _scores(groups), terms, (*_absent(items), *remarks(items)))
 
 
 def _item(row: Row) -> Item:
@@ -57,14 +50,9 @@ def _item(row: Row) -> Item:
         best = text(row, "chosen.answer" if upstream else "chosen")
         others = (text(row, "reject.answer" if upstream else "rejected"),)
     number = name(row, ("bon_uid" if part == "bon" else "pair_uid") if upstream else "id")
-    return Item(
-        id=f"{part}/{number}",
-        prompt=prompt(row, "conversation_input" if upstream else "prompt"),
-        responses=(best, *others),
-        gold=(1.0, *(0.0 for _ in others)),
-        group=f"{part}/{_upstream_path(row) if upstream else _prepared_path(row)}",
-        where=row.where,
-    )
+    asked = prompt(row, "conversation_input" if upstream else "prompt")
+    group = f"{part}/{_upstream_path(row) if upstream else _prepared_path(row)}"
+    return Item(f"{part}/{number}", asked, (best, *others), (1.0, *(0.0 for _ in others)), group, row.where)
 
 
 def _upstream_path(row: Row) -> str:

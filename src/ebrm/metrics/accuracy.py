@@ -41,16 +41,12 @@ class PairedAccuracy:
         base: share of pairs the base reward ranks correctly; a tie is wrong.
         refined: the same for the refined reward.
         difference: refined minus base.
-        base_ties_half: as `base`, a tie counting one half.
-        refined_ties_half: as `refined`, a tie counting one half.
+        base_ties_half, refined_ties_half: as `base` and `refined`, a tie counting one half.
         pairs: number of pairs.
         prompts: number of distinct prompts, the unit that is resampled.
-        flips_fixed: pairs the base reward had wrong and the refined one has right.
-        flips_broken: pairs the base reward had right and the refined one has wrong.
-        ties_base: pairs whose two base rewards are equal.
-        ties_refined: pairs whose two refined rewards are equal.
+        flips_fixed, flips_broken: pairs wrong by the base reward and right by the refined one, and the reverse.
+        ties_base, ties_refined: pairs whose two rewards are equal.
         sign_test: p-value of the exact sign test on the flips.
-        bootstrap: of the intervals.
     """
 
     base: Estimate
@@ -129,10 +125,7 @@ class HackPreference:
 def correct_pairs(chosen: ArrayLike, rejected: ArrayLike, tie: float = 0.0) -> Floats:
     """Score pairs [p]: 1 where chosen > rejected, 0 where chosen < rejected, `tie` where they are equal.
 
-    Args:
-        chosen: rewards of the chosen responses [p].
-        rejected: rewards of the rejected responses [p].
-        tie: worth of a tie; 0 (default) asks for a strict order, as RewardBench does; 0.5 is a coin toss.
+    A tie is worth 0 by default, which asks for a strict order, as RewardBench does; 0.5 is a coin toss.
     """
     chosen = finite_array(chosen, "the reward of the chosen responses")
     rejected = finite_array(rejected, "the reward of the rejected responses", len(chosen))
@@ -188,11 +181,7 @@ def paired_accuracy_by_category(
     *,
     bootstrap: Bootstrap = Bootstrap(),
 ) -> dict[str, PairedAccuracy]:
-    """`paired_accuracy` within each category [p], str or None; pairs without one are under "-".
-
-    Returns:
-        Category to its accuracy, sorted by name. A category's numbers do not depend on the other categories.
-    """
+    """`paired_accuracy` within each category [p] (str or None: "-"), sorted by name; none depends on the others."""
     sides = (base_rejected, refined_chosen, refined_rejected)
     rewards = [finite_array(base_chosen, "the base reward of the chosen responses")]
     rewards += [finite_array(side, "the reward of another side", len(rewards[0])) for side in sides]
@@ -217,15 +206,8 @@ def group_accuracy(
     """Mean, macro and worst accuracy over users (Personalized RewardBench, arXiv 2604.07343), and ACC+.
 
     ACC+ is the share of groups all of whose pairs are ranked right (MM-RLHF, arXiv 2502.10391, and its public code).
-    An offset of both rewards of a pair and a rising map of all rewards change nothing.
-
-    Args:
-        chosen: rewards of the chosen responses [p].
-        rejected: rewards of the rejected responses [p].
-        group: label of each pair's group [p], of any sortable type.
-        tie: worth of equal rewards, in [0, 1]; 0: wrong. Only pairs worth 1 are without a mistake.
-        cluster: label of what is resampled [p], each group in one of them; None: the groups.
-        bootstrap: of the intervals.
+    Rewards and `group`, a label of any sortable type, are [p]; each group lies in one cluster. `tie` is the worth of
+    equal rewards, in [0, 1]; only pairs worth 1 are without a mistake.
     """
     if not 0 <= tie <= 1:
         raise ConfigError(f"tie is {tie}, expected 0 (wrong) to 1 (right)")
@@ -250,10 +232,7 @@ def group_accuracy(
 def preference_rate(
     first: ArrayLike, second: ArrayLike, cluster: ArrayLike | None = None, *, bootstrap: Bootstrap = Bootstrap()
 ) -> PreferenceRate:
-    """Share of pairs with first > second, from rewards of both sides [p].
-
-    An offset of both rewards of a pair, and any rising map of all rewards, change nothing.
-    """
+    """Share of pairs with first > second, from rewards of both sides [p]."""
     half = correct_pairs(first, second, tie=0.5)
     labels = cluster_labels(cluster, len(half))
     return PreferenceRate(
@@ -272,14 +251,8 @@ def contrast_consistency(
     A consistent reward ranks (q, y) above the other combinations. *Instruction consistency* changes the prompt: match
     r(q, y), mismatch r(q', y). *Response consistency* changes the response: match r(q, y), mismatch r(q, y'). From The
     Trickle-down Impact of Reward (In-)consistency on RLHF (arXiv 2309.16155), whose code counts strictly: a reward that
-    never looks at the prompt has an instruction consistency of 0, with ties as one half 0.5 (chance). Instruction
-    consistency compares rewards of different prompts, so an offset of a prompt's rewards changes it.
-
-    Args:
-        match: rewards of responses with the prompt they answer [p].
-        mismatch: rewards of the same with the other prompt, or of the other response [p].
-        cluster: label of each row's (q, q') [p]; give both directions as two rows of one cluster.
-        bootstrap: of the intervals.
+    never looks at the prompt has an instruction consistency of 0, with ties as one half 0.5 (chance). An offset of a
+    prompt's rewards changes instruction consistency. Give both directions as two rows of one cluster.
     """
     return preference_rate(match, mismatch, cluster, bootstrap=bootstrap)
 
@@ -294,16 +267,9 @@ def hack_preference_rate(
 ) -> HackPreference:
     """Share of prompts whose response that games the stated metric gets more reward than the honest one (ours).
 
-    For data like School of Reward Hacks (arXiv 2508.17511), which has both for each task, and the way of gaming
-    (`cheat_method`). Use such data to evaluate, never as chosen responses. A rising map of all rewards changes
-    nothing; an offset of a prompt changes the AUROC only.
-
-    Args:
-        hack: rewards of the responses that game [p].
-        honest: rewards of the honest ones [p].
-        method: how each pair's hack games [p], str or None; None: not told.
-        cluster: label of each pair [p], usually its prompt.
-        bootstrap: of the intervals.
+    For data like School of Reward Hacks (arXiv 2508.17511), which has both for each task. Use such data to evaluate,
+    never as chosen responses. `hack` and `honest` are rewards [p], `method` how each hack games (str or None) [p]. An
+    offset of a prompt changes the AUROC only.
     """
     overall = preference_rate(hack, honest, cluster, bootstrap=bootstrap)
     hack, honest = as_floats(hack, "hack"), as_floats(honest, "honest")
@@ -328,18 +294,11 @@ def hack_preference_rate(
 def tie_threshold(difference: ArrayLike, label: ArrayLike) -> float:
     """Tie calibration: the lowest threshold under which most pairs, human ties among them, are right.
 
-    A pair is right if it is a tie and |d| <= threshold, or if it is none, |d| > threshold and d has the label's sign.
-    Calibrating the threshold makes rewards of any unit comparable: Deutsch, Foster and Freitag, "Ties Matter" (arXiv
-    2305.14324), used for reward models in VideoReward (arXiv 2501.13918). This is the exact optimum, over 0 and all |d|
-    (the incremental scan in VideoReward's code is off by one at its ends). Find it on other pairs than those it is used
-    on: on its own pairs the accuracy is too high, as any maximum is.
-
-    Args:
-        difference: reward of the first response minus that of the second, d [p].
-        label: 1 (first better), -1 (second better) or 0 (a tie) [p].
-
-    Returns:
-        The threshold, 0 or more, in the rewards' unit.
+    Pairs have a difference d [p], first minus second reward, and a label [p]: 1 (first better), -1 (second better) or 0
+    (a tie). A pair is right if it is a tie and |d| <= threshold, or if it is none, |d| > threshold and d has the
+    label's sign. Deutsch, Foster and Freitag, "Ties Matter" (arXiv 2305.14324), used for reward models in VideoReward
+    (arXiv 2501.13918). This is the exact optimum, over 0 and all |d| (the scan in VideoReward's code is off by one at
+    its ends). Find it on other pairs than those it is used on: there the accuracy is too high, as any maximum is.
     """
     difference, label = _labeled(difference, label)
     size = np.abs(difference)
@@ -359,16 +318,9 @@ def accuracy_with_ties(
     *,
     bootstrap: Bootstrap = Bootstrap(),
 ) -> Estimate:
-    """Share of pairs, ties among them, that are right under a threshold; see `tie_threshold`.
+    """Share of pairs, ties among them, that are right if |difference| <= threshold is a tie; see `tie_threshold`.
 
     The interval takes the threshold as given: how it was found is not in it.
-
-    Args:
-        difference: reward of the first response minus that of the second [p].
-        label: 1, 0 or -1 [p].
-        threshold: the largest |difference| that is a tie, 0 or more; 0: equal rewards.
-        cluster: label of each pair [p], usually its prompt.
-        bootstrap: of the interval.
     """
     difference, label = _labeled(difference, label)
     if not threshold >= 0:
@@ -380,10 +332,7 @@ def accuracy_with_ties(
 def accuracy_without_ties(
     difference: ArrayLike, label: ArrayLike, cluster: ArrayLike | None = None, *, bootstrap: Bootstrap = Bootstrap()
 ) -> Estimate:
-    """Share of the pairs with a label of 1 or -1 [p] whose difference [p] has that sign; equal rewards are wrong.
-
-    NaN where every label is 0 (a tie). Sources: see `tie_threshold`.
-    """
+    """Share of the pairs with a label of 1 or -1 whose difference [p] has that sign (equal is wrong), or NaN."""
     difference, label = _labeled(difference, label)
     clusters, decided = cluster_labels(cluster, len(label)), label != 0
     if not decided.any():
@@ -395,7 +344,6 @@ def accuracy_without_ties(
 def _by_name(
     names: ArrayLike | Sequence[str | None], rows: int, function: Callable[[NDArray[np.bool_]], T]
 ) -> dict[str, T]:
-    """The function of each name's rows, by sorted name."""
     labels = np.array([str(name or NO_CATEGORY) for name in as_array(np.asarray(names, dtype=object))])
     if len(labels) != rows:
         raise ValueError(f"{rows} pairs and {len(labels)} names of what they belong to, expected one a pair")

@@ -101,11 +101,9 @@ def as_floats(value: ArrayLike, name: str) -> Floats:
 
 
 def finite_array(value: ArrayLike, name: str, length: int | None = None) -> Floats:
-    """Take `value` as a float64 array of `length` numbers (None: any number from one up), called `name` in errors.
+    """`value` as a float64 array of `length` numbers (None: any number from one up), called `name` in errors.
 
-    Raises:
-        DataError: there are none, or one is NaN or infinite (with the count and the first row).
-        ValueError: the shape is not [length].
+    DataError: there are none, or one is NaN or infinite (with the count and the first row). ValueError: another shape.
     """
     array = as_floats(value, name)
     if array.ndim != 1 or (length is not None and len(array) != length):
@@ -142,11 +140,7 @@ def cluster_labels(cluster: ArrayLike | None, rows: int, name: str = "cluster") 
 
 
 def cluster_sums(columns: Sequence[ArrayLike], cluster: ArrayLike) -> Floats:
-    """Sum k columns of n numbers within each cluster.
-
-    Returns:
-        Sums [clusters, k] in the sorted order of the labels; to the last bit they do not depend on the order of rows.
-    """
+    """Sum k columns of n numbers within each cluster [clusters, k], by sorted label; free of the order of rows."""
     labels, index = np.unique(as_array(cluster), return_inverse=True)
     sums = []
     for column in columns:
@@ -158,11 +152,9 @@ def cluster_sums(columns: Sequence[ArrayLike], cluster: ArrayLike) -> Floats:
 
 
 def resample_sums(sums: Floats, *, bootstrap: Bootstrap = Bootstrap()) -> Floats:
-    """Total the columns of `sums` [clusters, k] over draws of as many clusters, with replacement.
+    """Totals of `sums` [clusters, k] over draws of as many clusters, with replacement [resamples, k].
 
-    Returns:
-        Totals [resamples, k]; one row of NaN where there are fewer than two clusters, which do not tell how clusters
-        differ.
+    One row of NaN where there are fewer than two clusters, which do not tell how clusters differ.
     """
     clusters, resamples, generator = len(sums), bootstrap.resamples, bootstrap.generator()
     if clusters < 2:
@@ -184,14 +176,9 @@ def cluster_draws(
 ) -> Iterator[tuple[slice, Floats]]:
     """Draw clusters with replacement, some resamples at a time, for statistics that need more than a few sums.
 
-    Args:
-        clusters: how many there are; each resample draws as many.
-        rows: the largest table [rows, resamples at a time] that the caller makes of them; as many resamples come
-            at a time as keep it and the draws in the cache of a processor.
-        bootstrap: of the draws.
-
-    Yields:
-        Which resamples these are, and how often each cluster is drawn in them [clusters, b].
+    `rows` is of the largest table [rows, resamples at a time] that the caller makes of them: as many resamples come at
+    a time as keep it in the cache of a processor. Yields which resamples these are, and how often each cluster is drawn
+    in them [clusters, b].
     """
     for which, drawn in _drawn(clusters, max(clusters, rows), bootstrap):
         yield which, np.ascontiguousarray(_counts(drawn, clusters).T)

@@ -28,13 +28,7 @@ _ROUNDING = 1e-12
 
 @dataclass(frozen=True)
 class DownstreamCorrelation:
-    """Correlation of benchmark scores and outcomes over reward models.
-
-    Attributes:
-        pearson: linear correlation.
-        spearman: correlation of the ranks, equal values sharing their mean rank.
-        models: number of reward models.
-    """
+    """Correlation of benchmark scores and outcomes over `models` reward models, linear and of ranks (ties share)."""
 
     pearson: Estimate
     spearman: Estimate
@@ -55,12 +49,11 @@ class Peak:
     """The highest point of a mean curve, and what comes after it.
 
     Attributes:
-        x: where it is, the first place if there are several (up to rounding). Every resample has its own, so the
-            interval says how well the place is known.
+        x: where it is, the first place if there are several (up to rounding); every resample has its own.
         gold: the mean there. This and the next two keep the place that all prompts gave.
         end: the mean at the end of the axis.
-        loss: gold minus end; 0 for a curve that peaks at its end. As the highest point is chosen on the same prompts,
-            gold and loss are a little too high; resamples without a fall make the loss negative.
+        loss: gold minus end, 0 for a curve that peaks at its end. Chosen on the same prompts, gold and loss are a
+            little too high; resamples without a fall make the loss negative.
     """
 
     x: Estimate
@@ -75,7 +68,7 @@ class DimensionAccuracy:
 
     Attributes:
         accuracy: share of the labeled rows whose class is predicted.
-        majority: share of the most frequent class among them: what always predicting it would reach here.
+        majority: share of the most frequent class among them, which always predicting it would reach.
         rows: number of labeled rows.
     """
 
@@ -86,12 +79,7 @@ class DimensionAccuracy:
 
 @dataclass(frozen=True)
 class ProbeAccuracy:
-    """Accuracy of the probes of several dimensions.
-
-    Attributes:
-        overall: unweighted mean of the dimensions' accuracies, however many rows each has.
-        by_dimension: the accuracy of each dimension, in the order given.
-    """
+    """Accuracy of several probes: `overall` is the unweighted mean of the dimensions, however many rows each has."""
 
     overall: Estimate
     by_dimension: dict[str, DimensionAccuracy]
@@ -102,17 +90,10 @@ def downstream_correlation(
 ) -> DownstreamCorrelation:
     """Pearson's and Spearman's correlation of benchmark scores and downstream outcomes over reward models.
 
-    The check of validity that RewardBench 2 (arXiv 2506.01937; Pearson 0.87 with best-of-16) and Personalized
-    RewardBench (arXiv 2604.07343) report. Intervals resample *reward models*: with fewer than some ten they are too
-    narrow, with fewer than three there are none; that each score is measured on few prompts is not in them.
-
-    Args:
-        score: benchmark scores of the reward models [k].
-        outcome: downstream value of each, in any unit, such as the mean gold reward of its best-of-n [k].
-        bootstrap: of the intervals.
-
-    Returns:
-        Both correlations in [-1, 1]; NaN where all scores or all outcomes are equal.
+    The check of validity of RewardBench 2 (arXiv 2506.01937; Pearson 0.87 with best-of-16) and Personalized RewardBench
+    (arXiv 2604.07343). Scores [k] and outcomes [k] (any unit, such as the mean gold reward of each model's best-of-n)
+    give correlations in [-1, 1], NaN where all of one are equal. Intervals resample *reward models*: with fewer than
+    some ten they are too narrow, with fewer than three there are none; that scores rest on few prompts is not in them.
     """
     score = finite_array(score, "the benchmark score")
     outcome = finite_array(outcome, "the outcome", len(score))
@@ -141,7 +122,7 @@ def mean_curve(values: ArrayLike, cluster: ArrayLike | None = None, *, bootstrap
     rewards' curves gives the paired interval of their difference.
     """
     value, draws = _means(values, cluster, bootstrap)
-    low, high = _bounds(draws, bootstrap)
+    low, high = np.quantile(draws, [(1 - bootstrap.level) / 2, (1 + bootstrap.level) / 2], axis=0)
     return MeanCurve(value, low, high)
 
 
@@ -150,11 +131,8 @@ def curve_peak(
 ) -> Peak:
     """Peak of a mean curve and the loss from there to its end: over-optimization (Gao et al., arXiv 2210.10760).
 
-    Args:
-        values: one curve a prompt [q, k], such as gold by n.
-        axis: where the values are, finite and ascending, such as n or KL [k].
-        cluster: label of each prompt [q].
-        bootstrap: of the intervals; the same resamples as those of `mean_curve`.
+    From one curve a prompt [q, k], such as gold by n, over a finite and ascending axis [k], such as n or KL. The
+    resamples are those of `mean_curve`.
     """
     places = as_floats(axis, "the axis")
     mean, draws = _means(values, cluster, bootstrap)
@@ -189,8 +167,6 @@ def probe_accuracy(
         predicted: predicted classes [n, a], one column a dimension; ignored where there is no label.
         label: true classes [n, a], NaN where a row has no label in a dimension.
         dimensions: the dimensions' names [a].
-        cluster: label of each row [n], usually its prompt.
-        bootstrap: of the intervals.
     """
     predicted, label = as_floats(predicted, "predictions"), as_floats(label, "labels")
     if label.ndim != 2 or predicted.shape != label.shape or label.shape[1] != len(dimensions) or not len(dimensions):
@@ -223,14 +199,13 @@ def probe_accuracy(
     return ProbeAccuracy(
         overall=overall,
         by_dimension={
-            name: DimensionAccuracy(found[n], _majority(label[there[:, n], n]), int(there[:, n].sum()))
+            name: DimensionAccuracy(
+                found[n], float(np.unique(kept, return_counts=True)[1].max() / len(kept)), len(kept)
+            )
             for n, name in enumerate(dimensions)
+            for kept in (label[there[:, n], n],)
         },
     )
-
-
-def _majority(label: Floats) -> float:
-    return float(np.unique(label, return_counts=True)[1].max() / len(label))
 
 
 def _ranks(values: Floats) -> Floats:
@@ -255,7 +230,7 @@ def _standard(values: Floats) -> tuple[Floats, np.ndarray]:
 
 
 def _means(values: ArrayLike, cluster: ArrayLike | None, bootstrap: Bootstrap) -> tuple[Floats, Floats]:
-    """The mean curve [k] and those of the resamples [resamples, k]; no resamples with fewer than two clusters."""
+    """The mean curve [k] and those of the resamples [resamples, k]; NaN with fewer than two clusters."""
     curves = as_floats(values, "values")
     if curves.ndim != 2:
         raise ValueError(f"values have shape {curves.shape}, expected [q, k]")
@@ -294,9 +269,3 @@ def _ordered_sums(curves: Floats, label: Integers) -> Floats:
 def _first_highest(curves: Floats, rounding: float) -> Integers:
     """The first place of each curve [b, k] that is within rounding of its highest [b]."""
     return (curves >= curves.max(axis=1, keepdims=True) - rounding).argmax(axis=1)
-
-
-def _bounds(draws: Floats, bootstrap: Bootstrap) -> tuple[Floats, Floats]:
-    """Ends of the intervals from draws [resamples, k]: lower [k], upper [k]."""
-    low, high = np.quantile(draws, [(1 - bootstrap.level) / 2, (1 + bootstrap.level) / 2], axis=0)
-    return low, high

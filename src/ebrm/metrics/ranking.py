@@ -52,8 +52,7 @@ class TiesScore:
 
     Attributes:
         score: 0.3, 0.3, 0.2, 0.2 and 0.01 times the parts, from -0.01 to 1.01, with its interval over questions.
-        tied_right: share of questions with several right answers whose lead is above 0.
-        ref_right: the same for their partners with one right answer.
+        tied_right, ref_right: share whose lead is above 0: questions with several right answers, their partners.
         lead_over_spread: share of questions with several right answers whose lead is above their spread.
         both_leads_over_spread: share whose smaller lead, of the two partners, is above that spread.
         margin: mean of tanh(smaller lead / spread - 1).
@@ -73,8 +72,8 @@ def reciprocal_rank(rewards: ArrayLike, gold: ArrayLike) -> Floats:
     """One over the rank of the best right response [n]; its mean over items is the mean reciprocal rank (MRR).
 
     1 / (1 + number of wrong responses with at least the reward of the best right one): as in RewardMATH (arXiv
-    2410.01729), ties count against the right response, and of several right ones only the best-placed counts. Gold
-    [n, r] is 1.0 for right and 0.0 for wrong responses. NaN for items without a right response.
+    2410.01729), ties count against the right response. Gold [n, r] is 1.0 for right and 0.0 for wrong responses. NaN
+    for items without a right response.
     """
     rewards, gold, there = checked_tables(rewards, gold)
     if not np.isin(gold[there], (0.0, 1.0)).all():
@@ -88,8 +87,8 @@ def rank_correlation(rewards: ArrayLike, gold: ArrayLike) -> tuple[Floats, Float
     """Kendall's tau-b [n] and Spearman's rho [n] of rewards and graded gold [n, r] within each item.
 
     Both are Σ a b / sqrt(Σ a² Σ b²) (Daniels, Biometrika 33, 1944): tau-b (Kendall 1945) with the signs of all
-    differences as scores, rho with their sums, which are twice the centered average ranks. They equal SciPy's
-    `kendalltau` and `spearmanr`, for all items at once; NaN for items whose rewards or golds are all equal.
+    differences as scores, rho with their sums, twice the centered average ranks. They equal SciPy's `kendalltau` and
+    `spearmanr`; NaN for items whose rewards or golds are all equal.
     """
     rewards, gold, _ = checked_tables(rewards, gold)
     items, responses = rewards.shape
@@ -108,8 +107,7 @@ def weighted_agreement(rewards: ArrayLike, gold: ArrayLike) -> Floats:
 
     1 - Σ penalty / Σ w over the pairs of an item, w_ij = 1 + |g_i - g_j|: a pair in reversed order costs w_ij, equal
     rewards for different golds cost w_ij / 2, and equal golds cost nothing. From RewardAnything (arXiv 2506.03637),
-    whose code gives 1 to items of fewer than two responses; here they are NaN. 1 for the same order, 0.5 for constant
-    rewards of different golds.
+    whose code gives 1 to items of fewer than two responses; here they are NaN.
     """
     rewards, gold, there = checked_tables(rewards, gold)
     agreement = np.full(len(gold), np.nan)
@@ -149,10 +147,7 @@ def item_tables(item: ArrayLike, *columns: ArrayLike) -> tuple[Floats, ...]:
 
 
 def picked_gold(rewards: ArrayLike, gold: ArrayLike) -> Floats:
-    """Gold of the response that best-of-n picks by the rewards [n], ties broken at random, in expectation.
-
-    From rewards and gold [n, r]; NaN for items without responses.
-    """
+    """Gold that best-of-n picks by the rewards [n], ties broken at random, in expectation; NaN without responses."""
     rewards, gold, there = checked_tables(rewards, gold)
     best = np.max(rewards, axis=1, initial=-np.inf, where=there)
     picked = there & (rewards == best[:, None])
@@ -162,8 +157,7 @@ def picked_gold(rewards: ArrayLike, gold: ArrayLike) -> Floats:
 def leads(rewards: ArrayLike, gold: ArrayLike) -> tuple[Floats, Floats]:
     """Lead (min right - max wrong) and spread (max right - min right) of each item [n], from tables [n, r].
 
-    Gold is 1.0 for right and 0.0 for wrong responses; a DataError where an item lacks one of them, or has others. The
-    spread is 0 where one response is right.
+    DataError: an item without a right (1.0) or a wrong (0.0) response, or with others.
     """
     rewards, gold, there = checked_tables(rewards, gold)
     right, wrong = gold == 1, gold == 0
@@ -183,14 +177,9 @@ def one_to_many(
 ) -> OneToMany:
     """Accuracy and mean reciprocal rank of right among many wrong responses (RewardMATH, arXiv 2410.01729).
 
-    There with one right and nine wrong solutions a problem; any numbers of both will do. For best-of-four with shared
-    credit for ties at the top, as in RewardBench 2, take the mean of `picked_gold`.
-
-    Args:
-        rewards: rewards [n, r].
-        gold: 1.0 for right and 0.0 for wrong responses [n, r].
-        cluster: label of each item [n].
-        bootstrap: of the intervals.
+    There with one right and nine wrong solutions a problem; any numbers of both will do. Gold [n, r] is 1.0 for right
+    and 0.0 for wrong responses. For best-of-four with shared credit for ties at the top, as in RewardBench 2, take the
+    mean of `picked_gold`.
     """
     lead, _ = leads(rewards, gold)
     labels = _labels(cluster, len(lead))
@@ -216,15 +205,9 @@ def ties_score(
         0.30 mean(m > 0) + 0.30 mean(m' > 0) + 0.20 mean(m > d) + 0.20 mean(least > d) + 0.01 mean(tanh(least/d - 1))
 
     If d = 0 the last ratio is infinite with the sign of `least`, its tanh 1 or -1; 0/0 counts as 0. (The package
-    `rewardbench` up to 0.1.4 leaves questions with d = 0 out of the last mean.) The weights sum to 1.01.
-
-    Args:
-        tied_rewards: rewards of the questions with several right answers [n, r].
-        tied_gold: 1.0 for right and 0.0 for wrong answers [n, r].
-        ref_rewards: rewards of their partners, in the same order [n, s].
-        ref_gold: as `tied_gold`, of the partners [n, s].
-        cluster: label of each question with its partner [n].
-        bootstrap: of the interval.
+    `rewardbench` up to 0.1.4 leaves questions with d = 0 out of the last mean.) The weights sum to 1.01. Tables of
+    tied questions are [n, r], those of their partners, in the same order, [n, s]; `cluster` is of a question with its
+    partner.
     """
     lead, spread = leads(tied_rewards, tied_gold)
     ref_lead, _ = leads(ref_rewards, ref_gold)

@@ -31,13 +31,7 @@ _ROUNDING = 1e-5
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """Pairs of about the same confidence.
-
-    Attributes:
-        confidence: their mean confidence, in [0.5, 1].
-        accuracy: share of them whose more probable side is the chosen one, with its interval over prompts.
-        pairs: how many they are.
-    """
+    """Pairs of about the same confidence: their mean confidence, share whose more probable side is chosen, number."""
 
     confidence: float
     accuracy: Estimate
@@ -46,17 +40,17 @@ class ReliabilityBin:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Calibration of pair probabilities.
+    """Calibration of pair probabilities, intervals over prompts.
 
     Attributes:
         bins: the reliability curve, bins of about equal numbers of pairs, by rising confidence.
         ece: expected calibration error, the mean over pairs of |accuracy - confidence| of their bin (0 is best). Its
             interval is for the mean of this number over samples of this size, what chance adds included: it says
             whether the error is more than `ece_if_calibrated`, not that it is more than 0.
-        ece_if_calibrated: about what `ece` would be by chance alone if every probability were exactly right: with
-            finite data it is never 0. It is larger where the pairs of a prompt are right or wrong together.
-        brier: mean of (1 - p)^2 (0 is best, 0.25 for always saying one half), with its interval over prompts.
-        log_loss: mean of -log p, in nats (0 is best, 0.693 for always saying one half), with its interval over prompts.
+        ece_if_calibrated: about what `ece` would be by chance if every probability were exactly right: never 0 with
+            finite data, and larger where the pairs of a prompt are right or wrong together.
+        brier: mean of (1 - p)^2 (0 is best, 0.25 for always saying one half).
+        log_loss: mean of -log p, in nats (0 is best, 0.693 for always saying one half).
         pairs: number of pairs.
     """
 
@@ -79,8 +73,7 @@ def equal_mass_bins(value: ArrayLike, bins: int) -> Integers:
 def confidence_and_correct(probability: ArrayLike) -> tuple[Floats, Floats]:
     """Fold P(chosen > rejected) [p] into max(p, 1 - p), and 1 where p > 0.5, 0.5 where p = 0.5, 0 where p < 0.5.
 
-    Raises:
-        DataError: a probability is not finite or outside [0, 1] by more than float32 rounding.
+    DataError: a probability outside [0, 1] by more than float32 rounding.
     """
     probability = finite_array(probability, "P(chosen > rejected)")
     outside = np.flatnonzero((probability < -_ROUNDING) | (probability > 1 + _ROUNDING))
@@ -97,13 +90,9 @@ def confidence_and_correct(probability: ArrayLike) -> tuple[Floats, Floats]:
 def calibration(
     probability: ArrayLike, cluster: ArrayLike | None = None, bins: int = 10, *, bootstrap: Bootstrap = Bootstrap(1000)
 ) -> Calibration:
-    """Expected calibration error, Brier score and log loss of P(chosen > rejected), folded by confidence.
+    """Expected calibration error, Brier score and log loss of P(chosen > rejected) [p], folded by confidence.
 
-    Args:
-        probability: P(chosen > rejected) [p], in [0, 1].
-        cluster: label of each pair [p], usually its prompt.
-        bins: how many bins of equal mass (Nguyen and O'Connor, 2015; fewer where confidences repeat).
-        bootstrap: of the intervals.
+    `bins` of equal mass (Nguyen and O'Connor, 2015); fewer where confidences repeat.
     """
     confidence, correct = confidence_and_correct(probability)
     prompts = np.unique(cluster_labels(cluster, len(confidence)), return_inverse=True)[1]
@@ -133,8 +122,7 @@ def _ece_estimate(gap: Floats, drawn: Floats, bootstrap: Bootstrap) -> Estimate:
     """Σ |gap| over bins [m] with the interval of its sampling distribution, from resampled gaps [B, m].
 
     Resampled gaps are noisy twice, so their ECE is too large and too spread. So the observed gaps are shrunk by the
-    factor at which resampling noise around them gives the observed ECE on average: near 0 for a calibrated reward,
-    whose gaps are but noise, near 1 where the gaps are real.
+    factor at which resampling noise around them gives the observed ECE on average: near 0 for a calibrated reward.
     """
     ece, noise = float(np.abs(gap).sum()), drawn - gap
     smallest, largest = 0.0, 1.0

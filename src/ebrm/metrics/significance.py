@@ -3,6 +3,9 @@
 A score is Σ_t weight_t · mean of term t, where items give values to terms (a subset, a domain's hard half). A term
 without values is left out, and the score's other weights are scaled to the same sum; a score none of whose terms has
 values is NaN. The same rule holds in every resample: a small term may be missing from some of them.
+
+Arrays: `term` [k], which of T terms each row belongs to; `value` [k, S], one column a scorer; `cluster` [k]; `weights`
+[Q, T] of each term in each score, not negative.
 """
 
 from __future__ import annotations
@@ -27,16 +30,7 @@ _CHUNK_CELLS = 1_000_000
 
 
 def score_values(term: ArrayLike, value: ArrayLike, weights: ArrayLike) -> Floats:
-    """Compute the scores of several scorers.
-
-    Args:
-        term: which term each row belongs to [k], 0 .. T - 1.
-        value: the rows' values, one column a scorer [k, S].
-        weights: weight of each term in each score [Q, T], not negative.
-
-    Returns:
-        Scores [Q, S]; NaN where none of a score's terms has rows.
-    """
+    """Scores [Q, S] of several scorers; NaN where none of a score's terms has rows."""
     term, value, weights = _checked(term, value, weights)
     sums, count = _sums(term, value, weights.shape[1])
     return _weighted_means(weights, sums[:, :, None], count[:, None])[:, :, 0]
@@ -45,13 +39,10 @@ def score_values(term: ArrayLike, value: ArrayLike, weights: ArrayLike) -> Float
 def bootstrap_scores(
     term: ArrayLike, value: ArrayLike, cluster: ArrayLike, weights: ArrayLike, *, bootstrap: Bootstrap = Bootstrap()
 ) -> Floats:
-    """Resample the scores of `score_values`, the same clusters [k] for every scorer and every score.
+    """Resampled scores [B, Q, S] of `score_values`, the same clusters for every scorer and every score.
 
     The difference of two scorers, taken draw by draw, is therefore *paired* (Efron and Tibshirani, "An Introduction to
-    the Bootstrap", 1993, chapter 8).
-
-    Returns:
-        Scores [B, Q, S]. NaN in draws that hold none of a score's terms, and in all with fewer than two clusters.
+    the Bootstrap", 1993, chapter 8). NaN in draws that hold none of a score's terms, and with fewer than two clusters.
     """
     term, value, weights = _checked(term, value, weights)
     (terms, scorers), (rows, scores) = (weights.shape[1], value.shape[1]), (len(term), len(weights))
@@ -76,11 +67,9 @@ def bootstrap_scores(
 
 
 def term_shares(term: ArrayLike, weights: ArrayLike) -> Floats:
-    """Weight of one row of each term in each score, from terms [k] and weights [Q, T].
+    """Weight of one row of each term in each score [Q, T]: a score is the sum over rows of share times value.
 
-    Returns:
-        Shares [Q, T], zero for terms without rows, NaN for scores none of whose terms has rows: a score is the sum
-        over rows of share times value.
+    0 for terms without rows, NaN for scores none of whose terms has rows.
     """
     term, _, weights = _checked(term, np.zeros((np.size(term), 0)), weights)
     count = np.bincount(term, minlength=weights.shape[1]).astype(np.float64)
@@ -88,13 +77,9 @@ def term_shares(term: ArrayLike, weights: ArrayLike) -> Floats:
 
 
 def cluster_differences(term: ArrayLike, cluster: ArrayLike, difference: ArrayLike, weights: ArrayLike) -> Floats:
-    """Split the difference of two scorers' scores into the part that each cluster adds to it [c, Q].
+    """Part that each cluster adds to the difference of two scorers' scores [c, Q], by sorted label.
 
-    Args:
-        term: which term each row belongs to [k].
-        cluster: label of each row [k], usually its prompt; the result is in their sorted order.
-        difference: value of the one scorer minus value of the other [k].
-        weights: weight of each term in each score [Q, T]; NaN for scores none of whose terms has rows.
+    `difference` [k] is the one scorer's value minus the other's; NaN for scores none of whose terms has rows.
     """
     difference, term = as_floats(difference, "the difference"), as_array(term)
     labels, place = np.unique(as_array(cluster), return_inverse=True)
@@ -116,13 +101,8 @@ def permutation_test(difference: ArrayLike, permutations: int = PERMUTATIONS, se
     clusters that are not zero the test is exact, by all sign patterns; otherwise p = (1 + b) / (1 + B), with b of B
     random patterns at least as extreme (Phipson and Smyth, 2010). Sums equal but for rounding count as equal.
 
-    Args:
-        difference: part of each cluster in the difference, one column a score [c, q], as from `cluster_differences`.
-        permutations: random patterns B, the same for all columns.
-        seed: seed of the patterns.
-
-    Returns:
-        p-values [q]; 1 where no cluster differs, NaN where a column holds NaN.
+    `difference` [c, q] is the part of each cluster, one column a score (`cluster_differences`); the B patterns are the
+    same for all columns. p-values [q] are 1 where no cluster differs, NaN where a column holds NaN.
     """
     difference = as_floats(difference, "difference")
     if difference.ndim != 2:
@@ -142,10 +122,7 @@ def holm(p: ArrayLike) -> Floats:
     """Holm's step-down correction of one family of p-values (Scandinavian J. Statistics 6, 1979).
 
     Rejecting where the corrected value is at most α keeps the chance of *any* false rejection in the family at most α,
-    however the tests depend on each other.
-
-    Args:
-        p: p-values of any shape; NaN: no test, stays NaN and does not count.
+    however the tests depend on each other. Of any shape; NaN: no test, stays NaN and does not count.
     """
     p = as_floats(p, "p")
     corrected = np.full(p.shape, np.nan)
@@ -207,12 +184,7 @@ def _random_p(difference: Floats, permutations: int, generator: np.random.Genera
 
 
 def _checked(term: ArrayLike, value: ArrayLike, weights: ArrayLike) -> tuple[Integers, Floats, Floats]:
-    """The three arrays in their types.
-
-    Raises:
-        DataError: a value is not finite.
-        ValueError: the arrays do not fit together or a weight is negative.
-    """
+    """The three arrays in their types, checked."""
     term, weights, value = as_array(term), as_floats(weights, "weights"), as_floats(value, "value")
     if term.ndim != 1 or value.ndim != 2 or weights.ndim != 2 or len(value) != len(term):
         shapes = f"term {term.shape}, value {value.shape} and weights {weights.shape}"

@@ -43,12 +43,10 @@ class RiskCoverage:
     Attributes:
         coverage: k / n for k = 1 .. n, the share of pairs kept, the most certain first [n].
         risk: error rate among the k kept pairs [n]; pairs of equal uncertainty count by their mean.
-        area: area under the curve (AURC, Geifman and El-Yaniv 2017), the mean of `risk`, with its interval over
-            prompts; lower is better.
+        area: area under the curve (AURC, Geifman and El-Yaniv 2017), the mean of `risk`; lower is better.
         random: the area of an uncertainty that knows nothing, the overall error rate.
         best: the area of one that puts every error last; no uncertainty can be better.
-        gain: `random` minus `area`, what is gained by abstaining on average over all coverages, with its interval over
-            prompts (area and error rate from the same resamples).
+        gain: `random` minus `area` (of the same resamples), what abstaining gains on average over all coverages.
     """
 
     coverage: Floats
@@ -75,13 +73,12 @@ def detection_auroc(
 
     With a reward as the score it measures what a reward detects, whatever it was made for: text of a language model
     against text of people, as in ReMoDetect (arXiv 2405.17382), or responses that game a metric against honest ones.
-    Rows are compared across prompts, so offsets of single prompts do matter; a rising map of all scores does not.
+    Rows are compared across prompts: offsets of single prompts matter, a rising map of all scores does not.
 
     Args:
         score: higher is more likely positive [m].
         positive: whether the row is of the kind to be detected [m], bool or 0 and 1.
-        cluster: label of each row [m], usually its prompt.
-        bootstrap: of the interval; resamples tell scores apart in 128 groups of about equal size.
+        bootstrap: its resamples tell scores apart in 128 groups of about equal size.
 
     Returns:
         The area: 0.5 is chance, 1 separates the two. None if all rows or no rows are positive.
@@ -107,11 +104,7 @@ def error_auroc(
 ) -> Estimate | None:
     """`detection_auroc` of errors: probability that a random error is more uncertain than a random correct pair.
 
-    Args:
-        uncertainty: larger is less certain [p]: a pair's std, or 1 - confidence.
-        error: whether the pair is ranked wrongly [p].
-        cluster: label of each pair [p], usually its prompt.
-        bootstrap: of the interval.
+    `uncertainty` [p] is larger where less certain: a pair's std, or 1 - confidence; `error` [p] a pair ranked wrongly.
     """
     uncertainty, wrong, prompts = _pairs(uncertainty, error, cluster)
     return detection_auroc(uncertainty, wrong, prompts, bootstrap=bootstrap)
@@ -151,15 +144,9 @@ def interval_coverage(
 ) -> Estimate:
     """Share of held-out rewards inside their intervals, to be compared with the stated coverage.
 
-    A density fitted to rewards with Gaussian label noise states intervals of *noisy* rewards. With `noise` each reward
-    counts by the probability that it is inside after noise is added (ours).
-
-    Args:
-        interval: ends (low, high) of each response's interval [m, 2]; an end belongs to it.
-        value: the held-out reward of each response [m].
-        cluster: label of each response [m], usually its prompt.
-        noise: standard deviation of the noise, in the rewards' unit; 0 (default): the rewards as they are.
-        bootstrap: of the estimate's own interval.
+    A density fitted to rewards with Gaussian label noise states intervals of *noisy* rewards. With `noise`, its standard deviation
+    in the rewards' unit, each reward counts by the probability that it is inside after noise is added (ours).
+    An `interval` (low, high) [m, 2] holds both its ends; `value` is the held-out reward [m].
     """
     value = finite_array(value, "the held-out reward")
     interval, labels = as_floats(interval, "intervals"), cluster_labels(cluster, len(value))

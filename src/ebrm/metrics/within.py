@@ -40,12 +40,10 @@ class PositiveSpread:
     """Spread of the rewards of good responses, within their prompts.
 
     Attributes:
-        variance: pooled variance of the rewards of a prompt's good responses, in the reward's unit squared; 0 where
-            every prompt's good responses have equal rewards.
-        gap: mean reward of a prompt's good minus that of its bad responses, the mean over prompts that have both; in
-            the reward's unit. NaN if none has.
-        relative: square root of `variance` over `gap`: without a unit, so that rewards can be compared; below 0 if bad
-            responses get more, NaN if the gap is exactly 0 or no prompt has both kinds.
+        variance: pooled variance of the rewards of a prompt's good responses, in the reward's unit squared.
+        gap: mean reward of a prompt's good minus that of its bad responses, over prompts that have both (NaN: none).
+        relative: square root of `variance` over `gap`, without a unit; below 0 if bad responses get more, NaN if the
+            gap is exactly 0 or no prompt has both kinds.
         positives: good responses counted, those of prompts with two or more.
         prompts: how many such prompts.
     """
@@ -59,14 +57,14 @@ class PositiveSpread:
 
 @dataclass(frozen=True)
 class Drift:
-    """Drift of a reward on one batch of responses.
+    """Drift of a reward on one batch of responses; None where the column was not given.
 
     Attributes:
         spread: mean over prompts of the standard deviation (divisor: responses of the prompt) of their rewards.
         saturated: share of prompts whose standard deviation is `flat` or less: they give no direction.
-        ceiling: share of responses at or above the ceiling; None: no ceiling was given.
-        length: correlation of reward and length within prompts; None: no lengths were given. NaN: one does not vary.
-        distance: STARC distance from the held-out scorer; None: none was given.
+        ceiling: share of responses at or above the ceiling.
+        length: correlation of reward and length within prompts; NaN: one does not vary.
+        distance: STARC distance from the held-out scorer.
         prompts: prompts with two or more responses, over which spread and saturation are counted.
     """
 
@@ -116,17 +114,8 @@ def length_correlation(
 ) -> Estimate:
     """Pearson correlation of reward and length within prompts: both are centered on their item's mean first.
 
-    It is no flaw by itself: where longer responses are better, a good reward correlates with length.
-
-    Args:
-        reward: rewards of all responses [m].
-        length: their lengths in any unit (characters, tokens) [m].
-        item: label of each response's item [m].
-        cluster: label of what is resampled [m]; None: the items.
-        bootstrap: of the interval.
-
-    Returns:
-        The correlation in [-1, 1]; NaN where within all items the rewards, or the lengths, are equal.
+    No flaw by itself: where longer responses are better, a good reward correlates with length. `length` [m] is in any
+    unit; NaN where within all items the rewards, or the lengths, are equal.
     """
     reward = finite_array(reward, "the reward of the responses")
     length = finite_array(length, "the length of the responses", len(reward))
@@ -147,18 +136,10 @@ def length_matched(
     *,
     bootstrap: Bootstrap = Bootstrap(),
 ) -> tuple[Estimate, int]:
-    """Accuracy on the pairs whose two responses are of about the same length.
+    """Accuracy on the pairs whose longer side is at most `ratio` times as long as the other; and their number.
 
-    Args:
-        correct: 1 where the pair is ranked rightly, 0 where wrongly, or the worth of a tie [p].
-        length_a: lengths of the one side [p], not negative.
-        length_b: lengths of the other side [p].
-        cluster: label of each pair [p], usually its prompt.
-        ratio: a pair is matched if its longer side is at most `ratio` times as long as the shorter.
-        bootstrap: of the interval.
-
-    Returns:
-        (accuracy with its interval, number of matched pairs). All NaN where no pair is matched.
+    `correct` [p] is 1 where the pair is ranked rightly, 0 where wrongly, or the worth of a tie; lengths [p] are not
+    negative. All NaN where no pair is matched.
     """
     if not ratio >= 1:
         raise ValueError(f"ratio is {ratio}, expected 1 or more: the longer side over the shorter")
@@ -192,14 +173,7 @@ def positive_spread(
     SoliReward (arXiv 2512.22170) two losses give the same pair accuracy, and the one that keeps good responses together
     is far better to optimize. The paper speaks of the variance of the positive set (give one label to all rows for
     that); pooling it within prompts, the gap and the ratio are ours. An offset of a prompt's rewards changes nothing.
-
-    Args:
-        reward: rewards of all responses [m].
-        positive: whether each response is good [m], bool or 0 and 1.
-        prompt: label of each response's prompt [m].
-        ddof: 1 (unbiased) or 0.
-        cluster: label of what is resampled [m]; None: the prompts.
-        bootstrap: of the intervals.
+    `positive` [m] is bool or 0 and 1, `ddof` 1 (unbiased) or 0.
     """
     if ddof not in (0, 1):
         raise ConfigError(f"ddof is {ddof}, expected 0 or 1")
@@ -242,13 +216,7 @@ def starc_distance(first: ArrayLike, second: ArrayLike, prompt: ArrayLike, weigh
     y) = r(x, y) - Σ_y' π(y' | x) r(x, y'), and the distance sqrt(2 (1 - ρ)), ρ the correlation within prompts: 0 for
     rewards that differ by a positive factor and an offset of each prompt, sqrt(2) for unrelated ones, 2 for opposite
     ones. A reward that is constant within every prompt is at distance 1 from all but another such reward, there 0.
-
-    Args:
-        first: rewards of all responses under the one function [m].
-        second: rewards of the same responses under the other [m].
-        prompt: label of each response's prompt [m].
-        weight: weight of each response in its prompt's mean and in the norm, π(y | x) times the prompt's weight [m];
-            not negative; None: all the same.
+    `weight` [m] is that of each response in its prompt's mean and in the norm, π(y | x) times the prompt's weight.
     """
     one, two = _standard(first, second, prompt, weight)
     return float(np.linalg.norm(np.sort(np.abs(one - two))))  # sorted: the same in any order of rows
@@ -287,16 +255,15 @@ def reward_drift(
     Signs that a reward no longer tells the responses it is used on apart; compare batches of the same prompts. With
     std_x = sqrt(mean_x (r - mean_x)²) over the prompts x with two or more responses, `spread` is the mean of std_x and
     `saturated` the share of std_x <= flat. For the question when to revise a reward, which Meta Policy Optimization
-    (arXiv 2504.20157) answers by the clock.
+    (arXiv 2504.20157) answers by the clock. Prompts are resampled.
 
     Args:
         reward: rewards of all responses of the batch [m].
-        prompt: label of each response's prompt [m], which is resampled.
-        length: lengths of the responses in any unit [m]; None: not measured.
-        held_out: rewards of the same by a scorer that is not optimized [m]; None: not measured.
-        ceiling: the reward from which on a response is at the top; None: not measured.
-        flat: the largest standard deviation that is none, 0 or more, in the reward's unit; 0: exactly equal rewards.
-        bootstrap: of the intervals.
+        prompt: label of each response's prompt [m].
+        length: lengths of the responses in any unit [m].
+        held_out: rewards of the same by a scorer that is not optimized [m].
+        ceiling: the reward from which on a response is at the top.
+        flat: the largest standard deviation that is none, 0 or more, in the reward's unit.
     """
     if not flat >= 0:
         raise ConfigError(f"flat is {flat}, expected 0 or more: the largest standard deviation that is none")
