@@ -36,11 +36,7 @@ class Groups:
         """The groups of rows with equal `ids` [n], numbered in the order of first appearance.
 
         Ids are strings, numbers or prompts as lists of messages (`{"role": …, "content": …}`), in a list, array or
-        tensor; a tensor's groups are on its device.
-
-        Raises:
-            TypeError: one string, or the messages of one prompt, where a list of ids is meant.
-            ValueError: an array or tensor that is not [n].
+        tensor; a tensor's groups are on its device. One string, or the messages of one prompt, is a TypeError.
         """
         if isinstance(ids, str | bytes | dict) or (
             isinstance(ids, list | tuple) and any(isinstance(id, dict) for id in ids)

@@ -158,11 +158,7 @@ class PreferencePairs:
         return replace(self, **moved)
 
     def difference(self, reward: ArrayLike) -> Tensor:  # [n] -> [p], or [k, n] -> [k, p]
-        """r(chosen) - r(rejected) by rewards of the rows, float64; by each of k models where they are [k, n].
-
-        Raises:
-            DataError: rewards that are not finite, or fewer than the rows that pairs are of.
-        """
+        """r(chosen) - r(rejected) by rewards of the rows, float64; by each of k models where they are [k, n]."""
         known = as_tensor(reward, "reward", self.device)
         known = check_finite(known, "reward", 2 if known.dim() == 2 else 1)
         self.check_rows(known.shape[-1])
@@ -210,15 +206,9 @@ class PreferencePairs:
     ) -> tuple[PreferencePairs, CurationReport]:
         """The pairs after a step, and its report: the one way in which steps change pairs.
 
-        A flip exchanges chosen and rejected; weight, label, margin and strength stay, so that now the other side is
-        the better one with that probability and by that margin.
-
-        Args:
-            step: the step's name.
-            keep: which pairs stay, bool; None: all.
-            flip: which pairs are flipped, bool; None: none.
-            weight, label, margin: new columns, of the pairs as flipped; None: as they are.
-            numbers: more to report, name to number.
+        A flip (bool, as `keep`) exchanges chosen and rejected; weight, label, margin and strength stay, so that now the
+        other side is the better one with that probability and by that margin. New columns are of the pairs as flipped;
+        None: as they are. `numbers`: more to report.
         """
         everything = torch.ones_like(self.chosen, dtype=torch.bool)
         kept = everything if keep is None else self._mask(keep, "keep")
@@ -298,10 +288,8 @@ class CurationReport:
     """What a step did to the pairs it was given; counts are of the pairs after it.
 
     Attributes:
-        step: its name.
-        given: pairs before it.
-        kept: pairs that it left, changed or not.
-        made: pairs that it made.
+        step, given: its name, and the pairs before it.
+        kept, made: pairs that it left, changed or not, and that it made.
         flipped, relabeled, reweighted, new_margins: pairs whose sides it exchanged, whose label, weight, margin it
             changed.
         numbers: what else there is to report, name to number.

@@ -40,11 +40,7 @@ _DECIMALS = 12
 def member_units(rewards: ArrayLike) -> tuple[Tensor, Tensor]:  # [k, n] -> [k], [k]
     """Mean and standard deviation (divisor n) of each member over the rows that set the units, for `standardized`.
 
-    Returns:
-        (mean [k], standard deviation [k]), float64.
-
-    Raises:
-        DataError: a member whose rewards are all equal, so that it has no scale.
+    Both [k] in float64. DataError: a member whose rewards are all equal, so that it has no scale.
     """
     members = _members(rewards)
     equal = members.amin(1) == members.amax(1)
@@ -59,14 +55,9 @@ def member_units(rewards: ArrayLike) -> tuple[Tensor, Tensor]:  # [k, n] -> [k],
 
 
 def standardized(rewards: ArrayLike, mean: ArrayLike, std: ArrayLike) -> Tensor:  # [k, n], [k], [k] -> [k, n]
-    """Every member in units of its own standard deviation, from its own mean: (r - mean) / std.
+    """Every member in units of its own standard deviation, from its own mean: (r - mean) / std, of `member_units`.
 
-    Args:
-        rewards: rewards of k members for n rows [k, n].
-        mean, std: of each member over the rows that set the units [k], see `member_units`.
-
-    Raises:
-        DataError: a mean that is not finite, or a standard deviation that is not a positive number.
+    DataError: a mean that is not finite, or a standard deviation that is not a positive number.
     """
     members = _members(rewards)
     center, spread = (as_tensor(v, n, members.device).double() for n, v in (("mean", mean), ("std", std)))
@@ -166,8 +157,7 @@ def nominal_worst_case(
     """Reward-robust RLHF (arXiv 2409.15360): J = w · E[r_nom] + (1 - w) · min_h E[μ_h], r_nom by `most_confident_head`.
 
     Args:
-        mean: rewards of k heads, in common units, for n rows [k, n].
-        std: standard deviation of each [k, n].
+        mean, std: rewards of k heads, in common units, for n rows, and the standard deviation of each.
         nominal_weight: w: 1 is the nominal reward, 0 the worst case. The paper tries 0, 0.2, … 1; 0.5 is ours.
         worst_case: "per_batch": the rewards of the head with the least mean over the n rows, as in the paper.
             "per_sample": each row's least reward, a lower bound that does not depend on which rows come together.
@@ -206,10 +196,6 @@ def neighbor_fusion(
         own: the row of the bank that is the text itself, -1 if none is, whole numbers; None: none is.
         threshold: the least cosine of a neighbor, above 0 and at most 1. The paper's 0.9 is for its encoder.
         neighbors: how many at most, 1 or more.
-
-    Raises:
-        DataError: an embedding of 0, which has no direction.
-        ValueError: shapes that do not fit, or an `own` that is not a row of the bank.
     """
     check_setting("threshold", threshold, above=0, at_most=1)
     check_setting("neighbors", neighbors, at_least=1)
@@ -265,7 +251,6 @@ def _mean(members: Tensor) -> Tensor:
 
 
 def _std(members: Tensor, ddof: int) -> Tensor:
-    """Standard deviation over members, divisor k - ddof."""
     if not 0 <= ddof < len(members):
         raise ConfigError(f"`ddof` is {ddof} for {len(members)} members; expected 0 or more, and less than members.")
     variance = _mean((members - _mean(members)).square()) * (len(members) / (len(members) - ddof))

@@ -70,14 +70,8 @@ def attribute_sum(attributes: Mapping[str, ArrayLike], weights: Mapping[str, flo
     """Weighted sum of named rewards, r = Σ_a w_a · attribute_a (HelpSteer2, arXiv 2406.08673).
 
     `LLAMA3_70B_STEERLM` and `NEMOTRON_4_340B` are the published weights. A negative weight (verbosity) can be hacked:
-    very short answers gain by it.
-
-    Args:
-        attributes: the rewards of n rows by name, each [n]. Those without a weight are left out.
-        weights: the weight of each attribute, at least one.
-
-    Raises:
-        ConfigError: no weights, one that is not finite, or one for an attribute that is not there.
+    very short answers gain by it. Attributes without a weight are left out; a ConfigError: no weights, one that is not
+    finite, or one for an attribute that is not there.
     """
     if not weights or not weights.keys() <= attributes.keys():
         raise ConfigError(
@@ -100,15 +94,8 @@ def log_sigmoid_sum(rewards: ArrayLike, reference: ArrayLike) -> Tensor:  # [n, 
 
     Wang et al. (arXiv 2402.00742): with Bradley-Terry rewards (log odds), σ(r_a - r_ref,a) is the probability of being
     preferred to a response at the reference, taken as "good"; respects are independent given the response. An offset
-    of a reward and its reference changes nothing.
-
-    Args:
-        rewards: a rewards, in Bradley-Terry units, for each of n rows.
-        reference: the reward from which on a response is good, one a row and reward [n, a], or one a reward [a]. The
-            paper takes a quantile of each prompt's rewards, or the reward of a canned refusal for harmlessness.
-
-    Returns:
-        u [n], 0 at most.
+    of a reward and its reference changes nothing. The reference is one a row and reward [n, a], or one a reward [a]:
+    the paper takes a quantile of each prompt's rewards, or the reward of a canned refusal for harmlessness.
     """
     values = check_finite(rewards, "rewards [n, a]", nonempty=not _no_rows(rewards))
     level = as_tensor(reference, "reference", values.device)
@@ -128,16 +115,8 @@ def gate(score: ArrayLike, how: Gate = "smooth", smoothing: float = 0.1) -> Tens
 
     "smooth" is that of SearchLLM (arXiv 2603.10473): a geometric mean that a single 0 does not make 0, and so no veto
     where there are many requirements: with m = 10 and δ = 0.1 one that is 0 leaves 0.79. "min" and "product", which
-    are vetoes, are ours.
-
-    Args:
-        score: how far each requirement is met, from 0 to 1.
-        how: "smooth", "min" or "product".
-        smoothing: δ, above 0, for "smooth" only; the default is ours.
-
-    Raises:
-        ConfigError: a smoothing that is not above 0 and finite, or another `how`.
-        DataError: a score outside 0 to 1.
+    are vetoes, are ours. `score`, how far each requirement is met, is from 0 to 1 (else a DataError); `smoothing` is δ,
+    above 0, for "smooth" only, its default ours.
     """
     scores = check_range(score, 0, 1, "scores of the requirements [n, m]", nonempty=not _no_rows(score))
     check_setting("smoothing", smoothing, above=0)
@@ -180,8 +159,8 @@ def base_and_bonus(
     [0, 1]; here scores outside [0, 1] are refused, so that there is nothing to clip.
 
     Args:
-        base: the score that is a must, from 0 to 1: of a rating from 1 to 5 take (rating - 1) / 4, or rating / 5.
-        bonus: the score that comes on top, from 0 to 1.
+        base: the score that is a must: of a rating from 1 to 5 take (rating - 1) / 4, or rating / 5.
+        bonus: the score that comes on top.
         weights: (w_1, w_2), w_1 above 0 and w_2 at least 0. The code has (1, 1), and `EDITING` and `GENERATION`.
         has_bonus: whether each row has a bonus, bool; where not, R is the base, and `bonus` is not looked at.
     """
@@ -199,10 +178,7 @@ def base_and_bonus(
 def verifiable_or_model(check: ArrayLike, model: ArrayLike, verifiable: ArrayLike) -> Tensor:  # three [n] -> [n]
     """Reward of a rule where there is one, and a model's elsewhere (HARMO, arXiv 2510.05283).
 
-    Args:
-        check: the checked rewards, such as 0 and 1; looked at where verifiable only.
-        model: the model's rewards, on the same scale; looked at elsewhere only.
-        verifiable: which rows can be checked, bool.
+    `check` (such as 0 and 1) is looked at where `verifiable` (bool) only, `model`, on the same scale, elsewhere only.
     """
     first = as_tensor(check, "check")
     second = as_tensor(model, "model", first.device)
@@ -232,8 +208,8 @@ class Lagrangian:
     on the scale of the reward, as no multiplier exceeds 1.
 
     Attributes:
-        threshold: the least mean of each requirement, in its unit [k], float64. k may be 0: R is the reward.
-        level: z [k], float64.
+        threshold: the least mean of each requirement, in its unit, float64 [k]. k may be 0: R is the reward.
+        level: z, float64 [k].
         rate: how fast z moves, per unit of violation and update, above 0.
         limit: the largest |z|, above 0. 10 lets a multiplier fall to 0.00005 of the reward's.
     """
@@ -284,15 +260,9 @@ def min_norm_weights(gradient: ArrayLike, normalize: bool = True) -> Tensor:  # 
 
     v = Σ_t λ_t g_t satisfies v·g_t ≥ ‖v‖² for every t, so a step along it improves every objective, unless it is 0
     (Pareto stationary). Exact, by non-negative least squares: min ‖Gᵀμ‖² + (Σμ - 1)² over μ ≥ 0, and λ = μ / Σμ; MORE's
-    public solver iterates. Where several λ give the same v, one of them is returned.
-
-    Args:
-        gradient: the gradient of each objective, t ≥ 1; of the linear reward head alone in MORE.
-        normalize: divide each by its length first (MORE's default, "l2"), so that the smallest gradient no longer
-            takes nearly all the weight.
-
-    Raises:
-        DataError: a gradient of 0 that is to be normalized.
+    public solver iterates. Where several λ give the same v, one of them is returned. The gradients are those of the
+    linear reward head alone in MORE; `normalize` divides each by its length first (MORE's default, "l2"), so that the
+    smallest no longer takes nearly all the weight (DataError: a gradient of 0).
     """
     from scipy.optimize import nnls
 
@@ -345,21 +315,10 @@ def expected_trusted(
         π_w(i | x) ∝ exp( (r_i + Σ_a w_a aux_ia) / β ),  over the responses i to prompt x
         J(w) = mean_x E_πw[r],  dJ/dw_a = mean_x Cov_πw(r, aux_a) / β
 
-    π_w maximizes the sum under a KL penalty β, from a uniform choice among the responses at hand.
-
-    Args:
-        trusted: r, rewards that are to be served, such as those of people or of a check.
-        auxiliary: a rewards that may help.
-        groups: the prompt of each row.
-        weight: w, of any sign.
-        beta: β, above 0, in the unit of `trusted`.
-
-    Returns:
-        (J, dJ/dw [a] float64).
-
-    Raises:
-        ConfigError: a β that is not above 0 and finite.
-        DataError: a prompt without rows, or none at all.
+    π_w maximizes the sum under a KL penalty β (above 0, in the unit of `trusted`), from a uniform choice among the
+    responses at hand. `trusted` is r, rewards that are to be served, such as those of people or of a check; `auxiliary`
+    are rewards that may help, with weights of any sign. Returns (J, dJ/dw float64). DataError: a prompt without rows,
+    or none at all.
     """
     rewards, others, groups = _bilevel_inputs(trusted, auxiliary, groups, beta)
     weights = check_finite(weight, "weight [a]", device=rewards.device, a=others.shape[1])
@@ -377,13 +336,12 @@ def bilevel_weights(
     """Bilevel weights of auxiliary rewards, by what they do to the trusted one: maximize J(w) - decay/2 ‖w‖².
 
     BARFI (arXiv 2310.19007) poses the outer problem; its inner one is reinforcement learning, differentiated
-    implicitly. The closed form of the inner problem (`expected_trusted`) and the decay are ours. J is not concave: from
-    w = 0 L-BFGS climbs to a point that need not be the best, and is never worse than w = 0 on these rows; check with
-    `expected_trusted` on prompts that were left out. Auxiliary rewards should be of like scales.
+    implicitly. The closed form of the inner problem (`expected_trusted`, with its arguments) and the decay are ours. J
+    is not concave: from w = 0 L-BFGS climbs to a point that need not be the best, and is never worse than w = 0 on
+    these rows; check with `expected_trusted` on prompts that were left out. Auxiliary rewards should be of like scales;
+    a β that is small beside the rewards' spread within prompts leaves nothing to gain.
 
     Args:
-        trusted, auxiliary, groups, beta: as in `expected_trusted`. A β that is small beside the rewards' spread within
-            prompts leaves nothing to gain.
         decay: what a weight costs, 0 or more; it bounds rewards that sort as the trusted one does.
         steps: at most so many of L-BFGS, 1 or more.
     """

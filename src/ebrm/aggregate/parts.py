@@ -51,9 +51,7 @@ def step_reward(
         empty: the reward of a response without steps; None refuses it. (RewardMATH gives 0.5 in best-of-n.)
 
     Raises:
-        ConfigError: another `how`, or a clip or `empty` out of range.
         DataError: a score that is not finite, or no probability where it has to be one, or a response without steps.
-        ValueError: not one score for each row of the groups.
     """
     check_choice("how", how, get_args(How))
     check_setting("clip", clip, above=0, below=0.5)
@@ -101,7 +99,7 @@ def mixed_granularity(
     Args:
         whole: rewards of n responses.
         item: rewards of all their items, those of a response in their order (others may stand between).
-        groups: the response that each item belongs to: m rows, of n responses.
+        groups: the response that each item belongs to.
         whole_weight: w, from 0 to 1.
         items: how a response's items are made one number.
         empty: that number for a response without items; None refuses it.
@@ -140,14 +138,10 @@ def majority_vote(vote: ArrayLike, groups: Groups, weight: ArrayLike | None = No
     best-of-n by the summed reward of each answer.
 
     Args:
-        vote: answers as whole numbers from 0, or bool. (`Groups.of(answers).index` numbers texts.) Abstentions have no
+        vote: answers as whole numbers from 0, or bool (`Groups.of(answers).index` numbers texts); abstentions have no
             row.
         groups: the item that each vote is on.
         weight: weight of each vote, 0 or more; None: 1 each.
-
-    Raises:
-        DataError: a vote below 0, or a weight that is below 0 or not finite.
-        ValueError: votes that are not whole numbers, or shapes other than [n].
     """
     votes = as_tensor(vote, "vote")
     if votes.is_floating_point() or votes.is_complex() or votes.shape != groups.index.shape:

@@ -34,7 +34,7 @@ def best_worst_pairs(
         r_best ≥ least_best
 
     The part of Anyprefer (arXiv 2504.19276) that needs no agent; the sum and both bounds are ours. Of equal totals the
-    first response counts.
+    first response counts. Pairs are in the order of prompts, with label 1.
 
     Args:
         reward: of n responses.
@@ -43,9 +43,6 @@ def best_worst_pairs(
         weight: λ of each evidence; None: 1 each.
         least_gap: the least difference of totals, at least 0. A prompt whose totals are all equal never has a pair.
         least_best: the least r of the better side.
-
-    Returns:
-        The pairs, in the order of prompts, with label 1; and a report with the number of prompts that have responses.
     """
     known = total = check_finite(reward, "reward [n]", n=len(prompt))
     prompt = prompt.to(known.device)
@@ -79,16 +76,8 @@ def cross_prompt_pairs(
         label 1 for (i, j) in W x L;  label 1/2 for {i, j} within W;  never two of L
 
     SoliReward (arXiv 2512.22170). Its code weighs ties twice and gives them a margin; label 1/2 with margin 0 is the
-    paper's loss. There are |W| |L| wins and |W| (|W| - 1) / 2 ties; fewer of many are drawn without replacement, each
-    as likely as any other. Split prompts before: pairs share rows.
-
-    Args:
-        passed: whether each of n answers passed, bool.
-        generator: draws the pairs.
-        wins, ties: how many of each; None, or more than there are: all.
-
-    Returns:
-        The pairs, wins first; and a report with the numbers of both.
+    paper's loss. There are |W| |L| wins and |W| (|W| - 1) / 2 ties; `wins` and `ties` of them (None: all), in this
+    order, are drawn without replacement, each as likely as any other. Split prompts before: pairs share rows.
     """
     for name, number in (("wins", wins), ("ties", ties)):
         check_setting(name, number or 0, at_least=0)
@@ -117,12 +106,8 @@ def goal_conditioned_pairs(
 
     Reward-augmented data (arXiv 2410.08067), which puts the goal g into the system prompt ("… overall score: g");
     writing the goal into texts is left to the caller. Its published variant without a system prompt does not exchange
-    the responses of the second copy; here both do. Pairs whose scores contradict their order, or tie, are left out.
-
-    Args:
-        pairs: p of them, with more than two responses to a prompt all of its pairs; q have score(chosen) >
-            score(rejected).
-        score: of the n responses, in the judge's unit.
+    the responses of the second copy; here both do. Pairs whose scores (of n responses, in the judge's unit) contradict
+    their order, or tie, are left out. With more than two responses to a prompt give all of its pairs.
 
     Returns:
         The pairs, first all at the goal of the better response, then all at that of the worse, with the columns of the
@@ -208,15 +193,11 @@ def corruption_pairs(
 
 
 def hull_vertices(embedding: ArrayLike, group: Groups) -> Tensor:  # [n, d] -> bool [n]
-    """Corners of each group's convex hull, in the plane of its two principal components.
+    """Corners of the convex hull of each group's embeddings, in the plane of its two principal components.
 
     A row is a corner if all others of its group lie within less than half a turn, seen from it. One row, or all rows
     equal: the first; all on a line: both ends; of equal corners the first. Takes s² angles for a group of s rows, in
     parts of at most 4 million.
-
-    Args:
-        embedding: of n texts.
-        group: what each of them is a copy of.
     """
     known = check_finite(embedding, "embedding [n, d]", n=len(group))
     corner = torch.zeros(len(known), dtype=torch.bool, device=known.device)
@@ -236,15 +217,8 @@ def convex_hull_augmentation(
 
     Each chosen response is perturbed (the paper: five copies, with 5% of the words changed), embedded, projected to two
     principal components, and the corners of the copies' convex hull become further chosen responses. Perturbing and
-    embedding texts is left to the caller. A chosen response without copies has its own pair only.
-
-    Args:
-        pairs: p of them.
-        embedding: of n responses, the copies among them.
-        copy_of: the response that each row is a copy of, -1 for those that are none, whole numbers.
-
-    Returns:
-        The pairs that were given, then the made ones, with the columns of theirs; and the report.
+    embedding texts is left to the caller. `copy_of` is the response that each of the n rows is a copy of, -1 for none.
+    The pairs that were given come first, then the made ones, with the columns of theirs.
     """
     known = check_finite(embedding, "embedding [n, d]", device=pairs.device)
     pairs.check_rows(len(known))

@@ -86,12 +86,7 @@ def filter_conflicts(
 ) -> tuple[PreferencePairs, ConflictReport]:
     """Conflict-aware filter: keep the pairs with r0(chosen) > r0(rejected) (arXiv 2504.13134, section 3.1).
 
-    Args:
-        pairs: p of them.
-        reward: the frozen RM's rewards of the rows, finite.
-
-    Returns:
-        The pairs whose label the RM agrees with; and the report, with counts by `source` and `category`.
+    `reward` is the frozen RM's, of the rows. The report has counts by `source` and `category`.
     """
     margin = pairs.difference(reward)
     kept, _ = pairs.after("conflict filter", keep=margin > 0)
@@ -124,8 +119,7 @@ def dual_consistency(
             disputed too. A probability of just 0.5 is no agreement.
 
     Returns:
-        The pairs that are kept or flipped; the disputed ones, as they were; the report of the first, which counts the
-        second as dropped.
+        The pairs that are kept or flipped; the disputed ones; the report of the first, which counts these as dropped.
     """
     check_setting("threshold", threshold, at_least=0.5, below=1)
     one = check_range(best, 0, 1, "probability by the best model [p]", device=pairs.device, p=len(pairs))
@@ -180,13 +174,9 @@ def judge_agreement(
 ) -> tuple[PreferencePairs, CurationReport]:
     """Keep the pairs on which enough judges score the same side higher, with that side as the chosen one.
 
-    With all judges the filter of RAG-RewardBench (arXiv 2412.13746): +, +, +, - goes. A judge that scores both sides
-    alike agrees with neither.
-
-    Args:
-        pairs: p of them.
-        score: each judge's scores of both sides, chosen first, in its own unit.
-        least: how many of the k judges have to agree, more than half; None: all of them.
+    With all judges the filter of RAG-RewardBench (arXiv 2412.13746): +, +, +, - goes. `score` has each judge's scores
+    of both sides, chosen first, in its own unit; one that scores both alike agrees with neither. `least` of the k
+    judges have to agree, more than half; None: all of them.
     """
     known = check_finite(score, "score of a judge [k, p, sides]", device=pairs.device, p=len(pairs), sides=2)
     _some_voters(known)

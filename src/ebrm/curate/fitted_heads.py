@@ -57,15 +57,9 @@ def cross_fitted_difference(
         embedding: of n responses.
         fit: fits a head to some of the pairs; called folds · repeats times.
         generator: deals the folds.
-        folds: number of folds, 2 or more.
+        folds: number of folds, 2 or more; a DataError if there are fewer unlinked sets of pairs.
         repeats: how often the folds are dealt, 1 or more: a model of the vote each.
         prompt: the prompt of each row; None: only equal rows link pairs.
-
-    Returns:
-        Differences in the reward's unit, float64.
-
-    Raises:
-        DataError: fewer unlinked sets of pairs than folds, or a number that is not finite.
     """
     check_setting("folds", folds, at_least=2)
     check_setting("repeats", repeats, at_least=1)
@@ -129,13 +123,8 @@ class Peers:
 def exchange(first: ArrayLike, second: ArrayLike, keep_rate: float) -> tuple[Tensor, Tensor]:  # [b], [b] -> [b], [b]
     """Exchange of co-teaching: each head is to be fitted to the ⌈keep_rate · b⌉ pairs that the other is surest of.
 
-    Args:
-        first, second: r(chosen) - r(rejected) of each head; the highest have the lowest loss. Of equal ones the earlier
-            are taken.
-        keep_rate: above 0 and at most 1.
-
-    Returns:
-        For the first head (by `second` alone), and for the second (by `first` alone), bool.
+    From r(chosen) - r(rejected) of each head, of which the highest have the lowest loss (of equal ones the earlier are
+    taken): bool for the first head (by `second` alone), and for the second (by `first` alone).
     """
     check_setting("keep_rate", keep_rate, above=0, at_most=1)
     one = check_finite(first, "difference by the first head [b]")

@@ -36,10 +36,8 @@ def preference_strength(difference: ArrayLike) -> Strength:  # [k, p] -> of [p]
         μ_i = mean_m d_im,  s_i = sqrt(mean_m (d_im - μ_i)²),  d_im = r_m(chosen_i) - r_m(rejected_i)
 
     A low μ marks pairs that are likely labeled wrongly. The models must not have been fitted to the labels they vote
-    on, or they repeat them: use `cross_fitted_difference`. The paper votes with 10 models.
-
-    Args:
-        difference: of each model and pair: `pairs.difference(reward)` with rewards [k, n], k at least 1.
+    on, or they repeat them: use `cross_fitted_difference`. The paper votes with 10 models. `difference` is that of each
+    model and pair: `pairs.difference(reward)` with rewards [k, n], k at least 1.
     """
     known = check_finite(difference, "difference of rewards [k, p]")
     if not len(known):
@@ -56,14 +54,8 @@ def flip_weakest(
     """Flip the ⌊fraction · p⌋ pairs of the lowest strength μ: the 20% of arXiv 2401.06080.
 
     Pairs of equal μ are flipped together or, where not all of them fit, not at all. The paper flips that fraction
-    whatever the sign of μ, and so flips good pairs of clean data; `below` (ours) bounds what may be flipped: 0 spares
-    all pairs that the models agree with. Set margins after flipping.
-
-    Args:
-        pairs: p of them.
-        strength: theirs.
-        fraction: of the pairs, from 0 to 1.
-        below: flip only where μ < below, in the rewards' unit.
+    whatever the sign of μ, and so flips good pairs of clean data; `below` (ours, in the rewards' unit) bounds what may
+    be flipped, μ < below: 0 spares all pairs that the models agree with. Set margins after flipping.
     """
     check_setting("fraction", fraction, at_least=0, at_most=1)
     mean = _mean(pairs, strength)
@@ -78,14 +70,9 @@ def soften_labels(
 
         label' = (1 - a) · label + a · (1 - label),  where μ < weak or among the ⌊strongest · p⌋ highest μ
 
-    Pairs of equal μ that do not all fit among the strongest are left out of them.
-
-    Args:
-        pairs: p of them.
-        strength: theirs.
-        smoothing: a, from 0 to 0.5, where a label is no information; no default.
-        weak: the bound on μ of weak pairs, in the rewards' unit; the paper's 0.
-        strongest: fraction of the pairs, from 0 to 1; the paper names the top 10% apart.
+    Pairs of equal μ that do not all fit among the strongest are left out of them. `smoothing` is a, from 0 to 0.5,
+    where a label is no information; `weak` the bound on μ of weak pairs, in the rewards' unit (the paper's 0);
+    `strongest` a fraction of the pairs (the paper names the top 10% apart).
     """
     check_setting("smoothing", smoothing, at_least=0, at_most=0.5)
     check_setting("strongest", strongest, at_least=0, at_most=1)
@@ -115,12 +102,8 @@ def dynamic_labels(
         label' = (1 - γ) · label + γ · σ(d),  d = r(chosen) - r(rejected), without gradient
 
     Applied between rounds of fitting: the gradient of the loss, σ(d) - label, vanishes once the label is where the
-    model is, so that pairs it does not trust stop pulling. The default rate is ours.
-
-    Args:
-        pairs: p of them.
-        difference: `pairs.difference(reward)` by that model, in log odds.
-        rate: γ, from 0 (labels stay) to 1 (they become the model's).
+    model is, so that pairs it does not trust stop pulling. `difference` is `pairs.difference(reward)` by that model, in
+    log odds; `rate` is γ, from 0 (labels stay) to 1 (they become the model's), its default ours.
     """
     check_setting("rate", rate, at_least=0, at_most=1)
     known = check_finite(difference, "difference of rewards [p]", device=pairs.device, p=len(pairs)).detach()
@@ -140,14 +123,9 @@ def rank_consistency(
         kendall, spearman: C = (τ + 1) / 2, with Kendall's τ-b or Spearman's ρ;  top order: 1 where the best responses
         and the worst ones are the same, else 0
 
-    CREAM (arXiv 2410.12735), which compares a model's rewards with those of its previous round. Its code breaks ties by
-    position; here ties count as ties (τ-b, mean ranks), and C is 1/2 where either is constant over a prompt, or has one
-    response. A prompt without responses has NaN. Kendall's takes s² / 2 comparisons for s responses.
-
-    Args:
-        reward, other: of the same n responses, each in its own unit.
-        prompt: the prompt of each response.
-        measure: one of the three; the paper's is Kendall's.
+    CREAM (arXiv 2410.12735), which compares a model's rewards with those of its previous round, by Kendall's. Its code
+    breaks ties by position; here ties count as ties (τ-b, mean ranks), and C is 1/2 where either is constant over a
+    prompt, or has one response. A prompt without responses has NaN. Kendall's takes s² / 2 comparisons for s responses.
     """
     check_choice("measure", measure, get_args(Measure))
     one = check_finite(reward, "reward [n]", n=len(prompt))
@@ -180,13 +158,10 @@ def consistency_labels(
     stays with that prompt; the public code shifts them to others when it skips one.
 
     Args:
-        pairs: p of them, each of two responses to one prompt.
+        pairs: p of them, each of two responses to one prompt (else a DataError).
         consistency: C of each prompt, from `rank_consistency`; NaN for prompts without a pair does no harm.
         prompt: the prompt of each row.
         average: whether every pair gets the mean C over the pairs (the paper's "avg"); else its prompt's ("dyn").
-
-    Raises:
-        DataError: a pair across prompts, or one whose C is not from 0 to 1.
     """
     pairs.check_rows(len(prompt))
     index = prompt.index.to(pairs.device)

@@ -40,14 +40,9 @@ def error_driven_retrieval(
     and its attributes. Nearest by cosine is ours; of equally near rows the earlier come first. Takes v · m · d
     multiplications, in parts of at most 4 million cosines.
 
-    Args:
-        probability: the model's P(chosen is better) of v held-out pairs.
-        embedding: theirs.
-        pool: embeddings of m unlabeled pairs; may be fewer than the budget.
-        most: the most neighbors of one pair.
-
-    Returns:
-        Rows of the pool in ascending order, each once, int64.
+    `probability` is the model's P(chosen is better) of v held-out pairs, `embedding` theirs, `pool` of m unlabeled
+    pairs, which may be fewer than the budget, `most` the most neighbors of one pair. Rows of the pool are in ascending
+    order, each once, int64.
     """
     budget = retrieval_budget(probability, most)
     here = unit_vectors(embedding, "embedding", budget.device)
@@ -82,17 +77,10 @@ def density_ratio_weights(
         w = clamp(f / (1 - f), low, high),  f = P(positive | embedding) with both classes weighing the same
 
     Binary classifier optimization (arXiv 2404.04656): people who give a thumbs up and a thumbs down ask different
-    things, and the binary loss assumes that they do not; weigh the negatives by this, the positives by 1. Classifier
-    and defaults are those of the public code (TRL): logistic regression with `class_weight="balanced"`. The ridge acts
-    on the embeddings as they are, so their scale matters.
-
-    Args:
-        positive, negative: embeddings of the prompts of both kinds.
-        low, high: bounds of a weight, 0 < low ≤ 1 ≤ high.
-        penalty: strength of the ridge, above 0 (scikit-learn's 1 / C).
-
-    Returns:
-        Weights of the negatives, in the embeddings' type.
+    things, and the binary loss assumes that they do not; weigh the negatives by this, the positives by 1. Embeddings
+    are of the prompts of both kinds. Classifier and defaults are those of the public code (TRL): logistic regression
+    with `class_weight="balanced"`. The ridge, of strength `penalty` (scikit-learn's 1 / C), acts on the embeddings as
+    they are, so their scale matters. Bounds of a weight: 0 < low ≤ 1 ≤ high.
     """
     from sklearn.linear_model import LogisticRegression
 

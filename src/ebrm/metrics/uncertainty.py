@@ -144,9 +144,9 @@ def interval_coverage(
 ) -> Estimate:
     """Share of held-out rewards inside their intervals, to be compared with the stated coverage.
 
-    A density fitted to rewards with Gaussian label noise states intervals of *noisy* rewards. With `noise`, its standard deviation
-    in the rewards' unit, each reward counts by the probability that it is inside after noise is added (ours).
-    An `interval` (low, high) [m, 2] holds both its ends; `value` is the held-out reward [m].
+    A density fitted to rewards with Gaussian label noise states intervals of *noisy* rewards. With `noise`, its
+    standard deviation in the rewards' unit, each reward counts by the probability that it is inside after noise is
+    added (ours). An `interval` (low, high) [m, 2] holds both its ends; `value` is the held-out reward [m].
     """
     value = finite_array(value, "the held-out reward")
     interval, labels = as_floats(interval, "intervals"), cluster_labels(cluster, len(value))

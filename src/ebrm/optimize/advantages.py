@@ -62,14 +62,8 @@ def attribute_advantage(
 
     "sum" is that of multi-objective GRPO (arXiv 2503.21819), where attributes with large numbers decide;
     "per_attribute" that of Euphonium's code (arXiv 2602.04928), where an attribute that hardly differs counts as much
-    as any other.
-
-    Args:
-        attribute: a ≥ 1 rewards for each of n rows.
-        groups: the prompt of each row.
-        normalize: "sum" or "per_attribute". There is no default: they differ by more than a detail.
-        weight: of each attribute; None: 1 each. Negative ones count against.
-        ddof, eps: see `group_advantage`. (Euphonium's code has ddof 1 and eps 1e-8.)
+    as any other (with ddof 1 and eps 1e-8). They differ by more than a detail: there is no default. Weights (None: 1
+    each) may be negative; `ddof` and `eps` are those of `group_advantage`.
     """
     _check(ddof, eps)
     check_choice("normalize", normalize, get_args(Normalize))
@@ -177,7 +171,7 @@ def soft_plackett_luce(
         temperature: τ, in the reward's unit, above 0. 0.05 is the paper's.
 
     Returns:
-        L of each group, 0 or more, and 0 for groups of fewer than two rows. Not divided by the k - 1 choices.
+        L of each group, 0 or more (0 for fewer than two rows), not divided by the k - 1 choices.
     """
     check_setting("temperature", temperature, above=0)
     scores = check_finite(score, "scores [n]", n=len(groups))

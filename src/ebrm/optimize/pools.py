@@ -36,14 +36,7 @@ def best_of_n_gold(reward: ArrayLike, gold: ArrayLike) -> Floats:
     is the best of C(i-1, n-1) of the C(s, n) sets. Ties are broken at random, in expectation: each of c equal responses
     gets the mean weight of their c ranks. For independent draws from a policy this is the unbiased estimate of the
     policy's best-of-n (a U-statistic), worth little near n = s, where it rests on one set. With `gold=reward` it is the
-    expected reward itself.
-
-    Args:
-        reward: rewards of the responses [q, m].
-        gold: their worth, in any unit [q, m].
-
-    Returns:
-        Expected gold [q, m]; column j is n = j + 1. NaN for n above the number of a prompt's responses.
+    expected reward itself. Column j of the result [q, m], in gold's unit, is n = j + 1; NaN for n above a prompt's s.
     """
     reward, gold = pool_tables(reward, gold)
     expected = np.full(reward.shape, np.nan)
@@ -93,13 +86,9 @@ def tilt(reward: ArrayLike, gold: ArrayLike, beta: ArrayLike) -> Tilted:
 
     Reinforcement learning with a KL penalty, carried to its end on the responses at hand (Korbak et al., arXiv
     2205.11275; Yang et al., arXiv 2404.01730). No other policy as far from uniform has a higher expected reward. The
-    same β means another strength for a reward of another scale; see `tilt_to_kl`.
-
-    Args:
-        reward: rewards of the responses [q, m].
-        gold: their worth, in any unit [q, m].
-        beta: weights of the penalty, in the reward's unit [b], 0 or more. 0 is the limit that chooses the highest
-            reward (equal ones equally often), infinity the one that chooses at random.
+    penalty's weights `beta` [b] are in the reward's unit, 0 or more: the same β means another strength for a reward of
+    another scale (see `tilt_to_kl`), 0 is the limit that chooses the highest reward (equal ones equally often), and
+    infinity the one that chooses at random.
     """
     reward, gold = pool_tables(reward, gold)
     betas = _axis(beta, "β")
@@ -112,13 +101,9 @@ def tilt_to_kl(reward: ArrayLike, gold: ArrayLike, kl: ArrayLike) -> Tilted:
     """Tilted policy of every pool at a given distance: for each prompt the β whose policy is that far from uniform.
 
     Found by bisection in log β. Offset and positive scale of the reward, of each prompt by itself, make no difference.
-    KL is a budget: the policy that chooses among the highest rewards only (β = 0) is the furthest that a reward can
-    lead, and is the one wherever more is allowed, with `kl` saying what it takes.
-
-    Args:
-        reward: rewards of the responses [q, m].
-        gold: their worth, in any unit [q, m].
-        kl: how far to go, in nats [b], 0 or more; 0 is the uniform choice, infinity that of the highest reward.
+    `kl` [b] in nats, 0 (the uniform choice) or more, is a budget: the policy that chooses among the highest rewards
+    only (β = 0) is the furthest that a reward can lead, and is the one wherever more is allowed, with the result's `kl`
+    saying what it takes.
     """
     reward, gold = pool_tables(reward, gold)
     target = _axis(kl, "KL")
@@ -143,9 +128,8 @@ def pool_tables(reward: ArrayLike, gold: ArrayLike) -> tuple[Floats, Floats]:
 def pools_by_size(reward: Floats, gold: Floats) -> Iterator[tuple[Integers, Floats, Floats]]:
     """Pools of equal size together, without the empty places: nothing then depends on padding or on order.
 
-    Yields:
-        Rows of the prompts [p]; their rewards [p, s], ascending; their gold in the same order [p, s], ascending where
-        rewards are equal. Prompts without responses come in none.
+    Yields rows of the prompts [p]; their rewards [p, s], ascending; their gold in the same order [p, s], ascending
+    where rewards are equal. Prompts without responses come in none.
     """
     size = np.isfinite(reward).sum(axis=1)
     order = np.lexsort((gold, reward), axis=-1)  # NaN last

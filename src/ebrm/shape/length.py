@@ -51,10 +51,8 @@ def correct_length_penalty(length: ArrayLike, correct: ArrayLike, groups: Groups
 
         -c_i · ( 2 σ( (L_i - mean L) / (std L + 0.00001) ) - 1 ),  mean and std (divisor n) over the rows with c > 0
 
-    "ER", a baseline of Self-Aligned Reward's code (arXiv 2509.05489). In a group with fewer than two correct responses
-    nobody pays.
-
-    `correct` is c: 1 for a correct response, 0 for a wrong one, or anything between. Penalties are from -1 (long) to 1.
+    "ER", a baseline of Self-Aligned Reward's code (arXiv 2509.05489), from -1 (long) to 1. `correct` is c: 1 for a
+    correct response, 0 for a wrong one, or between. In a group with fewer than two correct responses nobody pays.
     """
     lengths = check_range(length, 0, math.inf, "lengths [n]", n=len(groups))
     worth = check_range(correct, 0, 1, "correctness [n]", device=lengths.device, n=len(groups))

@@ -56,17 +56,10 @@ def preference_as_reward(
 
     Args:
         reward: rewards, in Bradley-Terry units (log odds) for slope 1.
-        reference: rewards of each row's m references. The paper takes m = 1; its code up to 10.
+        reference: rewards of each row's m references, at least one. The paper takes m = 1; its code up to 10.
         slope: s, above 0.
         squash: "sigmoid", or one of the baselines.
         present: which references there are, bool, where rows have fewer than m; the others are not looked at.
-
-    Returns:
-        r' from 0 to 1, for tanh from -1 to 1, for arctan from -π/2 to π/2.
-
-    Raises:
-        ConfigError: a slope that is not above 0 and finite, or another `squash`.
-        DataError: a row without references.
     """
     check_setting("slope", slope, above=0)
     check_choice("squash", squash, get_args(Squash))
@@ -99,12 +92,9 @@ def centered_on_references(
 def log_sigmoid_centered(reward: ArrayLike, level: ArrayLike | float) -> Tensor:  # [n], [n] or [] -> [n]
     """Log probability that a response is good: u = log σ(r - r_ref), 0 at most (Wang et al., arXiv 2402.00742).
 
-    σ(r - r_ref) is the probability of being preferred to a response at the reference level, taken as good. Sums of
-    several u make a soft "and": `ebrm.aggregate.log_sigmoid_sum`.
-
-    Args:
-        reward: rewards, in Bradley-Terry units.
-        level: the reward from which on a response is good, for each row or for all; see `reference_level`.
+    σ(r - r_ref) is the probability of being preferred to a response at the reference `level` (of each row or of all,
+    see `reference_level`), taken as good; rewards are in Bradley-Terry units. Sums of several u make a soft "and":
+    `ebrm.aggregate.log_sigmoid_sum`.
     """
     values = check_finite(reward, "rewards [n]")
     at = torch.tensor(level, device=values.device) if isinstance(level, int | float) else as_tensor(level, "level")
@@ -127,16 +117,12 @@ def reference_level(
     is that of a normal distribution fitted to them, mean + Φ⁻¹(quantile) · std (PAR's code, arXiv 2502.18770).
 
     Args:
-        reference: rewards of m references for each of q prompts.
+        reference: rewards of m references, at least one, for each of q prompts.
         quantile: above 0 and below 1; 0.85 is that of PAR's code, for helpfulness. For harmlessness arXiv 2402.00742
             has the reward of a canned refusal in place of a quantile.
         how: "empirical" or "normal".
         ddof: for "normal", the divisor of the variance is m - ddof, at least 1: one reference has deviation 0.
         present: as in `preference_as_reward`.
-
-    Raises:
-        ConfigError: a quantile outside (0, 1), `ddof` not 0 or 1, or another `how`.
-        DataError: a prompt without references.
     """
     check_setting("quantile", quantile, above=0, below=1)
     check_choice("ddof", ddof, (0, 1))
@@ -172,8 +158,7 @@ class RunningStatistics:
     al., 1979).
 
     Attributes:
-        count: number of rewards.
-        mean: their mean.
+        count, mean: number of rewards, and their mean.
         squares: sum of their squared deviations from the mean.
         lowest, highest: infinity and -infinity before any.
     """

@@ -34,9 +34,8 @@ def process_delta(score: ArrayLike, groups: Groups) -> Tensor:  # [n] -> [n]
         r_k = q_k - q_{k+1} for k < K - 1,  r_{K-1} = q_{K-1},  r_K = 0.
 
     The last step is left to the reward for success. A response gets its first score in all, however many steps follow,
-    and one step repeated adds nothing. The paper combines both: `process_delta(process_clip(score, η), groups)`.
-
-    Steps of a response are in their order; other rows may stand between.
+    and one step repeated adds nothing. The paper combines both: `process_delta(process_clip(score, η), groups)`. Steps
+    of a response are in their order; other rows may stand between.
     """
     scores = check_finite(score, "step scores [n]", n=len(groups))
     groups = groups.to(scores.device)
@@ -57,11 +56,8 @@ def process_return(
 ) -> Tensor:  # [count]
     """Return of a response: R = success + α Σ_k r_k, less the KL penalty, if any (arXiv 2410.15115).
 
-    Args:
-        reward: rewards of steps, such as those of `process_clip` or `process_delta`.
-        groups: the response that each step belongs to.
-        success: the reward for success of each response, such as 0 or 1.
-        weight: α, 0 or more; the default is ours.
+    `reward` is of steps, such as of `process_clip` or `process_delta`, `success` of each response, such as 0 or 1, and
+    `weight` α, 0 or more (the default is ours).
     """
     check_setting("weight", weight, at_least=0)
     rewards = check_finite(reward, "rewards of steps [n]", n=len(groups))
@@ -93,9 +89,6 @@ def difficulty_weighted_checks(
             are not looked at); they are scaled to sum 1.
         smoothing: δ of the weights above, 0 or more: a check that all pass keeps a little weight.
         present: which checks each prompt has, where they differ; the others are not looked at. None: all.
-
-    Returns:
-        R [n], from 0 (nothing passed) to 1, in the default type.
 
     Raises:
         DataError: a prompt that has responses but no checks, or weights that are negative, not finite, or all 0 where a
@@ -147,18 +140,10 @@ def separability(
     """Unlikeness of a demonstration and a response: δ = 1 - mean_k max_l cos(demonstration_k, response_l).
 
     The hardness of the data of DR-IRL (arXiv 2503.18991); called separability here, as unlike texts are easy to tell
-    apart. For each sentence k of the demonstration the most similar sentence l of the response counts.
-
-    Args:
-        demonstration, response: embeddings of the sentences of q demonstrations, and of as many responses of the
-            policy, by any encoder of sentences.
-        demonstration_present, response_present: which sentences there are; the others are not looked at. None: all.
-
-    Returns:
-        δ, from 0 (every sentence is in the response as well) to 2.
-
-    Raises:
-        DataError: an embedding of length 0, or a text without sentences.
+    apart. For each sentence k of the demonstration the most similar sentence l of the response counts: δ is from 0
+    (every sentence is in the response as well) to 2. Embeddings are of the sentences of q demonstrations, and of as
+    many responses of the policy, by any encoder; `…_present` says which sentences there are (None: all). DataError: an
+    embedding of length 0, or a text without sentences.
     """
     first, there = _sentences(demonstration, demonstration_present, "demonstrations")
     second, present = _sentences(response, response_present, "responses", first.device)
@@ -175,11 +160,8 @@ def hardness_scale(separability: ArrayLike, responsiveness: ArrayLike | None = N
     """Dynamic scale of a prompt's advantages: α_i = σ(δ_i) / σ(mean δ) · σ(g_i) / σ(mean g) (arXiv 2503.18991).
 
     A prompt at both means has α = 1. The means are over the prompts given, so α depends on which come together. The
-    paper leaves outliers out of the mean of g; here nothing is left out: clamp g before.
-
-    Args:
-        separability: δ of q prompts, see `separability`.
-        responsiveness: g, r(demonstration) - the prompt's mean reward; None: the first factor alone.
+    paper leaves outliers out of the mean of g; here nothing is left out: clamp g before. `responsiveness` is g,
+    r(demonstration) - the prompt's mean reward; None: the first factor alone.
     """
     result = _against_mean(check_finite(separability, "separability [q]"))
     if responsiveness is not None:
