@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ebrm.errors import DataError
-from ebrm.utils.validation import ArrayLike, as_tensor, check_finite
+from ebrm.utils.validation import ArrayLike, as_tensor, check_finite, refuse
 
 _TEXTS = ("source", "category", "split", "where")
 _NUMBERS = ("weight", "label", "margin", "strength")
@@ -117,8 +116,8 @@ class PreferencePairs:
                 raise ValueError(f"{name}: expected row numbers [p], one for each pair, got {tuple(rows.shape)}")
             sides[name] = rows.long()
         first, second = sides["chosen"], sides["rejected"]
-        _refuse((first < 0) | (second < 0), "pairs have a row below 0")
-        _refuse(first == second, "pairs are of a row with itself")
+        refuse((first < 0) | (second < 0), "pairs have a row below 0")
+        refuse(first == second, "pairs are of a row with itself")
         count, device = len(first), first.device
         ones = torch.ones(count, dtype=torch.float64, device=device)
         pairs = cls(
@@ -166,9 +165,7 @@ class PreferencePairs:
 
     def check_rows(self, count: int) -> None:
         """Raise DataError unless all rows are among `count`."""
-        _refuse(
-            torch.maximum(self.chosen, self.rejected) >= count, f"pairs have rows beyond the {count} that there are"
-        )
+        refuse(torch.maximum(self.chosen, self.rejected) >= count, f"pairs have rows beyond the {count} that there are")
 
     def select(self, which: ArrayLike | slice) -> PreferencePairs:
         """The pairs at `which` (bool mask [p], positions in any order, or a slice); rows keep their numbers."""
@@ -270,9 +267,9 @@ class PreferencePairs:
             if column.shape != self.chosen.shape:
                 raise ValueError(f"{name}: {len(column)} were given for {len(self)} pairs")
             if name == "weight":
-                _refuse(column < 0, "weights of pairs are below 0")
+                refuse(column < 0, "weights of pairs are below 0")
             if name == "label":
-                _refuse((column < 0) | (column > 1), "labels of pairs are not probabilities")
+                refuse((column < 0) | (column > 1), "labels of pairs are not probabilities")
             columns[name] = column
         return columns
 
@@ -345,30 +342,28 @@ def _prompts(given: Any, count: int) -> np.ndarray:
         return np.array([f"pair-{row:06d}" for row in range(count)], dtype=np.str_)
     if isinstance(given, np.ndarray) and given.dtype.kind == "U" and given.shape == (count,):
         return given.copy()
-    values = _list(given, "prompt_id", count)
-    wrong = next((i for i, v in enumerate(values) if not isinstance(v, str | int | np.integer)), None)
-    if wrong is not None:
-        raise TypeError(f"prompt_id: expected strings or whole numbers, got {values[wrong]!r} at index {wrong}")
+    values = _list(
+        given, "prompt_id", count, lambda v: isinstance(v, str | int | np.integer), "strings or whole numbers"
+    )
     return np.array([str(value) for value in values], dtype=np.str_)
 
 
 def _texts(given: Any, name: str, count: int) -> np.ndarray:
     column = np.full(count, None, dtype=object)
     if given is not None:
-        values = _list(given, name, count)
-        wrong = next((i for i, v in enumerate(values) if not (v is None or isinstance(v, str))), None)
-        if wrong is not None:
-            raise TypeError(f"{name}: expected strings or None, got {values[wrong]!r} at index {wrong}")
-        column[:] = values
+        column[:] = _list(given, name, count, lambda v: v is None or isinstance(v, str), "strings or None")
     return column
 
 
-def _list(given: Any, name: str, count: int) -> list[Any]:
+def _list(given: Any, name: str, count: int, fits: Callable[[Any], bool], expected: str) -> list[Any]:
     if isinstance(given, str | bytes) or not hasattr(given, "__len__") or not hasattr(given, "__iter__"):
         raise TypeError(f"{name}: expected a list or array with an entry for each of {count} pairs, got {given!r}")
     values = given.tolist() if isinstance(given, Tensor | np.ndarray) else list(given)
     if len(values) != count:
         raise ValueError(f"{name}: {len(values)} were given for {count} pairs")
+    wrong = next((i for i, value in enumerate(values) if not fits(value)), None)
+    if wrong is not None:
+        raise TypeError(f"{name}: expected {expected}, got {values[wrong]!r} at index {wrong}")
     return values
 
 
@@ -377,10 +372,7 @@ def _flags(given: Any, count: int, device: torch.device) -> Tensor:
         return torch.zeros(count, dtype=torch.bool, device=device)
     if isinstance(given, Tensor | np.ndarray) and given.shape == (count,) and given.dtype in (torch.bool, np.bool_):
         return torch.as_tensor(given, device=device).clone()
-    values = _list(given, "rm_training", count)
-    wrong = next((i for i, value in enumerate(values) if value not in (None, False, True)), None)
-    if wrong is not None:
-        raise TypeError(f"rm_training: expected True or False, got {values[wrong]!r} at index {wrong}")
+    values = _list(given, "rm_training", count, lambda v: v in (None, False, True), "True or False")
     return torch.tensor([bool(value) for value in values], dtype=torch.bool, device=device)
 
 
@@ -397,18 +389,9 @@ def _with_gaps(given: ArrayLike, name: str, device: torch.device) -> Tensor:
     if isinstance(given, list | tuple) or (isinstance(given, np.ndarray) and given.dtype == object):
         given = np.array([_gap(value) for value in given], dtype=np.float64)
     known = as_tensor(given, name, device).double()
-    _refuse(known.isinf(), f"numbers ({name}) are infinite")
+    refuse(known.isinf(), f"numbers ({name}) are infinite")
     return known
 
 
 def _gap(value: Any) -> Any:
     return [_gap(v) for v in value] if isinstance(value, list | tuple) else np.nan if value is None else value
-
-
-def _refuse(bad: Tensor, what: str) -> None:
-    if bool(bad.any()):
-        place = bad.nonzero()[0].tolist()
-        raise DataError(
-            f"{int(bad.sum())} of {bad.numel()} {what}, the first at index {place[0] if len(place) == 1 else place}. "
-            "Correct those, or leave them out."
-        )

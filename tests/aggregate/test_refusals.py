@@ -123,7 +123,7 @@ CASES = [
       for a in ((-1.0,), (NAN,), (0.1, 0))),
     (lambda: bilevel_weights(THREE, TABLE, Groups(TWO.index, 3)), DataError,
      "1 of 3 prompts have no responses.* index 2"),
-    (lambda: bilevel_weights([], TABLE[:0], Groups.of([])), DataError, "0 of 0 prompts have no responses"),
+    (lambda: bilevel_weights([], TABLE[:0], Groups.of([])), DataError, "There are 0 prompts; expected at least one"),
     # parts
     *((lambda h=h: step_reward(THREE, Groups(TWO.index + 1, 4), h), DataError,
        "2 of 4 responses are without steps, the first at index 0") for h in ("min", "product", "last")),
@@ -138,7 +138,8 @@ CASES = [
     (lambda: mixed_granularity(ONES, THREE, TWO, items="sum"), ConfigError, "'sum'"),
     (lambda: majority_vote(THREE, TWO), ValueError, r"3 votes \[n\], whole numbers, got \(3,\) of torch.float32"),
     (lambda: majority_vote([0, 1], TWO), ValueError, r"got \(2,\)"),
-    (lambda: majority_vote([0, -1, 2], TWO), DataError, "1 of 3 votes are below 0, the first at index 1: -1"),
+    (lambda: majority_vote([0, -1, 2], TWO), DataError,
+     r"1 of 3 numbers \(votes \[n\].*\) are out of range, the first at index 1: -1\. Expected .*of at least 0"),
     (lambda: majority_vote([0, 1, 2], TWO, [1, -1, NAN]), DataError, "weights of the votes"),
 ]  # fmt: skip
 

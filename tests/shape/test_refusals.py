@@ -49,12 +49,12 @@ def with_(of, value, *place):
 CASES = [
     # checks
     (lambda: difficulty_weighted_checks(PASSED, APART, present=[[True, True], [True, True], [False, False]]), DataError,
-     "1 of 2 prompts with responses have no checks, the first prompt 2"),
-    (lambda: difficulty_weighted_checks(PASSED[:, :0], APART), DataError, "2 of 2 prompts"),
+     "1 of 3 prompts have responses and no checks, the first at index 2"),
+    (lambda: difficulty_weighted_checks(PASSED[:, :0], APART), DataError, "2 of 3 prompts have responses and no"),
     (lambda: difficulty_weighted_checks(PASSED, APART, lambda s: s * NAN), DataError,
      r"weights of checks.*\(0, 0\): nan"),
     (lambda: difficulty_weighted_checks(PASSED, APART, lambda s: s - torch.tensor([[0.0, 1.0]])), DataError,
-     "check 1 of prompt 0 is -0.5, below 0"),
+     r"weights of checks.*index \(0, 1\): -0.5\. Expected .*of at least 0"),
     (lambda: difficulty_weighted_checks(PASSED, APART, torch.zeros_like), DataError,
      "All checks of prompt 0 have weight 0"),
     (lambda: difficulty_weighted_checks(PASSED.float(), APART), TypeError, "expected bool"),
@@ -66,7 +66,7 @@ CASES = [
       for s in (-0.1, NAN, INF)),
     # hardness
     (lambda: separability(TEXT, with_(TEXT, 0.0, 0, 1)), DataError,
-     r"1 embeddings of responses are 0 .* index \(0, 1\)"),
+     r"1 of 6 embeddings of responses are 0 .* index \(0, 1\)"),
     (lambda: separability(TEXT, TEXT, None, [[True] * 3, [False] * 3]), DataError,
      "1 of 2 responses are without sentences.* 1"),
     (lambda: separability(TEXT[:, :0], TEXT), DataError, "2 of 2 demonstrations are without sentences"),

@@ -117,7 +117,7 @@ def test_directions_have_length_one_whatever_their_size() -> None:
     rows = torch.tensor([[3.0, 4.0], [3e-200, 4e-200], [3e200, -4e200]], dtype=torch.float64)
     expected = torch.tensor([[0.6, 0.8], [0.6, 0.8], [0.6, -0.8]], dtype=torch.float64)
     torch.testing.assert_close(unit_vectors(rows, "texts"), expected)
-    with pytest.raises(DataError, match=r"1 of 2 embeddings \(texts\) are 0, the first at index 1, and have no direc"):
+    with pytest.raises(DataError, match=r"1 of 2 embeddings \(texts\) are 0, the first at index 1. They have no direc"):
         unit_vectors(torch.tensor([[1.0, 0.0], [0.0, 0.0]]), "texts")
     with pytest.raises(DataError, match="not finite"):
         unit_vectors(torch.tensor([[torch.nan]]), "texts")

@@ -29,6 +29,7 @@ from ebrm.utils.validation import (
     check_range,
     check_setting,
     match_dtype,
+    refuse,
 )
 
 #: Weights of the five HelpSteer2 attributes, each rated 0 to 4, for Llama3-70B-SteerLM-RM (its model card; an earlier
@@ -148,11 +149,8 @@ def gated(
 
 
 def base_and_bonus(
-    base: ArrayLike,  # [n]
-    bonus: ArrayLike,  # [n]
-    weights: tuple[float, float] = (1.0, 1.0),
-    has_bonus: ArrayLike | None = None,  # [n]
-) -> Tensor:  # [n]
+    base: ArrayLike, bonus: ArrayLike, weights: tuple[float, float] = (1.0, 1.0), has_bonus: ArrayLike | None = None
+) -> Tensor:  # [n], [n], [n] -> [n]
     """Base score that a bonus raises to its full worth: R = base · (w_1 + w_2 · bonus) / (w_1 + w_2).
 
     FIRM (arXiv 2603.12247). A bonus gains nothing where the base is 0, unlike in a sum. The public code clips R to
@@ -304,12 +302,8 @@ class BilevelWeights:
 
 
 def expected_trusted(
-    trusted: ArrayLike,  # [n]
-    auxiliary: ArrayLike,  # [n, a]
-    groups: Groups,  # of n rows
-    weight: ArrayLike,  # [a]
-    beta: float = 1.0,
-) -> tuple[float, Tensor]:  # -> value, [a]
+    trusted: ArrayLike, auxiliary: ArrayLike, groups: Groups, weight: ArrayLike, beta: float = 1.0
+) -> tuple[float, Tensor]:  # [n], [n, a], [a] -> value, [a]
     """Expected trusted reward of the policy that follows a sum of rewards, and its gradient in the weights.
 
         π_w(i | x) ∝ exp( (r_i + Σ_a w_a aux_ia) / β ),  over the responses i to prompt x
@@ -326,13 +320,8 @@ def expected_trusted(
 
 
 def bilevel_weights(
-    trusted: ArrayLike,  # [n]
-    auxiliary: ArrayLike,  # [n, a]
-    groups: Groups,  # of n rows
-    beta: float = 1.0,
-    decay: float = 1e-3,
-    steps: int = 200,
-) -> BilevelWeights:
+    trusted: ArrayLike, auxiliary: ArrayLike, groups: Groups, beta: float = 1.0, decay: float = 1e-3, steps: int = 200
+) -> BilevelWeights:  # [n], [n, a]
     """Bilevel weights of auxiliary rewards, by what they do to the trusted one: maximize J(w) - decay/2 ‖w‖².
 
     BARFI (arXiv 2310.19007) poses the outer problem; its inner one is reinforcement learning, differentiated
@@ -381,13 +370,9 @@ def _bilevel_inputs(
     check_setting("beta", beta, above=0)
     rewards = check_finite(trusted, "trusted reward [n]", n=len(groups)).detach()
     others = check_finite(auxiliary, "auxiliary rewards [n, a]", device=rewards.device, n=len(groups)).detach()
-    empty = groups.sizes == 0
-    if not groups.count or bool(empty.any()):
-        where = f", the first at index {int(empty.nonzero()[0, 0])}" if groups.count else ""
-        raise DataError(
-            f"{int(empty.sum())} of {groups.count} prompts have no responses{where}. Expected at least one prompt, and "
-            "a response to each: leave the others out."
-        )
+    if not groups.count:
+        raise DataError("There are 0 prompts; expected at least one, with responses.")
+    refuse(groups.sizes == 0, "prompts have no responses", "Leave them out.")
     return rewards, others, groups.to(rewards.device)
 
 

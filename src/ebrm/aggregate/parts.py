@@ -9,7 +9,6 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from ebrm.errors import DataError
 from ebrm.groups import Groups
 from ebrm.utils.validation import (
     ArrayLike,
@@ -19,6 +18,7 @@ from ebrm.utils.validation import (
     check_range,
     check_setting,
     match_dtype,
+    refuse,
 )
 
 How = Literal["min", "max", "mean", "last", "product", "geometric_mean", "mean_logit", "mean_odds"]
@@ -26,12 +26,8 @@ _PROBABILITIES = ("product", "geometric_mean", "mean_logit", "mean_odds")
 
 
 def step_reward(
-    score: ArrayLike,  # [n]
-    groups: Groups,  # of n rows, count responses
-    how: How,
-    clip: float = 1e-6,
-    empty: float | None = None,
-) -> Tensor:  # [count]
+    score: ArrayLike, groups: Groups, how: How, clip: float = 1e-6, empty: float | None = None
+) -> Tensor:  # [n] -> [count]
     """Reduction of a process reward model's step scores to a reward a response (RewardMATH, arXiv 2410.01729).
 
         min, max, mean, last                    of any scores
@@ -146,13 +142,8 @@ def majority_vote(vote: ArrayLike, groups: Groups, weight: ArrayLike | None = No
     votes = as_tensor(vote, "vote")
     if votes.is_floating_point() or votes.is_complex() or votes.shape != groups.index.shape:
         raise ValueError(f"expected {len(groups)} votes [n], whole numbers, got {tuple(votes.shape)} of {votes.dtype}")
+    check_range(votes, 0, math.inf, "votes [n], none of those who abstain")
     label, groups = votes.long(), groups.to(votes.device)
-    if bool((label < 0).any()):
-        row = int((label < 0).nonzero()[0, 0])
-        raise DataError(
-            f"{int((label < 0).sum())} of {len(label)} votes are below 0, the first at index {row}: {int(label[row])}. "
-            "Expected answers as numbers from 0; leave out the rows of those who abstain."
-        )
     counts = torch.ones_like(label, dtype=torch.float64)
     if weight is not None:
         counts = check_range(weight, 0, math.inf, "weights of the votes [n]", device=label.device, n=len(label))
@@ -176,9 +167,5 @@ def _filled(values: Tensor, none: Tensor, empty: float | None, without: str) -> 
     if empty is not None:
         check_setting("empty", empty)
         return torch.where(none, empty, values)
-    if bool(none.any()):
-        raise DataError(
-            f"{int(none.sum())} of {len(none)} responses are without {without}, the first at index "
-            f"{int(none.nonzero()[0, 0])}. Leave them out, or give the number that they count as in `empty`."
-        )
+    refuse(none, f"responses are without {without}", "Leave them out, or give the number they count as in `empty`.")
     return values

@@ -66,11 +66,8 @@ def best_worst_pairs(
 
 
 def cross_prompt_pairs(
-    passed: ArrayLike,  # [n]
-    generator: torch.Generator,
-    wins: int | None = None,
-    ties: int | None = None,
-) -> tuple[PreferencePairs, CurationReport]:
+    passed: ArrayLike, generator: torch.Generator, wins: int | None = None, ties: int | None = None
+) -> tuple[PreferencePairs, CurationReport]:  # [n]
     """Pairs across prompts from pass/fail labels: pass over fail, and pass beside pass as a tie.
 
         label 1 for (i, j) in W x L;  label 1/2 for {i, j} within W;  never two of L
@@ -97,9 +94,8 @@ def cross_prompt_pairs(
 
 
 def goal_conditioned_pairs(
-    pairs: PreferencePairs,
-    score: ArrayLike,  # [n]
-) -> tuple[PreferencePairs, Tensor, CurationReport]:  # of [2q], [2q]
+    pairs: PreferencePairs, score: ArrayLike
+) -> tuple[PreferencePairs, Tensor, CurationReport]:  # [n] -> of [2q], [2q]
     """Goal-conditioned pairs: aimed at the better score the better response is preferred, at the worse one the other.
 
         R(y, g) = -(g - score(y))²:  R(chosen, g) = 0 > R(rejected, g) in every pair, with g = score(chosen)
@@ -136,11 +132,8 @@ class Corrupted:
 
 
 def corruption_pairs(
-    response: Groups,  # of [t]
-    kind: Kind,
-    generator: torch.Generator,
-    prompt: Groups | None = None,  # of [n]
-) -> tuple[PreferencePairs, Corrupted, CurationReport]:
+    response: Groups, kind: Kind, generator: torch.Generator, prompt: Groups | None = None
+) -> tuple[PreferencePairs, Corrupted, CurationReport]:  # of [t], of [n]
     """Pairs by corruption: every response over itself with its parts (sentences, items) out of order.
 
     Pairs that differ in relevance, ranking or redundancy are the idea of PageLLM (arXiv 2506.09084); how parts are
@@ -209,10 +202,8 @@ def hull_vertices(embedding: ArrayLike, group: Groups) -> Tensor:  # [n, d] -> b
 
 
 def convex_hull_augmentation(
-    pairs: PreferencePairs,
-    embedding: ArrayLike,  # [n, d]
-    copy_of: ArrayLike,  # [n]
-) -> tuple[PreferencePairs, CurationReport]:
+    pairs: PreferencePairs, embedding: ArrayLike, copy_of: ArrayLike
+) -> tuple[PreferencePairs, CurationReport]:  # [n, d], [n]
     """Convex-hull augmentation: add a pair for every outermost perturbed copy of the chosen response (2309.16155).
 
     Each chosen response is perturbed (the paper: five copies, with 5% of the words changed), embedded, projected to two

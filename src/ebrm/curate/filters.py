@@ -80,10 +80,7 @@ class ConflictReport:
         )
 
 
-def filter_conflicts(
-    pairs: PreferencePairs,
-    reward: ArrayLike,  # [n]
-) -> tuple[PreferencePairs, ConflictReport]:
+def filter_conflicts(pairs: PreferencePairs, reward: ArrayLike) -> tuple[PreferencePairs, ConflictReport]:  # [n]
     """Conflict-aware filter: keep the pairs with r0(chosen) > r0(rejected) (arXiv 2504.13134, section 3.1).
 
     `reward` is the frozen RM's, of the rows. The report has counts by `source` and `category`.
@@ -99,11 +96,8 @@ def filter_conflicts(
 
 
 def dual_consistency(
-    pairs: PreferencePairs,
-    best: ArrayLike,  # [p]
-    gold: ArrayLike,  # [p]
-    threshold: float = 0.5,
-) -> tuple[PreferencePairs, PreferencePairs, CurationReport]:
+    pairs: PreferencePairs, best: ArrayLike, gold: ArrayLike, threshold: float = 0.5
+) -> tuple[PreferencePairs, PreferencePairs, CurationReport]:  # [p], [p]
     """Keep a pair that two reward models agree with, flip one that both reject, and hand back the others.
 
         keep where p_best > t and p_gold > t;  flip where p_best < 1 - t and p_gold < 1 - t
@@ -134,11 +128,8 @@ def dual_consistency(
 
 
 def consensus(
-    pairs: PreferencePairs,
-    probability: ArrayLike,  # [k, p]
-    confidence: float = 0.5,
-    soft: bool = False,
-) -> tuple[PreferencePairs, CurationReport]:
+    pairs: PreferencePairs, probability: ArrayLike, confidence: float = 0.5, soft: bool = False
+) -> tuple[PreferencePairs, CurationReport]:  # [k, p]
     """Keep the pairs on which all k models prefer the same side, with that side as the chosen one.
 
         keep where all p_k > 1/2 or all p_k < 1/2, and min_k max(p_k, 1 - p_k) ≥ confidence
@@ -168,10 +159,8 @@ def consensus(
 
 
 def judge_agreement(
-    pairs: PreferencePairs,
-    score: ArrayLike,  # [k, p, 2]
-    least: int | None = None,
-) -> tuple[PreferencePairs, CurationReport]:
+    pairs: PreferencePairs, score: ArrayLike, least: int | None = None
+) -> tuple[PreferencePairs, CurationReport]:  # [k, p, 2]
     """Keep the pairs on which enough judges score the same side higher, with that side as the chosen one.
 
     With all judges the filter of RAG-RewardBench (arXiv 2412.13746): +, +, +, - goes. `score` has each judge's scores

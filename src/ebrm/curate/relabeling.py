@@ -12,7 +12,7 @@ from torch import Tensor
 from ebrm.errors import DataError
 from ebrm.groups import Groups
 from ebrm.pairs import CurationReport, PreferencePairs
-from ebrm.utils.validation import ArrayLike, as_tensor, check_choice, check_finite, check_range, check_setting
+from ebrm.utils.validation import ArrayLike, as_tensor, check_choice, check_finite, check_range, check_setting, refuse
 
 Measure = Literal["kendall", "spearman", "top order"]
 
@@ -93,10 +93,8 @@ def adaptive_margin(pairs: PreferencePairs, strength: Strength) -> tuple[Prefere
 
 
 def dynamic_labels(
-    pairs: PreferencePairs,
-    difference: ArrayLike,  # [p]
-    rate: float = 0.1,
-) -> tuple[PreferencePairs, CurationReport]:
+    pairs: PreferencePairs, difference: ArrayLike, rate: float = 0.1
+) -> tuple[PreferencePairs, CurationReport]:  # [p]
     """Dynamic labels: a step of each label towards the belief of the model that is being fitted (POWER-DL, 2412.09544).
 
         label' = (1 - γ) · label + γ · σ(d),  d = r(chosen) - r(rejected), without gradient
@@ -113,11 +111,8 @@ def dynamic_labels(
 
 
 def rank_consistency(
-    reward: ArrayLike,  # [n]
-    other: ArrayLike,  # [n]
-    prompt: Groups,
-    measure: Measure = "kendall",
-) -> Tensor:  # [count]
+    reward: ArrayLike, other: ArrayLike, prompt: Groups, measure: Measure = "kendall"
+) -> Tensor:  # [n], [n] -> [count]
     """Rank consistency C of two rewards of each prompt's responses: 1 for the same order, 0 for the reversed one.
 
         kendall, spearman: C = (τ + 1) / 2, with Kendall's τ-b or Spearman's ρ;  top order: 1 where the best responses
@@ -147,11 +142,8 @@ def rank_consistency(
 
 
 def consistency_labels(
-    pairs: PreferencePairs,
-    consistency: ArrayLike,  # [count]
-    prompt: Groups,  # of [n]
-    average: bool = False,
-) -> tuple[PreferencePairs, CurationReport]:
+    pairs: PreferencePairs, consistency: ArrayLike, prompt: Groups, average: bool = False
+) -> tuple[PreferencePairs, CurationReport]:  # [count], of [n]
     """Soft labels as far as two rankings of a prompt agree: label' = C · label + (1 - C) · (1 - label).
 
     CREAM (arXiv 2410.12735), with pairs of each prompt's best and worst response (`best_worst_pairs`). Each prompt's C
@@ -166,12 +158,8 @@ def consistency_labels(
     pairs.check_rows(len(prompt))
     index = prompt.index.to(pairs.device)
     of = index[pairs.chosen]
-    across = of != index[pairs.rejected]
-    if bool(across.any()):
-        raise DataError(
-            f"{int(across.sum())} of {len(pairs)} pairs are of responses to different prompts, the first at index "
-            f"{int(across.nonzero()[0, 0])}. Rankings are of one prompt; leave those pairs out."
-        )
+    do = "Rankings are of one prompt; leave those pairs out."
+    refuse(of != index[pairs.rejected], "pairs are of responses to different prompts", do)
     known = as_tensor(consistency, "consistency", pairs.device)
     if known.shape != (prompt.count,):
         raise ValueError(f"expected {prompt.count} consistencies [count], got {tuple(known.shape)}")

@@ -29,11 +29,8 @@ def retrieval_budget(probability: ArrayLike, most: int = 8) -> Tensor:  # [v] ->
 
 
 def error_driven_retrieval(
-    probability: ArrayLike,  # [v]
-    embedding: ArrayLike,  # [v, d]
-    pool: ArrayLike,  # [m, d]
-    most: int = 8,
-) -> Tensor:  # [q]
+    probability: ArrayLike, embedding: ArrayLike, pool: ArrayLike, most: int = 8
+) -> Tensor:  # [v], [v, d], [m, d] -> [q]
     """Error-driven retrieval: rows of the pool to label next, nearest to the held-out pairs that the model gets wrong.
 
     Stage one of Skywork-Reward-V2 (arXiv 2507.01352), with `retrieval_budget`; there embeddings are of the conversation
@@ -66,12 +63,8 @@ def error_driven_retrieval(
 
 
 def density_ratio_weights(
-    positive: ArrayLike,  # [n, d]
-    negative: ArrayLike,  # [m, d]
-    low: float = 0.5,
-    high: float = 10.0,
-    penalty: float = 1.0,
-) -> Tensor:  # [m]
+    positive: ArrayLike, negative: ArrayLike, low: float = 0.5, high: float = 10.0, penalty: float = 1.0
+) -> Tensor:  # [n, d], [m, d] -> [m]
     """Density-ratio weights of negative examples, as if they came from the prompts of the positive ones.
 
         w = clamp(f / (1 - f), low, high),  f = P(positive | embedding) with both classes weighing the same

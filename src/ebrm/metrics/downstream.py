@@ -188,7 +188,6 @@ def probe_accuracy(
     empty = np.array(dimensions)[~there.any(axis=0)]
     if len(empty):
         raise DataError(f"No row has a label in {', '.join(empty)}. Leave out what cannot be tested.")
-
     row, term = there.nonzero()
     right = (predicted == label)[row, term].astype(np.float64)[:, None]
     count = len(dimensions)

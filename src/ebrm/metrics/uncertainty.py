@@ -88,8 +88,7 @@ def detection_auroc(
     if positive.all() or not positive.any():
         return None
     value = float(roc_auc_score(positive, score))
-    draws = _GroupDraws.of(score, positive, cluster_labels(cluster, len(score)), bootstrap)
-    return draws.estimate(value, _roc_area)
+    return _group_draws(score, positive, cluster_labels(cluster, len(score)), bootstrap)(value, _roc_area)
 
 
 def pair_std(chosen: ArrayLike, rejected: ArrayLike) -> Floats:
@@ -123,14 +122,14 @@ def risk_coverage(
     errors = wrong.sum()
     best = np.maximum(0, kept - (len(wrong) - errors)) / kept
     area, random = float(risk.mean()), float(errors / len(wrong))
-    groups = _GroupDraws.of(uncertainty, wrong, prompts, bootstrap)
+    estimate = _group_draws(uncertainty, wrong, prompts, bootstrap)
     return RiskCoverage(
         coverage=kept / len(wrong),
         risk=risk,
-        area=groups.estimate(area, _area),
+        area=estimate(area, _area),
         random=random,
         best=float(best.mean()),
-        gain=groups.estimate(random - area, _gain),
+        gain=estimate(random - area, _gain),
     )
 
 
@@ -187,37 +186,31 @@ def error_by_uncertainty(
     return tuple(result)
 
 
-@dataclass(frozen=True)
-class _GroupDraws:
-    """Positive and other rows in groups of rising score, of all rows [g, 1] and in each resample [g, B]."""
+def _group_draws(
+    score: Floats, positive: Floats, cluster: ArrayLike, bootstrap: Bootstrap
+) -> Callable[[float, Callable[[Floats, Floats], Floats]], Estimate]:
+    """Intervals of statistics of positive and other rows [g, B] in groups of rising score, by resampled clusters.
 
-    positive: Floats
-    other: Floats
-    drawn_positive: Floats
-    drawn_other: Floats
-    bootstrap: Bootstrap
+    Rows are grouped by equal score, or into as many groups as are told apart; an interval is moved by what grouping
+    changes in its statistic.
+    """
+    group = np.unique(score, return_inverse=True)[1]
+    if group.max() >= _LEVELS:
+        group = equal_mass_bins(score, _LEVELS)
+    place = np.unique(np.asarray(cluster), return_inverse=True)[1]
+    shape = (int(group.max()) + 1, int(place.max()) + 1)
+    tables = [csr_array((count, (group, place)), shape=shape) for count in (positive, 1 - positive)]
+    everyone = [table.sum(axis=1)[:, None] for table in tables]
+    drawn = [np.full((shape[0], bootstrap.resamples), np.nan) for _ in tables]
+    if shape[1] > 1:  # one cluster says nothing about how clusters differ
+        for which, times in cluster_draws(shape[1], shape[0], bootstrap=bootstrap):
+            for totals, table in zip(drawn, tables, strict=True):
+                totals[:, which] = table @ times
 
-    @classmethod
-    def of(cls, score: Floats, positive: Floats, cluster: ArrayLike, bootstrap: Bootstrap) -> _GroupDraws:
-        """Group the rows, by equal score or into as many groups as are told apart, and resample clusters."""
-        group = np.unique(score, return_inverse=True)[1]
-        if group.max() >= _LEVELS:
-            group = equal_mass_bins(score, _LEVELS)
-        place = np.unique(np.asarray(cluster), return_inverse=True)[1]
-        shape = (int(group.max()) + 1, int(place.max()) + 1)
-        tables = [csr_array((count, (group, place)), shape=shape) for count in (positive, 1 - positive)]
-        all_positive, all_other = (table.sum(axis=1)[:, None] for table in tables)
-        drawn = [np.full((shape[0], bootstrap.resamples), np.nan) for _ in tables]
-        if shape[1] > 1:  # one cluster says nothing about how clusters differ
-            for which, times in cluster_draws(shape[1], shape[0], bootstrap=bootstrap):
-                for totals, table in zip(drawn, tables, strict=True):
-                    totals[:, which] = table @ times
-        return cls(all_positive, all_other, drawn[0], drawn[1], bootstrap)
+    def estimate(value: float, statistic: Callable[[Floats, Floats], Floats]) -> Estimate:
+        return bootstrap.estimate(value, statistic(*drawn) + (value - statistic(*everyone)))
 
-    def estimate(self, value: float, statistic: Callable[[Floats, Floats], Floats]) -> Estimate:
-        """`value` with the interval of the statistic's resamples, moved by what grouping changes in the statistic."""
-        moved = value - statistic(self.positive, self.other)
-        return self.bootstrap.estimate(value, statistic(self.drawn_positive, self.drawn_other) + moved)
+    return estimate
 
 
 def _roc_area(positive: Floats, other: Floats) -> Floats:

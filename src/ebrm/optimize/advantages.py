@@ -24,12 +24,8 @@ _ROUNDING = 1e-9
 
 
 def group_advantage(
-    reward: ArrayLike,  # [n]
-    groups: Groups,
-    divide_by_std: bool = True,
-    ddof: int = 0,
-    eps: float = 1e-8,
-) -> Tensor:  # [n]
+    reward: ArrayLike, groups: Groups, divide_by_std: bool = True, ddof: int = 0, eps: float = 1e-8
+) -> Tensor:  # [n] -> [n]
     """Group-relative advantage: A = (r - mean) / (std + eps) (GRPO, arXiv 2402.03300).
 
     Without the division A = r - mean scales with the rewards: Dr. GRPO (arXiv 2503.20783) and HARMO (arXiv
@@ -147,11 +143,8 @@ def contrastive_subsample(score: ArrayLike, groups: Groups, keep: int) -> Select
 
 
 def soft_plackett_luce(
-    score: ArrayLike,  # [n]
-    reward: ArrayLike,  # [n]
-    groups: Groups,  # of n rows, count groups
-    temperature: float = 0.05,
-) -> Tensor:  # [count]
+    score: ArrayLike, reward: ArrayLike, groups: Groups, temperature: float = 0.05
+) -> Tensor:  # [n], [n] -> [count]
     """Soft Plackett-Luce loss of scores against the ranking by rewards (GDRO, arXiv 2601.02036).
 
     With a group's k responses in the order of their rewards, r_1 ≥ … ≥ r_k, and τ the temperature:

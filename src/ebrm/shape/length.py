@@ -11,9 +11,8 @@ import math
 import torch
 from torch import Tensor
 
-from ebrm.errors import DataError
 from ebrm.groups import Groups
-from ebrm.utils.validation import ArrayLike, check_range, check_setting, match_dtype
+from ebrm.utils.validation import ArrayLike, check_range, check_setting, match_dtype, refuse
 
 # Of the deviation of lengths, in tokens, as in the public code.
 _EPS = 1e-5
@@ -37,12 +36,7 @@ def relative_length_penalty(length: ArrayLike, groups: Groups) -> Tensor:  # [n]
     the mean gets the most, 1; penalties of a group do not add up to 0. DataError: a length of 0.
     """
     lengths = check_range(length, 0, math.inf, "lengths [n]", n=len(groups))
-    if bool((lengths == 0).any()):
-        none = (lengths == 0).nonzero()
-        raise DataError(
-            f"{len(none)} of {len(lengths)} lengths are 0, the first at index {int(none[0, 0])}, and the penalty is "
-            "relative to the length. Leave such rows out."
-        )
+    refuse(lengths == 0, "lengths are 0", "The penalty is relative to the length: leave such rows out.")
     return match_dtype(0.0 - (groups.centered(lengths) / lengths).clamp(-1, 1), length)
 
 

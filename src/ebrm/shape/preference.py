@@ -29,6 +29,7 @@ from ebrm.utils.validation import (
     check_mask,
     check_setting,
     match_dtype,
+    refuse,
 )
 
 Squash = Literal["sigmoid", "tanh", "arctan", "polynomial"]
@@ -79,10 +80,8 @@ def preference_as_reward(
 
 
 def centered_on_references(
-    reward: ArrayLike,  # [n]
-    reference: ArrayLike,  # [n, m]
-    present: ArrayLike | None = None,  # [n, m]
-) -> Tensor:  # [n]
+    reward: ArrayLike, reference: ArrayLike, present: ArrayLike | None = None
+) -> Tensor:  # [n], [n, m], [n, m] -> [n]
     """Reward minus the mean of its references', PAR's unbounded baseline; arguments as in `preference_as_reward`."""
     values = check_finite(reward, "rewards [n]")
     others, there = _references(reference, present, values.device, len(values))
@@ -245,17 +244,9 @@ def _references(
         raise ValueError(f"expected references [n, m] for {rows} rows, got {tuple(known.shape)}")
     n, m = known.shape
     there = None if present is None else check_mask(present, "present [n, m]", known.device, n=n, m=m)
-    without = n if not m else 0
-    first = 0
-    if there is not None and m:
-        none = ~there.any(1)
-        without = int(none.sum())
-        first = int(none.nonzero()[0, 0]) if without else 0
-    if without:
-        raise DataError(
-            f"{without} of {n} rows are without references, the first at index {first}. Every row needs at least one: "
-            "sample a response to its prompt, or leave it out."
-        )
+    some = torch.full((n,), m > 0) if there is None else there.any(1)
+    do = "Every row needs at least one: sample a response to its prompt, or leave it out."
+    refuse(~some, "rows are without references", do)
     return check_finite(known if there is None else torch.where(there, known, 0), "rewards of references [n, m]"), there
 
 

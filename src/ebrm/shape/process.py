@@ -5,6 +5,7 @@ Numbers that are not finite are a DataError, other shapes a ValueError; results 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -13,7 +14,16 @@ from torch.nn.functional import logsigmoid
 
 from ebrm.errors import DataError
 from ebrm.groups import Groups
-from ebrm.utils.validation import ArrayLike, as_tensor, check_finite, check_mask, check_setting, match_dtype
+from ebrm.utils.validation import (
+    ArrayLike,
+    as_tensor,
+    check_finite,
+    check_mask,
+    check_range,
+    check_setting,
+    match_dtype,
+    refuse,
+)
 
 
 def process_clip(score: ArrayLike, threshold: float) -> Tensor:  # [n] -> [n]
@@ -49,11 +59,8 @@ def process_delta(score: ArrayLike, groups: Groups) -> Tensor:  # [n] -> [n]
 
 
 def process_return(
-    reward: ArrayLike,  # [n]
-    groups: Groups,  # of n rows, count responses
-    success: ArrayLike,  # [count]
-    weight: float = 1.0,
-) -> Tensor:  # [count]
+    reward: ArrayLike, groups: Groups, success: ArrayLike, weight: float = 1.0
+) -> Tensor:  # [n], [count] -> [count]
     """Return of a response: R = success + α Σ_k r_k, less the KL penalty, if any (arXiv 2410.15115).
 
     `reward` is of steps, such as of `process_clip` or `process_delta`, `success` of each response, such as 0 or 1, and
@@ -104,20 +111,13 @@ def difficulty_weighted_checks(
         counts = counts & there[groups.index]
     responses = groups.sizes > 0
     without = responses & ~there.any(1)
-    if bool(without.any()):
-        raise DataError(
-            f"{int(without.sum())} of {int(responses.sum())} prompts with responses have no checks, the first prompt "
-            f"{int(without.nonzero()[0, 0])}. Leave them out."
-        )
+    refuse(without, "prompts have responses and no checks", "Leave them out.")
     share = torch.zeros(q, t, dtype=torch.float64, device=counts.device)
     share = share.index_add_(0, groups.index, counts.double()) / groups.sizes[:, None]
     raw = 1 - share + smoothing if weight is None else weight(share)
     if raw.shape != share.shape:
         raise ValueError(f"expected weights {tuple(share.shape)}, got {tuple(raw.shape)}")
-    weights = check_finite(torch.where(there & responses[:, None], raw, 0.0), "weights of checks [q, t]")
-    if bool((weights < 0).any()):
-        row, column = (weights < 0).nonzero()[0].tolist()
-        raise DataError(f"The weight of check {column} of prompt {row} is {float(weights[row, column]):g}, below 0.")
+    weights = check_range(torch.where(there & responses[:, None], raw, 0.0), 0, math.inf, "weights of checks [q, t]")
     total = weights.sum(1)
     everything = counts.sum(1) == groups.spread(there.sum(1))
     nothing = groups.spread(total == 0) & ~everything
@@ -200,17 +200,9 @@ def _sentences(
     if present is not None:
         there = check_mask(present, f"sentences of {what} [q, s]", known.device, q=q, s=s)
     without = ~there.any(1)
-    if bool(without.any()):
-        raise DataError(
-            f"{int(without.sum())} of {q} {what} are without sentences, the first at index "
-            f"{int(without.nonzero()[0, 0])}. Leave those prompts out."
-        )
+    refuse(without, f"{what} are without sentences", "Leave those prompts out.")
     values = check_finite(torch.where(there[..., None], known, 0), f"embeddings of {what} [q, s, d]")
     length = torch.linalg.vector_norm(values, dim=2, keepdim=True)
     none = there & (length[..., 0] == 0)
-    if bool(none.any()):
-        raise DataError(
-            f"{int(none.sum())} embeddings of {what} are 0 and have no direction, the first at index "
-            f"{tuple(none.nonzero()[0].tolist())}. Leave those sentences out."
-        )
+    refuse(none, f"embeddings of {what} are 0 and have no direction", "Leave those sentences out.")
     return values / torch.where(there[..., None], length, 1.0), there

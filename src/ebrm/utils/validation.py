@@ -169,14 +169,16 @@ def unit_vectors(
         ValueError: not [n, d].
     """
     numbers = check_finite(embedding, f"{what} [rows, d]", device=device)
-    nothing = (numbers == 0).all(1)
-    if bool(nothing.any()):
-        raise DataError(
-            f"{int(nothing.sum())} of {len(nothing)} embeddings ({what}) are 0, the first at index "
-            f"{_first(nothing)[1]}, and have no direction. Find out why, or leave those rows out."
-        )
+    why = "They have no direction: find out why, or leave those rows out."
+    refuse((numbers == 0).all(1), f"embeddings ({what}) are 0", why)
     numbers = numbers / numbers.abs().amax(1, keepdim=True)  # so that no square is too small or too large
     return numbers / numbers.square().sum(1, keepdim=True).sqrt()
+
+
+def refuse(bad: Tensor, what: str, do: str = "Correct those, or leave them out.") -> None:
+    """Raise DataError where any is bad: "<count> of <all> <what>, the first at index <place>. <do>"."""
+    if bool(bad.any()):
+        raise DataError(f"{int(bad.sum())} of {bad.numel()} {what}, the first at index {_first(bad)[1]}. {do}")
 
 
 def check_same_shape(**tensors: Tensor) -> None:
