@@ -86,22 +86,26 @@ def write_card(folder: Path, record: dict[str, Any], standalone: bool = False) -
     write_text(folder / _CARD, model_card(record, standalone))
 
 
-def read_model(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read and check a folder: (record values, tensors)."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def read_config(folder: Path) -> dict[str, Any]:
+    """`config.json` of a folder whose weights are whole.
 
-    for name in (_CONFIG, _WEIGHTS):
+    Raises:
+        ModelError: a missing, unreadable or altered file, named.
+    """
+
+    def must_be_there(name: str) -> None:
         if not (folder / name).is_file():
             raise ModelError(
                 f"{folder} holds no {name}, so it is not a complete ebrm model. Give the folder that a fit or "
                 "save_pretrained wrote."
             )
+
+    must_be_there(_CONFIG)
     try:
-        config = read_json(folder / _CONFIG)
+        config: dict[str, Any] = read_json(folder / _CONFIG)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ModelError(f"{folder / _CONFIG} is not readable JSON ({error}). Save the model again.") from error
-    found_format = config.pop("format", None) if isinstance(config, dict) else None
+    found_format = config.get("format") if isinstance(config, dict) else None
     if found_format in ("ebrm-model-1", "ebrm-model-2"):
         raise ModelError(
             f"The model in {folder} was saved by an earlier ebrm ({found_format}), which this one does not read. "
@@ -112,16 +116,30 @@ def read_model(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             f"{folder / _CONFIG} does not say format {FORMAT!r}, so this is not an ebrm model (perhaps a plain reward "
             "model: give that as `backbone`) or one of an unknown version."
         )
-    expected, found = config.pop("weights_sha256", None), sha256_file(folder / _WEIGHTS)
+    must_be_there(_WEIGHTS)
+    expected, found = config.get("weights_sha256"), sha256_file(folder / _WEIGHTS)
     if expected != found:
         raise ModelError(
             f"{folder / _WEIGHTS} is damaged or belongs to another config: its SHA-256 is {found}, config.json says "
             f"{expected}. Copy or download the folder again."
         )
+    return config
+
+
+def read_model(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read and check a folder: (record values, tensors).
+
+    Raises:
+        ModelError: a missing, unreadable or altered file, named.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    config = read_config(folder)
     if "transformers_version" in config:
         config = {name: config[name] for name in _RECORD if name in config}
     # `fusion` is for readers of the config: the weights hold it.
-    for name in ("ebrm_version", "own_tokenizer", "fusion", *_FOR_TRANSFORMERS):
+    for name in ("format", "weights_sha256", "ebrm_version", "own_tokenizer", "fusion", *_FOR_TRANSFORMERS):
         config.pop(name, None)
     try:
         return config, load_file(folder / _WEIGHTS)
@@ -130,7 +148,11 @@ def read_model(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def download_model(
-    name: str | Path, revision: str | None, cache_dir: str | Path | None, token: str | bool | None, local_only: bool
+    name: str | Path,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    token: str | bool | None = None,
+    local_only: bool = False,
 ) -> Path:
     """The local folder of a model: `name` itself if it is a folder, else a snapshot from the Hub."""
     from huggingface_hub import snapshot_download

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from ebrm.cli.console import Console, facts_text, plain_table, printable, write
+from ebrm.cli.console import Console, facts_text, printable, write
 
 
 class Terminal(io.StringIO):
@@ -41,10 +41,6 @@ def test_a_stream_that_cannot_say_it_gets_an_escape() -> None:
     assert raw.getvalue() == b"\\xfc \\U0001f642\n"
 
 
-def test_plain_table_aligns() -> None:
-    assert plain_table(("", "n"), [("a", "1"), ("bcd", "23")], "T") == "T\n      n\na     1\nbcd  23\n"
-
-
 def test_a_table_wider_than_the_terminal_is_stacked(monkeypatch: pytest.MonkeyPatch) -> None:
     def shown(columns: int) -> str:
         monkeypatch.setenv("COLUMNS", str(columns))
@@ -65,23 +61,14 @@ def test_facts_fit(columns: int) -> None:
     assert text.split().count("value") == 30
 
 
-def test_json_mode_prints_one_object_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
-    console = Console(json=True)
-    console.print("no")
-    console.table(("a",), [("b",)])
+@pytest.mark.parametrize("json", [True, False])
+def test_machines_get_one_object_and_people_aligned_columns(capsys: pytest.CaptureFixture[str], json: bool) -> None:
+    console = Console(json=json)
+    console.print("yes", "")
+    console.table(("", "n"), [("a", "1"), ("bcd", "23")], "T")
     console.facts([("a", "b")])
     console.note("aside")
+    Console(quiet=True).note("nothing")
     console.result({"x": "ü"})
-    captured = capsys.readouterr()
-    assert captured.out == '{\n  "x": "ü"\n}\n'
-    assert captured.err == "aside\n"
-
-
-def test_people_get_tables_and_no_json(capsys: pytest.CaptureFixture[str]) -> None:
-    console = Console(quiet=True)
-    console.note("aside")
-    console.table(("a",), [("b",)])
-    console.result({"x": 1})
-    captured = capsys.readouterr()
-    assert captured.out == "a\nb\n"
-    assert captured.err == ""
+    shown = "yes\n\nT\n      n\na     1\nbcd  23\na  b\n"
+    assert capsys.readouterr() == ('{\n  "x": "ü"\n}\n' if json else shown, "aside\n")

@@ -24,6 +24,7 @@ class First:
         name: its name
         rate: rate, per step,
             over two lines.
+        window: a: is an end
     """
 
     name: str
@@ -34,7 +35,7 @@ class First:
     columns: dict[str, str] = field(default_factory=dict)
     mode: Literal["a", "b"] = "a"
     widths: tuple[int, ...] | None = None
-    window: tuple[float, float] = field(default=(-1.0, 1.0), metadata={"help": "Window."})
+    window: tuple[float, float] = (-1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ def test_the_file_nested_and_flat_is_under_what_is_typed(config: Any) -> None:
 
 def test_a_config_with_defaults_of_its_own() -> None:
     chosen, _ = run("--kind", "y", parts={"second": Part(Second(seed=5))})
-    assert chosen.over(Second(seed=5)) == Second(5, "y")
+    assert chosen.of(Second(seed=5)) == Second(5, "y")
     assert next(o for o in chosen.options if o.key == "seed").shown_help.endswith("(default: 5)")
 
 
@@ -228,8 +229,9 @@ def test_a_library_s_sentence_is_shown_with_options(text: str, shown: str) -> No
     assert run("--name", "n")[0].in_options(text) == shown
 
 
-def test_help_of_fields_comes_from_docstrings_or_metadata() -> None:
-    assert field_help(First) == {"name": "Its name", "rate": "Rate, per step, over two lines.", "window": "Window."}
+def test_help_of_fields_comes_from_docstrings() -> None:
+    expected = {"name": "Its name", "rate": "Rate, per step, over two lines.", "window": "a: is an end"}
+    assert field_help(First) == expected
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from ebrm.errors import FeaturesError
 from ebrm.features import ShardedEmbeddings, shards
-from ebrm.features.shards import DTYPES, Shard, shard_bytes, shard_name, shard_size
+from ebrm.features.manifest import shard_name
+from ebrm.features.shards import DTYPES, Shard, shard_bytes, shard_size
 
 
 def make(

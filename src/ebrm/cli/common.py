@@ -1,14 +1,19 @@
-"""What several commands share: their arguments, folders to write, and the table of accuracies."""
+"""What several commands share: their arguments, folders to write, and how results are shown."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from ebrm.cli.console import Console
 from ebrm.errors import ConfigError
+from ebrm.hub import fusion_in_words
+
+if TYPE_CHECKING:
+    from ebrm.report import Table
 
 #: The argument of commands that take a saved model.
 Model = Annotated[str, Parameter(name="MODEL", help="Folder that `ebrm fit` wrote, or a Hub name.")]
@@ -21,6 +26,21 @@ def out_folder(path: str) -> Path:
     return Path(path)
 
 
+def at_least(config: Any, **least: int) -> None:
+    """Refuse fields of a config that are below their least value."""
+    for name, low in least.items():
+        value = getattr(config, name)
+        if value is not None and value < low:
+            raise ConfigError(f"{name} is {value}; it must be at least {low}.")
+
+
+def show_summary(console: Console, summary: tuple[Table, Sequence[str]]) -> None:
+    """A table of results and the sentences under it."""
+    table, notes = summary
+    console.table(table.head, table.body)
+    console.print(*notes)
+
+
 def show_accuracy(console: Console, metrics: dict[str, Any]) -> None:
     """The table of base and refined accuracy and what it says; nothing where no pairs were held out."""
     if metrics["pairs"]:
@@ -31,12 +51,14 @@ def show_accuracy(console: Console, metrics: dict[str, Any]) -> None:
 
 def accuracy_rows(metrics: dict[str, Any]) -> list[tuple[str, str, str]]:
     """(what, value, interval) of base, refined and their difference."""
-    base, refined, difference = (metrics[name] for name in ("base", "refined", "difference"))
-    return [
-        ("base RM", f"{base['accuracy']:.1%}", _interval(base)),
-        ("refined", f"{refined['accuracy']:.1%}", _interval(refined)),
-        ("difference", f"{100 * difference['value']:+.1f} points", _interval(difference, sign=True)),
-    ]
+    rows = []
+    for label, name in (("base RM", "base"), ("refined", "refined"), ("difference", "difference")):
+        found, plus = metrics[name], "+" if name == "difference" else ""
+        value = f"{100 * found['value']:+.1f} points" if plus else f"{found['accuracy']:.1%}"
+        # There is no interval where all pairs share one prompt.
+        ends = "-" if found["low"] is None else f"{100 * found['low']:{plus}.1f} to {100 * found['high']:{plus}.1f}"
+        rows.append((label, value, ends))
+    return rows
 
 
 def verdict(difference: dict[str, Any]) -> str:
@@ -47,8 +69,7 @@ def verdict(difference: dict[str, Any]) -> str:
     return f"The refined reward is {'better' if low > 0 else 'worse'}: the interval of the difference excludes zero."
 
 
-def _interval(estimate: dict[str, Any], sign: bool = False) -> str:
-    if estimate["low"] is None:  # all pairs share one prompt
-        return "-"
-    plus = "+" if sign else ""
-    return f"{100 * estimate['low']:{plus}.1f} to {100 * estimate['high']:{plus}.1f}"
+def written_facts(metrics: dict[str, Any], out: Path, model: Path) -> list[tuple[str, Any]]:
+    """What a fit goes by, and where its model, numbers and report are."""
+    fusion = ("fusion", fusion_in_words(metrics["fusion"]))
+    return [fusion, ("model", model), ("numbers", out / "metrics.json"), ("report", out / "report.html")]

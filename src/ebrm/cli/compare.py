@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from ebrm.backbone import BackboneConfig
-from ebrm.cli.common import out_folder
+from ebrm.cli.common import at_least, out_folder, show_summary
 from ebrm.cli.console import Console
 from ebrm.cli.heads import HeadChoice, chosen_head, config_parts, given_head, head_parts, heads_in, heads_with, refuse
 from ebrm.cli.parser import Chosen, Command, Part
@@ -18,7 +19,8 @@ from ebrm.errors import ConfigError
 from ebrm.heads import HEADS, FitConfig
 
 if TYPE_CHECKING:
-    from ebrm.evaluation import Comparison
+    from ebrm.evaluation import ReadPool
+    from ebrm.features import Features
 
 
 @dataclass(frozen=True)
@@ -57,10 +59,7 @@ class CompareConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("limit", 1), ("members", 2), ("resamples", 100), ("seed", 0)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ConfigError(f"{name} is {value}; it must be at least {least}.")
+        at_least(self, limit=1, members=2, resamples=100, seed=0)
 
 
 def compare(
@@ -74,112 +73,46 @@ def compare(
     calibration of its probabilities, the gold reward of the best of n responses (with --pool), and its cost. An option
     is for every head that has it; in the --config file a head's options can stand under its name (`silu: {epochs: 5}`).
     """
-    import os
-
     settings, config = chosen.of(CompareConfig), chosen.of(FitConfig)
     heads = {kind: given_head(chosen, head()) for kind, head in HEADS.items()} | {"energy": chosen_head(chosen)}
-    if settings.out is not None:
-        out_folder(settings.out)
-    if settings.save is not None and Path(settings.save).exists() and not _is_empty(Path(settings.save)):
-        raise ConfigError(f"--save {settings.save} exists already and is not empty; it was left as it is.")
-    from ebrm.evaluation import BenchmarkConfig, cache_folder, check_names, choose_items, compare_heads, read_pool
+    out = None if settings.out is None else out_folder(settings.out)
+    save = None if settings.save is None else Path(settings.save)
+    if save is not None and save.exists() and not (save.is_dir() and not any(save.iterdir())):
+        raise ConfigError(f"--save {save} exists already and is not empty; it was left as it is.")
+    from ebrm.evaluation import check_names, compare_heads
     from ebrm.features import open_features
     from ebrm.metrics import Bootstrap
+    from ebrm.report import comparison_summary, write_comparison
 
-    names = check_names(settings.methods)
-    opened = open_features(features)
-    pool = None
-    if settings.pool is not None:
-        from ebrm.benchmarks import open_benchmark
-
-        data = settings.data or os.environ.get("EBRM_DATA")
-        about = BenchmarkConfig(
-            (settings.pool,), data=data, limit=settings.limit, seed=settings.seed, cache=settings.cache
-        )
-        benchmark, _ = choose_items(open_benchmark(settings.pool, Path(data) if data else None), about, frozenset())
-        pool = read_pool(opened, benchmark, cache_folder(about), chosen.given(BackboneConfig))
+    names, opened = check_names(settings.methods), open_features(features)
     comparison = compare_heads(
-        opened,
-        names,
-        heads=heads,
-        config=config,
-        members=settings.members,
-        pool=pool,
-        bootstrap=Bootstrap(settings.resamples, seed=settings.seed),
-        save=settings.save,
-    )
+        opened, names, heads=heads, config=config, members=settings.members,
+        pool=_pool(settings, opened, chosen.given(BackboneConfig)),
+        bootstrap=Bootstrap(settings.resamples, seed=settings.seed), save=save,
+    )  # fmt: skip
     console.note(
         f"{comparison.train:,} pairs to fit on, {comparison.validation:,} to choose by, {comparison.pairs:,} to "
         "measure on."
     )
-    found = {
-        "features": Path(features).name,
-        "pool": None if settings.pool is None else Path(settings.pool).stem,
-        **comparison.to_dict(),
-    }
-    console.table(*table(comparison))
-    for line in notes(comparison):
-        console.print(line)
-    if settings.out is not None:
-        from ebrm.report import Table, markdown
-        from ebrm.utils.files import write_json, write_text
-
-        write_json(Path(settings.out) / "results.json", found)
-        head, rows = table(comparison)
-        text = markdown([Table(f"Methods on {found['features']}", head, rows)], notes(comparison))
-        write_text(Path(settings.out) / "table.md", text)
-        console.facts([("written", settings.out)])
-    if settings.save is not None:
-        console.facts([("heads", settings.save)])
-    console.result({"out": settings.out, "save": settings.save, **found})
+    what = {"features": Path(features).name, "pool": None if settings.pool is None else Path(settings.pool).stem}
+    show_summary(console, comparison_summary(comparison))
+    if out is not None:
+        write_comparison(out, comparison, f"Methods on {what['features']}", **what)
+    console.facts([(name, path) for name, path in (("written", out), ("heads", save)) if path is not None])
+    console.result({"out": settings.out, "save": settings.save, **what, **comparison.to_dict()})
 
 
-def _is_empty(path: Path) -> bool:
-    return path.is_dir() and not any(path.iterdir())
+def _pool(settings: CompareConfig, features: Features, reward_model: dict[str, Any]) -> ReadPool | None:
+    """The pool, read by the features' reward model."""
+    if settings.pool is None:
+        return None
+    from ebrm.benchmarks import open_benchmark
+    from ebrm.evaluation import BenchmarkConfig, cache_folder, choose_items, read_pool
 
-
-def table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    """The header and a row a method, as text."""
-    from ebrm.report import decimal, interval
-
-    first, pool = comparison.methods[0].name, comparison.n is not None
-    head = ["method", "accuracy, %", "interval", f"minus {first}", "interval", "ECE, %", "log loss", "interval"]
-    if pool:
-        head += [f"best of {comparison.n}", f"minus {first}", "interval"]
-    rows = []
-    for m in comparison.methods:
-        row = [m.name, decimal(100 * m.accuracy.value, 1), interval(100 * m.accuracy.low, 100 * m.accuracy.high, 1)]
-        row += ["", ""]
-        if m.difference is not None:
-            ends = interval(100 * m.difference.low, 100 * m.difference.high, 1, sign=True)
-            row[-2:] = [decimal(100 * m.difference.value, 1, sign=True), ends]
-        row += [decimal(100 * m.ece.value, 1), decimal(m.log_loss.value, 3)]
-        row += [interval(m.log_loss.low, m.log_loss.high, 3)]
-        if pool:
-            row += ["" if m.gold is None else decimal(m.gold.value, 3), "", ""]
-            if m.gain is not None:
-                row[-2:] = [decimal(m.gain.value, 3, sign=True), interval(m.gain.low, m.gain.high, 3, sign=True)]
-        rows.append([*row, f"{m.parameters:,}", decimal(m.microseconds, 2)])
-    return [*head, "parameters", "µs a row"], rows
-
-
-def notes(comparison: Comparison) -> list[str]:
-    """What has to be known to read the table."""
-    from ebrm.report import count, decimal
-
-    lines = [
-        f"{count(comparison.pairs, 'held-out pair')} of {count(comparison.prompts, 'prompt')}; "
-        f"{100 * comparison.bootstrap.level:g}% intervals over prompts, differences paired. A tie is ranked "
-        "wrongly. P(chosen > rejected) of every method is calibrated alike, with one temperature fitted on the "
-        "validation pairs."
-    ]
-    if comparison.n is not None:
-        lines.append(
-            f"Best of {comparison.n}: mean gold over {count(comparison.pool_prompts, 'prompt')}; any response: "
-            f"{decimal(comparison.random, 3)}."
-        )
-    lines += [f"Left out: {count(n, 'prompt')} of the pool ({reason})." for reason, n in comparison.left_out.items()]
-    return lines
+    data = settings.data or os.environ.get("EBRM_DATA")
+    about = BenchmarkConfig((settings.pool,), data, settings.limit, seed=settings.seed, cache=settings.cache)
+    benchmark, _ = choose_items(open_benchmark(settings.pool, Path(data) if data else None), about, frozenset())
+    return read_pool(features, benchmark, cache_folder(about), reward_model)
 
 
 def _parts(choice: Mapping[str, Any]) -> dict[str, Part]:

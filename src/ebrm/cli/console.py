@@ -43,35 +43,50 @@ class Console:
         if not self.quiet:
             write(sys.stderr, text)
 
-    def print(self, text: str) -> None:
-        """A line of the result for people, on stdout (also an empty one); silent under --json."""
-        if not self.json:
-            write(sys.stdout, text) if text.strip() else sys.stdout.write("\n")
+    def print(self, *lines: str) -> None:
+        """Lines of the result for people, on stdout (also empty ones); silent under --json."""
+        for line in () if self.json else lines:
+            write(sys.stdout, line) if line.strip() else sys.stdout.write("\n")
 
     def block(self, text: str) -> None:
         """A result that is a document of its own (Markdown, CSV), on stdout as it stands; silent under --json."""
-        if not self.json:
-            sys.stdout.write(text)
+        sys.stdout.write("" if self.json else text)
 
-    def table(self, header: Sequence[str], rows: Sequence[Sequence[Any]], title: str = "") -> None:
-        """A table of the result for people, on stdout: first column left, the others right; silent under --json."""
+    def table(self, head: Sequence[str], rows: Sequence[Sequence[Any]], title: str = "") -> None:
+        """A table of the result for people, on stdout: first column left, the others right; silent under --json.
+
+        Where it is wider than the terminal its rows stand one under another, each value with its name.
+        """
         if self.json:
             return
-        cells = [[str(cell) for cell in row] for row in rows]
-        text = plain_table(header, cells, title)
-        if not sys.stdout.isatty():
-            sys.stdout.write(text)
-        elif max(map(len, text.splitlines())) + len(header) > width(sys.stdout):
-            sys.stdout.write(stacked_table(header, cells, title, width(sys.stdout)))
-        else:
-            _rich_table(header, cells, title)
+        from rich import box
+        from rich.console import Console as Rich
+        from rich.table import Table
+        from rich.text import Text
 
-    def facts(self, rows: Sequence[tuple[str, Any]], title: str = "") -> None:
+        terminal, columns = sys.stdout.isatty(), width(sys.stdout)
+        rich = Rich(width=columns if terminal else 10_000, no_color=bool(os.environ.get("NO_COLOR")) or None)
+        bold = "bold" if terminal else ""
+        table = Table(box=box.SIMPLE_HEAD if terminal else None, pad_edge=False, header_style=bold)
+        for k, name in enumerate(head):
+            table.add_column(Text(name), justify="right" if k else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*(Text(str(cell)) for cell in row))
+        if terminal and rich.measure(table).maximum > columns:
+            self.print(*[title] * bool(title))
+            for first, *cells in rows:
+                named = [(f"  {name}", cell) for name, cell in zip(head[1:], cells, strict=True) if cell]
+                sys.stdout.write(f"{first}\n" * bool(first) + facts_text(named, columns))
+            return
+        with rich.capture() as shown:
+            if title:
+                rich.print(Text(title, style=bold))
+            rich.print(table)
+        sys.stdout.write("".join(f"{line.rstrip()}\n" for line in shown.get().splitlines()))
+
+    def facts(self, rows: Sequence[tuple[str, Any]]) -> None:
         """Names with values, one a line, values wrapped to the width; silent under --json."""
-        if self.json:
-            return
-        lines = facts_text(rows, width(sys.stdout))
-        sys.stdout.write((f"{title}\n" if title else "") + lines)
+        self.block(facts_text(rows, width(sys.stdout)))
 
     def result(self, value: dict[str, Any]) -> None:
         """The whole result for machines: one JSON object on stdout; silent without --json."""
@@ -81,9 +96,7 @@ class Console:
 
 def write(stream: TextIO, text: str) -> None:
     """One paragraph: its lines wrapped to a terminal's width, and left whole everywhere else (logs, pipes)."""
-    for line in text.splitlines():
-        if not line.strip():
-            continue
+    for line in filter(str.strip, text.splitlines()):
         indent = " " * (len(line) - len(line.lstrip(" ")))
         shown = indent + printable(line)
         if stream.isatty():
@@ -107,59 +120,19 @@ def width(stream: TextIO) -> int:
     return max(20, shutil.get_terminal_size((80 if stream.isatty() else 100, 24)).columns)
 
 
-def plain_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> str:
-    """Aligned columns, two spaces apart, without rules or colors."""
-    columns = [[name, *(row[k] for row in rows)] for k, name in enumerate(header)]
-    widths = [max(map(len, column)) for column in columns]
-    lines = [title] if title else []
-    for line in zip(*columns, strict=True):
-        cells = [
-            cell.ljust(w) if k == 0 else cell.rjust(w) for k, (cell, w) in enumerate(zip(line, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines) + "\n"
-
-
-def stacked_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str, columns: int) -> str:
-    """A table too wide for the screen, row under row: its first cell, and the others with their names."""
-    lines = textwrap.wrap(title, columns)
-    for first, *cells in rows:
-        named = [(f"  {name}", cell) for name, cell in zip(header[1:], cells, strict=True) if cell]
-        lines += [first] * bool(first) + facts_text(named, columns).splitlines()
-    return "\n".join(lines) + "\n"
-
-
 def facts_text(rows: Sequence[tuple[str, Any]], columns: int) -> str:
     """``name  value`` lines; where the width is small, the value goes under the name."""
     longest = max((len(name) for name, _ in rows), default=0)
+    beside = longest + 2 + 24 <= columns
+    indent = " " * (longest + 2 if beside else 2)
     lines = []
     for name, value in rows:
-        text = printable(str(value))
-        if longest + 2 + 24 <= columns:
-            indent = " " * (longest + 2)
-            lines += textwrap.wrap(
-                text, columns, initial_indent=name.ljust(longest + 2), subsequent_indent=indent, break_on_hyphens=False
-            ) or [name]
-        else:
-            lines += [name, *textwrap.wrap(text, columns, initial_indent="  ", subsequent_indent="  ")]
-    return "\n".join(lines) + "\n" if lines else ""
-
-
-def _rich_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> None:
-    from rich import box
-    from rich import console as rich_console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = rich_console.Console(no_color=bool(os.environ.get("NO_COLOR")) or None)
-    if title:
-        console.print(Text(title, style="bold"))
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for k, name in enumerate(header):
-        table.add_column(name, justify="left" if k == 0 else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    console.print(table)
+        wrapped = textwrap.wrap(
+            printable(str(value)), columns, initial_indent=name.ljust(longest + 2) if beside else indent,
+            subsequent_indent=indent, break_on_hyphens=not beside,
+        )  # fmt: skip
+        lines += ([] if beside and wrapped else [name]) + wrapped
+    return "".join(f"{line}\n" for line in lines)
 
 
 @contextmanager
@@ -169,8 +142,7 @@ def logging_to_stderr(quiet: bool, verbose: bool) -> Iterator[None]:
     Quiet: ours from WARNING on. Verbose: all of ours, others from INFO on.
     """
     root, ours = logging.getLogger(), logging.getLogger("ebrm")
-    handler = _Stderr()
-    levels = root.level, ours.level, ours.propagate
+    handler, levels = _Stderr(), (root.level, ours.level)
     set_here = {} if verbose else {k: v for k, v in _ENVIRONMENT.items() if k not in os.environ}
     os.environ.update(set_here)
     root.addHandler(handler)
@@ -190,11 +162,7 @@ def logging_to_stderr(quiet: bool, verbose: bool) -> Iterator[None]:
 
 
 class _Stderr(logging.Handler):
-    """Log records as paragraphs on whatever stderr is at that moment.
-
-    While a progress bar is shown that is rich's stand-in, which writes above the bar; a handler with a console of its
-    own would write across it.
-    """
+    """Log records as paragraphs on whatever stderr is at that moment, such as rich's while it shows a progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:

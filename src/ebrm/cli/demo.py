@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ebrm.cli.common import out_folder, show_accuracy
+from ebrm.cli.common import out_folder, show_accuracy, written_facts
 from ebrm.cli.console import Console
 from ebrm.cli.parser import Chosen, Command, Part
-from ebrm.hub import fusion_in_words
 
 
 @dataclass(frozen=True)
@@ -32,36 +31,23 @@ def demo(console: Console, chosen: Chosen) -> None:
     made = run(out)
     show_accuracy(console, made.metrics)
     for number, live in enumerate(made.live, start=1):
+        scores = sorted(zip(live.responses, live.base, live.refined, live.std, strict=True), key=lambda row: -row[2])
+        rows = [(_shorten(text), *(f"{number:.2f}" for number in numbers)) for text, *numbers in scores]
         console.print("")
-        scores = zip(live.responses, live.base, live.refined, live.std, strict=True)
-        rows = [
-            (_shorten(response), f"{base:.2f}", f"{refined:.2f}", f"± {std:.2f}")
-            for response, base, refined, std in sorted(scores, key=lambda score: -score[2])
-        ]
-        console.table(("", "base", "refined", "std"), rows, f"{number}. {_shorten(live.prompt, 70)}")
+        console.table(("", "base", "refined", "std"), rows, f"{number}. {_shorten(live.prompt, 72)}")
     console.print("")
-    console.facts(
-        [
-            ("fusion", fusion_in_words(made.metrics["fusion"])),
-            ("model", str(out / "model")),
-            ("numbers", str(out / "metrics.json")),
-            ("report", str(out / "report.html")),
-        ]
-    )
+    console.facts(written_facts(made.metrics, out, out / "model"))
     live_scores = [
         {
-            "prompt": live.prompt,
-            "responses": list(live.responses),
-            "base_reward": list(live.base),
-            "reward": list(live.refined),
-            "std": list(live.std),
+            "prompt": live.prompt, "responses": list(live.responses), "base_reward": list(live.base),
+            "reward": list(live.refined), "std": list(live.std),
         }
         for live in made.live
-    ]
+    ]  # fmt: skip
     console.result({"out": str(out), "metrics": made.metrics, "live": live_scores})
 
 
-def _shorten(text: str, length: int = 48) -> str:
+def _shorten(text: str, length: int = 56) -> str:
     line = " ".join(text.split())
     return line if len(line) <= length else line[: length - 1].rstrip() + "…"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 from ebrm.backbone import BackboneConfig
 from ebrm.cli.common import out_folder
@@ -11,6 +10,12 @@ from ebrm.cli.console import Console
 from ebrm.cli.parser import Chosen, Command, Part
 from ebrm.data import PreferenceConfig, TextConfig
 from ebrm.features import EngineConfig, FeatureConfig
+
+
+_LEFT_OUT = {
+    "dropped": "pairs dropped because a text is too long",
+    "truncated": "texts with their prompt cut from the left",
+}
 
 
 @dataclass(frozen=True)
@@ -34,46 +39,38 @@ def features(console: Console, chosen: Chosen) -> None:
     stopped goes on when the same command is given again. On several GPUs of one machine: `accelerate launch -m
     ebrm features` with the same options; on several machines: `--engine ray`.
     """
-    job = chosen.of(FeaturesJob)
-    settings = chosen.of(BackboneConfig)
+    job, here, machines = chosen.of(FeaturesJob), chosen.of(BackboneConfig), chosen.of(EngineConfig)
     data, text, storage = chosen.of(PreferenceConfig), chosen.of(TextConfig), chosen.of(FeatureConfig)
-    machines = chosen.of(EngineConfig)
     out_folder(job.out)
-    engine, here = None, settings
+    engine = None
     if machines.engine == "ray":
         from ebrm.features import ray_engine
 
-        engine = ray_engine(settings, text, machines)
-        here = replace(settings, device="cpu")  # this process only tokenizes; the GPUs are for the actors
-    from ebrm.data import load_preferences
-
-    preferences = load_preferences(job.data, data)  # logs its report
+        engine = ray_engine(here, text, machines)
+        here = replace(here, device="cpu")  # this process only tokenizes; the GPUs are for the actors
     from ebrm.backbone import load_backbone
+    from ebrm.data import load_preferences
     from ebrm.features import extract_features
 
+    preferences = load_preferences(job.data, data)  # logs its report
     console.kept = "Finished shards are kept; run the same command again to go on."
-    made = extract_features(load_backbone(here, text), preferences, job.out, storage, engine=engine)
-    report, manifest = preferences.report, made.manifest
-    error = manifest.get("batch_drift")
-    rows = [
-        ("data", report.summary()),
-        ("texts", f"{manifest['items']:,} different, {manifest['pairs']:,} pairs{_left_out(manifest)}"),
-        ("embedding", f"{manifest['embedding_size']} dimensions, {manifest['embedding_dtype']}"),
-        ("batching error", "not measured" if error is None else f"{error:.2g} (largest difference of a reward)"),
-        ("written", job.out),
-    ]
-    console.facts(rows)
-    names = ("items", "pairs", "embedding_size", "embedding_dtype", "truncated", "dropped", "batch_drift")
-    result = {"out": job.out, "data": report.to_dict()}
-    console.result(result | {name: manifest.get(name) for name in names})
-
-
-def _left_out(manifest: dict[str, Any]) -> str:
-    parts = (
-        ("dropped", "pairs dropped because a text is too long"),
-        ("truncated", "texts with their prompt cut from the left"),
+    made = extract_features(load_backbone(here, text), preferences, job.out, storage, engine=engine).manifest
+    texts = f"{made['items']:,} different, {made['pairs']:,} pairs"
+    for name, words in _LEFT_OUT.items():
+        texts += f"; {made[name]:,} {words}" if made.get(name) else ""
+    drift = made.get("batch_drift")
+    console.facts(
+        [
+            ("data", preferences.report.summary()),
+            ("texts", texts),
+            ("embedding", f"{made['embedding_size']} dimensions, {made['embedding_dtype']}"),
+            ("batching error", "not measured" if drift is None else f"{drift:.2g} (largest difference of a reward)"),
+            ("written", job.out),
+        ]
     )
-    return "".join(f"; {manifest[name]:,} {words}" for name, words in parts if manifest.get(name))
+    names = ("items", "pairs", "embedding_size", "embedding_dtype", "truncated", "dropped", "batch_drift")
+    data_report = {"out": job.out, "data": preferences.report.to_dict()}
+    console.result(data_report | {name: made.get(name) for name in names})
 
 
 command = Command(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ebrm.backbone import BackboneConfig
-from ebrm.cli.common import show_accuracy
+from ebrm.cli.common import out_folder, show_accuracy, written_facts
 from ebrm.cli.console import Console
 from ebrm.cli.heads import HeadChoice, chosen_head, head_parts, refuse
 from ebrm.cli.parser import Chosen, Command, Part
@@ -17,7 +17,6 @@ from ebrm.data import PreferenceConfig, TextConfig
 from ebrm.errors import ConfigError, DataError
 from ebrm.features import FeatureConfig
 from ebrm.heads import FitConfig
-from ebrm.hub import fusion_in_words
 from ebrm.utils.files import read_json, sha256_json, write_json
 
 
@@ -56,13 +55,11 @@ def fit(console: Console, chosen: Chosen) -> None:
     again. --head chooses what is fitted, and which options there are for it.
     """
     job, head = chosen.of(FitJob), chosen_head(chosen)
-    config = chosen.over(FitConfig(filter_conflicts=chosen.of(HeadChoice).paper is not None))
+    config = chosen.of(FitConfig(filter_conflicts=chosen.of(HeadChoice).paper is not None))
     reading = _reading(job, chosen)
-    out = Path(job.out)
-    settings = {name: asdict(value) for name, value in reading.items()} | {
-        "head": head.to_dict(),
-        "fit": asdict(config),
-    }
+    settings = {name: asdict(value) for name, value in reading.items()}
+    settings |= {"head": head.to_dict(), "fit": asdict(config)}
+    out = out_folder(job.out)
     work = _claim(out, job, settings)
     console.kept = "What is finished is kept; run the same command again to go on."
     import ebrm
@@ -77,7 +74,11 @@ def fit(console: Console, chosen: Chosen) -> None:
     metrics = result.save(made).metrics
     if job.keep_features:
         (work / "features").rename(made / "features")
-    _put_in_place(made, out, work)
+    shutil.rmtree(work / "old", ignore_errors=True)
+    if out.exists():  # what was there goes only now that the model is complete
+        out.rename(work / "old")
+    made.rename(out)
+    shutil.rmtree(work)
     _show(console, metrics, out)
     console.result({"out": str(out), "metrics": metrics})
 
@@ -110,25 +111,23 @@ def _claim(out: Path, job: FitJob, settings: dict[str, Any]) -> Path:
     Raises:
         DataError: something is at `out`, or another fit is unfinished there, without --overwrite.
     """
-    if not job.overwrite:
-        if out.is_dir() and any(out.iterdir()):
+    if out.is_dir() and any(out.iterdir()):
+        if not job.overwrite:
             raise DataError(
                 f"--out {out} exists already and is not empty; it was left as it is. Choose another name, or "
                 "--overwrite to replace it."
             )
-        if out.exists() and not out.is_dir():
-            raise DataError(f"--out {out} is a file; it was left as it is. Name a folder that does not exist yet.")
-    elif out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / "config.json").is_file()):
-        raise DataError(f"--out {out} does not hold a model, so --overwrite does not replace it. Choose another name.")
+        if not (out / "config.json").is_file():
+            raise DataError(
+                f"--out {out} does not hold a model, so --overwrite does not replace it. Choose another name."
+            )
     work = out.with_name(f".{out.name}.work")
     mark = {"job": sha256_json([job.data, job.features, settings])}
-    stored: Any = None
-    if (work / "job.json").is_file():
-        try:
-            stored = read_json(work / "job.json")
-        except ValueError:
-            stored = "unreadable"
-    if stored is not None and stored != mark:
+    try:
+        stored = read_json(work / "job.json") if (work / "job.json").is_file() else mark
+    except ValueError:
+        stored = None
+    if stored != mark:
         if not job.overwrite:
             raise DataError(
                 f"{work} holds an unfinished fit with other data or settings. Give the command that began it to finish "
@@ -140,29 +139,14 @@ def _claim(out: Path, job: FitJob, settings: dict[str, Any]) -> Path:
     return work
 
 
-def _put_in_place(made: Path, out: Path, work: Path) -> None:
-    """Move the complete model to `out`; what was there goes only then."""
-    if out.exists():
-        old = work / "old"
-        shutil.rmtree(old, ignore_errors=True)
-        out.rename(old)
-    made.rename(out)
-    shutil.rmtree(work)
-
-
 def _show(console: Console, metrics: dict[str, Any], out: Path) -> None:
     show_accuracy(console, metrics)
-    kept = metrics["kept_fraction"]
-    used = "all were used" if kept == 1 else f"the conflict filter kept {kept:.1%}"
-    facts = [
-        ("labels", f"the base RM contradicts {metrics['contradicted_fraction']:.1%} of the training pairs ({used})"),
-        ("fusion", fusion_in_words(metrics["fusion"])),
-        ("model", str(out)),
-        ("numbers", str(out / "metrics.json")),
-    ]
-    if metrics["pairs"]:
-        facts.append(("report", str(out / "report.html")))
-    console.facts(facts)
+    used = "all were used"
+    if (kept := metrics["kept_fraction"]) < 1:
+        used = f"the conflict filter kept {kept:.1%}"
+    labels = f"the base RM contradicts {metrics['contradicted_fraction']:.1%} of the training pairs ({used})"
+    facts = [("labels", labels), *written_facts(metrics, out, out)]
+    console.facts(facts if metrics["pairs"] else facts[:-1])  # nothing measured, no report
 
 
 def _parts(choice: Mapping[str, Any]) -> dict[str, Part]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Literal, get_type_hints
 
@@ -37,48 +37,46 @@ class HeadChoice:
 def head_parts(choice: Mapping[str, Any]) -> dict[str, Part]:
     """The choice and the options of what is chosen."""
     config = _defaults(choice)
-    only = () if config.kind == "energy" else ("head",)
-    return {"head": Part(HeadChoice, only)} | config_parts(config)
+    return {"head": Part(HeadChoice, () if config.kind == "energy" else ("head",))} | config_parts(config)
 
 
 def config_parts(config: HeadConfig) -> dict[str, Part]:
     """A head's own fields, under its kind, and those of the configs it holds, under their names."""
-    inner = {name: Part(value) for name, value in _inner(config)}
+    inner = {name: Part(value) for name, value in _inner(config).items()}
     own = tuple(field.name for field in fields(config) if field.name not in inner)
     return ({config.kind: Part(config, own)} if own else {}) | inner
 
 
 def chosen_head(chosen: Chosen) -> HeadConfig:
     """The config of the head that was chosen, with what was given."""
-    choice = chosen.of(HeadChoice)
-    return given_head(chosen, _defaults(vars(choice)))
+    return given_head(chosen, _defaults(vars(chosen.of(HeadChoice))))
 
 
 def given_head(chosen: Chosen, config: HeadConfig) -> HeadConfig:
     """A head's config with what was given for it and for the configs it holds."""
-    return chosen.over(config, **{name: chosen.over(value) for name, value in _inner(config)})
+    return chosen.of(config, **{name: chosen.of(value) for name, value in _inner(config).items()})
 
 
 def refuse(key: str, choice: Mapping[str, Any]) -> str | None:
     """Why an option that another head or objective has is none of the chosen one's."""
     config, flag = _defaults(choice), "--" + key.replace("_", "-")
-    if isinstance(config, EnergyConfig) and (
-        having := [name for name, kind in OBJECTIVES.items() if _has(kind(), key)]
-    ):
-        return (
-            f"{flag} is an option of objective {_or(having)}; the objective is {config.objective.kind} (--objective)."
-        )
-    having = heads_with(key)
-    return f"{flag} is an option of head {_or(having)}; the head is {config.kind} (--head)." if having else None
+    objectives = [kind for kind, objective in OBJECTIVES.items() if _has(objective(), key)]
+    if isinstance(config, EnergyConfig) and objectives:
+        chosen = config.objective.kind
+        return f"{flag} is an option of objective {_or(objectives)}; the objective is {chosen} (--objective)."
+    heads = heads_with(key)
+    return f"{flag} is an option of head {_or(heads)}; the head is {config.kind} (--head)." if heads else None
 
 
 def heads_with(key: str) -> list[str]:
     """The heads that have an option."""
-    return (
-        ["energy"]
-        if key in ("objective", "paper")
-        else [kind for kind, config in HEADS.items() if _deep(config(), key)]
-    )
+    objectives = [objective() for objective in OBJECTIVES.values()]
+    return [
+        kind
+        for kind, head in HEADS.items()
+        if (kind == "energy" and (key in ("objective", "paper") or any(_has(each, key) for each in objectives)))
+        or any(_has(part, key) for part in (head(), *_inner(head()).values()))
+    ]
 
 
 def heads_in(methods: str | Iterable[str]) -> list[str]:
@@ -100,19 +98,13 @@ def _defaults(choice: Mapping[str, Any]) -> HeadConfig:
     return replace(config, objective=OBJECTIVES[objective]()) if objective else config
 
 
-def _inner(config: HeadConfig) -> Iterator[tuple[str, Any]]:
-    for field in fields(config):
-        if is_dataclass(value := getattr(config, field.name)):
-            yield field.name, value
+def _inner(config: HeadConfig) -> dict[str, Any]:
+    """The configs that a config holds."""
+    return {name: value for name, value in vars(config).items() if is_dataclass(value)}
 
 
 def _has(config: Any, key: str) -> bool:
     return any(key_of(type(config), field.name) == key for field in fields(config))
-
-
-def _deep(config: HeadConfig, key: str) -> bool:
-    objectives = [kind() for kind in OBJECTIVES.values()] if config.kind == "energy" else []
-    return any(_has(part, key) for part in (config, *(value for _, value in _inner(config)), *objectives))
 
 
 def _or(names: list[str]) -> str:

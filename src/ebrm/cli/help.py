@@ -24,25 +24,19 @@ class Page:
     def __call__(self, console: Console, options: Any, panel: HelpPanel) -> None:
         """Print one group."""
         rows = [(", ".join(e.display_labels_with_metavar), _plain(e.description)) for e in panel.entries]
-        longest = max((len(names) for names, _ in rows), default=0)
-        commands = panel.format == "command"
         if _plain(panel.title) == "Run":
             rows.append(("--help, -h", "Print this."))
-        if rows:
-            _print(console, _plain(panel.title), bold=True)
+        if not rows:
+            return
+        _print(console, _plain(panel.title), bold=True)
+        commands, longest = panel.format == "command", max(len(names) for names, _ in rows)
         for names, text in rows:
-            if commands:
-                body = _fill(console, text, " " * (longest + 4)).lstrip()
-                _print(console, f"  {names.ljust(longest)}  ", bold=True, end="")
-                _print(console, body)
-            else:
-                _print(console, f"  {names}", bold=True)
-                _print(console, _fill(console, text, " " * 6))
-        if commands and rows:
-            _print(console, "\nStart", bold=True)
+            _print(console, f"  {names.ljust(longest)}  " if commands else f"  {names}\n", bold=True, end="")
+            body = _fill(console, text, " " * (longest + 4 if commands else 6))
+            _print(console, body.lstrip() if commands else body)
+        _print(console, "\nStart" if commands else "", bold=True)
+        if commands:
             _print(console, "\n".join(f"  {line}" for line in _EXAMPLE))
-        elif rows:
-            _print(console, "")
 
     def render_usage(self, console: Console, options: Any, usage: Any) -> None:
         """Print how the command is called."""

@@ -33,23 +33,17 @@ def import_(console: Console, chosen: Chosen) -> None:
     job = chosen.of(ImportJob)
     from ebrm.features import import_features
 
-    made = import_features(
-        list(job.arrays),
-        job.out,
-        chosen.of(FeatureConfig),
-        columns=job.columns,
-        backbone_name=job.backbone_name,
-    )
-    manifest = made.manifest
+    storage, arrays = chosen.of(FeatureConfig), list(job.arrays)
+    made = import_features(arrays, job.out, storage, columns=job.columns, backbone_name=job.backbone_name).manifest
     console.facts(
         [
-            ("rows", f"{manifest['items']:,}, {manifest['pairs']:,} pairs ({manifest['pairing']})"),
-            ("embedding", f"{manifest['embedding_size']} dimensions, {manifest['embedding_dtype']}"),
+            ("rows", f"{made['items']:,}, {made['pairs']:,} pairs ({made['pairing']})"),
+            ("embedding", f"{made['embedding_size']} dimensions, {made['embedding_dtype']}"),
             ("written", job.out),
         ]
     )
     names = ("items", "pairs", "pairing", "embedding_size", "embedding_dtype")
-    console.result({"out": job.out, **{name: manifest[name] for name in names}})
+    console.result({"out": job.out, **{name: made[name] for name in names}})
 
 
 command = Command("import", import_, {"job": Part(ImportJob), "storage": Part(FeatureConfig)})

@@ -10,9 +10,9 @@ from cyclopts import Parameter
 from ebrm.cli.common import accuracy_rows
 from ebrm.cli.console import Console
 from ebrm.cli.parser import Chosen, Command
-from ebrm.errors import DataError, EBRMError, FeaturesError, ModelError
-from ebrm.hub import fusion_in_words
-from ebrm.utils.files import read_json, sha256_file
+from ebrm.errors import DataError
+from ebrm.features import MANIFEST, read_finished
+from ebrm.hub import download_model, fusion_in_words, read_config
 
 
 def info(
@@ -24,139 +24,76 @@ def info(
     ],
 ) -> None:
     """Show a model or a features folder: its reward model, data, settings and measured numbers."""
-    kind, values, faults = read(path)
-    if faults:
-        error = FeaturesError if kind == "features" else ModelError
-        raise error(f"{path} is not whole: {'; '.join(faults)}. Copy or make it again.")
-    show_features(console, path, values) if kind == "features" else show_model(console, path, values)
+    kind, values = read(path)
+    console.facts(features_facts(path, values) if kind == "features" else model_facts(path, values))
     console.result({"path": path, "kind": kind, kind: values})
 
 
-def read(path: str) -> tuple[str, dict[str, Any], list[str]]:
-    """("model" or "features", its JSON, what is wrong with its files).
+def read(path: str) -> tuple[str, dict[str, Any]]:
+    """("model" or "features", its JSON) where its files are whole; of features only the sizes are checked.
 
     Raises:
-        DataError, ModelError, FeaturesError: neither of the two, or unreadable.
+        DataError, ModelError, FeaturesError: neither of the two, or not whole.
     """
     folder = Path(path)
-    if (folder / "manifest.json").is_file():
-        manifest = _json(folder / "manifest.json", FeaturesError)
-        if manifest.get("format") != "ebrm-features":
-            raise FeaturesError(f"{folder / 'manifest.json'} is not the manifest of an ebrm features folder.")
-        return "features", manifest, _feature_faults(folder, manifest)
-    if (folder / "config.json").is_file():
-        config = _json(folder / "config.json", ModelError)
-        if not str(config.get("format", "")).startswith("ebrm-model"):
-            raise ModelError(
-                f"{folder / 'config.json'} is not of an ebrm model. A plain reward model is what "
-                "`ebrm fit --backbone` takes."
-            )
-        return "model", config, _model_faults(folder, config)
-    if folder.exists():
+    if (folder / MANIFEST).is_file():
+        return "features", read_finished(folder, verify=False)
+    if folder.exists() and not (folder / "config.json").is_file():
         raise DataError(
-            f"{path} is neither a model nor a features folder: it holds no config.json or manifest.json. Give the "
-            "folder that `ebrm fit --out` or `ebrm features --out` wrote."
+            f"{path} is neither a model nor a features folder: it holds no config.json or {MANIFEST}. Give the folder "
+            "that `ebrm fit --out` or `ebrm features --out` wrote."
         )
-    return "model", _from_hub(path), []
+    return "model", read_config(download_model(path))
 
 
-def _from_hub(name: str) -> dict[str, Any]:
-    from huggingface_hub import hf_hub_download
-
-    try:
-        return _json(Path(hf_hub_download(name, "config.json")), ModelError)
-    except EBRMError:
-        raise
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(
-            f"There is no folder {name}, and it could not be had from the Hub either ({reason}). Check the name."
-        ) from None
-
-
-def _json(path: Path, kind: type[EBRMError]) -> dict[str, Any]:
-    try:
-        value = read_json(path)
-    except (ValueError, OSError) as error:
-        raise kind(f"{path} cannot be read ({error}). Copy the folder again.") from None
-    if not isinstance(value, dict):
-        raise kind(f"{path} does not hold a JSON object. Copy the folder again.")
-    return value
-
-
-def _model_faults(folder: Path, config: dict[str, Any]) -> list[str]:
-    weights = folder / "energy.safetensors"
-    if not weights.is_file():
-        return ["energy.safetensors is missing"]
-    return [] if sha256_file(weights) == config.get("weights_sha256") else ["energy.safetensors is damaged"]
-
-
-def _feature_faults(folder: Path, manifest: dict[str, Any]) -> list[str]:
-    """By size only: the bytes are checked when the features are used."""
-    if not manifest.get("complete"):
-        return ["the features are unfinished"]
-    faults = []
-    for name, entry in sorted(manifest.get("files", {}).items()):
-        if not (folder / name).is_file():
-            faults.append(f"{name} is missing")
-        elif (folder / name).stat().st_size != entry.get("bytes"):
-            faults.append(f"{name} is damaged")
-    return faults
-
-
-def show_model(console: Console, path: str, config: dict[str, Any]) -> None:
-    """The facts of a model for people."""
-    facts = [("model", path), ("reward model", _backbone(config.get("backbone")))]
-    if config.get("text_rule"):
-        facts.append(("text", _text(config["text_rule"])))
-    if parts := _embedding(config.get("backbone")):
+def model_facts(path: str, config: dict[str, Any]) -> list[tuple[str, str]]:
+    """A model's facts for people."""
+    facts = [("model", path), *_read_with(config["backbone"], config["text_rule"])]
+    if parts := _embedding(config["backbone"]):
         facts.append(("embedding", parts))
-    data, conflicts = config.get("data") or {}, config.get("filter") or {}
+    data, conflicts, head = config["data"], config["filter"], config["head"]
+    if isinstance(data.get("origin"), str):
+        facts.append(("data", data["origin"]))
     if data:
         parts = " / ".join(f"{data.get(name, 0):,}" for name in ("train", "validation", "test"))
-        if isinstance(data.get("origin"), str):
-            facts.append(("data", data["origin"]))
         facts.append(("pairs", f"{parts} (train / validation / test)"))
-    if "kept" in conflicts:
-        total = sum(conflicts.get(name, 0) for name in ("kept", "dropped", "tied"))
-        if conflicts.get("used", True):
+    if conflicts:
+        total = sum(conflicts[name] for name in ("kept", "dropped", "tied"))
+        if conflicts["used"]:
             facts.append(("conflict filter", f"kept {conflicts['kept']:,} of {total:,} training pairs"))
         else:
-            contradicted = f"the base RM contradicts {conflicts.get('dropped', 0):,} of {total:,} training pairs"
+            contradicted = f"the base RM contradicts {conflicts['dropped']:,} of {total:,} training pairs"
             facts.append(("labels", f"{contradicted} (all were used)"))
-    head = config.get("head") or {}
-    facts.append(("head", _settings(head)))
-    facts += [(name, _settings(values)) for name, values in head.items() if isinstance(values, dict)]
-    facts.append(("fit", _settings(config.get("fit") or {})))
-    if config.get("history"):
-        facts.append(("epochs", f"{len(config['history'])}, the best was {config.get('best_epoch')}"))
+    facts += [("head", _settings(head)), *((k, _settings(v)) for k, v in head.items() if isinstance(v, dict))]
+    facts.append(("fit", _settings(config["fit"])))
+    if config["history"]:
+        facts.append(("epochs", f"{len(config['history'])}, the best was {config['best_epoch']}"))
     if config.get("fusion"):
         facts.append(("fusion", fusion_in_words(config["fusion"])))
-    metrics = config.get("metrics") or {}
-    if metrics.get("pairs"):
+    if (metrics := config["metrics"]).get("pairs"):
         facts.append(("measured on", f"{metrics['pairs']:,} held-out pairs, {metrics['prompts']:,} prompts"))
         facts += [(what, f"{value} ({interval})") for what, value, interval in accuracy_rows(metrics)]
-    console.facts([*facts, ("written by", f"ebrm {config.get('ebrm_version', '?')}")])
+    return [*facts, ("written by", f"ebrm {config['ebrm_version']}")]
 
 
-def show_features(console: Console, path: str, manifest: dict[str, Any]) -> None:
-    """The facts of a features folder for people."""
-    facts = [("features", path), ("reward model", _backbone(manifest.get("backbone")))]
-    if manifest.get("text"):
-        facts.append(("text", _text(manifest["text"])))
-    size = f"{manifest.get('embedding_size')} dimensions, {manifest.get('embedding_dtype')}"
-    parts = _embedding(manifest.get("backbone"))
-    facts += [
+def features_facts(path: str, manifest: dict[str, Any]) -> list[tuple[str, str]]:
+    """A features folder's facts for people."""
+    size = f"{manifest['embedding_size']} dimensions, {manifest['embedding_dtype']}"
+    parts = _embedding(manifest["backbone"])
+    return [
+        ("features", path),
+        *_read_with(manifest["backbone"], manifest["text"]),
         ("embedding", f"{parts} ({size})" if parts else size),
-        ("made", str(manifest.get("origin"))),
-        ("texts", f"{manifest.get('items', 0):,} different, in {manifest.get('pairs', 0):,} pairs"),
+        ("made", str(manifest["origin"])),
+        ("texts", f"{manifest['items']:,} different, in {manifest['pairs']:,} pairs"),
+        *((k.replace("_", " "), _number(manifest[k])) for k in ("truncated", "dropped", "batch_drift") if manifest[k]),
+        ("bytes", f"{sum(entry['bytes'] for entry in manifest['files'].values()):,}"),
     ]
-    for name in ("truncated", "dropped", "batch_drift"):
-        if manifest.get(name):
-            facts.append((name.replace("_", " "), _number(manifest[name])))
-    console.facts(
-        [*facts, ("bytes", f"{sum(entry.get('bytes', 0) for entry in manifest.get('files', {}).values()):,}")]
-    )
+
+
+def _read_with(identity: dict[str, Any] | None, rule: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """The reward model and how texts are written for it."""
+    return [("reward model", _backbone(identity)), *([("text", _text(rule))] if rule else [])]
 
 
 def _backbone(identity: dict[str, Any] | None) -> str:

@@ -19,7 +19,7 @@ from ebrm._version import __version__
 from ebrm.cli import best_of_n, compare, demo, eval, export, features, fit, imports, info, score, serve
 from ebrm.cli.console import Console, logging_to_stderr, write
 from ebrm.cli.help import Page
-from ebrm.cli.parser import Chosen, parse
+from ebrm.cli.parser import SWITCHES, Chosen, parse
 from ebrm.errors import EBRMError
 
 _INTERRUPTED = 130
@@ -48,21 +48,20 @@ _ABOUT = "Make a reward model sturdier: refine its rewards with an energy model,
 COMMANDS = tuple(
     module.command for module in (fit, score, eval, serve, features, imports, export, info, demo, best_of_n, compare)
 )
-#: Flags of the whole run: they stand before or after the command's name.
-_RUN = {"--json": "json", "--quiet": "quiet", "-q": "quiet", "--verbose": "verbose", "-v": "verbose"}
+#: They stand before or after the command's name.
+_SWITCHES = {flag: name for name, (flags, _) in SWITCHES.items() for flag in flags}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `ebrm` with `argv` (default: the process's arguments) and return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    given = {_RUN[word] for word in words if word in _RUN}
-    console = Console("json" in given, "quiet" in given, "verbose" in given)
+    console = Console(**{_SWITCHES[word]: True for word in words if word in _SWITCHES})
     chosen: Chosen | None = None
     with logging_to_stderr(console.quiet, console.verbose):
         try:
             app = App("ebrm", help=_ABOUT, version=f"ebrm {__version__}", help_format="plaintext",
                       help_formatter=Page(), print_error=False, exit_on_error=False, verbose=False)  # fmt: skip
-            chosen, run = parse(app, COMMANDS, [word for word in words if word not in _RUN])
+            chosen, run = parse(app, COMMANDS, [word for word in words if word not in _SWITCHES])
             run(console)
             sys.stdout.flush()
             return 0

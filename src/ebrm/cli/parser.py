@@ -1,9 +1,8 @@
 """Options, `--help` and YAML keys of a command, made from the fields of config dataclasses by cyclopts.
 
 Of the libraries that build a command line from dataclasses, cyclopts raises its errors (one sentence, with the name
-that was meant) where tyro prints boxes and exits and jsonargparse lists every type that failed; it tells what was typed
-from the defaults, takes a help page of our own, and has dashes and --no-flags. Values and YAML are read here, by the
-same rules: cyclopts would round `30.7` to a whole number.
+that was meant), tells what was typed from the defaults and takes a help page of our own. Values and YAML are read
+here, by the same rules: cyclopts would round `30.7` to a whole number.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import re
 import shlex
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -39,16 +38,19 @@ RENAMED = {
     ("CompareConfig", "data"): "benchmark_data",
     ("CompareConfig", "seed"): "bootstrap_seed",
     ("PoolConfig", "seed"): "bootstrap_seed",
-    ("Bootstrap", "seed"): "bootstrap_seed",
 }
-#: What every command has, beside its configs.
-_RUN = {
-    "config": "A YAML file of settings: any option above without its dashes (`token_budget: 8192`), at the top level "
-    "or under the name of its group. What is typed wins over the file.",
-    "json": "Print one JSON object on stdout, and nothing else there.",
-    "quiet": "Only results, warnings and errors.",
-    "verbose": "Also what the libraries underneath log.",
+_CONFIG = (
+    "A YAML file of settings: any option above without its dashes (`token_budget: 8192`), at the top level or under "
+    "the name of its group. What is typed wins over the file."
+)
+#: Switches of every command: their flags and help.
+SWITCHES = {
+    "json": (("--json",), "Print one JSON object on stdout, and nothing else there."),
+    "quiet": (("--quiet", "-q"), "Only results, warnings and errors."),
+    "verbose": (("--verbose", "-v"), "Also what the libraries underneath log."),
 }
+#: What `ebrm.errors.setting` writes, and a field's name in backticks.
+_SETTING = re.compile(r'`(?P<name>[a-z_]+)(?:=(?P<value>(?:"(?:\\.|[^"\\])*"|[^"`])+))?`')
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,6 @@ class Part:
     config: Any  # the dataclass, or an instance of it that holds the defaults
     only: tuple[str, ...] = ()
     saved: bool = False
-
-    @property
-    def kind(self) -> type:
-        """The dataclass."""
-        return self.config if isinstance(self.config, type) else type(self.config)
 
 
 @dataclass(frozen=True)
@@ -78,14 +75,14 @@ class Option:
     help: str
 
     @property
-    def flag(self) -> str:
-        """Its name on the command line; one value of a mapping is given at a time."""
-        return "--" + (self.key.removesuffix("s") if self.is_mapping else self.key).replace("_", "-")
-
-    @property
     def is_mapping(self) -> bool:
         """True for fields given as repeated NAME=VALUE."""
         return typing.get_origin(without_none(self.hint)) is dict
+
+    @property
+    def flag(self) -> str:
+        """Its name on the command line; one value of a mapping is given at a time."""
+        return "--" + (self.key.removesuffix("s") if self.is_mapping else self.key).replace("_", "-")
 
     def typed(self, value: Any) -> str:
         """The option with a value, as it is typed."""
@@ -96,7 +93,7 @@ class Option:
     @property
     def shown_help(self) -> str:
         """The field's help and its default."""
-        if self.default in (dataclasses.MISSING, None, (), "") or self.default == {}:
+        if self.default in (MISSING, None, (), "") or self.default == {}:
             return self.help
         default = self.typed(self.default) if isinstance(self.default, bool) else show(self.default)
         return f"{self.help} (default: {default})".strip()
@@ -113,7 +110,7 @@ class Command:
     name: str
     function: Callable[..., None]
     parts: Mapping[str, Part] | Callable[[Mapping[str, Any]], Mapping[str, Part]]
-    choosers: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    choosers: Mapping[str, str] = field(default_factory=dict)
     refuse: Callable[[str, Mapping[str, Any]], str | None] = lambda key, choice: None
 
     def parts_for(self, choice: Mapping[str, Any] | None = None) -> Mapping[str, Part]:
@@ -121,51 +118,41 @@ class Command:
         return self.parts(choice or dict.fromkeys(self.choosers)) if callable(self.parts) else self.parts
 
 
+@dataclass(frozen=True)
 class Chosen:
-    """The settings of one run: what was typed, then what the file holds, then the defaults."""
+    """The settings of one run: what was typed, then what the file holds (keys `written`), then the defaults."""
 
-    def __init__(
-        self,
-        options: Sequence[Option],
-        given: Mapping[tuple[type, str], Any],
-        file: str = "",
-        written: Iterable[str] = (),
-    ):
-        self.options, self._given = options, dict(given)
-        self._file, self._written = file, frozenset(written)
+    options: Sequence[Option]
+    values: Mapping[tuple[type, str], Any]
+    file: str = ""
+    written: frozenset[str] = frozenset()
 
-    def of(self, kind: type[T]) -> T:
-        """A config with what was given; ConfigError where a field without a default was not."""
-        values = self.given(kind)
+    def of(self, config: type[T] | T, **more: Any) -> T:
+        """A config (its class, or an instance with the defaults) with `more` and what was given.
+
+        Raises:
+            ConfigError: a field without a default was not given, or the config refuses a value.
+        """
+        kind: type[T] = config if isinstance(config, type) else type(config)
+        values = more | self.given(kind)
         for option in self.options:
-            if kind in option.configs and option.default is dataclasses.MISSING and option.field not in values:
-                text = option.help.strip().rstrip(".")
+            if config is kind and kind in option.configs and option.default is MISSING and option.field not in values:
                 raise ConfigError(
-                    f"{option.flag} is needed: {text}. Give it on the command line, or as '{option.key}' in the "
-                    "--config file."
+                    f"{option.flag} is needed: {option.help.strip().rstrip('.')}. Give it on the command line, or as "
+                    f"'{option.key}' in the --config file."
                 )
-        return self._made(kind, lambda: kind(**values))
-
-    def over(self, defaults: T, **more: Any) -> T:
-        """A config with these defaults, `more` in place of some, and what was given."""
-        kind = type(defaults)
-        return self._made(kind, lambda: dataclasses.replace(defaults, **more, **self.given(kind)))  # type: ignore[type-var]
-
-    def _made(self, kind: type, make: Callable[[], T]) -> T:
         try:
-            return make()
+            return kind(**values) if config is kind else dataclasses.replace(config, **values)  # type: ignore[type-var]
         except ConfigError as error:  # in the options of this config, where another has a field of the same name
             raise ConfigError(self.in_options(str(error), kind)) from None
 
     def given(self, kind: type) -> dict[str, Any]:
         """The fields of a config that were typed or stand in the file, and no others."""
-        return {field: value for (config, field), value in self._given.items() if config is kind}
+        return {field: value for (config, field), value in self.values.items() if config is kind}
 
     def flags(self, *kinds: type) -> list[str]:
         """The options of these configs that were given."""
-        return [
-            o.flag for o in self.options if any((kind, o.field) in self._given for kind in kinds if kind in o.configs)
-        ]
+        return [o.flag for o in self.options if any((kind, o.field) in self.values for kind in {*kinds} & {*o.configs})]
 
     def in_options(self, text: str, kind: type | None = None) -> str:
         """A library's sentence with its fields (of `kind`, if given) as the options or the keys they came from.
@@ -175,50 +162,42 @@ class Chosen:
         options = {o.field: o for o in reversed(self.options) if kind is None or kind in o.configs}
 
         def name(option: Option) -> str:
-            return f"{self._file}: {option.key}" if option.key in self._written else option.flag
+            return f"{self.file}: {option.key}" if option.key in self.written else option.flag
 
-        parts, end = [], 0
-        for found in re.finditer(r"`([a-z_]+)([`=])", text):
-            option = options.get(found[1])
-            if option is None or found.start() < end:
-                continue
-            typed, stop = name(option), found.end()
-            if found[2] == "=":
-                try:
-                    value, stop = json.JSONDecoder().raw_decode(text, stop)
-                except ValueError:
-                    continue
-                items = value.items() if isinstance(value, dict) else [(None, value)]
-                typed = " ".join(option.typed(item if key is None else f"{key}={item}") for key, item in items)
-                stop += 1
-            parts += [text[end : found.start()], f"`{typed}`"]
-            end = stop
-        text = "".join([*parts, text[end:]])
-        start = re.match(r"(?:The setting )?(?P<name>[a-z_]+)(?= (?:is|has|names) )", text)
-        if start and start["name"] in options:
-            text = name(options[start["name"]]) + text[start.end() :]
-        return text
+        def shown(found: re.Match[str]) -> str:
+            option, value = options.get(found["name"]), found["value"]
+            if option is None:
+                return found[0]
+            if value is None:
+                return f"`{name(option)}`"
+            value = json.loads(value)
+            items = [f"{key}={item}" for key, item in value.items()] if isinstance(value, dict) else [value]
+            return f"`{' '.join(map(option.typed, items))}`"
+
+        text = _SETTING.sub(shown, text)
+        start = re.match(r"(?:The setting )?([a-z_]+)(?= (?:is|has|names) )", text)
+        return name(options[start[1]]) + text[start.end() :] if start and start[1] in options else text
 
 
 def options_of(parts: Mapping[str, Part]) -> list[Option]:
     """Every field of every part, in order. Where a field of another part has the same key, the option is for both."""
     found: dict[str, Option] = {}
     for group, part in parts.items():
-        kind = part.kind
+        kind = part.config if isinstance(part.config, type) else type(part.config)
         hints, texts = typing.get_type_hints(kind), field_help(kind)
-        for field in dataclasses.fields(kind):
-            default = _default(field, part.config)
-            if (part.only and field.name not in part.only) or dataclasses.is_dataclass(default):
+        for each in dataclasses.fields(kind):
+            default = each.default if each.default_factory is MISSING else each.default_factory()
+            default = default if part.config is kind else getattr(part.config, each.name)
+            if (part.only and each.name not in part.only) or dataclasses.is_dataclass(default):
                 continue  # the fields of a config that it holds are options in a group of their own
             default = None if part.saved else default
-            key = key_of(kind, field.name)
+            key = key_of(kind, each.name)
             if (first := found.get(key)) is not None:
                 default = first.default if first.default == default else None
                 found[key] = dataclasses.replace(first, configs=(*first.configs, kind), default=default)
             else:
-                found[key] = Option(
-                    key, group, field.name, (kind,), hints[field.name], default, texts.get(field.name, "")
-                )
+                help = texts.get(each.name, "")
+                found[key] = Option(key, group, each.name, (kind,), hints[each.name], default, help)
     return list(found.values())
 
 
@@ -229,17 +208,16 @@ def key_of(kind: type, field: str) -> str:
 
 @functools.cache
 def field_help(kind: type) -> dict[str, str]:
-    """What the `Attributes:` section of a config's docstring tells of each field, or its metadata."""
+    """What the `Attributes:` section of a config's docstring tells of each field."""
     from docstring_parser import parse
 
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for base in reversed(kind.__mro__):
         if dataclasses.is_dataclass(base):
-            texts = parse(inspect.cleandoc(base.__doc__ or "")).params
-            found |= {p.arg_name: " ".join((p.description or "").split()) for p in texts}
-    found |= {f.name: f.metadata["help"] for f in dataclasses.fields(kind) if "help" in f.metadata}
+            read = parse(inspect.cleandoc(base.__doc__ or "")).params
+            texts |= {each.arg_name: " ".join((each.description or "").split()) for each in read}
     # A sentence begins with a capital letter, unless it begins with a value that it explains.
-    return {k: text if text.split(" ")[0].endswith(":") else text[:1].upper() + text[1:] for k, text in found.items()}
+    return {k: text if text.split(" ")[0].endswith(":") else text[:1].upper() + text[1:] for k, text in texts.items()}
 
 
 def parse(app: App, commands: Sequence[Command], argv: Sequence[str]) -> tuple[Chosen | None, Callable[..., Any]]:
@@ -261,7 +239,8 @@ def parse(app: App, commands: Sequence[Command], argv: Sequence[str]) -> tuple[C
         function, bound, _ = app.parse_args(argv)
         return None, lambda console: function(*bound.args, **bound.kwargs)
     early = _typed_early(argv, ("config", *command.choosers))
-    written = _read_yaml(early["config"]) if early["config"] else {}
+    file = early["config"] or ""
+    written = _read_yaml(file) if file else {}
     choice = {key: early[key] or _written_choice(written, key, group) for key, group in command.choosers.items()}
     parts = command.parts_for(choice)
     options = options_of(parts)
@@ -276,7 +255,6 @@ def parse(app: App, commands: Sequence[Command], argv: Sequence[str]) -> tuple[C
         raise
     if function is not stub:
         return None, lambda console: function(*bound.args, **bound.kwargs)
-    file = str(early["config"] or "")
     given = _read_written(file, written, parts, options, lambda key: command.refuse(key, choice))
     keys = {o.key for o in options if any((kind, o.field) in given for kind in o.configs)}
     for option in options:
@@ -287,8 +265,8 @@ def parse(app: App, commands: Sequence[Command], argv: Sequence[str]) -> tuple[C
             whole = given.get((kind, option.field), {}) | items if option.is_mapping else value
             given[kind, option.field] = read(whole, option.hint, option.flag)
         keys.discard(option.key)
-    arguments = [value for key, value in bound.arguments.items() if key not in _RUN]
-    chosen = Chosen(options, given, file, keys)
+    arguments = [value for key, value in bound.arguments.items() if key not in {"config", *SWITCHES}]
+    chosen = Chosen(options, given, file, frozenset(keys))
     return chosen, lambda console: command.function(console, chosen, *arguments)
 
 
@@ -302,8 +280,8 @@ def _stub(command: Command, options: Sequence[Option]) -> Callable[..., None]:
         for parameter in list(inspect.signature(command.function, eval_str=True).parameters.values())[2:]
     ]
 
-    def add(key: str, kind: Any, group: Group, **more: Any) -> None:
-        how = Parameter(group=group, negative=None if kind is bool else (), allow_repeating=True, **more)
+    def add(key: str, kind: Any, **more: Any) -> None:
+        how = Parameter(negative=None if kind is bool else (), allow_repeating=True, **more)
         annotation = Annotated[kind | None, how]
         parameters.append(inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
 
@@ -311,12 +289,15 @@ def _stub(command: Command, options: Sequence[Option]) -> Callable[..., None]:
     groups = {name: Group(name.replace("_", " ").capitalize(), sort_key=k) for k, name in enumerate(names)}
     for option in options:
         kind = bool if without_none(option.hint) is bool else list[str] if option.is_mapping else str
-        more = {"name": option.flag, "help": option.shown_help, "metavar": metavar(option.hint)}
-        add(option.key, kind, groups[option.group], allow_leading_hyphen=more["metavar"][0] in "NX", **more)
+        what = metavar(option.hint)
+        add(
+            option.key, kind, group=groups[option.group], name=option.flag, help=option.shown_help, metavar=what,
+            allow_leading_hyphen=what[0] in "NX",
+        )  # fmt: skip
     run = Group("Run", sort_key=len(groups))
-    add("config", str, run, name="--config", help=_RUN["config"], metavar="FILE")
-    for key, flags in (("json", ["--json"]), ("quiet", ["--quiet", "-q"]), ("verbose", ["--verbose", "-v"])):
-        add(key, bool, run, name=flags, help=_RUN[key], negative_bool="")
+    add("config", str, group=run, name="--config", help=_CONFIG, metavar="FILE")
+    for key, (flags, text) in SWITCHES.items():
+        add(key, bool, group=run, name=flags, help=text, negative_bool="")
     stub.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     stub.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     stub.__doc__, stub.__name__ = command.function.__doc__, command.name
@@ -380,15 +361,11 @@ def _read_written(
     for key, value in written.items():
         is_value = key in by_key and (by_key[key].is_mapping or not isinstance(value, dict | None))
         if key in parts and not is_value and isinstance(value, dict | None):
-            fields = {o.field: o for o in options if parts[key].kind in o.configs}
+            config = parts[key].config
+            kind = config if isinstance(config, type) else type(config)
+            fields = {o.field: o for o in options if kind in o.configs}
             for name, item in (value or {}).items():
-                take(f"{key}.{name}", fields, list(fields), item, [parts[key].kind])
+                take(f"{key}.{name}", fields, list(fields), item, [kind])
         else:
             take(key, by_key, sorted({*by_key, *parts}), value, [])
     return given
-
-
-def _default(field: Any, config: Any) -> Any:
-    if not isinstance(config, type):
-        return getattr(config, field.name)
-    return field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 
@@ -56,26 +56,22 @@ def score(
     def started(done: int, rows: int) -> None:
         console.kept = "The rows scored so far are kept; run the same command again to go on."
 
-    summary = score_file(loaded, source, out, config, backbone=chosen.given(BackboneConfig), on_progress=started)
-    if summary["errors"]:
+    found = score_file(loaded, source, out, config, backbone=chosen.given(BackboneConfig), on_progress=started)
+    if found["errors"]:
         console.note(
-            f"{summary['errors']:,} of {summary['rows']:,} rows could not be scored; the reason stands in their column "
+            f"{found['errors']:,} of {found['rows']:,} rows could not be scored; the reason stands in their column "
             f"{config.prefix}error."
         )
-    _show(console, out, summary)
-    console.result({"out": out, **summary})
-
-
-def _show(console: Console, out: str, summary: dict[str, Any]) -> None:
     facts = [
-        ("rows", f"{summary['rows']:,}, {summary['scored']:,} scored"),
-        ("mean reward", f"{summary['mean_reward']:.4g} (base {summary['mean_base_reward']:.4g})"),
-        ("mean std", f"{summary['mean_std']:.4g}"),
-        ("mean change", f"{summary['mean_abs_delta']:.4g} up or down"),
+        ("rows", f"{found['rows']:,}, {found['scored']:,} scored"),
+        ("mean reward", f"{found['mean_reward']:.4g} (base {found['mean_base_reward']:.4g})"),
+        ("mean std", f"{found['mean_std']:.4g}"),
+        ("mean change", f"{found['mean_abs_delta']:.4g} up or down"),
     ]
-    if "accuracy" in summary:
-        facts.append(("chosen first", f"{summary['accuracy']:.1%} (base {summary['base_accuracy']:.1%})"))
+    if "accuracy" in found:
+        facts.append(("chosen first", f"{found['accuracy']:.1%} (base {found['base_accuracy']:.1%})"))
     console.facts([*facts, ("written", out)])
+    console.result({"out": out, **found})
 
 
 # What a stored model leaves open: where and how fast its reward model runs, and where to find it.

@@ -30,7 +30,11 @@ def read(value: Any, hint: Any, where: str) -> Any:
     if origin is dict and isinstance(value, Mapping):
         return {str(key): read(item, arguments[1], f"{where} {key}") for key, item in value.items()}
     if origin is typing.Literal:
-        return _literal(value, arguments, where)
+        for option in arguments:
+            if (value == option and isinstance(value, bool) == isinstance(option, bool)) or str(option) == value:
+                return option
+        known = ", ".join(map(str, arguments))
+        raise ConfigError(f"{where} is {describe(value)}, but must be one of {known}.{meant(value, arguments)}")
     if origin is tuple and value is not None:
         return _tuple([] if none else value, arguments, where)
     if kind is bool and isinstance(value, bool | str) and str(value).lower() in _SWITCH:
@@ -110,14 +114,6 @@ def _integer(value: int | float | str) -> int:
     if not number.is_integer():
         raise ValueError
     return int(number)
-
-
-def _literal(value: Any, options: tuple[Any, ...], where: str) -> Any:
-    for option in options:
-        if (value == option and isinstance(value, bool) == isinstance(option, bool)) or str(option) == value:
-            return option
-    known = ", ".join(map(str, options))
-    raise ConfigError(f"{where} is {describe(value)}, but must be one of {known}.{meant(value, options)}")
 
 
 def _tuple(value: Any, arguments: tuple[Any, ...], where: str) -> tuple[Any, ...]:

@@ -34,6 +34,7 @@ from .run import cache_folder as cache_folder
 from .run import choose_items as choose_items
 from .run import evaluate as evaluate
 from .score_models import BenchmarkTexts as BenchmarkTexts
+from .score_models import ReadPool as ReadPool
 from .score_models import read_pool as read_pool
 from .score_models import score_function as score_function
 from .score_models import tokens_of as tokens_of

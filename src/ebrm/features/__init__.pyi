@@ -5,6 +5,7 @@ from .extract import extract_features as extract_features
 from .extract import extract_texts as extract_texts
 from .import_arrays import import_features as import_features
 from .manifest import MANIFEST as MANIFEST
+from .manifest import read_finished as read_finished
 from .manifest import read_manifest as read_manifest
 from .ray import ray_engine as ray_engine
 from .shards import ShardedEmbeddings as ShardedEmbeddings

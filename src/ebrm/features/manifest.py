@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from ebrm.errors import FeaturesError
-from ebrm.features.shards import shard_name
 from ebrm.utils.files import read_json, sha256_file
 
 MANIFEST = "manifest.json"
@@ -80,6 +79,33 @@ def read_manifest(path: Path) -> dict[str, Any]:
             "Copy the folder again, or delete it and make the features anew."
         )
     return manifest
+
+
+def read_finished(path: Path, verify: bool = True) -> dict[str, Any]:
+    """The manifest of a folder that is finished and whole.
+
+    Args:
+        path: the folder.
+        verify: compare the SHA-256 of every file (reads everything once), not only its size.
+
+    Raises:
+        FeaturesError: no features there, unfinished ones, a newer format, or damaged or missing files (all named).
+    """
+    manifest = read_manifest(path)
+    if not manifest["complete"]:
+        made = sum((path / shard_name(number)).exists() for number in range(shard_count(manifest)))
+        raise FeaturesError(
+            f"The features in {path} are unfinished: {made} of {shard_count(manifest)} shards are there. "
+            f"{remedy(manifest, 'finish')}"
+        )
+    if faults := find_faults(path, manifest, verify=verify):
+        raise FeaturesError(fault_message(path, manifest, faults))
+    return manifest
+
+
+def shard_name(number: int) -> str:
+    """File name of shard `number`, counted from 0."""
+    return f"shard-{number:05d}.safetensors"
 
 
 def shard_count(manifest: dict[str, Any]) -> int:

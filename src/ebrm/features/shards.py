@@ -31,11 +31,6 @@ _MAPPED_BYTES = 32 * 2**20
 _OPEN_FILES = 256
 
 
-def shard_name(number: int) -> str:
-    """File name of shard `number`, counted from 0."""
-    return f"shard-{number:05d}.safetensors"
-
-
 def shard_bytes(embedding: Tensor, reward: Tensor) -> bytes:
     """A shard's file content. No metadata is written, so equal tensors give equal bytes."""
     return save({"embedding": embedding.contiguous(), "reward": reward.contiguous()})

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from ebrm.errors import DataError, FeaturesError
 from ebrm.features import manifest as manifests
-from ebrm.features.shards import DTYPES, Shard, ShardedEmbeddings, shard_name
+from ebrm.features.shards import DTYPES, Shard, ShardedEmbeddings
 from ebrm.pairs import PreferencePairs
 
 ITEM_SCHEMA = pa.schema(
@@ -154,24 +154,14 @@ def open_features(path: str | Path, verify: bool = True) -> Features:
         FeaturesError: No features there, unfinished ones, another format, or damaged or missing files (all named).
     """
     path = _DEMO if path == "demo" else Path(path)
-    manifest = manifests.read_manifest(path)
-    if not manifest["complete"]:
-        made = sum((path / shard_name(number)).exists() for number in range(manifests.shard_count(manifest)))
-        raise FeaturesError(
-            f"The features in {path} are unfinished: {made} of {manifests.shard_count(manifest)} shards are there. "
-            f"{manifests.remedy(manifest, 'finish')}"
-        )
-    faults = manifests.find_faults(path, manifest, verify=verify)
-    if faults:
-        raise FeaturesError(manifests.fault_message(path, manifest, faults))
-    return assemble(path, manifest)
+    return assemble(path, manifests.read_finished(path, verify))
 
 
 def assemble(path: Path, manifest: dict[str, Any]) -> Features:
     """Features over the files of a folder whose manifest has been checked."""
     shards = []
     for number in range(manifests.shard_count(manifest)):
-        file, rows = path / shard_name(number), manifests.rows_of_shard(manifest, number)
+        file, rows = path / manifests.shard_name(number), manifests.rows_of_shard(manifest, number)
         try:
             shards.append(Shard(file, rows, manifest["embedding_size"], manifest["embedding_dtype"]))
         except (OSError, ValueError) as error:

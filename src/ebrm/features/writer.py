@@ -27,7 +27,7 @@ from ebrm.features.config import FeatureConfig
 from ebrm.features.distributed import World
 from ebrm.features.lock import lock_folder, missing_files
 from ebrm.features.manifest import MANIFEST
-from ebrm.features.shards import DTYPES, Shard, shard_bytes, shard_name, shard_size
+from ebrm.features.shards import DTYPES, Shard, shard_bytes, shard_size
 from ebrm.features.store import (
     ITEM_SCHEMA,
     Features,
@@ -179,7 +179,7 @@ def _refuse_other_content(out: Path, found: dict[str, Any], planned: dict[str, A
 
 
 def _made(out: Path, manifest: dict[str, Any], number: int) -> bool:
-    path = out / shard_name(number)
+    path = out / manifests.shard_name(number)
     if not path.exists():
         return False
     try:
@@ -234,7 +234,7 @@ def write_shard(
             f"{name} can hold ({torch.finfo(DTYPES[name]).max:.5g}). Choose another folder and "
             f"{setting('embedding_dtype', 'float32')}{' or bfloat16' if name == 'float16' else ''}."
         )
-    _put(out, manifest, shard_name(number), shard_bytes(stored, reward))
+    _put(out, manifest, manifests.shard_name(number), shard_bytes(stored, reward))
 
 
 def _finish(out: Path, manifest: dict[str, Any], measured: dict[str, Any]) -> None:
@@ -284,7 +284,7 @@ def _bytes_left(out: Path, manifest: dict[str, Any]) -> int:
     return sum(
         shard_size(manifests.rows_of_shard(manifest, number), manifest["embedding_size"], manifest["embedding_dtype"])
         for number in range(manifests.shard_count(manifest))
-        if not (out / shard_name(number)).exists()
+        if not (out / manifests.shard_name(number)).exists()
     )
 
 

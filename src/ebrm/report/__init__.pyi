@@ -6,6 +6,11 @@ from .fit import ChangedExample as ChangedExample
 from .fit import LiveScore as LiveScore
 from .fit import ReportData as ReportData
 from .fit import write_report as write_report
+from .summaries import comparison_summary as comparison_summary
+from .summaries import scores_summary as scores_summary
+from .summaries import selection_summary as selection_summary
+from .summaries import write_comparison as write_comparison
+from .summaries import write_selection as write_selection
 from .tables import Table as Table
 from .tables import details as details
 from .tables import left_out as left_out
