@@ -101,7 +101,4 @@ def test_mistakes(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("")
     refused(ebrm("compare", features, *arguments), *words)
-
-
-def test_no_features(tmp_path: Path) -> None:
     refused(ebrm("compare", tmp_path / "nothing"), "nothing")

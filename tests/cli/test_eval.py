@@ -98,52 +98,16 @@ def test_several_models_and_a_reference(model: Path, rm: Path, mine: Path, tmp_p
     refused(wrong, "'tyni'", "tiny, m")
 
 
-@pytest.mark.parametrize(("given", "read"), [((), [1]), (("--layers", "none"), None), (("--layers", "0.5,1"), [1, 2])])
-def test_layers_of_a_plain_reward_model(
-    rm: Path, mine: Path, tmp_path: Path, no_report: None, given: tuple[str, ...], read: list[int] | None
-) -> None:
-    ran = evaluate(rm, "--benchmark", mine, *given, "--json", out=tmp_path / "out")
-    assert ran.code == 0, ran.err
-    assert ran.value["scorers"]["tiny"]["reward_model"].get("layers") == read
-
-
-def test_sampling_and_seen_prompts_are_counted(model: Path, tmp_path: Path, pairs: Path, no_report: None) -> None:
+def test_what_is_left_out_is_said_and_counted(model: Path, tmp_path: Path, pairs: Path, no_report: None) -> None:
     new = [{**row, "prompt": f"Other {row['prompt']}"} for row in preference_rows(30, seed=9)]
-    rows = [*preference_rows(60)[:10], *new]
-    source = write_lines(tmp_path / "some.jsonl", rows)
-    ran = evaluate(model, "--benchmark", source, "--seen", pairs, "--limit", 12, "--json", out=tmp_path / "out")
+    new[0]["chosen"] = "word " * 90
+    source = write_lines(tmp_path / "some.jsonl", [*preference_rows(60)[:10], *new])
+    ran = evaluate(model, "--benchmark", source, "--seen", pairs, "--limit", 14, out=tmp_path / "out")
     assert ran.code == 0, ran.err
-    (result,) = ran.value["benchmarks"]
-    assert result["excluded"] == {"prompt seen in training": 10, "not sampled": 6}
-    assert (result["prompts"], result["items"]) == (12, 24)
-    shown = evaluate(model, "--benchmark", source, "--seen", pairs, "--limit", 12, out=tmp_path / "out")
-    assert "left out before scoring: 10 items (prompt seen in training), 6 items (not sampled)" in shown.out
-
-
-def test_prompts_of_a_test_split_do_not_count_as_seen(model: Path, tmp_path: Path, no_report: None) -> None:
-    rows = preference_rows(20, seed=3)
-    source = write_lines(tmp_path / "some.jsonl", rows)
-    seen = write_lines(
-        tmp_path / "seen.jsonl", [{**row, "split": "test" if k else "train"} for k, row in enumerate(rows)]
-    )
-    ran = evaluate(model, "--benchmark", source, "--seen", seen, "--json", out=tmp_path / "out")
-    assert ran.value["benchmarks"][0]["excluded"] == {"prompt seen in training": 2}
-
-
-def test_features_are_a_model_too(features: Path, pairs: Path, tmp_path: Path, no_report: None) -> None:
-    ran = evaluate(features, "--benchmark", pairs, "--json", out=tmp_path / "out")
-    assert ran.code == 0, ran.err
-    assert ran.value["order"] == ["tiny"] and ran.value["texts_read"] == 0
-    assert ran.value["benchmarks"][0]["unscored_items"] == []
-
-
-def test_texts_that_are_too_long_are_said_and_counted(model: Path, tmp_path: Path, no_report: None) -> None:
-    rows = [*preference_rows(20), {"prompt": "Go on.", "chosen": "word " * 90, "rejected": "no"}]
-    source = write_lines(tmp_path / "long.jsonl", rows)
-    ran = evaluate(model, "--benchmark", source, out=tmp_path / "out")
-    assert ran.code == 0, ran.err
-    assert "1 of 21 items in no number" in ran.out and "1 item (longer than the 128 tokens" in ran.out
-    assert json.loads((tmp_path / "out" / "results.json").read_text())["benchmarks"][0]["items"] == 20
+    (result,) = json.loads((tmp_path / "out" / "results.json").read_text())["benchmarks"]
+    assert result["excluded"] == {"prompt seen in training": 10, "not sampled": 2}
+    assert "left out before scoring: 10 items (prompt seen in training), 2 items (not sampled)" in ran.out
+    assert "1 of 28 items in no number" in ran.out and "1 item (longer than the 128 tokens" in ran.out
 
 
 @pytest.mark.parametrize(("form", "name"), [("markdown", "scores.md"), ("csv", "scores.csv")])
@@ -185,28 +149,12 @@ def test_a_run_that_is_interrupted_goes_on(
     assert again.value["benchmarks"][0]["items"] == whole.value["benchmarks"][0]["items"]
 
 
-@pytest.mark.parametrize(
-    ("rows", "said"),
-    [
-        ([{"prompt": "p", "chosen": "a"}], "rejected"),
-        ([{"prompt": "p", "best": "a", "losers": []}], "losers"),
-        ([{"prompt": "p", "responses": ["a"], "gold": [1.0]}], "responses"),
-        ([{"id": "1", "prompt": "p", "chosen": "a", "rejected": "b"}] * 2, "1"),
-        ([{"prompt": "p", "responses": ["a", "b"], "gold": [1.0, float("nan")]}], "gold"),
-    ],
-)
-def test_bad_files_are_refused_before_anything_is_read(
-    model: Path, tmp_path: Path, rows: list[Any], said: str, monkeypatch: pytest.MonkeyPatch
+def test_mistakes_are_refused_before_anything_is_read(
+    model: Path, rm: Path, mine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Backbone, "read", lambda *_: pytest.fail("read before the check"))
-    source = tmp_path / "bad.jsonl"
-    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    refused(evaluate(model, "--benchmark", source, out=tmp_path / "out"), "bad.jsonl", said)
-    assert not (tmp_path / "out").exists()
-
-
-def test_mistakes_on_the_command_line(model: Path, rm: Path, mine: Path, tmp_path: Path) -> None:
-    out = tmp_path / "o"
+    out, bad = tmp_path / "o", write_lines(tmp_path / "bad.jsonl", [{"prompt": "p", "chosen": "a"}])
+    refused(evaluate(model, "--benchmark", bad, out=out), "bad.jsonl", "rejected")
     refused(evaluate(model, "--benchmark", "reward-bnch", out=out), "reward-bnch", "rewardbench")
     refused(evaluate(model, out=out), "--benchmark is needed")
     refused(evaluate(model, "--benchmark", mine, "--limit", 0, out=out), "limit is 0")

@@ -47,7 +47,4 @@ def test_mistakes_are_one_paragraph(
     monkeypatch.chdir(tmp_path)
     refused(ebrm("export", model, *arguments), said)
     assert not list(tmp_path.iterdir())
-
-
-def test_not_a_model(tmp_path: Path) -> None:
-    refused(ebrm("export", tmp_path, "--out", tmp_path / "m"), "holds no config.json")
+    refused(ebrm("export", tmp_path, "--out", "m"), "holds no config.json")

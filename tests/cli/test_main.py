@@ -88,7 +88,7 @@ def test_an_error_for_machines_also_where_the_flag_is_before_the_command() -> No
     for words in (("info", "/no/\u2028 ü", "--json"), ("--json", "info", "/no/\u2028 ü")):
         ran = ebrm(*words)
         assert ran.code == 2 and ran.value["error"]["kind"] == "ModelError"
-        assert ran.value["error"]["message"].split("(")[0] in ran.err
+        assert "neither a folder here nor" in ran.value["error"]["message"] and "neither a folder" in ran.err
 
 
 @pytest.mark.parametrize(
@@ -107,10 +107,7 @@ def test_safetensors_reports_the_system_in_its_own_way() -> None:
     class SafetensorError(Exception):
         pass
 
-    for said in (
-        "Error while serializing: I/O error: No space left on device (os error 28)",
-        'Error while serializing: IoError(Os { code: 28, kind: StorageFull, message: "No space left on device" })',
-    ):
+    for said in ("I/O error: No space left on device (os error 28)", "IoError(Os { code: 28, kind: StorageFull })"):
         assert "No space left" in str(explain(SafetensorError(said)))
     assert explain(SafetensorError("header too small")) is None
 

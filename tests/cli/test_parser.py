@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import shlex
 from collections import defaultdict
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,7 +12,6 @@ from cyclopts import App, Parameter
 from ebrm.backbone import BackboneConfig
 from ebrm.cli.main import COMMANDS
 from ebrm.cli.parser import Chosen, Command, Part, field_help, options_of, parse
-from ebrm.data import PreferenceConfig, TextConfig
 from ebrm.errors import ConfigError, setting
 
 
@@ -169,23 +168,12 @@ def test_a_file_that_is_not_there_or_not_text(tmp_path: Path) -> None:
             run("--config", tmp_path / name)
 
 
-def test_a_field_named_like_its_part_can_be_flat_or_nested(config: Any) -> None:
+def test_a_field_named_like_its_part_can_be_flat_or_nested_and_a_typed_none_empties_a_list(config: Any) -> None:
     parts = {"backbone": Part(BackboneConfig)}
-    for text in ("backbone: a/b\n", "backbone:\n  backbone: a/b\n"):
-        assert run(*config(text), parts=parts)[0].of(BackboneConfig).backbone == "a/b"
-
-
-@pytest.mark.parametrize(
-    ("typed", "written", "expected"),
-    [
-        ("none", None, ()), ("0.25,1", None, (0.25, 1.0)), ("0.5", None, (0.5,)), (None, "layers: none", ()),
-        (None, "reward_model:\n  layers: []", ()), (None, "layers: [0.25, 1]", (0.25, 1.0)),
-        ("none", "layers: [0.25, 1]", ()), (None, None, (1 / 3, 2 / 3)),
-    ],
-)  # fmt: skip
-def test_layers_are_depths_or_none(config: Any, typed: str | None, written: str | None, expected: Any) -> None:
-    words = ["--backbone", "m", *(["--layers", typed] if typed else []), *(config(written) if written else ())]
-    assert run(*words, parts={"reward_model": Part(BackboneConfig)})[0].of(BackboneConfig).layers == expected
+    for text in ("backbone: a/b\nlayers: [0.25, 1]\n", "backbone:\n  backbone: a/b\n  layers: [0.25, 1]\n"):
+        assert run(*config(text), parts=parts)[0].of(BackboneConfig) == BackboneConfig("a/b", layers=(0.25, 1.0))
+        assert run(*config(text), "--layers", "none", parts=parts)[0].of(BackboneConfig).layers == ()
+    assert run("--backbone", "m", parts=parts)[0].of(BackboneConfig) == BackboneConfig("m")
 
 
 def test_a_choice_brings_its_options_and_explains_those_it_does_not_bring(config: Any) -> None:
@@ -253,11 +241,3 @@ def test_one_option_has_one_meaning_in_all_commands() -> None:
     assert {name.split(".")[0] for name in meanings["data"]} == {"FitJob", "FeaturesJob"}
     assert not {"InferenceConfig.seed", "BenchmarkConfig.seed", "CompareConfig.seed"} & meanings["seed"]
     assert "InferenceConfig.nodes" not in meanings["nodes"] and "BackboneConfig.head" not in meanings["head"]
-
-
-def test_the_configs_of_the_library_are_options_with_their_defaults() -> None:
-    parts = {"data": Part(PreferenceConfig), "text": Part(TextConfig), "reward_model": Part(BackboneConfig)}
-    chosen, _ = run("--backbone", "m", parts=parts)
-    assert chosen.of(BackboneConfig) == BackboneConfig("m")
-    assert (chosen.of(PreferenceConfig), chosen.of(TextConfig)) == (PreferenceConfig(), TextConfig())
-    assert len(chosen.options) == sum(len(fields(part.config)) for part in parts.values())

@@ -6,7 +6,6 @@ import pytest
 from tests.terminal import ebrm, refused
 
 from ebrm.cli import serve as command
-from ebrm.serve import run
 
 
 @pytest.fixture
@@ -45,19 +44,6 @@ def test_mistakes_are_one_paragraph(model, tmp_path, served):
     assert not served
 
 
-def test_a_port_in_use_is_one_paragraph(model):
-    with run.bind("127.0.0.1", 0) as taken:
-        taken.listen()
-        refused(ebrm("serve", model, "--port", taken.getsockname()[1]), "Something listens there already")
-
-
 def test_without_the_extra_it_says_what_to_install(model, monkeypatch):
     monkeypatch.setattr(command, "find_spec", lambda name: None if name == "uvicorn" else object())
     refused(ebrm("serve", model), "pip install '.[serve]'", "uvicorn")
-
-
-def test_help_names_every_setting():
-    said = ebrm("serve", "--help").out
-    for option in ("--host", "--port", "--token", "--max-wait", "--queue", "--deadline", "--max-body", "--max-texts",
-                   "--body-seconds", "--drain", "--log-texts", "--device"):  # fmt: skip
-        assert option in said, option

@@ -12,18 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from tests.terminal import (
-    answer_rows,
-    ebrm,
-    ebrm_forked,
-    preference_rows,
-    read_lines,
-    refused,
-    snapshot,
-    write_lines,
-)
+from tests.terminal import answer_rows, ebrm, ebrm_forked, preference_rows, read_lines, refused, snapshot, write_lines
 from tests.tiny import edit_config, save_rm
 
 from ebrm.scoring import score as scoring
@@ -43,7 +33,7 @@ def kept(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def features_of(rm: Path, data: Path, out: Path, *more: object) -> Any:
+def features_of(rm: str | Path, data: Path, out: Path, *more: object) -> Any:
     return ebrm("features", "--backbone", rm, "--data", data, "--out", out, *more)
 
 
@@ -56,15 +46,10 @@ def fit_of(features: Path, out: Path, *more: object) -> Any:
 LINE = json.dumps(preference_rows(1)[0])
 BAD_DATA: list[tuple[str, str, tuple[str, ...]]] = [
     ("empty file", "", ("bad.jsonl", "no rows")),
-    ("only blank lines", "\n\n", ("bad.jsonl", "no rows")),
     ("not JSON at line 3", f"{LINE}\n{LINE}\n{{'prompt': 1}}\n", ("bad.jsonl:3", "JSON")),
-    ("cut off in line 2", f"{LINE}\n{LINE[:40]}", ("bad.jsonl:2", "JSON")),
-    ("a list in a line", f"{LINE}\n[1, 2]\n", ("bad.jsonl:2",)),
     ("wrong columns", '{"question": "a", "good": "b", "bad": "c"}\n', ("question, good, bad", "--column")),
     ("empty strings", f'{LINE}\n{{"prompt": "a", "chosen": "", "rejected": "b"}}\n', ("bad.jsonl:2", "empty")),
-    ("an empty prompt", f'{LINE}\n{{"prompt": " ", "chosen": "a", "rejected": "b"}}\n', ("bad.jsonl:2", "empty")),
     ("chosen = rejected", f'{LINE}\n{{"prompt": "a", "chosen": "b", "rejected": "b"}}\n', ("bad.jsonl:2", "equal")),
-    ("not text", f'{LINE}\n{{"prompt": "a", "chosen": 4, "rejected": "b"}}\n', ("bad.jsonl:2", "chosen", "4")),
     ("not UTF-8", LINE + "\n{\"prompt\": \"\udcff\"}\n", ("bad.jsonl:2", "UTF-8")),
 ]  # fmt: skip
 
@@ -127,36 +112,16 @@ def test_a_prompt_longer_than_the_model(rm: Path, model: Path, kept: Path) -> No
 # ---- reward models ------------------------------------------------------------------------------------------------
 
 
-def test_unknown_model(pairs: Path, kept: Path) -> None:
-    for name in ("nobody/no-such-model", str(kept / "nowhere"), "not a name"):
-        before = snapshot(kept)
-        refused(features_of(Path(name), pairs, kept / "f"), name)
-        assert snapshot(kept) == before
-
-
-def test_models_without_one_trained_scalar_head(
-    pairs: Path, kept: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_what_is_no_reward_model(pairs: Path, rm: Path, kept: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("models")
     headless = save_rm(folder / "headless", "llama", "base")
     edit_config(headless, architectures=["LlamaForSequenceClassification"])
-    models = {
-        headless: ("head", "headless"),
-        save_rm(folder / "two-labels", "llama", num_labels=2): ("2",),
-        save_rm(folder / "causal", "llama", "causal"): ("LlamaForCausalLM",),
-    }
+    broken = shutil.copytree(rm, folder / "broken")
+    (broken / "model.safetensors").write_bytes((broken / "model.safetensors").read_bytes()[:1000])
     before = snapshot(kept)
-    for model, words in models.items():
-        refused(features_of(model, pairs, kept / "f"), *words)
+    for name in ("nobody/no-such-model", kept / "nowhere", "not a name", headless, broken):
+        refused(features_of(name, pairs, kept / "f"), str(name))
         assert snapshot(kept) == before
-
-
-def test_a_damaged_reward_model(pairs: Path, rm: Path, kept: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    broken = shutil.copytree(rm, tmp_path_factory.mktemp("broken") / "rm")
-    weights = broken / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:1000])
-    refused(features_of(broken, pairs, kept / "f"), "rm")
-    assert not (kept / "f").exists()
 
 
 # ---- features and models on disk ----------------------------------------------------------------------------------
@@ -190,34 +155,6 @@ def test_a_damaged_shard(features: Path, model: Path, kept: Path) -> None:
     refused(ebrm("score", model, broken, "--out", kept / "o.jsonl"), "shard-00001.safetensors")
     shutil.rmtree(kept / ".m.work", ignore_errors=True)
     assert snapshot(kept) == before
-
-
-def test_a_damaged_model(model: Path, kept: Path) -> None:
-    answers = write_lines(kept / "a.jsonl", answer_rows(2))
-    changes = (
-        ("energy.safetensors", lambda data: data[:-1] + bytes([data[-1] ^ 1])),
-        ("config.json", lambda data: data[: len(data) // 2]),
-        ("energy.safetensors", None),
-    )
-    for number, (name, change) in enumerate(changes):
-        broken = shutil.copytree(model, kept / f"broken-{number}") / name
-        broken.write_bytes(change(broken.read_bytes())) if change is not None else broken.unlink()
-        refused(ebrm("score", broken.parent, answers, "--out", kept / "o.jsonl"), name)
-    refused(ebrm("score", kept / "nowhere", answers, "--out", kept / "o.jsonl"), "nowhere")
-    assert not (kept / "o.jsonl").exists()
-
-
-def test_nan_in_an_embedding(kept: Path) -> None:
-    from ebrm.errors import FeaturesError
-    from ebrm.features import import_features
-
-    draw = np.random.default_rng(0)
-    embedding, reward = draw.normal(size=(8, 4)).astype("float32"), draw.normal(size=8).astype("float32")
-    embedding[5, 2] = np.nan
-    np.savez(kept / "made-elsewhere.npz", embedding=embedding, reward=reward)
-    with pytest.raises(FeaturesError, match="5"):
-        import_features(kept / "made-elsewhere.npz", kept / "f")
-    refused(fit_of(kept / "f", kept / "m"), "f")
 
 
 # ---- writing ------------------------------------------------------------------------------------------------------
@@ -334,24 +271,15 @@ def test_odd_text_goes_through(rm: Path, model: Path, kept: Path) -> None:
         "null \x00 byte",
         "\u2028\x85 line ends \r\n",
         "<|end|></s>[SEP]",
-        '"quoted", \\ {x}',
+        '"x", \\ {x}',
     ]
     rows = [{"prompt": f"{text} {i}", "chosen": f"{text} a", "rejected": f"{text} b"} for i, text in enumerate(odd)]
     ran = features_of(rm, write_lines(kept / "odd.jsonl", rows), kept / "f", "--json")
     assert ran.code == 0, ran.err
     assert ran.value["pairs"] == len(odd)
-    answers = write_lines(kept / "a.jsonl", [{"prompt": text, "response": text} for text in odd])
-    assert ebrm("score", model, answers, "--out", kept / "o.jsonl").code == 0
-    found = read_lines(kept / "o.jsonl")
-    assert [row["response"] for row in found] == odd
-    assert all(isinstance(row["reward"], float) for row in found)
-
-
-def test_a_response_of_a_megabyte(model: Path, kept: Path) -> None:
-    big = "word " * 200_000
-    answers = write_lines(kept / "a.jsonl", [{"prompt": "a", "response": "b"}, {"prompt": "a", "response": big}])
+    odd.append("word " * 200_000)  # a megabyte
+    answers = write_lines(kept / "a.jsonl", [{"prompt": text[:99], "response": text} for text in odd])
     assert ebrm("score", model, answers, "--out", kept / "o.jsonl", "--bad-rows", "mark").code == 0
-    first, second = read_lines(kept / "o.jsonl")
-    assert first["error"] is None
-    assert second["response"] == big
-    assert "128" in second["error"]
+    *found, big = read_lines(kept / "o.jsonl")
+    assert [row["response"] for row in [*found, big]] == odd and "128" in big["error"]
+    assert all(isinstance(row["reward"], float) and row["error"] is None for row in found)

@@ -58,10 +58,14 @@ def test_what_is_left_out_is_counted(mine: Path):
     assert choose_items(benchmark, settings(mine, limit=50), set()) == (benchmark, {})
 
 
-def test_seen_prompts_come_from_data_and_from_features(pairs: Path, features: Path):
+def test_seen_prompts_come_from_data_and_from_features_but_not_their_test_split(
+    pairs: Path, features: Path, tmp_path: Path
+):
     names = set(open_features(features).pairs.prompt_id.tolist())
     assert seen_prompts([str(pairs)]) == seen_prompts([str(features)]) == names
     assert seen_prompts([]) == set()
+    rows = [{**row, "split": "test" if k else "train"} for k, row in enumerate(preference_rows(20, seed=3))]
+    assert len(seen_prompts([str(write_lines(tmp_path / "seen.jsonl", rows))])) == 1
 
 
 def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

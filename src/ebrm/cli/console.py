@@ -72,7 +72,7 @@ class Console:
             table.add_column(Text(name), justify="right" if k else "left", overflow="fold")
         for row in rows:
             table.add_row(*(Text(str(cell)) for cell in row))
-        if terminal and rich.measure(table).maximum > columns:
+        if terminal and rich.measure(table, options=rich.options.update(max_width=10_000)).maximum > columns:
             self.print(*[title] * bool(title))
             for first, *cells in rows:
                 named = [(f"  {name}", cell) for name, cell in zip(head[1:], cells, strict=True) if cell]

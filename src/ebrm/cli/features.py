@@ -11,7 +11,6 @@ from ebrm.cli.parser import Chosen, Command, Part
 from ebrm.data import PreferenceConfig, TextConfig
 from ebrm.features import EngineConfig, FeatureConfig
 
-
 _LEFT_OUT = {
     "dropped": "pairs dropped because a text is too long",
     "truncated": "texts with their prompt cut from the left",

@@ -55,7 +55,8 @@ _SWITCHES = {flag: name for name, (flags, _) in SWITCHES.items() for flag in fla
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `ebrm` with `argv` (default: the process's arguments) and return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    console = Console(**{_SWITCHES[word]: True for word in words if word in _SWITCHES})
+    given = {_SWITCHES[word] for word in words if word in _SWITCHES}
+    console = Console("json" in given, "quiet" in given, "verbose" in given)
     chosen: Chosen | None = None
     with logging_to_stderr(console.quiet, console.verbose):
         try:

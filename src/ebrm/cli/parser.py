@@ -18,7 +18,7 @@ import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, overload
 
 from cyclopts import App, Group, Parameter
 from cyclopts.exceptions import UnknownOptionError
@@ -127,13 +127,17 @@ class Chosen:
     file: str = ""
     written: frozenset[str] = frozenset()
 
-    def of(self, config: type[T] | T, **more: Any) -> T:
+    @overload
+    def of(self, config: type[T], **more: Any) -> T: ...
+    @overload
+    def of(self, config: T, **more: Any) -> T: ...
+    def of(self, config: Any, **more: Any) -> Any:
         """A config (its class, or an instance with the defaults) with `more` and what was given.
 
         Raises:
             ConfigError: a field without a default was not given, or the config refuses a value.
         """
-        kind: type[T] = config if isinstance(config, type) else type(config)
+        kind = config if isinstance(config, type) else type(config)
         values = more | self.given(kind)
         for option in self.options:
             if config is kind and kind in option.configs and option.default is MISSING and option.field not in values:
@@ -142,7 +146,7 @@ class Chosen:
                     f"'{option.key}' in the --config file."
                 )
         try:
-            return kind(**values) if config is kind else dataclasses.replace(config, **values)  # type: ignore[type-var]
+            return kind(**values) if config is kind else dataclasses.replace(config, **values)
         except ConfigError as error:  # in the options of this config, where another has a field of the same name
             raise ConfigError(self.in_options(str(error), kind)) from None
 
