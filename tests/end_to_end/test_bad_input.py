@@ -267,10 +267,7 @@ def test_score_stopped(model: Path, kept: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_odd_text_goes_through(rm: Path, model: Path, kept: Path) -> None:
     odd = [
-        "ünï 🙂 👩‍👩‍👧 \u202e right",
-        "null \x00 byte",
-        "\u2028\x85 line ends \r\n",
-        "<|end|></s>[SEP]",
+        "ünï 🙂 👩‍👩‍👧 \u202e right", "null \x00 byte", "\u2028\x85 line ends \r\n", "<|end|></s>[SEP]",
         '"x", \\ {x}',
     ]
     rows = [{"prompt": f"{text} {i}", "chosen": f"{text} a", "rejected": f"{text} b"} for i, text in enumerate(odd)]
