@@ -41,14 +41,9 @@ def evaluate(*arguments: object, out: Path) -> Any:
 
 
 def test_base_and_refined_side_by_side(model: Path, mine: Path, tmp_path: Path) -> None:
-    bon = [
-        {"prompt": f"Say {word}.", "best": word, "losers": ["no", "never", f"{word}?"], "category": word[0]}
-        for word in ("alpha", "beta", "gamma", "delta", "zeta", "theta")
-    ]
-    pool = [
-        {"prompt": f"How much is {n}?", "responses": [f"{n}", f"{n + 1}", "some"], "gold": [1.0, 0.25, 0.5]}
-        for n in range(8)
-    ]
+    words = ("alpha", "beta", "gamma", "delta", "zeta", "theta")
+    bon = [{"prompt": f"Say {word}.", "best": word, "losers": ["no", "never", f"{word}?"]} for word in words]
+    pool = [{"prompt": f"How much is {n}?", "responses": [f"{n}", "?", "some"], "gold": [1, 0, 0.5]} for n in range(8)]
     files = [mine, write_lines(tmp_path / "picks.jsonl", bon), write_lines(tmp_path / "pool.jsonl", pool)]
     ran = evaluate(model, "--benchmark", ",".join(map(str, files)), out=tmp_path / "out")
     assert ran.code == 0, ran.err

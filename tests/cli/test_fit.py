@@ -57,6 +57,7 @@ def test_from_text_to_a_model_with_numbers_and_report(rm: Path, pairs: Path, tmp
 
 def test_too_few_pairs_to_measure(rm: Path, features: Path, tmp_path: Path) -> None:
     refused(fitted(features, tmp_path / "m", "--test-fraction", 0), "--test-fraction is 0")
+    refused(fitted(features, tmp_path / "m", "--filter-conflicts", "--dropout", 1.5), "--dropout", "below 1")
     data = write_lines(tmp_path / "one.jsonl", preference_rows(1))
     refused(ebrm("fit", "--backbone", rm, "--data", data, "--out", tmp_path / "m", *QUICK), "Give more pairs")
     assert not (tmp_path / "m").exists()

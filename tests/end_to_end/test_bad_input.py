@@ -75,24 +75,6 @@ def test_bad_rows_are_skipped_and_counted(rm: Path, kept: Path) -> None:
     assert "3 skipped" in ran.err
 
 
-def test_all_pairs_conflicting(rm: Path, kept: Path) -> None:
-    # The better side, as the reward model has it, is called rejected in every pair.
-    assert features_of(rm, write_lines(kept / "a.jsonl", preference_rows(30)), kept / "a").code == 0
-    from ebrm.features import open_features
-
-    read = open_features(kept / "a")
-    swapped = []
-    for row, chosen, rejected in zip(preference_rows(30), read.pairs.chosen, read.pairs.rejected, strict=True):
-        if read.reward[chosen] > read.reward[rejected]:
-            row["chosen"], row["rejected"] = row["rejected"], row["chosen"]
-        swapped.append(row)
-    assert features_of(rm, write_lines(kept / "b.jsonl", swapped), kept / "b").code == 0
-    refused(fit_of(kept / "b", kept / "m", "--filter-conflicts"), "Nothing is left to fit on", "--no-filter-conflicts")
-    assert not (kept / "m").exists()
-    ran = fit_of(kept / "b", kept / "m", "--no-filter-conflicts", "--overwrite")
-    assert ran.code == 0, ran.err
-
-
 def test_a_prompt_longer_than_the_model(rm: Path, model: Path, kept: Path) -> None:
     rows = preference_rows(4)
     rows[2]["prompt"] = "word " * 400
@@ -267,7 +249,10 @@ def test_score_stopped(model: Path, kept: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_odd_text_goes_through(rm: Path, model: Path, kept: Path) -> None:
     odd = [
-        "ünï 🙂 👩‍👩‍👧 \u202e right", "null \x00 byte", "\u2028\x85 line ends \r\n", "<|end|></s>[SEP]",
+        "ünï 🙂 👩‍👩‍👧 \u202e right",
+        "null \x00 byte",
+        "\u2028\x85 line ends \r\n",
+        "<|end|></s>[SEP]",
         '"x", \\ {x}',
     ]
     rows = [{"prompt": f"{text} {i}", "chosen": f"{text} a", "rejected": f"{text} b"} for i, text in enumerate(odd)]
