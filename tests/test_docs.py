@@ -73,7 +73,8 @@ def run_command(line: str, servers: ExitStack) -> None:
         servers.enter_context(command_serving(words[1:]))
         return
     if words[1] == "fit":  # the guide's own options first; then what makes a tiny fit quick
-        words += ["--joint-widths", "12,6", "--epochs", "2", "--batch-rows", "16", "--overwrite"]
+        energy = "--head" not in words
+        words += ["--overwrite", *(["--joint-widths", "12,6", "--epochs", "2", "--batch-rows", "16"] if energy else [])]
     assert main(words[1:]) == 0, line
 
 
