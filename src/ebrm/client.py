@@ -257,7 +257,7 @@ def _awaited(call: Callable[Concatenate[Any, P], Steps[T]]) -> Callable[Concaten
 
 
 class Client:
-    """A client of one server of `ebrm serve`, or of several that serve the same model.
+    """HTTP client of one `ebrm serve`, or of several that serve the same model.
 
     Several servers take turns; one that is busy or down is passed over. `score`, `score_rendered`, `rank` and
     `to_score` are those of `EnergyRewardModel`, so a client can stand in for a model. Safe for several threads.

@@ -12,7 +12,7 @@ from typing import Any
 
 
 class EBRMError(Exception):
-    """A mistake or a limit on the user's side: what was seen, where, what was expected, what to do."""
+    """Base of all errors that the user can mend: what was seen, where, what was expected, what to do."""
 
 
 class DataError(EBRMError):

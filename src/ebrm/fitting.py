@@ -223,7 +223,7 @@ def _fit_features(
 
 @dataclass(frozen=True, eq=False)
 class PreparedFit:
-    """What a head is fitted on.
+    """Training pairs of a head, divided and filtered.
 
     Attributes:
         features: embeddings and rewards of every item.

@@ -16,7 +16,7 @@ from ebrm.utils.validation import ArrayLike, as_tensor
 
 @dataclass(frozen=True, eq=False)
 class Groups:
-    """Which of `count` groups each row belongs to; rows of a group may stand anywhere.
+    """Groups of rows (responses by prompt): the group of each row, of `count`; rows of a group may stand anywhere.
 
     Reductions take values [n] (tensor, array or list, on any device; float64 is best: a sum's last bits depend on the
     order of rows) and give one float a group [count], on the values' device; whole numbers are taken in float64.

@@ -212,7 +212,7 @@ class EnergyRewardModel(
 
     @property
     def inference(self) -> InferenceConfig | EstimateConfig:
-        """How rewards are read off the head."""
+        """Config of the estimate: how rewards are read off the head."""
         return self.head.config.inference
 
     def with_inference(self, **changes: Any) -> EnergyRewardModel:
@@ -399,7 +399,7 @@ class EnergyRewardModel(
     # -- on disk and on the Hub ------------------------------------------------------------------------------------
 
     def written(self) -> dict[str, Any]:
-        """What `config.json` holds of the model, apart from its format."""
+        """The model's record as `config.json` holds it, apart from its format."""
         return self.record.to_dict() | {"fusion": self.head.fusion.to_dict()}
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> str | None:

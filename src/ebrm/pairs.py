@@ -19,7 +19,7 @@ _COLUMNS = ("chosen", "rejected", "prompt_id", *_TEXTS, *_NUMBERS, "rm_training"
 
 
 class Done(enum.IntFlag):
-    """What a step of curation did to a pair that it kept."""
+    """Changes that a step of curation made to a pair."""
 
     MADE = 1
     FLIPPED = 2
@@ -183,7 +183,7 @@ class PreferencePairs:
         return replace(self, **{n: v[index if isinstance(v, Tensor) else places] for n, v in taken.items()})
 
     def history(self, place: int) -> list[str]:
-        """What each step did to the pair at `place`: `["given: made", "flip: flipped", "filter: kept"]`."""
+        """Steps that the pair at `place` went through: `["given: made", "flip: flipped", "filter: kept"]`."""
         words = []
         for step, flags in zip(self.steps, self.done[place].tolist(), strict=True):
             names = [flag.name.lower() for flag in Done if flag & flags and flag.name]
@@ -240,7 +240,7 @@ class PreferencePairs:
         )
 
     def report(self, given: int, numbers: dict[str, float] | None = None) -> CurationReport:
-        """What the last step did, from its flags; `given`: number of pairs before it."""
+        """Report of the last step, from its flags; `given`: number of pairs before it."""
         counts = {flag: int(((self.done[:, -1] & int(flag)) > 0).sum()) for flag in Done}
         return CurationReport(
             step=self.steps[-1],
@@ -282,7 +282,7 @@ class PreferencePairs:
 
 @dataclass(frozen=True)
 class CurationReport:
-    """What a step did to the pairs it was given; counts are of the pairs after it.
+    """Report of a step of curation; counts are of the pairs after it.
 
     Attributes:
         step, given: its name, and the pairs before it.

@@ -16,7 +16,7 @@ DEFAULT_LAYERS = (1 / 3, 2 / 3)
 
 @dataclass(frozen=True)
 class BackboneConfig:
-    """Which reward model is read, and how.
+    """Reward model to read: name, precision, device, layers, batch size.
 
     Attributes:
         backbone: The reward model: a Hub name (owner/name), a folder, or `demo` for the small one that comes with the

@@ -48,12 +48,12 @@ def load_demo(settings: BackboneConfig, text: TextConfig, blocks: Sequence[int] 
 
 
 def adapter_folder() -> Path:
-    """Where the adapter and the reward head are, in this package."""
+    """Folder of the adapter and the reward head, in this package."""
     return Path(__file__).resolve().parent.parent / "demo" / "rm"
 
 
 def encoder_folder() -> Path:
-    """Where the encoder is, in the package that carries it; BackboneError if that is missing or its SHA-256 another."""
+    """Folder of the encoder, in the package that carries it; BackboneError if that is missing or its SHA-256 another."""
     # Found, not imported: importing the package would load dependencies that are not needed here.
     spec = find_spec(ENCODER_PACKAGE)
     if spec is None or not spec.submodule_search_locations:

@@ -288,7 +288,7 @@ def configs(model: nn.Module) -> list[Any]:
 
 
 def vocabulary_size(model: nn.Module) -> int | None:
-    """How many token ids a model knows, None where that cannot be told."""
+    """Vocabulary size of a model, None where it cannot be told."""
     try:
         table = model.get_input_embeddings()  # type: ignore[operator]
     except (AttributeError, NotImplementedError, TypeError):

@@ -16,7 +16,7 @@ SERVER = "server"
 
 @dataclass(frozen=True)
 class BackboneIdentity:
-    """Everything that decides a reward model's outputs for given token ids.
+    """Identity of a reward model: all that decides its outputs for given token ids.
 
     Attributes:
         name: the Hub name or folder it was loaded by.

@@ -9,7 +9,6 @@ from .benchmark import item_success as item_success
 from .benchmark import padded as padded
 from .benchmark import pair_agreement as pair_agreement
 from .catalog import NAMES as NAMES
-from .catalog import SCHEMAS as SCHEMAS
 from .catalog import available as available
 from .catalog import open_benchmark as open_benchmark
 from .catalog import open_file as open_file

@@ -1,4 +1,4 @@
-"""Which pairs to trust, and how to make more: pure functions over pairs, rewards, labels and embeddings."""
+"""Curation of preference pairs: filters, relabeling, weights, augmentation; pure functions over pairs and rewards."""
 
 import lazy_loader as lazy
 

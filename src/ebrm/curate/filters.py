@@ -41,7 +41,7 @@ class ConflictCount:
 
 @dataclass(frozen=True)
 class ConflictReport:
-    """Which pairs are kept, and how many by source and category.
+    """Report of the conflict filter: the pairs kept, and counts by source and category.
 
     Attributes:
         keep: bool [p].

@@ -1,4 +1,4 @@
-"""Where to spend labels, and how to weigh examples from other prompts: retrieval and density ratios."""
+"""Retrieval of pairs to label, and density-ratio weights of examples from other prompts."""
 
 from __future__ import annotations
 

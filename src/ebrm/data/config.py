@@ -29,7 +29,7 @@ COLUMN_NAMES: dict[str, str] = {
 
 @dataclass(frozen=True)
 class PreferenceConfig:
-    """How preference pairs are read.
+    """Reading of preference pairs: split, column names, bad rows, limit.
 
     Attributes:
         split: Split to read. Unset: `train` of a Hub data set, every row of local data. Set: that split of a Hub data
@@ -64,7 +64,7 @@ class PreferenceConfig:
 
 @dataclass(frozen=True)
 class TextConfig:
-    """How a prompt and a response become token ids.
+    """Text rule: chat template, special tokens, truncation, longest text.
 
     Attributes:
         template: Chat template. Unset (or `auto`): the tokenizer's own if it has one, else the plain format. `plain`

@@ -53,7 +53,7 @@ _ROLE_OF = {"Human": "user", "Assistant": "assistant"}
 
 
 class Columns:
-    """Which column of the data holds which of our fields."""
+    """Columns of the data that hold our fields."""
 
     def __init__(self, mapping: Mapping[str, str]) -> None:
         self.mapping = dict(mapping)
@@ -79,7 +79,7 @@ class Columns:
         return "labeled" if labeled else None
 
     def explain(self, seen: Sequence[str]) -> str:
-        """What columns were seen, which were expected, and how to map them."""
+        """Sentence for an error: columns seen, columns expected, and how to map them."""
         lower = {str(name).lower(): str(name) for name in seen}
         labeled = {"a", "b"} & self.mapping.keys() or any(name in lower for name in _USUAL_NAMES["a"])
         guesses: dict[str, str] = {}

@@ -180,7 +180,7 @@ def limit_by_prompt(rows: list[Preference], limit: int) -> list[Preference]:
 
 
 def hash_position(text: str) -> int:
-    """Where `text` falls among 2**64 equal places: the first 8 bytes of its SHA-256."""
+    """Hash of `text` as one of 2**64 equal places: the first 8 bytes of its SHA-256."""
     return int.from_bytes(sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")
 
 

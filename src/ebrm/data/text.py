@@ -46,7 +46,7 @@ class TextRule:
     max_length: int
 
     def identity(self) -> dict[str, Any]:
-        """Everything that decides the token ids, as JSON-ready values, with the template's SHA-256."""
+        """Identity of the text rule: all that decides the ids, as JSON-ready values, with the template's SHA-256."""
         return {**asdict(self), "template_sha256": sha256_json(self.template)}
 
     @classmethod

@@ -31,7 +31,7 @@ NOTES = (
 
 @dataclass(frozen=True)
 class Demonstration:
-    """What the demonstration made: its metrics, the live scores, the model, and where they were written."""
+    """Result of the demonstration: its metrics, the live scores, the model, and where they were written."""
 
     metrics: dict[str, Any]
     live: tuple[LiveScore, ...]

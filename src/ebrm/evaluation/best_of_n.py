@@ -139,7 +139,7 @@ class Along:
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """What selecting by each of several rewards is worth.
+    """Gold under selection by each of several rewards: curves, peaks, paired differences.
 
     Attributes:
         along: reward to axis to curve, in the order the rewards were given.

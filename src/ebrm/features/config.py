@@ -14,7 +14,7 @@ EmbeddingDtype = Literal["float32", "float16", "bfloat16"]
 
 @dataclass(frozen=True)
 class FeatureConfig:
-    """How embeddings and rewards are laid out on disk.
+    """Storage of embeddings and rewards on disk.
 
     Attributes:
         embedding_dtype: Number type of stored embeddings: float32, float16 or bfloat16 (half the disk). Rewards are
@@ -40,7 +40,7 @@ class FeatureConfig:
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """Where texts are read: in this process (and those of `accelerate launch`), or on a Ray cluster.
+    """Engine that reads texts: this process (and those of `accelerate launch`), or on a Ray cluster.
 
     Attributes:
         engine: Where texts are read: `local`, or `ray` for the machines of a Ray cluster (extra `ray`). All of them

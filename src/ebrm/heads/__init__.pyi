@@ -57,7 +57,6 @@ from .registry import head_fitter as head_fitter
 from .registry import load_head as load_head
 from .training import Epoch as Epoch
 from .training import FittedHead as FittedHead
-from .training import fit_energy as fit_energy
 from .training import read_batch as read_batch
 from .training import train_step as train_step
 from .two_layer import PrototypesHead as PrototypesHead

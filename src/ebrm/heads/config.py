@@ -110,7 +110,7 @@ class JointConfig(_Config):
 
 
 class _NoisyPositive(_Config):
-    """What the objectives on the base reward alone share."""
+    """Fields that the objectives on the base reward alone share."""
 
     noise_scales: tuple[float, ...]
 
@@ -204,7 +204,7 @@ class TrainingConfig(_Config):
 
 @dataclass(frozen=True)
 class InferenceConfig(_Config):
-    """How a refined reward is read off p(r | e). Steps and windows are in the model's internal reward units.
+    """Estimate of the refined reward from p(r | e). Steps and windows are in the model's internal reward units.
 
     Attributes:
         estimate: mean: of the density; mode: its highest point; ascent: gradient ascent on it from the start (the
@@ -247,7 +247,7 @@ class InferenceConfig(_Config):
 
 @dataclass(frozen=True)
 class EstimateConfig(_Config):
-    """How a reward is read off a distribution that is known in closed form.
+    """Estimate of the reward from a distribution in closed form.
 
     Attributes:
         estimate: mean: of the distribution; mode: its highest point.
@@ -566,7 +566,7 @@ HEADS: dict[str, type[HeadConfig]] = {
 
 @dataclass(frozen=True)
 class FitConfig(_Config):
-    """How pairs are divided, filtered and weighted, whatever the head.
+    """Splits, conflict filter, weights and seed of a fit, whatever the head.
 
     Attributes:
         validation_fraction: share of the prompts held out to choose the epoch or penalty, where the data name no such

@@ -1,4 +1,4 @@
-"""What heads are fitted on: rows of embeddings, their units, and preference pairs as places among them."""
+"""Training data of heads: rows of embeddings, their units, and preference pairs as places among them."""
 
 from __future__ import annotations
 

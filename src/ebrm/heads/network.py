@@ -116,7 +116,7 @@ class EnergyNetwork(nn.Module):
         return values if reward.dim() == 2 else values.squeeze(1)
 
     def hidden_on_nodes(self, embedded: Tensor, nodes: Tensor) -> Tensor:  # [n, w], [g] -> [n, g, w']
-        """What goes into the second joint layer's tanh, on nodes shared by all rows; there must be a second one."""
+        """Inputs of the second joint layer's tanh, on nodes shared by all rows; there must be a second one."""
         return self.joint_layers[0](tanh(embedded.unsqueeze(1) + self.reward_part(nodes)))
 
     def from_hidden(self, hidden: Tensor) -> Tensor:  # [n, g, w'] -> [n, g]

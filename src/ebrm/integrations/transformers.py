@@ -90,7 +90,7 @@ class EBRMOutput(ModelOutput):
 
 
 class EBRMForSequenceClassification(PreTrainedModel):
-    """A frozen reward model and the density that refines its rewards, called as transformers' classifiers are.
+    """Sequence classifier of transformers: a frozen reward model and the head that refines its rewards.
 
     Load one with `from_pretrained` (also through `AutoModelForSequenceClassification`, see :func:`ebrm.register`), or
     wrap a model in memory with :meth:`wrap`. It only scores: there are no gradients, and it stays in evaluation mode.

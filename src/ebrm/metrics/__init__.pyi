@@ -28,7 +28,6 @@ from .downstream import curve_peak as curve_peak
 from .downstream import downstream_correlation as downstream_correlation
 from .downstream import mean_curve as mean_curve
 from .downstream import probe_accuracy as probe_accuracy
-from .ranking import TIES_WEIGHTS as TIES_WEIGHTS
 from .ranking import OneToMany as OneToMany
 from .ranking import TiesScore as TiesScore
 from .ranking import item_tables as item_tables

@@ -7,8 +7,6 @@ from .advantages import leave_one_out_advantage as leave_one_out_advantage
 from .advantages import reward_ranked_local as reward_ranked_local
 from .advantages import reward_ranked_top as reward_ranked_top
 from .advantages import soft_plackett_luce as soft_plackett_luce
-from .pools import Floats as Floats
-from .pools import Integers as Integers
 from .pools import Tilted as Tilted
 from .pools import best_of_n_gold as best_of_n_gold
 from .pools import best_of_n_kl as best_of_n_kl

@@ -55,7 +55,7 @@ def write_results(out: str | Path, evaluation: Evaluation, scored: Sequence[Scor
 
 
 def evaluation_to_dict(evaluation: Evaluation) -> dict[str, Any]:
-    """Everything found, as JSON values: shares of 1, null where there is no number.
+    """An evaluation as JSON values: shares of 1, null where there is no number.
 
     Keys: `reference`, `resamples`, `level`, `permutations`, `seed`; `scorers` (name to `base` and what is known about
     it); `benchmarks` (list, see below); `versions`; `seconds`. A benchmark has `name`, `title`, `origin`, `notes`,

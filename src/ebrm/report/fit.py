@@ -75,7 +75,7 @@ class LiveScore:
 
 @dataclass(frozen=True)
 class ReportData:
-    """Everything the report shows. Only title and overall accuracy are required; the page names what is missing.
+    """Contents of the report. Only title and overall accuracy are required; the page names what is missing.
 
     Attributes:
         title: title of the page, naming the model and the data.

@@ -1,4 +1,3 @@
-from .columns import SCORE_COLUMNS as SCORE_COLUMNS
 from .config import ScoreConfig as ScoreConfig
 from .files import file_kind as file_kind
 from .score import score_file as score_file

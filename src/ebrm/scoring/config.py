@@ -12,7 +12,7 @@ BadRows = Literal["stop", "mark"]
 
 @dataclass(frozen=True)
 class ScoreConfig:
-    """Which columns of a file are scored, and how the rewards are added to its rows.
+    """Scoring of a file: its columns, rows that cannot be scored, names of the columns added.
 
     Attributes:
         columns: Where a column has another name in the data: our name = its name (response=answer). Our names:

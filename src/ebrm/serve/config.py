@@ -14,7 +14,7 @@ TOKEN_VARIABLE = "EBRM_TOKEN"
 
 @dataclass(frozen=True)
 class ServeConfig:
-    """Where the server listens, and its limits.
+    """Address and limits of the server.
 
     Attributes:
         host: Address to listen on; loopback unless changed. With any other (0.0.0.0 is all), set a token.

@@ -1,4 +1,4 @@
-"""How to install what an optional feature needs (`pyproject.toml`, `[project.optional-dependencies]`)."""
+"""Install hints of optional features (`pyproject.toml`, `[project.optional-dependencies]`)."""
 
 from __future__ import annotations
 
