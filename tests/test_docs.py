@@ -110,5 +110,7 @@ def test_pages_have_snippets_and_links_that_lead_somewhere() -> None:
 
 
 def test_the_api_reference_is_up_to_date() -> None:
-    done = subprocess.run([sys.executable, "recipes/api_reference.py", "--check"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "recipes/api_reference.py", "--check"], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -53,7 +53,7 @@ def adapter_folder() -> Path:
 
 
 def encoder_folder() -> Path:
-    """Folder of the encoder, in the package that carries it; BackboneError if that is missing or its SHA-256 another."""
+    """Folder of the encoder in its own package; BackboneError if that is missing or its SHA-256 another."""
     # Found, not imported: importing the package would load dependencies that are not needed here.
     spec = find_spec(ENCODER_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
