@@ -38,13 +38,10 @@ def test_steps_compose_and_every_pair_knows_what_was_done_to_it() -> None:
     assert flipped.chosen.tolist() == [1, 2, 4, 7] and flipped.rejected.tolist() == [0, 3, 5, 6]
     assert report == CurationReport(step="flip", given=4, kept=4, flipped=2)
     kept, report = flipped.after(
-        "filter",
-        keep=torch.tensor([True, False, True, True]),
-        weight=torch.tensor([1.0, 5.0, 2.0, 1.0]),
-        label=torch.tensor([1.0, 0.5, 0.7, 1.0]),
-        margin=torch.tensor([0.0, 0.0, 0.0, -1.0]),
+        "filter", keep=torch.tensor([True, False, True, True]), weight=torch.tensor([1.0, 5.0, 2.0, 1.0]),
+        label=torch.tensor([1.0, 0.5, 0.7, 1.0]), margin=torch.tensor([0.0, 0.0, 0.0, -1.0]),
         numbers={"threshold": 0.5},
-    )
+    )  # fmt: skip
     assert kept.origin.tolist() == [0, 2, 3] and kept.steps == ("given", "flip", "filter")
     assert kept.history(0) == ["given: made", "flip: flipped", "filter: kept"]
     assert kept.history(1) == ["given: made", "flip: kept", "filter: labeled, weighted"]
@@ -134,16 +131,9 @@ def test_what_makes_no_sense_is_refused_with_its_index() -> None:
 
 
 COLUMNS = dict(
-    prompt_id=["x", "x", "y"],
-    source=["a", None, "b"],
-    category=None,
-    where=["f:1", "f:2", "f:3"],
-    rm_training=[True, False, True],
-    label=[1, 0.5, 1],
-    weight=[1, 2, 3],
-    margin=[0, 0, 1],
-    strength=[None, 2.0, 1.0],
-)
+    prompt_id=["x", "x", "y"], source=["a", None, "b"], category=None, where=["f:1", "f:2", "f:3"],
+    rm_training=[True, False, True], label=[1, 0.5, 1], weight=[1, 2, 3], margin=[0, 0, 1], strength=[None, 2.0, 1.0],
+)  # fmt: skip
 
 
 def as_lists(pairs: PreferencePairs) -> dict[str, object]:
@@ -170,14 +160,10 @@ def test_lists_arrays_and_tensors_are_the_same_pairs(kind):
 @pytest.mark.parametrize(
     ("which", "places"),
     [
-        ([2, 0], [2, 0]),
-        (np.array([2, 0]), [2, 0]),
-        (torch.tensor([2, 0]), [2, 0]),
-        ([True, False, True], [0, 2]),
-        (slice(None, None, 2), [0, 2]),
-        ([], []),
+        ([2, 0], [2, 0]), (np.array([2, 0]), [2, 0]), (torch.tensor([2, 0]), [2, 0]), ([True, False, True], [0, 2]),
+        (slice(None, None, 2), [0, 2]), ([], []),
     ],
-)
+)  # fmt: skip
 def test_a_selection_takes_every_column_and_leaves_rows_and_ratings(which, places):
     pairs = PreferencePairs.of([0, 1, 2], [1, 2, 3], **COLUMNS, ratings=torch.zeros(4, 2))
     some = pairs.select(which)

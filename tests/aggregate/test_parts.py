@@ -18,11 +18,7 @@ BY_HAND = {
     "min": np.min, "max": np.max, "mean": np.mean, "last": lambda p: p[-1], "product": np.prod, "geometric_mean": gmean,
     "mean_logit": lambda p: expit(logit(p).mean()), "mean_odds": lambda p: (p / (1 - p)).mean(),
 }  # fmt: skip
-
-
 ANY_ORDER: list[How] = ["min", "max", "mean", "product", "geometric_mean", "mean_logit", "mean_odds"]
-
-
 HOW: list[How] = [*ANY_ORDER, "last"]
 
 

@@ -246,18 +246,10 @@ def _rule(shared: Callable[[Rows, Reward, bool], Scores]) -> Callable[[Rows, Rew
 
 
 RULES: dict[str, Callable[[Rows, Reward, str | None], Scores]] = {
-    "rmb": _rule(rmb),
-    "rm-bench": _rule(rm_bench),
-    "judgebench": _rule(judgebench),
+    "rmb": _rule(rmb), "rm-bench": _rule(rm_bench), "judgebench": _rule(judgebench),
     "rewardbench": _rule(lambda rows, reward, shared: rewardbench(REWARDBENCH_COUNTS, rows, reward, shared)),
     "rewardbench-legacy": _rule(lambda rows, reward, shared: rewardbench(REWARDBENCH_LEGACY, rows, reward, shared)),
-    "rewardbench2": rewardbench2,
-    "llmbar": _rule(llmbar),
-    "xstest": _rule(xstest),
-    "hhh": _rule(hhh),
-    "ifbench": _rule(ifbench),
-    "rewardmath": _rule(rewardmath),
-    "own_pairs": _rule(own_pairs),
-    "own_lists": _rule(own_lists),
-    "own_pools": _rule(own_pools),
-}
+    "rewardbench2": rewardbench2, "llmbar": _rule(llmbar), "xstest": _rule(xstest), "hhh": _rule(hhh),
+    "ifbench": _rule(ifbench), "rewardmath": _rule(rewardmath), "own_pairs": _rule(own_pairs),
+    "own_lists": _rule(own_lists), "own_pools": _rule(own_pools),
+}  # fmt: skip

@@ -18,14 +18,10 @@ from ebrm.errors import ConfigError, DataError
 
 PAIR = {"prompt": user("p"), "chosen": "a", "rejected": "b"}
 PREPARED = {
-    "ifbench": PAIR | {"id": "1", "subset": "level-1"},
-    "hhh_alignment": PAIR | {"id": "1", "category": "helpful"},
-    "mine_pairs": PAIR,
-    "mine_pool": {"prompt": "p", "responses": ["a", "b"], "gold": [1.0, 0.0]},
-    "mine_lists": {"prompt": "p", "best": "a", "losers": ["b"]},
-    "numbers": {"n": 1},
-    "train_mix": PAIR,
-}
+    "ifbench": PAIR | {"id": "1", "subset": "level-1"}, "hhh_alignment": PAIR | {"id": "1", "category": "helpful"},
+    "mine_pairs": PAIR, "mine_pool": {"prompt": "p", "responses": ["a", "b"], "gold": [1.0, 0.0]},
+    "mine_lists": {"prompt": "p", "best": "a", "losers": ["b"]}, "numbers": {"n": 1}, "train_mix": PAIR,
+}  # fmt: skip
 
 
 def folder(path: Path) -> Path:

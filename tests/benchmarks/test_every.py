@@ -183,14 +183,11 @@ def test_metrics_give_the_same_scores(name: str, opened: Callable[[str], Benchma
 
 #: Prepared benchmarks: files, and items.
 PREPARED = {
-    "rmb": (("rmb_pairwise.parquet", "rmb_bon.parquet"), 12_789),
-    "rm-bench": (("rm_bench.parquet",), 669),
-    "llmbar": (("llmbar.parquet",), 1198),
-    "xstest": (("xstest_pairs.parquet",), 976),
-    "hhh": (("hhh_alignment.parquet",), 221),
-    "ifbench": (("ifbench.parquet",), 444),
+    "rmb": (("rmb_pairwise.parquet", "rmb_bon.parquet"), 12_789), "rm-bench": (("rm_bench.parquet",), 669),
+    "llmbar": (("llmbar.parquet",), 1198), "xstest": (("xstest_pairs.parquet",), 976),
+    "hhh": (("hhh_alignment.parquet",), 221), "ifbench": (("ifbench.parquet",), 444),
     "own_pairs": (("hh_harmless_test.parquet",), 2303),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", PREPARED)

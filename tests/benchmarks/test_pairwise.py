@@ -25,15 +25,10 @@ def kinds(benchmark: Benchmark) -> list[tuple[str, str]]:
 # ---- LLMBar -------------------------------------------------------------------------------------------------------
 
 FOLDERS = {
-    "LLMBar/Natural": 4,
-    "LLMBar/Adversarial/Neighbor": 2,
-    "LLMBar/Adversarial/GPTInst": 1,
-    "LLMBar/Adversarial/GPTOut": 1,
-    "LLMBar/Adversarial/Manual": 1,
-    "CaseStudy/Normal": 2,
-    "CaseStudy/Base_9": 1,
+    "LLMBar/Natural": 4, "LLMBar/Adversarial/Neighbor": 2, "LLMBar/Adversarial/GPTInst": 1,
+    "LLMBar/Adversarial/GPTOut": 1, "LLMBar/Adversarial/Manual": 1, "CaseStudy/Normal": 2, "CaseStudy/Base_9": 1,
     "Processed/FairEval": 2,
-}
+}  # fmt: skip
 
 
 def llmbar_clone(folder: Path, leave_out: tuple[str, ...] = ()) -> Path:
@@ -209,12 +204,9 @@ def question(name: str, source: str, label: str = "A>B", model: str = GPT) -> di
 
 
 GPT_ROWS = [
-    question("1", "mmlu-pro-law"),
-    question("2", "mmlu-pro-law", "B>A"),
-    question("3", "mmlu-pro-math", "B>A"),
-    question("4", "livebench-math"),
-    question("5", "livecodebench"),
-]
+    question("1", "mmlu-pro-law"), question("2", "mmlu-pro-law", "B>A"), question("3", "mmlu-pro-math", "B>A"),
+    question("4", "livebench-math"), question("5", "livecodebench"),
+]  # fmt: skip
 CLAUDE_ROWS = [question("1", "mmlu-pro-law", model=CLAUDE), question("6", "livebench-reasoning", "B>A", model=CLAUDE)]
 
 

@@ -324,11 +324,8 @@ def test_prompts_of_every_form_are_the_same() -> None:
 
 def test_turns_are_kept_as_they_are() -> None:
     turns = [
-        {"role": "system", "content": ""},
-        ASK,
-        {"role": "assistant", "content": "so"},
-        {"role": "user", "content": ""},
-    ]
+        {"role": "system", "content": ""}, ASK, {"role": "assistant", "content": "so"}, {"role": "user", "content": ""},
+    ]  # fmt: skip
     assert list(read.prompt(row(prompt=turns))) == turns
 
 

@@ -65,13 +65,8 @@ def test_absent_subsets_are_named_and_left_out(tmp_path: Path) -> None:
     kept = [row for row in ROWS if row["subset"] in ("alpacaeval-easy", "mt-bench-med", "hep-go")]
     benchmark = load(written(tmp_path, *kept))
     assert [score.name for score in benchmark.scores] == [
-        "overall",
-        "Chat",
-        "Reasoning",
-        "alpacaeval-easy",
-        "mt-bench-med",
-        "hep-go",
-    ]
+        "overall", "Chat", "Reasoning", "alpacaeval-easy", "mt-bench-med", "hep-go",
+    ]  # fmt: skip
     assert "alpacaeval-length" in benchmark.notes[0] and "hep-go" not in benchmark.notes[0]
     good = {item.responses[0] for item in benchmark.items if item.group == "alpacaeval-easy"}
     found = scores_of(benchmark, table(benchmark, lambda text: float(text in good)))

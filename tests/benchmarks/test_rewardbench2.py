@@ -125,14 +125,8 @@ def test_items(tmp_path: Path) -> None:
     write_parquet(tmp_path / "rewardbench2.parquet", ROWS)
     benchmark = load(tmp_path)
     assert [score.name for score in benchmark.scores] == [
-        "overall",
-        "Factuality",
-        "Precise IF",
-        "Math",
-        "Safety",
-        "Focus",
-        "Ties",
-    ]
+        "overall", "Factuality", "Precise IF", "Math", "Safety", "Focus", "Ties",
+    ]  # fmt: skip
     assert len({item.id for item in benchmark.items}) == len(ROWS)
     clusters = dict(zip((item.id for item in benchmark.items), benchmark.clusters(), strict=True))
     assert clusters["Ties/tied:3"] == clusters["Ties/ref:3"] != clusters["Ties/ref:2"]

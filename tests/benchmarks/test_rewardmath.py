@@ -25,15 +25,12 @@ def direct(problems: int = 3) -> list[dict[str, Any]]:
             right = place == problem
             rows.append(
                 {
-                    "problem": f"solve {problem}",
-                    "answer": "1",
+                    "problem": f"solve {problem}", "answer": "1",
                     "eval_solution": [f"step {problem} {place}", "so it is \\boxed{1}"],
                     "solution_reference": "human" if right else f"model {place}",
-                    "solution_type": "chosen" if right else "rejected",
-                    "problem_id": 100 + problem,
-                    "id": len(rows),
+                    "solution_type": "chosen" if right else "rejected", "problem_id": 100 + problem, "id": len(rows),
                 }
-            )
+            )  # fmt: skip
     return rows
 
 
@@ -47,14 +44,11 @@ def pairs(problems: int = 3) -> list[dict[str, Any]]:
             first, second = (right, wrong) if number % 2 else (wrong, right)
             rows.append(
                 {
-                    "problem": right["problem"],
-                    "eval_solution_A": first["eval_solution"],
-                    "eval_solution_B": second["eval_solution"],
-                    "chosen_position": "A" if number % 2 else "B",
-                    "problem_id": right["problem_id"],
-                    "id": len(rows),
+                    "problem": right["problem"], "eval_solution_A": first["eval_solution"],
+                    "eval_solution_B": second["eval_solution"], "chosen_position": "A" if number % 2 else "B",
+                    "problem_id": right["problem_id"], "id": len(rows),
                 }
-            )
+            )  # fmt: skip
     return rows
 
 

@@ -86,12 +86,9 @@ def test_items(tmp_path: Path) -> None:
 def upstream(row: dict[str, Any], number: int) -> dict[str, Any]:
     """A row as upstream keeps it: the prompt as a string, a numeric id."""
     return {
-        "id": number,
-        "prompt": f"styles {number}",
-        "subset": row["subset"],
-        "chosen": row["chosen"],
+        "id": number, "prompt": f"styles {number}", "subset": row["subset"], "chosen": row["chosen"],
         "rejected": row["rejected"],
-    }
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("folder", ["data", "RM-Bench/data", "clones/RM-Bench/data", "."])

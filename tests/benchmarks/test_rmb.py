@@ -45,13 +45,8 @@ def upstream(folder: Path) -> Path:
 
 def prepared_pair(name: str, category: str, subset: str, **changed: Any) -> dict[str, Any]:
     row = {
-        "id": name,
-        "category": category,
-        "subset": subset,
-        "prompt": user(name),
-        "chosen": "good",
-        "rejected": "bad",
-    }
+        "id": name, "category": category, "subset": subset, "prompt": user(name), "chosen": "good", "rejected": "bad",
+    }  # fmt: skip
     return row | changed
 
 
@@ -81,14 +76,10 @@ def test_a_clone(tmp_path: Path) -> None:
 def test_scores_by_hand(tmp_path: Path) -> None:
     benchmark = load(upstream(tmp_path))
     rewards = {
-        "pairwise/Helpfulness/Chat/Talk0": [2, 1],
-        "pairwise/Helpfulness/Chat/Talk1": [1, 1],
-        "pairwise/Helpfulness/Chat/Cheer up0": [2, 1],
-        "pairwise/Harmlessness/S10": [1, 2],
-        "bon/0": [3, 2, 1],
-        "bon/1": [2, 2, 1],
-        "bon/7": [2, 1, 2, 2, 0],
-    }
+        "pairwise/Helpfulness/Chat/Talk0": [2, 1], "pairwise/Helpfulness/Chat/Talk1": [1, 1],
+        "pairwise/Helpfulness/Chat/Cheer up0": [2, 1], "pairwise/Harmlessness/S10": [1, 2], "bon/0": [3, 2, 1],
+        "bon/1": [2, 2, 1], "bon/7": [2, 1, 2, 2, 0],
+    }  # fmt: skip
     found = scores_of(benchmark, by_id(benchmark, rewards))
     assert found == pytest.approx({
         "overall": (0.75 + 0 + 0.5 + 0) / 4,

@@ -23,7 +23,6 @@ from ebrm.benchmarks import Benchmark, Floats, Ties, padded
 
 Row = dict[str, Any]
 Reward = Callable[[str], float]
-
 _number = itertools.count()
 
 
@@ -251,14 +250,11 @@ def rewardmath() -> dict[str, list[Row]]:
 def own_lists() -> dict[str, list[Row]]:
     rows = [
         {
-            "id": f"list {n}",
-            "category": "ab"[n % 2],
-            "prompt": f"ask {n}",
-            "best": reply(1.0),
+            "id": f"list {n}", "category": "ab"[n % 2], "prompt": f"ask {n}", "best": reply(1.0),
             "losers": replies(0.0, 3),
         }
         for n in range(7)
-    ]
+    ]  # fmt: skip
     return {"own_lists.parquet": rows}
 
 
@@ -288,18 +284,12 @@ def _categories(*names: str) -> list[Row]:
 
 #: Name of a benchmark to its files, each with its rows.
 FILES: dict[str, dict[str, list[Row]]] = {
-    "rmb": rmb(),
-    "rm-bench": rm_bench(),
-    "judgebench": judgebench(),
-    "rewardbench": (_rewardbench := rewardbench()),
-    "rewardbench-legacy": _rewardbench,
-    "rewardbench2": rewardbench2(),
+    "rmb": rmb(), "rm-bench": rm_bench(), "judgebench": judgebench(), "rewardbench": (_rewardbench := rewardbench()),
+    "rewardbench-legacy": _rewardbench, "rewardbench2": rewardbench2(),
     "llmbar": {"llmbar.parquet": _pairs("llmbar", _categories(*LLMBAR_SETS))},
     "xstest": {"xstest_pairs.parquet": _pairs("xstest", XSTEST_TYPES)},
     "hhh": {"hhh_alignment.parquet": _pairs("hhh", _categories("helpful", "honest", "harmless", "other"))},
-    "ifbench": {"ifbench.parquet": _pairs("ifbench", LEVELS)},
-    "rewardmath": rewardmath(),
-    "own_pairs": {"own_pairs.parquet": _pairs("own", _categories("first", "second"))},
-    "own_lists": own_lists(),
+    "ifbench": {"ifbench.parquet": _pairs("ifbench", LEVELS)}, "rewardmath": rewardmath(),
+    "own_pairs": {"own_pairs.parquet": _pairs("own", _categories("first", "second"))}, "own_lists": own_lists(),
     "own_pools": own_pools(),
-}
+}  # fmt: skip

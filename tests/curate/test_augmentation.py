@@ -25,8 +25,6 @@ from ebrm.groups import Groups
 from ebrm.pairs import PreferencePairs
 
 REWARD = torch.tensor([1.0, 3.0, 2.0, 5.0, 5.0, 0.0, 0.5])
-
-
 PROMPT = Groups(torch.tensor([0, 0, 0, 1, 1, 3, 3]), 5)
 
 
@@ -188,8 +186,6 @@ def test_no_pairs_and_refusals():
 
 # Parts of responses 0, 2 and 3, out of line; responses 1 and 4 have none.
 RESPONSE = Groups(torch.tensor([2, 0, 0, 3, 2, 0, 2]), 5)
-
-
 PARTS = {0: [1, 2, 5], 2: [0, 4, 6], 3: [3]}
 
 
@@ -283,13 +279,8 @@ def test_the_corners_of_a_triangle():
     # In more dimensions, turned and moved.
     turn = torch.linalg.qr(torch.randn(7, 7, generator=generator(), dtype=torch.float64))[0][:2]
     assert hull_vertices(TRIANGLE.double() @ turn * 1e-3 + 5, one(6)).tolist() == [
-        True,
-        False,
-        True,
-        False,
-        True,
-        False,
-    ]
+        True, False, True, False, True, False,
+    ]  # fmt: skip
 
 
 def test_points_on_a_line_at_one_place_and_on_an_edge():

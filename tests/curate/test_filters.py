@@ -12,11 +12,7 @@ from ebrm.curate import ConflictCount, consensus, dual_consistency, filter_confl
 from ebrm.pairs import PreferencePairs
 
 CHOSEN = torch.tensor([2.0, 1.0, 0.5, -1.0, 3.0])
-
-
 REJECTED = torch.tensor([1.0, 4.0, 0.5, -1.5, 2.75])
-
-
 REWARDS = st.lists(st.tuples(st.integers(-50, 50), st.integers(-50, 50)), min_size=1, max_size=30)
 
 

@@ -172,11 +172,7 @@ def test_no_pairs_and_refusals():
 
 
 ONE = Groups(torch.zeros(4, dtype=torch.int64), 1)
-
-
 UP = torch.arange(4.0)
-
-
 MEASURES = ["kendall", "spearman", "top order"]
 
 

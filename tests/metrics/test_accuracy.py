@@ -87,14 +87,9 @@ def test_interval_agrees_with_scipy_over_prompts() -> None:
     pairs = np.bincount(prompt)
     gain = np.bincount(prompt, weights=(refined > 0).astype(float) - (base > 0))
     theirs = stats.bootstrap(
-        (gain, pairs),
-        lambda g, n, axis: g.sum(axis=axis) / n.sum(axis=axis),
-        n_resamples=6000,
-        paired=True,
-        vectorized=True,
-        method="percentile",
-        rng=np.random.default_rng(6),
-    ).confidence_interval
+        (gain, pairs), lambda g, n, axis: g.sum(axis=axis) / n.sum(axis=axis), n_resamples=6000, paired=True,
+        vectorized=True, method="percentile", rng=np.random.default_rng(6),
+    ).confidence_interval  # fmt: skip
     assert ends(ours.difference) == pytest.approx(theirs, abs=0.08 * (theirs.high - theirs.low))
 
 

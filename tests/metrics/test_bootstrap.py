@@ -42,15 +42,11 @@ def test_one_cluster_has_no_resamples() -> None:
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"resamples": 0}, "resamples is 0"),
-        ({"resamples": 2.5}, "resamples is 2.5"),
-        ({"resamples": True}, "resamples is True"),
-        ({"seed": -1}, "seed is -1"),
-        ({"level": 0.0}, "level is 0.0"),
-        ({"level": 1.0}, "level is 1.0"),
-        ({"level": float("nan")}, "level is nan"),
+        ({"resamples": 0}, "resamples is 0"), ({"resamples": 2.5}, "resamples is 2.5"),
+        ({"resamples": True}, "resamples is True"), ({"seed": -1}, "seed is -1"), ({"level": 0.0}, "level is 0.0"),
+        ({"level": 1.0}, "level is 1.0"), ({"level": float("nan")}, "level is nan"),
     ],
-)
+)  # fmt: skip
 def test_a_bootstrap_outside_its_range_is_refused(wrong: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         Bootstrap(**wrong)

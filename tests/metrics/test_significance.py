@@ -238,12 +238,9 @@ def test_agrees_with_scipy() -> None:
 
     def theirs(difference: np.ndarray, resamples: int) -> float:
         result = stats.permutation_test(
-            (difference, np.zeros(len(difference))),
-            lambda x, y, axis: np.sum(x - y, axis=axis),
-            permutation_type="samples",
-            n_resamples=resamples,
-            rng=np.random.default_rng(1),
-        )
+            (difference, np.zeros(len(difference))), lambda x, y, axis: np.sum(x - y, axis=axis),
+            permutation_type="samples", n_resamples=resamples, rng=np.random.default_rng(1),
+        )  # fmt: skip
         return float(result.pvalue)
 
     assert permutation_test(small[:, None])[0] == pytest.approx(theirs(small, 2000))  # 1,024 patterns: exact

@@ -135,8 +135,6 @@ def test_kl_bound_is_that_of_independent_draws(n):
 
 
 BETAS = [0.05, 0.3, 1.0, 10.0]
-
-
 KLS = [0.0, 0.01, 0.2, 0.9, 5.0]
 
 

@@ -29,7 +29,6 @@ NAN, INF = math.nan, math.inf
 GROUPS, TWO, THREE, TABLE = Groups.of([0, 0, 1]), torch.zeros(2), torch.zeros(3), torch.zeros(3, 2)
 SELECT = (reward_ranked_top, reward_ranked_local, lambda r, g: contrastive_subsample(r, g, 2))
 ADVANTAGES = (group_advantage, leave_one_out_advantage)
-
 CASES = [
     *((lambda f=f: f(TWO, GROUPS), ValueError, "each of 3 rows") for f in ADVANTAGES),
     (lambda: attribute_advantage(TABLE, GROUPS, "sum", THREE), ValueError,

@@ -150,11 +150,7 @@ def test_levels_of_few_equal_and_padded_references(how):
 
 
 RUNNING_SHAPES: list[Callable[[torch.Tensor, RunningStatistics], torch.Tensor]]
-
-
 RUNNING_SHAPES = [running_standardized, running_min_max, running_clipped]
-
-
 REWARDS = st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=30)
 
 
