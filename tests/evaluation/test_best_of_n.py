@@ -163,11 +163,7 @@ def test_small_pools_are_left_out_and_counted() -> None:
     assert len(shorter.along["noisy"]["n"].x) == 3 and shorter.prompts == 19
     with pytest.raises(DataError, match="No prompt has 7 responses or more; the most are 6"):
         select(given, least=7)
-
-
-def test_how_far_curves_go() -> None:
-    assert longest_axis(np.full(10, 7)) == 7
-    assert longest_axis(np.array([2, 3, *[7] * 8])) == 3
+    assert longest_axis(np.full(10, 7)) == 7 and longest_axis(np.array([2, 3, *[7] * 8])) == 3
 
 
 def test_one_prompt_has_no_interval_but_plain_json() -> None:

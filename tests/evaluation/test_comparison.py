@@ -39,9 +39,10 @@ from ebrm.metrics import Bootstrap, Estimate, holm
 OVERALL = (Score("overall", "overall", {"all": 1.0}),)
 
 
-def of_all(seed: int = 0) -> Evaluation:
+@pytest.fixture(scope="module")
+def of_all() -> Evaluation:
     scored = [ScoredBenchmark(made, three(made)) for made in all_kinds()]
-    return evaluate_scores(scored, "rm", bootstrap=Bootstrap(100, seed=seed), permutations=199)
+    return evaluate_scores(scored, "rm", bootstrap=Bootstrap(100), permutations=199)
 
 
 @pytest.mark.parametrize("made", all_kinds(), ids=lambda made: made.name)
@@ -86,35 +87,30 @@ def test_left_out_items_are_in_no_number() -> None:
     assert repr(replace(found, **same)) == repr(clean)
 
 
-def test_the_seed_decides_and_the_order_of_items_does_not() -> None:
-    made = pool(count=30)
-    scorers = three(made)
-    there = compare(made, scorers, "rm", bootstrap=Bootstrap(100, seed=4), permutations=199)
-    assert repr(compare(made, scorers, "rm", bootstrap=Bootstrap(100, seed=4), permutations=199)) == repr(there)
-    order = np.random.default_rng(0).permutation(30)
-    turned = compare(
-        made.take(order), [one.take(order) for one in scorers], "rm", bootstrap=Bootstrap(100, seed=4), permutations=199
-    )
-    assert repr(turned) == repr(there)
-    assert repr(compare(made, scorers, "rm", bootstrap=Bootstrap(100, seed=5), permutations=199)) != repr(there)
+@pytest.mark.parametrize("made", all_kinds(), ids=lambda made: made.name)
+def test_the_seed_decides_and_the_order_of_items_does_not(made: Benchmark) -> None:
+    def found(made: Benchmark, scorers: Sequence[Scores], seed: int) -> str:
+        result = compare(made, scorers, "rm", bootstrap=Bootstrap(100, seed=seed), permutations=199)
+        with np.printoptions(threshold=10**6, floatmode="unique"):
+            return repr(result)
+
+    scorers, order = three(made), np.random.default_rng(0).permutation(len(made))
+    there = found(made, scorers, 4)
+    assert found(made, scorers, 4) == there != found(made, scorers, 5)
+    assert found(made.take(order), [one.take(order) for one in scorers], 4) == there
 
 
-def test_pairs_are_drawn_with_the_seed() -> None:
+def test_an_items_pairs_depend_on_seed_and_id_alone() -> None:
     made = pool(count=10, responses=9)
     rm = plain_scores(made, "rm")
-    first, second = (
-        compare(made, [rm], "rm", bootstrap=Bootstrap(100, seed=seed), permutations=199).scorers["rm"].margins
-        for seed in (0, 1)
-    )
-    assert len(first) == len(second) == 90 and first.tolist() != second.tolist()
 
+    def margins(rows: Sequence[int], seed: int = 0) -> np.ndarray:
+        scorer, bootstrap = rm.take(np.array(rows)), Bootstrap(100, seed=seed)
+        return compare(made.take(rows), [scorer], "rm", bootstrap=bootstrap, permutations=199).scorers["rm"].margins
 
-def test_an_items_pairs_do_not_depend_on_other_items() -> None:
-    made = pool(count=10, responses=9)
-    rm = plain_scores(made, "rm")
-    whole = compare(made, [rm], "rm", permutations=199).scorers["rm"].margins
-    part = compare(made.take([3, 7]), [rm.take(np.array([3, 7]))], "rm", permutations=199).scorers["rm"].margins
-    np.testing.assert_array_equal(part, np.concatenate([whole[27:36], whole[63:72]]))
+    whole, other = margins(range(10)), margins(range(10), seed=1)
+    assert len(whole) == len(other) == 90 and whole.tolist() != other.tolist()
+    np.testing.assert_array_equal(margins([3, 7]), np.concatenate([whole[27:36], whole[63:72]]))
 
 
 def overall(results: Evaluation | Mapping[str, BenchmarkResult]) -> list[tuple[float, float]]:
@@ -123,9 +119,8 @@ def overall(results: Evaluation | Mapping[str, BenchmarkResult]) -> list[tuple[f
     return [(cell.p, cell.p_holm) for cell in cells if cell.p is not None and cell.p_holm is not None]
 
 
-def test_overall_scores_are_one_family_over_all_benchmarks() -> None:
-    evaluation = of_all()
-    found = overall(evaluation)
+def test_overall_scores_are_one_family_over_all_benchmarks(of_all: Evaluation) -> None:
+    found = overall(of_all)
     assert len(found) == 8
     assert [p_holm for _, p_holm in found] == pytest.approx(holm([p for p, _ in found]))
     alone = {
@@ -133,7 +128,7 @@ def test_overall_scores_are_one_family_over_all_benchmarks() -> None:
     }
     assert [p for p, _ in overall(alone)] == [p for p, _ in found]
     assert [p for _, p in overall(alone)] != [p for _, p in found]
-    for result in evaluation.benchmarks:
+    for result in of_all.benchmarks:
         assert result.scorers["rm"].entries["overall"].p_holm is None
         for name in result.scorers:
             for score in result.scores[1:]:
@@ -158,15 +153,8 @@ def test_an_evaluation_says_how_it_was_made() -> None:
     assert list(evaluation.seconds) == ["reading", "compare"] and evaluation.seconds["compare"] >= 0
     (result,) = evaluation.benchmarks
     assert result.excluded == {"not sampled": 7}
-    direct = compare(
-        made,
-        three(made),
-        "poor",
-        bootstrap=Bootstrap(100, level=0.9, seed=3),
-        excluded={"not sampled": 7},
-        permutations=199,
-    )
-    assert repr(result) == repr(direct)
+    settings = {"bootstrap": Bootstrap(100, level=0.9, seed=3), "permutations": 199}
+    assert repr(result) == repr(compare(made, three(made), "poor", excluded={"not sampled": 7}, **settings))
 
 
 def test_one_scorer_alone() -> None:
@@ -186,36 +174,29 @@ def test_regressions_need_a_base_that_is_there() -> None:
 
 
 def test_what_cannot_be_compared() -> None:
-    made = pairwise()
-    scorers = three(made)
-    with pytest.raises(ConfigError, match="'nobody' is not among .* rm, rm-refined, poor"):
-        compare(made, scorers, "nobody", permutations=199)
-    with pytest.raises(ConfigError, match="no benchmark"):
-        evaluate_scores([], "rm")
-    with pytest.raises(ConfigError, match="same name: pairs"):
-        evaluate_scores([ScoredBenchmark(made, scorers), ScoredBenchmark(made, scorers)], "rm", permutations=199)
-    other = best_of()
-    with pytest.raises(ValueError, match="best-of was scored by"):
-        evaluate_scores(
-            [ScoredBenchmark(made, scorers), ScoredBenchmark(other, three(other)[:2])], "rm", permutations=199
-        )
-    with pytest.raises(ValueError, match="was scored by"):
-        evaluate_scores(
-            [ScoredBenchmark(made, scorers), ScoredBenchmark(other, three(other)[::-1])], "rm", permutations=199
-        )
+    made, other = pairwise(), best_of()
+    scorers, others = three(made), three(other)
+    here = ScoredBenchmark(made, scorers)
     nothing = Scores("rm", np.full((len(made), 2), np.nan))
-    with pytest.raises(DataError, match="Pairs: there is no item"):
-        evaluate_scores([ScoredBenchmark(made, (nothing, *scorers[1:]))], "rm", permutations=199)
+    for error, said, scored, reference in (
+        (ConfigError, "'nobody' is not among .* rm, rm-refined, poor", [here], "nobody"),
+        (ConfigError, "no benchmark", [], "rm"),
+        (ConfigError, "same name: pairs", [here, here], "rm"),
+        (ValueError, "best-of was scored by", [here, ScoredBenchmark(other, others[:2])], "rm"),
+        (ValueError, "was scored by", [here, ScoredBenchmark(other, others[::-1])], "rm"),
+        (DataError, "Pairs: there is no item", [ScoredBenchmark(made, (nothing, *scorers[1:]))], "rm"),
+    ):
+        with pytest.raises(error, match=said):
+            evaluate_scores(scored, reference, permutations=199)
 
 
-def test_gains_over_the_own_base_are_corrected_over_all_benchmarks() -> None:
-    found = of_all()
-    cells = [result.scorers["rm-refined"].entries["overall"] for result in found.benchmarks]
+def test_gains_over_the_own_base_are_corrected_over_all_benchmarks(of_all: Evaluation) -> None:
+    cells = [result.scorers["rm-refined"].entries["overall"] for result in of_all.benchmarks]
     expected = holm([cell.p_gain for cell in cells])
     assert [cell.p_gain_holm for cell in cells] == pytest.approx(expected)
     assert any(cell.p_gain_holm != cell.p_gain for cell in cells)
     assert all(
-        result.scorers[name].entries["overall"].gain is None for result in found.benchmarks for name in ("rm", "poor")
+        result.scorers[name].entries["overall"].gain is None for result in of_all.benchmarks for name in ("rm", "poor")
     )
 
 
@@ -251,14 +232,6 @@ def test_values_are_the_weighted_means_of_the_rules_terms(made: Benchmark) -> No
                 expected = sum(weight * mean[name] for name, weight in score.weights.items())
                 cell = found[scores.name].entries[score.name]
                 assert (cell.value if ties is None else cell.shared).value == pytest.approx(expected, abs=1e-12)
-
-
-@pytest.mark.parametrize("made", all_kinds(), ids=lambda made: made.name)
-def test_nothing_depends_on_the_order_of_items(made: Benchmark) -> None:
-    order = np.random.default_rng(5).permutation(len(made))
-    scorers = tuple(replace(one, prefer=None) for one in three(made))
-    turned = tuple(one.take(order) for one in scorers)
-    assert repr(stand(made.take(order), turned)) == repr(stand(made, scorers))
 
 
 def test_ties_are_counted_both_ways() -> None:
@@ -431,39 +404,33 @@ def sets(values: Official, names: Sequence[str]) -> tuple[list[str], list[str]]:
     return best, close
 
 
-def test_best_and_not_clearly_worse() -> None:
-    ones = [1.0] * 40
-    assert sets(made_values([ones, [1.0] * 38 + [0.0] * 2, [0.0] * 40]), ["a", "b", "c"]) == (["a"], ["b"])
-    assert sets(made_values([[0.0] * 40, ones]), ["a", "b"]) == (["b"], [])
-    assert sets(made_values([ones]), ["a"]) == ([], [])
+ONES, ZEROS, LESS = [1.0] * 40, [0.0] * 40, [0.0] * 6 + [1.0] * 34
 
 
-def test_several_may_be_the_best() -> None:
-    first, second = [1.0, 0.0] * 20, [0.0, 1.0] * 20
-    assert sets(made_values([first, second, [0.0] * 40]), ["a", "b", "c"]) == (["a", "b"], [])
-    rounded = [np.nextafter(0.5, 1)] * 40
-    assert sets(made_values([rounded, [0.5] * 40]), ["a", "b"]) == (["a", "b"], [])
-
-
-def test_not_worse_is_corrected_for_the_number_of_scorers() -> None:
-    # Six items of 40 lost and none won: p = 2 / 2^6 = 0.031, twice that with two others to test.
-    best, less = [1.0] * 40, [0.0] * 6 + [1.0] * 34
-    assert sets(made_values([best, less]), ["a", "b"]) == (["a"], [])
-    assert sets(made_values([best, less, less[::-1]]), ["a", "b", "c"]) == (["a"], ["b", "c"])
-    # One that is as good as the best is one of the tests too.
-    assert sets(made_values([best, less, best]), ["a", "b", "c"]) == (["a", "c"], ["b"])
-    # and so is one that is far away, but step-down spends nothing on it: 0.031 <= 0.05 / 1
-    assert sets(made_values([best, less, [0.0] * 40]), ["a", "b", "c"]) == (["a"], [])
+@pytest.mark.parametrize(
+    ("columns", "best", "close"),
+    [
+        ([ONES, [1.0] * 38 + [0.0] * 2, ZEROS], "a", "b"),
+        ([ZEROS, ONES], "b", ""),
+        ([ONES], "", ""),
+        ([[1.0, 0.0] * 20, [0.0, 1.0] * 20, ZEROS], "ab", ""),
+        ([[np.nextafter(0.5, 1)] * 40, [0.5] * 40], "ab", ""),
+        # Six items of 40 lost and none won: p = 2 / 2^6 = 0.031, twice that with two others to test.
+        ([ONES, LESS], "a", ""),
+        ([ONES, LESS, LESS[::-1]], "a", "bc"),
+        # One that is as good as the best is one of the tests too.
+        ([ONES, LESS, ONES], "ac", "b"),
+        # and so is one that is far away, but step-down spends nothing on it: 0.031 <= 0.05 / 1
+        ([ONES, LESS, ZEROS], "a", ""),
+    ],
+)
+def test_the_best_and_those_not_clearly_worse_among_several(columns: list[list[float]], best: str, close: str) -> None:
+    assert sets(made_values(columns), list("abc")[: len(columns)]) == (list(best), list(close))
 
 
 def test_fewer_than_two_prompts_have_no_interval() -> None:
-    made = benchmark(
-        [
-            item("a", (1, 0), "x", "alone"),
-            item("b", (1, 0), "x", "alone"),
-            *(item(f"c{n}", (1, 0), group="many") for n in range(9)),
-        ]
-    )
+    alone = [item(name, (1, 0), "x", "alone") for name in "ab"]
+    made = benchmark([*alone, *(item(f"c{n}", (1, 0), group="many") for n in range(9))])
     rm, _, poor = three(made)
     found = stand(made, (rm, poor))
     for name in ("rm", "poor"):
@@ -519,15 +486,8 @@ def test_gains_are_from_the_own_base_and_equal_differences_where_that_is_the_ref
 
     def cell(scorers: Sequence[Scores], reference: str) -> Entry:
         bases = [one.base for one in scorers]
-        found = standings(
-            official(made, scorers),
-            [one.name for one in scorers],
-            reference,
-            bases,
-            bootstrap=Bootstrap(200),
-            permutations=199,
-        )
-        return found["refined"].entries["overall"]
+        names, few = [one.name for one in scorers], {"bootstrap": Bootstrap(200), "permutations": 199}
+        return standings(official(made, scorers), names, reference, bases, **few)["refined"].entries["overall"]
 
     at_home = cell((rm, other, refined), "other")
     assert at_home.gain is not None and (at_home.gain, at_home.p_gain) == (at_home.difference, at_home.p)

@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 from tests.evaluation.suites import (
-    all_kinds,
     benchmark,
     best_of,
     item,
@@ -24,7 +23,7 @@ from tests.evaluation.suites import (
 )  # fmt: skip
 
 from ebrm.benchmarks import Benchmark, Score
-from ebrm.evaluation import MOST_RESAMPLES, ScoredBenchmark, Scores
+from ebrm.evaluation import MOST_RESAMPLES, Regression, ScoredBenchmark, Scores
 from ebrm.evaluation import measures as module
 from ebrm.evaluation.measures import (
     Measures,
@@ -35,7 +34,7 @@ from ebrm.evaluation.measures import (
     right_wrong_pairs,
     worst_regressions,
 )
-from ebrm.evaluation.results import Common, common_items, official_values
+from ebrm.evaluation.results import common_items, official_values
 from ebrm.metrics import (
     Bootstrap,
     Estimate,
@@ -154,16 +153,15 @@ def test_which_measures_apply() -> None:
 
 
 def test_one_to_many_and_reciprocal_rank() -> None:
-    made = benchmark(
-        [
-            item("first", (0, 1, 0)),
-            item("second", (1, 0, 0)),
-            item("tied", (1, 0, 0)),
-            item("last", (1, 0, 0, 0)),
-            item("pair", (1, 0)),
-            item("two right", (1, 1, 0)),
-        ]
+    gold = (
+        (0, 1, 0),
+        (1, 0, 0),
+        (1, 0, 0),
+        (1, 0, 0, 0),
+        (1, 0),
+        (1, 1, 0),
     )
+    made = benchmark([item(f"i{row}", one) for row, one in enumerate(gold)])
     reward = np.array(
         [[0.0, 5, 1, NAN], [2, 3, 1, NAN], [2, 2, 2, NAN], [0, 1, 2, 3], [0, 1, NAN, NAN], [0, 1, 2, NAN]]
     )
@@ -199,17 +197,10 @@ def test_items_without_an_order_are_in_no_rank_correlation() -> None:
     common = common_items(ScoredBenchmark(some, (Scores("rm", reward_of(made, 1.0, 1)),)))
     without = made.take([row for row in range(12) if row != 3])
     fewer = common_items(ScoredBenchmark(without, (Scores("rm", np.delete(reward_of(made, 1.0, 1), 3, axis=0)),)))
-    found = [
-        values(
-            measure(
-                each,
-                official_values(fewer),
-                right_wrong_pairs(each.gold, ids=[i.id for i in each.benchmark.items]),
-                bootstrap=Bootstrap(10),
-            )["rm"].metrics
-        )
-        for each in (common, fewer)
-    ]
+    found = []
+    for each in (common, fewer):
+        pairs = right_wrong_pairs(each.gold, ids=[i.id for i in each.benchmark.items])
+        found.append(values(measure(each, official_values(fewer), pairs, bootstrap=Bootstrap(10))["rm"].metrics))
     for name in ("kendall", "spearman", "accuracy", "pairs"):
         assert found[0][name] == pytest.approx(found[1][name]), name
 
@@ -311,16 +302,6 @@ def test_no_interval_from_one_cluster() -> None:
         assert math.isnan(found[name].low) and math.isfinite(found[name].value), name
 
 
-@pytest.mark.parametrize("made", all_kinds(), ids=lambda made: made.name)
-def test_nothing_depends_on_the_order_of_items(made: Benchmark) -> None:
-    order = np.random.default_rng(3).permutation(len(made))
-    scorers = three(made)
-    there = measured(made, scorers)
-    turned = measured(made.take(order), [one.take(order) for one in scorers])
-    for name, found in there.items():
-        assert same(found, turned[name])
-
-
 def test_a_constant_reward_has_no_margin_and_all_ties() -> None:
     made = pairwise()
     found = values(measured(made, (Scores("flat", np.full((len(made), 2), 7.0)),))["flat"].metrics)
@@ -339,12 +320,9 @@ def test_all_pairs_of_different_gold_the_better_first() -> None:
     assert pairs.weight.tolist() == [1.0, 0.5, 0.5]
     assert len(pairs) == 3
     assert {pairs.item.dtype, pairs.a.dtype, pairs.b.dtype} == {np.dtype(np.int64)}
-
-
-def test_three_right_and_three_wrong_give_all_nine() -> None:
     pairs = right_wrong_pairs(np.array([[1.0, 1.0, 1.0, 0.0, 0.0, 0.0]]))
-    assert rows(pairs) == [(0, a, b) for a in range(3) for b in range(3, 6)]
-    assert pairs.weight.tolist() == [1 / 9] * 9
+    assert rows(pairs) == [(0, a, b) for a in range(3) for b in range(3, 6)] and pairs.weight.tolist() == [1 / 9] * 9
+    assert len(right_wrong_pairs(np.random.default_rng(0).random((1, 9)), ids=["\ud83d"])) == 9  # no UTF-8
 
 
 golds = st.lists(st.lists(st.sampled_from([0.0, 0.5, 1.0, NAN]), min_size=5, max_size=5), min_size=1, max_size=8)
@@ -360,23 +338,6 @@ def test_pairs_are_right_and_as_many_as_they_can_be(table: list[list[float]], mo
         possible = sum(x > y for x in gold[row] for y in gold[row])
         assert (pairs.item == row).sum() == min(most, possible)
         assert pairs.weight[pairs.item == row].sum() == pytest.approx(float(possible > 0))
-
-
-def test_the_draw_of_an_item_depends_on_seed_and_id_alone() -> None:
-    generator = np.random.default_rng(0)
-    gold = generator.random((30, 12))
-    ids = [f"item {row}" for row in range(30)]
-    there = right_wrong_pairs(gold, ids=ids)
-    order = generator.permutation(30)
-    other = right_wrong_pairs(gold[order], ids=[ids[row] for row in order])
-    assert sorted((ids[order[row]], a, b) for row, a, b in rows(other)) == sorted(
-        (ids[row], a, b) for row, a, b in rows(there)
-    )
-    alone = right_wrong_pairs(gold[7:8], ids=ids[7:8])
-    assert [(a, b) for _, a, b in rows(alone)] == [(a, b) for row, a, b in rows(there) if row == 7]
-    assert rows(right_wrong_pairs(gold, seed=1, ids=ids)) != rows(there)
-    assert rows(right_wrong_pairs(gold, ids=ids)) == rows(there)
-    assert rows(right_wrong_pairs(gold)) == rows(right_wrong_pairs(gold, ids=[str(row) for row in range(30)]))
 
 
 def test_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -405,10 +366,6 @@ def test_no_items_give_no_pairs() -> None:
     assert len(pairs) == 0 and pairs.item.dtype == np.int64 and pairs.weight.dtype == np.float64
 
 
-def test_ids_may_hold_what_utf_8_cannot() -> None:
-    assert len(right_wrong_pairs(np.random.default_rng(0).random((1, 9)), ids=["\ud83d"])) == 9
-
-
 def test_what_cannot_be() -> None:
     with pytest.raises(ValueError, match="most is 0"):
         right_wrong_pairs(np.ones((1, 2)), most=0)
@@ -416,34 +373,31 @@ def test_what_cannot_be() -> None:
         right_wrong_pairs(np.ones((2, 2)), ids=["a"])
 
 
-def both(common: Common) -> tuple[Scores, Scores]:
-    return common.scorers[0], common.scorers[1]
+def regressions(made: Benchmark, scorers: Sequence[Scores], **most: int) -> tuple[Regression, ...]:
+    common = common_items(ScoredBenchmark(made, scorers))
+    return worst_regressions(common, right_wrong_pairs(common.gold), *common.scorers, **most)
 
 
-def flips(item_of: list[int], weight: list[float], base: list[float], refined: list[float]) -> tuple[int, int]:
-    return count_flips(np.array(item_of), np.array(weight), np.array(base), np.array(refined))
-
-
-def test_flips_of_right_or_wrong_items() -> None:
-    assert flips([0, 1, 2, 3, 4], [0.2] * 5, [0, 0, 1, 1, 0], [1, 1, 0, 1, 0]) == (2, 1)
-
-
-def test_values_that_differ_by_rounding_are_no_flip() -> None:
-    assert flips([0, 1], [1, 1], [0.1 + 0.2, 0.5], [0.3, 0.5 + 1e-8]) == (1, 0)
-    assert flips([0, 1], [1, 1], [0.3, 0.5 + 1e-8], [0.1 + 0.2, 0.5]) == (0, 1)
-
-
-def test_items_with_several_values_count_once_by_their_weights() -> None:
-    # The second value weighs more, so the item is worse although the first rose by as much.
-    assert flips([0, 0], [0.1, 0.3], [0, 1], [1, 0]) == (0, 1)
-    assert flips([0, 0], [0.3, 0.1], [0, 1], [1, 0]) == (1, 0)
-    assert flips([0, 0], [0.5, 0.5], [0, 1], [1, 0]) == (0, 0)
-    # A value in no overall score does not matter beside one that is, and is all there is where none is.
-    assert flips([0, 0, 1, 1], [0.0, 0.5, 0.0, 0.0], [0, 1, 0, 1], [1, 0.9, 1, 0.5]) == (1, 1)
-
-
-def test_small_weights_do_not_hide_flips() -> None:
-    assert flips([0, 1], [1e-12, 1e-12], [0, 1], [1, 0]) == (1, 1)
+@pytest.mark.parametrize(
+    ("item_of", "weight", "base", "refined", "expected"),
+    [
+        ([0, 1, 2, 3, 4], [0.2] * 5, [0, 0, 1, 1, 0], [1, 1, 0, 1, 0], (2, 1)),
+        # Values that differ by rounding are no flip, and small weights hide none.
+        ([0, 1], [1, 1], [0.1 + 0.2, 0.5], [0.3, 0.5 + 1e-8], (1, 0)),
+        ([0, 1], [1, 1], [0.3, 0.5 + 1e-8], [0.1 + 0.2, 0.5], (0, 1)),
+        ([0, 1], [1e-12, 1e-12], [0, 1], [1, 0], (1, 1)),
+        # The second value weighs more, so the item is worse although the first rose by as much.
+        ([0, 0], [0.1, 0.3], [0, 1], [1, 0], (0, 1)),
+        ([0, 0], [0.3, 0.1], [0, 1], [1, 0], (1, 0)),
+        ([0, 0], [0.5, 0.5], [0, 1], [1, 0], (0, 0)),
+        # A value in no overall score does not matter beside one that is, and is all there is where none is.
+        ([0, 0, 1, 1], [0.0, 0.5, 0.0, 0.0], [0, 1, 0, 1], [1, 0.9, 1, 0.5], (1, 1)),
+    ],
+)
+def test_flips_count_each_item_once(
+    item_of: list[int], weight: list[float], base: list[float], refined: list[float], expected: tuple[int, int]
+) -> None:
+    assert count_flips(np.array(item_of), np.array(weight), np.array(base), np.array(refined)) == expected
 
 
 def test_the_unit_is_the_spread_of_all_rewards() -> None:
@@ -467,15 +421,14 @@ def test_the_worst_regressions_first_one_a_prompt() -> None:
     )
     base = np.array([[2.0, 0], [1, 0], [0, 2.5], [1.5, 0], [1, 0], [0, 1], [0, 1], [1, 1]])
     refined = np.array([[1.0, 0], [0, 0.1], [2.5, 0], [0, 0.2], [0.5, 0.5], [0, 3], [3, 0], [0, 9]])
-    common = common_items(ScoredBenchmark(made, (Scores("rm", base), Scores("new", refined, "rm"))))
-    pairs = right_wrong_pairs(common.gold)
-    found = worst_regressions(common, pairs, *both(common))
+    scorers = (Scores("rm", base), Scores("new", refined, "rm"))
+    found = regressions(made, scorers)
     assert [one.item for one in found] == ["large", "larger, same prompt", "tied"]
     large = found[0]
     assert (large.prompt, large.group, large.scorer) == ("c", "maths", "new")
     assert (large.right, large.wrong) == ("xxxx", "xxx")
     assert (large.base, large.refined) == ((2.5, 0.0), (0.0, 2.5))
-    assert [one.item for one in worst_regressions(common, pairs, *both(common), most=1)] == ["large"]
+    assert [one.item for one in regressions(made, scorers, most=1)] == ["large"]
 
 
 def test_equal_drops_come_in_the_order_of_ids() -> None:
@@ -485,8 +438,7 @@ def test_equal_drops_come_in_the_order_of_ids() -> None:
     large = generator.random(300) < 0.5
     base = np.where(large[:, None], [[2.0, 0.0]], [[1.0, 0.0]])
     scorers = (Scores("rm", base), Scores("new", base[:, ::-1], "rm"))
-    common = common_items(ScoredBenchmark(made, scorers))
-    found = worst_regressions(common, right_wrong_pairs(common.gold), *both(common), most=300)
+    found = regressions(made, scorers, most=300)
     expected = sorted(np.array(names)[large]) + sorted(np.array(names)[~large])
     assert [one.item for one in found] == expected
 
@@ -494,12 +446,9 @@ def test_equal_drops_come_in_the_order_of_ids() -> None:
 def test_drops_are_measured_in_each_scorers_own_unit() -> None:
     made = pairwise(count=400, prompts=400)
     rm, refined = plain_scores(made, "rm"), refined_scores(made, "new", "rm", 0.6, 2)
-    common = common_items(ScoredBenchmark(made, (rm, refined)))
-    pairs = right_wrong_pairs(common.gold)
-    found = worst_regressions(common, pairs, *both(common))
+    found = regressions(made, (rm, refined))
     assert len(found) == 6
-    larger = (rm, replace(refined, reward=1000 * refined.reward + 5))
-    again = worst_regressions(common, pairs, *larger)
+    again = regressions(made, (rm, replace(refined, reward=1000 * refined.reward + 5)))
     assert [one.item for one in again] == [one.item for one in found]
     unit = [reward_unit(one.reward) for one in (rm, refined)]
     drops = [(one.base[0] - one.base[1]) / unit[0] - (one.refined[0] - one.refined[1]) / unit[1] for one in found]
@@ -509,23 +458,9 @@ def test_drops_are_measured_in_each_scorers_own_unit() -> None:
     assert drops == pytest.approx(np.sort((first / unit[0] - second / unit[1])[lost])[::-1][:6])
 
 
-def test_regressions_do_not_depend_on_the_order_of_items() -> None:
-    made = best_of(count=80)
-    scorers = (plain_scores(made, "rm", digits=1), replace(refined_scores(made, "new", "rm", 0.3), prefer=None))
-    order = np.random.default_rng(0).permutation(len(made))
-    found = []
-    for which in (np.arange(len(made)), order):
-        common = common_items(ScoredBenchmark(made.take(which), [one.take(which) for one in scorers]))
-        pairs = right_wrong_pairs(common.gold, ids=[one.id for one in common.benchmark.items])
-        found.append(worst_regressions(common, pairs, *both(common)))
-    assert found[0] == found[1] and len(found[0]) == 6
-
-
 def test_turns_are_told_apart() -> None:
     made = benchmark([item("a", (1, 0))])
     turns = ({"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello."})
     made = replace(made, items=(replace(made.items[0], prompt=turns),))
     scorers = (Scores("rm", np.array([[1.0, 0.0]])), Scores("new", np.array([[0.0, 1.0]]), "rm"))
-    common = common_items(ScoredBenchmark(made, scorers))
-    found = worst_regressions(common, right_wrong_pairs(common.gold), *scorers)
-    assert found[0].prompt == "system: Be brief.\n\nuser: Hello."
+    assert regressions(made, scorers)[0].prompt == "system: Be brief.\n\nuser: Hello."

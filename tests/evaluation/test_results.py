@@ -71,43 +71,26 @@ def test_nothing_left_says_why() -> None:
     assert "rm-refined" not in said
 
 
-def test_no_items_and_no_scorers() -> None:
-    made = pairwise(count=4)
+def test_what_does_not_fit_is_refused() -> None:
+    made = best_of(count=6)
+    rm = plain_scores(made, "rm")
+    beyond = np.where(np.isnan(rm.reward), 0.0, rm.reward)
+    for error, said, scorers in (
+        (ConfigError, "no reward model", ()),
+        (ConfigError, "same name: rm", (rm, rm)),
+        (ValueError, "rewards", (Scores("rm", rm.reward[:, :2]),)),
+        (ValueError, "where there is no response", (Scores("rm", beyond),)),
+        *((ValueError, f"item {k} is unscored", (Scores("rm", rm.reward, unscored={k: "?"}),)) for k in (6, -1)),
+    ):
+        with pytest.raises(error, match=said):
+            common_items(ScoredBenchmark(made, scorers))
     with pytest.raises(DataError, match="no items left to score"):
         common_items(ScoredBenchmark(made.take([]), (Scores("rm", np.empty((0, 2))),)))
-    with pytest.raises(ConfigError, match="no reward model"):
-        common_items(ScoredBenchmark(made, ()))
-    rm = plain_scores(made, "rm")
-    with pytest.raises(ConfigError, match="same name: rm"):
-        common_items(ScoredBenchmark(made, (rm, rm)))
-
-
-def test_rewards_that_do_not_fit() -> None:
-    made = best_of(count=6)
-    good = plain_scores(made, "rm").reward
-    with pytest.raises(ValueError, match="rewards"):
-        common_items(ScoredBenchmark(made, (Scores("rm", good[:, :2]),)))
-    row, column = np.argwhere(np.isnan(good))[0]
-    bad = good.copy()
-    bad[row, column] = 0.0
-    with pytest.raises(ValueError, match="where there is no response"):
-        common_items(ScoredBenchmark(made, (Scores("rm", bad),)))
-    for place in (6, -1):
-        with pytest.raises(ValueError, match=f"item {place} is unscored"):
-            common_items(ScoredBenchmark(made, (Scores("rm", good, unscored={place: "?"}),)))
 
 
 def test_clusters_and_prompts() -> None:
-    made = benchmark(
-        [
-            item("a", (1, 0), prompt="same"),
-            item("b", (1, 0), prompt="same"),
-            item("c", (1, 0), prompt="other", cluster="pair 1"),
-            item("d", (1, 0), prompt="third", cluster="pair 1"),
-            item("e", (1, 0), prompt="third", cluster="pair 1"),
-            item("f", (1, 0), prompt="same", cluster="pair 2"),
-        ]
-    )
+    prompts, clusters = ("same", "same", "other", "third", "third", "same"), ("", "", *["pair 1"] * 3, "pair 2")
+    made = benchmark([item(name, (1, 0), p, cluster=c) for name, p, c in zip("abcdef", prompts, clusters, strict=True)])
     common = common_items(ScoredBenchmark(made, (plain_scores(made, "rm"),)))
     a, b, c, d, e, f = common.cluster.tolist()
     assert a == b and c == d == e and len({a, c, f}) == 3

@@ -4,31 +4,29 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from ebrm.benchmarks import Score
 from ebrm.errors import DataError
-from ebrm.evaluation import SIGNIFICANT, BenchmarkResult, Entry, Evaluation, Regression, apart
+from ebrm.evaluation import SIGNIFICANT, BenchmarkResult, Entry, Evaluation, Regression, ScorerResult, apart
 from ebrm.metrics import Estimate
 from ebrm.report import figures
 from ebrm.report.figures import ForestRow, PanelKind
-from ebrm.report.page import number, render
+from ebrm.report.page import FEW_PROMPTS, number, render
 from ebrm.report.tables import ABSTENTION, CALIBRATION, FLIPS, ORDER, PAIRS, Column, known_metrics
-from ebrm.report.words import NO_BREAK, count, listing, name_in_text, percent, reward_digits, setting_rows
+from ebrm.report.words import name_in_text
 from ebrm.utils.files import write_text
 
-#: With fewer prompts a bootstrap interval is too narrow to rely on.
-FEW_PROMPTS = 20
 _LARGEST, _MOST_LARGEST = 10, 15  # differences listed on each side; the second if so many are significant
 _FEW_BENCHMARKS = 3  # with so few, their sections are in the forest plots too
 _CARDS = 24
 _OPEN_SCORES, _OPEN_ROWS, _OPEN_METRICS = 10, 60, 12  # longer tables are folded
 _FIGURES = 36  # curves of one kind, but at least one for each benchmark
 _WIDE = 4  # with so many scorers the page is wide, and intervals of differences are left to the figures
-_TILES = 8
-_NAMED_ITEMS = 5
 
 Verdict = Literal["better", "worse", "no clear difference", "not tested"]
 VERDICTS: tuple[Verdict, ...] = ("better", "worse", "no clear difference", "not tested")
@@ -63,61 +61,30 @@ def benchmark_page(evaluation: Evaluation, *, notes: Sequence[str] = ()) -> str:
             "Name one of them."
         )
     compared, refined = others(evaluation), refined_scorers(evaluation)
-    pairs = PAIRS if _tied(evaluation) else {name: column for name, column in PAIRS.items() if "ties" not in name}
-    curves = {
-        "calibration": (
-            panels(evaluation, "reliability"),
-            [metric_table(evaluation, "Calibration errors", CALIBRATION)],
-        ),
-        "abstention": (
-            panels(evaluation, "risk"),
-            [metric_table(evaluation, "Detection of errors by uncertainty", ABSTENTION)],
-        ),
+    tied = any(metrics["ties"].value > 0 for metrics in all_metrics(evaluation) if "ties" in metrics)
+    pairs = PAIRS if tied else {name: column for name, column in PAIRS.items() if "ties" not in name}
+    measures: dict[str, tuple[PanelKind, dict[str, Mapping[str, Column]]]] = {
+        "calibration": ("reliability", {"Calibration errors": CALIBRATION}),
+        "abstention": ("risk", {"Detection of errors by uncertainty": ABSTENTION}),
         "rewards": (
-            panels(evaluation, "margin"),
-            [
-                metric_table(evaluation, "Pairs of a right and a wrong response", pairs),
-                metric_table(evaluation, "Order of several responses", ORDER),
-                metric_table(evaluation, "Further measures", unknown_metrics(evaluation)),
-            ],
+            "margin",
+            {
+                "Pairs of a right and a wrong response": pairs,
+                "Order of several responses": ORDER,
+                "Further measures": unknown_metrics(evaluation),
+            },
         ),
     }
-    shown = {
-        name: {"panels": drawn, "tables": [one for one in tables if one]} for name, (drawn, tables) in curves.items()
-    }
+    curves = {}
+    for id, (kind, captions) in measures.items():
+        tables = [metric_table(evaluation, caption, columns) for caption, columns in captions.items()]
+        curves[id] = {"panels": panels(evaluation, kind), "tables": [table for table in tables if table]}
     cards, lost = regressions(evaluation)
-    regressed = {"regressions": ("Worst regressions", "Worst regressions: no refined reward lost a pair.", cards)}
-    parts: dict[str, tuple[str, str, object]] = {  # id: title, what is said where it is missing, whether it is there
-        "scores": ("Scores", "", True),
-        "changes": (
-            f"Differences to {name_in_text(evaluation.reference)}",
-            "Differences: there is only one reward, and nothing to compare it with.",
-            compared,
-        ),
-        "calibration": (
-            "Calibration of P(right > wrong)",
-            "Calibration: none of these benchmarks has responses that are right or wrong, or it was not measured.",
-            any(shown["calibration"].values()),
-        ),
-        "abstention": (
-            "Uncertainty and error",
-            "Uncertainty and error: no uncertainty was measured.",
-            any(shown["abstention"].values()),
-        ),
-        "rewards": (
-            "Margins, length and order",
-            "Margins, length and order: they were not measured.",
-            any(shown["rewards"].values()),
-        ),
-        **(regressed if compared else {}),
-        "measured": ("How it was measured", "", True),
-    }
+    parts: dict[str, Any] = {id: any(shown.values()) for id, shown in curves.items()}
+    parts |= {"scores": True, "changes": compared, "measured": True} | ({"regressions": cards} if compared else {})
     return render(
         "benchmarks.html",
-        title=_title(evaluation),
-        headline=headline(evaluation),
-        sections={id: title for id, (title, _, there) in parts.items() if there},
-        missing=[otherwise for _, otherwise, there in parts.values() if not there],
+        parts=parts,
         notes=notes,
         wide=len(evaluation.bases) >= _WIDE,
         evaluation=evaluation,
@@ -130,23 +97,23 @@ def benchmark_page(evaluation: Evaluation, *, notes: Sequence[str] = ()) -> str:
         away=apart(evaluation),
         titles=titles(evaluation),
         verdicts=verdict_table(evaluation),
-        columns=scorer_columns(evaluation),
-        whole=overall_rows(evaluation),
+        subject=subject(evaluation),
+        known=known_scores(evaluation),
+        entry_of=entry_of,
+        whole=[_row(evaluation, b, b.scores[0], titles(evaluation)[b.name]) for b in evaluation.benchmarks],
         part_tables=part_tables(evaluation),
         bounds=score_bounds(evaluation),
-        tiles=tiles(evaluation),
         forests=forests(evaluation) if compared else {},
         largest=largest_differences(evaluation),
         listed=_listed(evaluation),
         hopeless=too_few_permutations(evaluation),
         flips=metric_table(evaluation, "Items fixed and broken by refining", FLIPS, refined) if refined else None,
         gains=gains(evaluation),
-        curves=shown,
-        not_drawn=_not_drawn(evaluation),
-        tied=_tied(evaluation),
+        curves=curves,
+        not_drawn=not_drawn(evaluation),
+        tied=tied,
         cards=cards,
         lost=lost,
-        measured=measured_tables(evaluation),
     )
 
 
@@ -211,85 +178,13 @@ def subject(evaluation: Evaluation) -> str | None:
     return compared[0] if len(compared) == 1 else refining[0] if len(refining) == 1 else None
 
 
-def headline(evaluation: Evaluation) -> str:
-    """The finding in one sentence."""
-    reference, total = name_in_text(evaluation.reference), len(evaluation.benchmarks)
-    where = name_in_text(evaluation.benchmarks[0].title) if total == 1 else f"{total} benchmarks"
-    table, who = verdict_table(evaluation), subject(evaluation)
-    if not others(evaluation):
-        scores = {titles(evaluation)[b.name]: entry_of(b, evaluation.reference) for b in evaluation.benchmarks}
-        known = {name: one.value.value for name, one in scores.items() if one and math.isfinite(one.value.value)}
-        if not known:
-            return f"{reference} has no score on {where}"
-        if total <= 2:
-            parts = [f"{percent(value)} on {name_in_text(name)}" for name, value in known.items()]
-            return f"{reference} scores {listing(parts)}"
-        ends = [f"{percent(known[name])} ({name_in_text(name)})" for name in sorted(known, key=known.__getitem__)]
-        return f"{reference} scores from {ends[0]} to {ends[-1]} on {where}"
-    if who is not None:
-        better, worse, _, untested = (len(table[who][word]) for word in VERDICTS)
-        name, on = name_in_text(who), where if total == 1 else f"any of {where}"
-        if untested == total:
-            return f"Too few prompts to tell {name} and {reference} apart on {on}"
-        if not better and not worse:
-            return f"No clear difference between {name} and {reference} on {on}"
-        if total in (better, worse):
-            word = "better" if better else "worse"
-            return f"{name} is {word} than {reference} on {where if total == 1 else f'all {where}'}"
-        return f"{name} is better than {reference} on {better or 'none'} of {where}, and worse on {worse or 'none'}"
-    wins = {name: len(row["highest"]) for name, row in table.items()}
-    most = max(wins.values())
-    if most == 0:
-        return f"No score to compare {count(len(wins), 'reward')} by"
-    leaders = [name for name, won in wins.items() if won == most]
-    clear = sum(len(table[name]["clearly highest"]) for name in leaders)
-    each = " each" if len(leaders) > 1 and total > 1 else ""
-    verb = "scores" if len(leaders) == 1 else "share the" if total == 1 else "score"
-    first = f"{listing([name_in_text(name) for name in leaders])}{each} {verb} highest"
-    if total == 1:
-        significantly = ", significantly so" if clear else ", but not significantly so" if len(leaders) == 1 else ""
-        return f"{first}{' score' if len(leaders) > 1 else ''} on {where}{significantly}"
-    return f"{first} on {most} of {where}" + (f", significantly on {clear or 'none'}" if len(leaders) == 1 else "")
-
-
-def tiles(evaluation: Evaluation) -> list[tuple[str, str, Estimate, str]]:
-    """Label, unit, estimate and role: scores of a lone reward, or the numbers of a comparison on one benchmark."""
-    compared, found = others(evaluation), list(evaluation.benchmarks)
-    if not compared:
-        scored = [(titles(evaluation)[b.name], entry_of(b, evaluation.reference)) for b in found]
-        known = [(name, one.value) for name, one in scored if one is not None and math.isfinite(one.value.value)]
-        if len(known) > _TILES:
-            ranked = sorted(known, key=lambda one: one[1].value)
-            known = [ranked[0], ranked[len(ranked) // 2], ranked[-1]]
-        return [(name, "%", value, "base") for name, value in known]
-    if len(compared) > 1 or len(found) > 1:
-        return []
-    base, entry = (entry_of(found[0], name) for name in (evaluation.reference, compared[0]))
-    if base is None or entry is None:
-        return []
-    return [
-        (evaluation.reference, "%", base.value, "base"),
-        (compared[0], "%", entry.value, "refined"),
-        ("Difference, percentage points", "points", entry.difference or _NAN, "ink"),
-    ]
-
-
-def _title(evaluation: Evaluation) -> str:
-    names = [name_in_text(name) for name in evaluation.bases]
-    who = listing(names) if len(names) < _WIDE else count(len(names), "reward model")
-    return f"{who} on {count(len(evaluation.benchmarks), 'benchmark')}"
+def known_scores(evaluation: Evaluation) -> list[tuple[str, Estimate]]:
+    """The reference's overall scores that there are, with the titles of the benchmarks."""
+    found = [(titles(evaluation)[b.name], entry_of(b, evaluation.reference)) for b in evaluation.benchmarks]
+    return [(title, one.value) for title, one in found if one is not None and math.isfinite(one.value.value)]
 
 
 # Scores
-
-
-def scorer_columns(evaluation: Evaluation) -> list[tuple[str, str]]:
-    """Heading of each scorer's column, and its part in the comparison."""
-    columns = []
-    for name, base in evaluation.bases.items():
-        parts = ["reference"] if name == evaluation.reference and others(evaluation) else []
-        columns.append((name, ", ".join([*parts, f"refines {base}"] if base is not None else parts)))
-    return columns
 
 
 def score_bounds(evaluation: Evaluation) -> tuple[float, float]:
@@ -303,13 +198,8 @@ def score_bounds(evaluation: Evaluation) -> tuple[float, float]:
     return low, max(high, low + 0.2)
 
 
-def overall_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
-    """The overall score of every benchmark as rows of a table."""
-    return [_row(evaluation, b, b.scores[0], titles(evaluation)[b.name]) for b in evaluation.benchmarks]
-
-
 def part_tables(evaluation: Evaluation) -> list[dict[str, Any]]:
-    """Sections and subsets of each benchmark: `caption`, `groups` (title, rows) and `folded`, the folded ones last."""
+    """Sections and subsets of each benchmark, the folded ones last."""
     chosen: list[tuple[BenchmarkResult, list[Score], bool]] = []
     for benchmark in evaluation.benchmarks:
         below = list(benchmark.scores[1:])
@@ -332,23 +222,18 @@ def _part(evaluation: Evaluation, benchmark: BenchmarkResult, scores: Sequence[S
         groups.setdefault(group, []).append(_row(evaluation, benchmark, score, score.name))
     if len(groups) > 1 and "" in groups:
         groups["other subsets"] = groups.pop("")
-    kinds = Counter(score.kind for score in scores)
-    caption = f"{titles(evaluation)[benchmark.name]}: " + listing(
-        [count(kinds[kind], kind) for kind in ("section", "subset") if kinds[kind]]
-    )
+    found = None
     if folded and others(evaluation):
         found = Counter(verdict(entry_of(benchmark, who, s.name)) for who in others(evaluation) for s in scores)
-        some = f"{found['better']} significantly better, {found['worse']} significantly worse"
-        caption += f" ({some if found['better'] or found['worse'] else 'no significant difference'})"
-    return {"caption": caption, "groups": groups, "folded": folded}
+    kinds = Counter(score.kind for score in scores)
+    title = titles(evaluation)[benchmark.name]
+    return {"title": title, "kinds": kinds, "found": found, "groups": groups, "folded": folded}
 
 
 def _row(evaluation: Evaluation, benchmark: BenchmarkResult, score: Score, name: str) -> dict[str, Any]:
-    items, prompts = benchmark.counts.get(score.name, (benchmark.items, benchmark.prompts))
-    detail = ", ".join(count(*one).replace(" ", NO_BREAK) for one in ((items, "item"), (prompts, "prompt")))
     return {
-        "name": name + (" *" if prompts < FEW_PROMPTS else ""),
-        "detail": detail,
+        "name": name,
+        "counts": benchmark.counts.get(score.name, (benchmark.items, benchmark.prompts)),
         "strong": score.kind != "subset",
         "cells": [_score_cell(evaluation, benchmark, score, scorer) for scorer in evaluation.bases],
     }
@@ -389,11 +274,8 @@ def part_entries(evaluation: Evaluation) -> Iterator[Part]:
 
 
 def too_few_permutations(evaluation: Evaluation) -> list[str]:
-    """What has so many tests that no p-value can be small enough: "the overall scores", and titles of benchmarks.
-
-    The smallest p-value that n random permutations can give is 1 / (n + 1), and Holm's method multiplies the smallest
-    of m by m. (Exact tests, where prompts are few, may go below.)
-    """
+    """What has so many tests that no p-value can be small enough: "the overall scores", and titles of benchmarks."""
+    # The smallest p-value of n random permutations is 1 / (n + 1), and Holm's method multiplies the smallest of m by m.
     tests = {"the overall scores": len(evaluation.benchmarks)}
     tests |= {titles(evaluation)[benchmark.name]: len(benchmark.scores) - 1 for benchmark in evaluation.benchmarks}
     most = SIGNIFICANT * (evaluation.permutations + 1) / max(1, len(others(evaluation)))
@@ -412,8 +294,8 @@ def _listed(evaluation: Evaluation) -> dict[str, int]:
     return {"all": len(parts), "better": found["better"], "worse": found["worse"], "enough": enough}
 
 
-def largest_differences(evaluation: Evaluation) -> list[tuple[str, list[dict[str, Any]]]]:
-    """Sections and subsets furthest above and below the reference: caption and rows, significant ones first."""
+def largest_differences(evaluation: Evaluation) -> list[tuple[str, list[dict[str, Any]], int]]:
+    """Sections and subsets furthest "above" and "below" the reference: rows, significant ones first, of how many."""
     parts = [one for one in part_entries(evaluation) if _prompts(*one[:2]) >= FEW_PROMPTS]
     tables = []
     for word, sign in (("above", 1), ("below", -1)):
@@ -423,45 +305,36 @@ def largest_differences(evaluation: Evaluation) -> list[tuple[str, list[dict[str
         side.sort(key=lambda one: (verdict(one[3]) not in VERDICTS[:2], -abs((one[3].difference or _NAN).value)))
         if side:
             shown = side[: min(max(clear, _LARGEST), _MOST_LARGEST)]
-            few = f", {len(shown)} of {len(side)}" if len(shown) < len(side) else ""
-            tables.append((f"Scores furthest {word} the reference{few}", [_change(evaluation, *one) for one in shown]))
+            tables.append((word, [_change(evaluation, *one) for one in shown], len(side)))
     return tables
 
 
 def _change(
-    evaluation: Evaluation, benchmark: BenchmarkResult, score: Score, scorer: str, entry: Entry
+    evaluation: Evaluation, benchmark: BenchmarkResult, score: Score, scorer: str, entry: Entry, gain: bool = False
 ) -> dict[str, Any]:
-    base = entry_of(benchmark, evaluation.reference, score.name)
-    prompts = count(_prompts(benchmark, score), "prompt").replace(" ", NO_BREAK)
+    """A row of a scorer's difference to the reference, or of its gain over its own base."""
+    base = entry_of(benchmark, (evaluation.bases[scorer] or "") if gain else evaluation.reference, score.name)
     return {
-        "name": score.name,
-        "detail": f"{titles(evaluation)[benchmark.name]}, {prompts}",
+        "name": titles(evaluation)[benchmark.name] if gain else score.name,
+        "on": "" if gain else titles(evaluation)[benchmark.name],
+        "prompts": _prompts(benchmark, score),
         "scorer": scorer,
         "from": None if base is None else base.value,
         "to": entry.value,
-        "difference": entry.difference or _NAN,
-        "verdict": verdict(entry),
-        "p": (entry.p_holm, entry.p),
+        "difference": (entry.gain if gain else entry.difference) or _NAN,
+        "verdict": "no clear difference" if gain else verdict(entry),
+        "p": (entry.p_gain_holm, entry.p_gain) if gain else (entry.p_holm, entry.p),
     }
 
 
 def gains(evaluation: Evaluation) -> list[dict[str, Any]]:
     """Overall scores of refined rewards minus those of their own base, where that is not the reference."""
-    rows = []
-    for name in apart(evaluation):
-        for benchmark in evaluation.benchmarks:
-            entry, base = entry_of(benchmark, name), evaluation.bases[name]
-            if entry is None or entry.gain is None or base is None:
-                continue
-            own = entry_of(benchmark, base)
-            rows.append(
-                {
-                    "name": titles(evaluation)[benchmark.name], "detail": "", "scorer": name,
-                    "from": None if own is None else own.value, "to": entry.value, "difference": entry.gain,
-                    "verdict": "no clear difference", "p": (entry.p_gain_holm, entry.p_gain),
-                }
-            )  # fmt: skip
-    return rows
+    return [
+        _change(evaluation, benchmark, benchmark.scores[0], name, entry, gain=True)
+        for name in apart(evaluation)
+        for benchmark in evaluation.benchmarks
+        if (entry := entry_of(benchmark, name)) is not None and entry.gain is not None
+    ]
 
 
 def forests(evaluation: Evaluation) -> dict[str, str]:
@@ -510,10 +383,6 @@ def all_metrics(evaluation: Evaluation) -> list[Mapping[str, Estimate]]:
     return [result.metrics for benchmark in evaluation.benchmarks for result in benchmark.scorers.values()]
 
 
-def _tied(evaluation: Evaluation) -> bool:
-    return any(metrics["ties"].value > 0 for metrics in all_metrics(evaluation) if "ties" in metrics)
-
-
 def unknown_metrics(evaluation: Evaluation) -> dict[str, Column]:
     """Metrics that no table has a column for, under the names they have."""
     found = dict.fromkeys(
@@ -525,17 +394,7 @@ def unknown_metrics(evaluation: Evaluation) -> dict[str, Column]:
 def metric_table(
     evaluation: Evaluation, caption: str, columns: Mapping[str, Column], scorers: Sequence[str] | None = None
 ) -> dict[str, Any] | None:
-    """A table of metrics: the scorers under each benchmark, or the benchmarks alone if there is one scorer.
-
-    Args:
-        evaluation: where the numbers are.
-        caption: what the table shows.
-        columns: metric to how it is written; those that no scorer has are left out.
-        scorers: which scorers; None: all.
-
-    Returns:
-        `caption`, `corner`, `columns`, `groups` (title, rows of name and metrics) and `folded`; None without metrics.
-    """
+    """A table of metrics, the scorers under each benchmark, or the benchmarks of a lone scorer; None without any."""
     scorers = list(evaluation.bases) if scorers is None else scorers
     found: dict[str, dict[str, Mapping[str, Estimate]]] = {
         titles(evaluation)[b.name]: {who: b.scorers[who].metrics for who in scorers if who in b.scorers}
@@ -559,11 +418,7 @@ def metric_table(
 
 
 def families(evaluation: Evaluation) -> list[dict[str, str]]:
-    """What is drawn together: every refined scorer with its base, and each scorer that is in no such pair.
-
-    Returns:
-        Role ("base", "refined") to scorer, one mapping a drawing, those with the reference first.
-    """
+    """Role ("base", "refined") to scorer of each drawing: pairs, and lone scorers; those with the reference first."""
     refined = refined_scorers(evaluation)
     bases = {evaluation.bases[name] for name in refined}
     found = []
@@ -579,51 +434,62 @@ def _drawn(evaluation: Evaluation) -> list[dict[str, str]]:
     return families(evaluation)[: max(1, _FIGURES // len(evaluation.benchmarks))]
 
 
-def _not_drawn(evaluation: Evaluation) -> list[str]:
+def not_drawn(evaluation: Evaluation) -> list[str]:
+    """Scorers for whose figures there is no space."""
     drawn = {who for roles in _drawn(evaluation) for who in roles.values()}
     return [name_in_text(who) for who in evaluation.bases if who not in drawn]
 
 
-#: Kind of panel to its title, and the metric above each figure with its unit.
-_PANELS: dict[PanelKind, tuple[str, str, str, str]] = {
-    "reliability": ("Accuracy against confidence", "ece", "ECE, %:", "%"),
-    "risk": ("Risk\u2013coverage curves", "aurc_gain_confidence", "AURC gain, points:", "%"),
-    "margin": ("Reward margins, right minus wrong response", "margin", "mean, in stds:", "3"),
-}
+@dataclass(frozen=True)
+class _Panel:
+    """A kind of panel: its title, the metric above each figure with its words and unit, and the drawing of a curve."""
+
+    title: str
+    metric: str
+    words: str
+    unit: str
+    curve: Callable[[ScorerResult], Any]  # None where there is none
+    draw: Callable[[str, str, Any], str]
+
+
+_PANELS: dict[PanelKind, _Panel] = {
+    "reliability": _Panel(
+        "Accuracy against confidence", "ece", "ECE, %:", "%",
+        lambda one: one.calibration, partial(figures.reliability, panel=True),
+    ),
+    "risk": _Panel(
+        "Risk\u2013coverage curves", "aurc_gain_confidence", "AURC gain, points:", "%",
+        lambda one: one.risk or None, partial(figures.risk_curves, panel=True),
+    ),
+    "margin": _Panel(
+        "Reward margins, right minus wrong response", "margin", "mean, in stds:", "3",
+        lambda one: one.margins if len(one.margins) else None, figures.margin_panel,
+    ),
+}  # fmt: skip
 
 
 def panels(evaluation: Evaluation, kind: PanelKind) -> list[dict[str, Any]]:
     """One panel for each base with its refined reward, one figure in it for each benchmark."""
-    title, metric, word, unit = _PANELS[kind]
+    panel, drawn = _PANELS[kind], _drawn(evaluation)
     found: list[dict[str, Any]] = []
-    drawn = _drawn(evaluation)
     for place, roles in enumerate(drawn, start=1):
         label = " and its base ".join(name_in_text(roles[role]) for role in ("refined", "base") if role in roles)
         made = []
         for number_, benchmark in enumerate(evaluation.benchmarks, start=1):
             results = {role: benchmark.scorers[who] for role, who in roles.items() if who in benchmark.scorers}
-            name, on = f"{kind}-{place}-{number_}", titles(evaluation)[benchmark.name]
-            about = f"{title} on {on}: {label}."
-            svg = ""
-            if kind == "reliability":
-                curves = {role: one.calibration for role, one in results.items() if one.calibration is not None}
-                svg = figures.reliability(name, about, curves, panel=True) if curves else ""
-            elif kind == "risk":
-                risks = {role: one.risk for role, one in results.items() if one.risk}
-                svg = figures.risk_curves(name, about, risks, panel=True) if risks else ""
-            else:
-                margins = {role: one.margins for role, one in results.items() if len(one.margins)}
-                svg = figures.margin_panel(name, about, margins) if margins else ""
-            values = {role: one.metrics[metric] for role, one in results.items() if metric in one.metrics}
-            said = [number(v, unit) + ("" if len(roles) == 1 else f" {role}") for role, v in values.items()]
-            if svg:
-                made.append((on, f"{word} {', '.join(said)}" if said else "", svg))
+            curves = {role: curve for role, one in results.items() if (curve := panel.curve(one)) is not None}
+            if curves:
+                on = titles(evaluation)[benchmark.name]
+                svg = panel.draw(f"{kind}-{place}-{number_}", f"{panel.title} on {on}: {label}.", curves)
+                values = {role: m for role, one in results.items() if (m := one.metrics.get(panel.metric)) is not None}
+                said = [number(m, panel.unit) + ("" if len(roles) == 1 else f" {role}") for role, m in values.items()]
+                made.append((on, f"{panel.words} {', '.join(said)}" if said else "", svg))
         if made:
             std = [r for r, who in roles.items() if any("std" in b.scorers[who].risk for b in evaluation.benchmarks)]
             names = {role: name_in_text(who) for role, who in roles.items()}
             found.append(
                 {
-                    "title": f"{title}: {label}" if len(drawn) > 1 else title,
+                    "title": f"{panel.title}: {label}" if len(drawn) > 1 else panel.title,
                     "legend": figures.panel_legend(names, kind, std),
                     "figures": made,
                     "folded": bool(found),
@@ -632,7 +498,7 @@ def panels(evaluation: Evaluation, kind: PanelKind) -> list[dict[str, Any]]:
     return found
 
 
-# Regressions and how it was measured
+# Regressions
 
 
 def regressions(evaluation: Evaluation) -> tuple[list[dict[str, Any]], int]:
@@ -647,68 +513,5 @@ def regressions(evaluation: Evaluation) -> tuple[list[dict[str, Any]], int]:
     cards = []
     for lost in by_scorer.values():
         turn = sorted(range(len(lost)), key=lambda place: (lost[place][0], place))[:each]
-        for place in sorted(turn):
-            _, benchmark, one = lost[place]
-            title = titles(evaluation)[benchmark.name]
-            cards.append(
-                {
-                    "title": f"{title}: {one.group}" if one.group else title,
-                    "one": one,
-                    "digits": reward_digits([*one.base, *one.refined]),
-                    "by": f" ({name_in_text(one.scorer)})" if len(by_scorer) > 1 else "",
-                }
-            )
+        cards += [{"on": titles(evaluation)[lost[place][1].name], "one": lost[place][2]} for place in sorted(turn)]
     return cards, sum(map(len, by_scorer.values()))
-
-
-def measured_tables(evaluation: Evaluation) -> list[tuple[str, tuple[str, ...], list[list[str]], bool]]:
-    """Tables of what was scored and what was not, and what it ran on: caption, columns, rows, whether it is text."""
-    names, found = titles(evaluation), evaluation.benchmarks
-    items = [
-        [names[b.name], *(f"{n:,}" for n in (b.items, b.prompts, sum(b.excluded.values()), len(b.unscored_items)))]
-        for b in found
-    ]
-    left, ties = [], []
-    for b in found:
-        reasons = [("", reason, n) for reason, n in b.excluded.items()]
-        reasons += [
-            (f"{name_in_text(who)}, ", reason, n) for who, some in b.unscored.items() for reason, n in some.items()
-        ]
-        left += [[names[b.name], f"{who}{reason}: {count(n, 'item')}"] for who, reason, n in reasons if n]
-        if ids := [name_in_text(item) for item in b.unscored_items]:
-            more = [count(len(ids) - _NAMED_ITEMS, "more item")] if len(ids) > _NAMED_ITEMS else []
-            left.append([names[b.name], f"Left out for every reward: {listing([*ids[:_NAMED_ITEMS], *more])}."])
-        for who in b.scorers:
-            entry = entry_of(b, who)
-            if entry is not None and abs(entry.value.value - entry.shared.value) > 1e-9:
-                ties.append([names[b.name], name_in_text(who), percent(entry.value.value), percent(entry.shared.value)])
-    tables: list[tuple[str, tuple[str, ...], list[list[str]], bool]] = [
-        ("Items", ("benchmark", "compared", "prompts", "left out before scoring", "not scored"), items, False),
-        ("Left out, and why", ("benchmark", "reason"), left, True),
-        (
-            "Overall scores that depend on the rule for ties",
-            ("benchmark", "reward", "official", "ties broken at random, in expectation"),
-            ties,
-            False,
-        ),
-        (
-            "Where the items are from",
-            ("benchmark", "origin and notes"),
-            [[names[b.name], "\n".join([b.origin, *b.notes])] for b in found],
-            True,
-        ),
-    ]
-    for scorer, about in evaluation.about.items():
-        tables.append((name_in_text(scorer), ("setting", "value"), setting_rows(about), True))
-    versions = [[name, str(evaluation.versions[name])] for name in sorted(evaluation.versions)]
-    times = [[stage, f"{seconds:,.1f}"] for stage, seconds in evaluation.seconds.items()]
-    tables += [
-        ("Versions", ("package", "version"), versions, True),
-        (
-            "Time, seconds",
-            ("stage", "time"),
-            [*times, ["together", f"{sum(evaluation.seconds.values()):,.1f}"]] if times else [],
-            False,
-        ),
-    ]
-    return [table for table in tables if table[2]]

@@ -43,13 +43,12 @@ def _dash(role: str) -> Any:
 
 
 def _legend(figure: Figure, axes: Axes) -> None:
-    """Name what is drawn, above the axes."""
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", ncols=len(handles), handlelength=1.6, columnspacing=1.4)
 
 
 def _percent(axis: Any, digits: int = 0, sign: bool = False) -> None:
-    """Write an axis of shares in percent; signed, it is one of percentage points."""
+    """Percent on an axis of shares; signed, percentage points."""
     suffix = "" if sign else "%"
     axis.set_major_formatter(FuncFormatter(lambda v, _: decimal(100 * v, digits, sign) + suffix))
 
@@ -84,23 +83,23 @@ def _frame(panel: bool, height: float, panel_height: float = 2.1) -> tuple[Figur
     return figure, figure.add_axes((0.21, bottom, 0.75, top - bottom))
 
 
+def _upright(figure: Figure, axes: Axes, name: str, title: str, legend: bool = True) -> str:
+    """A figure that is read upward: no vertical lines behind it."""
+    axes.grid(False, axis="x")
+    if legend:
+        _legend(figure, axes)
+    return to_svg(figure, name, title)
+
+
 @dataclass(frozen=True)
 class ForestRow:
-    """A row of a forest plot.
+    """A row of a forest plot."""
 
-    Attributes:
-        name: on the left.
-        estimates: role ("base", "refined", "difference") to estimate.
-        count: on the right, how many pairs or prompts there are.
-        clear: whether the difference is significant; its mark is filled.
-        rule: whether a line is drawn above.
-    """
-
-    name: str
-    estimates: Mapping[str, Estimate]
-    count: int
-    clear: bool = False
-    rule: bool = False
+    name: str  # on the left
+    estimates: Mapping[str, Estimate]  # by role: "base", "refined", "difference"
+    count: int  # on the right, of pairs or prompts
+    clear: bool = False  # whether the difference is significant; its mark is filled
+    rule: bool = False  # whether a line is drawn above
 
 
 def score_forest(
@@ -120,24 +119,10 @@ def score_forest(
 
 
 def difference_forest(
-    name: str,
-    title: str,
-    rows: Sequence[ForestRow],
-    noun: str,
-    *,
-    labels: Mapping[bool, str] | None = None,
-    bounds: tuple[float, float] | None = None,
-) -> str:
-    """Differences with intervals, one row a group.
-
-    Args:
-        name: id of the figure on the page.
-        title: what it shows.
-        rows: with one estimate each, "difference".
-        noun: what is counted on the right.
-        labels: what filled (True) and hollow marks mean.
-        bounds: ends of the axis; None: those of the data.
-    """
+    name: str, title: str, rows: Sequence[ForestRow], noun: str,
+    *, labels: Mapping[bool, str] | None = None, bounds: tuple[float, float] | None = None,
+) -> str:  # fmt: skip
+    """Differences with intervals, one row a group; `labels` of filled (True) and hollow marks, `bounds` of the axis."""
     left = dict(labels or {True: "clear", False: "not clear"})
     with style():
         figure, axes = _forest(rows, noun)
@@ -189,15 +174,7 @@ def reward_edges(bounds: tuple[float, float]) -> Floats:
 
 
 def reward_histogram(name: str, title: str, rewards: Floats, bounds: tuple[float, float], top: float | None) -> str:
-    """Distribution of the rewards [p, 2] of chosen and rejected responses, with triangles at the means.
-
-    Args:
-        name: id of the figure on the page.
-        title: what it shows.
-        rewards: columns chosen and rejected.
-        bounds: ends of the reward axis.
-        top: upper end of the share axis; None lets the data decide.
-    """
+    """Distribution of the rewards [p, 2] of chosen and rejected responses, up to `top`, with triangles at the means."""
     edges = reward_edges(bounds)
     heights = [shares(rewards[:, side], edges) for side in (0, 1)]
     with style():
@@ -205,14 +182,10 @@ def reward_histogram(name: str, title: str, rewards: Floats, bounds: tuple[float
         for side, role in enumerate(("chosen", "rejected")):
             _stairs(axes, heights[side], edges, role, role, filled=side == 0)
             axes.plot(rewards[:, side].mean(), 0, "^v"[side], color=COLORS[role], clip_on=False, zorder=5)
-        axes.set_xlim(*bounds)
-        axes.set_ylim(0, top)
         _percent(axes.yaxis, digits=0 if (top or np.max(heights)) > 0.05 else 1)
-        axes.set_xlabel("reward, in the base reward model's units")
-        axes.set_ylabel("share of responses")
-        axes.grid(False, axis="x")
-        _legend(figure, axes)
-        return to_svg(figure, name, title)
+        axes.set(xlim=bounds, xlabel="reward, in the base reward model's units")
+        axes.set(ylim=(0, top), ylabel="share of responses")
+        return _upright(figure, axes, name, title)
 
 
 def margin_panel(name: str, title: str, margins: Mapping[str, Floats]) -> str:
@@ -226,13 +199,9 @@ def margin_panel(name: str, title: str, margins: Mapping[str, Floats]) -> str:
         for role, margin in margins.items():
             _stairs(axes, shares(margin, edges), edges, role, None, filled=role == "refined")
         axes.axvline(0, color=COLORS["ink"], linewidth=1, linestyle=GUIDE)
-        axes.set_xlim(edges[0], edges[-1])
-        axes.set_ylim(bottom=0)
         _percent(axes.yaxis)
-        axes.set_xlabel("reward margin")
-        axes.set_ylabel("pairs")
-        axes.grid(False, axis="x")
-        return to_svg(figure, name, title)
+        axes.set(xlim=(edges[0], edges[-1]), ylim=(0, None), xlabel="reward margin", ylabel="pairs")
+        return _upright(figure, axes, name, title, legend=False)
 
 
 def reliability(name: str, title: str, curves: Mapping[str, Calibration], *, panel: bool = False) -> str:
@@ -251,21 +220,16 @@ def reliability(name: str, title: str, curves: Mapping[str, Calibration], *, pan
                 marker=MARKER[role], markersize=3.8 if panel else 5, label=role,
                 markerfacecolor="none" if role == "base" else COLORS[role],
             )  # fmt: skip
-        axes.set_xlim(0.48, 1.02)
-        axes.set_ylim(_floor(curves), 1.03)
-        for axis in (axes.xaxis, axes.yaxis):
-            _percent(axis)
-        axes.set_xlabel("confidence" if panel else _CONFIDENCE)
-        axes.set_ylabel("pairs right" if panel else "pairs ranked correctly")
+        # The accuracy axis starts a tenth below everything drawn, at 0.4 at most.
+        drawn = [end for curve in curves.values() for b in curve.bins for end in (b.accuracy.value, b.accuracy.low)]
+        floor = min(0.4, math.floor(10 * min(end for end in drawn if math.isfinite(end))) / 10)
+        _percent(axes.xaxis)
+        _percent(axes.yaxis)
+        axes.set(xlim=(0.48, 1.02), xlabel="confidence" if panel else _CONFIDENCE)
+        axes.set(ylim=(floor, 1.03), ylabel="pairs right" if panel else "pairs ranked correctly")
         if not panel:
             _legend(figure, axes)
         return to_svg(figure, name, title)
-
-
-def _floor(curves: Mapping[str, Calibration]) -> float:
-    """Lower end of the accuracy axis: a tenth below everything drawn, 0.4 at most."""
-    drawn = [end for curve in curves.values() for b in curve.bins for end in (b.accuracy.value, b.accuracy.low)]
-    return min(0.4, math.floor(10 * min(end for end in drawn if math.isfinite(end))) / 10)
 
 
 def confidence_histogram(name: str, title: str, confidences: Mapping[str, Floats]) -> str:
@@ -275,31 +239,17 @@ def confidence_histogram(name: str, title: str, confidences: Mapping[str, Floats
         figure, axes = _frame(False, 3.4)
         for role, confidence in confidences.items():
             _stairs(axes, shares(confidence, edges), edges, role, role, filled=role == "refined")
-        axes.set_xlim(0.49, 1.01)
-        axes.set_ylim(bottom=0)
-        for axis in (axes.xaxis, axes.yaxis):
-            _percent(axis)
-        axes.set_xlabel(_CONFIDENCE)
-        axes.set_ylabel("share of pairs")
-        axes.grid(False, axis="x")
-        _legend(figure, axes)
-        return to_svg(figure, name, title)
+        _percent(axes.xaxis)
+        _percent(axes.yaxis)
+        axes.set(xlim=(0.49, 1.01), ylim=(0, None), xlabel=_CONFIDENCE, ylabel="share of pairs")
+        return _upright(figure, axes, name, title)
 
 
 def risk_curves(name: str, title: str, curves: Mapping[str, Mapping[str, RiskCoverage]], *, panel: bool = False) -> str:
-    """Error rate against the share of pairs kept.
-
-    Args:
-        name: id of the figure on the page.
-        title: what it shows.
-        curves: role to curves by uncertainty, "confidence" or "std".
-        panel: small and without a legend; otherwise a dashed line is the error rate of dropping pairs at random.
-    """
+    """Error rate against the share of pairs kept, from role to uncertainty ("confidence" or "std") to curve."""
     with style():
         figure, axes = _frame(panel, 3.0)
-        for role, kind, curve in (
-            (role, kind, curve) for role, kinds in curves.items() for kind, curve in kinds.items()
-        ):
+        for role, kind, curve in [(role, kind, kinds[kind]) for role, kinds in curves.items() for kind in kinds]:
             total = len(curve.risk)
             # An error rate among a handful of pairs is noise: start at one pair in fifty, and at 20 pairs.
             first = min(total - 1, max(total // 50, 20) - 1)
@@ -312,25 +262,17 @@ def risk_curves(name: str, title: str, curves: Mapping[str, Mapping[str, RiskCov
         if not panel:
             random = next(iter(next(iter(curves.values())).values())).random
             axes.axhline(random, color=COLORS["ink"], linewidth=1, linestyle=GUIDE, label="at random")
-        axes.set_xlim(0, 1)
-        axes.set_ylim(bottom=0)
-        for axis in (axes.xaxis, axes.yaxis):
-            _percent(axis)
-        axes.set_xlabel("pairs kept" if panel else "pairs kept, the most certain first")
-        axes.set_ylabel("wrong among them" if panel else "wrong among those kept")
+        _percent(axes.xaxis)
+        _percent(axes.yaxis)
+        axes.set(xlim=(0, 1), xlabel="pairs kept" if panel else "pairs kept, the most certain first")
+        axes.set(ylim=(0, None), ylabel="wrong among them" if panel else "wrong among those kept")
         if not panel:
             _legend(figure, axes)
         return to_svg(figure, name, title)
 
 
 def panel_legend(roles: Mapping[str, str], kind: PanelKind, std: Container[str] = ()) -> list[tuple[str, str]]:
-    """Marks (SVG) of a panel and what they stand for.
-
-    Args:
-        roles: role to the scorer's name.
-        kind: of the panel.
-        std: roles that have a second curve, by their std.
-    """
+    """Marks (SVG) of a panel and their labels; the roles in `std` have a second curve, by their std."""
     marker = MARKER if kind == "reliability" else {}
     legend = []
     for role, name in roles.items():
@@ -352,13 +294,9 @@ def error_bins(name: str, title: str, bins: Sequence[ErrorBin], overall: float, 
             _interval(axes, number, item.error, "refined", label, across=False, hollow=False)
         ticks = range(0, len(bins), 2 if len(bins) > 6 else 1)
         axes.set_xticks(list(ticks), [decimal(bins[t].uncertainty, digits) for t in ticks])
-        axes.set_ylim(bottom=0)
         _percent(axes.yaxis)
-        axes.set_xlabel("mean std of the group's reward differences")
-        axes.set_ylabel("pairs ranked wrongly")
-        axes.grid(False, axis="x")
-        _legend(figure, axes)
-        return to_svg(figure, name, title)
+        axes.set(ylim=(0, None), xlabel="mean std of the group's reward differences", ylabel="pairs ranked wrongly")
+        return _upright(figure, axes, name, title)
 
 
 def density_curve(
@@ -375,12 +313,10 @@ def density_curve(
         axes.axvline(refined, color=COLORS["refined"], label="refined")
         shown = density > 1e-3 * density.max()
         low, high = min(nodes[shown].min(), base, refined), max(nodes[shown].max(), base, refined)
-        axes.set_xlim(low - 0.03 * (high - low), high + 0.03 * (high - low))
-        axes.set_ylim(bottom=0)
-        axes.set_yticks([])
+        pad = 0.03 * (high - low)
+        axes.set(xlim=(low - pad, high + pad), ylim=(0, None), yticks=[], xlabel="reward")
         axes.spines["left"].set_visible(False)
         axes.grid(False)
-        axes.set_xlabel("reward")
         _legend(figure, axes)
         return to_svg(figure, name, title)
 
@@ -400,10 +336,8 @@ def training_curve(
         if percent:
             spread = max(values) - min(values)
             _percent(axes.yaxis, digits=0 if spread > 0.04 else 1 if spread > 0.004 else 2)
-        axes.set_xlabel("epoch")
-        axes.set_ylabel(what)
-        axes.grid(False, axis="x")
-        return to_svg(figure, name, title)
+        axes.set(xlabel="epoch", ylabel=what)
+        return _upright(figure, axes, name, title, legend=False)
 
 
 #: Lines of the selection figure, told apart without red and green, and in print by their dashes.
@@ -437,10 +371,6 @@ def selection_figure(selection: Selection, gold: str = "gold") -> Figure:
     """Mean gold along n and along KL, one line a reward with its peak, over the differences to the first reward.
 
     The bands around gold are of its difference to that of any response: how prompts differ as a whole is not in them.
-
-    Args:
-        selection: what was found.
-        gold: name of gold, for the axis.
     """
     names = list(selection.along)
     heights = [2.6, 1.8] if len(names) > 1 else [2.6]
@@ -496,7 +426,6 @@ def _curve(axes: Axes, x: Floats, curve: MeanCurve, above: float, look: tuple[st
 
 
 def _doubling(axes: Axes, n: Floats) -> None:
-    """An axis on which n doubles at every mark."""
     last = int(n[-1])
     ticks = [2**k for k in range(last.bit_length())]
     if last / ticks[-1] > 1.2:

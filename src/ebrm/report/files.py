@@ -1,10 +1,8 @@
 """The files of an evaluation: results.json, every reward in items.parquet, and reward-bench's own layout.
 
 The scripts of the reward-bench repository, `run_rm.py` (RewardBench) and `run_v2.py` (RewardBench 2), write two JSON
-files a model, which `analysis/utils.py` collects: `eval-set/OWNER/MODEL.json` with the score of every subset, and
-`eval-set-scores/OWNER/MODEL.json` with every reward. Ours lie in `reward-bench/` and `reward-bench-2/`, which stand for
-the two data sets of results upstream. What differs, because it is not known here: texts are message lists, as upstream
-writes for models with a format of their own, not strings with a chat template; and `chat_template` is "tokenizer".
+files a model: `eval-set/OWNER/MODEL.json` with the score of every subset, `eval-set-scores/OWNER/MODEL.json` with every
+reward. Ours differ in what is not known here: texts are message lists, and `chat_template` is "tokenizer".
 """
 
 from __future__ import annotations
@@ -13,21 +11,18 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
-from ebrm.benchmarks import Benchmark, Item
+from ebrm.benchmarks import Benchmark, Floats, Item
 from ebrm.evaluation import BenchmarkResult, Evaluation, ScoredBenchmark, ScorerResult, prompt_ids
 from ebrm.metrics import Estimate, RiskCoverage
 from ebrm.utils.files import atomic_path, write_json, write_text
-
-Floats = NDArray[np.float64]
 
 #: Points of a risk-coverage curve in results.json: coverage 0.01, 0.02, ... 1 (fewer where there are fewer pairs).
 CURVE_POINTS = 100
@@ -37,10 +32,9 @@ def write_results(out: str | Path, evaluation: Evaluation, scored: Sequence[Scor
     """Write an evaluation to a folder, each file atomically.
 
     Args:
-        out: the folder, made if it is not there. It gets `results.json` (see `evaluation_to_dict`), `items.parquet`
-            (see `write_items`) and, if RewardBench 1 or 2 is among the benchmarks, `reward-bench/` and
-            `reward-bench-2/` (see `write_rewardbench`).
-        evaluation: what was found.
+        out: the folder, made if it is not there. It gets `results.json` (`evaluation_to_dict`), `items.parquet` and,
+            if RewardBench 1 or 2 is among the benchmarks, `reward-bench/` and `reward-bench-2/`.
+        evaluation: the results.
         scored: the benchmarks and scores it was made from.
 
     Returns:
@@ -58,12 +52,10 @@ def evaluation_to_dict(evaluation: Evaluation) -> dict[str, Any]:
     """An evaluation as JSON values: shares of 1, null where there is no number.
 
     Keys: `reference`, `resamples`, `level`, `permutations`, `seed`; `scorers` (name to `base` and what is known about
-    it); `benchmarks` (list, see below); `versions`; `seconds`. A benchmark has `name`, `title`, `origin`, `notes`,
-    `items`, `prompts`, `excluded`, `unscored`, `unscored_items`; `scores` (list of `name`, `kind`, `weights`, `items`,
-    `prompts`); `scorers`: name to `scores` (name to `value`, `shared`, `difference`, `p`, `p_holm`, `best`,
-    `not_worse`), `metrics`, `calibration` and `risk`; and `regressions`. An estimate is `value`, `low`, `high`. Margins
-    and whole risk-coverage curves can be computed from items.parquet and are not here; a curve is given by `curve`,
-    pairs of coverage and risk at about every hundredth of the `pairs`.
+    it); `benchmarks` (list); `versions`; `seconds`. A benchmark has the fields of `BenchmarkResult`, where `scores` is
+    a list of `name`, `kind`, `weights`, `items`, `prompts`, and a scorer has `scores` (name to the fields of `Entry`,
+    `best` and `not_worse`), `metrics`, `calibration` and `risk`. An estimate is `value`, `low`, `high`; a risk-coverage
+    curve is `curve`, pairs of coverage and risk at about every hundredth of the `pairs`.
     """
     return {
         "reference": evaluation.reference,
@@ -82,28 +74,19 @@ def evaluation_to_dict(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def write_items(path: str | Path, evaluation: Evaluation, scored: Sequence[ScoredBenchmark]) -> Path:
-    """Write one row for every response: what it is and what every scorer says of it.
+    """Write one row for every response, with what every scorer says of it.
 
     Columns: `benchmark`, `item`, `group`, `prompt_id`, `where` (the place it was read), `response` (its place among the
-    item's responses, from 0), `gold`, `compared` (whether the item is in the numbers: all scorers could score it), and
-    for each scorer `reward:NAME` and, if it has densities, `std:NAME`; null where there is none.
-
-    Args:
-        path: the file.
-        evaluation: what was found; says which items are compared.
-        scored: the benchmarks and scores it was made from, in the same order.
+    item's responses, from 0), `gold`, `compared` (whether all scorers could score the item), and for each scorer
+    `reward:NAME` and, if it has densities, `std:NAME`; null where there is none.
     """
     densities = {scores.name for one in scored for scores in one.scorers if scores.std is not None}
-    fields = [
-        *((name, pa.string()) for name in ("benchmark", "item", "group", "prompt_id", "where")),
-        ("response", pa.int32()),
-        ("gold", pa.float64()),
-        ("compared", pa.bool_()),
-    ]
+    fields = [(name, pa.string()) for name in ("benchmark", "item", "group", "prompt_id", "where")]
+    fields += [("response", pa.int32()), ("gold", pa.float64()), ("compared", pa.bool_())]
     for name in evaluation.bases:
-        fields.append((f"reward:{name}", pa.float64()))
-        if name in densities:
-            fields.append((f"std:{name}", pa.float64()))
+        fields += [
+            (f"{kind}:{name}", pa.float64()) for kind in ("reward", "std") if kind == "reward" or name in densities
+        ]
     schema = pa.schema(fields)
     with atomic_path(path) as partial, pq.ParquetWriter(partial, schema, compression="zstd") as writer:
         for result, one in zip(evaluation.benchmarks, scored, strict=True):
@@ -112,7 +95,7 @@ def write_items(path: str | Path, evaluation: Evaluation, scored: Sequence[Score
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON takes it: data classes and mappings as objects, NaN and infinity as null."""
+    """JSON values: data classes and mappings as objects, NaN and infinity as null."""
     if isinstance(value, np.ndarray):
         return plain(value.tolist())
     if isinstance(value, np.generic):
@@ -169,7 +152,6 @@ def _risk(curve: RiskCoverage) -> dict[str, Any]:
 
 
 def _responses(result: BenchmarkResult, one: ScoredBenchmark, schema: pa.Schema) -> pa.Table:
-    """The rows of one benchmark."""
     items, gold = one.benchmark.items, one.benchmark.gold()
     place, response = np.nonzero(~np.isnan(gold))
     unscored = set(result.unscored_items)
@@ -214,18 +196,7 @@ _TIES = "Ties"
 
 
 def write_rewardbench(out: str | Path, evaluation: Evaluation, scored: Sequence[ScoredBenchmark]) -> tuple[Path, ...]:
-    """Write the files of RewardBench 1 and 2, if they are among the benchmarks.
-
-    They hold the items that all scorers could score, the same that are behind our own numbers.
-
-    Args:
-        out: folder for `reward-bench/` and `reward-bench-2/`.
-        evaluation: what was found.
-        scored: the benchmarks and scores it was made from, in the same order.
-
-    Returns:
-        The files written.
-    """
+    """Write the files of RewardBench 1 and 2, if they are among the benchmarks, with the items that all could score."""
     files: list[Path] = []
     done: set[str] = set()
     for result, one in zip(evaluation.benchmarks, scored, strict=True):
@@ -239,7 +210,8 @@ def write_rewardbench(out: str | Path, evaluation: Evaluation, scored: Sequence[
         rows = _best_of_rows if folder == "reward-bench-2" else _pair_rows
         for scores, model in zip(one.scorers, model_names([scores.name for scores in one.scorers]), strict=True):
             about = {"model": model, "model_type": "Seq. Classifier", "chat_template": "tokenizer"}
-            subsets = _subsets(benchmark, result.scorers[scores.name])
+            entries = result.scorers[scores.name].entries
+            subsets = {group: entries[group].value.value for group in {item.group for item in benchmark.items}}
             columns = rows(benchmark, scores.reward[kept])
             for kind, values in (("eval-set", subsets), ("eval-set-scores", columns)):
                 path = Path(out) / folder / kind / f"{model}.json"
@@ -250,7 +222,7 @@ def write_rewardbench(out: str | Path, evaluation: Evaluation, scored: Sequence[
 
 
 def model_names(names: Sequence[str]) -> list[str]:
-    """Make `OWNER/MODEL` of each scorer's name, safe as a path and different from the others."""
+    """`OWNER/MODEL` of each scorer's name, safe as a path and different from the others."""
     found: list[str] = []
     for name in names:
         owner, slash, model = name.strip("/").rpartition("/")
@@ -263,14 +235,7 @@ def model_names(names: Sequence[str]) -> list[str]:
     return found
 
 
-def _subsets(benchmark: Benchmark, scorer: ScorerResult) -> dict[str, float]:
-    """The official score of every subset that has items."""
-    groups = sorted({item.group for item in benchmark.items})
-    return {group: scorer.entries[group].value.value for group in groups}
-
-
 def _pair_rows(benchmark: Benchmark, reward: Floats) -> dict[str, Sequence[Any]]:
-    """The columns of `eval-set-scores` of RewardBench 1."""
     chosen = [(item, int(np.argmax(item.gold)), int(np.argmin(item.gold))) for item in benchmark.items]
     right = [float(reward[row, one]) for row, (_, one, _) in enumerate(chosen)]
     wrong = [float(reward[row, other]) for row, (_, _, other) in enumerate(chosen)]
@@ -294,17 +259,14 @@ def _best_of_rows(benchmark: Benchmark, reward: Floats) -> dict[str, Sequence[An
         "num_correct": [sum(worth == 1.0 for worth in item.gold) for item in benchmark.items],
         "text": [[_dialogue(item, place) for place in range(len(item.responses))] for item in benchmark.items],
         "scores": scores,
-        "results": list(_results(benchmark.items, scores)),
+        "results": [_result(item, values) for item, values in zip(benchmark.items, scores, strict=True)],
     }
 
 
-def _results(items: Sequence[Item], scores: Sequence[Sequence[float]]) -> Iterator[float | None]:
-    for item, values in zip(items, scores, strict=True):
-        highest = max(values)
-        if item.group == _TIES:
-            yield None
-        else:
-            yield 1 / values.count(highest) if values[0] == highest else 0.0
+def _result(item: Item, rewards: Sequence[float]) -> float | None:
+    if item.group == _TIES:
+        return None
+    return 1 / rewards.count(max(rewards)) if rewards[0] == max(rewards) else 0.0
 
 
 def _dialogue(item: Item, place: int) -> list[dict[str, str]]:

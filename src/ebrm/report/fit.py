@@ -23,14 +23,12 @@ from ebrm.metrics import (
 )
 from ebrm.report import figures
 from ebrm.report.figures import ForestRow
-from ebrm.report.page import render
+from ebrm.report.page import FEW_PROMPTS, render
 from ebrm.report.words import decimal, group_name, reward_digits, setting_rows
 from ebrm.utils.files import write_text
 
 Floats = NDArray[np.float64]
 
-#: With fewer prompts a bootstrap interval is too narrow to rely on.
-FEW_PROMPTS = 20
 _FOREST_ROWS = 30
 _EXAMPLES = 24
 
@@ -151,61 +149,21 @@ def fit_page(data: ReportData) -> str:
         raise ValueError(f"prompt_id has {len(prompts)} entries, expected one for each of {pairs} pairs")
     # One precision for all rewards of the page.
     digits = reward_digits(base if base is not None else [e.base_reward for e in data.examples])
-    parts: dict[str, tuple[str, str, Any]] = {  # id: title, what is said where it is missing, what it shows
-        "accuracy": ("Accuracy", "", _accuracy(data.overall, data.by_category)),
-        "rewards": (
-            "Rewards before and after",
-            "Reward distributions: the rewards of the held-out pairs were not given.",
-            None if base is None or refined is None else _rewards(base, refined, digits),
-        ),
-        "reliability": (
-            "Reliability of P(chosen > rejected)",
-            "Reliability: no probabilities P(chosen > rejected), or no base rewards to compare with, were given.",
-            None if probability is None or base is None else _reliability(probability, base, prompts),
-        ),
-        "uncertainty": (
-            "Uncertainty and error",
-            "Uncertainty and error: no standard deviations of the rewards were given.",
-            None if std is None or refined is None else _uncertainty(std, refined, probability, prompts, digits),
-        ),
-        "delta": (
-            "Largest changes",
-            "Largest changes: no examples were given.",
-            [(example, _density(n, example)) for n, example in enumerate(data.examples[:_EXAMPLES], start=1)],
-        ),
-        "live": (
-            "Scored in this run",
-            "Scored in this run: no texts were scored for this report.",
-            [(score.prompt, _ranked(n, score, digits)) for n, score in enumerate(data.live, start=1)],
-        ),
-        "filter": (
-            "Conflict filter" if data.filtered else "Labels and base reward",
-            "Labels and base reward: how many labels the base reward contradicts was not given.",
-            data.filter_report and _filter(data.filter_report, data.filtered, digits),
-        ),
-        "training": (
-            "Training",
-            "Training: there is no history; nothing was trained in this run, or it was not kept.",
-            data.history and _training(data.history, data.best_epoch),
-        ),
-        "settings": (
-            "Settings and versions",
-            "Settings and versions: they were not given.",
-            _settings(data.settings, data.versions),
-        ),
+    parts: dict[str, Any] = {
+        "accuracy": _accuracy(data.overall, data.by_category),
+        "rewards": None if base is None or refined is None else _rewards(base, refined, digits),
+        "reliability": None if probability is None or base is None else _reliability(probability, base, prompts),
+        "uncertainty": None
+        if std is None or refined is None
+        else _uncertainty(std, refined, probability, prompts, digits),
+        "delta": [(example, _density(n, example)) for n, example in enumerate(data.examples[:_EXAMPLES], start=1)],
+        "live": [(score.prompt, _ranked(n, score, digits)) for n, score in enumerate(data.live, start=1)],
+        "filter": data.filter_report,
+        "training": data.history and _training(data.history, data.best_epoch),
+        "settings": _settings(data.settings, data.versions),
     }
-    return render(
-        "fit.html",
-        title=data.title,
-        data=data,
-        digits=digits,
-        bootstrap=data.overall.bootstrap,
-        parts={id: shown for id, (_, _, shown) in parts.items()},
-        sections={id: title for id, (title, _, shown) in parts.items() if shown},
-        missing=[otherwise for _, otherwise, shown in parts.values() if not shown],
-        notes=data.notes,
-        wide=False,
-    )
+    bootstrap = data.overall.bootstrap
+    return render("fit.html", data=data, digits=digits, bootstrap=bootstrap, parts=parts, notes=data.notes, wide=False)
 
 
 def _pairs(value: ArrayLike | None, name: str, shape: tuple[int, ...]) -> Floats | None:
@@ -291,7 +249,6 @@ def _reliability(probability: Floats, base: Floats, prompts: NDArray[Any]) -> di
 def _uncertainty(
     std: Floats, refined: Floats, probability: Floats | None, prompts: NDArray[Any], digits: int
 ) -> dict[str, Any]:
-    """How well the std of the reward differences, and the confidence, tell which pairs are wrong."""
     wrong = ~(refined[:, 0] > refined[:, 1])
     spread = pair_std(std[:, 0], std[:, 1])
     scores = {"std": spread}
@@ -311,15 +268,10 @@ def _uncertainty(
 
 
 def _density(number: int, example: ChangedExample) -> str:
-    return figures.density_curve(
-        f"density{number}",
-        f"Density of the reward of example {number}; its numbers are in the text.",
-        np.asarray(example.density_nodes, dtype=np.float64),
-        np.asarray(example.density, dtype=np.float64),
-        example.base_reward,
-        example.refined_reward,
-        example.interval,
-    )
+    title = f"Density of the reward of example {number}; its numbers are in the text."
+    nodes, density = (np.asarray(values, dtype=np.float64) for values in (example.density_nodes, example.density))
+    rewards = example.base_reward, example.refined_reward, example.interval
+    return figures.density_curve(f"density{number}", title, nodes, density, *rewards)
 
 
 def _ranked(number: int, score: LiveScore, digits: int) -> list[list[str]]:
@@ -337,26 +289,6 @@ def _ranked(number: int, score: LiveScore, digits: int) -> list[list[str]]:
         ]
         for i in np.argsort(-np.asarray(score.refined), kind="stable")
     ]
-
-
-def _filter(report: Mapping[str, Any], filtered: bool, digits: int) -> dict[str, Any]:
-    """Tables of how many training labels the base reward agrees with, contradicts and ties on."""
-
-    def row(name: str, part: Mapping[str, Any]) -> list[str]:
-        counts = (part["kept"], part["dropped"], part["tied"])
-        share = decimal(100 * part["kept"] / max(sum(counts), 1), 1)
-        margin = (decimal(part.get(f"{side}_margin"), digits) for side in ("kept", "dropped"))
-        return [name, *(f"{c:,}" for c in (sum(counts), *counts)), share, *margin]
-
-    agree, against = ("kept", "dropped") if filtered else ("agree", "contradict")
-    columns = ("pairs", agree, against, "tied", f"{agree}, %", f"margin, {agree}", f"margin, {against}")
-    tables = [("All training pairs", ("group", *columns), [row("all pairs", report)])]
-    for noun in ("source", "category"):
-        groups = report.get(f"by_{noun}") or {}
-        if len(groups) > 1:
-            rows = [row(group_name(name, noun), part) for name, part in groups.items()]
-            tables.append((f"Training pairs by {noun}", (noun, *columns), rows))
-    return {"total": report["kept"] + report["dropped"] + report["tied"], "tables": tables}
 
 
 #: Quantity to its title, the label of its axis and whether it is a share.
@@ -385,7 +317,6 @@ def _training(history: Sequence[Mapping[str, Any]], best_epoch: int | None) -> d
 
 
 def _settings(settings: Mapping[str, Any], versions: Mapping[str, str]) -> dict[str, list[list[str]]]:
-    """Stage to rows of name and value; nested mappings flattened."""
     plain = {key: value for key, value in settings.items() if not isinstance(value, Mapping)}
     stages = {key: value for key, value in settings.items() if isinstance(value, Mapping)}
     tables = {

@@ -16,6 +16,8 @@ from ebrm.metrics import Estimate
 from ebrm.report import words
 from ebrm.report.words import clean, count
 
+#: With fewer prompts a bootstrap interval is too narrow to rely on.
+FEW_PROMPTS = 20
 _FOLD_AT = 700
 _CUT_AT = 6000
 
@@ -40,13 +42,18 @@ def _environment() -> Environment:
     )
     formats = (
         words.count, words.decimal, words.group_name, words.interval, words.listing, words.p_number, words.p_value,
-        words.percent, words.percent_estimate, words.points_estimate, words.setting_rows,
+        words.percent, words.percent_estimate, words.points_estimate, words.reward_digits, words.setting_rows,
     )  # fmt: skip
     environment.filters |= {function.__name__: function for function in formats}
     environment.filters |= {"name": words.name_in_text, "folded": folded, "breakable": breakable}
-    environment.filters |= {"number": number, "ends": ends}
+    environment.filters |= {"number": number, "ends": ends, "counted": counted}
     environment.globals |= {"NONE": words.NONE, "NO_BREAK": words.NO_BREAK}
     return environment
+
+
+def counted(number: int, noun: str) -> str:
+    """`count` that stays on one line."""
+    return count(number, noun).replace(" ", words.NO_BREAK)
 
 
 def folded(text: str) -> tuple[str, str]:

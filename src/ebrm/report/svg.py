@@ -1,8 +1,7 @@
 """Matplotlib figures as inline SVG that takes the page's colors and font, in light and in dark.
 
-A figure is drawn with stand-in colors; in the SVG each becomes a CSS variable of the page (`var(--refined)`), so the
-same drawing is readable on a light screen, on a dark one and on paper. Text stays text. Nothing in the output depends
-on the time, the machine or the order of drawing: the same data give the same bytes.
+A figure is drawn with stand-in colors; in the SVG each becomes a CSS variable of the page (`var(--refined)`). Text
+stays text. Nothing depends on the time, the machine or the order of drawing: the same data give the same bytes.
 """
 
 from __future__ import annotations
@@ -71,13 +70,7 @@ def new_figure(height: float, width: float = WIDTH) -> Figure:
 
 
 def line_mark(role: str, dash: str = "", marker: str = "") -> str:
-    """Draw a short line as it looks in a figure, for a legend on the page.
-
-    Args:
-        role: one of `COLORS`.
-        dash: lengths of dashes and gaps, "5 2.5"; "" for a solid line.
-        marker: "o" for a hollow circle, "s" for a square, "" for none.
-    """
+    """A short line of a role as in a figure, for a legend: `dash` as "5 2.5", `marker` "o" (hollow circle) or "s"."""
     color = f"var(--{role})"
     drawn = {
         "": "",
@@ -91,13 +84,7 @@ def line_mark(role: str, dash: str = "", marker: str = "") -> str:
 
 
 def to_svg(figure: Figure, name: str, title: str) -> str:
-    """Render a figure as one `<svg>` element for an HTML page.
-
-    Args:
-        figure: drawn in `style()` with the stand-in `COLORS`.
-        name: unique on the page; prefixes every id, so that figures do not share clip paths and markers.
-        title: what the figure shows, for those who do not see it.
-    """
+    """One `<svg>` element for an HTML page, of a figure drawn in `style()` with `COLORS`; `name` prefixes every id."""
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         # A label may be in any script; the browser has the fonts that matplotlib lacks for measuring it.

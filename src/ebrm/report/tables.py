@@ -135,14 +135,14 @@ def overview(evaluation: Evaluation, format: Format = "markdown") -> str:
     """The overall score of every benchmark: one row a benchmark, one column a scorer, and the differences.
 
     Args:
-        evaluation: what was found.
+        evaluation: the results.
         format: "markdown" or "csv" (see `COLUMNS`).
 
     Returns:
         The table with what must be known to read it; a newline ends it.
 
     Raises:
-        ConfigError: if the format is none of these.
+        ConfigError: another format.
     """
     check_format(format)
     if format == "csv":
@@ -225,7 +225,6 @@ def _change(result: BenchmarkResult, score: str, name: str, gain: bool) -> str:
 
 
 def _measures(result: BenchmarkResult) -> Table:
-    """The other measures, one row each; those that no scorer has are not there."""
     names = list(dict.fromkeys(name for scorer in result.scorers.values() for name in scorer.metrics))
     body = [[name, *(_measure(name, one.metrics.get(name)) for one in result.scorers.values())] for name in names]
     return Table(f"{result.title}: other measures", ["Measure", *result.scorers], body)
@@ -250,7 +249,6 @@ def _interval(estimate: Estimate, scale: float, digits: int, sign: bool = False)
 
 
 def _legend(evaluation: Evaluation, family: str) -> list[str]:
-    """How to read the numbers."""
     lines = [
         f"Intervals hold {100 * evaluation.bootstrap.level:g}% of "
         f"{evaluation.bootstrap.resamples:,} bootstrap resamples of the prompts; "
