@@ -8,9 +8,8 @@ import inspect
 import json
 import random
 import time
-from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import httpx
 
@@ -41,8 +40,7 @@ class RefusedText(TextError):
         self.row = row
 
 
-@dataclass(frozen=True)
-class Send:
+class Send(NamedTuple):
     """A request to be sent."""
 
     method: str
@@ -57,12 +55,7 @@ Steps = Generator[Send | float, Answer, T]
 
 
 class Requests:
-    """The calls of both clients as :data:`Steps`, without any input or output of their own.
-
-    Args:
-        url: one server, or several that serve the same model and take turns.
-        tries: how often a request is sent before an error is raised.
-    """
+    """The calls of both clients as :data:`Steps`, without any input or output of their own."""
 
     def __init__(self, url: str | Sequence[str], tries: int) -> None:
         self._urls = [one.rstrip("/") for one in ([url] if isinstance(url, str) else url)]
@@ -79,11 +72,9 @@ class Requests:
         """Refined rewards of responses [n]; a list over the server's limits goes in several requests.
 
         Args:
-            prompts: one prompt, or one for each response. A prompt is a string (one user turn) or a list of {"role",
-                "content"} messages ending in a user turn.
+            prompts: one prompt (a string, or a list of {"role", "content"} messages), or one for each response.
             responses: the assistant's answers; a single string is one row.
-            on_error: a row that the reward model cannot read: "raise" an error, or "nan": a row of NaN with the reason
-                in `errors`.
+            on_error: for rows that the reward model cannot read: "raise", or "nan" with the reason in `errors`.
 
         Raises:
             TextError: lists that do not match; with "raise", as RefusedText, a text that the reward model cannot read.
@@ -124,11 +115,7 @@ class Requests:
         return (yield from self._ask("GET", "/info"))
 
     def wait_until_ready(self, seconds: float = 600.0) -> Steps[None]:
-        """Return when every server scores; looks once a second.
-
-        Raises:
-            ServerError: one does not after `seconds`, or they serve different models.
-        """
+        """Return when every server scores; ServerError after `seconds`, or where they serve different models."""
         until = time.monotonic() + seconds
         served = {}
         for url in self._urls:
@@ -154,19 +141,21 @@ class Requests:
             )
 
     def _served_info(self) -> Steps[dict[str, Any]]:
-        """`info`, requested once."""
         if self._info is None:
             self._info = yield from self.info()
         return self._info
 
     def _score(self, columns: Mapping[str, list[Any]], on_error: OnError) -> Steps[RefinedReward]:
-        """Rewards of rows, given as the columns of a request."""
         if on_error not in ("raise", "nan"):
             raise ConfigError(f"`on_error` is {on_error!r}; it must be one of raise, nan.")
         sizes = [len(_dumps(row)) for row in zip(*columns.values(), strict=True)]
         results: list[Mapping[str, Any] | None] = [None] * len(sizes)
         errors: list[str | None] = [None] * len(sizes)
-        for part in (yield from self._parts(sizes)):
+        parts = [range(len(sizes))] if sizes else []
+        if len(sizes) > 1:
+            limits = (yield from self._served_info()).get("limits") or {}
+            parts = _split(sizes, int(limits.get("max_texts", 1)), int(limits.get("max_body", 2**20)) - 100)
+        for part in parts:
             rows = list(part)
             while rows:
                 body = {name: [column[row] for row in rows] for name, column in columns.items()}
@@ -186,14 +175,6 @@ class Requests:
                     results[row] = result
                 break
         return _refined(results, errors)
-
-    def _parts(self, sizes: Sequence[int]) -> Steps[list[range]]:
-        """Rows in parts that a server takes in a request; `sizes` in bytes."""
-        if len(sizes) < 2:
-            return [range(len(sizes))] if sizes else []
-        limits = (yield from self._served_info()).get("limits") or {}
-        texts, body = int(limits.get("max_texts", 1)), int(limits.get("max_body", 2**20)) - 100
-        return list(_split(sizes, texts, body))
 
     def _ask(self, method: str, path: str, body: Any = None, rows: Sequence[int] = ()) -> Steps[dict[str, Any]]:
         """The content of one answer, after retries; `rows` are those of the request's texts among the texts given."""
@@ -218,7 +199,6 @@ class Requests:
 
 
 def _documented(method: M, call: Callable[..., Any]) -> M:
-    """A method with the name, documentation and signature of its call, whose result it returns."""
     functools.update_wrapper(method, call)
     signature = inspect.signature(call)
     returned = str(signature.return_annotation).removeprefix("Steps[").removesuffix("]")
@@ -227,31 +207,25 @@ def _documented(method: M, call: Callable[..., Any]) -> M:
 
 
 def _blocking(call: Callable[Concatenate[Any, P], Steps[T]]) -> Callable[Concatenate[Client, P], T]:
-    """A call of :class:`Requests`, sent by blocking input and output."""
-
     def method(self: Client, *args: P.args, **kwargs: P.kwargs) -> T:
         steps, answer = call(self._requests, *args, **kwargs), None
-        while True:
-            try:
-                step = steps.send(answer)
-            except StopIteration as end:
-                return end.value
-            answer = self._perform(step)
+        try:
+            while True:
+                answer = self._perform(steps.send(answer))
+        except StopIteration as end:
+            return end.value
 
     return _documented(method, call)
 
 
 def _awaited(call: Callable[Concatenate[Any, P], Steps[T]]) -> Callable[Concatenate[AsyncClient, P], Awaitable[T]]:
-    """A call of :class:`Requests`, sent from an event loop."""
-
     async def method(self: AsyncClient, *args: P.args, **kwargs: P.kwargs) -> T:
         steps, answer = call(self._requests, *args, **kwargs), None
-        while True:
-            try:
-                step = steps.send(answer)
-            except StopIteration as end:
-                return end.value
-            answer = await self._perform(step)
+        try:
+            while True:
+                answer = await self._perform(steps.send(answer))
+        except StopIteration as end:
+            return end.value
 
     return _documented(method, call)
 
@@ -361,7 +335,6 @@ def _options(token: str | None, timeout: float) -> dict[str, Any]:
 
 
 def _final(url: str, answer: httpx.Response, rows: Sequence[int]) -> dict[str, Any]:
-    """The content of an answer that no retry would change."""
     content = _content(answer)
     if answer.status_code == 200 and content:
         return content
@@ -400,15 +373,15 @@ def _backoff(round_: int, answer: Answer) -> float:
     return pause
 
 
-def _split(sizes: Sequence[int], texts: int, size: int) -> Iterator[range]:
+def _split(sizes: Sequence[int], texts: int, size: int) -> list[range]:
     """Consecutive rows of at most `texts` texts and `size` bytes; a larger row goes alone, for the server to refuse."""
-    start, held = 0, 0
+    parts, start, held = [], 0, 0
     for row, more in enumerate(sizes):
         if row > start and (row - start == texts or held + more > size):
-            yield range(start, row)
+            parts.append(range(start, row))
             start, held = row, 0
         held += more
-    yield range(start, len(sizes))
+    return [*parts, range(start, len(sizes))]
 
 
 def _refined(results: Sequence[Mapping[str, Any] | None], errors: Sequence[str | None]) -> RefinedReward:

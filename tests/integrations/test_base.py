@@ -13,7 +13,6 @@ from torch import nn
 
 from ebrm.backbone import BackboneConfig, ValueHeadModel, load_backbone
 from ebrm.backbone.checkpoint import HEAD_FILE
-from ebrm.errors import ModelError
 from ebrm.integrations.transformers import backbone_changes, build_base, describe_base
 
 
@@ -72,9 +71,3 @@ def test_a_description_says_nothing_of_where_the_model_was(tmp_path: Path) -> No
 )
 def test_options_become_settings(options: dict[str, Any], changes: dict[str, Any]) -> None:
     assert backbone_changes(options) == {"trust_remote_code": False} | changes
-
-
-@pytest.mark.parametrize("options", [{"load_in_8bit": True}, {"device_map": {"a": 0, "b": 1}}])
-def test_what_only_a_standalone_folder_can_do_is_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(ModelError, match="--standalone"):
-        backbone_changes(options)

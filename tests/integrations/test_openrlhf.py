@@ -94,16 +94,13 @@ def run(kind: str, endpoints: list[str]) -> list[dict[str, Any]]:
 def check(found: list[dict[str, Any]], model: EnergyRewardModel) -> None:
     want = model.score(PROMPTS, RESPONSES)
 
-    def column(values: list[Any]) -> torch.Tensor:
-        return torch.stack([torch.as_tensor(value, dtype=torch.float32).reshape(()) for value in values])
-
-    close = {"rtol": 0.0, "atol": 1e-5}
-    torch.testing.assert_close(column([one["reward"] for one in found]), want.reward, **close)
     units = model.head.standardizer
     scores = torch.sigmoid((want.reward - float(units.reward_mean)) / float(units.reward_std))
-    torch.testing.assert_close(column([one["scores"] for one in found]), scores, **close)
-    for name in ("base_reward", "std"):
-        torch.testing.assert_close(column([one["extra_logs"][name] for one in found]), getattr(want, name), **close)
+    columns = {"reward": want.reward, "scores": scores, "base_reward": want.base_reward, "std": want.std}
+    for name, expected in columns.items():
+        values = [{**one, **one["extra_logs"]}[name] for one in found]
+        got = torch.tensor([float(value) for value in values])
+        torch.testing.assert_close(got, expected, rtol=0.0, atol=1e-5, msg=name)
 
 
 @pytest.fixture(autouse=True)
@@ -180,7 +177,5 @@ class TestTheFunction:
         monkeypatch.setenv("EBRM_TOKEN", "wrong")
         with pytest.raises(ServerError, match="401"):
             openrlhf.reward_func([self.QUERY], ["Hi"], [None])
-        assert [record.getMessage()[:11] for record in caplog.records if record.name == openrlhf.__name__] == [
-            "No reward: ",
-            "No reward: ",
-        ]
+        said = [record.getMessage()[:11] for record in caplog.records if record.name == openrlhf.__name__]
+        assert said == ["No reward: "] * 2

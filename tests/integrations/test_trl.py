@@ -85,9 +85,8 @@ def test_trainers_train_on_the_offline_scores(
     assert log["step"] == 2 and log["refined/unusable"] == 0.25
     assert log["refined/base_reward"] == pytest.approx(float(found.base_reward.mean()), abs=1e-5)
     assert log["refined/std"] == pytest.approx(float(found.std.mean()), abs=1e-5)
-    assert log["rewards/refined/mean"] == pytest.approx(
-        float(expected(refined, kept, answers, mode, 2.0).mean()), abs=1e-4
-    )
+    assert log["refined/beyond_std"] == pytest.approx(float((found.delta.abs() > found.std).float().mean()))
+    assert log["rewards/refined/mean"] == pytest.approx(float(want.mean()), abs=1e-4)
     column = list(run._logs["extra"]["refined/base_reward"])
     assert [value is None for value in column] == [not use for use in usable]
     torch.testing.assert_close(torch.tensor([column[row] for row in rows]), found.base_reward, **CLOSE)
@@ -142,22 +141,14 @@ class TestRows:
         assert logged.metrics == {"ebrm/unusable": 1.0} and logged.columns["ebrm/base_reward"] == [None]
         assert call(reward_function(refined), [], [], **logged.given()) == [] and logged.metrics["ebrm/unusable"] == 0
 
-    def test_rows_beyond_one_std_are_counted(self, refined: EnergyRewardModel) -> None:
-        logged, answers = Logged(), ["Yes", "No", "ok", "hm", "what"]
-        call(reward_function(refined), ["Hi"] * 5, answers, **logged.given())
-        found = refined.score("Hi", answers)
-        beyond = (found.delta.abs() > found.std).float().mean()
-        assert logged.metrics["ebrm/beyond_std"] == pytest.approx(float(beyond))
-
 
 class TestMaking:
     def test_kinds_of_function_and_names(self, refined: EnergyRewardModel) -> None:
         plain, threaded = reward_function(refined), reward_function(refined, "mode", asynchronous=True)
         assert inspect.isfunction(plain) and not inspect.iscoroutinefunction(plain)
         assert inspect.isfunction(threaded) and inspect.iscoroutinefunction(threaded)
-        named = reward_function(refined, "pessimistic", name="safe")
-        unnamed = reward_function(refined, "pessimistic")
-        names = [function.__name__ for function in (plain, threaded, named, unnamed)]
+        others = [reward_function(refined, "pessimistic", name=name) for name in ("safe", None)]
+        names = [function.__name__ for function in (plain, threaded, *others)]
         assert names == ["ebrm", "ebrm_mode", "safe", "ebrm_pessimistic"]
 
     def test_the_asynchronous_one_leaves_the_loop_free(self, refined: EnergyRewardModel) -> None:

@@ -166,20 +166,19 @@ def test_the_last_of_several_sequences_counts(verl: Any, refined: EnergyRewardMo
     assert found["reward_score"] == pytest.approx(float(refined.score(TALKS[-1:], RESPONSES[-1:]).reward), abs=1e-5)
 
 
-def test_pessimism(verl: Any, refined: EnergyRewardModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EBRM_PESSIMISM", "2")
-    found = asyncio.run(manager(verl).run_single(batch(verl.make, TALKS[:1], ["Yes"])))
-    want = refined.score(TALKS[:1], ["Yes"])
-    assert found["reward_score"] == pytest.approx(float(want.reward - 2 * want.std), abs=1e-5)
-
-
-def test_a_text_that_cannot_be_scored(verl: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_text_that_cannot_be_scored_and_pessimism(
+    verl: Any, refined: EnergyRewardModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = batch(verl.make, TALKS[:1], ["no " * 100])
     with pytest.raises(TextError, match="the limit is 128"):
         asyncio.run(manager(verl).run_single(data))
     monkeypatch.setenv("EBRM_UNUSABLE_REWARD", "-9")
+    monkeypatch.setenv("EBRM_PESSIMISM", "2")
     found = asyncio.run(manager(verl).run_single(data))
     assert found["reward_score"] == -9 and found["reward_extra_info"]["unusable"] == 1
+    found = asyncio.run(manager(verl).run_single(batch(verl.make, TALKS[:1], ["Yes"])))
+    want = refined.score(TALKS[:1], ["Yes"])
+    assert found["reward_score"] == pytest.approx(float(want.reward - 2 * want.std), abs=1e-5)
 
 
 def test_mistakes(verl: Any, monkeypatch: pytest.MonkeyPatch) -> None:

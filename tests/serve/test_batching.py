@@ -183,10 +183,3 @@ def test_texts_whose_client_is_gone_are_not_tried_again():
 def test_too_few_results_fail_and_do_not_hang():
     with pytest.raises(TextFailed, match="1 texts were given and 0 results"):
         run(Batcher(lambda ids: [], ThreadPoolExecutor(1), tokens=9, max_wait=0).score([[1]]))
-
-
-def test_batches_are_measured():
-    seen = []
-    run(Machine().batcher(measured=lambda *measured: seen.append(measured)).score([[1, 1], [2]]))
-    ((tokens, waited, seconds),) = seen
-    assert tokens == 3 and len(waited) == 2 and min(seconds, *waited) >= 0

@@ -1,5 +1,3 @@
-"""The client of a real application scores as the model does."""
-
 from __future__ import annotations
 
 import asyncio

@@ -32,8 +32,7 @@ def test_vllm_s_shape(app, energy):
     assert answer["usage"] == {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0}
     shape = [(row["index"], row["label"], row["num_classes"]) for row in answer["data"]]
     assert shape == [(0, "reward", 1), (1, "reward", 1)]
-    turns, response = KINDS["multi-turn"]  # a conversation instead of a text
-    messages = [*turns, {"role": "assistant", "content": response}]
+    messages = [*KINDS["multi-turn"][0], {"role": "assistant", "content": KINDS["multi-turn"][1]}]
     alone = ask(app, "POST", "/classify", json={"messages": messages, "use_activation": False}).json()
     assert alone["data"][0]["probs"] == pytest.approx(answer["data"][1]["probs"], abs=1e-5)
     assert ask(app, "POST", "/classify", json={"input": [], "use_activation": False}).json()["data"] == []

@@ -7,7 +7,7 @@ from tests.serve.routes import ask
 
 from ebrm.serve import ServeConfig
 from ebrm.serve.app import create_app
-from ebrm.serve.requests import MAX_NODES, Message, Refused, prompt_of
+from ebrm.serve.requests import Message, prompt_of
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +25,12 @@ def refusal(answer, code, kind, row=None):
 @pytest.mark.parametrize(
     ("body", "row", "said"),
     [
+        # To /v1/rank, by their prompt; the others to /v1/score.
+        ({"prompt": "a"}, None, "responses: Field required."),
+        ({"prompt": "a", "responses": ["b"], "more": 1}, None, "more: Extra inputs are not permitted."),
+        ({"prompt": "a", "responses": ["b"], "density": 1026}, None, "density: Input should be less than or equal"),
+        ({"prompt": {"role": "user", "content": ""}, "responses": ["b"]}, None, "prompt: Input should be a valid"),
+        ({"prompt": [{"role": "r" * 65, "content": ""}], "responses": ["b"]}, None, "prompt[0].role: String should have"),
         ([], None, "valid dictionary"),
         ({}, None, "Give prompts and responses, or messages, or rendered."),
         ({"prompts": ["a"]}, None, "Give prompts and responses, or messages, or rendered."),
@@ -43,23 +49,9 @@ def refusal(answer, code, kind, row=None):
     ],
 )
 def test_another_shape_is_422_with_its_place(app, body, row, said):
-    message = refusal(ask(app, "POST", "/v1/score", json=body), 422, "shape", row)
+    route = "/v1/rank" if "prompt" in body else "/v1/score"
+    message = refusal(ask(app, "POST", route, json=body), 422, "shape", row)
     assert said in message and "Value error" not in message
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        {"prompt": "a"},
-        {"prompt": "a", "responses": ["b"], "more": 1},
-        {"prompt": "a", "responses": ["b"], "density": MAX_NODES + 1},
-        {"prompt": {"role": "user", "content": ""}, "responses": ["b"]},
-        {"prompt": [{"role": "r" * 65, "content": ""}], "responses": ["b"]},
-    ],
-)
-def test_rankings_of_another_shape_are_refused(app, body):
-    answer = ask(app, "POST", "/v1/rank", json=body)
-    assert answer.status_code == 422 and answer.json()["error"]["kind"] == "shape"
 
 
 def test_many_faults_are_told_in_a_few_words(app):
@@ -86,24 +78,6 @@ def test_too_many_texts_unknown_paths_and_methods(app):
     answer = ask(app, "GET", "/v1/score")
     refusal(answer, 405, "method")
     assert answer.headers["allow"] == "POST"
-
-
-def test_a_defect_is_503_and_tells_no_text(energy, monkeypatch):
-    app = create_app(energy)
-    ask(app, "POST", "/v1/score", json={"prompts": ["a"], "responses": ["b"]})
-
-    def broken(ids):
-        raise ZeroDivisionError("a defect")
-
-    monkeypatch.setattr(app.state.scoring._batcher, "_run", broken)
-    answer = ask(app, "POST", "/v1/score", json={"prompts": ["hidden"], "responses": ["hidden"]})
-    assert "hidden" not in refusal(answer, 503, "defect") and "retry-after" in answer.headers
-
-
-def test_headers_of_refusals():
-    assert Refused(503, "a", "b").response().headers["retry-after"] == "1"
-    assert Refused(413, "a", "b", close=True).response().headers["connection"] == "close"
-    assert "retry-after" not in Refused(422, "a", "b").response().headers
 
 
 def test_prompts_as_the_model_takes_them():

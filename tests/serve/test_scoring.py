@@ -109,34 +109,28 @@ def test_ending_answers_accepted_requests(held):
     run(main())
 
 
-class Work:
-    """Work that is never done, and its client: which stays, or disconnects once the work has begun."""
-
-    def __init__(self, leaves: bool) -> None:
-        self.leaves, self.begun, self.cancelled = leaves, asyncio.Event(), False
-
-    async def __call__(self):
-        self.begun.set()
-        try:
-            await asyncio.Event().wait()
-        except asyncio.CancelledError:
-            self.cancelled = True
-            raise
-
-    async def receive(self):
-        await (self.begun if self.leaves else asyncio.Event()).wait()
-        return {"type": "http.disconnect"}
-
-
 @pytest.mark.parametrize(("leaves", "deadline", "kind"), [(True, 60.0, "gone"), (False, 0.01, "deadline")])
 def test_work_is_cancelled_when_the_client_disconnects_or_at_the_deadline(leaves, deadline, kind):
     scoring = SimpleNamespace(config=ServeConfig(deadline=deadline))
 
     async def main():
-        work = Work(leaves)
+        begun, cancelled, never = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+        async def work():
+            begun.set()
+            try:
+                await never.wait()
+            except asyncio.CancelledError:
+                cancelled.set()
+                raise
+
+        async def receive():
+            await (begun if leaves else never).wait()
+            return {"type": "http.disconnect"}
+
         with pytest.raises(Refused) as refused:
-            await Scoring.answer(scoring, work, work)
-        assert refused.value.kind == kind and work.cancelled
+            await Scoring.answer(scoring, SimpleNamespace(receive=receive), work)
+        assert refused.value.kind == kind and cancelled.is_set()
 
     run(main())
 
@@ -186,7 +180,7 @@ def test_texts_are_logged_on_request_only(energy, caplog):
 def test_a_large_request_does_not_hold_up_tokenizing_of_a_small_one(energy, monkeypatch):
     order = []
     ids = Scoring._ids_of
-    monkeypatch.setattr(Scoring, "_ids_of", lambda self, text, row: order.append(text.response) or ids(self, text, row))
+    monkeypatch.setattr(Scoring, "_ids_of", lambda self, row, text: order.append(text.response) or ids(self, row, text))
     scoring = Scoring(energy, ServeConfig())
 
     async def main():

@@ -82,9 +82,6 @@ def rewards(client: httpx.Client) -> list[float]:
     return [row["reward"] for row in results]
 
 
-# -- the token --------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "given",
     [
@@ -111,9 +108,6 @@ def test_without_the_token_nothing_is_answered_but_health_and_the_page(live: Liv
 def test_the_token_opens(live: Live, scheme: str) -> None:
     answer = httpx.get(f"{live.url}/info", headers={"Authorization": f"{scheme} {TOKEN}"}, trust_env=False)
     assert answer.status_code == 200 and TOKEN not in answer.text
-
-
-# -- sizes ------------------------------------------------------------------------------------------------------------
 
 
 def test_100_megabytes_that_are_declared_are_refused_before_they_are_sent(live: Live) -> None:
@@ -146,8 +140,6 @@ def test_100_megabytes_in_chunks_are_refused_on_the_way(live: Live) -> None:
         assert statuses(said(opened)) == [413]
     assert live.scoring.held == 0
 
-
-# -- clients that break off, are slow, or send what is no HTTP --------------------------------------------------------
 
 BODY = json.dumps(ASKED).encode()
 TROUBLE = {
@@ -225,9 +217,6 @@ def test_many_at_once_do_not_disturb_each_other(live: Live, client: httpx.Client
     assert live.scoring.held == 0
 
 
-# -- the log ----------------------------------------------------------------------------------------------------------
-
-
 def test_texts_and_tokens_are_never_in_the_log(
     live: Live, client: httpx.Client, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -273,7 +262,7 @@ def test_a_defect_answers_503_and_logs_no_text(
     with monkeypatch.context() as patched:
         patched.setattr(live.scoring.model.head, "p_best", broken)
         answer = client.post("/v1/rank", json={"prompt": SECRET, "responses": [SECRET]})
-    assert answer.status_code == 503 and answer.json()["error"]["kind"] == "defect"
+    assert answer.status_code == 503 and answer.json()["error"]["kind"] == "defect" and "retry-after" in answer.headers
     assert SECRET not in answer.text and "ZeroDivision" not in answer.text
     assert answer.headers["connection"] == "close"
     rewards(client)  # by its answer the traceback is logged and the defect counted, which come after the first answer

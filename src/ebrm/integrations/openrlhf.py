@@ -27,9 +27,8 @@ def reward_func(queries: Sequence[str], prompts: Sequence[str], labels: Sequence
 
     Returns:
         `rewards` [n] in the base RM's units, less `EBRM_PESSIMISM` standard deviations; `scores` [n] between 0 and 1
-        for OpenRLHF's dynamic filtering, the refined rewards by `EnergyRewardModel.to_score`; `extra_logs`:
-        `base_reward`, `std` and `unusable` [n], which is 1 where `EBRM_UNUSABLE_REWARD` replaces the reward (the score
-        is 0 there).
+        by `EnergyRewardModel.to_score`, 0 where unusable; `extra_logs`: `base_reward`, `std` and `unusable` [n], which
+        is 1 where `EBRM_UNUSABLE_REWARD` replaces the reward.
 
     Raises:
         TextError: a text that cannot be scored, unless `EBRM_UNUSABLE_REWARD` is set. OpenRLHF logs errors of rewards

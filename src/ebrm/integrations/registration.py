@@ -17,13 +17,12 @@ def register() -> None:
     from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 
     class LazyConfig(PretrainedConfig):
-        """Stands for EBRMConfig until a configuration is read, since its module loads transformers' modeling code."""
+        """Stands for EBRMConfig, whose module (loaded when a configuration is read) registers it in this place."""
 
         model_type = "ebrm"
 
         @classmethod
         def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-            """The configuration as EBRMConfig, whose module registers it and its model in this class's place."""
             from ebrm.integrations.transformers import EBRMConfig
 
             return EBRMConfig.from_dict(config_dict, **kwargs)

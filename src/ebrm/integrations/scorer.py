@@ -32,17 +32,11 @@ class Scorer(Protocol):
     def score(
         self, prompts: Sequence[Prompt], responses: Sequence[str], *, on_error: OnError = "raise"
     ) -> RefinedReward:
-        """Refined rewards of responses, one prompt each; see `EnergyRewardModel.score`."""
+        """As `EnergyRewardModel.score`."""
 
 
 def open_scorer(model: Scorer | str | Path) -> Scorer:
-    """The scorer itself, or the model loaded from a folder or the Hub.
-
-    An energy reward model's RM is loaded now, so that errors show before a training run begins.
-
-    Raises:
-        ModelError, BackboneError: no such model, or its reward model cannot be loaded.
-    """
+    """The scorer itself, or the model of a folder or the Hub; its RM is loaded now, so that errors show early."""
     if isinstance(model, str | Path):
         if "://" in str(model):
             raise ModelError(f"{model} is an address, not a model. Give a client: ebrm.Client({str(model)!r}).")
@@ -75,7 +69,7 @@ class Environment:
 
     @property
     def on_error(self) -> OnError:
-        """How texts that cannot be scored are treated, see `EnergyRewardModel.score`."""
+        """The argument of `EnergyRewardModel.score`."""
         return "raise" if self.unusable is None else "nan"
 
     def rewards(self, refined: RefinedReward) -> dict[str, Tensor]:
@@ -94,14 +88,7 @@ class Environment:
 
 
 def read_environment(server_only: str = "") -> Environment:
-    """Read the variables.
-
-    Args:
-        server_only: a caller that cannot run a model itself; `EBRM_MODEL` is then refused in its name.
-
-    Raises:
-        ConfigError: neither or both of model and server, or a number that is none.
-    """
+    """Read and check the variables; `server_only` names a caller that cannot run a model itself."""
     model, server = os.environ.get("EBRM_MODEL", ""), os.environ.get("EBRM_SERVER", "")
     if server_only and (model or not server):
         raise ConfigError(
@@ -145,11 +132,7 @@ _opening = threading.Lock()  # a trainer's first threads would each load a model
 
 
 def shared_scorer(environment: Environment) -> EnergyRewardModel | Client:
-    """The model or client of an environment, opened once a process and used by all its threads.
-
-    Raises:
-        ConfigError, ModelError, BackboneError: as `Client` and :func:`open_scorer`.
-    """
+    """The model or client of an environment, opened once a process and used by all its threads."""
     key = (environment.model, environment.device, environment.server, environment.token or "")
     with _opening:
         if key not in _shared:
@@ -157,6 +140,6 @@ def shared_scorer(environment: Environment) -> EnergyRewardModel | Client:
                 _shared[key] = Client(environment.server, token=environment.token)
             else:
                 model = EnergyRewardModel.from_pretrained(environment.model, device=environment.device)
-                open_scorer(model)
+                _ = model.backbone  # loaded, so that errors show early
                 _shared[key] = model
         return _shared[key]

@@ -24,16 +24,13 @@ _PLAIN_TEMPLATE = (
     "{%- endfor -%}"
 )
 _USER, _ANSWER = {"role": "user", "content": "What is 2 + 2?"}, {"role": "assistant", "content": "Four."}
-# Conversations on which the template is compared with ebrm's own rendering, as (prompt, response).
+# Conversations on which a template is compared with ebrm's own rendering, as (prompt, response).
 _PROBES: tuple[tuple[list[dict[str, str]], str], ...] = (
     ([_USER], "It is four."),
     ([_USER], ""),
     ([_USER], "  Two lines\n\nand spaces \n"),
     ([{"role": "system", "content": "Be brief."}, _USER], "4"),
-    (
-        [_USER, _ANSWER, {"role": "user", "content": "And 3 + 3? \u00fc\u4f60\U0001f600"}],
-        "Six \u2014 \u00e9\u6c34\U0001f389.",
-    ),
+    ([_USER, _ANSWER, {"role": "user", "content": "And 3 + 3? ü你😀"}], "Six — é水🎉."),
 )
 
 
@@ -56,8 +53,7 @@ def make_tokenizer(rule: TextRule, tokenizer: Any) -> Any:
     if different is not None:
         raise ModelError(
             f"This tokenizer ({type(tokenizer).__name__}) cannot render texts for transformers as the fitted model's "
-            f"text rule does: {different}. Score with EnergyRewardModel, or in TRL with "
-            "ebrm.reward_function."
+            f"text rule does: {different}. Score with EnergyRewardModel, or in TRL with ebrm.reward_function."
         )
     return own
 
@@ -133,7 +129,7 @@ def _start(rule: TextRule, tokenizer: Any) -> str:
 
 
 def _added(tokenizer: Any) -> tuple[str, str]:
-    """The special tokens that a tokenizer adds before and after a text, as strings."""
+    """Special tokens that a tokenizer adds before and after a text."""
     bare = list(tokenizer("a", add_special_tokens=False, verbose=False)["input_ids"])
     full = list(tokenizer("a", verbose=False)["input_ids"])
     first = next((i for i in range(len(full)) if full[i : i + len(bare)] == bare), 0)

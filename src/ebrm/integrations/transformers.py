@@ -35,27 +35,23 @@ from ebrm.model import EnergyRewardModel, ModelRecord
 
 logger = logging.getLogger(__name__)
 
-#: Options of `from_pretrained` for the Hub, which transformers and ebrm have in common.
+# Options of `from_pretrained` for the Hub, which transformers and ebrm have in common.
 _HUB = ("revision", "cache_dir", "token", "local_files_only")
-#: Options that have no effect on a base RM that is referred to.
+# Options that have no effect on a base RM that is referred to.
 _IGNORED = ("low_cpu_mem_usage", "use_safetensors", "force_download", "num_labels", "adapter_kwargs", "_from_auto",
             "_commit_hash")  # fmt: skip
 _EXPORT = "`ebrm export MODEL --out FOLDER --standalone`"
-#: Entries of a base RM's configuration that are not needed to build it.
+# Entries of a base RM's configuration that are not needed to build it.
 _NOT_NEEDED = ("_name_or_path", "architectures", "auto_map", "transformers_version")
 
 
 class EBRMConfig(PretrainedConfig):
-    """`config.json` of an energy reward model.
-
-    Every field of :class:`ebrm.model.ModelRecord` is an attribute of the same name (`backbone`, `text_rule`, `network`,
-    `inference`, …), plain JSON values.
+    """`config.json` of an energy reward model: every field of :class:`ebrm.model.ModelRecord`, as plain JSON values.
 
     Attributes:
         base: how to build the base RM whose weights are in the same folder (:func:`describe_base`); None where the
             folder refers to the base RM by name, revision and fingerprint.
-        own_tokenizer: a folder that refers to its base RM has a tokenizer that renders texts as `ebrm.data.tokenize`
-            does, to be used instead of the base RM's own.
+        own_tokenizer: the folder's tokenizer is to be used instead of that of the base RM it refers to.
     """
 
     model_type = "ebrm"
@@ -67,26 +63,19 @@ class EBRMConfig(PretrainedConfig):
         self.base, self.own_tokenizer = base, own_tokenizer
 
     def record(self) -> dict[str, Any]:
-        """The values of :class:`ebrm.model.ModelRecord` among the attributes, and those of the fusion (`fusion`)."""
+        """The fields of :class:`ebrm.model.ModelRecord` among the attributes, and `fusion`."""
         names = [*(f.name for f in fields(ModelRecord)), "fusion"]
         return {name: getattr(self, name) for name in names if hasattr(self, name)}
 
 
 @dataclass
 class EBRMOutput(ModelOutput):
-    """Refined rewards of n texts, float32, in the base RM's units, where the token ids are.
+    """Refined rewards of n texts, float32, in the base RM's units: `logits` [n, 1], and as in `RefinedReward`."""
 
-    Attributes:
-        logits: the refined rewards [n, 1].
-        base_reward: the base RM's rewards [n].
-        std: standard deviation of the fitted density [n].
-        interval: central interval [n, 2] (90% unless the inference settings say otherwise).
-    """
-
-    logits: Tensor | None = None
-    base_reward: Tensor | None = None
-    std: Tensor | None = None
-    interval: Tensor | None = None
+    logits: Tensor | None = None  # the refined rewards
+    base_reward: Tensor | None = None  # [n]
+    std: Tensor | None = None  # [n], of the fitted density
+    interval: Tensor | None = None  # [n, 2], central; 90% unless the model's inference says otherwise
 
 
 class EBRMForSequenceClassification(PreTrainedModel):
@@ -95,9 +84,8 @@ class EBRMForSequenceClassification(PreTrainedModel):
     Load one with `from_pretrained` (also through `AutoModelForSequenceClassification`, see :func:`ebrm.register`), or
     wrap a model in memory with :meth:`wrap`. It only scores: there are no gradients, and it stays in evaluation mode.
 
-    Attributes:
-        base: the base RM, in the precision and on the device that transformers is given.
-        energy: the fitted density with its settings, always float32, where `base` is; None until loaded.
+    `base` is the RM, in the precision and on the device that transformers is given; `energy` the fitted model, always
+    float32, where `base` is, and None until loaded.
     """
 
     config_class = EBRMConfig
@@ -127,8 +115,6 @@ class EBRMForSequenceClassification(PreTrainedModel):
         self.post_init()
         self.requires_grad_(False).eval()
 
-    # -- scoring ---------------------------------------------------------------------------------------------------
-
     @torch.no_grad()
     def forward(
         self,
@@ -144,16 +130,24 @@ class EBRMForSequenceClassification(PreTrainedModel):
             attention_mask: [n, L], 1 where there is text, on whichever side the padding is. Without it every token is
                 taken for text; that is refused where several rows begin or end in `config.pad_token_id`.
             return_dict: False gives the output as a tuple.
-            others: `token_type_ids` that are all 0, and switches that are off, are accepted.
+            others: `token_type_ids` that are all 0, and switches that are off; nothing else.
 
         Raises:
             TextTooLongError: a text is longer than the text rule or the base RM allows; nothing is cut here.
-            ModelError, BackboneError: a row without tokens or with unknown ones, another input or output (hidden
-                states, embeddings, labels), or no energy loaded.
+            ModelError, BackboneError: another input or output, a row without or with unknown tokens, no energy loaded.
         """
         if self.energy is None:
             raise ModelError("This model was built from a configuration alone: load it with from_pretrained.")
-        _refuse_others(others)
+        kinds = others.pop("token_type_ids", None)
+        if kinds is not None and bool(kinds.any()):
+            raise ModelError("token_type_ids are not all 0. An ebrm model reads one text a row, never two segments.")
+        others.pop("use_cache", None)
+        unknown = sorted(name for name, value in others.items() if value is not None and value is not False)
+        if unknown:
+            raise ModelError(
+                f"EBRMForSequenceClassification takes input_ids and attention_mask; {', '.join(unknown)} cannot be "
+                "used. It scores whole texts and is not trained: fit with `ebrm fit`."
+            )
         rows = self._rows(input_ids, attention_mask)
         assert input_ids is not None
         device = self.base.get_input_embeddings().weight.device  # type: ignore[operator]
@@ -169,7 +163,6 @@ class EBRMForSequenceClassification(PreTrainedModel):
         return output.to_tuple() if return_dict is False else output
 
     def _read(self, rows: list[list[int]], device: torch.device) -> Tensor:  # -> [n, d]
-        """Embeddings of token sequences, read as `Backbone.read` reads them."""
         name = self._identity.name
         forward = Forward(
             name=name, head_module=self._identity.head_module, model=self.base, head=self._head(), layers=self._layers,
@@ -186,7 +179,6 @@ class EBRMForSequenceClassification(PreTrainedModel):
         return embedding
 
     def _rows(self, input_ids: Tensor | None, attention_mask: Tensor | None) -> list[list[int]]:
-        """The tokens of each text, without padding."""
         if input_ids is None or input_ids.dim() != 2:
             seen = "nothing" if input_ids is None else f"a tensor of shape {list(input_ids.shape)}"
             raise ModelError(f"input_ids is {seen}; token ids [texts, tokens] were expected.")
@@ -219,8 +211,6 @@ class EBRMForSequenceClassification(PreTrainedModel):
     def _head(self) -> nn.Linear:
         return require_linear(self._identity.name, self._head_path, self.base.get_submodule(self._head_path))
 
-    # -- transformers' interface of a model --------------------------------------------------------------------------
-
     @property
     def score(self) -> Any:
         """Refuses: a refined reward belongs to a whole text. TRL's PPO looks here for a head over hidden states."""
@@ -232,7 +222,7 @@ class EBRMForSequenceClassification(PreTrainedModel):
 
     @property
     def base_model(self) -> nn.Module:
-        """This model itself: it has no part that others could use in its place."""
+        """This model itself."""
         return self
 
     def get_input_embeddings(self) -> nn.Module:
@@ -243,15 +233,9 @@ class EBRMForSequenceClassification(PreTrainedModel):
         """Stay in evaluation mode: the model is frozen."""
         return super().train(False)
 
-    # -- on disk and on the Hub ------------------------------------------------------------------------------------
-
     @classmethod
     def wrap(cls, model: EnergyRewardModel, config: EBRMConfig | None = None) -> EBRMForSequenceClassification:
-        """An :class:`EnergyRewardModel` with its base RM, as a transformers model; weights are shared, not copied.
-
-        Raises:
-            ModelError: fitted on features made elsewhere, or the base RM is not run here but in a server.
-        """
+        """An :class:`EnergyRewardModel` as a transformers model; its base RM, which must run here, is not copied."""
         backbone = model.backbone
         if not isinstance(getattr(backbone, "model", None), nn.Module):
             raise ModelError(
@@ -277,9 +261,8 @@ class EBRMForSequenceClassification(PreTrainedModel):
             name: the folder or `owner/name`.
             args: as for every transformers model.
             config: an `EBRMConfig` to use instead of the folder's own.
-            kwargs: as for every transformers model (`dtype`, `device_map`, `attn_implementation`, `revision`, …). Where
-                the base RM is referred to, it is loaded as :class:`EnergyRewardModel` loads it: `dtype` is that of the
-                fit unless given, and `device_map` can name one device only.
+            kwargs: as for every transformers model (`dtype`, `device_map`, `revision`, …). Where the base RM is
+                referred to, `dtype` is that of the fit unless given, and `device_map` can name one device only.
 
         Raises:
             ModelError: files that are missing, damaged or do not belong together, or weights that the checkpoint
@@ -308,7 +291,6 @@ class EBRMForSequenceClassification(PreTrainedModel):
     def _refer(
         cls, energy: EnergyRewardModel, name: Any, config: EBRMConfig, options: dict[str, Any]
     ) -> EBRMForSequenceClassification:
-        """Load the base RM that an ebrm model refers to, checked, and wrap both."""
         options = {"attn_implementation": config._attn_implementation} | options  # an Auto class puts it there
         energy = energy.with_backbone(**backbone_changes(options))
         backbone = energy.backbone
@@ -327,9 +309,7 @@ class EBRMForSequenceClassification(PreTrainedModel):
     def save_pretrained(  # type: ignore[override]
         self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any
     ) -> None:
-        """Write a standalone folder: `config.json`, the base RM's weights, `energy.safetensors`, and a model card.
-
-        The tokenizer is not part of it; `ebrm export --standalone` writes it, too.
+        """Write a standalone folder, but for the tokenizer (as `export` does).
 
         Raises:
             ModelError: a base RM that transformers cannot build from a configuration.
@@ -351,36 +331,16 @@ class EBRMForSequenceClassification(PreTrainedModel):
             self.push_to_hub(hub.pop("repo_id", folder.name), **hub)
 
 
-def _refuse_others(others: dict[str, Any]) -> None:
-    kinds = others.pop("token_type_ids", None)
-    if kinds is not None and bool(kinds.any()):
-        raise ModelError("token_type_ids are not all 0. An ebrm model reads one text a row, never two segments.")
-    others.pop("use_cache", None)
-    unknown = sorted(name for name, value in others.items() if value is not None and value is not False)
-    if unknown:
-        raise ModelError(
-            f"EBRMForSequenceClassification takes input_ids and attention_mask; {', '.join(unknown)} cannot be used. "
-            "It scores whole texts and is not trained: fit with `ebrm fit`."
-        )
-
-
 # Importing this module is enough for the Auto classes; `ebrm.register` does it lazily.
 AutoConfig.register(EBRMConfig.model_type, EBRMConfig, exist_ok=True)
 AutoModelForSequenceClassification.register(EBRMConfig, EBRMForSequenceClassification, exist_ok=True)
-
-# -- a base RM whose weights are in the folder ------------------------------------------------------------------------
 
 
 def describe_base(model: nn.Module, head: str) -> dict[str, Any] | None:
     """How to build a base RM from nothing but its weights: JSON values, or None where transformers and ebrm cannot.
 
-    Args:
-        model: transformers' sequence classifier, or a :class:`ValueHeadModel`.
-        head: where its last linear map is in it.
-
-    Returns:
-        `config`, transformers' configuration; `head`, the head's place in the model; `maps`, for a value head that
-        transformers has no class for, the [inputs, outputs, has bias] of its linear maps.
+    `config` is transformers' configuration; `head` the place of the last linear map; `maps`, for a value head that
+    transformers has no class for (:class:`ValueHeadModel`), the [inputs, outputs, has bias] of its linear maps.
     """
     config = getattr(model, "config", None)
     if config is None or not getattr(config, "model_type", ""):
@@ -423,15 +383,8 @@ def _same(model: nn.Module, description: dict[str, Any]) -> bool:
     return type(inner[0]) is type(inner[1]) and shapes[0] == shapes[1]
 
 
-# -- a base RM that the folder refers to ------------------------------------------------------------------------------
-
-
 def backbone_changes(options: dict[str, Any]) -> dict[str, Any]:
-    """Fields of `BackboneConfig` from the keyword arguments of a transformers `from_pretrained`.
-
-    Raises:
-        ModelError: an option that ebrm's loading does not have, or several devices.
-    """
+    """Fields of `BackboneConfig` from the options of a transformers `from_pretrained`; ModelError for any other."""
     known = (*_HUB, *_IGNORED)
     options = {key: value for key, value in options.items() if key not in known and value not in (None, {})}
     device = options.pop("device_map", "cpu")
@@ -457,20 +410,16 @@ def backbone_changes(options: dict[str, Any]) -> dict[str, Any]:
     return changes
 
 
-# -- folders ----------------------------------------------------------------------------------------------------------
-
-
 def export(model: EnergyRewardModel, out: str | Path, standalone: bool = False) -> Path:
     """Write a folder that `AutoModelForSequenceClassification.from_pretrained` loads once ebrm is registered.
 
-    Both kinds hold the head (`energy.safetensors`), the configuration, a model card, and a tokenizer whose chat
-    template renders texts as `ebrm.data.tokenize` does, start and end tokens included.
+    It holds the head (`energy.safetensors`), the configuration, a model card, and a tokenizer whose chat template
+    renders texts as `ebrm.data.tokenize` does, start and end tokens included.
 
     Args:
         model: a fitted model; its base RM is loaded.
         out: the folder, which must not exist yet or be empty. It appears complete or not at all.
-        standalone: also write the base RM's weights. Otherwise the folder refers to them by name, revision and
-            fingerprint, and they have to be where they were when it is loaded.
+        standalone: also write the base RM's weights, instead of its name, revision and fingerprint.
 
     Raises:
         DataError: something is at `out`.
@@ -501,11 +450,7 @@ def export(model: EnergyRewardModel, out: str | Path, standalone: bool = False) 
 
 
 def refuse_used(out: Path) -> None:
-    """Refuse a folder to write that holds something already.
-
-    Raises:
-        DataError: `out` is a file, or a folder that is not empty.
-    """
+    """DataError where `out`, a folder to write, is a file or holds something already."""
     if out.is_dir() and any(out.iterdir()):
         raise DataError(f"{out} exists already and is not empty; it was left as it is. Choose another `out`.")
     if out.exists() and not out.is_dir():

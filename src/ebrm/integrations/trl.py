@@ -36,21 +36,17 @@ def reward_function(
 ) -> RewardFunction:
     """A reward function for `reward_funcs` of TRL's `GRPOTrainer` and `RLOOTrainer`.
 
-    Its rewards are those of `EnergyRewardModel.score`, in the base RM's units: each row is scored by itself, nothing is
-    normalized over a call. A row that cannot be scored (too long, a completion that is not text or does not end with an
-    assistant's turn) gets None, which TRL leaves out of that row's reward; the first is logged with the reason, and all
-    are counted.
+    Its rewards are those of `EnergyRewardModel.score`, in the base RM's units. A row that cannot be scored (too long, a
+    completion that does not end with an assistant's turn of text) gets None, which TRL leaves out of that row's reward;
+    the first is logged with the reason, and all are counted.
 
     Args:
-        model: an `EnergyRewardModel`, a folder or Hub name of one, or an `ebrm.Client` of a running
-            `ebrm serve`, for workers without a GPU.
+        model: an `EnergyRewardModel`, a folder or Hub name of one, or an `ebrm.Client` of a running `ebrm serve`.
         mode: "mean" or "mode" of the density of r given the response, or "pessimistic", the mean less `k` standard
             deviations (a lower confidence bound).
         k: standard deviations that "pessimistic" subtracts.
-        asynchronous: return an `async def` function, which scores in a thread and leaves the trainer's event loop to
-            other asynchronous rewards and tools.
-        name: the function's name in TRL's logs (`rewards/{name}/mean`); by default `ebrm`, `ebrm_mode` or
-            `ebrm_pessimistic`.
+        asynchronous: return an `async def` function, which scores in a thread and leaves the event loop to others.
+        name: the function's name in TRL's logs; by default `ebrm`, `ebrm_mode` or `ebrm_pessimistic`.
 
     Returns:
         A function of `prompts`, `completions` and TRL's other columns that returns a list of float or None. It logs the
@@ -76,11 +72,8 @@ def reward_function(
         row, why = next(((row, why) for row, why in enumerate(rows.errors) if why is not None), (0, None))
         if why is not None and not warned:
             warned.append(why)
-            logger.warning(
-                "%s: row %d of this call has no reward (None): %s From here on such rows are only counted, in the "
-                "metric %s/unusable.",
-                called, row, why, called,
-            )  # fmt: skip
+            counted = f"From here on such rows are only counted, in the metric {called}/unusable."
+            logger.warning("%s: row %d of this call has no reward (None): %s %s", called, row, why, counted)
         return rows
 
     def finish(rows: _Rows, columns: dict[str, Any]) -> Rewards:
@@ -113,7 +106,7 @@ def _set_estimate(scorer: Scorer, estimate: Literal["mean", "mode"]) -> Scorer:
 
 @dataclass(frozen=True)
 class _Rows:
-    """Columns of n rows: NaN, with a reason in `errors`, where a row has no reward."""
+    """Columns [n]: NaN, with a reason in `errors`, where a row has no reward."""
 
     reward: Tensor
     base_reward: Tensor
@@ -121,7 +114,6 @@ class _Rows:
     errors: list[str | None]
 
     def usable(self, values: Tensor) -> Rewards:
-        """`values` [n], None for rows without a reward."""
         return [value if error is None else None for value, error in zip(values.tolist(), self.errors, strict=True)]
 
 

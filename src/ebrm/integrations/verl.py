@@ -24,15 +24,10 @@ _CALLER = "verl's reward manager"
 
 
 class EBRMRewardManager(RewardManagerBase):
-    """Scores each rollout by its `raw_prompt` and its decoded response.
+    """Scores each rollout by its `raw_prompt` (messages) and its decoded response, without special tokens.
 
-    The prompt is the data set's messages, the response one assistant's turn without the policy's special tokens, and
-    both are rendered by the reward model's own template. Of several sequences the last one counts, as in verl's own
-    managers.
-
-    Args:
-        config, tokenizer: verl's configuration, the policy's tokenizer.
-        compute_score, reward_router_address, reward_model_tokenizer: passed by verl; ignored.
+    Both are rendered by the reward model's own template. Of several sequences the last one counts, as in verl's own
+    managers. verl passes the arguments; those after `tokenizer` are ignored.
     """
 
     def __init__(
@@ -43,11 +38,9 @@ class EBRMRewardManager(RewardManagerBase):
         shared_scorer(read_environment(_CALLER))  # a missing address shows before the first rollout
 
     async def run_single(self, data: Any) -> dict[str, Any]:
-        """The reward of the last sequence of `data` (a `DataProto`), with its parts.
+        """`reward_score` of the last sequence of `data` (a `DataProto`), and its parts as `reward_extra_info`.
 
-        Returns:
-            `reward_score`, and `reward_extra_info` with `base_reward`, `std` and `unusable` (1 where
-            `EBRM_UNUSABLE_REWARD` replaces the reward).
+        The parts are `base_reward`, `std` and `unusable`: 1 where `EBRM_UNUSABLE_REWARD` replaces the reward.
 
         Raises:
             ConfigError: the batch has no `raw_prompt`.
@@ -78,13 +71,8 @@ def compute_score(
 ) -> dict[str, float]:
     """For `reward.custom_reward_function`, where a rule-based manager has to stay: the prompt is in `extra_info`.
 
-    Args:
-        data_source, ground_truth, more: passed by verl; ignored.
-        solution_str: the response.
-        extra_info: its `prompt` is a string (one user turn) or a list of messages.
-
-    Returns:
-        `score`, and `base_reward`, `std` and `unusable` as `EBRMRewardManager` gives them.
+    The response is `solution_str`; `prompt` is a string (one user turn) or a list of messages; the others are ignored.
+    Gives `score`, and `base_reward`, `std` and `unusable` as `EBRMRewardManager` does.
 
     Raises:
         ConfigError: `extra_info` has no `prompt`. TextError, EBRMError: as `EBRMRewardManager.run_single`.

@@ -43,13 +43,12 @@ def create_app(
 ) -> FastAPI:
     """The server of a model.
 
-    The reward model is loaded when the application starts, or, where nothing starts it (tests), when a text is first
-    scored. `app.state.scoring` is the :class:`Scoring` behind the routes.
+    The reward model is loaded when the application starts, or, where nothing starts it (tests), with the first text.
 
     Args:
         model: the model that scores.
         config: limits and token; host and port are for :func:`ebrm.serve.serve`.
-        name: the model's name in answers; `ebrm serve` gives the folder.
+        name: the model's name in answers.
         backbone: fields of :class:`BackboneConfig` by which the reward model is loaded; others as saved.
     """
     config = config or ServeConfig()
@@ -107,9 +106,8 @@ def _own_routes(app: FastAPI, scoring: Scoring, name: str) -> None:
             features = scoring.features(scored)
             best = await scoring.on_model(lambda: scoring.model.p_best(*features).tolist()) if scored else []
             order = sorted(range(len(scored)), key=lambda i: -scored[i].values["reward"])
-            results = [
-                RankResult(index=i, rank=place + 1, p_best=best[i], **scored[i].values) for place, i in enumerate(order)
-            ]
+            ranks = enumerate(order, 1)
+            results = [RankResult(index=i, rank=rank, p_best=best[i], **scored[i].values) for rank, i in ranks]
             return RankAnswer(model=name, results=results, density=await density(scored, body.density))
 
         return await scoring.answer(request, work)
@@ -136,7 +134,7 @@ def _state_routes(app: FastAPI, scoring: Scoring, name: str) -> None:
     @app.get("/info", responses={401: ERRORS[401]})
     async def info() -> dict[str, Any]:
         """Model, reward model, text rule, units, inference config, limits."""
-        return about(scoring, name)
+        return _about(scoring, name)
 
     @app.get("/metrics", responses={401: ERRORS[401]}, response_class=Response)
     async def metrics() -> Response:
@@ -152,16 +150,14 @@ def _state_routes(app: FastAPI, scoring: Scoring, name: str) -> None:
         return HTMLResponse(routes_page(app.openapi()))
 
 
-def about(scoring: Scoring, name: str) -> dict[str, Any]:
-    """The answer of `/info`."""
-    model = scoring.model
-    record, head = model.record, model.head
+def _about(scoring: Scoring, name: str) -> dict[str, Any]:
+    record, head = scoring.model.record, scoring.model.head
     rule = {key: value for key, value in (record.text_rule or {}).items() if key not in ("template", "template_kwargs")}
     low, high = (float(r) for r in head.standardizer.to_base(head.support.double()))
     return {
         "ebrm_version": __version__,
         "model": name,
-        "fingerprint": model.fingerprint(),
+        "fingerprint": scoring.model.fingerprint(),
         "reward_model": record.backbone,
         "text_rule": rule,
         "template_sha256": rule.get("template_sha256"),

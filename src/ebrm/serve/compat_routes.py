@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Sequence
 from typing import Any, Generic, Literal, TypeVar
 
 import torch
@@ -13,19 +12,17 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from ebrm.serve.requests import ERRORS, Conversation, must_end_in_answer, prompt_of
-from ebrm.serve.scoring import Scored, ScoreItem, Scoring
+from ebrm.serve.scoring import ScoreItem, Scoring
 
 T = TypeVar("T")
 
 
 class PoolingRequest(BaseModel):
-    """vLLM's request: `input`, texts that went through the reward model's chat template, or one conversation."""
+    """vLLM's request; its other fields (add_special_tokens, …) are decided by the model's text rule."""
 
     model_config = ConfigDict(
-        # vLLM's other fields (add_special_tokens, truncate_prompt_tokens, …) are decided by the model's text rule.
         json_schema_extra={"examples": [{"input": "<|user|>Hi<|assistant|>Hello", "use_activation": False}]}
     )
-
     model: str | None = Field(default=None, description="Ignored: one model is served.")
     input: str | list[str] | None = Field(default=None, description="Whole texts, already in the chat template.")
     messages: Conversation | None = Field(
@@ -59,46 +56,36 @@ class PoolingRequest(BaseModel):
         return [ScoreItem(text) for text in ([self.input] if isinstance(self.input, str) else self.input or [])]
 
 
-class PoolRequest(PoolingRequest):
-    """vLLM's request to `/pooling`."""
-
+class _PoolRequest(PoolingRequest):
     task: Literal["classify"] = Field(default="classify", description="Embeddings are not served.")
 
 
-class Usage(BaseModel):
-    """Token counts."""
-
+class _Usage(BaseModel):
     prompt_tokens: int
     total_tokens: int
     completion_tokens: int = 0
 
 
-class Classified(BaseModel):
-    """One text's reward in `/classify`."""
-
+class _Classified(BaseModel):
     index: int
     label: str = "reward"
     probs: list[float] = Field(description="The refined reward. It is no probability; the name is vLLM's.")
     num_classes: int = 1
 
 
-class Pooled(BaseModel):
-    """One text's reward in `/pooling`."""
-
+class _Pooled(BaseModel):
     index: int
     object: str = "pooling"
     data: list[float] = Field(description="The refined reward.")
 
 
-class PoolingAnswer(BaseModel, Generic[T]):
-    """The answer of `/classify` and `/pooling`."""
-
+class _PoolingAnswer(BaseModel, Generic[T]):
     id: str
     object: str = "list"
     created: int
     model: str
     data: list[T]
-    usage: Usage
+    usage: _Usage
 
 
 class GetRewardRequest(BaseModel):
@@ -111,9 +98,7 @@ class GetRewardRequest(BaseModel):
     labels: list[Any] | None = Field(default=None, description="Ignored.")
 
 
-class GetRewardAnswer(BaseModel):
-    """The answer of `/get_reward`, one number a query each."""
-
+class _GetRewardAnswer(BaseModel):
     rewards: list[float] = Field(description="Refined rewards.")
     scores: list[float] = Field(description="Refined rewards between 0 and 1, for OpenRLHF's dynamic filtering.")
     extra_logs: dict[str, list[float]] = Field(description="base_reward and std.")
@@ -122,31 +107,29 @@ class GetRewardAnswer(BaseModel):
 def add_compat_routes(app: FastAPI, scoring: Scoring, name: str) -> None:
     """Add the three routes."""
 
-    def pooled(kind: str, data: list[Any], scored: Sequence[Scored]) -> dict[str, Any]:
+    async def pooled(request: Request, body: PoolingRequest, kind: str, values: str) -> dict[str, Any]:
+        scored = await scoring.answer(request, lambda: scoring.score(body.texts()))
         tokens = sum(one.tokens for one in scored)
-        usage = Usage(prompt_tokens=tokens, total_tokens=tokens)
-        return {"id": f"{kind}-{uuid.uuid4().hex}", "created": int(time.time()), "model": name, "data": data,
-                "usage": usage}  # fmt: skip
+        data = [{"index": i, values: [one.values["reward"]]} for i, one in enumerate(scored)]
+        usage = _Usage(prompt_tokens=tokens, total_tokens=tokens)
+        made = {"id": f"{kind}-{uuid.uuid4().hex}", "created": int(time.time())}
+        return {**made, "model": name, "data": data, "usage": usage}
 
-    @app.post("/classify", response_model=PoolingAnswer[Classified], responses=ERRORS)
+    @app.post("/classify", response_model=_PoolingAnswer[_Classified], responses=ERRORS)
     async def classify(request: Request, body: PoolingRequest) -> Any:
         """Refined rewards in vLLM's shape, as verl's discriminative reward model requests them."""
-        scored = await scoring.answer(request, lambda: scoring.score(body.texts()))
-        data = [Classified(index=i, probs=[one.values["reward"]]) for i, one in enumerate(scored)]
-        return pooled("classify", data, scored)
+        return await pooled(request, body, "classify", "probs")
 
-    @app.post("/pooling", response_model=PoolingAnswer[Pooled], responses=ERRORS)
-    async def pooling(request: Request, body: PoolRequest) -> Any:
+    @app.post("/pooling", response_model=_PoolingAnswer[_Pooled], responses=ERRORS)
+    async def pooling(request: Request, body: _PoolRequest) -> Any:
         """Refined rewards in vLLM's other shape."""
-        scored = await scoring.answer(request, lambda: scoring.score(body.texts()))
-        data = [Pooled(index=i, data=[one.values["reward"]]) for i, one in enumerate(scored)]
-        return pooled("pool", data, scored)
+        return await pooled(request, body, "pool", "data")
 
-    @app.post("/get_reward", response_model=GetRewardAnswer, responses=ERRORS)
+    @app.post("/get_reward", response_model=_GetRewardAnswer, responses=ERRORS)
     async def get_reward(request: Request, body: GetRewardRequest) -> Any:
         """Refined rewards for OpenRLHF's `--reward.remote_url`."""
         scored = await scoring.answer(request, lambda: scoring.score([ScoreItem(text) for text in body.query]))
         rewards = [one.values["reward"] for one in scored]
         scores = scoring.model.to_score(torch.tensor(rewards)).tolist()
         logs = {key: [one.values[key] for one in scored] for key in ("base_reward", "std")}
-        return GetRewardAnswer(rewards=rewards, scores=scores, extra_logs=logs)
+        return _GetRewardAnswer(rewards=rewards, scores=scores, extra_logs=logs)

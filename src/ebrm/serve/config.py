@@ -56,15 +56,15 @@ class ServeConfig:
                 f"`token` (or {TOKEN_VARIABLE}) is empty or holds blanks or characters other than ASCII, so no client "
                 f"could send it. Give one word, or remove {TOKEN_VARIABLE} to require none."
             )
-        _require(0 <= self.port <= 65535, "port", self.port, "0 to 65535")
-        for name in ("max_wait", "drain"):
-            value = getattr(self, name)
-            _require(math.isfinite(value) and value >= 0, name, value, "0 or more")
-        for name in ("deadline", "body_seconds"):
-            value = getattr(self, name)
-            _require(math.isfinite(value) and value > 0, name, value, "above 0")
-        for name in ("max_body", "max_texts", "queue"):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
+        for names, fits, expected in (
+            (("port",), lambda value: 0 <= value <= 65535, "0 to 65535"),
+            (("max_wait", "drain"), lambda value: 0 <= value < math.inf, "0 or more"),
+            (("deadline", "body_seconds"), lambda value: 0 < value < math.inf, "above 0"),
+            (("max_body", "max_texts", "queue"), lambda value: value >= 1, "1 or more"),
+        ):
+            for name in names:
+                if not fits(value := getattr(self, name)):
+                    raise ConfigError(f"`{name}` is {value!r}; it must be {expected}.")
         if self.queue < self.max_texts:
             raise ConfigError(
                 f"`queue` is {self.queue} texts and `max_texts` is {self.max_texts}: a request of that many texts "
@@ -75,8 +75,3 @@ class ServeConfig:
         """The limits that clients must keep to, for `/info`."""
         names = ("max_texts", "max_body", "queue", "deadline", "body_seconds")
         return {name: getattr(self, name) for name in names}
-
-
-def _require(condition: bool, name: str, value: object, expected: str) -> None:
-    if not condition:
-        raise ConfigError(f"`{name}` is {value!r}; it must be {expected}.")

@@ -17,23 +17,21 @@ class Metrics:
     """
 
     def __init__(self, pending: Callable[[], float]) -> None:
-        self._registry = CollectorRegistry()
-        r = self._registry
+        self._registry = r = CollectorRegistry()
         self.requests = Counter("ebrm_requests", "Requests by route and status", ["route", "code"], registry=r)
         self.texts = Counter("ebrm_texts", "Texts scored", registry=r)
         self.truncated = Counter("ebrm_texts_truncated", "Texts whose prompt was cut at its beginning", registry=r)
         self.refused = Counter("ebrm_texts_refused", "Texts that the reward model cannot read", registry=r)
-        sizes = [2**k for k in range(11)]
-        self.batch_texts = Histogram("ebrm_batch_texts", "Texts in a batch", buckets=sizes, registry=r)
-        self.batch_tokens = Histogram(
-            "ebrm_batch_tokens", "Tokens in a batch, without padding", buckets=[2**k for k in range(5, 17)], registry=r
+        self.batch_texts, self.batch_tokens, self.queue_seconds, self.model_seconds = (
+            Histogram(f"ebrm_{name}", help, buckets=buckets, registry=r)
+            for name, help, buckets in (
+                ("batch_texts", "Texts in a batch", [2**k for k in range(11)]),
+                ("batch_tokens", "Tokens in a batch, without padding", [2**k for k in range(5, 17)]),
+                ("queue_seconds", "Seconds a text waited for its batch", _SECONDS),
+                ("model_seconds", "Seconds a batch took", _SECONDS),
+            )
         )
-        self.queue_seconds = Histogram(
-            "ebrm_queue_seconds", "Seconds a text waited for its batch", buckets=_SECONDS, registry=r
-        )
-        self.model_seconds = Histogram("ebrm_model_seconds", "Seconds a batch took", buckets=_SECONDS, registry=r)
-        queue = Gauge("ebrm_queue_texts", "Texts accepted and not yet answered", registry=r)
-        queue.set_function(pending)
+        Gauge("ebrm_queue_texts", "Texts accepted and not yet answered", registry=r).set_function(pending)
 
     def batch(self, tokens: int, waited: Sequence[float], seconds: float) -> None:
         """Count a batch: its tokens, how long each of its texts waited, how long the model took (seconds)."""

@@ -17,22 +17,13 @@ from ebrm.serve.requests import Refused
 
 logger = logging.getLogger(__name__)
 
-#: Paths that need no token: liveness, and the page on which the token is typed.
-_OPEN = ("/", "/health")
-#: Bytes of unfinished bodies held at a time, in units of `max_body`.
-_BODIES = 16
-#: The status that is counted when the client went away before its answer.
-_CLIENT_GONE = 499
+_OPEN = ("/", "/health")  # need no token: liveness, and the page on which the token is typed
+_BODIES = 16  # bytes of unfinished bodies held at a time, in units of `max_body`
+_CLIENT_GONE = 499  # counted when the client went away before its answer
 
 
 class RequestLimits:
-    """ASGI middleware around all routes.
-
-    A body is refused by its declared length before it is read, and by its counted length as soon as that is too large.
-
-    Attributes:
-        config: token and limits.
-    """
+    """ASGI middleware around all routes: a body is refused by its declared length, or once it is read too far."""
 
     def __init__(self, app: ASGIApp, config: ServeConfig, metrics: Metrics) -> None:
         self.config = config
@@ -93,15 +84,13 @@ class RequestLimits:
         return Refused(413, "too_large", f"The body is larger than {limit:,} bytes. Send several requests.", close=True)
 
     def hold(self, more: int) -> None:
-        """Count bytes of a body; Refused when the bodies of all requests are over the memory meant for them."""
+        """Count bytes of a body; Refused when those of all requests are over the memory meant for them."""
         self._held += more
         if self._held > _BODIES * self.config.max_body:
             raise Refused(503, "queue_full", "Too many large requests are being sent. Retry later.", close=True)
 
 
 class _Body:
-    """The body of one request as it arrives."""
-
     def __init__(self, limits: RequestLimits, receive: Receive) -> None:
         self._limits, self._receive = limits, receive
         self._until = asyncio.get_running_loop().time() + limits.config.body_seconds
@@ -130,12 +119,8 @@ class _Body:
 
 
 class Connection(H11Protocol):
-    """uvicorn's HTTP/1.1 connection, closed when the head of a request is not complete after `head_seconds`.
+    """uvicorn's connection, closed `head_seconds` into a request's head: uvicorn itself waits without limit for one."""
 
-    Slow-loris protection: uvicorn waits without limit for a first request and for the rest of a head.
-    """
-
-    #: Set by :func:`connection_class`.
     head_seconds = 30.0
     _timer: asyncio.TimerHandle | None = None
 

@@ -21,25 +21,15 @@ _STYLE = (
 
 
 def inspector_page() -> HTMLResponse:
-    """The inspector: one static page that needs no token, holds no secret, and sends what is typed to `v1/rank`.
-
-    Its Content-Security-Policy allows its own script and style (by hash) and requests to its own server, no more.
-    """
+    """The inspector: one static page that needs no token, holds no secret, and sends what is typed to `v1/rank`."""
     page, policy = _inspector()
-    return HTMLResponse(
-        page,
-        headers={
-            "Content-Security-Policy": policy,
-            "Cache-Control": "no-cache",
-            "Referrer-Policy": "no-referrer",
-            "X-Content-Type-Options": "nosniff",
-        },
-    )
+    headers = {"Cache-Control": "no-cache", "Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff"}
+    return HTMLResponse(page, headers={"Content-Security-Policy": policy, **headers})
 
 
 @cache
 def _inspector() -> tuple[str, str]:
-    """The page, and its Content-Security-Policy."""
+    """The page, and its Content-Security-Policy: its own script and style, and requests to its own server."""
     page = (resources.files("ebrm.serve") / "inspector" / "index.html").read_text(encoding="utf-8")
     style, script = (_csp_hash(page, tag) for tag in ("style", "script"))
     return page, (
@@ -49,7 +39,6 @@ def _inspector() -> tuple[str, str]:
 
 
 def _csp_hash(page: str, tag: str) -> str:
-    """The source expression of the page's one element `tag`."""
     (inside,) = re.findall(f"<{tag}>(.*?)</{tag}>", page, re.S)
     return "sha256-" + base64.b64encode(hashlib.sha256(inside.encode()).digest()).decode()
 
@@ -76,17 +65,13 @@ def routes_page(openapi: dict[str, Any]) -> str:
 
 
 def _body(route: dict[str, Any], schemas: dict[str, Any]) -> list[str]:
-    """The fields of a route's body, and its examples."""
     content = route.get("requestBody", {}).get("content", {}).get("application/json", {})
     schema = schemas.get(content.get("schema", {}).get("$ref", "").rpartition("/")[2])
     if not schema:
         return []
     fields = [_row(name, field.get("description", "")) for name, field in schema.get("properties", {}).items()]
-    examples = [
-        f"<pre>{escape(json.dumps(example, indent=1, ensure_ascii=False))}</pre>"
-        for example in schema.get("examples", [])
-    ]
-    return ["<table>", *fields, "</table>", *examples]
+    examples = [json.dumps(example, indent=1, ensure_ascii=False) for example in schema.get("examples", [])]
+    return ["<table>", *fields, "</table>", *(f"<pre>{escape(example)}</pre>" for example in examples)]
 
 
 def _row(name: str, description: str) -> str:

@@ -31,12 +31,8 @@ except ImportError as error:
 _NOT_HERE = ("host", "port", "token")
 
 _hints = typing.get_type_hints(ServeConfig)
-_limits: dict[str, Any] = {
-    field.name: (_hints[field.name], field.default)
-    for field in dataclasses.fields(ServeConfig)
-    if field.name not in _NOT_HERE
-}
-
+_fields = dataclasses.fields(ServeConfig)
+_limits: dict[str, Any] = {f.name: (_hints[f.name], f.default) for f in _fields if f.name not in _NOT_HERE}
 _Arguments: type[pydantic.BaseModel] = pydantic.create_model(
     "_Arguments",
     __config__=pydantic.ConfigDict(extra="forbid", protected_namespaces=()),
@@ -81,7 +77,6 @@ def app(arguments: dict[str, Any]) -> serve.Application:
         gpus = 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
 
     def replica() -> FastAPI:
-        """The application of one replica; it takes requests once the reward model is loaded."""
         from ebrm.serve.app import create_app
 
         model = EnergyRewardModel.from_pretrained(folder)

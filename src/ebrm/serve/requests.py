@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -13,19 +13,12 @@ from starlette.exceptions import HTTPException
 
 #: Most nodes of a density curve.
 MAX_NODES = 1025
-#: Longest name of a role.
-_ROLE = 64
-#: Seconds of the header Retry-After on 503.
-_RETRY_AFTER = 1
-
-
-# -- requests ---------------------------------------------------------------------------------------------------------
 
 
 class Message(BaseModel):
     """One turn; other fields of a message are ignored, as offline."""
 
-    role: str = Field(max_length=_ROLE, examples=["user"])
+    role: str = Field(max_length=64, examples=["user"])
     content: str = Field(examples=["What is the capital of France?"])
 
 
@@ -34,11 +27,12 @@ PromptBody = str | Conversation
 
 _PROMPT = "A string (one user turn), or messages that end in a user turn."
 _NODES = "Also return p(r | e) at this many rewards, equally spaced over its range."
+_Nodes = Annotated[int | None, Field(ge=3, le=MAX_NODES, description=_NODES)]
 _RESPONSES = "The assistant's answers; they may be empty."
 
 
 def prompt_of(body: PromptBody) -> Any:
-    """A prompt as the model takes it."""
+    """The prompt in the form `EnergyRewardModel.score` takes: a string, or messages of role and content."""
     return body if isinstance(body, str) else [{"role": m.role, "content": m.content} for m in body]
 
 
@@ -67,7 +61,7 @@ class ScoreRequest(BaseModel):
     rendered: list[str] | None = Field(
         default=None, description="Whole texts that went through the reward model's chat template already."
     )
-    density: int | None = Field(default=None, ge=3, le=MAX_NODES, description=_NODES)
+    density: _Nodes = None
 
     @model_validator(mode="after")
     def _one_form(self) -> ScoreRequest:
@@ -92,10 +86,7 @@ class RankRequest(BaseModel):
 
     prompt: PromptBody = Field(description=_PROMPT)
     responses: list[str] = Field(description=_RESPONSES)
-    density: int | None = Field(default=None, ge=3, le=MAX_NODES, description=_NODES)
-
-
-# -- answers ----------------------------------------------------------------------------------------------------------
+    density: _Nodes = None
 
 
 class _Numbers(BaseModel):
@@ -141,12 +132,7 @@ class RankAnswer(ScoreAnswer):
     results: list[RankResult] = Field(description="Best first; ties in the order given.")  # type: ignore[assignment]
 
 
-# -- errors -----------------------------------------------------------------------------------------------------------
-
-
-class Fault(BaseModel):
-    """Why a request was not answered."""
-
+class _Fault(BaseModel):
     kind: str = Field(description="The reason in one word, for programs.")
     message: str = Field(description="The reason for people.")
     row: int | None = Field(description="The text it is about, from 0.")
@@ -155,34 +141,29 @@ class Fault(BaseModel):
 class ErrorAnswer(BaseModel):
     """Every status but 200."""
 
-    error: Fault
+    error: _Fault
 
 
+_STATUSES = {
+    400: "The body is not JSON.",
+    401: "No token, or a wrong one.",
+    408: "The body did not come in time.",
+    413: "The body is too large.",
+    422: "Another shape, or a text that the reward model cannot read.",
+    503: "The queue is full, the deadline has passed, or the server is ending.",
+}
 #: Statuses of the scoring routes besides 200.
 ERRORS: dict[int | str, dict[str, Any]] = {
-    400: {"model": ErrorAnswer, "description": "The body is not JSON."},
-    401: {"model": ErrorAnswer, "description": "No token, or a wrong one."},
-    408: {"model": ErrorAnswer, "description": "The body did not come in time."},
-    413: {"model": ErrorAnswer, "description": "The body is too large."},
-    422: {"model": ErrorAnswer, "description": "Another shape, or a text that the reward model cannot read."},
-    503: {"model": ErrorAnswer, "description": "The queue is full, the deadline has passed, or the server is ending."},
+    code: {"model": ErrorAnswer, "description": reason} for code, reason in _STATUSES.items()
 }
 
 
 class Refused(HTTPException):
-    """A request that is answered by an error.
-
-    Args:
-        code: HTTP status.
-        kind: the reason in one word, for programs.
-        message: the reason for people; it holds none of the request's texts.
-        row: the text it is about, counted from 0; None for the request as a whole.
-        close: close the connection after the answer.
-    """
+    """A request answered by an error; `message` holds none of its texts, `close` ends the connection after it."""
 
     # An HTTPException, since FastAPI turns any other error while it reads a body into "400 error parsing the body".
     def __init__(self, code: int, kind: str, message: str, row: int | None = None, close: bool = False) -> None:
-        headers = {"Retry-After": str(_RETRY_AFTER)} if code == 503 else {}
+        headers = {"Retry-After": "1"} if code == 503 else {}
         headers |= {"WWW-Authenticate": "Bearer"} if code == 401 else {}
         headers |= {"Connection": "close"} if close else {}
         super().__init__(code, message, headers)
@@ -218,12 +199,12 @@ def _shape_error(request: Request, error: RequestValidationError) -> JSONRespons
     faults = error.errors()
     if any(fault["type"] == "json_invalid" for fault in faults):
         place = faults[0]["loc"][-1]
-        message = f"The body is not JSON: it goes wrong at character {place}."
-        return Refused(400, "malformed_json", message).response()
+        return Refused(400, "malformed_json", f"The body is not JSON: it goes wrong at character {place}.").response()
     if "json" not in request.headers.get("content-type", ""):
         message = "The body is not declared as JSON. Send the header Content-Type: application/json."
         return Refused(422, "shape", message).response()
-    sentences = list(dict.fromkeys(f"{_place(fault['loc'])}{_sentence(fault)}" for fault in faults))
+    told = (str(fault["msg"]).removeprefix("Value error, ").rstrip(".") for fault in faults)
+    sentences = list(dict.fromkeys(f"{_place(f['loc'])}{text}." for f, text in zip(faults, told, strict=True)))
     more = f" ({len(sentences) - 3} more like these)" if len(sentences) > 3 else ""
     row = next((part for part in faults[0]["loc"] if isinstance(part, int)), faults[0].get("ctx", {}).get("row"))
     return Refused(422, "shape", " ".join(sentences[:3]) + more, row).response()
@@ -238,11 +219,6 @@ def _place(parts: tuple[Any, ...]) -> str:
         elif part.isidentifier() and part != "str":
             shown += f".{part}" if shown else part
     return f"{shown}: " if shown else ""
-
-
-def _sentence(fault: dict[str, Any]) -> str:
-    text = str(fault["msg"]).removeprefix("Value error, ").rstrip(".")
-    return f"{text}."
 
 
 def _defect(request: Request, error: Exception) -> JSONResponse:

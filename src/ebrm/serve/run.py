@@ -25,9 +25,7 @@ from ebrm.serve.scoring import Scoring
 
 logger = logging.getLogger(__name__)
 
-#: Seconds a connection may stay idle between requests: longer than trainers take between theirs.
-_KEEP_ALIVE = 75
-_BACKLOG = 2048
+_KEEP_ALIVE = 75  # seconds a connection may stay idle: longer than trainers take between their requests
 
 
 def serve(
@@ -67,7 +65,7 @@ def serve(
             log_level=logging.WARNING,
             server_header=False,
             proxy_headers=False,
-            backlog=_BACKLOG,
+            backlog=2048,
             timeout_keep_alive=_KEEP_ALIVE,
         )
         server = _Server(settings, app.state.scoring, ready)
@@ -85,7 +83,7 @@ class _Server(uvicorn.Server):
         self._until = math.inf
 
     async def run_on(self, listener: socket.socket, listening: Callable[[str], None]) -> None:
-        """Serve on a bound socket until the end; raises the error of a reward model that could not be loaded."""
+        """Serve on a bound socket; raises the error of a reward model that could not be loaded."""
         self._listening = listening, url_of(listener)
         await self.serve(sockets=[listener])
         loading = self._scoring.loading
@@ -93,7 +91,6 @@ class _Server(uvicorn.Server):
             loading.result()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Take connections; texts are scored once the reward model is loaded."""
         await super().startup(sockets)
         callback, url = self._listening
         callback(url)
@@ -108,7 +105,6 @@ class _Server(uvicorn.Server):
             self._ready()
 
     async def on_tick(self, counter: int) -> bool:
-        """Whether to end; called ten times a second."""
         if self._signals and self._drained is None:
             seconds = self._scoring.config.drain
             self._until = monotonic() + seconds
@@ -136,17 +132,12 @@ class _Server(uvicorn.Server):
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket bound to an address, not yet listening.
-
-    Raises:
-        ConfigError: no such address here, or it is taken or forbidden.
-    """
+    """A socket bound to an address, not yet listening; ConfigError where it is not here, taken or forbidden."""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (socket.gaierror, UnicodeError) as error:
         raise ConfigError(f"`host` is {host!r}, which is no address that can be looked up ({error}).") from None
+    family, kind, protocol, _, address = found[0]
     made = socket.socket(family, kind, protocol)
     try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -43,43 +43,23 @@ class ScoreItem:
 
 @dataclass(frozen=True)
 class Scored:
-    """The numbers of one text.
+    """The numbers of one text; the tensors are for density curves and rankings."""
 
-    Attributes:
-        values: a row of `RefinedReward.to_rows`, with its `interval`.
-        embedding: [d]. base_reward: []. Both for density curves and rankings.
-        tokens: how many were read.
-    """
-
-    values: dict[str, Any]
-    embedding: Tensor
-    base_reward: Tensor
+    values: dict[str, Any]  # a row of `RefinedReward.to_rows`, with its `interval`
+    embedding: Tensor  # [d]
+    base_reward: Tensor  # []
     tokens: int
 
 
 class Scoring:
-    """A model with its threads, its queue and its metrics.
-
-    Args:
-        model, config: the model, and the limits.
-        backbone: fields of :class:`BackboneConfig` by which its reward model is loaded; others as saved.
-
-    Attributes:
-        model: the model; its reward model is loaded by `loading`.
-        config: limits.
-        metrics: counters.
-        held: texts accepted and not yet answered.
-        draining: no more requests are accepted.
-    """
+    """A model with its threads, its queue (`held` texts are accepted and not yet answered) and its metrics."""
 
     def __init__(
         self, model: EnergyRewardModel, config: ServeConfig, backbone: Mapping[str, Any] | None = None
     ) -> None:
-        self.model, self.config = model, config
-        self._backbone = dict(backbone or {})
+        self.model, self.config, self._backbone = model, config, dict(backbone or {})
         self.metrics = Metrics(lambda: self.held)
-        self.held = 0
-        self.draining = False
+        self.held, self.draining = 0, False
         self._idle = asyncio.Event()
         self._idle.set()
         self._batcher: Batcher[Scored] | None = None
@@ -87,8 +67,6 @@ class Scoring:
         # One thread each, so that tokenizing goes on while the model runs.
         self._texts = ThreadPoolExecutor(1, "ebrm-tokenize")
         self._model = ThreadPoolExecutor(1, "ebrm-model")
-
-    # -- loading and ending ----------------------------------------------------------------------------------------
 
     @property
     def ready(self) -> bool:
@@ -105,16 +83,11 @@ class Scoring:
     async def _load(self) -> None:
         if self._batcher is None:
             await self.on_model(self._first_reading)
-            self._batcher = Batcher(
-                self._run,
-                self._model,
-                tokens=self.model.backbone.token_budget,
-                max_wait=self.config.max_wait / 1000,
-                measured=self.metrics.batch,
-            )
+            budget, wait = self.model.backbone.token_budget, self.config.max_wait / 1000
+            self._batcher = Batcher(self._run, self._model, tokens=budget, max_wait=wait, measured=self.metrics.batch)
 
     def _first_reading(self) -> None:
-        """Load the reward model and read one text, so that errors show before a request comes."""
+        """Load the reward model and read one text, so that errors show early."""
         if self._backbone:
             self.model = self.model.with_backbone(**self._backbone)
         tokens = self.model.backbone.tokenize("Hello", "Hello")
@@ -130,23 +103,17 @@ class Scoring:
         self._texts.shutdown(wait=False)
         self._model.shutdown(wait=False)
 
-    # -- requests --------------------------------------------------------------------------------------------------
-
     async def answer(self, request: Request, work: Callable[[], Awaitable[T]]) -> T:
-        """Await `work()` until the deadline or until the client disconnects; either way its texts leave the queue.
-
-        Raises:
-            Refused: 503 at the deadline.
-        """
+        """Await `work()`, until the deadline (503) or until its client disconnects: its texts then leave the queue."""
         task = asyncio.ensure_future(work())
         gone = asyncio.ensure_future(_disconnected(request))
         try:
-            await asyncio.wait({task, gone}, timeout=self.config.deadline, return_when=asyncio.FIRST_COMPLETED)
+            seconds = self.config.deadline
+            await asyncio.wait({task, gone}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             if task.done():
                 return task.result()
             if gone.done():
                 raise Refused(499, "gone", "The client went away.")  # nobody receives it
-            seconds = self.config.deadline
             raise Refused(503, "deadline", f"The request was not answered within {seconds:g} seconds. Retry later.")
         finally:
             task.cancel()
@@ -154,13 +121,8 @@ class Scoring:
             await asyncio.gather(task, gone, return_exceptions=True)
 
     async def score(self, texts: Sequence[ScoreItem]) -> list[Scored]:
-        """The numbers of each text, in order; also of none.
-
-        Raises:
-            Refused: 422 too many texts or one that cannot be read, 503 when the queue is full or the server is ending.
-        """
-        if len(texts) > self.config.max_texts:
-            limit = self.config.max_texts
+        """The numbers of each text, in order; Refused where the server or the reward model cannot take them."""
+        if len(texts) > (limit := self.config.max_texts):
             message = f"The request holds {len(texts)} texts, and the limit is {limit}. Send several requests."
             raise Refused(422, "too_many_texts", message)
         if self.draining:
@@ -201,17 +163,18 @@ class Scoring:
 
     async def _tokenize(self, texts: Sequence[ScoreItem]) -> list[TokenizedText]:
         """Token ids of each text, a few at a time: a large request must not hold up a small one."""
-        loop = asyncio.get_running_loop()
+        loop, numbered = asyncio.get_running_loop(), list(enumerate(texts))
         tokens: list[TokenizedText] = []
+
+        def some(start: int) -> list[TokenizedText]:
+            return [self._ids_of(*one) for one in numbered[start : start + _TOKENIZED]]
+
         for start in range(0, len(texts), _TOKENIZED):
-            tokens += await loop.run_in_executor(self._texts, self._ids, texts, start)
+            tokens += await loop.run_in_executor(self._texts, some, start)
         self.metrics.truncated.inc(sum(1 for text in tokens if text.truncated))
         return tokens
 
-    def _ids(self, texts: Sequence[ScoreItem], start: int) -> list[TokenizedText]:
-        return [self._ids_of(text, start + i) for i, text in enumerate(texts[start : start + _TOKENIZED])]
-
-    def _ids_of(self, text: ScoreItem, row: int) -> TokenizedText:
+    def _ids_of(self, row: int, text: ScoreItem) -> TokenizedText:
         backbone, where = self.model.backbone, f"Text {row}"
         try:
             if text.prompt is None:
@@ -219,16 +182,13 @@ class Scoring:
             else:
                 tokens = backbone.tokenize(text.prompt, text.response, where)
             if tokens is None:
-                raise TextError(
-                    f"{where} is longer than the {backbone.text_rule.max_length} tokens that the reward model reads, "
-                    "and the model's text rule drops such texts. Leave it out."
-                )
+                longest = f"the {backbone.text_rule.max_length} tokens that the reward model reads"
+                rule = "and the model's text rule drops such texts. Leave it out."
+                raise TextError(f"{where} is longer than {longest}, {rule}")
         except TextError as error:
             self.metrics.refused.inc()
             raise Refused(422, "text", str(error), row) from error
         return tokens
-
-    # -- the model's thread ----------------------------------------------------------------------------------------
 
     async def on_model(self, work: Callable[[], T]) -> T:
         """Run `work` on the model's thread."""
@@ -237,15 +197,12 @@ class Scoring:
     def _run(self, ids: list[Sequence[int]]) -> list[Scored]:
         """Read and refine one batch; as `EnergyRewardModel.score_ids`, with the embeddings for curves and rankings."""
         reading = self.model.backbone.read(ids)
-        rows: list[dict[str, Any]] = self.model.refine(reading.embedding, reading.reward).to_rows()
-        for values in rows:
-            if not all(map(math.isfinite, values.values())):
+        values: list[dict[str, Any]] = self.model.refine(reading.embedding, reading.reward).to_rows()
+        for row in values:
+            if not all(map(math.isfinite, row.values())):
                 raise ModelError("The refined reward of this text is not a finite number.")
-            values["interval"] = values["interval_low"], values["interval_high"]
-        return [
-            Scored(values, embedding, base, len(row))
-            for values, embedding, base, row in zip(rows, reading.embedding, reading.reward, ids, strict=True)
-        ]
+            row["interval"] = row["interval_low"], row["interval_high"]
+        return [Scored(*one) for one in zip(values, reading.embedding, reading.reward, map(len, ids), strict=True)]
 
     def features(self, scored: Sequence[Scored]) -> tuple[Tensor, Tensor]:
         """(embedding [n, d], base reward [n]) of texts that were scored; n may be 0."""
@@ -259,11 +216,8 @@ async def _disconnected(request: Request) -> None:
         pass
 
 
-# -- batches ----------------------------------------------------------------------------------------------------------
-
-
 class TextFailed(Exception):
-    """One text of a request could not be scored, alone; `row` is its index in the request, `cause` the error."""
+    """Text `row` of a request could not be scored, not even alone, for `cause`."""
 
     def __init__(self, row: int, cause: Exception) -> None:
         super().__init__(f"text {row}: {cause}")
@@ -278,13 +232,10 @@ class _Waiting(Generic[R]):
 
 
 class Batcher(Generic[R]):
-    """Dynamic batching: texts of different requests share a batch, on one thread.
-
-    All of its state is touched on the event loop only. It runs while there are texts and needs no starting or stopping.
+    """Dynamic batching: texts of different requests share a batch, on one thread; state is the event loop's alone.
 
     Args:
-        run: scores token sequences: one result each, in order. Runs in `executor`.
-        executor: the thread of the model.
+        run: scores token sequences, one result each, in order; runs in `executor`.
         tokens: a batch is full at this many tokens (padding not counted); a longer text goes alone.
         max_wait: longest a text waits for its batch to fill, in seconds.
         measured: called with each batch: its tokens, seconds that each text waited, seconds that `run` took.
@@ -308,15 +259,10 @@ class Batcher(Generic[R]):
         self._worker: asyncio.Task[None] | None = None
 
     def __len__(self) -> int:
-        """Texts that wait for a batch."""
         return len(self._waiting)
 
     async def score(self, texts: Sequence[Sequence[int]]) -> list[R]:
-        """One result a text, in order. Cancelled, it takes its waiting texts out of the queue.
-
-        Raises:
-            TextFailed: `run` raised an error for a text that ran alone; the first such text of this request.
-        """
+        """One result a text, in order, or TextFailed for the first that fails alone; cancelled, it clears the queue."""
         loop, now = asyncio.get_running_loop(), monotonic()
         items = [_Waiting(ids, loop.create_future(), now) for ids in texts]
         for item in items:
@@ -369,8 +315,7 @@ class Batcher(Generic[R]):
 
     def _next(self) -> list[_Waiting[R]]:
         """The texts that came first, up to the budget; one at least."""
-        batch: list[_Waiting[R]] = []
-        tokens = 0
+        batch, tokens = list[_Waiting[R]](), 0
         for item in self._waiting:
             if batch and tokens + len(item.ids) > self._budget:
                 break
@@ -382,8 +327,7 @@ class Batcher(Generic[R]):
 
     async def _score(self, batch: list[_Waiting[R]]) -> None:
         """Run a batch; where it fails, each of its texts alone, so that one text fails only its own request."""
-        started = monotonic()
-        loop = asyncio.get_running_loop()
+        started, loop = monotonic(), asyncio.get_running_loop()
         try:
             results = list(await loop.run_in_executor(self._executor, self._run, [item.ids for item in batch]))
             if len(results) != len(batch):
