@@ -57,6 +57,19 @@ def test_a_training_pair_whose_prompt_is_held_out_is_left_out_and_said() -> None
     assert "1 training pairs left out" in found.how
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        *(({"head": head}, "`head` is .*ebrm.LinearConfig()") for head in (LinearConfig, "linear", {"kind": "linear"})),
+        *(({"config": config}, "`config` is .*ebrm.FitConfig()") for config in ({"seed": 1}, LinearConfig(), None)),
+        *(({"device": device}, f"`device` is {device!r}.*auto, cpu") for device in ("cuda:99", "gpu", None)),
+    ],
+)
+def test_what_is_no_config_or_device_is_refused(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        fit(linear_features(20), **given)
+
+
 def test_data_that_are_all_test_are_cut_by_prompt_instead() -> None:
     pairs = pairs_with([f"p{i}" for i in range(400)], ["test"] * 400)
     found = choose_splits(pairs, FitConfig(validation_fraction=0.1, test_fraction=0.2))

@@ -22,7 +22,7 @@ import ebrm.backbone.load
 from ebrm.backbone import BackboneConfig, load_backbone
 from ebrm.data import TextConfig, load_preferences
 from ebrm.data.text import render
-from ebrm.errors import ConfigError, FeaturesError, ModelError, TextError, TextTooLongError
+from ebrm.errors import BackboneError, ConfigError, FeaturesError, ModelError, TextError, TextTooLongError
 from ebrm.features import FeatureConfig, extract_features, open_features, save_features
 from ebrm.fitting import fit
 from ebrm.heads import Fusion
@@ -154,6 +154,10 @@ def test_one_pair_is_one_row_and_one_prompt_stands_for_all(
         (b"a", ["b"], "`prompts` is a bytes"),
         (["a", None], ["b", "c"], "Text 1: The prompt is a NoneType"),
         (["a", "b"], ["c", 7], "Text 1: The response is a int"),
+        ({"a", "b"}, ["c", "d"], "`prompts` is a set"),  # which has no order
+        (["a"], np.array("b"), "`responses` is a str; a list was expected"),
+        ([["a"]], ["b"], "Text 0: Message 1 is 'a', a str"),
+        ([b"a"], ["b"], "Text 0: The prompt is a bytes"),
     ],
 )
 def test_texts_that_do_not_match_are_refused(
@@ -172,6 +176,17 @@ def test_ranking_splits_no_string_and_takes_one_prompt(
 ) -> None:
     with pytest.raises(TextError, match=message):
         model.rank(prompt, responses)
+
+
+@pytest.mark.parametrize(
+    ("ids", "row"), [([5, 6], 0), ([[5, 6], [5.5, 6]], 1), (["56"], 0), ([[5], [True]], 1), ([[5], [None]], 1)]
+)
+def test_token_ids_are_lists_of_whole_numbers(model: EnergyRewardModel, ids: Any, row: int) -> None:
+    with pytest.raises(BackboneError, match=f"Row {row} is .*; a list of token ids, whole numbers, was expected"):
+        model.score_ids(ids)
+    expected = model.score_ids([[5, 6]]).reward
+    for same in (torch.tensor([[5, 6]]), np.array([[5, 6]]), iter([(np.int64(5), 6)])):
+        assert torch.equal(model.score_ids(same).reward, expected)
 
 
 def test_preferring_takes_one_prompt_and_two_strings(model: EnergyRewardModel) -> None:
@@ -358,6 +373,25 @@ def test_refine_names_the_row_that_is_not_finite(feature_model: EnergyRewardMode
 def test_refine_refuses_another_model_s_features(feature_model: EnergyRewardModel) -> None:
     with pytest.raises(ModelError, match=r"refines embeddings \[n, 8\].*given \[4, 9\]"):
         feature_model.refine(torch.randn(4, 9), torch.randn(4))
+
+
+def test_features_of_any_use_are_tensors_of_the_model_s_shapes_and_finite(feature_model: EnergyRewardModel) -> None:
+    def prefer(embedding: Any, reward: Any) -> Any:
+        return feature_model.prefer_rows((embedding, embedding), (reward, reward))
+
+    good, bad = torch.randn(4, 8), torch.full((4, 8), torch.nan)
+    for use in (feature_model.refine, feature_model.density, feature_model.p_best, prefer):
+        for embedding, reward, said in (
+            (torch.randn(4, 9), torch.randn(4), "another reward model's features"),
+            (good, torch.randn(3), "another reward model's features"),
+            (bad, torch.randn(4), "embedding of row 0 is not finite"),
+            (good.numpy(), torch.randn(4), "as ndarray and Tensor; tensors were expected"),
+            (good, [0.0] * 4, "as Tensor and list; tensors were expected"),
+        ):
+            with pytest.raises(ModelError, match=said):
+                use(embedding, reward)
+    with pytest.raises(ModelError, match="`nodes` is 2"):
+        feature_model.density(good, torch.randn(4), 2)
 
 
 def test_a_model_of_features_made_elsewhere_says_it_cannot_read_text(feature_model: EnergyRewardModel) -> None:

@@ -148,6 +148,11 @@ def fit(
     Raises:
         EBRMError: anything about the inputs that the user can mend.
     """
+    for name, given, kind in (("head", head, HeadConfig), ("config", config, FitConfig)):
+        if not isinstance(given, kind):
+            example = "ebrm.LinearConfig()" if name == "head" else "ebrm.FitConfig()"
+            raise ConfigError(f"`{name}` is {given!r}; a config was expected, such as {example}.")
+    where = _device(device)
     with tempfile.TemporaryDirectory(prefix="ebrm-") as scratch:
         folder = Path(work) if work is not None else Path(scratch)
         seconds: dict[str, float] = {}
@@ -161,7 +166,7 @@ def fit(
                     f"With features, preferences are PreferencePairs over their items, or left out; they are "
                     f"{type(preferences).__name__}. Give a reward model to read texts with."
                 )
-            return _fit_features(source, preferences, head, config, device, folder, on_epoch, seconds)
+            return _fit_features(source, preferences, head, config, where, folder, on_epoch, seconds)
         if preferences is None:
             raise DataError(f"There are no preferences to fit on: {source} is not a features folder, so give some.")
         from ebrm.backbone import Backbone, load_backbone  # not before: features need no transformers
@@ -182,7 +187,7 @@ def fit(
         if work is None:
             everything = ShardedEmbeddings([read.embedding(slice(None))], read.embedding_size)
             read = replace(read, path=None, embeddings=everything)
-        return _fit_features(read, None, head, config, device, folder, on_epoch, seconds, loaded, prefs)
+        return _fit_features(read, None, head, config, where, folder, on_epoch, seconds, loaded, prefs)
 
 
 def _refuse_unused(reading: Mapping[str, Any], names: Sequence[str], what: str) -> None:
@@ -197,7 +202,7 @@ def _fit_features(
     given: PreferencePairs | None,
     head: HeadConfig,
     config: FitConfig,
-    device: str,
+    device: torch.device,
     work: Path,
     on_epoch: Callable[[Epoch], None] | None,
     seconds: dict[str, float],
@@ -214,7 +219,7 @@ def _fit_features(
     started = time.monotonic()
     fitted = fit_head(
         head, features.embeddings, features.reward, prepared.train, prepared.pairs.select(splits.validation),
-        device=_device(device), checkpoint=work / "checkpoint.safetensors", on_epoch=on_epoch,
+        device=device, checkpoint=work / "checkpoint.safetensors", on_epoch=on_epoch,
         strength=config.strength, seed=config.seed,
     )  # fmt: skip
     seconds["fit"] = time.monotonic() - started
@@ -390,7 +395,17 @@ def _counts(names: Sequence[str | None] | np.ndarray) -> dict[str, int]:
 
 
 def _device(device: str) -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device)
+    try:
+        found = (
+            torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device)
+        )
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise ConfigError(
+            f"`device` is {device!r}, which cannot be used here ({str(error).splitlines()[0]:.100}). Choose auto, cpu, "
+            "or a device that this machine has (cuda, cuda:1, …)."
+        ) from error
+    return found
 
 
 @contextmanager

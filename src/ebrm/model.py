@@ -7,15 +7,17 @@ import hashlib
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from huggingface_hub import ModelHubMixin
 from torch import Tensor
 
 from ebrm.backbone import Backbone, OnError, Prompt, Reading, as_list, is_prompt
-from ebrm.errors import ConfigError, ModelError, TextError
+from ebrm.errors import BackboneError, ConfigError, ModelError, TextError
 from ebrm.heads import (
     EmbeddingSource,
     EnergyConfig,
@@ -289,7 +291,13 @@ class EnergyRewardModel(
 
     def score_ids(self, token_ids: Sequence[Sequence[int]]) -> RefinedReward:
         """Refined rewards of token ids [n], whole texts as the text rule writes them; BackboneError names a bad row."""
-        return self._refine_read(self.backbone.read(token_ids), (None,) * len(token_ids), "raise")
+        rows = [row.tolist() if hasattr(row, "tolist") else row for row in token_ids]
+        for place, row in enumerate(rows):
+            if not isinstance(row, list | tuple) or not all(
+                isinstance(token, Integral) and not isinstance(token, bool) for token in row
+            ):
+                raise BackboneError(f"Row {place} is {row!r:.60}; a list of token ids, whole numbers, was expected.")
+        return self._refine_read(self.backbone.read(rows), (None,) * len(rows), "raise")
 
     def _refine_read(self, reading: Reading, errors: Sequence[str | None], on_error: OnError) -> RefinedReward:
         refined = self.refine(reading.embedding, reading.reward, on_error="nan")
@@ -346,13 +354,8 @@ class EnergyRewardModel(
         Raises:
             ModelError: shapes that do not fit the model, or a value that is not finite (its row is named).
         """
-        shape = tuple(embedding.shape)
-        if len(shape) != 2 or shape[1] != self.embedding_size or base_reward.shape != shape[:1]:
-            raise ModelError(
-                f"This model refines embeddings [n, {self.embedding_size}] with rewards [n]; it was given "
-                f"{list(shape)} and {list(base_reward.shape)}. Are these another reward model's features?"
-            )
-        base = base_reward.detach().float().cpu()
+        self._check_shapes(embedding, base_reward)
+        base, shape = base_reward.detach().float().cpu(), tuple(embedding.shape)
         if on_error == "nan" and isinstance(embedding, Tensor):
             good = torch.isfinite(base) & torch.isfinite(embedding).all(dim=1).cpu()
             rows = good.nonzero()[:, 0]
@@ -371,16 +374,42 @@ class EnergyRewardModel(
             delta=refined.reward - base,
         )
 
+    def _check_shapes(self, embedding: Tensor | EmbeddingSource, base_reward: Tensor) -> None:
+        if isinstance(embedding, np.ndarray | list) or not isinstance(base_reward, Tensor):
+            kinds = f"{type(embedding).__name__} and {type(base_reward).__name__}"
+            raise ModelError(f"Embeddings and rewards are given as {kinds}; tensors were expected (torch.as_tensor).")
+        shape = tuple(embedding.shape)
+        if len(shape) != 2 or shape[1] != self.embedding_size or base_reward.shape != shape[:1]:
+            raise ModelError(
+                f"This model refines embeddings [n, {self.embedding_size}] with rewards [n]; it was given "
+                f"{list(shape)} and {list(base_reward.shape)}. Are these another reward model's features?"
+            )
+
+    def _checked(self, embedding: Tensor, base_reward: Tensor) -> tuple[Tensor, Tensor]:
+        """Features in memory, if their shapes fit the model and all are finite."""
+        self._check_shapes(embedding, base_reward)
+        refuse_not_finite("base reward", torch.isfinite(base_reward))
+        refuse_not_finite("embedding", torch.isfinite(embedding).all(dim=1))
+        return embedding, base_reward
+
     def density(self, embedding: Tensor, base_reward: Tensor, nodes: int = 257) -> tuple[Tensor, Tensor]:
-        """p(r | e, r0) for plotting: rewards [g] in base units, densities [n, g] per base unit."""
-        return self.head.density(embedding, base_reward, nodes)
+        """p(r | e, r0) for plotting: rewards [g] in base units, densities [n, g] per base unit; g = `nodes`, 3 or more.
+
+        Raises:
+            ModelError: as `refine`, or too few nodes.
+        """
+        if nodes < 3:
+            raise ModelError(f"`nodes` is {nodes}; it must be 3 or more.")
+        return self.head.density(*self._checked(embedding, base_reward), nodes)
 
     def p_best(self, embedding: Tensor, base_reward: Tensor) -> Tensor:  # [n, d], [n] -> [n]
         """P(each row's reward is the largest of all n) under the fitted densities, taken as independent."""
-        return self.head.p_best(embedding, base_reward)
+        return self.head.p_best(*self._checked(embedding, base_reward))
 
     def prefer_rows(self, embedding: tuple[Tensor, Tensor], base_reward: tuple[Tensor, Tensor]) -> Tensor:
         """P(r_a > r_b) [n] of rows (a, b): embeddings [n, d] and base rewards [n] of either side."""
+        for one in zip(embedding, base_reward, strict=True):
+            self._checked(*one)
         return self.head.prefer(embedding, base_reward)
 
     def posterior(self, embedding: Tensor | EmbeddingSource, base_reward: Tensor) -> Posterior:
@@ -443,9 +472,10 @@ class EnergyRewardModel(
         try:
             record = ModelRecord.from_dict(config)
             head = load_head(record.head, tensors)
-        except (TypeError, KeyError, RuntimeError, ConfigError) as error:
+        except (AttributeError, TypeError, KeyError, RuntimeError, ConfigError) as error:
+            why = f"{error} is missing" if isinstance(error, KeyError) else str(error).removesuffix(".")
             raise ModelError(
-                f"The model in {folder} cannot be put together: {error}. Its config.json and energy.safetensors do not "
+                f"The model in {folder} cannot be put together: {why}. Its config.json and energy.safetensors do not "
                 "belong together, or were written by another version; save the model again."
             ) from error
         model = cls(head, record, backbone, device, trust_remote_code)

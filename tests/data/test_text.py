@@ -241,7 +241,7 @@ class TestOddText:
             ([{"role": "user", "content": None}], "y", r"f:1: Message 1 has content = None"),
             ([{"content": "x"}], "y", r"f:1: Message 1 has role = None"),
             ("x", None, r"f:1: The response is a NoneType"),
-            (["x"], "y", r"f:1: Message 1 has role = None"),
+            (["x"], "y", r"f:1: Message 1 is 'x', a str\. A prompt is a string, or messages"),
         ],
     )
     def test_what_is_not_text(self, prompt: Any, response: Any, said: str) -> None:

@@ -20,6 +20,12 @@ def mine(tmp_path: Path) -> Path:
     return write_lines(tmp_path / "mine.jsonl", preference_rows(12))
 
 
+@pytest.mark.parametrize("models", [len, None, ["m", len]])
+def test_models_that_are_no_names_are_refused(models) -> None:
+    with pytest.raises(ConfigError, match=r"`models` holds a \w+; names or folders were expected.*score_function"):
+        evaluate(models, "xstest")
+
+
 def test_python_gets_the_evaluation_and_the_rewards_behind_it(model: Path, mine: Path, tmp_path: Path):
     made = evaluate([str(model)], settings(mine, cache=str(tmp_path / "c"), resamples=100, permutations=99))
     assert made.texts_read == 24 and list(made.evaluation.bases) == ["tiny", "m"]

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ebrm.errors import ConfigError
@@ -96,6 +97,20 @@ CONFIGS: list[Any] = [
         (SiLUConfig, "patience", -1),
         (DirectionalConfig, "extrapolation", math.inf),
         *((PrototypesConfig, name, 0) for name in ("prototypes", "dimension")),
+        # Of another type.
+        *((NetworkConfig, "joint_widths", value) for value in ("12", 12, (1.5,), (True,))),
+        *((NetworkConfig, "standardize_embedding", value) for value in ("no", 1, None)),
+        (NetworkConfig, "dropout", "0.5"),
+        *((TrainingConfig, "epochs", value) for value in (2.5, "2", math.inf, True)),
+        *((InferenceConfig, "window", value) for value in ((1.0,), 5, (0.0, "1"))),
+        *((FitConfig, name, "no") for name in ("filter_conflicts", "test_fraction")),
+        *((FitConfig, "seed", value) for value in (None, 1.5)),
+        *((LinearConfig, "ridge", value) for value in ("1", True, (1.0,))),
+        *((SiLUConfig, "hidden", value) for value in (3.5, "3", math.nan)),
+        *((AttributesConfig, "weights", value) for value in ("12", 1.0)),
+        *((EnergyConfig, name, "small") for name in ("network", "objective", "training", "inference")),
+        (EnergyConfig, "inference", EstimateConfig()),
+        *((LinearConfig, "inference", value) for value in (InferenceConfig(), {"coverage": 0.5})),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name(config, name, value):
@@ -118,6 +133,14 @@ def test_a_value_out_of_range_is_refused_by_name(config, name, value):
 )
 def test_values_on_the_edge_are_taken(config, values):
     assert {name: getattr(config(**values), name) for name in values} == values
+
+
+def test_lists_and_numbers_of_numpy_become_what_json_gives_back():
+    config = EnergyConfig(
+        network=NetworkConfig(joint_widths=[12, 6]),
+        training=TrainingConfig(learning_rate=np.float32(0.5), batch_rows=np.int64(8)),
+    )
+    assert head_config(json.loads(json.dumps(config.to_dict()))) == config
 
 
 @pytest.mark.parametrize("config", CONFIGS)

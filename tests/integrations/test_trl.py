@@ -17,7 +17,7 @@ from tests.serve.live import serving
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from ebrm.client import Client
-from ebrm.errors import ConfigError, EBRMError, ModelError
+from ebrm.errors import ConfigError, EBRMError, ModelError, TextError
 from ebrm.integrations import reward_function
 from ebrm.model import EnergyRewardModel, RefinedReward
 
@@ -141,6 +141,20 @@ class TestRows:
         assert logged.metrics == {"ebrm/unusable": 1.0} and logged.columns["ebrm/base_reward"] == [None]
         assert call(reward_function(refined), [], [], **logged.given()) == [] and logged.metrics["ebrm/unusable"] == 0
 
+    @pytest.mark.parametrize(
+        ("prompts", "completions", "said"),
+        [
+            ("Hi", ["Yes"], "`prompts` is a str"),
+            (["Hi"], "Y", "`completions` is a str"),
+            (["a", "b"], ["c"], "2 prompts"),
+        ],
+    )
+    def test_strings_are_not_split_and_columns_match(
+        self, refined: EnergyRewardModel, prompts: Any, completions: Any, said: str
+    ) -> None:
+        with pytest.raises(TextError, match=said):
+            reward_function(refined)(prompts=prompts, completions=completions)
+
 
 class TestMaking:
     def test_kinds_of_function_and_names(self, refined: EnergyRewardModel) -> None:
@@ -210,6 +224,8 @@ class TestMaking:
             ({"k": math.nan}, ConfigError, "k is nan"),
             ({"model": "http://127.0.0.1:1"}, ModelError, r"is an address.*Client\('http://127.0.0.1:1'\)"),
             ({"model": "/no/such/folder"}, ModelError, "/no/such/folder"),
+            *(({"k": k}, ConfigError, f"k is {k!r}") for k in (math.inf, "2", None)),
+            *(({"model": m}, ModelError, "`model` is .*was expected") for m in (None, 5, EnergyRewardModel)),
         ],
     )
     def test_mistakes(self, refined: EnergyRewardModel, given: dict[str, Any], kind: type, said: str) -> None:

@@ -30,7 +30,11 @@ def refusal(answer, code, kind, row=None):
         ({"prompt": "a", "responses": ["b"], "more": 1}, None, "more: Extra inputs are not permitted."),
         ({"prompt": "a", "responses": ["b"], "density": 1026}, None, "density: Input should be less than or equal"),
         ({"prompt": {"role": "user", "content": ""}, "responses": ["b"]}, None, "prompt: Input should be a valid"),
-        ({"prompt": [{"role": "r" * 65, "content": ""}], "responses": ["b"]}, None, "prompt[0].role: String should have"),
+        (
+            {"prompt": [{"role": "r" * 65, "content": ""}], "responses": ["b"]},
+            None,
+            "prompt[0].role: String should have",
+        ),
         ([], None, "valid dictionary"),
         ({}, None, "Give prompts and responses, or messages, or rendered."),
         ({"prompts": ["a"]}, None, "Give prompts and responses, or messages, or rendered."),

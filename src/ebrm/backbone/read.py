@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -291,9 +292,10 @@ def is_prompt(value: Any) -> bool:
 
 def as_list(name: str, value: Iterable[Any]) -> list[Any]:
     """A list of texts as a list; one text, or no list, is a TextError that names the argument."""
-    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
-        raise TextError(f"`{name}` is a {type(value).__name__}; a list was expected.")
-    return list(value)
+    found = value.tolist() if isinstance(value, np.ndarray) else value  # of no dimension: one text
+    if isinstance(found, str | bytes | Mapping | Set) or not isinstance(found, Iterable):  # a set has no order
+        raise TextError(f"`{name}` is a {type(found).__name__}; a list was expected.")
+    return list(found)
 
 
 def _next_batch(queue: list[int], token_ids: Sequence[Sequence[int]], budget: int) -> list[int]:

@@ -202,7 +202,7 @@ def tokenize(
     at = f"{where}: " if where else ""
     if not isinstance(response, str):
         raise TextError(f"{at}The response is a {type(response).__name__}, not a string. Give the response as text.")
-    if not isinstance(prompt, Sequence):
+    if not isinstance(prompt, Sequence) or type(prompt).__name__ in ("bytes", "bytearray"):
         raise TextError(f"{at}The prompt is a {type(prompt).__name__}, neither a string nor messages.")
     turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
     try:
@@ -305,9 +305,14 @@ def _plain_role(role: str) -> str:
 
 
 def _clean_message(message: Mapping[str, str], place: int) -> dict[str, str]:
+    if not isinstance(message, Mapping):
+        raise TextError(
+            f"Message {place + 1} is {message!r:.60}, a {type(message).__name__}. A prompt is a string, or messages, "
+            "each with a role and a content."
+        )
     clean = {}
     for name in ("role", "content"):
-        value = message.get(name) if isinstance(message, Mapping) else None
+        value = message.get(name)
         if not isinstance(value, str):
             raise TextError(
                 f"Message {place + 1} has {name} = {value!r}, which is not a string. Each message needs a role and a "

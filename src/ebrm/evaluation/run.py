@@ -62,7 +62,14 @@ def evaluate(
     Raises:
         EBRMError: a benchmark or model that cannot be used; nothing is lost that was read before.
     """
-    names = [str(model) for model in ([models] if isinstance(models, str | Path) else models)]
+    given = models if isinstance(models, list | tuple) else [models]
+    other = next((model for model in given if not isinstance(model, str | Path)), None)
+    if other is not None:
+        raise ConfigError(
+            f"`models` holds a {type(other).__name__}; names or folders were expected. Save a model first "
+            "(save_pretrained); for scores by a function see ebrm.evaluation.score_function."
+        )
+    names = [str(model) for model in given]
     if not names:
         raise ConfigError("`models` is empty; name at least one model.")
     if not isinstance(config, BenchmarkConfig):

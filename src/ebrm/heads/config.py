@@ -6,6 +6,7 @@ import math
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from numbers import Integral, Real
 from typing import Any, ClassVar, Literal
 
 from ebrm.errors import ConfigError
@@ -18,6 +19,35 @@ SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
 }
 
 
+_TYPES: dict[Any, tuple[type, str]] = {
+    bool: (bool, "True or False"), int: (Integral, "a whole number"), float: (Real, "a number"),
+}  # fmt: skip
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    kind, inside = typing.get_origin(hint), typing.get_args(hint)
+    if kind is Literal:
+        return value in inside
+    if kind is tuple:
+        hints = inside[:1] * len(value) if isinstance(value, tuple) and inside[-1] is Ellipsis else inside
+        return isinstance(value, tuple) and len(value) == len(hints) and all(map(_fits, value, hints))
+    if inside:  # a union
+        return any(_fits(value, one) for one in inside)
+    return isinstance(value, _TYPES.get(hint, (hint,))[0]) and (hint is bool or not isinstance(value, bool))
+
+
+def _words(hint: Any) -> str:
+    kind, inside = typing.get_origin(hint), typing.get_args(hint)
+    if kind is Literal:
+        return f"{', '.join(inside[:-1])} or {inside[-1]}"
+    if kind is tuple:
+        many = "one or more" if inside[-1] is Ellipsis else "two"
+        return f"{many} {'whole numbers' if inside[0] is int else 'numbers'}"
+    if inside:
+        return " or ".join("unset" if one is type(None) else _words(one) for one in inside)
+    return _TYPES[hint][1] if hint in _TYPES else f"of the class {hint.__name__}"
+
+
 class _Config:
     """Checks that fields of a frozen dataclass share; each error names the field."""
 
@@ -25,12 +55,14 @@ class _Config:
         if not condition:
             raise ConfigError(f"The setting {name} is {getattr(self, name)!r}; it must be {expected}.")
 
-    def _choices(self) -> None:
-        """Fields with a `Literal` type hold one of its values."""
-        for name, hint in typing.get_type_hints(type(self)).items():
-            if typing.get_origin(hint) is Literal:
-                allowed = typing.get_args(hint)
-                self._require(getattr(self, name) in allowed, name, f"{', '.join(allowed[:-1])} or {allowed[-1]}")
+    def _check_types(self) -> None:
+        """Fields hold what their type hints say; lists become tuples, and NumPy's numbers Python's."""
+        hints = typing.get_type_hints(type(self))
+        for name in (field.name for field in fields(self)):  # type: ignore[arg-type]
+            value, hint = getattr(self, name), hints[name]
+            plain = tuple(value) if isinstance(value, list) else value.item() if hasattr(value, "item") else value
+            object.__setattr__(self, name, plain)
+            self._require(_fits(plain, hint), name, _words(hint))
 
     def _above(self, bound: float, *names: str) -> None:
         for name in names:
@@ -70,7 +102,7 @@ class NetworkConfig(_Config):
     standardize_embedding: bool = True
 
     def __post_init__(self) -> None:
-        self._choices()
+        self._check_types()
         self._require(0.0 <= self.dropout < 1.0, "dropout", "at least 0 and below 1")
         for name in ("reward_widths", "joint_widths"):
             widths = getattr(self, name)
@@ -103,6 +135,7 @@ class JointConfig(_Config):
     nodes: int = 32
 
     def __post_init__(self) -> None:
+        self._check_types()
         self._require(0.0 <= self.label_noise < 0.5, "label_noise", "at least 0 and below 0.5")
         self._at_least(0, "reward_weight")
         self._above(0, "reward_noise")
@@ -115,6 +148,7 @@ class _NoisyPositive(_Config):
     noise_scales: tuple[float, ...]
 
     def _check_noise(self) -> None:
+        self._check_types()
         scales = len(self.noise_scales) > 0 and all(scale > 0 for scale in self.noise_scales)
         self._require(scales, "noise_scales", "one or more positive numbers")
         self._at_least(0, "beta")
@@ -196,6 +230,7 @@ class TrainingConfig(_Config):
     clip_norm: float = 1.0
 
     def __post_init__(self) -> None:
+        self._check_types()
         self._above(0, "reward_scale", "learning_rate", "clip_norm")
         self._at_least(0, "regularization", "weight_decay", "patience")
         self._at_least(1, "batch_rows")
@@ -235,7 +270,7 @@ class InferenceConfig(_Config):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        self._choices()
+        self._check_types()
         for name in ("window", "fallback"):
             low, high = getattr(self, name)
             self._require(low < high, name, "two numbers, the lower first")
@@ -258,7 +293,7 @@ class EstimateConfig(_Config):
     coverage: float = 0.9
 
     def __post_init__(self) -> None:
-        self._choices()
+        self._check_types()
         self._between(0, 1, "coverage")
 
 
@@ -287,6 +322,9 @@ class HeadConfig(_Config):
     inference: InferenceConfig | EstimateConfig = EstimateConfig()
 
     def __post_init__(self) -> None:
+        self._check_types()
+        own = type(type(self).inference)  # the default
+        self._require(isinstance(self.inference, own), "inference", f"of the class {own.__name__}")
         names = {field.name for field in fields(self)}
         for name in _LEAST.keys() & names:
             self._at_least(_LEAST[name], name)
@@ -587,7 +625,7 @@ class FitConfig(_Config):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        self._choices()
+        self._check_types()
         for name in ("validation_fraction", "test_fraction"):
             self._require(0.0 < getattr(self, name) < 0.5, name, "between 0 and 0.5")
         self._at_least(0, "seed")

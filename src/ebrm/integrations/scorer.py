@@ -43,6 +43,8 @@ def open_scorer(model: Scorer | str | Path) -> Scorer:
         model = EnergyRewardModel.from_pretrained(model)
     if isinstance(model, EnergyRewardModel):
         _ = model.backbone
+    elif isinstance(model, type) or not callable(getattr(model, "score", None)):
+        raise ModelError(f"`model` is {model!r:.60}; a model, a folder or Hub name of one, or a client was expected.")
     return model
 
 

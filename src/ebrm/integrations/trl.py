@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ebrm.backbone import Prompt
+from ebrm.backbone import Prompt, as_list
 from ebrm.client import Client
-from ebrm.errors import ConfigError
+from ebrm.errors import ConfigError, TextError
 from ebrm.integrations.scorer import Scorer, open_scorer
 from ebrm.model import EnergyRewardModel
 
@@ -60,8 +61,8 @@ def reward_function(
     """
     if mode not in _NAMES:
         raise ConfigError(f"mode is {mode!r}; it must be one of {', '.join(_NAMES)}.")
-    if not k >= 0:
-        raise ConfigError(f"k is {k}; it is a number of standard deviations, at least 0.")
+    if not isinstance(k, int | float) or not 0 <= k < math.inf:
+        raise ConfigError(f"k is {k!r}; it is a number of standard deviations, at least 0.")
     scorer = _set_estimate(open_scorer(model), "mode" if mode == "mode" else "mean")
     penalty = k if mode == "pessimistic" else 0.0
     called = name or _NAMES[mode]
@@ -119,15 +120,18 @@ class _Rows:
 
 def _score(scorer: Scorer, prompts: Sequence[Any], completions: Sequence[Any]) -> _Rows:
     """Score completions in TRL's two forms: strings, or lists of messages."""
-    texts = [_split(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
+    rows = as_list("prompts", prompts), as_list("completions", completions)
+    if len(rows[0]) != len(rows[1]):
+        raise TextError(f"There are {len(rows[0])} prompts but {len(rows[1])} completions; give one each.")
+    texts = [_split(prompt, completion) for prompt, completion in zip(*rows, strict=True)]
     errors = [text if isinstance(text, str) else None for text in texts]
-    rows = [row for row, error in enumerate(errors) if error is None]
+    good = [row for row, error in enumerate(errors) if error is None]
     pairs = [text for text in texts if not isinstance(text, str)]
     refined = scorer.score([prompt for prompt, _ in pairs], [response for _, response in pairs], on_error="nan")
-    for row, error in zip(rows, refined.errors, strict=True):
+    for row, error in zip(good, refined.errors, strict=True):
         errors[row] = error
     columns = torch.full((3, len(texts)), torch.nan)
-    columns[:, rows] = torch.stack([refined.reward, refined.base_reward, refined.std])
+    columns[:, good] = torch.stack([refined.reward, refined.base_reward, refined.std])
     return _Rows(columns[0], columns[1], columns[2], errors)
 
 
