@@ -63,10 +63,10 @@ def evaluate(
         EBRMError: a benchmark or model that cannot be used; nothing is lost that was read before.
     """
     given = models if isinstance(models, list | tuple) else [models]
-    other = next((model for model in given if not isinstance(model, str | Path)), None)
-    if other is not None:
+    others = [type(model).__name__ for model in given if not isinstance(model, str | Path)]
+    if others:
         raise ConfigError(
-            f"`models` holds a {type(other).__name__}; names or folders were expected. Save a model first "
+            f"`models` holds a {others[0]}; names or folders were expected. Save a model first "
             "(save_pretrained); for scores by a function see ebrm.evaluation.score_function."
         )
     names = [str(model) for model in given]
