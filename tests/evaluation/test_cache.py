@@ -67,8 +67,7 @@ def test_features_at_hand_are_looked_into_first(tmp_path):
     cache = cache_of(backbone, tmp_path / "cache", made)
     assert cache.read(asked, lambda: pytest.fail("nothing is left to read")) == 0
     torch.testing.assert_close(
-        torch.from_numpy(cache.reward[cache.rows([text.id for text in asked])]),
-        made.reward[made.pairs.chosen].double(),
+        torch.from_numpy(cache.reward[cache.rows([text.id for text in asked])]), made.reward[made.pairs.chosen].double()
     )
     with pytest.raises(FeaturesError, match="does not fit"):
         cache_of(FakeBackbone(fingerprint="b" * 64), tmp_path / "cache", made)

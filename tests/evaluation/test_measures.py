@@ -153,14 +153,7 @@ def test_which_measures_apply() -> None:
 
 
 def test_one_to_many_and_reciprocal_rank() -> None:
-    gold = (
-        (0, 1, 0),
-        (1, 0, 0),
-        (1, 0, 0),
-        (1, 0, 0, 0),
-        (1, 0),
-        (1, 1, 0),
-    )
+    gold = ((0, 1, 0), (1, 0, 0), (1, 0, 0), (1, 0, 0, 0), (1, 0), (1, 1, 0))
     made = benchmark([item(f"i{row}", one) for row, one in enumerate(gold)])
     reward = np.array(
         [[0.0, 5, 1, NAN], [2, 3, 1, NAN], [2, 2, 2, NAN], [0, 1, 2, 3], [0, 1, NAN, NAN], [0, 1, 2, NAN]]

@@ -106,8 +106,5 @@ def make_report(pairs: int = 3000, lift: float = 0.35, seed: int = 0, resamples:
             "backbone": {"backbone": "owner/" + "a-very-long-model-name-" * 5, "trust_remote_code": False},
         },
         versions={"ebrm": "0.1.0", "torch": "2.13.0+cpu", "transformers": "5.23.0", "numpy": "2.4.6"},
-        notes=[
-            "Pairs: Anthropic hh-rlhf (MIT), human-labeled; prompts of the test split only.",
-            "Made by ebrm 0.1.0.",
-        ],
+        notes=["Pairs: Anthropic hh-rlhf (MIT), human-labeled; prompts of the test split only.", "Made by ebrm 0.1.0."],
     )

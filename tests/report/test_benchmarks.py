@@ -521,36 +521,49 @@ def test_metrics_are_written_in_their_unit(value: float, unit: str, text: str) -
     assert ends(None, unit) == "" and plain(ends(small.around(0.5, 0.1), "%")) == "[40.0, 60.0]"
 
 
-def test_a_table_has_the_scorers_under_each_benchmark() -> None:
-    evaluation = with_metrics({"share": 0.5}, {"share": 0.25, "number": 1234.0, "p": 0.03}, benchmarks=2)
-    table = metric_table(evaluation, "Title", COLUMNS)
-    assert table is not None and table["corner"] == "reward" and not table["folded"]
-    assert {title: list(rows) for title, rows in table["groups"].items()} == {"A": ["rm", "ebrm"], "B": ["rm", "ebrm"]}
+def test_metrics_are_on_the_page_with_their_intervals() -> None:
     made = with_metrics({"ece": 0.5}, {"ece": 0.25, "brier": 0.2})
     found = page(changed(made, scorer="ebrm", metrics={"ece": small.around(0.25, 0.1), "brier": small.exact(0.2)}))
     shown = found.tables["Calibration errors"]
     assert shown.groups == ["A"] and shown.body == [["rm", "50.0", "–"], ["ebrm", "25.0 [15.0, 35.0]", "0.200"]]
 
 
-def test_one_scorer_has_a_row_for_each_benchmark() -> None:
-    table = metric_table(with_metrics({}, {"share": 0.25}, benchmarks=2), "Title", COLUMNS, ["ebrm"])
-    assert table is not None and table["corner"] == "benchmark" and list(table["columns"]) == ["share"]
-    assert {title: list(rows) for title, rows in table["groups"].items()} == {"": ["A", "B"]}
+SHARE = {"share": 0.5}
+BOTH = {"A": ["rm", "ebrm"], "B": ["rm", "ebrm"]}
 
 
-def test_a_benchmark_or_scorer_without_the_metrics_is_left_out() -> None:
-    assert metric_table(with_metrics({}, {}), "Title", COLUMNS) is None
-    assert metric_table(with_metrics({"other": 1.0}, {}), "Title", COLUMNS) is None
-    evaluation = with_metrics({}, {"share": 0.5}, benchmarks=2)
+@pytest.mark.parametrize(
+    ("metrics", "benchmarks", "scorers", "groups"),
+    [
+        ((SHARE, SHARE), 2, None, BOTH),
+        (({}, SHARE), 2, ["ebrm"], {"": ["A", "B"]}),
+        (({}, SHARE), 2, None, {"A": ["ebrm"], "B": ["ebrm"]}),
+        (({}, {}), 1, None, None),
+        (({"other": 1.0}, {}), 1, None, None),
+    ],
+    ids=["scorers under each benchmark", "one scorer: a row a benchmark", "a scorer without", "no metrics", "others"],
+)
+def test_a_table_has_what_was_measured(
+    metrics: tuple[dict[str, float], ...], benchmarks: int, scorers: list[str] | None, groups: dict | None
+) -> None:
+    evaluation = with_metrics(*metrics, benchmarks)
+    table = metric_table(evaluation, "Title", COLUMNS, scorers)
+    if table is None:
+        assert groups is None
+    else:
+        assert {title: list(rows) for title, rows in table["groups"].items()} == groups
+        assert table["corner"] == ("benchmark" if scorers else "reward") and list(table["columns"]) == ["share"]
     for name in PAIR:
-        evaluation = changed(evaluation, 1, name, metrics={})
-    table = metric_table(evaluation, "Title", COLUMNS)
-    assert table is not None and {title: list(rows) for title, rows in table["groups"].items()} == {"A": ["ebrm"]}
+        evaluation = changed(evaluation, benchmarks - 1, name, metrics={})
+    if (table := metric_table(evaluation, "Title", COLUMNS, scorers)) is not None:  # a benchmark without is left out
+        shown = [title for rows in table["groups"].values() for title in rows] if scorers else list(table["groups"])
+        assert shown == ["A"]
 
 
-def test_long_tables_are_folded() -> None:
-    six, seven = (metric_table(with_metrics({"share": 0.5}, {"share": 0.5}, n), "Title", COLUMNS) for n in (6, 7))
-    assert six is not None and seven is not None and (six["folded"], seven["folded"]) == (False, True)
+@pytest.mark.parametrize(("benchmarks", "folded"), [(6, False), (7, True)])
+def test_long_tables_are_folded(benchmarks: int, folded: bool) -> None:
+    table = metric_table(with_metrics(SHARE, SHARE, benchmarks), "Title", COLUMNS)
+    assert table is not None and table["folded"] == folded
 
 
 def test_every_benchmark_is_drawn_once_and_summed_up_by_a_number(evaluation: Evaluation) -> None:

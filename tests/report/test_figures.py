@@ -154,11 +154,8 @@ def test_histograms_count_every_value_once() -> None:
 
 def test_the_legend_says_role_and_name() -> None:
     both = figures.panel_legend({"base": "rm", "refined": "ebrm"}, "risk", ["refined"])
-    assert [label for _, label in both] == [
-        "base: rm, by confidence",
-        "refined: ebrm, by confidence",
-        "refined: ebrm, by std",
-    ]
+    said = ["base: rm, by confidence", "refined: ebrm, by confidence", "refined: ebrm, by std"]
+    assert [label for _, label in both] == said
     assert ["dasharray" in mark and 'dasharray="none"' not in mark for mark, _ in both] == [True, False, True]
     (alone,) = figures.panel_legend({"base": "rm"}, "reliability", ["base"])
     assert alone[1] == "rm" and "<circle" in alone[0] and "var(--base)" in alone[0]

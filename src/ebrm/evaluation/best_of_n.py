@@ -192,10 +192,7 @@ def selection_axes(smallest: int, kl: Sequence[float] | None = None) -> dict[Axi
 
 def gold_curves(reward: Floats, gold: Floats, axes: Mapping[Axis, Floats]) -> dict[Axis, Floats]:
     """Gold by prompt along both axes [q, k], for rewards and gold [q, m] with NaN beyond a pool's end."""
-    return {
-        "n": best_of_n_gold(reward, gold)[:, : len(axes["n"])],
-        "kl": tilt_to_kl(reward, gold, axes["kl"]).gold,
-    }
+    return {"n": best_of_n_gold(reward, gold)[:, : len(axes["n"])], "kl": tilt_to_kl(reward, gold, axes["kl"]).gold}
 
 
 def select(pools: ResponsePools, least: int | None = None, *, bootstrap: Bootstrap = Bootstrap()) -> Selection:

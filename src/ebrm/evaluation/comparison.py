@@ -161,14 +161,14 @@ def _correct_overall(results: Sequence[BenchmarkResult]) -> tuple[BenchmarkResul
             if np.isfinite(value):
                 new[place][f"{field}_holm"] = float(value)
 
-    def corrected(number: int, name: str, scorer: ScorerResult) -> ScorerResult:
-        cells = {score: replace(cell, **new.get((number, name, score), {})) for score, cell in scorer.entries.items()}
-        return replace(scorer, entries=cells)
-
-    return tuple(
-        replace(result, scorers={name: corrected(number, name, scorer) for name, scorer in result.scorers.items()})
-        for number, result in enumerate(results)
-    )
+    corrected = []
+    for number, result in enumerate(results):
+        scorers = {}
+        for name, one in result.scorers.items():
+            cells = {score: replace(cell, **new.get((number, name, score), {})) for score, cell in one.entries.items()}
+            scorers[name] = replace(one, entries=cells)
+        corrected.append(replace(result, scorers=scorers))
+    return tuple(corrected)
 
 
 #: A test below this, after correction, counts as a difference.

@@ -111,8 +111,17 @@ def measure_fit(
         nothing = {"pairs": 0, "base": None, "refined": None, "difference": None, **common}
         return FitEvaluation(0, None, None, None, nothing, None)
     started = time.monotonic()
-    items, (chosen, rejected) = _items(pairs)
-    refined, most = _refine(fitted, items)
+    # The different items of the pairs, ascending, and where chosen and rejected are among them.
+    items, where = torch.unique(torch.cat([pairs.chosen, pairs.rejected]), return_inverse=True)
+    chosen, rejected = where.split(len(pairs))
+    draws = fitted.model.head.draws()
+    refined = RefinedReward.cat(
+        [
+            fitted.model.refine(fitted.features.embedding(rows), fitted.features.reward[rows], draws)
+            for rows in items.split(_ROWS)
+        ]
+    )
+    most = refined.delta.abs().argsort(descending=True, stable=True)[:_EXAMPLES]
     probability = _probability(fitted, pairs)
     seconds = fitted.seconds | {"refine": time.monotonic() - started}
     started = time.monotonic()
@@ -125,6 +134,10 @@ def measure_fit(
     std = torch.stack([refined.std[chosen], refined.std[rejected]], 1).numpy()
     reliability = calibration(probability, pairs.prompt_id, bootstrap=bootstrap)
     error = sides[2] <= sides[3]
+    uncertainty = {
+        "std": pair_std(std[:, 0], std[:, 1]),
+        "confidence": 1 - np.maximum(probability, 1 - probability),
+    }
     seconds["evaluate"] = time.monotonic() - started
     metrics = {
         **_accuracy(overall),
@@ -133,12 +146,7 @@ def measure_fit(
         "by_category": {name: _accuracy(value) | {"pairs": value.pairs} for name, value in by_category.items()},
         "calibration": _calibration(reliability),
         "error_auroc": _values(
-            {
-                "std": error_auroc(pair_std(std[:, 0], std[:, 1]), error, pairs.prompt_id, bootstrap=bootstrap),
-                "confidence": error_auroc(
-                    1 - np.maximum(probability, 1 - probability), error, pairs.prompt_id, bootstrap=bootstrap
-                ),
-            }
+            {name: error_auroc(u, error, pairs.prompt_id, bootstrap=bootstrap) for name, u in uncertainty.items()}
         ),
         "delta": {
             "fraction": float((refined.delta.abs() > 1e-6).float().mean()),
@@ -148,26 +156,14 @@ def measure_fit(
         **common,
     }
     report = ReportData(
-        title=title,
-        overall=overall,
-        by_category=by_category,
-        base_reward=np.stack(sides[:2], 1),
-        refined_reward=np.stack(sides[2:], 1),
-        probability=probability,
-        std=std,
-        prompt_id=pairs.prompt_id,
-        examples=_examples(fitted, pairs, items, refined, most),
-        filter_report=fitted.conflicts.to_dict(),
-        history=[epoch.to_dict() for epoch in fitted.history],
-        best_epoch=record.best_epoch,
-        fusion=common["fusion"],
-        live=live,
-        settings=_settings(record.head) | {"fit": record.fit.to_dict()},
-        versions=common["versions"],
-        notes=notes,
-        filtered=record.fit.filter_conflicts,
-        interval_level=record.head.inference.coverage,
-    )
+        title=title, overall=overall, by_category=by_category, prompt_id=pairs.prompt_id,
+        base_reward=np.stack(sides[:2], 1), refined_reward=np.stack(sides[2:], 1), probability=probability, std=std,
+        interval_level=record.head.inference.coverage, examples=_examples(fitted, pairs, items, refined, most),
+        filter_report=fitted.conflicts.to_dict(), filtered=record.fit.filter_conflicts,
+        history=[epoch.to_dict() for epoch in fitted.history], best_epoch=record.best_epoch, fusion=common["fusion"],
+        settings=_settings(record.head) | {"fit": record.fit.to_dict()}, versions=common["versions"],
+        live=live, notes=notes,
+    )  # fmt: skip
     return FitEvaluation(overall.pairs, overall.base, overall.refined, overall.difference, metrics, report)
 
 
@@ -186,24 +182,6 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def _items(pairs: PreferencePairs) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
-    """Items of the pairs, each once, ascending [n], and places of chosen and rejected among them [p]."""
-    items, where = torch.unique(torch.cat([pairs.chosen, pairs.rejected]), return_inverse=True)
-    return items, (where[: len(pairs)], where[len(pairs) :])
-
-
-def _refine(fitted: FitResult, items: torch.Tensor) -> tuple[RefinedReward, torch.Tensor]:
-    """Refined rewards of the items, and places of those that moved most [k]."""
-    draws = fitted.model.head.draws()
-    parts = [
-        fitted.model.refine(fitted.features.embedding(rows), fitted.features.reward[rows], draws)
-        for rows in items.split(_ROWS)
-    ]
-    refined = RefinedReward.cat(parts)
-    most = refined.delta.abs().argsort(descending=True, stable=True)[:_EXAMPLES]
-    return refined, most
 
 
 def _probability(fitted: FitResult, pairs: PreferencePairs) -> np.ndarray:
@@ -231,17 +209,12 @@ def _examples(
         low, high = refined.interval[index].tolist()
         examples.append(
             ChangedExample(
-                prompt=None if text is None else conversation(text.prompt),
-                response=response,
-                label="chosen" if chosen else "rejected",
-                base_reward=float(refined.base_reward[index]),
-                refined_reward=float(refined.reward[index]),
-                std=float(refined.std[index]),
-                interval=(low, high),
-                density_nodes=nodes.numpy(),
-                density=density[place].numpy(),
+                prompt=None if text is None else conversation(text.prompt), response=response,
+                label="chosen" if chosen else "rejected", base_reward=float(refined.base_reward[index]),
+                refined_reward=float(refined.reward[index]), std=float(refined.std[index]), interval=(low, high),
+                density_nodes=nodes.numpy(), density=density[place].numpy(),
             )
-        )
+        )  # fmt: skip
     return examples
 
 

@@ -109,11 +109,6 @@ class HeadBenchmark:
     config: FitConfig = FitConfig()
     device: str = "cpu"
 
-    @property
-    def reward(self) -> Tensor:
-        """Base rewards [n]."""
-        return self.features.reward
-
     @cached_property
     def rows(self) -> Tensor:
         """The responses of the training pairs, each once [m]."""
@@ -122,12 +117,12 @@ class HeadBenchmark:
     @cached_property
     def statistics(self) -> RunningStatistics:
         """Of the training responses' base rewards."""
-        return RunningStatistics().updated(self.reward[self.rows])
+        return RunningStatistics().updated(self.features.reward[self.rows])
 
     @cached_property
     def good(self) -> Tensor:
         """The base reward from which on a response counts as good []."""
-        return torch.quantile(self.reward[self.rows].double(), _GOOD)
+        return torch.quantile(self.features.reward[self.rows].double(), _GOOD)
 
     @cached_property
     def ensemble(self) -> tuple[ClosedFormHead, ...]:
@@ -142,8 +137,8 @@ class HeadBenchmark:
     def fit(self, kind: str, member: int = 0) -> FittedHead:
         """Fit the head of a kind; `member` is added to the seed."""
         return fit_head(
-            self.heads.get(kind, HEADS[kind]()), self.features.embeddings, self.reward, self.train, self.validation,
-            device=self.device,
+            self.heads.get(kind, HEADS[kind]()), self.features.embeddings, self.features.reward,
+            self.train, self.validation, device=self.device,
             strength=self.config.strength, seed=self.config.seed + member,
         )  # fmt: skip
 
@@ -197,7 +192,7 @@ def base_and_silu(benchmark: HeadBenchmark) -> FittedMethod:
 
 def neighbors(benchmark: HeadBenchmark) -> FittedMethod:
     """The base reward, averaged with those of the nearest training responses (RewardFusion)."""
-    bank, rewards = benchmark.features.embeddings[benchmark.rows], benchmark.reward[benchmark.rows]
+    bank, rewards = benchmark.features.embeddings[benchmark.rows], benchmark.features.reward[benchmark.rows]
     return FittedMethod(lambda rows: neighbor_fusion(rows.embedding, rows.base, bank, rewards))
 
 
