@@ -11,10 +11,11 @@ import importlib
 import inspect
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from docstring_parser import Docstring, DocstringStyle, parse
+from docstring_parser import DocstringMeta, DocstringStyle, parse
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "docs" / "api"
@@ -26,6 +27,7 @@ PACKAGES = {
     "ebrm.features": "embeddings and rewards on disk",
     "ebrm.curate": "which pairs to train on",
     "ebrm.heads": "the energy model and other heads",
+    "ebrm.scoring": "scores of files",
     "ebrm.aggregate": "several rewards into one",
     "ebrm.shape": "rewards into a training signal",
     "ebrm.optimize": "selection, advantages, overoptimization",
@@ -65,10 +67,11 @@ def entry(package: str, name: str, value: Any) -> list[str]:
     lines = [f"## {name}", ""]
     if not (inspect.isclass(value) or inspect.isfunction(value)):
         text = repr(value)
-        shown = text if len(text) <= 200 and " at 0x" not in text else type(value).__name__
+        shown = text if len(text) <= 200 and " at 0x" not in text and "<class" not in text else type(value).__name__
         return [*lines, f"`{package}.{name}`: `{shown}`", ""]
     lines += ["```text", signature(name, value), "```", ""]
-    lines += docstring(inspect.cleandoc(value.__doc__ or ""))
+    more = inherited(value) if dataclasses.is_dataclass(value) else ()
+    lines += docstring(inspect.cleandoc(value.__doc__ or ""), more)
     if inspect.isclass(value):
         for method, function in sorted(vars(value).items()):
             plain = getattr(function, "__func__", function)
@@ -87,23 +90,43 @@ def signature(name: str, value: Any) -> str:
         found = inspect.signature(value)
     except (TypeError, ValueError):
         return name
-    parameters = [p for p in found.parameters.values() if p.name not in ("self", "cls")]
-    if dataclasses.is_dataclass(value):
-        shown = [str(p.replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD)) for p in parameters]
-        found = found.replace(return_annotation=inspect.Signature.empty)
-    else:
-        kinds, shown = inspect.Parameter, []
-        for place, p in enumerate(parameters):
-            first = place == 0 or parameters[place - 1].kind is not kinds.KEYWORD_ONLY
-            if p.kind is kinds.KEYWORD_ONLY and first and not any(q.kind is kinds.VAR_POSITIONAL for q in parameters):
-                shown.append("*")
-            shown.append(str(p))
-    result = "" if found.return_annotation is inspect.Signature.empty else f" -> {found.return_annotation}"
-    line = f"{name}({', '.join(shown)}){result}".replace("'", "")
-    line = re.sub(r" at 0x[0-9a-f]+", "", line)
-    if len(line) <= 110:
-        return line
-    return (f"{name}(\n" + "".join(f"    {part},\n" for part in shown) + f"){result}").replace("'", "")
+    parameters, shown = [p for p in found.parameters.values() if p.name not in ("self", "cls")], []
+    starred = any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters)
+    for p in parameters:
+        if p.kind is inspect.Parameter.KEYWORD_ONLY and not starred and not dataclasses.is_dataclass(value):
+            shown.append("*")
+            starred = True
+        shown.append(argument(p))
+    nothing = inspect.isclass(value) or found.return_annotation is inspect.Signature.empty
+    result = "" if nothing else f" -> {annotation(found.return_annotation)}"
+    line = f"{name}({', '.join(shown)}){result}"
+    return line if len(line) <= 110 else f"{name}(\n" + "".join(f"    {part},\n" for part in shown) + f"){result}"
+
+
+def argument(parameter: inspect.Parameter) -> str:
+    """`name: type = default`."""
+    stars = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
+    text = stars + parameter.name
+    if parameter.annotation is not inspect.Parameter.empty:
+        text += f": {annotation(parameter.annotation)}"
+    if parameter.default is not inspect.Parameter.empty:
+        text += f" = {default(parameter.default)}"
+    return text
+
+
+def default(value: Any) -> str:
+    """A default value; of a config only what differs from the config's own defaults."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        usual = type(value)()
+        names = [field.name for field in dataclasses.fields(value)]
+        changed = [name for name in names if getattr(value, name) != getattr(usual, name)]
+        return f"{type(value).__name__}({', '.join(f'{name}={default(getattr(value, name))}' for name in changed)})"
+    return "…" if inspect.isfunction(value) else repr(value)
+
+
+def annotation(value: Any) -> str:
+    """A type as the code writes it."""
+    return value if isinstance(value, str) else inspect.formatannotation(value)
 
 
 def summary(value: Any) -> str:
@@ -112,13 +135,24 @@ def summary(value: Any) -> str:
     return escaped(" ".join(text.split("\n\n")[0].split()))
 
 
-def docstring(text: str | None) -> list[str]:
+def inherited(value: type) -> list[DocstringMeta]:
+    """Attributes of a dataclass that only the docstrings of its bases describe."""
+    known, found = {field.name for field in dataclasses.fields(value)}, []
+    for place, kind in enumerate(value.__mro__):
+        for meta in parse(inspect.cleandoc(kind.__doc__ or ""), style=DocstringStyle.GOOGLE).meta:
+            if meta.args[:1] == ["attribute"] and meta.args[1] in known:
+                known -= {meta.args[1]}
+                found += [meta] if place else []
+    return found
+
+
+def docstring(text: str | None, more: Sequence[DocstringMeta] = ()) -> list[str]:
     """A Google docstring as Markdown: prose, then lists of arguments, attributes, results and errors."""
     if not text:
         return []
-    parsed: Docstring = parse(text, style=DocstringStyle.GOOGLE)
-    lines = [escaped(part) + "\n" for part in (parsed.short_description, parsed.long_description) if part]
-    for meta in parsed.meta:
+    prose = re.split(r"\n+(?=(?:Args|Attributes|Returns|Yields|Raises):\n)", text)[0]
+    lines = [*(line if line.startswith("    ") else escaped(line) for line in prose.split("\n")), ""]
+    for meta in [*parse(text, style=DocstringStyle.GOOGLE).meta, *more]:
         what = escaped(" ".join((meta.description or "").split()))
         if meta.args and meta.args[0] in ("param", "attribute"):
             lines.append(f"- `{meta.args[1]}`: {what}")
@@ -132,7 +166,7 @@ def docstring(text: str | None) -> list[str]:
 def escaped(text: str) -> str:
     """Sphinx roles as code, and no accidental HTML."""
     text = re.sub(r":\w+:`~?\.?([^`]+)`", r"`\1`", text)
-    return text.replace("<", "&lt;") if "```" not in text else text
+    return text.replace("<", "&lt;")
 
 
 def index() -> str:

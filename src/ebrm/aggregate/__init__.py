@@ -1,4 +1,4 @@
-"""Several rewards of the same texts made one: pure functions over tensors."""
+"""Aggregation of several rewards of the same texts into one: pure functions over tensors."""
 
 import lazy_loader as lazy
 

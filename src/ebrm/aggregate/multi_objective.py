@@ -109,7 +109,7 @@ def log_sigmoid_sum(rewards: ArrayLike, reference: ArrayLike) -> Tensor:  # [n, 
 
 
 def gate(score: ArrayLike, how: Gate = "smooth", smoothing: float = 0.1) -> Tensor:  # [n, m] -> [n]
-    """Gate: how far m requirements are met together, from 0 to 1.
+    """Gate: joint satisfaction of m requirements, from 0 to 1.
 
         smooth: B = exp( 1/m Σ_i log( (s_i + δ) / (1 + δ) ) )
         min: the least of them; product: their product

@@ -264,7 +264,7 @@ def pooled(captured: Tensor, attention_mask: Tensor) -> Tensor:
 
 
 def unreadable(name: str, ids: Sequence[int], limit: int | None, vocabulary: int | None) -> str | None:
-    """Why a model cannot take a text's token ids (a sentence without its subject), or None; unknown bounds are None."""
+    """Reason why a model cannot take token ids (a sentence without its subject), or None; unknown bounds are None."""
     if not len(ids):
         return "has no tokens. Each text needs at least one; check the text rule."
     if limit is not None and len(ids) > limit:

@@ -71,7 +71,7 @@ class BadRow:
         where: `file:row`.
         field: The column (and the place in it), such as `chosen[1].content`.
         value: Its value, shortened.
-        kind: What is wrong with it, in a few fixed words.
+        kind: The kind of problem, in a few fixed words.
     """
 
     where: str

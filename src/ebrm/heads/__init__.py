@@ -1,6 +1,6 @@
-"""The heart: networks over (embedding, reward), noise and objectives, fitting, ascent, the exact posterior.
+"""Reward heads on embeddings: the energy model and others, their configs, fitting and inference.
 
-Everything here sees tensors and nothing else; it could be lifted out and used on any scalar regression.
+Heads see tensors only: no texts, no reward model, no layout on disk.
 """
 
 import lazy_loader as lazy

@@ -413,7 +413,7 @@ class LinearConfig(_RidgeConfig):
     """Linear Bradley-Terry head.
 
     Attributes:
-        label_smoothing: a in (1 - a) · label + a · (1 - label), 0 to 0.5.
+        label_smoothing: weight a of the opposite label: (1 - a) · label + a · (1 - label); 0 to 0.5.
         centering: weight of the penalty (r_c + r_r)² (arXiv 2502.10391).
     """
 
@@ -444,7 +444,7 @@ class GaussianConfig(_RidgeConfig):
 
     Attributes:
         heads: number of heads.
-        label_smoothing: a in (1 - a) · label + a · (1 - label), 0 to 0.5.
+        label_smoothing: weight a of the opposite label: (1 - a) · label + a · (1 - label); 0 to 0.5.
         pessimism: standard deviations taken off the reward.
     """
 
@@ -488,7 +488,7 @@ class AnchoredConfig(_RidgeConfig):
 
     Attributes:
         anchor: weight of the mean squared distance to the base reward.
-        label_smoothing: a in (1 - a) · label + a · (1 - label), 0 to 0.5.
+        label_smoothing: weight a of the opposite label: (1 - a) · label + a · (1 - label); 0 to 0.5.
     """
 
     kind: ClassVar[str] = "anchored"
@@ -504,7 +504,7 @@ class MinNormConfig(HeadConfig):
 
     Attributes:
         ridge: weight of half the squared weights, 0 or more.
-        label_smoothing: a in (1 - a) · label + a · (1 - label), 0 to 0.5.
+        label_smoothing: weight a of the opposite label: (1 - a) · label + a · (1 - label); 0 to 0.5.
     """
 
     kind: ClassVar[str] = "min_norm"
@@ -544,7 +544,7 @@ class SiLUConfig(_TwoLayerConfig):
     """Two-layer SiLU head fitted by Bradley-Terry (BaseReward, arXiv 2509.16127).
 
     Attributes:
-        label_smoothing: a in (1 - a) · label + a · (1 - label), 0 to 0.5.
+        label_smoothing: weight a of the opposite label: (1 - a) · label + a · (1 - label); 0 to 0.5.
         centering: weight of the penalty (r_c + r_r)² (arXiv 2502.10391; arXiv 2509.16127 found that it hurts).
     """
 

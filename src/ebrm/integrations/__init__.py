@@ -1,4 +1,4 @@
-"""Where rewards are used: transformers, TRL, OpenRLHF, verl, and the client of `ebrm serve`."""
+"""Integrations with transformers, TRL, OpenRLHF and verl."""
 
 import lazy_loader as lazy
 

@@ -1,4 +1,4 @@
-"""What becomes of responses that are selected by a reward: pure functions over arrays."""
+"""Advantages, rejection sampling, best of n and KL-tilted policies: pure functions over arrays."""
 
 import lazy_loader as lazy
 

@@ -89,7 +89,7 @@ def leave_one_out_advantage(reward: ArrayLike, groups: Groups) -> Tensor:  # [n]
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """Responses that are kept for training.
+    """Selection of responses for training.
 
     Attributes:
         rows: their rows, ascending, int64 [k].

@@ -1,4 +1,4 @@
-"""An evaluation as files and tables."""
+"""Reports: evaluations as HTML pages, tables and result files."""
 
 import lazy_loader as lazy
 

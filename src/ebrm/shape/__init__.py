@@ -1,4 +1,4 @@
-"""From rewards to a training signal: bounded, centered, scaled, or charged for length."""
+"""Reward shaping: bounded, centered, scaled, or penalized by length."""
 
 import lazy_loader as lazy
 

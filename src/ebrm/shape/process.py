@@ -27,7 +27,7 @@ from ebrm.utils.validation import (
 
 
 def process_clip(score: ArrayLike, threshold: float) -> Tensor:  # [n] -> [n]
-    """Clip: what a step's score falls short of a threshold, r_k = min(q_k - η, 0) (arXiv 2410.15115).
+    """Clip: shortfall of a step's score below a threshold, r_k = min(q_k - η, 0) (arXiv 2410.15115).
 
     Never above 0, so that no added step raises a response's return. η, in the score's unit, has no default: it is
     chosen for each process reward model.
@@ -37,7 +37,7 @@ def process_clip(score: ArrayLike, threshold: float) -> Tensor:  # [n] -> [n]
 
 
 def process_delta(score: ArrayLike, groups: Groups) -> Tensor:  # [n] -> [n]
-    """Delta: how much a step's score is above the next one's (arXiv 2410.15115).
+    """Delta: excess of a step's score over the next one's (arXiv 2410.15115).
 
     Of the K steps of a response
 
