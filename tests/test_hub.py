@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 
 import pytest
 from tests.linear import QUICK, linear_features
@@ -17,23 +16,23 @@ from ebrm.model import EnergyRewardModel, ModelRecord
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path):
     fit(linear_features(60), head=QUICK).model.save_pretrained(tmp_path / "m")
     return tmp_path / "m"
 
 
-def test_only_safetensors_json_and_the_card_are_written(folder: Path) -> None:
+def test_only_safetensors_json_and_the_card_are_written(folder):
     assert sorted(p.name for p in folder.iterdir()) == ["README.md", "config.json", "energy.safetensors"]
 
 
 @pytest.mark.parametrize("name", ["config.json", "energy.safetensors"])
-def test_a_missing_file_is_named(folder: Path, name: str) -> None:
+def test_a_missing_file_is_named(folder, name):
     (folder / name).unlink()
     with pytest.raises(ModelError, match=f"holds no {name}"):
         EnergyRewardModel.from_pretrained(folder)
 
 
-def test_one_altered_byte_of_the_weights_is_noticed(folder: Path) -> None:
+def test_one_altered_byte_of_the_weights_is_noticed(folder):
     path = folder / "energy.safetensors"
     data = bytearray(path.read_bytes())
     data[-5] ^= 1
@@ -42,27 +41,24 @@ def test_one_altered_byte_of_the_weights_is_noticed(folder: Path) -> None:
         read_model(folder)
 
 
-def test_a_config_that_is_not_json_is_named(folder: Path) -> None:
-    (folder / "config.json").write_text("{")
-    with pytest.raises(ModelError, match="not readable JSON"):
+OLD = "saved by an earlier ebrm.*Fit it again.*features made then"
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ("{", "not readable JSON"),
+        ('{"architectures": ["LlamaForSequenceClassification"]}', "perhaps a plain reward model"),
+        *((f'{{"format": "ebrm-model-{number}", "head": {{}}}}', OLD) for number in (1, 2)),
+    ],
+)
+def test_a_config_that_is_not_this_format_s_says_what_it_is(folder, config, said):
+    (folder / "config.json").write_text(config)
+    with pytest.raises(ModelError, match=said):
         read_model(folder)
 
 
-def test_a_plain_reward_model_s_folder_is_recognized_as_such(folder: Path) -> None:
-    (folder / "config.json").write_text('{"architectures": ["LlamaForSequenceClassification"]}')
-    with pytest.raises(ModelError, match="perhaps a plain reward model"):
-        read_model(folder)
-
-
-@pytest.mark.parametrize("old", ["ebrm-model-1", "ebrm-model-2"])
-def test_a_model_of_an_earlier_format_is_told_to_be_fitted_again(folder: Path, old: str) -> None:
-    path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": old}))
-    with pytest.raises(ModelError, match="saved by an earlier ebrm.*Fit it again.*features made then"):
-        read_model(folder)
-
-
-def test_an_unknown_setting_in_the_config_is_an_error_not_ignored(folder: Path) -> None:
+def test_an_unknown_setting_in_the_config_is_an_error_not_ignored(folder):
     path = folder / "config.json"
     config = json.loads(path.read_text())
     config["head"]["network"]["color"] = "red"
@@ -71,7 +67,7 @@ def test_an_unknown_setting_in_the_config_is_an_error_not_ignored(folder: Path) 
         EnergyRewardModel.from_pretrained(folder)
 
 
-def test_what_is_trusted_stands_in_the_config_but_the_weights_decide(folder: Path) -> None:
+def test_what_is_trusted_stands_in_the_config_but_the_weights_decide(folder):
     path = folder / "config.json"
     model = EnergyRewardModel.from_pretrained(folder)
     trusted = model.head.fusion
@@ -85,7 +81,7 @@ def test_what_is_trusted_stands_in_the_config_but_the_weights_decide(folder: Pat
     assert EnergyRewardModel.from_pretrained(folder).head.fusion == Fusion(0.5, math.inf)
 
 
-def test_a_config_that_does_not_say_what_is_trusted_can_be_read(folder: Path) -> None:
+def test_a_config_that_does_not_say_what_is_trusted_can_be_read(folder):
     path = folder / "config.json"
     config = json.loads(path.read_text())
     del config["fusion"]
@@ -93,12 +89,12 @@ def test_a_config_that_does_not_say_what_is_trusted_can_be_read(folder: Path) ->
     EnergyRewardModel.from_pretrained(folder)
 
 
-def test_neither_folder_nor_hub_name() -> None:
+def test_neither_folder_nor_hub_name():
     with pytest.raises(ModelError, match="no-such/model is neither a folder here nor"):
         download_model("no-such/model", None, None, None, True)
 
 
-def test_saving_over_a_model_replaces_it(folder: Path) -> None:
+def test_saving_over_a_model_replaces_it(folder):
     before = (folder / "energy.safetensors").read_bytes()
     fit(linear_features(60, seed=5), head=QUICK).model.save_pretrained(folder)
     assert (folder / "energy.safetensors").read_bytes() != before
@@ -127,7 +123,7 @@ def card(trust: dict[str, float | None] | None = None, **changes: object) -> str
     return model_card(record.to_dict() | ({} if trust is None else {"fusion": trust}))
 
 
-def test_measured_numbers_stand_in_percent_with_intervals() -> None:
+def test_measured_numbers_stand_in_percent_with_intervals():
     text = card()
     assert "| base | 51.2 | 50.0 to 53.0 |" in text
     assert "| refined | 63.4 | 60.0 to 66.0 |" in text
@@ -135,12 +131,12 @@ def test_measured_numbers_stand_in_percent_with_intervals() -> None:
     assert "1,234 held-out pairs" in text
 
 
-def test_without_a_measurement_it_says_so() -> None:
+def test_without_a_measurement_it_says_so():
     assert "Nothing was measured" in card(metrics={})
     assert "Nothing was measured" in card(metrics={"pairs": 0, "base": None, "refined": None, "difference": None})
 
 
-def test_data_filter_and_settings_stand_there() -> None:
+def test_data_filter_and_settings_stand_there():
     text = card()
     assert (
         "The backbone contradicts the labels of 2 of 10 training pairs and ties on 1. The conflict filter left these "
@@ -151,7 +147,7 @@ def test_data_filter_and_settings_stand_there() -> None:
     assert "Epochs run: 2; kept: 2." in text
 
 
-def test_with_the_filter_off_no_pair_is_said_to_be_left_out() -> None:
+def test_with_the_filter_off_no_pair_is_said_to_be_left_out():
     text = card(filter={"kept": 7, "dropped": 2, "tied": 1, "used": False})
     assert "labels of 2 of 10 training pairs and ties on 1. All were used.\n" in text
     assert "left" not in text and "kept 7" not in text
@@ -167,20 +163,13 @@ def test_with_the_filter_off_no_pair_is_said_to_be_left_out() -> None:
         (None, 0.5, "base reward given no weight; density to the power 0.5"),
     ],
 )
-def test_what_is_trusted_is_said_in_words(noise: float | None, power: float, said: str) -> None:
+def test_what_is_trusted_is_said_in_words(noise, power, said):
     trust = {"power": power, "base_noise": noise}
     assert fusion_in_words(trust) == said
     text = card(trust=trust)
     assert said in text and ("standard deviation is that of the training rewards" in text) == (noise is not None)
 
 
-def test_a_record_without_trust_has_a_card_too() -> None:
+def test_it_begins_with_hub_metadata_escapes_bars_and_needs_no_fusion():
+    assert card().startswith("---\nlibrary_name: ebrm\n") and "pairs\\|of.jsonl" in card()
     assert "goes by" not in card() and "to the power" not in card()
-
-
-def test_a_bar_in_a_name_does_not_break_the_table() -> None:
-    assert "pairs\\|of.jsonl" in card()
-
-
-def test_it_begins_with_hub_metadata() -> None:
-    assert card().startswith("---\nlibrary_name: ebrm\n")

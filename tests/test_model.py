@@ -37,22 +37,22 @@ ROWS = [
 
 
 @pytest.fixture(scope="module")
-def rm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def rm_folder(tmp_path_factory):
     return save_rm(tmp_path_factory.mktemp("rm"), "qwen3")
 
 
 @pytest.fixture(scope="module")
-def model(rm_folder: Path) -> EnergyRewardModel:
+def model(rm_folder):
     rows = [row | {"prompt": f"{row['prompt']} {i}"} for i, row in enumerate(ROWS)]
     return fit(str(rm_folder), rows, head=QUICK).model
 
 
 @pytest.fixture(scope="module")
-def feature_model() -> EnergyRewardModel:
+def feature_model():
     return fit(linear_features(), head=QUICK).model
 
 
-def test_the_base_reward_is_the_reward_model_s_own(model: EnergyRewardModel, rm_folder: Path) -> None:
+def test_the_base_reward_is_the_reward_model_s_own(model, rm_folder):
     scored = model.score(["Say hello", "Say bye"], ["hello", "goodbye then"])
     backbone = load_backbone(BackboneConfig(backbone=str(rm_folder)), TextConfig())
     ids = [backbone.tokenize("Say hello", "hello").ids, backbone.tokenize("Say bye", "goodbye then").ids]
@@ -61,7 +61,7 @@ def test_the_base_reward_is_the_reward_model_s_own(model: EnergyRewardModel, rm_
     assert (scored.interval[:, 0] <= scored.interval[:, 1]).all() and (scored.std > 0).all()
 
 
-def test_pairs_that_are_too_long_are_counted_aloud(rm_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_pairs_that_are_too_long_are_counted_aloud(rm_folder, caplog):
     rows = [row | {"prompt": f"{row['prompt']} {i}"} for i, row in enumerate(ROWS)]
     rows[3]["chosen"] = "long " * 100
     fitted = fit(str(rm_folder), rows, text=TextConfig(truncation="drop"), head=ONE_EPOCH)
@@ -70,7 +70,7 @@ def test_pairs_that_are_too_long_are_counted_aloud(rm_folder: Path, caplog: pyte
     assert fitted.model.record.data["pairs"] == len(rows) - 1
 
 
-def test_a_score_does_not_depend_on_what_is_scored_beside_it(model: EnergyRewardModel) -> None:
+def test_a_score_does_not_depend_on_what_is_scored_beside_it(model):
     texts = ["short", "a much longer answer that goes on for a while", "ü 😀", ""]
     together = model.score(["Tell me"] * 4, texts)
     for i, text in enumerate(texts):
@@ -79,19 +79,19 @@ def test_a_score_does_not_depend_on_what_is_scored_beside_it(model: EnergyReward
         assert torch.allclose(alone.base_reward[0], together.base_reward[i], atol=1e-5)
 
 
-def test_a_string_prompt_is_one_user_turn(model: EnergyRewardModel) -> None:
+def test_a_string_prompt_is_one_user_turn(model):
     a = model.score(["Hi"], ["there"])
     b = model.score([[{"role": "user", "content": "Hi"}]], ["there"])
     assert torch.equal(a.reward, b.reward)
 
 
-def test_nothing_in_nothing_out(model: EnergyRewardModel) -> None:
+def test_nothing_in_nothing_out(model):
     scored = model.score([], [])
     assert len(scored) == 0 and scored.interval.shape == (0, 2) and scored.to_rows() == []
     assert model.rank("Hi", []) == []
 
 
-def test_rank_is_by_refined_reward_best_first(model: EnergyRewardModel) -> None:
+def test_rank_is_by_refined_reward_best_first(model):
     responses = ["no", "yes, with pleasure", "perhaps", "nono"]
     ranked = model.rank("Say it", responses)
     scored = model.score(["Say it"] * 4, responses)
@@ -103,7 +103,7 @@ def test_rank_is_by_refined_reward_best_first(model: EnergyRewardModel) -> None:
         assert row.std == pytest.approx(float(scored.std[row.index]), abs=1e-5)
 
 
-def test_a_ranking_says_how_likely_each_is_the_best(model: EnergyRewardModel) -> None:
+def test_a_ranking_says_how_likely_each_is_the_best(model):
     a, b = model.rank("Say it", ["no", "yes, with pleasure"])
     assert a.p_best == pytest.approx(model.prefer("Say it", a.response, b.response), abs=1e-5)
     assert sum(row.p_best for row in model.rank("Say it", ["no", "yes", "perhaps"])) == pytest.approx(1, abs=1e-6)
@@ -114,7 +114,7 @@ def test_a_ranking_says_how_likely_each_is_the_best(model: EnergyRewardModel) ->
     assert {row.index: row.p_best for row in coarse} == pytest.approx(dict(enumerate(expected.tolist())), abs=1e-6)
 
 
-def test_prefer_is_a_probability_and_complements(model: EnergyRewardModel) -> None:
+def test_prefer_is_a_probability_and_complements(model):
     p, q = model.prefer("Say it", "yes", "no"), model.prefer("Say it", "no", "yes")
     assert 0 <= p <= 1 and p + q == pytest.approx(1, abs=1e-6)
     assert model.prefer("Say it", "no", "no") == pytest.approx(0.5, abs=1e-6)
@@ -134,9 +134,7 @@ TURN = [{"role": "user", "content": "Hi"}]
         ("Hi", [], ([], [])),
     ],
 )
-def test_one_pair_is_one_row_and_one_prompt_stands_for_all(
-    model: EnergyRewardModel, prompts: Any, responses: Any, same: tuple[list[str], list[str]]
-) -> None:
+def test_one_pair_is_one_row_and_one_prompt_stands_for_all(model, prompts, responses, same):
     scored, expected = model.score(prompts, responses), model.score(*same)
     assert torch.equal(scored.reward, expected.reward) and len(scored) == len(same[1])
     assert scored.errors == (None,) * len(same[1])
@@ -160,9 +158,7 @@ def test_one_pair_is_one_row_and_one_prompt_stands_for_all(
         ([b"a"], ["b"], "Text 0: The prompt is a bytes"),
     ],
 )
-def test_texts_that_do_not_match_are_refused(
-    model: EnergyRewardModel, prompts: Any, responses: Any, message: str
-) -> None:
+def test_texts_that_do_not_match_are_refused(model, prompts, responses, message):
     with pytest.raises(TextError, match=message):
         model.score(prompts, responses)
 
@@ -171,9 +167,7 @@ def test_texts_that_do_not_match_are_refused(
     ("prompt", "responses", "message"),
     [("hi", "abc", "`responses` is a str"), (["hi", "ho"], ["a", "b"], "`prompt` is a list"), ([], ["a"], "is a list")],
 )
-def test_ranking_splits_no_string_and_takes_one_prompt(
-    model: EnergyRewardModel, prompt: Any, responses: Any, message: str
-) -> None:
+def test_ranking_splits_no_string_and_takes_one_prompt(model, prompt, responses, message):
     with pytest.raises(TextError, match=message):
         model.rank(prompt, responses)
 
@@ -181,7 +175,7 @@ def test_ranking_splits_no_string_and_takes_one_prompt(
 @pytest.mark.parametrize(
     ("ids", "row"), [([5, 6], 0), ([[5, 6], [5.5, 6]], 1), (["56"], 0), ([[5], [True]], 1), ([[5], [None]], 1)]
 )
-def test_token_ids_are_lists_of_whole_numbers(model: EnergyRewardModel, ids: Any, row: int) -> None:
+def test_token_ids_are_lists_of_whole_numbers(model, ids, row):
     with pytest.raises(BackboneError, match=f"Row {row} is .*; a list of token ids, whole numbers, was expected"):
         model.score_ids(ids)
     expected = model.score_ids([[5, 6]]).reward
@@ -189,14 +183,14 @@ def test_token_ids_are_lists_of_whole_numbers(model: EnergyRewardModel, ids: Any
         assert torch.equal(model.score_ids(same).reward, expected)
 
 
-def test_preferring_takes_one_prompt_and_two_strings(model: EnergyRewardModel) -> None:
+def test_preferring_takes_one_prompt_and_two_strings(model):
     with pytest.raises(TextError, match="`prompt` is a list"):
         model.prefer(["a", "b"], "c", "d")
     with pytest.raises(TextError, match="Text 1: The response is a list"):
         model.prefer("a", "c", ["d"])
 
 
-def test_rows_without_a_reward_say_why_and_leave_the_others_alone(model: EnergyRewardModel) -> None:
+def test_rows_without_a_reward_say_why_and_leave_the_others_alone(model):
     prompts, responses = ["Hi", None, "Hi", "Hi", "Hi"], ["fine", "a", "long " * 100, 3, "also fine"]
     found = model.score(prompts, responses, on_error="nan")
     assert [error is None for error in found.errors] == [True, False, False, False, True]
@@ -217,9 +211,7 @@ def test_rows_without_a_reward_say_why_and_leave_the_others_alone(model: EnergyR
 
 
 @pytest.mark.parametrize("where", ["embedding", "refined"])
-def test_rewards_that_are_not_finite_are_rows_without_one(
-    model: EnergyRewardModel, monkeypatch: pytest.MonkeyPatch, where: str
-) -> None:
+def test_rewards_that_are_not_finite_are_rows_without_one(model, monkeypatch, where):
     owner, name = (type(model.backbone), "_embed") if where == "embedding" else (type(model.head), "refine")
     real = getattr(owner, name)
 
@@ -236,7 +228,7 @@ def test_rewards_that_are_not_finite_are_rows_without_one(
         model.score("Hi", ["a", "b", "c"])
 
 
-def test_rendered_texts_and_token_ids_score_as_the_texts_they_are(model: EnergyRewardModel) -> None:
+def test_rendered_texts_and_token_ids_score_as_the_texts_they_are(model):
     expected = model.score("Say it", ["yes", "no"])
     backbone = model.backbone
     turns = [[{"role": "user", "content": "Say it"}, {"role": "assistant", "content": text}] for text in ("yes", "no")]
@@ -248,9 +240,7 @@ def test_rendered_texts_and_token_ids_score_as_the_texts_they_are(model: EnergyR
     assert len(model.score_ids([])) == 0
 
 
-def test_many_threads_score_as_one_and_load_the_reward_model_once(
-    model: EnergyRewardModel, tmp_path: Path, loads: list[str]
-) -> None:
+def test_many_threads_score_as_one_and_load_the_reward_model_once(model, tmp_path, loads):
     model.save_pretrained(tmp_path / "m")
     loaded = EnergyRewardModel.from_pretrained(tmp_path / "m")
     copies = [loaded, loaded.with_inference(estimate="mode").with_inference(estimate="mean"), copy.deepcopy(loaded)]
@@ -264,7 +254,7 @@ def test_many_threads_score_as_one_and_load_the_reward_model_once(
 
 
 @pytest.fixture
-def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def loads(monkeypatch):
     """The names of reward models as they are loaded."""
     seen: list[str] = []
     load = ebrm.backbone.load.load_backbone
@@ -277,9 +267,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
-def test_saved_and_loaded_it_scores_the_same_and_reloads_its_backbone(
-    model: EnergyRewardModel, tmp_path: Path, loads: list[str]
-) -> None:
+def test_saved_and_loaded_it_scores_the_same_and_reloads_its_backbone(model, tmp_path, loads):
     model.save_pretrained(tmp_path / "m")
     loaded = EnergyRewardModel.from_pretrained(tmp_path / "m")
     assert loads == []  # only a text makes it load
@@ -288,9 +276,7 @@ def test_saved_and_loaded_it_scores_the_same_and_reloads_its_backbone(
     assert loaded.record == model.record
 
 
-def test_how_far_the_base_reward_is_trusted_is_saved_with_the_model(
-    feature_model: EnergyRewardModel, tmp_path: Path
-) -> None:
+def test_how_far_the_base_reward_is_trusted_is_saved_with_the_model(feature_model, tmp_path):
     features = linear_features()
     embedding, reward = features.embedding(slice(0, 20)), features.reward[:20]
     fitted = feature_model.head.fusion
@@ -304,17 +290,23 @@ def test_how_far_the_base_reward_is_trusted_is_saved_with_the_model(
     assert not torch.allclose(loaded.refine(embedding, reward).reward, before, atol=1e-3)
 
 
-def test_another_reward_model_under_the_same_path_is_refused(model: EnergyRewardModel, tmp_path: Path) -> None:
-    other = load_backbone(BackboneConfig(backbone=str(save_rm(tmp_path / "other", "qwen3", seed=7))), TextConfig())
+def test_another_reward_model_or_text_rule_is_refused(model, rm_folder, tmp_path):
     model.save_pretrained(tmp_path / "m")
-    with pytest.raises(ModelError, match="not the reward model that the energy was fitted on.*weights_fingerprint"):
-        EnergyRewardModel.from_pretrained(tmp_path / "m", backbone=other)
+    for folder, text, said in (
+        (
+            save_rm(tmp_path / "other", "qwen3", seed=7),
+            {},
+            "not the reward model that the energy .*weights_fingerprint",
+        ),
+        (rm_folder, {"template": "plain"}, "not be comparable.*template_sha256"),
+    ):
+        other = load_backbone(BackboneConfig(backbone=str(folder)), TextConfig(**text))
+        with pytest.raises(ModelError, match=said):
+            EnergyRewardModel.from_pretrained(tmp_path / "m", backbone=other)
 
 
 @pytest.mark.parametrize(("layers", "blocks"), [((), ()), ((1.0,), (2,))])
-def test_a_model_reads_the_layers_it_was_fitted_on(
-    rm_folder: Path, tmp_path: Path, layers: tuple[float, ...], blocks: tuple[int, ...]
-) -> None:
+def test_a_model_reads_the_layers_it_was_fitted_on(rm_folder, tmp_path, layers, blocks):
     rows = [row | {"prompt": f"{row['prompt']} {i}"} for i, row in enumerate(ROWS)]
     settings = BackboneConfig(backbone=str(rm_folder), layers=layers)
     fitted = fit(str(rm_folder), rows, head=ONE_EPOCH, backbone=settings, work=tmp_path / "work").model
@@ -336,14 +328,7 @@ def test_a_model_reads_the_layers_it_was_fitted_on(
         features.check(loaded.record.backbone, loaded.record.text_rule)
 
 
-def test_another_text_rule_is_refused(model: EnergyRewardModel, rm_folder: Path, tmp_path: Path) -> None:
-    other = load_backbone(BackboneConfig(backbone=str(rm_folder)), TextConfig(template="plain"))
-    model.save_pretrained(tmp_path / "m")
-    with pytest.raises(ModelError, match="not be comparable.*template_sha256"):
-        EnergyRewardModel.from_pretrained(tmp_path / "m", backbone=other)
-
-
-def test_other_inference_settings_are_a_copy(feature_model: EnergyRewardModel) -> None:
+def test_other_inference_settings_are_a_copy(feature_model):
     features = linear_features()
     mode = feature_model.with_inference(estimate="mode")
     assert feature_model.inference.estimate == "mean" and mode.inference.estimate == "mode"
@@ -352,7 +337,7 @@ def test_other_inference_settings_are_a_copy(feature_model: EnergyRewardModel) -
     assert not torch.equal(a.reward, b.reward) and torch.equal(a.std, b.std)
 
 
-def test_refine_works_in_inference_mode_and_leaves_no_gradient(feature_model: EnergyRewardModel) -> None:
+def test_refine_works_in_inference_mode_and_leaves_no_gradient(feature_model):
     features = linear_features()
     with torch.inference_mode():
         inside = feature_model.refine(features.embedding(slice(0, 9)), features.reward[:9])
@@ -361,21 +346,18 @@ def test_refine_works_in_inference_mode_and_leaves_no_gradient(feature_model: En
     assert all(p.grad is None for p in feature_model.head.parameters())
 
 
-def test_refine_names_the_row_that_is_not_finite(feature_model: EnergyRewardModel) -> None:
+def test_refine_names_the_row_that_is_not_finite_and_refuses_another_model_s_features(feature_model):
     embedding, reward = torch.randn(4, 8), torch.randn(4)
     embedding[2, 3] = torch.nan
     with pytest.raises(ModelError, match="embedding of row 2 is not finite"):
         feature_model.refine(embedding, reward)
     with pytest.raises(ModelError, match="base reward of row 1 is not finite"):
         feature_model.refine(torch.randn(4, 8), torch.tensor([0.0, torch.inf, 0.0, 0.0]))
-
-
-def test_refine_refuses_another_model_s_features(feature_model: EnergyRewardModel) -> None:
     with pytest.raises(ModelError, match=r"refines embeddings \[n, 8\].*given \[4, 9\]"):
         feature_model.refine(torch.randn(4, 9), torch.randn(4))
 
 
-def test_features_of_any_use_are_tensors_of_the_model_s_shapes_and_finite(feature_model: EnergyRewardModel) -> None:
+def test_features_of_any_use_are_tensors_of_the_model_s_shapes_and_finite(feature_model):
     def prefer(embedding: Any, reward: Any) -> Any:
         return feature_model.prefer_rows((embedding, embedding), (reward, reward))
 
@@ -394,12 +376,12 @@ def test_features_of_any_use_are_tensors_of_the_model_s_shapes_and_finite(featur
         feature_model.density(good, torch.randn(4), 2)
 
 
-def test_a_model_of_features_made_elsewhere_says_it_cannot_read_text(feature_model: EnergyRewardModel) -> None:
+def test_a_model_of_features_made_elsewhere_says_it_cannot_read_text(feature_model):
     with pytest.raises(ModelError, match="features made elsewhere"):
         feature_model.score(["a"], ["b"])
 
 
-def test_the_density_is_in_base_units(feature_model: EnergyRewardModel) -> None:
+def test_the_density_is_in_base_units(feature_model):
     features = linear_features()
     nodes, density = feature_model.density(features.embedding(slice(0, 5)), features.reward[:5])
     assert torch.allclose(torch.trapezoid(density, nodes), torch.ones(5), atol=1e-4)
@@ -410,14 +392,12 @@ def test_the_density_is_in_base_units(feature_model: EnergyRewardModel) -> None:
     assert torch.allclose(mean, expected.reward, atol=1e-3)
 
 
-def test_the_record_survives_json(feature_model: EnergyRewardModel) -> None:
+def test_the_record_survives_json(feature_model):
     values = json.loads(json.dumps(feature_model.record.to_dict()))
     assert ModelRecord.from_dict(values) == feature_model.record
 
 
-def test_push_to_hub_uploads_the_saved_folder(
-    feature_model: EnergyRewardModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_push_to_hub_uploads_the_saved_folder(feature_model, monkeypatch):
     sent: dict[str, object] = {}
 
     class Hub:
@@ -436,14 +416,14 @@ def test_push_to_hub_uploads_the_saved_folder(
     assert sent["files"] == ["README.md", "config.json", "energy.safetensors"]
 
 
-def test_rewards_are_refined_from_disk_as_from_memory(feature_model: EnergyRewardModel, tmp_path: Path) -> None:
+def test_rewards_are_refined_from_disk_as_from_memory(feature_model, tmp_path):
     features = save_features(linear_features(), tmp_path, FeatureConfig(shard_rows=37))
     one = feature_model.refine(features.embeddings, features.reward)
     other = feature_model.refine(features.embedding(slice(None)), features.reward)
     assert torch.equal(one.reward, other.reward) and torch.equal(one.interval, other.interval)
 
 
-def test_features_are_fitted_and_refined_without_the_libraries_of_the_reward_model(tmp_path: Path) -> None:
+def test_features_are_fitted_and_refined_without_the_libraries_of_the_reward_model(tmp_path):
     save_features(linear_features(), tmp_path / "features")
     script = """
 import sys

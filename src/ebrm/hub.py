@@ -161,16 +161,11 @@ def download_model(
     if Path(name).is_dir():
         return Path(name)
     try:
-        return Path(
-            snapshot_download(
-                str(name),
-                revision=revision,
-                cache_dir=cache_dir,
-                token=token,
-                local_files_only=local_only,
-                allow_patterns=[_WEIGHTS, _CONFIG, _CARD],
-            )
-        )
+        folder = snapshot_download(
+            str(name), revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_only,
+            allow_patterns=[_WEIGHTS, _CONFIG, _CARD],
+        )  # fmt: skip
+        return Path(folder)
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(

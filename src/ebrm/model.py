@@ -35,6 +35,7 @@ from ebrm.heads import (
 from ebrm.hub import download_model, read_model, write_model
 from ebrm.utils.files import sha256_json
 
+_NUMBERS = ("reward", "base_reward", "std", "interval", "log_density", "delta")
 _NOT_READ = "The embedding or the base reward is not a finite number."
 _NOT_REFINED = "The refined reward is not a finite number."
 
@@ -71,8 +72,7 @@ class RefinedReward:
     @classmethod
     def cat(cls, parts: Sequence[RefinedReward]) -> RefinedReward:
         """The rows of several, one after another; at least one is given."""
-        names = ("reward", "base_reward", "std", "interval", "log_density", "delta")
-        columns = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+        columns = {name: torch.cat([getattr(part, name) for part in parts]) for name in _NUMBERS}
         return cls(**columns, errors=tuple(error for part in parts for error in part.errors))
 
     def _scattered(self, rows: Tensor, n: int) -> RefinedReward:
@@ -80,7 +80,7 @@ class RefinedReward:
         columns: dict[str, Tensor] = {}
         good = torch.zeros(n, dtype=torch.bool)
         good[rows] = True
-        for name in ("reward", "base_reward", "std", "interval", "log_density", "delta"):
+        for name in _NUMBERS:
             values = getattr(self, name)
             columns[name] = torch.full((n, *values.shape[1:]), torch.nan)
             columns[name][rows] = values
@@ -97,16 +97,12 @@ class RefinedReward:
     def to_rows(self) -> list[dict[str, float]]:
         """One plain dictionary a response, as `ebrm score` writes it."""
         columns = {
-            "reward": self.reward,
-            "base_reward": self.base_reward,
-            "std": self.std,
-            "interval_low": self.interval[:, 0],
-            "interval_high": self.interval[:, 1],
-            "log_density": self.log_density,
-            "delta": self.delta,
-        }
-        values = {name: column.tolist() for name, column in columns.items()}
-        return [{name: values[name][i] for name in columns} for i in range(len(self))]
+            "reward": self.reward, "base_reward": self.base_reward, "std": self.std,
+            "interval_low": self.interval[:, 0], "interval_high": self.interval[:, 1],
+            "log_density": self.log_density, "delta": self.delta,
+        }  # fmt: skip
+        rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+        return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
 @dataclass(frozen=True)
@@ -198,13 +194,9 @@ class EnergyRewardModel(
     """
 
     def __init__(
-        self,
-        head: RewardHead,
-        record: ModelRecord,
-        backbone: Backbone | None = None,
-        device: str = "auto",
+        self, head: RewardHead, record: ModelRecord, backbone: Backbone | None = None, device: str = "auto",
         trust_remote_code: bool = False,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.head: RewardHead = head.eval()
         self.record = record
         self._device, self._trust_remote_code = device, trust_remote_code
@@ -336,13 +328,9 @@ class EnergyRewardModel(
         return int(self.head.standardizer.embedding_center.shape[0])
 
     def refine(
-        self,
-        embedding: Tensor | EmbeddingSource,
-        base_reward: Tensor,
-        generator: torch.Generator | None = None,
-        *,
+        self, embedding: Tensor | EmbeddingSource, base_reward: Tensor, generator: torch.Generator | None = None, *,
         on_error: OnError = "raise",
-    ) -> RefinedReward:
+    ) -> RefinedReward:  # fmt: skip
         """Refine rewards from features: `embedding` [n, d] and `base_reward` [n]; no text, no backbone.
 
         Args:
@@ -365,14 +353,8 @@ class EnergyRewardModel(
             return found._scattered(rows, shape[0])
         refuse_not_finite("base reward", torch.isfinite(base))
         refined = self.head.refine(FiniteRows(embedding), base, generator)
-        return RefinedReward(
-            reward=refined.reward,
-            base_reward=base,
-            std=refined.std,
-            interval=refined.interval,
-            log_density=refined.log_density,
-            delta=refined.reward - base,
-        )
+        delta = refined.reward - base
+        return RefinedReward(refined.reward, base, refined.std, refined.interval, refined.log_density, delta)
 
     def _check_shapes(self, embedding: Tensor | EmbeddingSource, base_reward: Tensor) -> None:
         if isinstance(embedding, np.ndarray | list) or not isinstance(base_reward, Tensor):
@@ -444,17 +426,10 @@ class EnergyRewardModel(
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
-        cls,
-        pretrained_model_name_or_path: str | Path,
-        *,
-        revision: str | None = None,
-        cache_dir: str | Path | None = None,
-        token: str | bool | None = None,
-        local_files_only: bool = False,
-        backbone: Backbone | None = None,
-        device: str = "auto",
-        trust_remote_code: bool = False,
-    ) -> EnergyRewardModel:
+        cls, pretrained_model_name_or_path: str | Path, *, revision: str | None = None,
+        cache_dir: str | Path | None = None, token: str | bool | None = None, local_files_only: bool = False,
+        backbone: Backbone | None = None, device: str = "auto", trust_remote_code: bool = False,
+    ) -> EnergyRewardModel:  # fmt: skip
         """Load a model from a folder or the Hub; the backbone itself is loaded when a text is first scored.
 
         Args:

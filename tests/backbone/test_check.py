@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -33,7 +32,7 @@ def check(head: nn.Linear, hidden: Tensor, reported: Tensor, read_at: Tensor = L
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("bias", [True, False])
-def test_the_models_own_rounding_passes(dtype: torch.dtype, bias: bool) -> None:
+def test_the_models_own_rounding_passes(dtype, bias):
     head, hidden = setting(dtype, bias)
     with torch.no_grad():
         check(head, hidden, head(hidden[ROWS, LAST])[:, 0])
@@ -61,7 +60,7 @@ def test_the_models_own_rounding_passes(dtype: torch.dtype, bias: bool) -> None:
         (lambda r, head, hidden: torch.full_like(r, float("nan")), "but the model reports nan"),
     ],
 )
-def test_a_wrong_reading_is_refused_with_a_diagnosis(dtype: torch.dtype, report: Any, said: str) -> None:
+def test_a_wrong_reading_is_refused_with_a_diagnosis(dtype, report, said):
     head, hidden = setting(dtype)
     with torch.no_grad():
         reward = head(hidden[ROWS, LAST])[:, 0]
@@ -71,7 +70,7 @@ def test_a_wrong_reading_is_refused_with_a_diagnosis(dtype: torch.dtype, report:
     assert "Name another head with `head`" in str(caught.value)
 
 
-def test_one_wrong_row_is_enough() -> None:
+def test_one_wrong_row_is_enough():
     head, hidden = setting()
     with torch.no_grad():
         reported = head(hidden[ROWS, LAST])[:, 0]
@@ -80,7 +79,7 @@ def test_one_wrong_row_is_enough() -> None:
         check(head, hidden, reported)
 
 
-def test_reported_reward_under_its_many_names() -> None:
+def test_reported_reward_under_its_many_names():
     mask = torch.tensor([[1, 1, 0], [1, 1, 1]])
     reward = torch.tensor([1.5, -2.0])
     column, tokens = reward[:, None], torch.tensor([[9.0, 1.5, 9.0], [9.0, 9.0, -2.0]])
@@ -104,12 +103,12 @@ def test_reported_reward_under_its_many_names() -> None:
 @pytest.mark.parametrize(
     "output", [SimpleNamespace(logits=torch.zeros(2, 2)), SimpleNamespace(), torch.zeros(3), ("x",)]
 )
-def test_what_is_no_reward(output: Any) -> None:
+def test_what_is_no_reward(output):
     with refuses("for 2 texts; one reward for each text was expected"):
         reported_reward(output, torch.ones(2, 5, dtype=torch.int64))
 
 
-def test_padding_that_changes_the_embedding() -> None:
+def test_padding_that_changes_the_embedding():
     alone = torch.ones(8)
     check_padding("RM", alone * 1.001, alone, torch.float32)
     check_padding("RM", alone * 1.2, alone, torch.bfloat16)
@@ -124,7 +123,7 @@ def test_padding_that_changes_the_embedding() -> None:
             check_padding("RM", moved, alone, dtype, "mean of block 3")
 
 
-def test_a_head_that_is_no_plain_linear_map() -> None:
+def test_a_head_that_is_no_plain_linear_map():
     with refuses("The head v of RM is a Bilinear, not a linear map"):
         require_linear("RM", "v", nn.Bilinear(2, 2, 1))
     with refuses("The head v of RM is a NoneType"):

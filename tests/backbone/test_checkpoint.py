@@ -22,7 +22,7 @@ from ebrm.backbone import open_checkpoint
 from ebrm.backbone.checkpoint import attach_adapter
 
 
-def test_lists_tensors_without_loading_and_reads_one(tmp_path: Path) -> None:
+def test_lists_tensors_without_loading_and_reads_one(tmp_path):
     model = build_model("llama")
     found = open_checkpoint(str(save_rm(tmp_path)))
     assert set(found.tensors) == set(model.state_dict())
@@ -31,7 +31,7 @@ def test_lists_tensors_without_loading_and_reads_one(tmp_path: Path) -> None:
     assert found.config["model_type"] == "llama" and found.adapter is None and found.revision is None
 
 
-def test_reads_shards_through_their_index_and_nothing_else(tmp_path: Path) -> None:
+def test_reads_shards_through_their_index_and_nothing_else(tmp_path):
     build_model("llama").save_pretrained(tmp_path, max_shard_size="20KB")
     save_file({"stray": torch.zeros(1)}, tmp_path / "consolidated.safetensors")
     found = open_checkpoint(str(tmp_path))
@@ -42,19 +42,19 @@ def test_reads_shards_through_their_index_and_nothing_else(tmp_path: Path) -> No
         open_checkpoint(str(tmp_path))
 
 
-def test_a_folder_that_is_no_model(tmp_path: Path) -> None:
+def test_a_folder_that_is_no_model(tmp_path):
     with refuses("neither config.json nor adapter_config.json"):
         open_checkpoint(str(tmp_path))
 
 
 @pytest.mark.parametrize("content", ["{not json", "[1]", "\udcff"])
-def test_a_damaged_configuration(tmp_path: Path, content: str) -> None:
+def test_a_damaged_configuration(tmp_path, content):
     (tmp_path / "config.json").write_bytes(content.encode("utf-8", "surrogateescape"))
     with refuses("config.json (is not valid JSON|holds a list)"):
         open_checkpoint(str(tmp_path))
 
 
-def test_pickles_are_not_opened(tmp_path: Path) -> None:
+def test_pickles_are_not_opened(tmp_path):
     save_rm(tmp_path)
     (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
     with refuses(r"only as pickles \(pytorch_model.bin\).*save_pretrained"):
@@ -65,7 +65,7 @@ def test_pickles_are_not_opened(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("keep", [0, 4, 40, -1])
-def test_weights_cut_short(tmp_path: Path, keep: int) -> None:
+def test_weights_cut_short(tmp_path, keep):
     path = save_rm(tmp_path) / "model.safetensors"
     path.write_bytes(path.read_bytes()[:keep])
     with refuses("model.safetensors (is not a readable safetensors file|has .* it was cut short)"):
@@ -85,9 +85,7 @@ class TestHub:
         monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
         return asked
 
-    def test_a_snapshot_carries_its_commit_and_no_pickles_or_code_are_asked_for(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_snapshot_carries_its_commit_and_no_pickles_or_code_are_asked_for(self, tmp_path, monkeypatch):
         folder = tmp_path / "models--o--m" / "snapshots" / "abc123"
         save_rm(folder)
         asked = self.hub(monkeypatch, folder)
@@ -111,9 +109,7 @@ class TestHub:
             (errors.HFValidationError, r"There is no reward model o/m: .*not a Hub name"),
         ],
     )
-    def test_what_is_not_there_is_one_paragraph(
-        self, monkeypatch: pytest.MonkeyPatch, error: type[Exception], said: str
-    ) -> None:
+    def test_what_is_not_there_is_one_paragraph(self, monkeypatch, error, said):
         self.hub(monkeypatch, error.__new__(error))  # their constructors want HTTP responses
         with refuses(said) as caught:
             open_checkpoint("o/m", "v9")
@@ -142,7 +138,7 @@ def save_adapter(folder: Path, base: Path, family: str = "llama", kind: str = "S
 
 
 @pytest.mark.parametrize(("family", "head"), [("llama", "score"), ("bert", "classifier")])
-def test_merged_scores_as_base_with_adapter_does(tmp_path: Path, family: str, head: str) -> None:
+def test_merged_scores_as_base_with_adapter_does(tmp_path, family, head):
     base = save_rm(tmp_path / "base", family, "base")  # no head: the adapter brings it
     adapter = save_adapter(tmp_path / "adapter", base, family)
     backbone = load(adapter)
@@ -158,7 +154,7 @@ def test_merged_scores_as_base_with_adapter_does(tmp_path: Path, family: str, he
     close(reading.embedding[:, 32:], means)
 
 
-def test_the_merged_model_may_be_in_a_server(tmp_path: Path) -> None:
+def test_the_merged_model_may_be_in_a_server(tmp_path):
     adapter = save_adapter(tmp_path / "adapter", save_rm(tmp_path / "base", "llama", "base"))
     here = load(adapter, layers=())
     here.model.save_pretrained(tmp_path / "merged")
@@ -168,7 +164,7 @@ def test_the_merged_model_may_be_in_a_server(tmp_path: Path) -> None:
         close(there.read(IDS).reward, here.read(IDS).reward, 1e-5)
 
 
-def test_the_adapter_counts(tmp_path: Path) -> None:
+def test_the_adapter_counts(tmp_path):
     base = save_rm(tmp_path / "base")
     adapter = save_adapter(tmp_path / "adapter", base)
     with_it, without = load(adapter), load(base)
@@ -181,13 +177,13 @@ def test_the_adapter_counts(tmp_path: Path) -> None:
     assert load(adapter).identity.weights_fingerprint != before
 
 
-def test_the_tokenizer_is_the_bases_unless_the_adapter_has_one(tmp_path: Path) -> None:
+def test_the_tokenizer_is_the_bases_unless_the_adapter_has_one(tmp_path):
     base = save_rm(tmp_path / "base")
     backbone = load(save_adapter(tmp_path / "adapter", base))
     assert backbone.text_rule.template != "plain"  # the base model's tokenizer has a chat template
 
 
-def test_a_base_that_is_a_whole_reward_model_keeps_its_head(tmp_path: Path) -> None:
+def test_a_base_that_is_a_whole_reward_model_keeps_its_head(tmp_path):
     base = save_rm(tmp_path / "base")
     adapter = save_adapter(tmp_path / "adapter", base, kind="FEATURE_EXTRACTION", modules_to_save=None)
     backbone = load(adapter)
@@ -195,7 +191,7 @@ def test_a_base_that_is_a_whole_reward_model_keeps_its_head(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("name", ["v_head.summary", "score"])
-def test_a_head_that_a_trainer_saved_beside_the_adapter(tmp_path: Path, name: str) -> None:
+def test_a_head_that_a_trainer_saved_beside_the_adapter(tmp_path, name):
     base = save_rm(tmp_path / "base", kind="causal")
     adapter = save_adapter(tmp_path / "adapter", base, kind="FEATURE_EXTRACTION", modules_to_save=None)
     edit = json.loads((adapter / "adapter_config.json").read_text())
@@ -213,13 +209,13 @@ def test_a_head_that_a_trainer_saved_beside_the_adapter(tmp_path: Path, name: st
 
 
 class TestRefused:
-    def test_no_head_anywhere(self, tmp_path: Path) -> None:
+    def test_no_head_anywhere(self, tmp_path):
         base = save_rm(tmp_path / "base", kind="base")
         adapter = save_adapter(tmp_path / "adapter", base, kind="FEATURE_EXTRACTION", modules_to_save=None)
         with refuses(r"holds no reward head \(modules_to_save is None\), and its base model has none"):
             load(adapter)
 
-    def test_a_pooler_that_nobody_trained(self, tmp_path: Path) -> None:
+    def test_a_pooler_that_nobody_trained(self, tmp_path):
         base = save_rm(tmp_path / "base", "bert", "base")
         tensors = {k: v for k, v in load_file(base / "model.safetensors").items() if not k.startswith("pooler.")}
         save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
@@ -227,7 +223,7 @@ class TestRefused:
         with refuses("lacks weights that the model needs: bert.pooler.dense.bias"):
             load(adapter)
 
-    def test_tensors_missing_from_the_adapter(self, tmp_path: Path) -> None:
+    def test_tensors_missing_from_the_adapter(self, tmp_path):
         adapter = save_adapter(tmp_path / "adapter", save_rm(tmp_path / "base"))
         path = adapter / "adapter_model.safetensors"
         tensors = load_file(path)
@@ -236,13 +232,13 @@ class TestRefused:
         with refuses("does not fit its base model .*missing adapter keys"):
             load(adapter)
 
-    def test_another_base_model(self, tmp_path: Path) -> None:
+    def test_another_base_model(self, tmp_path):
         adapter = save_adapter(tmp_path / "adapter", save_rm(tmp_path / "base"))
         save_rm(tmp_path / "base", hidden_size=64)
         with refuses("The adapter .* does not fit its base model"):
             load(adapter)
 
-    def test_a_base_model_that_is_gone(self, tmp_path: Path) -> None:
+    def test_a_base_model_that_is_gone(self, tmp_path):
         adapter = save_adapter(tmp_path / "adapter", save_rm(tmp_path / "base"))
         (tmp_path / "base").rename(tmp_path / "moved")
         with refuses(r"adapter is an adapter on .*base, which could not be opened. There is no"):
@@ -254,13 +250,13 @@ class TestRefused:
         with refuses("does not name its base model"):
             load(adapter)
 
-    def test_without_peft(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_without_peft(self, tmp_path, monkeypatch):
         adapter = save_adapter(tmp_path / "adapter", save_rm(tmp_path / "base"))
         monkeypatch.setitem(sys.modules, "peft", None)
         with refuses("needs peft, which is not installed: pip install peft"):
             load(adapter)
 
-    def test_two_labels(self, tmp_path: Path) -> None:
+    def test_two_labels(self, tmp_path):
         adapter = save_adapter(tmp_path / "adapter", save_rm(tmp_path / "base"))
         path = adapter / "adapter_model.safetensors"
         tensors = load_file(path)
@@ -269,6 +265,6 @@ class TestRefused:
             load(adapter)
 
 
-def test_an_adapter_is_a_checkpoint_without_its_own_configuration(tmp_path: Path) -> None:
+def test_an_adapter_is_a_checkpoint_without_its_own_configuration(tmp_path):
     found = open_checkpoint(str(save_adapter(tmp_path / "adapter", save_rm(tmp_path / "base"))))
     assert found.adapter is not None and found.config == {}

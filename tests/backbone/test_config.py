@@ -29,12 +29,12 @@ from ebrm.errors import ConfigError
         ({"server": "http://h", "attention": "eager"}, "attention is 'eager', but the reward model runs in the server"),
     ],
 )
-def test_refuses_values_outside_their_range(changes: dict[str, object], said: str) -> None:
+def test_refuses_values_outside_their_range(changes, said):
     with pytest.raises(ConfigError, match=said):
         BackboneConfig(**{"backbone": "demo", **changes})  # type: ignore[arg-type]
 
 
-def test_depths_are_floats_of_any_list() -> None:
+def test_depths_are_floats_of_any_list():
     assert BackboneConfig("demo").layers == (1 / 3, 2 / 3)
     assert BackboneConfig("demo", layers=[1, 0.25]).layers == (1.0, 0.25)  # type: ignore[arg-type]
     assert BackboneConfig("demo", layers=()).layers == ()

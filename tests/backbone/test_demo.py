@@ -4,7 +4,6 @@ import json
 import sys
 from dataclasses import replace
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 import torch
@@ -23,7 +22,7 @@ DEMO = BackboneConfig("demo", device="cpu")
 
 
 @pytest.fixture
-def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def stand_in(tmp_path, monkeypatch):
     """A tiny encoder in a package of the right name, with an adapter trained elsewhere, in place of the real ones."""
     package = tmp_path / "site" / demo.ENCODER_PACKAGE
     save_rm(package / "model", "bert", "base")
@@ -47,7 +46,7 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 class TestStandIn:
-    def test_is_read_without_importing_its_package(self, stand_in: Path) -> None:
+    def test_is_read_without_importing_its_package(self, stand_in):
         backbone = load_backbone(DEMO)
         assert demo.ENCODER_PACKAGE not in sys.modules
         assert backbone.identity.name == "demo" and backbone.identity.revision is None
@@ -56,12 +55,12 @@ class TestStandIn:
         reward = backbone.read([text.ids for text in found if text is not None]).reward
         assert reward.isfinite().all() and float((reward[0] - reward[1]).abs()) > 1e-4
 
-    def test_layers_are_the_users_choice(self, stand_in: Path) -> None:
+    def test_layers_are_the_users_choice(self, stand_in):
         assert load_backbone(DEMO).identity.layers == (1,)
         assert load_backbone(replace(DEMO, layers=())).embedding_size == 32
         assert load_backbone(DEMO, blocks=(2,)).identity.layers == (2,)
 
-    def test_other_weights_are_refused(self, stand_in: Path) -> None:
+    def test_other_weights_are_refused(self, stand_in):
         path = stand_in / "model" / "model.safetensors"
         path.write_bytes(path.read_bytes()[:-1] + b"\0\0")
         with refuses("are not the expected ones .*force-reinstall"):
@@ -71,7 +70,7 @@ class TestStandIn:
             load_backbone(DEMO)
 
 
-def test_without_the_encoders_package(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_encoders_package(monkeypatch):
     monkeypatch.setattr(demo, "find_spec", lambda name: None)
     with refuses(r"not installed: pip install '\.\[demo\]'"):
         load_backbone(DEMO)
@@ -84,7 +83,7 @@ real = pytest.mark.skipif(
 
 
 @real
-def test_a_model_fitted_on_the_packaged_features_reads_texts_as_they_were_read() -> None:
+def test_a_model_fitted_on_the_packaged_features_reads_texts_as_they_were_read():
     packaged = open_features(demo.adapter_folder().parent / "features")
     backbone = reload_backbone(packaged.manifest["backbone"], packaged.manifest["text"], {"device": "cpu"})
     reading, _ = backbone.read_texts("How do I stop a Python process?", "Use kill with its process id.")
@@ -93,7 +92,7 @@ def test_a_model_fitted_on_the_packaged_features_reads_texts_as_they_were_read()
 
 
 @real
-def test_the_real_one_reads_the_same_in_any_batch() -> None:
+def test_the_real_one_reads_the_same_in_any_batch():
     backbone = load_backbone(DEMO)
     assert backbone.identity.layers == (2, 4) and backbone.embedding_size == 384 + 2 * 384 and backbone.limit == 512
     responses = ["Use kill with its process id.", "I would rather not say.", "No. " * 60]

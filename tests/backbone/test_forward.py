@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from fractions import Fraction
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -54,7 +53,7 @@ def naive_means(model: nn.Module, ids: list[int], indices: tuple[int, ...]) -> T
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, *(name for name in MORE_FAMILIES if name != "xlnet")])
-def test_the_embedding_ends_in_the_means_of_inner_layers(tmp_path: Path, family: str) -> None:
+def test_the_embedding_ends_in_the_means_of_inner_layers(tmp_path, family):
     four = dict.fromkeys(("num_hidden_layers", *COUNTS.get(family, ())), 4)
     backbone = load(save_rm(tmp_path, family, **four), layers=(0.75, 0.25))
     assert backbone.identity.layers == backbone.layers.indices == (1, 3)
@@ -71,7 +70,7 @@ def test_the_embedding_ends_in_the_means_of_inner_layers(tmp_path: Path, family:
 
 
 @pytest.mark.parametrize("family", ["llama", "deberta-v2"])
-def test_batch_and_order_do_not_matter(tmp_path: Path, family: str) -> None:
+def test_batch_and_order_do_not_matter(tmp_path, family):
     folder = save_rm(tmp_path, family, **DEEP)
     expected = load(folder, token_budget=1).read(IDS).embedding  # one by one, without padding
     order = [2, 0, 3, 1]
@@ -81,7 +80,7 @@ def test_batch_and_order_do_not_matter(tmp_path: Path, family: str) -> None:
 
 
 @given(depth=st.fractions(0, 1).filter(lambda x: x > 0), count=st.integers(1, 100))
-def test_a_depth_is_a_share_of_the_blocks(depth: Fraction, count: int) -> None:
+def test_a_depth_is_a_share_of_the_blocks(depth, count):
     model = Stack([nn.Identity()] * count)
     (index,) = inner_layers("RM", model, (float(depth),)).indices
     assert 1 <= index <= count and (index == 1 or abs(index - depth * count) <= Fraction(1, 2) + Fraction(1, 10**9))
@@ -100,14 +99,14 @@ def test_a_depth_is_a_share_of_the_blocks(depth: Fraction, count: int) -> None:
         ((), 10, ()),
     ],
 )
-def test_known_blocks(depths: tuple[float, ...], count: int, expected: tuple[int, ...]) -> None:
+def test_known_blocks(depths, count, expected):
     model = Stack([nn.Linear(3, 3) for _ in range(count)])
     found = inner_layers("RM", model, depths)
     assert found.indices == expected and found.size == 3 * len(expected)
     assert all(block is model.layers[index - 1] for block, index in zip(found.blocks, expected, strict=True))
 
 
-def test_blocks_that_are_not_there(tmp_path: Path) -> None:
+def test_blocks_that_are_not_there(tmp_path):
     model = Stack([nn.Identity()] * 4)
     for indices, named in (((1, 5), 5), ((0, 2), 0)):
         with refuses(f"RM has 4 blocks, and hidden states after block {named} are asked"):
@@ -152,7 +151,7 @@ def averaged(layers: InnerLayers, model: nn.Module, hidden: Tensor, mask: Tensor
 
 
 @given(data=st.data())
-def test_only_the_text_counts_wherever_the_padding_is(data: st.DataObject) -> None:
+def test_only_the_text_counts_wherever_the_padding_is(data):
     n, length = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 6))
     rows = st.lists(st.integers(0, 1), min_size=length, max_size=length).filter(any)
     mask = torch.tensor(data.draw(st.lists(rows, min_size=n, max_size=n)))
@@ -168,7 +167,7 @@ def test_only_the_text_counts_wherever_the_padding_is(data: st.DataObject) -> No
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_is_added_up_in_float32(dtype: torch.dtype) -> None:
+def test_half_precision_is_added_up_in_float32(dtype):
     hidden = torch.full((1, 5000, 3), 100.0, dtype=dtype)  # in float16 the sum overflows, in bfloat16 it sticks
     hidden[0, 0] = 0
     model = Stack([nn.Identity()])
@@ -177,7 +176,7 @@ def test_half_precision_is_added_up_in_float32(dtype: torch.dtype) -> None:
     torch.testing.assert_close(mean, torch.full((1, 3), 100 * 4999 / 5000), atol=0, rtol=1e-6)
 
 
-def test_no_hidden_states_and_no_hooks_are_kept() -> None:
+def test_no_hidden_states_and_no_hooks_are_kept():
     model = Stack([Plus(1.0), Plus(1.0)])
     layers, mask = inner_layers("RM", model, (0.5, 1.0)), torch.ones(2, 50, dtype=torch.int64)
     for mean in averaged(layers, model, torch.zeros(2, 50, 3), mask):
@@ -206,7 +205,7 @@ class Odd(nn.Module):
         ({"hidden": 1}, "dict"),
     ],
 )
-def test_a_block_that_gives_no_hidden_states_is_refused(output: Any, seen: str) -> None:
+def test_a_block_that_gives_no_hidden_states_is_refused(output, seen):
     model = Stack([Odd(output)])
     layers, mask = inner_layers("RM", model, (1.0,)), torch.ones(2, 5, dtype=torch.int64)
     with refuses(rf"Block 1 of RM gives {seen} for 2 texts of 5 tokens; .* \[2, 5, 3\] were"):
@@ -215,7 +214,7 @@ def test_a_block_that_gives_no_hidden_states_is_refused(output: Any, seen: str) 
 
 
 @pytest.mark.parametrize("runs", [0, 2])
-def test_a_block_that_does_not_run_once_is_refused(runs: int) -> None:
+def test_a_block_that_does_not_run_once_is_refused(runs):
     model = Stack([Plus(1.0), Plus(1.0)])
     layers = inner_layers("RM", model, (1.0,))
     mask, hidden = torch.ones(1, 2, dtype=torch.int64), torch.zeros(1, 2, 3)
@@ -227,23 +226,23 @@ def test_a_block_that_does_not_run_once_is_refused(runs: int) -> None:
 
 
 class TestFinding:
-    def test_under_a_head_of_ones_own(self) -> None:
+    def test_under_a_head_of_ones_own(self):
         base = build_model("gpt_neox", "base")
         blocks, width = find_blocks("RM", ValueHeadModel(base, nn.Linear(32, 1)))
         assert blocks is base.layers and width == 32
 
     @pytest.mark.parametrize("family", ["bart", "t5"])
-    def test_of_an_encoder_with_a_decoder_the_encoder_is_read(self, family: str) -> None:
+    def test_of_an_encoder_with_a_decoder_the_encoder_is_read(self, family):
         model = build_model(family)
         blocks, _ = find_blocks("RM", model)
         encoder = model.get_encoder()
         assert blocks is (encoder.layers if family == "bart" else encoder.block)
 
-    def test_a_list_inside_a_block_is_not_meant(self) -> None:
+    def test_a_list_inside_a_block_is_not_meant(self):
         model = build_model("t5", num_decoder_layers=1)  # the parts of a block are as many as the blocks
         assert find_blocks("RM", model)[0] is model.transformer.encoder.block
 
-    def test_what_cannot_be_told_apart_is_said(self) -> None:
+    def test_what_cannot_be_told_apart_is_said(self):
         twice = Stack([nn.Identity(), nn.Identity()])
         twice.layers_too = nn.ModuleList([nn.Identity(), nn.Identity()])
         bare = Stack([nn.Identity()])
@@ -265,7 +264,7 @@ Haunted = Callable[..., Backbone]
 
 
 @pytest.fixture
-def haunted(tmp_path: Path) -> Iterator[Haunted]:
+def haunted(tmp_path):
     """Loads a reward model whose first block gives hidden states plus `noise` of them; the second gets them clean."""
     save_rm(tmp_path, **DEEP)
     edit_config(tmp_path, model_type="haunted")
@@ -290,7 +289,7 @@ def haunted(tmp_path: Path) -> Iterator[Haunted]:
     forget_family("haunted")
 
 
-def test_the_check_of_padding_covers_inner_layers(haunted: Haunted) -> None:
+def test_the_check_of_padding_covers_inner_layers(haunted):
     def batch_length(hidden: Tensor) -> float:
         return 0.1 * hidden.shape[1]
 
@@ -300,7 +299,7 @@ def test_the_check_of_padding_covers_inner_layers(haunted: Haunted) -> None:
         haunted(batch_length, layers=(0.25, 0.75)).read(IDS)
 
 
-def test_a_mean_that_is_not_finite_names_the_row(haunted: Haunted) -> None:
+def test_a_mean_that_is_not_finite_names_the_row(haunted):
     backbone = haunted(lambda hidden: float("inf") if hidden.shape[1] == 6 else 0.0, layers=(0.25,), token_budget=6)
     backbone.read(IDS[1:])
     with refuses(r"1 of 4 texts an embedding or reward .* first row 0 \(6 tokens\)"):
@@ -308,7 +307,7 @@ def test_a_mean_that_is_not_finite_names_the_row(haunted: Haunted) -> None:
 
 
 @pytest.fixture(scope="module")
-def forward(tmp_path_factory: pytest.TempPathFactory) -> Forward:
+def forward(tmp_path_factory):
     return load_backbone(BackboneConfig(str(save_rm(tmp_path_factory.mktemp("rm"))), device="cpu")).forward
 
 
@@ -316,7 +315,7 @@ def with_head(forward: Forward, head: torch.nn.Linear) -> Forward:
     return Forward("rm", "score", forward.model, head, InnerLayers(), 0, torch.device("cpu"), None)
 
 
-def test_shapes_it_does_not_know() -> None:
+def test_shapes_it_does_not_know():
     mask = torch.ones(2, 3, dtype=torch.int64)
     for shape in ((3, 4), (2, 4, 5), (6, 4), (1, 3, 4)):
         with refuses("The head got a tensor of shape"):
@@ -325,17 +324,17 @@ def test_shapes_it_does_not_know() -> None:
     assert pooled(torch.zeros(2, 4), mask).shape == (2, 4)
 
 
-def test_the_last_position_of_each_text_is_pooled() -> None:
+def test_the_last_position_of_each_text_is_pooled():
     captured = torch.arange(6.0).reshape(2, 3, 1)
     assert pooled(captured, torch.tensor([[1, 1, 0], [1, 1, 1]])).tolist() == [[1.0], [5.0]]
 
 
-def test_a_head_that_does_not_run_once(forward: Forward) -> None:
+def test_a_head_that_does_not_run_once(forward):
     with refuses("ran its head score 0 times"):
         with_head(forward, torch.nn.Linear(32, 1)).embed([[5]])
 
 
-def test_it_leaves_no_hooks_and_reads_in_the_model_s_own_precision(forward: Forward) -> None:
+def test_it_leaves_no_hooks_and_reads_in_the_model_s_own_precision(forward):
     expected = forward.embed([[5, 6, 7], [8]], check=True)
     assert expected.shape == (2, 64) and expected.dtype == torch.float32
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -343,14 +342,14 @@ def test_it_leaves_no_hooks_and_reads_in_the_model_s_own_precision(forward: Forw
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in forward.model.modules())
 
 
-def test_a_head_is_copied_in_float32() -> None:
+def test_a_head_is_copied_in_float32():
     head = float32_head(torch.nn.Linear(3, 1, bias=False).to(torch.bfloat16))
     assert head.weight.dtype == torch.float32 and head.bias is None
     embedding = torch.tensor([[1.0, 2.0, 3.0, 99.0]])  # what follows the first d numbers is not its input
     torch.testing.assert_close(head(embedding), (embedding[:, :3] @ head.weight.T)[:, 0])
 
 
-def test_models_without_a_configuration_or_a_table(forward: Forward) -> None:
+def test_models_without_a_configuration_or_a_table(forward):
     bare = torch.nn.Linear(2, 1)
     assert configs(bare) == [] and vocabulary_size(bare) is None
     assert configs(forward.model) == [forward.model.config] and vocabulary_size(forward.model) == 267

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from tests.backbone.shared import refuses
@@ -15,13 +14,13 @@ SKYWORK = BackboneIdentity(
 )
 
 
-def test_round_trip() -> None:
+def test_round_trip():
     assert BackboneIdentity.from_dict(SKYWORK.to_dict()) == SKYWORK
     with refuses("lacks head_module, dtype"):
         BackboneIdentity.from_dict({k: v for k, v in SKYWORK.to_dict().items() if k not in ("dtype", "head_module")})
 
 
-def test_layers_are_a_list_in_json_and_were_not_stated_where_there_are_none() -> None:
+def test_layers_are_a_list_in_json_and_were_not_stated_where_there_are_none():
     read = replace(SKYWORK, layers=(9, 19))
     stored = json.loads(json.dumps(read.to_dict()))
     assert stored["layers"] == [9, 19] and BackboneIdentity.from_dict(stored) == read
@@ -29,7 +28,7 @@ def test_layers_are_a_list_in_json_and_were_not_stated_where_there_are_none() ->
     assert BackboneIdentity.from_dict(SKYWORK.to_dict() | {"layers": []}) == SKYWORK
 
 
-def test_other_layers_are_another_embedding() -> None:
+def test_other_layers_are_another_embedding():
     read = replace(SKYWORK, layers=(9, 19))
     assert read.mismatch(read) is None
     said = read.mismatch(SKYWORK, ours="loaded now", theirs="in the features")
@@ -38,19 +37,19 @@ def test_other_layers_are_another_embedding() -> None:
     assert read.mismatch(replace(read, layers=(9,))) is not None
 
 
-def test_the_same_weights_under_another_name_are_the_same_model() -> None:
+def test_the_same_weights_under_another_name_are_the_same_model():
     assert SKYWORK.mismatch(replace(SKYWORK, name="/models/copy", revision=None)) is None
 
 
 @pytest.mark.parametrize("field", ["weights_fingerprint", "head_module", "architecture"])
-def test_a_mismatch_names_both_sides(field: str) -> None:
+def test_a_mismatch_names_both_sides(field):
     other = replace(SKYWORK, name="Other/RM", **{field: "b" * 64})
     said = SKYWORK.mismatch(other, ours="loaded now", theirs="in the features")
     assert said is not None and "Sky/RM@c0ffeec0ffee loaded now, Other/RM@c0ffeec0ffee in the features" in said
     assert f"{field} is {getattr(SKYWORK, field)[:12]}" in said and "and bbbbbbbbbbbb in the features" in said
 
 
-def test_precision_counts_only_where_it_must_be_exact() -> None:
+def test_precision_counts_only_where_it_must_be_exact():
     other = replace(SKYWORK, dtype="float32", attention="eager")
     assert SKYWORK.mismatch(other) is None
     said = SKYWORK.mismatch(other, exact=True)
@@ -59,7 +58,7 @@ def test_precision_counts_only_where_it_must_be_exact() -> None:
     )
 
 
-def test_fingerprint_sees_bytes_and_names_and_no_order(tmp_path: Path) -> None:
+def test_fingerprint_sees_bytes_and_names_and_no_order(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     one.write_bytes(b"1" * 100_000)
     two.write_bytes(b"2")

@@ -22,7 +22,7 @@ from ebrm.errors import ConfigError
 
 
 class TestLoaded:
-    def test_says_which_model_it_is(self, tmp_path: Path) -> None:
+    def test_says_which_model_it_is(self, tmp_path):
         backbone = load(save_rm(tmp_path / "rm"))
         weights = tmp_path / "rm" / "model.safetensors"
         assert backbone.identity.to_dict() == {
@@ -38,35 +38,35 @@ class TestLoaded:
         assert backbone.embedding_size == 64 and backbone.limit == backbone.text_rule.max_length == 128
         assert backbone.text_rule.template == CHAT_TEMPLATE and backbone.token_budget == 1024  # 16,384 but for the CPU
 
-    def test_other_weights_have_another_fingerprint(self, tmp_path: Path) -> None:
+    def test_other_weights_have_another_fingerprint(self, tmp_path):
         one, two = load(save_rm(tmp_path / "one")), load(save_rm(tmp_path / "two", seed=1))
         again = load(save_rm(tmp_path / "three"))
         assert one.identity.mismatch(again.identity) is None
         assert "weights_fingerprint" in (one.identity.mismatch(two.identity) or "")
 
-    def test_keeps_the_checkpoints_precision_unless_told(self, tmp_path: Path) -> None:
+    def test_keeps_the_checkpoints_precision_unless_told(self, tmp_path):
         build_model("llama").bfloat16().save_pretrained(tmp_path)
         byte_tokenizer().save_pretrained(tmp_path)
         assert load(tmp_path).identity.dtype == "bfloat16"
         assert load(tmp_path, dtype="float32").identity.dtype == "float32"
 
-    def test_attention_is_the_users_choice(self, tmp_path: Path) -> None:
+    def test_attention_is_the_users_choice(self, tmp_path):
         save_rm(tmp_path)
         assert load(tmp_path, attention="eager").identity.attention == "eager"
 
-    def test_text_settings_reach_the_rule(self, tmp_path: Path) -> None:
+    def test_text_settings_reach_the_rule(self, tmp_path):
         save_rm(tmp_path)
         rule = load(tmp_path, TextConfig(template="plain", max_length=50, truncation="drop")).text_rule
         assert (rule.template, rule.max_length, rule.truncation) == ("plain", 50, "drop")
         with pytest.raises(ConfigError, match="max_length is 129 tokens, but the model takes at most 128"):
             load(tmp_path, TextConfig(max_length=129))
 
-    def test_transformers_verbosity_is_as_before(self, tmp_path: Path) -> None:
+    def test_transformers_verbosity_is_as_before(self, tmp_path):
         before = transformers.utils.logging.get_verbosity()
         load(save_rm(tmp_path))
         assert transformers.utils.logging.get_verbosity() == before
 
-    def test_gemma_2_without_soft_capping_is_warned_of(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_gemma_2_without_soft_capping_is_warned_of(self, tmp_path, caplog):
         identity = load(save_rm(tmp_path, "gemma2"), attention="eager").identity
         with caplog.at_level(logging.WARNING):
             warn_of_attention(identity, "gemma2")
@@ -125,7 +125,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any], st
 
 class TestRefused:
     @pytest.mark.parametrize("case", REFUSED)
-    def test_what_is_no_reward_model_or_incomplete(self, tmp_path: Path, case: str) -> None:
+    def test_what_is_no_reward_model_or_incomplete(self, tmp_path, case):
         family, made, tensors, config, said = REFUSED[case]
         save_rm(tmp_path, family, **made)
         if tensors:
@@ -134,18 +134,18 @@ class TestRefused:
         with refuses(said):
             load(tmp_path)
 
-    def test_unknown_name(self) -> None:
+    def test_unknown_name(self):
         with refuses("There is no reward model nobody/no-such-model: no folder") as caught:
             load("nobody/no-such-model")
         assert "\n" not in str(caught.value)
 
-    def test_no_tokenizer(self, tmp_path: Path) -> None:
+    def test_no_tokenizer(self, tmp_path):
         build_model("llama").save_pretrained(tmp_path)
         with refuses("The tokenizer of .* cannot be loaded"):
             load(tmp_path)
 
     @pytest.mark.parametrize("device", ["cuda:7", "nonsense"])
-    def test_a_device_that_is_not_there_before_anything_is_loaded(self, device: str) -> None:
+    def test_a_device_that_is_not_there_before_anything_is_loaded(self, device):
         with refuses(f"The device '{device}' cannot be used here"):
             load_backbone(BackboneConfig("nobody/no-such-model", device=device))
 
@@ -178,21 +178,21 @@ class Model(PreTrainedModel):
         return folder
 
     @pytest.mark.parametrize("auto", ["AutoModel", "AutoModelForSequenceClassification"])
-    def test_runs_when_allowed_and_scores_alike(self, tmp_path: Path, auto: str) -> None:
+    def test_runs_when_allowed_and_scores_alike(self, tmp_path, auto):
         ids = [[9, 8, 7], [5, 6]]
         own = load(self.save(tmp_path / "own", auto), trust_remote_code=True)
         assert own.identity.architecture == "Model" and own.identity.head_module == "v_head"
         plain = load(save_rm(tmp_path / "plain"))
         close(own.read(ids).reward, plain.read(ids).reward, 1e-5)
 
-    def test_its_post_processing_is_seen(self, tmp_path: Path) -> None:
+    def test_its_post_processing_is_seen(self, tmp_path):
         backbone = load(self.save(tmp_path, "AutoModel", "torch.sigmoid"), trust_remote_code=True)
         with refuses("the model applies a sigmoid after its head"):
             backbone.read([[9, 8, 7], [5, 6]])
 
 
 @pytest.mark.parametrize(("family", "limit"), [("llama", 128), ("bert", 128), ("roberta", 126), ("deberta-v2", 128)])
-def test_the_limit_leaves_out_positions_no_token_gets(family: str, limit: int) -> None:
+def test_the_limit_leaves_out_positions_no_token_gets(family, limit):
     model = build_model(family)
     assert model_limit(model) == limit
     # Known answer: the model runs at its limit. Past it, tables of positions have no row.
@@ -203,13 +203,13 @@ def test_the_limit_leaves_out_positions_no_token_gets(family: str, limit: int) -
             model(input_ids=torch.full((1, limit + 1), 7))
 
 
-def test_a_model_that_states_no_limit() -> None:
+def test_a_model_that_states_no_limit():
     model = build_model("llama")
     model.config.max_position_embeddings = -1
     assert model_limit(model) is None
 
 
-def test_the_tokenizers_limit_counts_too(tmp_path: Path) -> None:
+def test_the_tokenizers_limit_counts_too(tmp_path):
     save_rm(tmp_path)
     path = tmp_path / "tokenizer_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "model_max_length": 77}))
@@ -217,14 +217,14 @@ def test_the_tokenizers_limit_counts_too(tmp_path: Path) -> None:
     assert backbone.text_rule.max_length == 77 and backbone.limit == 128
 
 
-def test_each_process_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_process_takes_its_own_gpu(monkeypatch):
     assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setenv("LOCAL_RANK", "3")
     assert choose_device("auto") == torch.device("cuda", 3)
 
 
-def test_a_hub_snapshot_is_named_by_its_hub_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_snapshot_is_named_by_its_hub_name(tmp_path, monkeypatch):
     save_rm(tmp_path)
     found = replace(open_checkpoint(str(tmp_path)), name="owner/rm", revision="c0ffee")
     monkeypatch.setattr("ebrm.backbone.load.open_checkpoint", lambda *_: found)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -24,18 +22,18 @@ IDS = [[5, 6, 7], [8], [9] * 6, [10, 11], [12, 13, 14, 15], [16]]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory):
     return save_rm(tmp_path_factory.mktemp("pooling") / "tiny", "llama")
 
 
 @pytest.fixture(params=["vllm", "sglang"])
-def fake(request: pytest.FixtureRequest, folder: Path) -> Iterator[FakeServer]:
+def fake(request, folder):
     with serving(FakeServer(folder, request.param)) as server:
         yield server
 
 
 @pytest.fixture
-def vllm(folder: Path) -> Iterator[FakeServer]:
+def vllm(folder):
     with serving(FakeServer(folder)) as server:
         yield server
 
@@ -46,7 +44,7 @@ def connect(fake: FakeServer) -> tuple[PoolingServer, list[float]]:
     return PoolingServer(fake.url, pause=pauses.append), pauses
 
 
-def test_what_is_served(fake: FakeServer, folder: Path) -> None:
+def test_what_is_served(fake, folder):
     for url in (fake.url, fake.url + "/", fake.url + "/v1", fake.url + "/v1/"):
         server = PoolingServer(url)
         assert (server.url, server.kind, server.model, server.root) == (fake.url, fake.kind, str(folder), str(folder))
@@ -58,7 +56,7 @@ def test_what_is_served(fake: FakeServer, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("budget", [1, 4, 7, 1000])
-def test_order_is_kept_however_it_is_divided(fake: FakeServer, budget: int) -> None:
+def test_order_is_kept_however_it_is_divided(fake, budget):
     server, _ = connect(fake)
     answer = server.read(IDS, budget)
     for ids, vector in zip(IDS, answer.vectors, strict=True):
@@ -76,15 +74,13 @@ def test_order_is_kept_however_it_is_divided(fake: FakeServer, budget: int) -> N
         assert answer.scores == [fake.score(ids) for ids in IDS]
 
 
-def test_a_request_has_a_bounded_number_of_texts(vllm: FakeServer) -> None:
+def test_a_request_has_a_bounded_number_of_texts(vllm):
     server, _ = connect(vllm)
     assert len(server.read([[5]] * 300, 1000).vectors) == 300
     assert sorted(len(body["input"]) for path, body in vllm.requests if path != "/v1/models") == [44, 256]
 
 
-def test_several_requests_are_under_way_but_no_more_than_eight(
-    vllm: FakeServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_several_requests_are_under_way_but_no_more_than_eight(vllm, monkeypatch):
     server, _ = connect(vllm)
     vllm.meet = threading.Barrier(8)
     workers: list[int] = []
@@ -98,14 +94,14 @@ def test_several_requests_are_under_way_but_no_more_than_eight(
 
 
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
-def test_a_busy_server_is_asked_again_after_longer_pauses(vllm: FakeServer, status: int) -> None:
+def test_a_busy_server_is_asked_again_after_longer_pauses(vllm, status):
     server, pauses = connect(vllm)
     vllm.first = [(status, {}, "busy")] * 3 + [(503, {"Retry-After": "7"}, ""), (503, {"Retry-After": "1e9"}, "")]
     assert len(server.read([[5, 6]], 10).vectors) == 1
     assert pauses == [0.5, 1.0, 2.0, 7.0, 30.0]
 
 
-def test_a_server_that_stays_busy_is_an_error_that_says_what_was_tried(vllm: FakeServer) -> None:
+def test_a_server_that_stays_busy_is_an_error_that_says_what_was_tried(vllm):
     server, pauses = connect(vllm)
     vllm.first = [(503, {"Retry-After": "soon"}, '{"error": {"message": "queue is full"}}')] * 6
     with pytest.raises(ServerError, match=r"POST /v1/embeddings was tried 6 times .* HTTP 503: queue is full\. Check"):
@@ -113,7 +109,7 @@ def test_a_server_that_stays_busy_is_an_error_that_says_what_was_tried(vllm: Fak
     assert pauses == [0.5, 1.0, 2.0, 4.0, 8.0]
 
 
-def test_no_server_is_an_error_that_says_where_it_was_looked_for(vllm: FakeServer) -> None:
+def test_no_server_is_an_error_that_says_where_it_was_looked_for(vllm):
     server, _ = connect(vllm)
     with serving(FakeServer.__new__(FakeServer)) as gone:
         pass
@@ -128,7 +124,7 @@ def test_no_server_is_an_error_that_says_where_it_was_looked_for(vllm: FakeServe
         server.read([[5]], 10)
 
 
-def test_a_server_that_takes_too_long_is_an_error(vllm: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_takes_too_long_is_an_error(vllm, monkeypatch):
     server, pauses = connect(vllm)
 
     def slow(*_: Any, **__: Any) -> Any:
@@ -152,7 +148,7 @@ def test_a_server_that_takes_too_long_is_an_error(vllm: FakeServer, monkeypatch:
         ("x" * 1000, "x" * 200),
     ],
 )
-def test_a_refusal_is_passed_on_and_not_tried_again(vllm: FakeServer, body: str, said: str) -> None:
+def test_a_refusal_is_passed_on_and_not_tried_again(vllm, body, said):
     server, pauses = connect(vllm)
     for status in (400, 422, 500):
         vllm.first = [(status, {}, body)]
@@ -165,16 +161,10 @@ def test_a_refusal_is_passed_on_and_not_tried_again(vllm: FakeServer, body: str,
     assert not pauses
 
 
-def test_another_kind_of_server_is_told_from_the_answers(vllm: FakeServer) -> None:
+def test_another_kind_of_server_is_told_from_the_answers(vllm):
     server, _ = connect(vllm)
-    for made in (
-        "[]",
-        "{}",
-        '{"data": []}',
-        '{"data": [{"index": 1, "embedding": []}]}',
-        '{"data": [3]}',
-        '{"data": [{}]}',
-    ):
+    others = ('{"data": []}', '{"data": [{"index": 1, "embedding": []}]}', '{"data": [3]}', '{"data": [{}]}')
+    for made in ("[]", "{}", *others):
         vllm.first = [(200, {}, made)]
         with pytest.raises(ServerError, match="for 1 texts; one each, numbered from 0"):
             server.read([[5]], 10)
@@ -190,14 +180,14 @@ def test_another_kind_of_server_is_told_from_the_answers(vllm: FakeServer) -> No
         PoolingServer(vllm.url)
 
 
-def test_what_is_not_a_vector_has_no_numbers(vllm: FakeServer) -> None:
+def test_what_is_not_a_vector_has_no_numbers(vllm):
     server, _ = connect(vllm)
     for value in ("AAA", "no base64!", None, {"a": 1}, [[1.0], [1.0, 2.0]], ["x"]):
         vllm.first = [(200, {}, json.dumps({"data": [{"index": 0, "embedding": value}]}))]
         assert server.read([[5]], 10).vectors[0].size == 0
 
 
-def test_a_server_started_to_generate_is_told_how_to_start_it(fake: FakeServer) -> None:
+def test_a_server_started_to_generate_is_told_how_to_start_it(fake):
     server, _ = connect(fake)
     fake.first = [(404, {}, '{"detail": "Not Found"}')]
     with pytest.raises(
@@ -206,7 +196,7 @@ def test_a_server_started_to_generate_is_told_how_to_start_it(fake: FakeServer) 
         server.read([[5]], 10)
 
 
-def test_an_old_sglang_gives_no_hidden_states(folder: Path) -> None:
+def test_an_old_sglang_gives_no_hidden_states(folder):
     with serving(FakeServer(folder, "sglang", "old")) as fake:
         server, _ = connect(fake)
         with pytest.raises(ServerError, match="without pooled_hidden_states.* use a newer SGLang"):
@@ -216,7 +206,7 @@ def test_an_old_sglang_gives_no_hidden_states(folder: Path) -> None:
             server.read([[5]], 10)
 
 
-def test_own_scores(folder: Path) -> None:
+def test_own_scores(folder):
     with serving(FakeServer(folder, classifies=True)) as fake:
         server, _ = connect(fake)
         assert server.own_scores(IDS) == [fake.score(ids) for ids in IDS]
@@ -231,7 +221,7 @@ def test_own_scores(folder: Path) -> None:
         assert score != score  # NaN
 
 
-def test_the_api_key_comes_from_the_environment(vllm: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_api_key_comes_from_the_environment(vllm, monkeypatch):
     server, _ = connect(vllm)
     assert "Authorization" not in vllm.headers
     monkeypatch.setenv(TOKEN, "hush")
@@ -243,7 +233,7 @@ def test_the_api_key_comes_from_the_environment(vllm: FakeServer, monkeypatch: p
     assert "hush" not in str(error.value)
 
 
-def test_texts_are_not_logged(vllm: FakeServer, caplog: pytest.LogCaptureFixture) -> None:
+def test_texts_are_not_logged(vllm, caplog):
     server, _ = connect(vllm)
     vllm.first = [(503, {}, "busy")]
     with caplog.at_level(logging.INFO, logger="ebrm"):
@@ -263,7 +253,7 @@ def run(fake: FakeServer, texts: list[list[int]] = TEXTS) -> bool:
         return probe(server, head, head.weight, texts, server.read(texts, 1024))
 
 
-def test_texts_are_one_text_cut_at_its_end_and_at_its_beginning() -> None:
+def test_texts_are_one_text_cut_at_its_end_and_at_its_beginning():
     whole = TEXTS[0]
     assert len(whole) == 128
     assert len(TEXTS) == 6
@@ -276,7 +266,7 @@ def test_texts_are_one_text_cut_at_its_end_and_at_its_beginning() -> None:
 @pytest.mark.parametrize(
     ("kind", "classifies", "compared"), [("vllm", False, False), ("vllm", True, True), ("sglang", False, True)]
 )
-def test_what_is_right_passes(folder: Path, kind: str, classifies: bool, compared: bool) -> None:
+def test_what_is_right_passes(folder, kind, classifies, compared):
     assert run(FakeServer(folder, kind, classifies=classifies)) is compared
     assert run(FakeServer(folder, kind, classifies=classifies), [TEXTS[0][:1]]) is compared  # nothing to cut
 
@@ -305,6 +295,7 @@ SCORES = [
 VLLM_ONLY = [
     ("tokens", ["128 vectors for one text of 128 tokens, one a token"]),
     ("special tokens", ["says it read 763 tokens, and 757 were sent (6 texts)", "--max-model-len"]),
+    ("normalized", ["--override-pooler-config"]),  # old names of a flag
 ]
 
 
@@ -312,9 +303,7 @@ VLLM_ONLY = [
 @pytest.mark.parametrize(
     ("wrong", "said"), [*EITHER, *SCORES], ids=lambda value: value if isinstance(value, str) else ""
 )
-def test_what_is_wrong_is_said_with_the_flag_that_mends_it(
-    folder: Path, kind: str, wrong: str, said: list[str]
-) -> None:
+def test_what_is_wrong_is_said_with_the_flag_that_mends_it(folder, kind, wrong, said):
     with pytest.raises(ServerError) as error:
         run(FakeServer(folder, kind, wrong, classifies=True))
     for words in [*said, "server http://127.0.0.1:", str(folder)]:
@@ -325,26 +314,21 @@ def test_what_is_wrong_is_said_with_the_flag_that_mends_it(
 
 
 @pytest.mark.parametrize(("wrong", "said"), VLLM_ONLY)
-def test_what_only_vllm_can_do_wrong(folder: Path, wrong: str, said: list[str]) -> None:
+def test_what_only_vllm_can_do_wrong(folder, wrong, said):
     with pytest.raises(ServerError) as error:
         run(FakeServer(folder, "vllm", wrong))
     for words in said:
         assert words in str(error.value)
 
 
-def test_old_names_of_a_flag_are_told(folder: Path) -> None:
-    with pytest.raises(ServerError, match="--override-pooler-config"):
-        run(FakeServer(folder, "vllm", "normalized"))
-
-
-def test_rounding_to_half_precision_passes(folder: Path) -> None:
+def test_rounding_to_half_precision_passes(folder):
     fake = FakeServer(folder, "sglang")
     exact = fake.pooled
     fake.pooled = lambda ids, activation: torch.tensor(exact(ids, activation)).bfloat16().float().tolist()  # type: ignore[method-assign]
     assert run(fake)
 
 
-def test_each_answer_is_checked_for_its_shape(folder: Path) -> None:
+def test_each_answer_is_checked_for_its_shape(folder):
     fake = FakeServer(folder)
     with serving(fake):
         server = PoolingServer(fake.url)

@@ -23,14 +23,14 @@ SAVED: dict[str, Path] = {}
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def folders(tmp_path_factory):
     if not SAVED:
         SAVED.update({family: save_rm(tmp_path_factory.mktemp(family), family) for family in FAMILIES})
     return SAVED
 
 
 @pytest.fixture(scope="module")
-def llama(folders: dict[str, Path]) -> Backbone:
+def llama(folders):
     return load(folders["llama"])
 
 
@@ -39,37 +39,22 @@ def texts(count: int, longest: int = 40, seed: int = 0) -> list[list[int]]:
     return [[draw.randrange(5, 190) for _ in range(draw.randint(1, longest))] for _ in range(count)]
 
 
-def alone(backbone: Backbone, ids: list[int]) -> tuple[Tensor, float]:
-    """The embedding and reward of one text by transformers' own means: no padding, last hidden state, own logit."""
-    with torch.no_grad():
-        output = backbone.model(input_ids=torch.tensor([ids]), output_hidden_states=True)
-    return output.hidden_states[-1][0], float(output.logits[0, 0])
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_rewards_are_the_models_own(folders: dict[str, Path], family: str) -> None:
-    backbone = load(folders[family])
-    ids = texts(9)
+@pytest.mark.parametrize("family", [family for family in (*FAMILIES, *MORE_FAMILIES) if family != "xlnet"])
+def test_rewards_are_the_models_own(tmp_path, folders, family):
+    backbone = load(folders[family] if family in FAMILIES else save_rm(tmp_path, family))
+    # BART and T5 read their reward at the end token.
+    end = [backbone.model.config.eos_token_id] if family in MORE_FAMILIES else []
+    ids = [[*row, *end] for row in texts(9)]
     reading = backbone.read(ids)
-    own = torch.tensor([alone(backbone, row)[1] for row in ids])
+    with torch.no_grad():
+        own = torch.cat([backbone.model(input_ids=torch.tensor([row])).logits[:, 0] for row in ids])
     close(reading.reward, own, 1e-5)
     torch.testing.assert_close(backbone.head(reading.embedding), reading.reward)
     assert reading.embedding.shape == (9, backbone.embedding_size) and reading.embedding.dtype == torch.float32
     assert float(reading.reward.std()) > 1e-3  # the texts do differ
 
 
-@pytest.mark.parametrize("family", [family for family in MORE_FAMILIES if family != "xlnet"])
-def test_rewards_of_more_families_are_the_models_own(tmp_path: Path, family: str) -> None:
-    backbone = load(save_rm(tmp_path, family))
-    ids = [[*row, backbone.model.config.eos_token_id] for row in texts(9)]  # BART and T5 read their reward there
-    reading = backbone.read(ids)
-    with torch.no_grad():
-        own = torch.cat([backbone.model(input_ids=torch.tensor([row])).logits[:, 0] for row in ids])
-    close(reading.reward, own, 1e-5)
-    assert float(reading.reward.std()) > 1e-3
-
-
-def test_a_model_that_reads_its_reward_at_the_padding_is_refused(tmp_path: Path) -> None:
+def test_a_model_that_reads_its_reward_at_the_padding_is_refused(tmp_path):
     folder, text = save_rm(tmp_path, "xlnet"), TextConfig(max_length=100)
     # Its blocks give [tokens, texts, h], so that there is nothing to average.
     with refuses(r"Block 1 of .* tensor of shape \[9, 2, 32\] for 2 texts .*: `layers=..`"):
@@ -82,12 +67,13 @@ def test_a_model_that_reads_its_reward_at_the_padding_is_refused(tmp_path: Path)
 
 
 @pytest.mark.parametrize("family", DECODERS)
-def test_embeddings_are_the_last_hidden_state_at_the_last_token(folders: dict[str, Path], family: str) -> None:
+def test_embeddings_are_the_last_hidden_state_at_the_last_token(folders, family):
     backbone = load(folders[family])
     ids = [row for row in texts(6) if len(row) > 1]
     reading = backbone.read(ids)
     for row, embedding in zip(ids, reading.embedding, strict=True):
-        hidden = alone(backbone, row)[0]
+        with torch.no_grad():
+            hidden = backbone.model(input_ids=torch.tensor([row]), output_hidden_states=True).hidden_states[-1][0]
         close(embedding[:32], hidden[-1])
         # The token before is another embedding.
         assert float((embedding[:32] - hidden[-2]).norm() / hidden[-1].norm()) > 0.05
@@ -95,7 +81,7 @@ def test_embeddings_are_the_last_hidden_state_at_the_last_token(folders: dict[st
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("budget", [1, 37, 100, 16384])
-def test_rewards_do_not_depend_on_the_batch(folders: dict[str, Path], family: str, budget: int) -> None:
+def test_rewards_do_not_depend_on_the_batch(folders, family, budget):
     backbone = load(folders[family], token_budget=budget)
     ids = texts(12, seed=budget)
     reading = backbone.read(ids)
@@ -107,7 +93,7 @@ def test_rewards_do_not_depend_on_the_batch(folders: dict[str, Path], family: st
 
 
 @given(order=st.permutations(range(8)), budget=st.integers(1, 200))
-def test_rows_come_back_in_the_order_given(llama: Backbone, order: list[int], budget: int) -> None:
+def test_rows_come_back_in_the_order_given(llama, order, budget):
     ids = texts(8)
     llama.token_budget = budget
     expected = llama.read(ids)
@@ -115,7 +101,7 @@ def test_rows_come_back_in_the_order_given(llama: Backbone, order: list[int], bu
     close(found.embedding, expected.embedding[order], 1e-5)
 
 
-def test_no_text_and_one_text(llama: Backbone) -> None:
+def test_no_text_and_one_text(llama):
     nothing = llama.read([])
     assert nothing.embedding.shape == (0, 64) and nothing.reward.shape == (0,)
     assert llama.batch_drift([]) == 0.0
@@ -123,7 +109,7 @@ def test_no_text_and_one_text(llama: Backbone) -> None:
     assert one.embedding.shape == (1, 64) and one.reward.shape == (1,)
 
 
-def test_works_and_stays_usable_under_inference_mode(llama: Backbone) -> None:
+def test_works_and_stays_usable_under_inference_mode(llama):
     with torch.inference_mode():
         inside = llama.read([[5, 6, 7], [8]])
     torch.testing.assert_close(inside.reward, llama.read([[5, 6, 7], [8]]).reward)
@@ -135,7 +121,7 @@ def test_works_and_stays_usable_under_inference_mode(llama: Backbone) -> None:
 class TestPadding:
     """The padding token never decides where a text ends."""
 
-    def test_texts_that_end_in_the_padding_token(self, folders: dict[str, Path]) -> None:
+    def test_texts_that_end_in_the_padding_token(self, folders):
         backbone = load(folders["llama"])
         pad = backbone.tokenizer.pad_token_id
         ids = [[9, 8, 7, pad], [9, 8, 7], [9, pad, pad], [pad]]
@@ -146,7 +132,7 @@ class TestPadding:
         assert abs(float(reading.reward[0] - reading.reward[1])) > 1e-3
 
     @pytest.mark.parametrize("pad", ["</s>", None])
-    def test_padding_with_the_end_token_or_none(self, tmp_path: Path, pad: str | None) -> None:
+    def test_padding_with_the_end_token_or_none(self, tmp_path, pad):
         save_rm(tmp_path)
         tokenizer = byte_tokenizer(pad=pad)
         tokenizer.save_pretrained(tmp_path)
@@ -163,9 +149,7 @@ class TestPadding:
         assert backbone.model.get_input_embeddings().weight.shape == size
 
     @pytest.mark.parametrize("shift", [-1, 1])
-    def test_a_shifted_position_is_refused(
-        self, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, shift: int
-    ) -> None:
+    def test_a_shifted_position_is_refused(self, folders, monkeypatch, shift):
         backbone = load(folders["llama"])
         monkeypatch.setattr(
             forward, "last_position", lambda mask: (families.last_position(mask) + shift) % mask.shape[1]
@@ -173,7 +157,7 @@ class TestPadding:
         with refuses("the head applied to the embedding gives .* but the model reports"):
             backbone.read(texts(6))
 
-    def test_last_position_for_padding_on_either_side(self) -> None:
+    def test_last_position_for_padding_on_either_side(self):
         mask = torch.tensor([[1, 1, 0, 0], [0, 0, 1, 1], [1, 1, 1, 1], [1, 0, 0, 0], [0, 1, 1, 0]])
         assert families.last_position(mask).tolist() == [1, 3, 3, 0, 2]
 
@@ -195,9 +179,7 @@ class TestBatches:
         monkeypatch.setattr(backbone.model, "forward", forward)
         return seen
 
-    def test_stay_within_the_budget_and_are_sorted(
-        self, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_stay_within_the_budget_and_are_sorted(self, folders, monkeypatch):
         backbone = load(folders["llama"], token_budget=100)
         backbone.read([[5]])  # the first read makes one more forward, for its check
         seen = self.batches(backbone, monkeypatch)
@@ -207,9 +189,7 @@ class TestBatches:
         lengths = [length for _, length in seen]
         assert lengths == sorted(lengths, reverse=True)
 
-    def test_a_text_above_the_budget_runs_alone(
-        self, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_text_above_the_budget_runs_alone(self, folders, monkeypatch):
         backbone = load(folders["llama"], token_budget=10)
         backbone.read([[5]])
         seen = self.batches(backbone, monkeypatch)
@@ -220,18 +200,11 @@ class TestBatches:
         "error",
         [
             torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
-            RuntimeError(
-                "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes."
-            ),
-            RuntimeError(
-                "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 "
-                "bytes."
-            ),
+            RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes."),
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."),
         ],
     )
-    def test_are_halved_when_memory_runs_out(
-        self, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, error: Exception
-    ) -> None:
+    def test_are_halved_when_memory_runs_out(self, folders, monkeypatch, error):
         backbone = load(folders["llama"])
         ids = texts(20)
         expected = backbone.read(ids)
@@ -240,16 +213,14 @@ class TestBatches:
         torch.testing.assert_close(found.reward, expected.reward, atol=1e-5, rtol=0)
         assert sum(rows for rows, _ in seen) == 20 and max(rows * length for rows, length in seen) <= 150
 
-    def test_that_cannot_be_halved_name_the_row(
-        self, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_that_cannot_be_halved_name_the_row(self, folders, monkeypatch):
         backbone = load(folders["llama"])
         backbone.read([[5]])
         self.batches(backbone, monkeypatch, limit=10, error=torch.OutOfMemoryError("CUDA out of memory"))
         with refuses("too small for a single text: row 1 has 11 tokens"):
             backbone.read([[5] * 3, [6] * 11])
 
-    def test_other_errors_are_not_taken_for_it(self, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_other_errors_are_not_taken_for_it(self, folders, monkeypatch):
         backbone = load(folders["llama"])
         self.batches(backbone, monkeypatch, limit=0, error=RuntimeError("shapes do not match"))
         with pytest.raises(RuntimeError, match="shapes do not match"):
@@ -257,7 +228,7 @@ class TestBatches:
 
 
 class TestRefused:
-    def test_numbers_that_are_not_finite_name_the_row(self, folders: dict[str, Path]) -> None:
+    def test_numbers_that_are_not_finite_name_the_row(self, folders):
         for value in (float("nan"), float("inf")):
             backbone = load(folders["llama"])
             with torch.no_grad():
@@ -268,7 +239,7 @@ class TestRefused:
             ):
                 backbone.read([[5, 6], [77, 5], [7]])
 
-    def test_one_number_of_an_embedding_is_enough(self, folders: dict[str, Path]) -> None:
+    def test_one_number_of_an_embedding_is_enough(self, folders):
         backbone = load(folders["llama"])
         backbone.read([[5]])
 
@@ -290,12 +261,12 @@ class TestRefused:
             ([[5, -1]], "Row 0 holds the token id -1"),
         ],
     )
-    def test_token_ids_the_model_cannot_take(self, llama: Backbone, ids: list[list[int]], said: str) -> None:
+    def test_token_ids_the_model_cannot_take(self, llama, ids, said):
         with refuses(said):
             llama.read(ids)
 
 
-def test_half_precision_is_read_and_its_head_computes_in_float32(folders: dict[str, Path]) -> None:
+def test_half_precision_is_read_and_its_head_computes_in_float32(folders):
     backbone = load(folders["llama"], dtype="bfloat16")
     assert backbone.model.get_input_embeddings().weight.dtype == torch.bfloat16
     assert backbone.head.weight.dtype == torch.float32 and backbone.identity.dtype == "bfloat16"
@@ -306,7 +277,7 @@ def test_half_precision_is_read_and_its_head_computes_in_float32(folders: dict[s
     torch.testing.assert_close(reading.reward, exact.reward, atol=0.2, rtol=0.1)
 
 
-def test_batch_drift_is_the_largest_difference(llama: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batch_drift_is_the_largest_difference(llama, monkeypatch):
     # A reader whose rewards fall by one for every text beside them in the batch.
     monkeypatch.setattr(
         llama, "read", lambda ids: Reading(torch.zeros(len(ids), 1), torch.full((len(ids),), -len(ids)))
@@ -314,25 +285,20 @@ def test_batch_drift_is_the_largest_difference(llama: Backbone, monkeypatch: pyt
     assert llama.batch_drift([[5], [6], [7]]) == 2.0
 
 
-def test_the_model_is_frozen_and_keeps_no_cache(llama: Backbone) -> None:
+def test_the_model_is_frozen_and_keeps_no_cache(llama):
     assert not llama.model.training and not any(p.requires_grad for p in llama.model.parameters())
     assert llama.model(input_ids=torch.tensor([[5, 6]])).past_key_values is None
 
 
-def test_tokenize_uses_the_text_rule(llama: Backbone) -> None:
-    found = llama.tokenize("Hi", "Yes")
-    assert found is not None
-    assert llama.tokenizer.decode(found.ids).startswith("<s><|start|>user\nHi<|end|>")
-
-
-def test_a_written_conversation_is_read_by_the_same_rule(llama: Backbone) -> None:
+def test_turns_and_a_rendered_conversation_are_tokenized_by_the_text_rule(llama):
+    assert llama.tokenizer.decode(llama.tokenize("Hi", "Yes").ids).startswith("<s><|start|>user\nHi<|end|>")
     written = "<|start|>user\nHi<|end|>\n<|start|>assistant\nYes<|end|>"
     assert llama.tokenize_rendered(written) == llama.tokenize("Hi", "Yes")
     with pytest.raises(TextError, match="row 2: The text is a NoneType"):
         llama.tokenize_rendered(None, "row 2")  # type: ignore[arg-type]
 
 
-def test_many_threads_read_what_one_reads(folders: dict[str, Path]) -> None:
+def test_many_threads_read_what_one_reads(folders):
     backbone = load(folders["llama"], token_budget=60)
     batches = [texts(5, seed=seed) for seed in range(24)]
     expected = [load(folders["llama"], token_budget=60).read(ids) for ids in batches]
@@ -352,7 +318,7 @@ def test_many_threads_read_what_one_reads(folders: dict[str, Path]) -> None:
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in backbone.model.modules())
 
 
-def test_texts_that_cannot_be_read_leave_the_others_as_they_are(llama: Backbone) -> None:
+def test_texts_that_cannot_be_read_leave_the_others_as_they_are(llama):
     reading, errors = llama.read_texts(["Hi", "Hi", "Hi"], ["Yes", "word " * 200, "No"], on_error="nan")
     assert [error is None for error in errors] == [True, False, True] and "the limit is 128" in str(errors[1])
     alone, _ = llama.read_texts("Hi", ["Yes", "No"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,24 +33,24 @@ TINY = ("--joint-widths", "12,6", "--epochs", 2, "--batch-rows", 16, "-q")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory):
     return save_rm(tmp_path_factory.mktemp("server") / "tiny", "llama")
 
 
 @pytest.fixture(scope="module", params=["vllm", "sglang"])
-def fake(request: pytest.FixtureRequest, folder: Path) -> Iterator[FakeServer]:
+def fake(request, folder):
     with serving(FakeServer(folder, request.param)) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-def vllm(folder: Path) -> Iterator[FakeServer]:
+def vllm(folder):
     with serving(FakeServer(folder)) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pairs(tmp_path_factory):
     return write_lines(tmp_path_factory.mktemp("pairs") / "pairs.jsonl", preference_rows(24))
 
 
@@ -60,7 +59,7 @@ def load(folder: Path, fake: FakeServer | None = None, text: TextConfig | None =
     return load_backbone(BackboneConfig(str(folder), **given | settings), text)
 
 
-def test_reads_what_the_model_here_reads(folder: Path, fake: FakeServer) -> None:
+def test_reads_what_the_model_here_reads(folder, fake):
     here, there = load(folder), load(folder, fake, token_budget=7)
     assert isinstance(there, ServerBackbone)
     for prompt, response in [("Hi", "Hello"), ("Émoji 😀", "naïve"), ([{"role": "user", "content": "x"}], "")]:
@@ -77,7 +76,7 @@ def test_reads_what_the_model_here_reads(folder: Path, fake: FakeServer) -> None
     assert (empty.embedding.shape, empty.reward.shape) == ((0, 32), (0,))
 
 
-def test_is_known_as_the_model_here_is_but_for_where_it_ran(folder: Path, fake: FakeServer) -> None:
+def test_is_known_as_the_model_here_is_but_for_where_it_ran(folder, fake):
     here, there = load(folder), load(folder, fake)
     assert there.identity == replace(here.identity, attention="server")
     assert here.identity.mismatch(there.identity) is None
@@ -87,12 +86,12 @@ def test_is_known_as_the_model_here_is_but_for_where_it_ran(folder: Path, fake: 
 
 
 @pytest.mark.parametrize("family", ["qwen3", "mistral", "gemma", "gpt_neox"])
-def test_identities_of_other_decoders(tmp_path: Path, vllm: FakeServer, family: str) -> None:
+def test_identities_of_other_decoders(tmp_path, vllm, family):
     other = save_rm(tmp_path / "tiny", family)  # of the same name as what is served
     assert load(other, vllm).identity == replace(load(other).identity, attention="server")
 
 
-def test_a_head_with_a_name_and_a_bias_of_its_own(tmp_path: Path, folder: Path) -> None:
+def test_a_head_with_a_name_and_a_bias_of_its_own(tmp_path, folder):
     own = save_rm(tmp_path / "tiny", "llama", "base")
     tensors = load_file(own / "model.safetensors")
     tensors |= {"v_head.summary.weight": torch.randn(1, 32), "v_head.summary.bias": torch.tensor([0.5])}
@@ -109,7 +108,7 @@ def test_a_head_with_a_name_and_a_bias_of_its_own(tmp_path: Path, folder: Path) 
             load(own, fake)
 
 
-def test_only_the_head_is_read_of_the_weights(folder: Path, vllm: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_head_is_read_of_the_weights(folder, vllm, monkeypatch):
     from ebrm.backbone.checkpoint import Checkpoint
 
     read: list[str] = []
@@ -122,7 +121,7 @@ def test_only_the_head_is_read_of_the_weights(folder: Path, vllm: FakeServer, mo
     assert read == ["score.weight"]
 
 
-def test_the_probe_runs_once_and_before_any_text(folder: Path) -> None:
+def test_the_probe_runs_once_and_before_any_text(folder):
     with serving(FakeServer(folder)) as fake:
         backbone = load(folder, fake)
         backbone.read([])
@@ -135,12 +134,12 @@ def test_the_probe_runs_once_and_before_any_text(folder: Path) -> None:
         assert fake.requests[3][1]["input"] == [[5]]
 
 
-def test_a_wrong_server_is_refused_on_the_first_read(folder: Path) -> None:
+def test_a_wrong_server_is_refused_on_the_first_read(folder):
     with serving(FakeServer(folder, wrong="normalized")) as fake, pytest.raises(ServerError, match="L2-normalized"):
         load(folder, fake).read([[5]])
 
 
-def test_unchecked_weights_are_said(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_unchecked_weights_are_said(folder, caplog):
     for kind, classifies, said in (("vllm", False, True), ("vllm", True, False), ("sglang", False, False)):
         with serving(FakeServer(folder, kind, classifies=classifies)) as fake:
             caplog.clear()
@@ -148,7 +147,7 @@ def test_unchecked_weights_are_said(folder: Path, caplog: pytest.LogCaptureFixtu
             assert ("nothing can tell whether its weights are those of" in caplog.text) is said
 
 
-def test_rows_that_cannot_be_read_are_named(folder: Path) -> None:
+def test_rows_that_cannot_be_read_are_named(folder):
     with serving(FakeServer(folder, max_model_len=5)) as fake:
         backbone = load(folder, fake)
         with refuses("Row 1 has no tokens"):
@@ -167,7 +166,7 @@ def test_rows_that_cannot_be_read_are_named(folder: Path) -> None:
             backbone.read([[5], [6]])
 
 
-def test_a_server_with_a_short_limit_is_said(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_server_with_a_short_limit_is_said(folder, caplog):
     with serving(FakeServer(folder, max_model_len=64)) as fake:
         assert load(folder, fake).text_rule == load(folder).text_rule
         assert "takes 64 tokens, and texts may have 128 (max_length)" in caplog.text
@@ -176,7 +175,7 @@ def test_a_server_with_a_short_limit_is_said(folder: Path, caplog: pytest.LogCap
         assert not caplog.text
 
 
-def test_another_model_is_told_by_its_name(folder: Path, tmp_path: Path) -> None:
+def test_another_model_is_told_by_its_name(folder, tmp_path):
     for served in ("somebody/tiny", "tiny", str(folder) + "/"):
         with serving(FakeServer(folder, id=served, root="elsewhere")) as fake:
             load(folder, fake)
@@ -189,7 +188,7 @@ def test_another_model_is_told_by_its_name(folder: Path, tmp_path: Path) -> None
         load(folder, fake)
 
 
-def test_inner_layers_are_not_to_be_had(folder: Path, vllm: FakeServer, caplog: pytest.LogCaptureFixture) -> None:
+def test_inner_layers_are_not_to_be_had(folder, vllm, caplog):
     assert load_backbone(BackboneConfig(str(folder), server=vllm.url)).identity.layers == ()
     assert "No inner layers are read: a pooling server" in caplog.text
     caplog.clear()
@@ -203,12 +202,12 @@ def test_inner_layers_are_not_to_be_had(folder: Path, vllm: FakeServer, caplog: 
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "bart"])
-def test_heads_of_encoders_are_refused(tmp_path: Path, vllm: FakeServer, family: str) -> None:
+def test_heads_of_encoders_are_refused(tmp_path, vllm, family):
     with refuses("does not take the last token's hidden state as it is"):
         load(save_rm(tmp_path / "tiny", family), vllm)
 
 
-def test_heads_of_several_layers_are_refused(tmp_path: Path, vllm: FakeServer) -> None:
+def test_heads_of_several_layers_are_refused(tmp_path, vllm):
     own = save_rm(tmp_path / "tiny", "llama", "base")
     tensors = load_file(own / "model.safetensors")
     tensors |= {"score.0.weight": torch.randn(32, 32), "score.2.weight": torch.randn(1, 32)}
@@ -217,7 +216,7 @@ def test_heads_of_several_layers_are_refused(tmp_path: Path, vllm: FakeServer) -
         load(own, vllm)
 
 
-def test_what_cannot_be_served_is_refused(folder: Path, vllm: FakeServer, tmp_path: Path) -> None:
+def test_what_cannot_be_served_is_refused(folder, vllm, tmp_path):
     with refuses("`demo` averages over all tokens"):
         load_backbone(BackboneConfig("demo", server=vllm.url))
     register_family("mine", lambda config: True, lambda *_: pytest.fail("loaded"))
@@ -232,9 +231,7 @@ def test_what_cannot_be_served_is_refused(folder: Path, vllm: FakeServer, tmp_pa
         load(broken, vllm)
 
 
-def test_an_energy_model_scores_by_a_server_as_by_itself(
-    folder: Path, vllm: FakeServer, pairs: Path, tmp_path: Path
-) -> None:
+def test_an_energy_model_scores_by_a_server_as_by_itself(folder, vllm, pairs, tmp_path):
     there = load(folder, vllm)
     preferences = load_preferences(str(pairs))
     fitted = fit(there, preferences, **SMALL)
@@ -258,9 +255,7 @@ def test_an_energy_model_scores_by_a_server_as_by_itself(
         layered.model.with_backbone(server=vllm.url)
 
 
-def test_a_server_that_goes_away_stops_a_run_without_blaming_a_text(
-    folder: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_server_that_goes_away_stops_a_run_without_blaming_a_text(folder, pairs, tmp_path, monkeypatch):
     monkeypatch.setattr("ebrm.backbone.pooling.time.sleep", lambda _: None)
     preferences = load_preferences(str(pairs))
     with serving(FakeServer(folder)) as fake:
@@ -270,9 +265,7 @@ def test_a_server_that_goes_away_stops_a_run_without_blaming_a_text(
         extract_features(backbone, preferences, tmp_path / "f")
 
 
-def test_the_commands_work_with_a_server(
-    folder: Path, vllm: FakeServer, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_commands_work_with_a_server(folder, vllm, pairs, tmp_path, monkeypatch):
     monkeypatch.setattr(
         "ebrm.report.write_report", lambda path, data: path.write_text("a report")
     )  # figures take seconds
@@ -299,9 +292,7 @@ def test_the_commands_work_with_a_server(
     assert ran.code == 0, ran.err
 
 
-def test_benchmarks_keep_what_a_server_said_apart(
-    folder: Path, vllm: FakeServer, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_benchmarks_keep_what_a_server_said_apart(folder, vllm, pairs, tmp_path, monkeypatch):
     from ebrm.report import benchmarks as report
 
     monkeypatch.setenv("EBRM_CACHE", str(tmp_path / "cache"))
@@ -320,9 +311,7 @@ def test_benchmarks_keep_what_a_server_said_apart(
     assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
-def test_mistakes_on_the_command_line_are_one_paragraph(
-    folder: Path, vllm: FakeServer, pairs: Path, tmp_path: Path
-) -> None:
+def test_mistakes_on_the_command_line_are_one_paragraph(folder, vllm, pairs, tmp_path):
     command = ("features", "--backbone", folder, "--data", pairs, "--out", tmp_path / "f")
     refused(ebrm(*command, "--server", "localhost"), "server is 'localhost'; give the URL")
     refused(ebrm(*command, "--server", vllm.url, "--layers", "0.5"), "Use `--layers none`")

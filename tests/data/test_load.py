@@ -37,7 +37,7 @@ def bad_file(tmp_path: Path) -> Path:
     return jsonl(tmp_path / "a.jsonl", [GOOD, *({**GOOD, **change} for change in bad), {**GOOD, "chosen": "four"}])
 
 
-def test_the_same_pairs_from_every_kind_of_source(tmp_path: Path) -> None:
+def test_the_same_pairs_from_every_kind_of_source(tmp_path):
     rows = [GOOD, {**GOOD, "chosen": "four 👋"}]
     jsonl(tmp_path / "a.jsonl", rows)
     (tmp_path / "a.json").write_text(json.dumps(rows))
@@ -55,7 +55,7 @@ def test_the_same_pairs_from_every_kind_of_source(tmp_path: Path) -> None:
     assert {p.report.format for p in loaded} == {"explicit prompt, standard"}
 
 
-def test_bad_rows_stop_with_count_kinds_the_first_five_and_the_way_out_or_are_skipped(tmp_path: Path) -> None:
+def test_bad_rows_stop_with_count_kinds_the_first_five_and_the_way_out_or_are_skipped(tmp_path):
     with pytest.raises(DataError) as caught:
         load(bad_file(tmp_path))
     said = str(caught.value)
@@ -77,12 +77,12 @@ def test_bad_rows_stop_with_count_kinds_the_first_five_and_the_way_out_or_are_sk
     assert [row.where for row in report.examples] == [f"a.jsonl:{i}" for i in range(2, 7)]
 
 
-def test_nothing_but_bad_rows_is_an_error_even_when_skipping() -> None:
+def test_nothing_but_bad_rows_is_an_error_even_when_skipping():
     with pytest.raises(DataError, match=r"2 of 2 rows cannot be used \(2 empty\).*"):
         load([{**GOOD, "chosen": ""}] * 2, bad_rows="skip")
 
 
-def test_lone_surrogates_are_bad_rows_and_other_unicode_is_kept(tmp_path: Path) -> None:
+def test_lone_surrogates_are_bad_rows_and_other_unicode_is_kept(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text(
         json.dumps({**GOOD, "chosen": "4 \ud83d"}) + "\n" + json.dumps({**GOOD, "chosen": "4 \x00👋\u2028"}) + "\n"
@@ -93,7 +93,7 @@ def test_lone_surrogates_are_bad_rows_and_other_unicode_is_kept(tmp_path: Path) 
     assert load(path, bad_rows="skip")[0].chosen == "4 \x00👋\u2028"
 
 
-def test_empty_files(tmp_path: Path) -> None:
+def test_empty_files(tmp_path):
     empty = [("a.jsonl", ""), ("a.json", ""), ("a.csv", "")]
     for name, text in [*empty, ("b.json", "[]"), ("b.csv", "prompt,chosen,rejected\n"), ("b.jsonl", "\n\n")]:
         (tmp_path / name).write_text(text)
@@ -103,7 +103,7 @@ def test_empty_files(tmp_path: Path) -> None:
         load([])
 
 
-def test_a_data_set_of_conversations() -> None:
+def test_a_data_set_of_conversations():
     sides = {
         side: [*ASK, {"role": "assistant", "content": reply}] for side, reply in (("chosen", "4"), ("rejected", "5"))
     }
@@ -112,37 +112,46 @@ def test_a_data_set_of_conversations() -> None:
     assert (loaded[0].prompt, loaded[0].chosen, loaded[0].source) == (tuple(ASK), "4", "magpie")
 
 
-def test_one_row_and_a_reply_of_a_megabyte() -> None:
+def test_one_row_and_a_reply_of_a_megabyte():
     loaded = load([{**GOOD, "chosen": "x" * 1_000_000}])
     assert (len(loaded), len(loaded[0].chosen)) == (1, 1_000_000)
 
 
-def test_wrong_columns_name_seen_expected_and_the_option() -> None:
+@pytest.mark.parametrize(
+    ("seen", "mapping", "option"),
+    [
+        ("question, response_A, response_B, label", {}, '{"prompt": "question", "a": "response_A", "b": "response_B"}'),
+        ("question, chosen", {}, '{"prompt": "question"}'),
+        ("x, y", {}, '{"prompt": "question"}'),
+        ("prompt, chosen", {"rejected": "worse"}, "rejected=worse"),
+    ],
+)
+def test_wrong_columns_name_seen_expected_and_the_option(seen, mapping, option):
+    with pytest.raises(DataError, match=f"The columns are {seen}; expected prompt, chosen and rejected") as caught:
+        load([dict.fromkeys(seen.split(", "), "x")] * 3, columns=mapping)
+    assert option in str(caught.value)
+
+
+def test_two_replies_and_a_label_under_other_names():
     row = {"question": "q", "response_A": "x", "response_B": "y", "label": "A>B"}
-    with pytest.raises(
-        DataError,
-        match=r"columns are question, response_A, response_B, label; expected prompt.*"
-        r'columns=\{"prompt": "question", "a": "response_A", "b": "response_B"\}',
-    ):
-        load([row] * 3)  # fmt: skip
     mapped = load([row], columns={"prompt": "question", "a": "response_A", "b": "response_B", "label": "label"})
     assert (mapped[0].chosen, mapped[0].rejected) == ("x", "y")
 
 
-def test_wrong_columns_are_found_without_reading_everything() -> None:
+def test_wrong_columns_are_found_without_reading_everything():
     rows = [{"question": "q"}] * 100 + [{"question": "q"}, GOOD]
     with pytest.raises(DataError, match="The columns are question"):
         load(rows)
 
 
-def test_a_mapped_column_that_is_not_there() -> None:
+def test_a_mapped_column_that_is_not_there():
     with pytest.raises(DataError, match=r'columns=\{"strength": "score"\}.*columns are prompt, chosen, rejected'):
         load([GOOD], columns={"strength": "score"})
     late = load([GOOD, {**GOOD, "score": 1}], columns={"strength": "score"})
     assert [row.strength for row in late] == [None, 1.0]
 
 
-def test_rows_without_the_columns_are_bad_rows_wherever_they_stand() -> None:
+def test_rows_without_the_columns_are_bad_rows_wherever_they_stand():
     loaded = load([{"prompt": "x"}, GOOD, {"chosen": "The x", "rejected": "The y"}], bad_rows="skip")
     assert [(row.where, row.field, row.kind) for row in loaded.report.examples] == [
         ("rows[0]", "chosen", "missing"),
@@ -152,7 +161,7 @@ def test_rows_without_the_columns_are_bad_rows_wherever_they_stand() -> None:
     assert load(implicit, bad_rows="skip").report.skipped == {"prompt in some rows only": 1}
 
 
-def test_two_replies_do_not_make_a_prompt_when_a_column_looks_like_one() -> None:
+def test_two_replies_do_not_make_a_prompt_when_a_column_looks_like_one():
     row = {"question": "Who?", "chosen": "The cat", "rejected": "The dog"}
     for bad_rows in ("stop", "skip"):
         with pytest.raises(DataError, match=r"'question' looks like the prompt.*columns=\{\"prompt\": \"question\"\}"):
@@ -160,7 +169,7 @@ def test_two_replies_do_not_make_a_prompt_when_a_column_looks_like_one() -> None
     assert load([row], columns={"prompt": "question"})[0].prompt[0]["content"] == "Who?"
 
 
-def test_a_mixture_of_shapes_is_said_aloud(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_mixture_of_shapes_is_said_aloud(caplog):
     with caplog.at_level(logging.INFO, logger="ebrm"):
         loaded = load([GOOD, GOOD, {**GOOD, "prompt": ASK}])
     expected = "mixed: explicit prompt, standard (2 rows); explicit prompt, conversational (1 rows)"
@@ -168,7 +177,7 @@ def test_a_mixture_of_shapes_is_said_aloud(caplog: pytest.LogCaptureFixture) -> 
     assert expected in caplog.text
 
 
-def test_exact_repeats_are_kept_and_counted() -> None:
+def test_exact_repeats_are_kept_and_counted():
     swapped = {**GOOD, "chosen": "5", "rejected": "4"}
     rows = [GOOD, {**GOOD, "source": "x"}, swapped, {**GOOD, "prompt": "2+2"}, GOOD]
     rows += [{**GOOD, "chosen": "ab", "rejected": "c"}, {**GOOD, "chosen": "a", "rejected": "bc"}]
@@ -176,7 +185,7 @@ def test_exact_repeats_are_kept_and_counted() -> None:
     assert (len(loaded), loaded.report.duplicates) == (7, 2)
 
 
-def test_splits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_splits(monkeypatch, tmp_path):
     rows = [{**GOOD, "split": "train"}, {**GOOD, "split": "test"}]
     assert [row.split for row in load(rows)] == ["train", "test"]
     only = load(rows, split="test")
@@ -186,7 +195,7 @@ def test_splits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert load("owner/name", split="validation")[0].split == "validation"
 
 
-def test_limit_keeps_whole_prompts(tmp_path: Path) -> None:
+def test_limit_keeps_whole_prompts(tmp_path):
     rows = [{"prompt": f"p{i % 10}", "chosen": f"c{i}", "rejected": "r"} for i in range(30)]
     loaded = load(rows, limit=10)
     assert (loaded.report.read, loaded.report.kept, loaded.report.limited) == (30, 9, 21)
@@ -201,7 +210,7 @@ def pair(prompt: int, i: int) -> Preference:
 
 
 @given(st.lists(st.integers(0, 8), max_size=40), st.integers(1, 45), st.integers(0, 10), st.randoms())
-def test_limit_is_whole_nested_and_stable(prompts: list[int], limit: int, more: int, shuffle: Any) -> None:
+def test_limit_is_whole_nested_and_stable(prompts, limit, more, shuffle):
     rows = [pair(prompt, i) for i, prompt in enumerate(prompts)]
     kept = limit_by_prompt(rows, limit)
     kept_prompts = {row.prompt_id for row in kept}
@@ -225,7 +234,7 @@ def part_of(prompt_ids: list[str], fractions: dict[str, float], seed: int) -> li
 
 
 @given(ids, seeds)
-def test_every_row_in_one_part_and_no_prompt_in_two(prompt_ids: list[str], seed: int) -> None:
+def test_every_row_in_one_part_and_no_prompt_in_two(prompt_ids, seed):
     parts = split_by_prompt(prompt_ids, FRACTIONS, seed)
     assert list(parts) == list(FRACTIONS)
     assert sorted(np.concatenate(list(parts.values())).tolist()) == list(range(len(prompt_ids)))
@@ -237,14 +246,14 @@ def test_every_row_in_one_part_and_no_prompt_in_two(prompt_ids: list[str], seed:
 
 
 @given(ids, ids, seeds)
-def test_added_rows_and_larger_parts_move_nothing(old: list[str], new: list[str], seed: int) -> None:
+def test_added_rows_and_larger_parts_move_nothing(old, new, seed):
     assert part_of(old + new, FRACTIONS, seed)[: len(old)] == part_of(old, FRACTIONS, seed)
     assert part_of(new + old, FRACTIONS, seed)[len(new) :] == part_of(old, FRACTIONS, seed)
     small, large = (split_by_prompt(old, {"train": share, "test": 1 - share}, seed)["train"] for share in (0.5, 0.75))
     assert set(small) <= set(large)
 
 
-def test_parts_hold_their_fraction_of_prompts_and_seeds_differ() -> None:
+def test_parts_hold_their_fraction_of_prompts_and_seeds_differ():
     prompt_ids = [str(i) for i in range(20_000)]
     parts = split_by_prompt(prompt_ids, FRACTIONS, seed=1)
     # Four standard deviations of a binomial.
@@ -255,13 +264,13 @@ def test_parts_hold_their_fraction_of_prompts_and_seeds_differ() -> None:
     assert abs(overlap - 0.01) < 0.004  # independent: 0.1 * 0.1
 
 
-def test_the_split_is_the_same_on_every_machine() -> None:
+def test_the_split_is_the_same_on_every_machine():
     parts = split_by_prompt([str(i) for i in range(12)], {"train": 0.5, "test": 0.5}, seed=7)
     assert parts["test"].tolist() == [i for i in range(12) if hash_position(f"split:7:{i}") >= 2**63]
     assert hash_position("abc") == 0xBA7816BF8F01CFEA  # the first 8 bytes of the well-known SHA-256("abc")
 
 
-def test_empty_parts_and_thirds_lose_no_row() -> None:
+def test_empty_parts_and_thirds_lose_no_row():
     parts = split_by_prompt(["a", "b"], {"none": 0.0, "all": 1.0, "also none": 0.0}, seed=0)
     assert [rows.tolist() for rows in parts.values()] == [[], [0, 1], []]
     assert split_by_prompt([], FRACTIONS, 0)["train"].tolist() == []
@@ -273,6 +282,6 @@ def test_empty_parts_and_thirds_lose_no_row() -> None:
 @pytest.mark.parametrize(
     "fractions", [{}, {"a": 0.5}, {"a": 0.7, "b": 0.7}, {"a": 1.5, "b": -0.5}, {"a": float("nan")}]
 )
-def test_fractions_must_sum_to_one(fractions: dict[str, float]) -> None:
+def test_fractions_must_sum_to_one(fractions):
     with pytest.raises(ConfigError, match="sum to 1"):
         split_by_prompt(["a"], fractions, 0)

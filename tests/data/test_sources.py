@@ -28,14 +28,14 @@ def read(source: Any, **settings: Any) -> list[tuple[str, dict[str, Any]]]:
     return list(read_rows(source, PreferenceConfig(**settings)))
 
 
-def test_jsonl_keeps_every_character_and_counts_lines(tmp_path: Path) -> None:
+def test_jsonl_keeps_every_character_and_counts_lines(tmp_path):
     path = jsonl(tmp_path / "a.jsonl", ROWS)
     assert read(str(path)) == [("a.jsonl:1", ROWS[0]), ("a.jsonl:2", ROWS[1])]
     path.write_bytes(b"\xef\xbb\xbf" + b"\r\n" + json.dumps(ROWS[0]).encode() + b"\r\n\n" + b'{"n": 2}')
     assert read(path) == [("a.jsonl:2", ROWS[0]), ("a.jsonl:4", {"n": 2})]
 
 
-def test_jsonl_is_streamed(tmp_path: Path) -> None:
+def test_jsonl_is_streamed(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"n": 1}\n{"n": 2}\nbroken\n')
     rows = read_rows(path)
@@ -68,7 +68,7 @@ def test_jsonl_is_streamed(tmp_path: Path) -> None:
         ("c.json.gz", b"not gzip", r"c\.json\.gz cannot be read as \.json"),
     ],
 )
-def test_broken_files_are_named_with_the_line(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+def test_broken_files_are_named_with_the_line(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
         read(tmp_path / name)
@@ -78,14 +78,14 @@ LINES = "\n".join(map(json.dumps, ROWS))
 
 
 @pytest.mark.parametrize("text", [json.dumps(ROWS), json.dumps(ROWS, indent=2), LINES, "\ufeff" + json.dumps(ROWS)])
-def test_json_arrays_lines_and_one_object(tmp_path: Path, text: str) -> None:
+def test_json_arrays_lines_and_one_object(tmp_path, text):
     (tmp_path / "a.json").write_text(text, encoding="utf-8")
     assert read(tmp_path / "a.json") == [("a.json:1", ROWS[0]), ("a.json:2", ROWS[1])]
     (tmp_path / "b.json").write_text(json.dumps(ROWS[0], indent=1))
     assert read(tmp_path / "b.json") == [("b.json:1", ROWS[0])]
 
 
-def test_csv_values_are_strings_and_lines_are_the_editors(tmp_path: Path) -> None:
+def test_csv_values_are_strings_and_lines_are_the_editors(tmp_path):
     big = "x" * 1_000_000
     text = f'\ufeffprompt,n\r\n"two\r\nlines, ""quoted""",1\r\n\r\n👋,{big}\r\n'
     (tmp_path / "a.csv").write_bytes(text.encode())
@@ -97,13 +97,13 @@ def test_csv_values_are_strings_and_lines_are_the_editors(tmp_path: Path) -> Non
     assert read(tmp_path / "b.tsv") == [("b.tsv:2", {"prompt": "a,b", "n": "2"})]
 
 
-def test_parquet_rows_over_several_batches(tmp_path: Path) -> None:
+def test_parquet_rows_over_several_batches(tmp_path):
     rows = [{"prompt": f"{i} é", "messages": [{"role": "user", "content": "x"}], "n": None} for i in range(700)]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet", row_group_size=300)
     assert read(tmp_path / "a.parquet") == [(f"a.parquet:{i + 1}", row) for i, row in enumerate(rows)]
 
 
-def test_damaged_files_are_named(tmp_path: Path) -> None:
+def test_damaged_files_are_named(tmp_path):
     pq.write_table(pa.table({"n": ["x" * 50_000]}), tmp_path / "a.parquet")
     whole = (tmp_path / "a.parquet").read_bytes()
     (tmp_path / "a.parquet").write_bytes(whole[: len(whole) // 2])
@@ -117,14 +117,14 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
         read(tmp_path / "d.parquet")
 
 
-def test_gzip(tmp_path: Path) -> None:
+def test_gzip(tmp_path):
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b'{"n": 1}\n'))
     (tmp_path / "a.csv.gz").write_bytes(gzip.compress("n\né\n".encode()))
     assert read(tmp_path / "a.jsonl.gz") == [("a.jsonl.gz:1", {"n": 1})]
     assert read(tmp_path / "a.csv.gz") == [("a.csv.gz:2", {"n": "é"})]
 
 
-def test_folders_and_globs_read_in_order_with_relative_names(tmp_path: Path) -> None:
+def test_folders_and_globs_read_in_order_with_relative_names(tmp_path):
     jsonl(tmp_path / "d/b.jsonl", [{"n": 2}])
     jsonl(tmp_path / "d/a/z.jsonl", [{"n": 1}])
     jsonl(tmp_path / "d/.hidden.jsonl", [{"n": 0}])
@@ -136,11 +136,11 @@ def test_folders_and_globs_read_in_order_with_relative_names(tmp_path: Path) -> 
     assert open_source(tmp_path / "d").origin == f"{tmp_path}/d (2 files)"
 
 
-def test_a_file_with_brackets_in_its_name_is_a_file(tmp_path: Path) -> None:
+def test_a_file_with_brackets_in_its_name_is_a_file(tmp_path):
     assert read(str(jsonl(tmp_path / "a[1].jsonl", [{"n": 1}]))) == [("a[1].jsonl:1", {"n": 1})]
 
 
-def test_unclear_folders_and_patterns(tmp_path: Path) -> None:
+def test_unclear_folders_and_patterns(tmp_path):
     def refused(source: Any, message: str) -> None:
         with pytest.raises(DataError, match=message):
             read(source)
@@ -158,13 +158,13 @@ def test_unclear_folders_and_patterns(tmp_path: Path) -> None:
     refused(3, "given as int")
 
 
-def test_lists_of_dicts() -> None:
+def test_lists_of_dicts():
     assert read(ROWS) == [("rows[0]", ROWS[0]), ("rows[1]", ROWS[1])]
     with pytest.raises(DataError, match=r"rows\[1\] is str 'x'; every row must be a dict"):
         read([{}, "x"])
 
 
-def test_datasets(tmp_path: Path) -> None:
+def test_datasets(tmp_path):
     data = datasets.Dataset.from_list(ROWS)
     expected = [("dataset[0]", ROWS[0]), ("dataset[1]", ROWS[1])]
     assert read(data) == read(data.with_format("numpy")) == read(data.to_iterable_dataset()) == expected
@@ -175,7 +175,7 @@ def test_datasets(tmp_path: Path) -> None:
         read(both, split="dev")
 
 
-def test_folders_written_by_datasets(tmp_path: Path) -> None:
+def test_folders_written_by_datasets(tmp_path):
     data = datasets.Dataset.from_list(ROWS)
     data.save_to_disk(str(tmp_path / "one"))
     datasets.DatasetDict(test=data).save_to_disk(str(tmp_path / "dict"))
@@ -186,7 +186,7 @@ def test_folders_written_by_datasets(tmp_path: Path) -> None:
         read(tmp_path / "one")
 
 
-def test_split_filters_local_rows(tmp_path: Path) -> None:
+def test_split_filters_local_rows(tmp_path):
     rows = [{"n": 1, "split": "train"}, {"n": 2, "split": "test"}, {"n": 3, "split": None}]
     path = jsonl(tmp_path / "a.jsonl", rows)
     assert len(read(path)) == 3
@@ -211,7 +211,7 @@ class Hub:
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Hub:
+def hub(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     stand_in = Hub(datasets.Dataset.from_list(ROWS))
     monkeypatch.setattr(datasets, "load_dataset", stand_in)
@@ -229,7 +229,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Hub:
         ("o/data.json@main", {}, ("o/data.json", None, {"split": "train", "revision": "main"})),
     ],
 )
-def test_hub_names(hub: Hub, name: str, settings: dict[str, Any], call: tuple[Any, ...]) -> None:
+def test_hub_names(hub, name, settings, call):
     split = settings.get("split", "train")
     assert read(name, **settings) == [(f"{call[0]} {split}[{i}]", row) for i, row in enumerate(ROWS)]
     assert hub.calls == [call]
@@ -238,7 +238,7 @@ def test_hub_names(hub: Hub, name: str, settings: dict[str, Any], call: tuple[An
     assert source.origin.startswith(f"Hub data set {call[0]}")
 
 
-def test_what_is_on_disk_wins_over_a_hub_name(hub: Hub, tmp_path: Path) -> None:
+def test_what_is_on_disk_wins_over_a_hub_name(hub, tmp_path):
     jsonl(tmp_path / "owner/name/a.jsonl", [{"n": 1}])
     assert read("owner/name") == [("a.jsonl:1", {"n": 1})]
     assert hub.calls == []
@@ -254,7 +254,7 @@ def test_what_is_on_disk_wins_over_a_hub_name(hub: Hub, tmp_path: Path) -> None:
         (Path("owner/name"), r"no file or folder .*not by a Path"),
     ],
 )
-def test_names_that_are_nothing_never_reach_the_hub(hub: Hub, name: Any, message: str) -> None:
+def test_names_that_are_nothing_never_reach_the_hub(hub, name, message):
     with pytest.raises(DataError, match=message):
         read(name)
     assert hub.calls == []
@@ -268,7 +268,7 @@ def test_names_that_are_nothing_never_reach_the_hub(hub: Hub, name: Any, message
         ConnectionError("no network"),
     ],
 )
-def test_what_the_hub_refuses_names_both_readings(hub: Hub, error: Exception) -> None:
+def test_what_the_hub_refuses_names_both_readings(hub, error):
     hub.outcome = error
     with pytest.raises(DataError) as caught:
         read("o/n")
@@ -279,7 +279,7 @@ def test_what_the_hub_refuses_names_both_readings(hub: Hub, error: Exception) ->
     assert "\n" not in said
 
 
-def test_reading_files_does_not_import_datasets(tmp_path: Path) -> None:
+def test_reading_files_does_not_import_datasets(tmp_path):
     import subprocess
 
     path = jsonl(tmp_path / "a.jsonl", ROWS)

@@ -35,35 +35,35 @@ def ids_of(rule: TextRule, prompt: Any, response: str, tokenizer: Any = CHAT) ->
 
 
 class TestPlain:
-    def test_writes_roles_and_turns_exactly(self) -> None:
+    def test_writes_roles_and_turns_exactly(self):
         rule = rule_for(PLAIN)
         assert rule.template == "plain"
         written = render(rule, PLAIN, [*TALK, {"role": "assistant", "content": "La."}])
         assert written == "System: Be brief.\n\nUser: Hello?\n\nAssistant: Yes?\n\nUser: Sing.\n\nAssistant: La."
 
-    def test_uses_the_tokenizers_own_special_tokens(self) -> None:
+    def test_uses_the_tokenizers_own_special_tokens(self):
         ids = ids_of(rule_for(WORDS), "Hello", "the", WORDS)
         assert ids == WORDS("User: Hello\n\nAssistant: the")["input_ids"]
         assert ids[0] == WORDS.cls_token_id and ids[-1] == WORDS.sep_token_id
 
-    def test_a_string_is_one_user_turn(self) -> None:
+    def test_a_string_is_one_user_turn(self):
         rule = rule_for(PLAIN)
         as_messages = ids_of(rule, [{"role": "user", "content": "Hi"}], "Yes", PLAIN)
         assert ids_of(rule, "Hi", "Yes", PLAIN) == as_messages
         assert as_messages != ids_of(rule, "Yes", "Hi", PLAIN)
 
-    def test_is_forced_on_a_tokenizer_with_a_template(self) -> None:
+    def test_is_forced_on_a_tokenizer_with_a_template(self):
         rule = rule_for(CHAT, template="plain")
         assert rule.template == "plain"
         assert CHAT.decode(ids_of(rule, "Hi", "Yes")) == "<s>User: Hi\n\nAssistant: Yes"
 
-    def test_refuses_a_role_it_does_not_know(self) -> None:
+    def test_refuses_a_role_it_does_not_know(self):
         with pytest.raises(TextError, match=r"data\.jsonl:3: .*role 'tool'; the plain format knows system, user"):
             tokenize(rule_for(PLAIN), PLAIN, [{"role": "tool", "content": "x"}], "y", "data.jsonl:3")
 
 
 class TestTemplate:
-    def test_is_the_tokenizers_own_by_default(self) -> None:
+    def test_is_the_tokenizers_own_by_default(self):
         rule = rule_for()
         assert rule.template == CHAT_TEMPLATE
         expected = "<s><|start|>user\nHi<|end|>\n<|start|>assistant\nYes<|end|>\n"
@@ -71,16 +71,16 @@ class TestTemplate:
         assert render(rule, CHAT, turns) == expected
         assert ids_of(rule, "Hi", "Yes") == CHAT(expected, add_special_tokens=False)["input_ids"]
 
-    def test_arguments_reach_it_and_the_identity(self) -> None:
+    def test_arguments_reach_it_and_the_identity(self):
         bare, thinking = rule_for(), rule_for(template_kwargs={"thinking": "hm"})
         assert CHAT.decode(ids_of(thinking, "Hi", "Yes")).endswith("<think>hm</think>")
         assert bare.mismatch(thinking) is not None
 
-    def test_may_be_given_as_source(self) -> None:
+    def test_may_be_given_as_source(self):
         rule = rule_for(PLAIN, template="{% for m in messages %}[{{ m['content'] }}]{% endfor %}")
         assert PLAIN.decode(ids_of(rule, "Hi", "Yes", PLAIN)) == "<s>[Hi][Yes]"
 
-    def test_that_refuses_a_conversation_is_an_error_with_the_place(self) -> None:
+    def test_that_refuses_a_conversation_is_an_error_with_the_place(self):
         stops = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system turn') }}{% endif %}"
         rule = rule_for(template=stops)
         with pytest.raises(TextError, match=r"rows:7: The chat template refuses .*system → user.*no system turn"):
@@ -100,16 +100,16 @@ class TestStartToken:
             *((template, "strip", 0) for template in (ONE, TWO, NONE)),
         ],
     )
-    def test_appears_as_often_as_the_rule_says(self, template: str, bos: str, count: int) -> None:
+    def test_appears_as_often_as_the_rule_says(self, template, bos, count):
         ids = ids_of(rule_for(template=template, bos=bos), "Hi", "Yes")
         assert ids == [BOS] * count + CHAT("HiYes", add_special_tokens=False)["input_ids"]
 
-    def test_is_not_added_where_the_tokenizer_does_not_add_it(self) -> None:
+    def test_is_not_added_where_the_tokenizer_does_not_add_it(self):
         assert ids_of(rule_for(PLAIN), "Hi", "Yes", PLAIN).count(BOS) == 1  # once in the plain format
         quiet = byte_tokenizer(adds_bos=False)
         assert BOS not in ids_of(rule_for(quiet, template=self.NONE), "Hi", "Yes", quiet)
 
-    def test_doubled_is_logged_once(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_doubled_is_logged_once(self, caplog):
         text._warn_once.cache_clear()
         with caplog.at_level(logging.WARNING):
             for _ in range(3):
@@ -118,7 +118,7 @@ class TestStartToken:
             "Texts start with 2 start-of-text tokens ('<s>'); all but one are removed."
         ]
 
-    def test_that_is_also_the_pooled_token_stays(self) -> None:
+    def test_that_is_also_the_pooled_token_stays(self):
         roberta = word_tokenizer("roberta")
         ids = ids_of(rule_for(roberta, bos="strip"), "Hi", "the", roberta)
         assert ids[0] == roberta.cls_token_id and ids.count(roberta.cls_token_id) == 1
@@ -126,18 +126,18 @@ class TestStartToken:
 
 class TestEndToken:
     @pytest.mark.parametrize("end", ["", "</s>", "</s>\n", "\n"])
-    def test_appended_is_there_exactly_once_after_a_template(self, end: str) -> None:
+    def test_appended_is_there_exactly_once_after_a_template(self, end):
         template = TestStartToken.ONE + "{{ '" + end.replace("\n", "\\n") + "' }}"
         ids = ids_of(rule_for(template=template, eos="append"), "Hi", "Yes")
         assert ids[-1] == EOS and ids.count(EOS) == 1
 
-    def test_appended_to_the_plain_format(self) -> None:
+    def test_appended_to_the_plain_format(self):
         kept = ids_of(rule_for(PLAIN), "Hi", "Yes", PLAIN)
         assert kept[-1] != EOS
         assert ids_of(rule_for(PLAIN, eos="append"), "Hi", "Yes", PLAIN) == [*kept, EOS]
         assert ids_of(rule_for(PLAIN, eos="append"), "Hi", "Yes</s></s>", PLAIN) == [*kept, EOS]
 
-    def test_auto_leaves_what_is_there(self) -> None:
+    def test_auto_leaves_what_is_there(self):
         roberta = word_tokenizer("roberta")
         assert ids_of(rule_for(roberta), "Hi", "the", roberta)[-1] == roberta.eos_token_id
         assert ids_of(rule_for(), "Hi", "Yes").count(EOS) == 0
@@ -147,13 +147,13 @@ class TestTooLong:
     PROMPT = "A long question, with many words, that nobody will ever read to its end."
     LONG = len(ids_of(rule_for(), PROMPT, "Yes"))
 
-    def test_that_just_fits_is_left_alone_and_else_dropped(self) -> None:
+    def test_that_just_fits_is_left_alone_and_else_dropped(self):
         for truncation in ("error", "drop"):
             found = tokenize(rule_for(max_length=self.LONG, truncation=truncation), CHAT, self.PROMPT, "Yes")
             assert found is not None and len(found.ids) == self.LONG and found.truncated == 0
         assert tokenize(rule_for(max_length=self.LONG - 1, truncation="drop"), CHAT, self.PROMPT, "Yes") is None
 
-    def test_error_names_place_lengths_and_options(self) -> None:
+    def test_error_names_place_lengths_and_options(self):
         rule = rule_for(max_length=self.LONG - 1)
         with pytest.raises(TextError) as caught:
             tokenize(rule, CHAT, self.PROMPT, "Yes", "pairs.jsonl:12")
@@ -162,7 +162,7 @@ class TestTooLong:
         options = ("raise `max_length`", '`truncation="prompt_left"`', '`truncation="drop"`')
         assert all(option in said for option in options)
 
-    def test_prompt_left_keeps_the_start_token_and_the_end(self) -> None:
+    def test_prompt_left_keeps_the_start_token_and_the_end(self):
         whole = ids_of(rule_for(), self.PROMPT, "Yes")
         found = tokenize(rule_for(max_length=self.LONG - 5, truncation="prompt_left"), CHAT, self.PROMPT, "Yes")
         assert found is not None
@@ -172,7 +172,7 @@ class TestTooLong:
         "tokenizer", [CHAT, PLAIN, WORDS, word_tokenizer("roberta")], ids=["chat", "plain", "bert", "roberta"]
     )
     @pytest.mark.parametrize("response", ["Yes, the other user.", "", " padded "])
-    def test_prompt_left_never_cuts_the_response(self, tokenizer: Any, response: str) -> None:
+    def test_prompt_left_never_cuts_the_response(self, tokenizer, response):
         rule = rule_for(tokenizer, truncation="prompt_left")
         # Known answer: the response as the format writes it, and what closes the text.
         written = f"{response.strip()}<|end|>\n" if tokenizer is CHAT else response
@@ -184,7 +184,7 @@ class TestTooLong:
         with pytest.raises(TextError, match="The response alone has"):
             tokenize(replace(rule, max_length=shortest - 1), tokenizer, self.PROMPT, response)
 
-    def test_prompt_left_counts_an_appended_end_token(self) -> None:
+    def test_prompt_left_counts_an_appended_end_token(self):
         rule = rule_for(PLAIN, truncation="prompt_left", eos="append")
         tail = len(PLAIN("Yes", add_special_tokens=False)["input_ids"]) + 1
         found = tokenize(replace(rule, max_length=1 + tail), PLAIN, self.PROMPT, "Yes")
@@ -193,7 +193,7 @@ class TestTooLong:
             tokenize(replace(rule, max_length=tail), PLAIN, self.PROMPT, "Yes")
 
     @given(prompt=st.text(max_size=60), response=st.text(max_size=12), length=st.integers(1, 80))
-    def test_cut_texts_are_the_end_of_whole_ones(self, prompt: str, response: str, length: int) -> None:
+    def test_cut_texts_are_the_end_of_whole_ones(self, prompt, response, length):
         rule = rule_for(truncation="prompt_left")
         whole = ids_of(rule, prompt, response)
         try:
@@ -210,25 +210,25 @@ class TestTooLong:
 class TestOddText:
     @pytest.mark.parametrize("tokenizer", [CHAT, PLAIN, WORDS], ids=["chat", "plain", "bert"])
     @given(prompt=st.text(max_size=40), response=st.text(max_size=40))
-    def test_any_unicode_gives_the_same_ids_each_time(self, tokenizer: Any, prompt: str, response: str) -> None:
+    def test_any_unicode_gives_the_same_ids_each_time(self, tokenizer, prompt, response):
         rule = rule_for(tokenizer)
         assert ids_of(rule, prompt, response, tokenizer) == ids_of(rule, prompt, response, tokenizer)
 
     @pytest.mark.parametrize("odd", ["\ud800", "a\udc00b", "nul \x00 byte", "👩‍👩‍👧‍👦", "\u202e rtl", "\ufeff"])
-    def test_odd_characters_do_not_crash(self, odd: str) -> None:
+    def test_odd_characters_do_not_crash(self, odd):
         assert ids_of(rule_for(), odd, odd)
         assert ids_of(rule_for(WORDS), odd, odd, WORDS)
 
-    def test_surrogates(self) -> None:
+    def test_surrogates(self):
         rule = rule_for()
         assert ids_of(rule, "\ud83d\ude00", "x") == ids_of(rule, "😀", "x")  # a pair is the character it stands for
         assert ids_of(rule, "\ud83d", "x") == ids_of(rule, "\ufffd", "x")
 
-    def test_an_empty_response_is_a_text(self) -> None:
+    def test_an_empty_response_is_a_text(self):
         assert ids_of(rule_for(), "Hi", "") != ids_of(rule_for(), "Hi", "Yes")
         assert ids_of(rule_for(PLAIN), "Hi", "", PLAIN)
 
-    def test_a_response_of_a_megabyte(self) -> None:
+    def test_a_response_of_a_megabyte(self):
         huge = "x" * 1_000_000
         with pytest.raises(TextError, match=r"has 10000\d\d tokens, and the limit is 4096"):
             tokenize(rule_for(), CHAT, "Hi", huge)
@@ -244,7 +244,7 @@ class TestOddText:
             (["x"], "y", r"f:1: Message 1 is 'x', a str\. A prompt is a string, or messages"),
         ],
     )
-    def test_what_is_not_text(self, prompt: Any, response: Any, said: str) -> None:
+    def test_what_is_not_text(self, prompt, response, said):
         with pytest.raises(TextError, match=said):
             tokenize(rule_for(), CHAT, prompt, response, "f:1")
 
@@ -259,9 +259,7 @@ class TestWritten:
     @example(prompt="Hi", response="")
     @example(prompt="Hi", response="<|end|>\n<|start|>assistant\nAgain")
     @example(prompt="a" * 80, response="Yes\n\nAssistant: no")
-    def test_is_the_text_of_its_turns(
-        self, tokenizer: Any, settings: dict[str, Any], prompt: str, response: str
-    ) -> None:
+    def test_is_the_text_of_its_turns(self, tokenizer, settings, prompt, response):
         if settings.get("eos") and tokenizer.eos_token is None:
             return
         rule = rule_for(tokenizer, **settings, truncation="drop")
@@ -272,21 +270,21 @@ class TestWritten:
     ENDS = {"cut": "", "end": "<|end|>", "whole": "<|end|>\n", "2": "<|end|>\n\n", "3": "</s>", "4": "</s></s>"}
 
     @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
-    def test_a_turn_that_a_policy_leaves_open_is_closed(self, end: str) -> None:
+    def test_a_turn_that_a_policy_leaves_open_is_closed(self, end):
         found = tokenize_rendered(rule_for(), CHAT, self.OPEN + "Yes" + end)
         assert found == tokenize(rule_for(), CHAT, "Hi", "Yes")
 
     @pytest.mark.parametrize("text", [OPEN + "Yes<|end|>\nmore", "<s>no turns at all", "<s>[INST] Hi [/INST] Yes</s>"])
-    def test_what_the_template_did_not_write_is_read_as_it_stands(self, text: str) -> None:
+    def test_what_the_template_did_not_write_is_read_as_it_stands(self, text):
         found = tokenize_rendered(rule_for(), CHAT, text)
         assert found is not None and CHAT.decode(found.ids) == text
 
-    def test_the_start_token_may_be_missing_or_double(self) -> None:
+    def test_the_start_token_may_be_missing_or_double(self):
         whole = self.OPEN + "Yes<|end|>\n"
         found = [tokenize_rendered(rule_for(), CHAT, text) for text in (whole, whole[3:], "<s>" + whole)]
         assert found == [tokenize(rule_for(), CHAT, "Hi", "Yes")] * 3
 
-    def test_a_too_long_prompt_is_cut_as_for_turns(self) -> None:
+    def test_a_too_long_prompt_is_cut_as_for_turns(self):
         prompt = TestTooLong.PROMPT
         rule = rule_for(max_length=TestTooLong.LONG - 5, truncation="prompt_left")
         written = render(rule, CHAT, [{"role": "user", "content": prompt}, {"role": "assistant", "content": "Yes"}])
@@ -300,7 +298,7 @@ class TestWritten:
         with pytest.raises(TextTooLongError, match=r"row 3: .*cannot be cut: nothing shows where the response starts"):
             tokenize_rendered(replace(rule, max_length=20), CHAT, written.replace("assistant", "bot"), "row 3")
 
-    def test_what_is_too_long_or_no_text(self) -> None:
+    def test_what_is_too_long_or_no_text(self):
         short = rule_for(max_length=10)
         with pytest.raises(TextTooLongError, match=r"row 3: The text has \d+ tokens, and the limit is 10"):
             tokenize_rendered(short, CHAT, self.OPEN, "row 3")
@@ -310,7 +308,7 @@ class TestWritten:
         with pytest.raises(TextError, match="row 3: The text '' has no tokens"):
             tokenize_rendered(rule_for(bos="strip"), CHAT, "", "row 3")
 
-    def test_where_the_template_refuses_its_probe(self) -> None:
+    def test_where_the_template_refuses_its_probe(self):
         refuses = "{% if messages|length < 3 %}{{ raise_exception('more') }}{% endif %}{{ messages[0]['content'] }}"
         found = tokenize_rendered(rule_for(template=refuses), CHAT, "<s>Hi")
         assert found is not None and CHAT.decode(found.ids) == "<s>Hi"
@@ -325,11 +323,11 @@ class TestMaking:
             ({"template": "plain", "template_kwargs": {"a": 1}}, "would have no effect"),
         ],
     )
-    def test_settings_that_make_no_sense(self, settings: dict[str, Any], said: str) -> None:
+    def test_settings_that_make_no_sense(self, settings, said):
         with pytest.raises(ConfigError, match=said):
             rule_for(CHAT, **settings)
 
-    def test_named_ones(self) -> None:
+    def test_named_ones(self):
         several = byte_tokenizer()
         several.chat_template = {"default": "{{ 'd' }}", "tool_use": "{{ 't' }}"}
         assert rule_for(several).template == "{{ 'd' }}"
@@ -338,11 +336,11 @@ class TestMaking:
         with pytest.raises(ConfigError, match=r"several chat templates \(rag, tool_use\) and none is called default"):
             rule_for(several)
 
-    def test_cannot_be_appended_without_one(self) -> None:
+    def test_cannot_be_appended_without_one(self):
         with pytest.raises(ConfigError, match="eos is 'append', but this tokenizer has no end-of-text token"):
             rule_for(word_tokenizer(), eos="append")
 
-    def test_the_limit_is_the_smallest_stated(self) -> None:
+    def test_the_limit_is_the_smallest_stated(self):
         short = byte_tokenizer()
         short.model_max_length = 64
         assert rule_for(CHAT, limit=128).max_length == 128
@@ -355,7 +353,7 @@ class TestMaking:
 
 
 class TestIdentity:
-    def test_round_trip(self) -> None:
+    def test_round_trip(self):
         rule = rule_for(template_kwargs={"thinking": "hm"}, max_length=99, truncation="drop")
         assert TextRule.from_identity(rule.identity()) == rule
         assert rule.mismatch(TextRule.from_identity(rule.identity())) is None
@@ -363,7 +361,7 @@ class TestIdentity:
     OTHERS = {"template": "plain", "template_kwargs": {"thinking": "no"}, "bos": "strip", "eos": "append"}
 
     @pytest.mark.parametrize(("name", "value"), [*OTHERS.items(), ("truncation", "drop"), ("max_length", 77)])
-    def test_a_mismatch_names_both_sides(self, name: str, value: Any) -> None:
+    def test_a_mismatch_names_both_sides(self, name, value):
         rule = rule_for(max_length=99)
         other = replace(rule, **{name: value})
         said = rule.mismatch(other, ours="now", theirs="in the features")
@@ -371,7 +369,7 @@ class TestIdentity:
         assert said is not None and f"{shown} is {rule.identity()[shown]!r} now" in said
         assert f"and {other.identity()[shown]!r} in the features" in said
 
-    def test_a_changed_template_or_lost_field_is_seen(self) -> None:
+    def test_a_changed_template_or_lost_field_is_seen(self):
         stored = rule_for().identity()
         with pytest.raises(TextError, match="does not match the SHA-256"):
             TextRule.from_identity({**stored, "template": "{{ 'other' }}"})

@@ -7,12 +7,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from ebrm.backbone import BackboneIdentity
 from ebrm.data import Preferences, TextRule, TokenizedText
 from ebrm.data.schema import Preference, PreferenceReport
 from ebrm.errors import TextTooLongError
+from ebrm.features import FeatureConfig, extract_features
 from ebrm.utils.files import sha256_file
 
 
@@ -119,6 +121,17 @@ def some_preferences(count: int = 25, seed: int = 0) -> Preferences:
         strength=[draw.choice([None, 0.5]) for _ in rows],
         split=[draw.choice(["train", "test"]) for _ in rows],
     )
+
+
+def interrupted(out: Path, data: Preferences) -> None:
+    """Stop a run, with shards of 8 texts, at its third read."""
+
+    def stop(count: int) -> None:
+        if count == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        extract_features(FakeBackbone(on_read=stop), data, out, FeatureConfig(shard_rows=8))
 
 
 def contents(folder: Path) -> dict[str, str]:

@@ -12,13 +12,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from tests.features.fakes import FakeBackbone, ask, contents, preferences, some_preferences
+from tests.features.fakes import FakeBackbone, ask, contents, interrupted, preferences, some_preferences
 
 from ebrm.data import prompt_id
 from ebrm.errors import BackboneError, FeaturesError, TextError
 from ebrm.features import FeatureConfig, Text, distributed, extract_features, extract_texts, open_features
-from ebrm.features.distributed import World
-from ebrm.features.extract import text_id, tokenize_texts
+from ebrm.features.extract import text_id
 from ebrm.utils.files import read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,7 +33,7 @@ def test_items_are_the_different_texts_in_order_of_first_appearance(tmp_path):
         tmp_path / "f",
         rm_training=[True, False, False, True],
     )
-    assert len(made) == 5  # (p, a) (p, b) (p, c) (q, a) (q, b)
+    assert len(made) == backbone.tokenized == 5  # (p, a) (p, b) (p, c) (q, a) (q, b)
     assert made.pairs.chosen.tolist() == [0, 2, 3, 0]
     assert made.pairs.rejected.tolist() == [1, 0, 4, 1]
     assert made.pairs.source.tolist() == ["s", None, "t", "s"]
@@ -158,7 +157,9 @@ def test_pairs_with_a_side_that_is_too_long_are_dropped_and_counted(tmp_path):
     assert made.pairs.chosen.tolist() == [1, 2] and made.pairs.rejected.tolist() == [2, 0]
     assert made.pairs.where.tolist() == ["train.jsonl:3", "train.jsonl:5"]
     assert made.pairs.rm_training.tolist() == [True, False]
-    assert {made.manifest[name] for name in ("dropped",)} == {3}
+    assert made.manifest["dropped"] == 3
+    texts = [text_id(made.pairs.prompt_id[0], reply) for reply in "abc"]
+    assert pq.read_table(tmp_path / "f" / "items.parquet").column("text_id").to_pylist() == texts
     assert (made.manifest["dropped_texts"], made.manifest["items"], made.manifest["tokens"]) == (2, 3, 9)
     read = [ids for call in backbone.reads for ids in call]
     assert all(ids[-1] in map(ord, "abc") for ids in read)
@@ -372,19 +373,6 @@ def test_a_run_killed_again_and_again_comes_to_its_end(killed):
     assert killed["rounds"] >= 2 and killed["again"]
 
 
-def interrupted(out: Path, data, at: int = 3, **options) -> FakeBackbone:
-    """Stop a run at its read number `at`."""
-
-    def stop(count):
-        if count == at:
-            raise KeyboardInterrupt
-
-    backbone = FakeBackbone(on_read=stop, **options)
-    with pytest.raises(KeyboardInterrupt):
-        extract_features(backbone, data, out, SMALL)
-    return backbone
-
-
 def test_an_interrupted_run_leaves_its_finished_shards_and_no_lock(tmp_path):
     interrupted(tmp_path / "f", some_preferences())
     names = set(contents(tmp_path / "f"))
@@ -495,17 +483,18 @@ def test_a_real_reward_model(tmp_path):
     made.check(backbone.identity.to_dict(), backbone.text_rule.identity())
 
 
-def texts(*given: tuple[str, str]) -> list[Text]:
-    return [Text(prompt_id(ask(p)), ask(p), r, f"bench:{n}") for n, (p, r) in enumerate(given)]
+def text(prompt: str, response: str, where: str = "here") -> Text:
+    return Text(prompt_id(ask(prompt)), ask(prompt), response, where)
 
 
-def test_texts_without_pairs(tmp_path):
-    backbone = FakeBackbone(max_length=12)
-    given = texts(("p", "a"), ("p", "far too long a text"), ("q", "b"), ("p", "a"))
+@pytest.mark.parametrize("truncation", ["error", "drop"])
+def test_texts_without_pairs(tmp_path, truncation):
+    backbone = FakeBackbone(max_length=12, truncation=truncation)
+    given = [text(*one) for one in (("p", "a"), ("p", "far too long a text"), ("q", "b"), ("p", "a"))]
     made = extract_texts(backbone, given, tmp_path / "f", SMALL)
     assert (len(made), len(made.pairs)) == (2, 0)
-    assert made.manifest["dropped_texts"] == 1
-    assert list(made.manifest["refused"]) == [given[1].id]
+    assert made.manifest["dropped_texts"] == 1 and backbone.tokenized == 3
+    assert made.manifest["refused"] == {given[1].id: "longer than the 12 tokens that the RM reads"}
     items = pq.read_table(tmp_path / "f" / "items.parquet").to_pydict()
     assert items["text_id"] == [given[0].id, given[2].id]
     for number, text in enumerate((given[0], given[2])):
@@ -519,47 +508,9 @@ def test_texts_without_pairs(tmp_path):
     assert len(nothing) == 0 and list(nothing.manifest["refused"]) == [given[1].id]
 
 
-def text(prompt: str, response: str, where: str = "here") -> Text:
-    return Text(prompt_id(ask(prompt)), ask(prompt), response, where)
-
-
 def test_a_text_is_known_by_its_prompt_and_response():
     one = text("p", "a")
     assert one.id == text_id(one.prompt_id, "a") == text("p", "a", "elsewhere").id
     assert one.id == hashlib.sha256(f"{one.prompt_id}\na".encode()).hexdigest()[:16]
     assert len({one.id, text("p", "b").id, text("q", "a").id}) == 3
     assert text("p", "\ud83d").id  # half an emoji has an id, too
-
-
-def test_each_different_text_is_tokenized_once():
-    backbone = FakeBackbone()
-    given = [text("p", "a", "1"), text("p", "b", "2"), text("p", "a", "3"), text("q", "a", "4")]
-    made, numbers, refused = tokenize_texts(backbone, given, len(given), World())
-    assert numbers == [0, 1, 0, 2] and refused == {}
-    assert backbone.tokenized == len(made) == 3
-    assert made.where == ["1", "2", "4"]
-    assert made.text_id == [given[0].id, given[1].id, given[3].id]
-    for number, of in enumerate((given[0], given[1], given[3])):
-        assert made.item(number) == backbone.tokenize(of.prompt, of.response).ids
-
-
-def test_what_the_rule_refuses_is_named_or_stops_the_run():
-    given = [text("p", "a", "1"), text("p", "long " * 9, "2"), text("p", "b", "3")]
-    for truncation in ("error", "drop"):
-        backbone = FakeBackbone(max_length=10, truncation=truncation)
-        made, numbers, refused = tokenize_texts(backbone, given, 3, World(), tolerant=True)
-        assert numbers == [0, None, 1] and len(made) == 2
-        assert list(refused) == [given[1].id]
-    assert refused[given[1].id] == "longer than the 10 tokens that the RM reads"
-    with pytest.raises(TextError, match=r"^2: "):
-        tokenize_texts(FakeBackbone(max_length=10), given, 3, World())
-
-
-def test_taking_some_texts_keeps_their_tokens():
-    given = [text("p", "x" * n, str(n)) for n in (3, 1, 4, 2)]
-    made, _, _ = tokenize_texts(FakeBackbone(), given, 4, World())
-    some = made.take(np.array([1, 3]))
-    assert [some.item(0), some.item(1)] == [made.item(1), made.item(3)]
-    assert (some.where, some.text_id) == (["1", "2"], [given[1].id, given[3].id])
-    assert some.lengths.tolist() == made.lengths[[1, 3]].tolist()
-    assert some.fingerprint() != made.fingerprint() == made.take(np.arange(4)).fingerprint()

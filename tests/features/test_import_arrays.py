@@ -57,7 +57,11 @@ def test_every_format_gives_the_same_features(tmp_path):
     for number, (start, stop) in enumerate(((0, 3), (3, 10))):
         part = pa.table({name: value[start:stop] for name, value in columns.items()})
         pq.write_table(part, tmp_path / "parquet" / f"{number}.parquet")
-    for number, source in enumerate(("npy", "x.npz", "x.safetensors", "parquet", "double.npz")):
+    kinds = {"list": pa.list_(pa.float32()), "large": pa.large_list(pa.float64()), "fixed": pa.list_(pa.float32(), 4)}
+    for name, kind in kinds.items():
+        parquet(tmp_path / f"{name}.parquet", **arrays | {"embedding": pa.array(EMBEDDING.tolist(), kind)})
+    sources = ("npy", "x.npz", "x.safetensors", "parquet", "double.npz", *(f"{name}.parquet" for name in kinds))
+    for number, source in enumerate(sources):
         made = import_features(tmp_path / source, tmp_path / f"f{number}", SMALL)
         assert made.pairs.chosen.tolist() == [1, 3, 5, 7, 9] and made.pairs.rejected.tolist() == [0, 2, 4, 6, 8]
         names = ["items.parquet", "pairs.parquet", *(f"shard-0000{n}.safetensors" for n in range(3))]
@@ -196,24 +200,6 @@ def parquet(path, **columns):
     return path
 
 
-def test_every_format_gives_the_same_arrays(tmp_path):
-    np.save(tmp_path / "m.npy", MATRIX)
-    np.save(tmp_path / "n.npy", np.array([1, 2, 3, 4]))
-    np.savez(tmp_path / "z.npz", m=MATRIX, n=np.array([1, 2, 3, 4]))
-    save_file({"m": torch.from_numpy(MATRIX), "n": torch.tensor([1, 2, 3, 4])}, tmp_path / "s.safetensors")
-    kinds = {"l": pa.list_(pa.float32()), "g": pa.large_list(pa.float64()), "f": pa.list_(pa.float32(), 3)}
-    for name, kind in kinds.items():
-        parquet(tmp_path / f"{name}.parquet", m=pa.array(MATRIX.tolist(), kind), n=[1, 2, 3, 4])
-    sources = [[tmp_path / "m.npy", tmp_path / "n.npy"]]
-    sources += [[tmp_path / name] for name in ("z.npz", "s.safetensors", "l.parquet", "g.parquet", "f.parquet")]
-    for files in sources:
-        columns = read_columns(files)
-        assert columns["m"].shape == (4, 3) and columns["n"].shape == (4,)
-        assert columns["m"].tensor(1, 3).tolist() == MATRIX[1:3].tolist()
-        assert columns["m"].tensor(1, 3).dtype == torch.float32
-        assert columns["n"].values().tolist() == [1, 2, 3, 4]
-
-
 def test_text_columns_become_str(tmp_path):
     np.savez(tmp_path / "z.npz", t=np.array(NAMES), b=np.array([b"x", b"yy", b"", b"z"]))
     parquet(tmp_path / "p.parquet", t=["a", None, "🙂", ""], k=[True, False, True, True])
@@ -251,16 +237,15 @@ def test_files_are_found_by_name_and_in_order(tmp_path):
         (tmp_path / name).write_text("")
     assert [file.name for file in list_files(tmp_path)] == ["a.npy", "b.npy"]
     assert [file.name for file in list_files([tmp_path / "b.npy", str(tmp_path / "a.npy")])] == ["b.npy", "a.npy"]
-
-
-def test_sources_that_are_none_are_refused(tmp_path):
-    with pytest.raises(FeaturesError, match="There is no file"):
-        list_files(tmp_path / "none.npz")
-    with pytest.raises(FeaturesError, match="holds no .npy, .npz, .safetensors, .parquet"):
-        list_files(tmp_path)
-    (tmp_path / "x.csv").write_text("")
-    with pytest.raises(FeaturesError, match="x.csv is not a format that is imported"):
-        list_files(tmp_path / "x.csv")
+    (tmp_path / "empty").mkdir()
+    refused = {
+        "none.npz": "There is no file",
+        "empty": "holds no .npy, .npz, .safetensors, .parquet",
+        "notes.txt": "notes.txt is not a format that is imported",
+    }
+    for name, said in refused.items():
+        with pytest.raises(FeaturesError, match=said):
+            list_files(tmp_path / name)
 
 
 @pytest.mark.parametrize("suffix", ["npy", "npz", "safetensors", "parquet"])
@@ -331,9 +316,6 @@ def test_without_columns_rows_alternate_and_that_is_said(caplog):
     assert sides(pairs) == [(0, 1), (2, 3), (4, 5)] and len(set(pairs.prompt_id)) == 3
     assert how == "rows taken as chosen, rejected, chosen, …" and how in caplog.text
     assert pairs.where.tolist() == ["rows 0, 1", "rows 2, 3", "rows 4, 5"]
-
-
-def test_an_odd_number_of_rows_does_not_alternate():
     with pytest.raises(FeaturesError, match="number is odd .7."):
         make_pairs({}, 7)
 
@@ -373,10 +355,7 @@ def test_the_best_of_a_group_against_every_worse_one(order, values):
     assert sides(pairs) == [(1, 0), (1, 2), (3, 4)]
     assert pairs.prompt_id.tolist() == ["a", "a", "b"]
     assert order in how and "1 tied" in how
-
-
-def test_groups_need_not_lie_together():
-    pairs, _ = make_pairs(arrays(group_id=[1, 2, 1, 2], gold=[0, 5, 1, 4]), 4)
+    pairs, _ = make_pairs(arrays(group_id=[1, 2, 1, 2], gold=[0, 5, 1, 4]), 4)  # groups need not lie together
     assert sides(pairs) == [(2, 0), (1, 3)]
 
 

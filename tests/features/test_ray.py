@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from tests.features.fakes import FakeBackbone, contents, preferences, some_preferences
+from tests.features.fakes import FakeBackbone, contents, interrupted, preferences, some_preferences
 from tests.terminal import ROOT, child_environment, ebrm, preference_rows, refused, write_lines
 
 from ebrm.backbone import BackboneConfig
@@ -82,17 +82,6 @@ def extract(load, data, out, settings=None, backbone=None):
     return extract_features(backbone or FakeBackbone(), data, out, SMALL, engine=engine)
 
 
-def interrupted(data, out: Path) -> None:
-    """Stop a local run at its third read."""
-
-    def stop(count):
-        if count == 3:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        extract_features(FakeBackbone(on_read=stop), data, out, SMALL)
-
-
 def shards(folder: Path) -> list[str]:
     return sorted(name for name in contents(folder) if name.startswith("shard"))
 
@@ -100,7 +89,7 @@ def shards(folder: Path) -> list[str]:
 def test_a_run_begun_here_is_finished_by_actors_one_of_which_is_killed(tmp_path, caplog):
     data = some_preferences(40)
     culprit = first_read(data, 3, tmp_path)
-    interrupted(data, tmp_path / "f")
+    interrupted(tmp_path / "f", data)
     before = shards(tmp_path / "f")
     assert 0 < len(before) < 3
     (tmp_path / "log").mkdir()
@@ -174,7 +163,7 @@ def test_the_command_makes_the_same_folder(tmp_path):
 
 def actor(load, out: Path, data) -> on_ray._Actor:
     """An actor for a folder that a run has begun, and that nobody has died in."""
-    interrupted(data, out)
+    interrupted(out, data)
     texts, _, _ = tokenize_preferences(FakeBackbone(), data, distributed.World())
     begun = SimpleNamespace(begin=SimpleNamespace(remote=lambda number: 0))
     return on_ray._Actor(load, 1, out, read_json(out / "manifest.json"), texts, begun)

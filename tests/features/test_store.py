@@ -87,8 +87,11 @@ def test_check_refuses_others_naming_both_sides(backbone, text, said):
 def test_imported_features_are_checked_by_what_they_state():
     features = made(backbone={"name": "a/rm"})
     features.check(RM, TEXT)
+    features.check(RM | {"layers": [9]}, TEXT)  # nothing is known of the layers that something else read
     with pytest.raises(FeaturesError, match='name is "a/rm" for these features and "b/rm"'):
         features.check(RM | {"name": "b/rm"}, TEXT)
+    with pytest.raises(FeaturesError, match=r"layers is \[2\] for these features and \[\] for what"):
+        made(backbone=RM | {"layers": [2]}).check(RM, TEXT)
 
 
 @pytest.fixture

@@ -124,13 +124,6 @@ def test_features_on_disk_can_be_written_smaller_with_all_that_is_known(tmp_path
     assert {name: half.manifest[name] for name in same} == {name: full.manifest[name] for name in same}
 
 
-def test_a_number_that_is_not_finite_is_named_by_its_item(tmp_path):
-    broken = in_memory()
-    broken.reward[7] = torch.nan
-    with pytest.raises(FeaturesError, match="The reward of item 7 is NaN or infinite"):
-        save_features(broken, tmp_path / "f", FeatureConfig(shard_rows=3))
-
-
 def test_items_know_the_prompt_of_their_pairs():
     pairs = PreferencePairs.of([0, 2], [1, 0], prompt_id=["p", "p"])
     assert write.item_prompts(pairs, 4) == ["p", "p", "p", None]

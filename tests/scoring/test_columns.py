@@ -31,16 +31,16 @@ def sides(row: dict[str, Any], **mapping: str) -> list[tuple[list[dict[str, str]
         ({"turns": [USER, REPLY], "prompt": "other"}, {"messages": "turns"}),
     ],
 )
-def test_one_response(row: dict[str, Any], mapping: dict[str, str]) -> None:
+def test_one_response(row, mapping):
     assert sides(row, **mapping) == [([USER], "Yes")]
 
 
 @pytest.mark.parametrize("response", ["-", "--", " Yes ", "ü\x00"])
-def test_a_response_is_scored_as_it_stands(response: str) -> None:
+def test_a_response_is_scored_as_it_stands(response):
     assert sides({"prompt": "Hi", "response": response}) == [([USER], response)]
 
 
-def test_system_prompts_and_turns_are_kept() -> None:
+def test_system_prompts_and_turns_are_kept():
     system = {"role": "system", "content": "Be kind"}
     turns = [system, USER, REPLY, USER]
     assert sides({"messages": [*turns, REPLY]}) == [(turns, "Yes")]
@@ -56,12 +56,12 @@ def test_system_prompts_and_turns_are_kept() -> None:
         {"prompt": "Hi", "chosen": "Yes", "rejected": "No", "margin": "odd", "category": ["odd"]},
     ],
 )
-def test_pairs(row: dict[str, Any]) -> None:
+def test_pairs(row):
     assert sides(row) == [([USER], "Yes"), ([USER], "No")]
     assert find_shape(list(row), {}, "f").prefixes == ("chosen_", "rejected_")
 
 
-def test_a_response_beside_a_pair_is_what_is_scored() -> None:
+def test_a_response_beside_a_pair_is_what_is_scored():
     assert sides({"prompt": "Hi", "response": "Yes", "chosen": "a", "rejected": "b"}) == [([USER], "Yes")]
 
 
@@ -85,20 +85,20 @@ def test_a_response_beside_a_pair_is_what_is_scored() -> None:
         ({"chosen": "a", "rejected": "a", "prompt": "Hi"}, "rejected", "equal"),
     ],
 )
-def test_rows_that_cannot_be_scored(row: dict[str, Any], field: str, kind: str) -> None:
+def test_rows_that_cannot_be_scored(row, field, kind):
     with pytest.raises(RowProblem) as caught:
         sides(row)
     assert caught.value.field.startswith(field)
     assert kind in caught.value.kind
 
 
-def test_a_row_may_lack_the_column() -> None:
+def test_a_row_may_lack_the_column():
     shape = find_shape(["prompt", "response"], {}, "f")
     with pytest.raises(RowProblem, match="missing"):
         shape.sides({"prompt": "Hi"}, "f:1")
 
 
-def test_columns_that_hold_nothing_to_score() -> None:
+def test_columns_that_hold_nothing_to_score():
     with pytest.raises(DataError, match=r"columns id, text.*`columns={.*\"response\": \"answer\"}`"):
         find_shape(["id", "text"], {}, "f")
     with pytest.raises(DataError, match=r"no column 'anwser'. Did you mean 'answer'"):

@@ -29,7 +29,7 @@ def save(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 @pytest.mark.parametrize("ending", ["jsonl", "parquet"])
 @pytest.mark.parametrize("size", [1, 2, 3, 100])
-def test_chunks_hold_every_row_in_order(tmp_path: Path, ending: str, size: int) -> None:
+def test_chunks_hold_every_row_in_order(tmp_path, ending, size):
     path = save(tmp_path / f"in.{ending}", ROWS)
     chunks = list(read_chunks(path, size))
     assert [row for chunk in chunks for row in chunk.rows] == ROWS
@@ -50,7 +50,7 @@ def write(tmp_path: Path, source: Path, ending: str, size: int = 2) -> Path:
 
 @pytest.mark.parametrize("source", ["jsonl", "parquet"])
 @pytest.mark.parametrize("ending", ["jsonl", "parquet"])
-def test_rows_come_out_as_they_went_in(tmp_path: Path, source: str, ending: str) -> None:
+def test_rows_come_out_as_they_went_in(tmp_path, source, ending):
     out = write(tmp_path, save(tmp_path / f"in.{source}", ROWS), ending)
     found = read_lines(out) if ending == "jsonl" else pq.read_table(out).to_pylist()
     assert [{name: row[name] for name in ROWS[0]} for row in found] == ROWS
@@ -60,7 +60,7 @@ def test_rows_come_out_as_they_went_in(tmp_path: Path, source: str, ending: str)
     assert list(found[0]) == [*ROWS[0], "reward", "error"]
 
 
-def test_csv_out(tmp_path: Path) -> None:
+def test_csv_out(tmp_path):
     import csv
 
     out = write(tmp_path, save(tmp_path / "in.jsonl", ROWS), "csv")
@@ -72,7 +72,7 @@ def test_csv_out(tmp_path: Path) -> None:
     assert [row["reward"] for row in found] == ["0.1", "", "-2.5"]
 
 
-def test_parquet_types_survive(tmp_path: Path) -> None:
+def test_parquet_types_survive(tmp_path):
     table = pa.table(
         {"id": pa.array([1, 2], pa.int16()), "t": pa.array([0, 1], pa.timestamp("ms")), "response": ["a", "b"]}
     )
@@ -89,13 +89,13 @@ def test_parquet_types_survive(tmp_path: Path) -> None:
     assert schema.field("error").type == pa.string()
 
 
-def test_columns_that_only_some_rows_have(tmp_path: Path) -> None:
+def test_columns_that_only_some_rows_have(tmp_path):
     write_part(tmp_path / "p", "parquet", Chunk(0, [{"a": 1}, {"b": "x"}], ["f:1", "f:2"]), ADDED[:2], ["a", "b"])
     rows = pq.read_table(tmp_path / "p").to_pylist()
     assert [(row["a"], row["b"]) for row in rows] == [(1, None), (None, "x")]
 
 
-def test_mixed_types_cannot_be_parquet(tmp_path: Path) -> None:
+def test_mixed_types_cannot_be_parquet(tmp_path):
     with pytest.raises(DataError, match=r"'a'.*jsonl"):
         write_part(tmp_path / "p", "parquet", Chunk(0, [{"a": 1}, {"a": "x"}], ["f:1", "f:2"]), ADDED[:2], ["a"])
     for number, value in enumerate((1, "x")):
@@ -105,7 +105,7 @@ def test_mixed_types_cannot_be_parquet(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1"]
 
 
-def test_a_lone_surrogate_is_kept_in_json(tmp_path: Path) -> None:
+def test_a_lone_surrogate_is_kept_in_json(tmp_path):
     path = tmp_path / "in.jsonl"
     path.write_text('{"response": "\\ud83d"}\n', encoding="utf-8")
     (chunk,) = read_chunks(path, 5)
@@ -114,12 +114,12 @@ def test_a_lone_surrogate_is_kept_in_json(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a", "a.json", "a.jsonl.gz"])
-def test_unknown_endings_for_output(name: str) -> None:
+def test_unknown_endings_for_output(name):
     with pytest.raises(ConfigError, match=r"\.jsonl, \.csv or \.parquet"):
         file_kind(Path(name))
 
 
-def test_damaged_parquet(tmp_path: Path) -> None:
+def test_damaged_parquet(tmp_path):
     path = save(tmp_path / "in.parquet", ROWS)
     data = path.read_bytes()
     for broken in (b"", b"PAR1", data[: len(data) // 2], b"x" * 100):

@@ -19,16 +19,7 @@ def finished(out: Path) -> Journal:
     return journal
 
 
-def test_a_finished_job_is_known_and_leaves_only_its_record(tmp_path: Path) -> None:
-    out = tmp_path / "o.jsonl"
-    journal = finished(out)
-    assert [path.name for path in journal.folder.iterdir()] == ["job.json"]
-    again = Journal(out, JOB)
-    assert again.open(overwrite=False)
-    assert again.record["summary"] == {"rows": 1}
-
-
-def test_an_unfinished_job_goes_on_also_with_overwrite(tmp_path: Path) -> None:
+def test_an_unfinished_job_goes_on_also_with_overwrite(tmp_path):
     out = tmp_path / "o.jsonl"
     journal = Journal(out, JOB)
     journal.open(overwrite=False)
@@ -39,7 +30,7 @@ def test_an_unfinished_job_goes_on_also_with_overwrite(tmp_path: Path) -> None:
         assert again.part(0, "jsonl").exists()
 
 
-def test_a_kill_between_output_and_record_is_mended(tmp_path: Path) -> None:
+def test_a_kill_between_output_and_record_is_mended(tmp_path):
     out = tmp_path / "o.jsonl"
     journal = Journal(out, JOB)
     journal.open(overwrite=False)
@@ -50,7 +41,7 @@ def test_a_kill_between_output_and_record_is_mended(tmp_path: Path) -> None:
     assert again.part(0, "jsonl").exists()
 
 
-def test_what_is_not_ours_is_left_alone(tmp_path: Path) -> None:
+def test_what_is_not_ours_is_left_alone(tmp_path):
     out = tmp_path / "o.jsonl"
     out.write_text("mine")
     with pytest.raises(DataError, match="exists already.*`overwrite=true`"):
@@ -61,7 +52,7 @@ def test_what_is_not_ours_is_left_alone(tmp_path: Path) -> None:
     assert out.read_text() == "mine"  # until the new one is complete
 
 
-def test_an_output_changed_since_is_not_taken_for_ours(tmp_path: Path) -> None:
+def test_an_output_changed_since_is_not_taken_for_ours(tmp_path):
     out = tmp_path / "o.jsonl"
     finished(out)
     out.write_text("DONE")  # the same length
@@ -70,21 +61,21 @@ def test_an_output_changed_since_is_not_taken_for_ours(tmp_path: Path) -> None:
     assert out.read_text() == "DONE"
 
 
-def test_a_finished_output_that_was_removed_is_made_again(tmp_path: Path) -> None:
+def test_a_finished_output_that_was_removed_is_made_again(tmp_path):
     out = tmp_path / "o.jsonl"
     finished(out)
     out.unlink()
     assert not Journal(out, JOB).open(overwrite=False)
 
 
-def test_overwriting_a_finished_job_starts_anew(tmp_path: Path) -> None:
+def test_overwriting_a_finished_job_starts_anew(tmp_path):
     out = tmp_path / "o.jsonl"
     journal = finished(out)
     assert not Journal(out, JOB).open(overwrite=True)
     assert not journal.part(0, "jsonl").exists()
 
 
-def test_unfinished_work_of_another_job_is_named(tmp_path: Path) -> None:
+def test_unfinished_work_of_another_job_is_named(tmp_path):
     out = tmp_path / "o.jsonl"
     first = Journal(out, JOB)
     first.open(overwrite=False)
@@ -97,7 +88,7 @@ def test_unfinished_work_of_another_job_is_named(tmp_path: Path) -> None:
     assert not first.part(0, "jsonl").exists()
 
 
-def test_a_torn_record_is_not_trusted(tmp_path: Path) -> None:
+def test_a_torn_record_is_not_trusted(tmp_path):
     out = tmp_path / "o.jsonl"
     journal = Journal(out, JOB)
     journal.open(overwrite=False)
@@ -106,7 +97,7 @@ def test_a_torn_record_is_not_trusted(tmp_path: Path) -> None:
         Journal(out, JOB).open(overwrite=False)
 
 
-def test_a_folder_is_no_output(tmp_path: Path) -> None:
+def test_a_folder_is_no_output(tmp_path):
     (tmp_path / "o.jsonl").mkdir()
     with pytest.raises(DataError, match="folder"):
         Journal(tmp_path / "o.jsonl", JOB).open(overwrite=True)

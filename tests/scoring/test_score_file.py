@@ -25,7 +25,7 @@ MARK = ScoreConfig(bad_rows="mark")
 
 
 @pytest.fixture
-def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_chunks(monkeypatch):
     monkeypatch.setattr(score, "CHUNK_ROWS", 7)
 
 
@@ -52,9 +52,7 @@ def load(path: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
-def test_every_row_comes_out_in_order_with_what_the_model_gives(
-    model: Path, tmp_path: Path, small_chunks: None, ending: str
-) -> None:
+def test_every_row_comes_out_in_order_with_what_the_model_gives(model, tmp_path, small_chunks, ending):
     rows, seen = answer_rows(20), []
     out = tmp_path / f"out.{ending}"
     summary = ebrm.score_file(
@@ -85,7 +83,7 @@ def test_every_row_comes_out_in_order_with_what_the_model_gives(
         assert schema.field("reward").type == pa.float32() and schema.field("id").type == pa.int64()
 
 
-def test_pairs_get_both_sides_and_a_probability(model: Path, tmp_path: Path, small_chunks: None) -> None:
+def test_pairs_get_both_sides_and_a_probability(model, tmp_path, small_chunks):
     rows = preference_rows(9)
     ebm = EnergyRewardModel.from_pretrained(model)
     summary = ebrm.score_file(ebm, write_lines(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl")
@@ -101,7 +99,7 @@ def test_pairs_get_both_sides_and_a_probability(model: Path, tmp_path: Path, sma
     assert 0 < sum(right) < 9  # or the accuracy above could not be wrong
 
 
-def test_messages(model: Path, tmp_path: Path) -> None:
+def test_messages(model, tmp_path):
     turns = [{"role": "user", "content": "Question 1"}, {"role": "assistant", "content": "alpha"}]
     source = write_lines(tmp_path / "in.jsonl", [{"messages": turns}, {"messages": turns[:1] + turns[1:]}])
     ebrm.score_file(model, source, tmp_path / "out.jsonl")
@@ -109,9 +107,7 @@ def test_messages(model: Path, tmp_path: Path) -> None:
     assert read_lines(tmp_path / "out.jsonl")[1]["reward"] == pytest.approx(float(expected.reward), abs=REWARD)
 
 
-def test_features_need_no_reward_model(
-    model: Path, features: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_chunks: None
-) -> None:
+def test_features_need_no_reward_model(model, features, pairs, tmp_path, monkeypatch, small_chunks):
     ebrm.score_file(model, pairs, tmp_path / "text.jsonl")
     monkeypatch.setattr(
         EnergyRewardModel, "backbone", property(lambda _: pytest.fail("the reward model was asked for"))
@@ -137,9 +133,7 @@ BAD = [
 ]
 
 
-def test_bad_rows_stop_before_anything_is_written_or_loaded(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bad_rows_stop_before_anything_is_written_or_loaded(model, tmp_path, monkeypatch):
     monkeypatch.setattr(EnergyRewardModel, "backbone", property(lambda _: pytest.fail("the reward model was loaded")))
     source = write_lines(tmp_path / "in.jsonl", BAD)
     before = snapshot(tmp_path)
@@ -152,7 +146,7 @@ def test_bad_rows_stop_before_anything_is_written_or_loaded(
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "parquet", "csv"])
-def test_bad_rows_can_be_marked(model: Path, tmp_path: Path, small_chunks: None, ending: str) -> None:
+def test_bad_rows_can_be_marked(model, tmp_path, small_chunks, ending):
     rows = [row for row in BAD if ending == "jsonl" or row.get("response") not in (3, "\ud83d")]
     source = write_lines(tmp_path / "in.jsonl", rows)
     summary = ebrm.score_file(model, source, tmp_path / f"out.{ending}", MARK)
@@ -164,7 +158,7 @@ def test_bad_rows_can_be_marked(model: Path, tmp_path: Path, small_chunks: None,
 
 
 @pytest.mark.parametrize("kind", ["response", "pair"])
-def test_a_text_longer_than_the_model(model: Path, tmp_path: Path, kind: str) -> None:
+def test_a_text_longer_than_the_model(model, tmp_path, kind):
     rows = [{"prompt": "a", "response": "b"}, {"prompt": "word " * 500, "response": "b"}]
     if kind == "pair":
         rows = [{"prompt": "a", "chosen": "b", "rejected": "c"}, {"prompt": "a", "chosen": "b", "rejected": "c " * 300}]
@@ -178,7 +172,7 @@ def test_a_text_longer_than_the_model(model: Path, tmp_path: Path, kind: str) ->
     assert "the limit is 128" in second["error"] and second["error"].startswith("rejected: ") == (kind == "pair")
 
 
-def test_a_row_that_is_not_finite_is_marked(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_that_is_not_finite_is_marked(model, tmp_path, monkeypatch):
     embed = Backbone._embed
 
     def with_nan(self: Backbone, ids: Any) -> Any:
@@ -196,7 +190,7 @@ def test_a_row_that_is_not_finite_is_marked(model: Path, tmp_path: Path, monkeyp
     assert "not a finite number" in found[1]["error"] and found[2]["reward"] is not None
 
 
-def test_columns_that_are_there_already(model: Path, tmp_path: Path) -> None:
+def test_columns_that_are_there_already(model, tmp_path):
     source = write_lines(tmp_path / "in.jsonl", [{**row, "reward": 1, "std": 2} for row in answer_rows(2)])
     with pytest.raises(DataError, match='columns named reward, std, .*`prefix="refined_"`'):
         ebrm.score_file(model, source, tmp_path / "out.jsonl")
@@ -205,26 +199,25 @@ def test_columns_that_are_there_already(model: Path, tmp_path: Path) -> None:
     assert (row["reward"], row["std"], row["new_error"]) == (1, 2, None) and isinstance(row["new_reward"], float)
 
 
-def test_another_ending_or_treatment_of_bad_rows_is_refused(model: Path, tmp_path: Path) -> None:
+def test_another_ending_or_treatment_of_bad_rows_is_refused(model, tmp_path):
     with pytest.raises(ConfigError, match="out is .*out.txt; scored rows are written as"):
         ebrm.score_file(model, tmp_path / "in.jsonl", tmp_path / "out.txt")
     with pytest.raises(ConfigError, match="bad_rows is 'skip'; it must be one of stop, mark"):
         ScoreConfig(bad_rows="skip")  # type: ignore[arg-type]
 
 
-def test_the_same_job_again_is_done_at_once(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_same_job_again_is_done_at_once(model, tmp_path, monkeypatch, caplog):
     caplog.set_level("INFO")
     source = write_lines(tmp_path / "in.jsonl", answer_rows(5))
     first = ebrm.score_file(model, source, tmp_path / "out.jsonl")
     before = snapshot(tmp_path)
+    assert [path.name for path in (tmp_path / ".out.jsonl.progress").iterdir()] == ["job.json"]
     monkeypatch.setattr(score, "_score", None)
     assert ebrm.score_file(model, source, tmp_path / "out.jsonl") == first
     assert "complete already" in caplog.text and snapshot(tmp_path) == before
 
 
-def test_another_input_model_or_setting_is_another_job(model: Path, tmp_path: Path) -> None:
+def test_another_input_model_or_setting_is_another_job(model, tmp_path):
     source, out = write_lines(tmp_path / "in.jsonl", answer_rows(5)), tmp_path / "out.jsonl"
     ebrm.score_file(model, source, out)
     before = out.read_bytes()
@@ -241,7 +234,7 @@ def test_another_input_model_or_setting_is_another_job(model: Path, tmp_path: Pa
     assert len(read_lines(out)) == 6
 
 
-def test_inference_settings_change_the_result(model: Path, tmp_path: Path) -> None:
+def test_inference_settings_change_the_result(model, tmp_path):
     source, loaded = write_lines(tmp_path / "in.jsonl", answer_rows(5)), EnergyRewardModel.from_pretrained(model)
     deltas = {}
     for name, changes in {"a": {"estimate": "ascent"}, "b": {"estimate": "ascent", "steps": 0}, "c": {}}.items():
@@ -251,7 +244,7 @@ def test_inference_settings_change_the_result(model: Path, tmp_path: Path) -> No
     assert deltas["a"] != deltas["b"] != deltas["c"] != deltas["a"]
 
 
-def test_settings_of_the_reward_model_reach_it(model: Path, rm: Path, tmp_path: Path) -> None:
+def test_settings_of_the_reward_model_reach_it(model, rm, tmp_path):
     source = write_lines(tmp_path / "in.jsonl", answer_rows(5))
     ebrm.score_file(model, source, tmp_path / "a.jsonl")
     settings = {"token_budget": 60, "backbone": str(rm), "device": "cpu"}
@@ -262,7 +255,7 @@ def test_settings_of_the_reward_model_reach_it(model: Path, rm: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("rows", [7, 8, 13, 14])
-def test_chunk_borders(model: Path, tmp_path: Path, small_chunks: None, rows: int) -> None:
+def test_chunk_borders(model, tmp_path, small_chunks, rows):
     source = write_lines(tmp_path / "in.jsonl", answer_rows(rows))
     ebrm.score_file(model, source, tmp_path / "out.jsonl")
     assert [row["id"] for row in read_lines(tmp_path / "out.jsonl")] == list(range(rows))
@@ -270,9 +263,7 @@ def test_chunk_borders(model: Path, tmp_path: Path, small_chunks: None, rows: in
 
 @pytest.mark.parametrize("ending", ["jsonl", "parquet", "csv"])
 @pytest.mark.parametrize("stop_after", [0, 1, 2, 3])
-def test_a_stopped_run_ends_with_the_same_bytes(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_chunks: None, ending: str, stop_after: int
-) -> None:
+def test_a_stopped_run_ends_with_the_same_bytes(model, tmp_path, monkeypatch, small_chunks, ending, stop_after):
     source, loaded = write_lines(tmp_path / "in.jsonl", answer_rows(20)), EnergyRewardModel.from_pretrained(model)
     ebrm.score_file(loaded, source, tmp_path / f"whole.{ending}")
     out, real, calls = tmp_path / f"out.{ending}", score.write_part, []

@@ -6,7 +6,6 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -107,16 +106,12 @@ def assemble(
     inner = loaded.model.base if isinstance(loaded.model, ValueHeadModel) else loaded.model
     called = name or full_name(sources)
     layers = inner_layers(called, loaded.model, settings.layers, blocks)
+    dtype = str(next(inner.parameters()).dtype).removeprefix("torch.")
+    attention = str(getattr(config, "_attn_implementation", None) or "own")
     identity = BackboneIdentity(
-        name=called,
-        revision=sources[0].revision,
-        weights_fingerprint=weights_fingerprint(sources),
-        architecture=type(inner).__name__,
-        head_module=loaded.head_module,
-        dtype=str(next(inner.parameters()).dtype).removeprefix("torch."),
-        attention=str(getattr(config, "_attn_implementation", None) or "own"),
-        layers=layers.indices,
-    )
+        called, sources[0].revision, weights_fingerprint(sources), type(inner).__name__, loaded.head_module, dtype,
+        attention, layers.indices,
+    )  # fmt: skip
     warn_of_attention(identity, str(getattr(config, "model_type", "")))
     rule = make_text_rule(tokenizer, text, limit)
     return Backbone(
@@ -144,10 +139,8 @@ def warn_of_attention(identity: BackboneIdentity, model_type: str) -> None:
     if model_type == "gemma2" and identity.attention not in ("eager", "flash_attention_2"):
         logger.warning(
             "%s is a Gemma-2 model, whose scores need attention soft-capping; %s attention leaves it out. Use "
-            "attention='eager' or 'flash_attention_2'.",
-            identity.name,
-            identity.attention,
-        )
+            "attention='eager' or 'flash_attention_2'.", identity.name, identity.attention,
+        )  # fmt: skip
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -202,12 +195,8 @@ def _load_transformers(
     """Load through transformers; also give the names of weights that were not in the checkpoint."""
     trust = settings.trust_remote_code
     config = load_config(checkpoint, trust)
-    options: dict[str, Any] = {
-        "config": config,
-        "dtype": settings.dtype if settings.dtype == "auto" else getattr(torch, settings.dtype),
-        "output_loading_info": True,
-        "use_safetensors": True,
-    }
+    dtype = settings.dtype if settings.dtype == "auto" else getattr(torch, settings.dtype)
+    options: dict[str, Any] = {"config": config, "dtype": dtype, "output_loading_info": True, "use_safetensors": True}
     if settings.attention is not None:
         options["attn_implementation"] = settings.attention
     if model_class is None:
@@ -249,13 +238,12 @@ def load_config(checkpoint: Checkpoint, trust: bool) -> Any:
     try:
         return AutoConfig.from_pretrained(str(checkpoint.folder), num_labels=1, trust_remote_code=trust)
     except (ValueError, TypeError, KeyError, OSError, ImportError, AttributeError, StrictDataclassError) as error:
-        needs_code = bool(checkpoint.config.get("auto_map")) and not trust
         advice = (
-            f"It brings its own code: read it, then allow it with {setting('trust_remote_code', True)}."
-            if needs_code
-            else "Use a transformers version that knows it, or teach ebrm with ebrm.backbone.register_family; "
+            "Use a transformers version that knows it, or teach ebrm with ebrm.backbone.register_family; "
             "if config.json was edited or damaged, get it again."
         )
+        if checkpoint.config.get("auto_map") and not trust:
+            advice = f"It brings its own code: read it, then allow it with {setting('trust_remote_code', True)}."
         reason = " ".join(str(error).split())[:200]
         raise BackboneError(
             f"transformers {transformers.__version__} cannot read the configuration of {checkpoint.name} (model_type "
@@ -265,12 +253,8 @@ def load_config(checkpoint: Checkpoint, trust: bool) -> Any:
 
 def load_tokenizer(sources: Sequence[Checkpoint], trust: bool) -> Any:
     """The tokenizer of the first of the checkpoints that has one."""
-    folders: list[Path] = [source.folder for source in sources]
-    has = [
-        folder
-        for folder in folders
-        if (folder / "tokenizer_config.json").is_file() or (folder / "tokenizer.json").is_file()
-    ]
+    folders = [source.folder for source in sources]
+    has = [f for f in folders if (f / "tokenizer_config.json").is_file() or (f / "tokenizer.json").is_file()]
     folder = (has or folders[-1:])[0]
     try:
         with quiet():

@@ -45,7 +45,6 @@ def require_head(checkpoint: Checkpoint, head: StoredHead | None, looked_for: It
     """Give back the stored head, if it is one trained, unquantized map to a single reward."""
     if head is None:
         raise BackboneError(_no_head(checkpoint, tuple(looked_for)))
-    where = f"the head {head.name} of {checkpoint.name}"
     if head.rows != 1:
         what = "a two-label classifier" if head.rows == 2 else f"a model with {head.rows} outputs"
         raise BackboneError(
@@ -55,9 +54,9 @@ def require_head(checkpoint: Checkpoint, head: StoredHead | None, looked_for: It
     info = next(x for name, x in checkpoint.tensors.items() if plain_name(name) == head.name + ".weight")
     if info.dtype not in _FLOATS:
         raise BackboneError(
-            f"{_upper(where)} is quantized (stored as {info.dtype}), so the reward cannot be read exactly. Use the "
-            "unquantized model, or quantize again and leave the head out (llm_int8_skip_modules / "
-            "modules_to_not_convert)."
+            f"The head {head.name} of {checkpoint.name} is quantized (stored as {info.dtype}), so the reward cannot be "
+            "read exactly. Use the unquantized model, or quantize again and leave the head out (llm_int8_skip_modules "
+            "/ modules_to_not_convert)."
         )
     return head
 
@@ -115,13 +114,8 @@ def require_linear(name: str, path: str, module: nn.Module | None) -> nn.Linear:
 
 def reported_reward(output: Any, attention_mask: Tensor) -> Tensor:
     """The reward a model reports, float32 [n]: `.logits` or alike, or a tensor; [n], [n, 1], [n, L] or [n, L, 1]."""
-    value = output
-    if not isinstance(value, Tensor):
-        value = next(
-            (getattr(output, name) for name in _OUTPUTS if isinstance(getattr(output, name, None), Tensor)), None
-        )
-    if value is None and isinstance(output, tuple) and output and isinstance(output[0], Tensor):
-        value = output[0]
+    given = [getattr(output, name, None) for name in _OUTPUTS] + list(output[:1] if isinstance(output, tuple) else ())
+    value = next((value for value in (output, *given) if isinstance(value, Tensor)), None)
     if value is not None:
         value = value.squeeze(-1) if value.ndim > 1 else value
         if value.shape == attention_mask.shape and value.ndim == 2:
@@ -157,14 +151,9 @@ def check_reading(
 
 
 def _diagnosis(
-    captured: Tensor,
-    mask: Tensor,
-    weight: Tensor,
-    bias: Tensor | float,
-    ours: Tensor,
-    reported: Tensor,
+    captured: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | float, ours: Tensor, reported: Tensor,
     tolerance: Tensor,
-) -> str:
+) -> str:  # fmt: skip
     """An explanation of the difference: another position, a lost bias, or something done after the head."""
     if captured.ndim == 3:
         everywhere = captured.float() @ weight + bias  # [n, L]
@@ -180,17 +169,15 @@ def _diagnosis(
             return "Wrong position: the model reads its reward at another token than the last one of the text."
     difference = reported - ours
     if len(ours) > 1 and bool(((difference - difference.mean()).abs() <= 2 * tolerance).all()):
-        return (
-            f"Everywhere by {float(difference.mean()):.4g}: a bias that was lost, or a constant added after the head."
-        )
+        by = float(difference.mean())
+        return f"Everywhere by {by:.4g}: a bias that was lost, or a constant added after the head."
     for what, change in (("a sigmoid", torch.sigmoid), ("a tanh", torch.tanh), ("a change of sign", torch.neg)):
         if bool(((change(ours) - reported).abs() <= tolerance).all()):
             return f"Post-processing: the model applies {what} after its head."
     if len(ours) > 2:
-        slope = float(
-            (ours - ours.mean()) @ (reported - reported.mean()) / (ours - ours.mean()).square().sum().clamp_min(1e-12)
-        )
-        line = reported.mean() + slope * (ours - ours.mean())
+        apart = ours - ours.mean()
+        slope = float(apart @ (reported - reported.mean()) / apart.square().sum().clamp_min(1e-12))
+        line = reported.mean() + slope * apart
         if abs(slope) > 1e-3 and bool(((line - reported).abs() <= (1 + abs(slope)) * 2 * tolerance).all()):
             return f"Post-processing: the model rescales its reward after the head (by {slope:.4g})."
     return "Wrong head, or something not linear after it."
@@ -207,7 +194,3 @@ def check_padding(name: str, padded: Tensor, alone: Tensor, dtype: torch.dtype, 
             "a place counted from the end of the batch. Use `token_budget=1` (no padding), or teach ebrm this model "
             "with ebrm.backbone.register_family."
         )
-
-
-def _upper(text: str) -> str:
-    return text[:1].upper() + text[1:]

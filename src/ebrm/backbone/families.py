@@ -106,25 +106,17 @@ def stored_head(checkpoint: Checkpoint, names: tuple[str, ...]) -> StoredHead | 
     """Find the head among the checkpoint's tensors, or None."""
     tensors = {plain_name(full): info for full, info in checkpoint.tensors.items()}
     for name in names:
-        weights = [
-            path.removesuffix(".weight")
-            for path, info in tensors.items()
-            if path.startswith(name + ".")
-            and path.endswith(".weight")
-            and len(info.shape) == 2
-            and ".lora_" not in path
-        ]
+        inside = (path for path in tensors if path.startswith(name + ".") and path.endswith(".weight"))
+        maps = (path for path in inside if len(tensors[path].shape) == 2 and ".lora_" not in path)
+        weights = [path.removesuffix(".weight") for path in maps]
         if weights:
             # Numbered parts run in order of their numbers; otherwise the map to the fewest numbers is the last.
             ordered = sorted(weights, key=lambda path: (-tensors[path + ".weight"].shape[0], path))
-            numbered = sorted((path for path in weights if path.rpartition(".")[2].isdigit()), key=_number)
+            numbered = [path for path in weights if path.rpartition(".")[2].isdigit()]
+            numbered.sort(key=lambda path: int(path.rpartition(".")[2]))
             linears = tuple(numbered) if len(numbered) == len(weights) else (ordered[-1],)
             return StoredHead(linears[-1], linears, tensors[linears[-1] + ".weight"].shape[0])
     return None
-
-
-def _number(path: str) -> int:
-    return int(path.rpartition(".")[2])
 
 
 def plain_name(tensor: str) -> str:

@@ -221,11 +221,8 @@ def find_blocks(name: str, model: nn.Module) -> tuple[nn.ModuleList, int]:
             f"The blocks of {name} cannot be found: its configuration does not say how many there are and how long a "
             f"hidden state is (num_hidden_layers, hidden_size). {_WAY_OUT}"
         )
-    lists = {
-        path: module
-        for path, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) == count
-    }
+    named = ((path, module) for path, module in model.named_modules() if isinstance(module, nn.ModuleList))
+    lists = {path: module for path, module in named if len(module) == count}
     outermost = [path for path in lists if not any(path.startswith(other + ".") for other in lists)]
     if len(outermost) > 1 and getattr(config, "is_encoder_decoder", False):
         outermost = [path for path in outermost if "encoder" in path.split(".")]

@@ -66,13 +66,11 @@ class BackboneIdentity:
         """
         names = ["weights_fingerprint", "head_module", "architecture", "layers"]
         names += ["dtype", "attention"] if exact else []
-        unlike = [name for name in names if getattr(self, name) != getattr(other, name)]
+        mine, others = ({name: getattr(side, name) for name in names} for side in (self, other))
+        unlike = [name for name in names if mine[name] != others[name]]
         if not unlike:
             return None
-        parts = [
-            f"{name} is {_short(getattr(self, name))} {ours} and {_short(getattr(other, name))} {theirs}"
-            for name in unlike
-        ]
+        parts = [f"{name} is {_short(mine[name])} {ours} and {_short(others[name])} {theirs}" for name in unlike]
         what = "the embedding" if unlike == ["layers"] else "the reward model"
         return f"{what} differs: {self._call()} {ours}, {other._call()} {theirs}; " + "; ".join(parts)
 

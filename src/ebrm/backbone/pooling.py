@@ -100,8 +100,8 @@ class PoolingServer:
 
     @property
     def name(self) -> str:
-        """Its name in messages."""
-        return f"the {'SGLang' if self.kind == 'sglang' else 'vLLM'} server {self.url} ({self.model})"
+        """Its name at the beginning of a sentence."""
+        return f"The {'SGLang' if self.kind == 'sglang' else 'vLLM'} server {self.url} ({self.model})"
 
     def read(self, token_ids: Sequence[Sequence[int]], token_budget: int) -> Answer:
         """Vectors of n token sequences, in the order given, through several requests at once."""
@@ -135,14 +135,9 @@ class PoolingServer:
     def _ask_vllm(self, client: httpx.Client, token_ids: list[list[int]]) -> Answer:
         path = "/v1/embeddings"
         body = {
-            "model": self.model,
-            "input": token_ids,
-            "use_activation": False,
-            "add_special_tokens": False,
-            "encoding_format": "base64",
-            "embed_dtype": "float32",
-            "endianness": "little",
-        }
+            "model": self.model, "input": token_ids, "use_activation": False, "add_special_tokens": False,
+            "encoding_format": "base64", "embed_dtype": "float32", "endianness": "little",
+        }  # fmt: skip
         answer = self._json(client, "POST", path, body)
         vectors = [_vector(row.get("embedding")) for row in self._rows(answer, path, len(token_ids))]
         return Answer(vectors, None, _tokens(answer))
@@ -150,23 +145,20 @@ class PoolingServer:
     def _ask_sglang(self, client: httpx.Client, token_ids: list[list[int]]) -> Answer:
         path = "/v1/score"
         body = {
-            "model": self.model,
-            "query": [],
-            "items": token_ids,
-            "apply_softmax": False,
+            "model": self.model, "query": [], "items": token_ids, "apply_softmax": False,
             "return_pooled_hidden_states": True,
-        }
+        }  # fmt: skip
         answer = self._json(client, "POST", path, body)
         states, scores = answer.get("pooled_hidden_states"), answer.get("scores")
         if not isinstance(states, list) or not isinstance(scores, list):
             raise ServerError(
-                f"{_upper(self.name)} gives {path} without pooled_hidden_states, which are the embeddings. They were "
+                f"{self.name} gives {path} without pooled_hidden_states, which are the embeddings. They were "
                 "added in 2026 (return_pooled_hidden_states): use a newer SGLang, started as "
                 f"{FLAGS['sglang']}, or vLLM."
             )
         if not len(states) == len(scores) == len(token_ids):
             raise ServerError(
-                f"{_upper(self.name)} gives {len(states)} embeddings and {len(scores)} scores for {len(token_ids)} "
+                f"{self.name} gives {len(states)} embeddings and {len(scores)} scores for {len(token_ids)} "
                 "texts. Start it without --multi-item-scoring-delimiter."
             )
         return Answer([_vector(state) for state in states], [_numbers(row) for row in scores], _tokens(answer))
@@ -178,16 +170,15 @@ class PoolingServer:
         places = sorted(row["index"] for row in rows if isinstance(row.get("index"), int))
         if len(rows) != count or places != list(range(count)):
             raise ServerError(
-                f"{_upper(self.name)} answers {path} with {len(rows)} results (index {places[:5]}…) for {count} texts; "
+                f"{self.name} answers {path} with {len(rows)} results (index {places[:5]}…) for {count} texts; "
                 "one each, numbered from 0, was expected. Is this a vLLM or SGLang server?"
             )
         return sorted(rows, key=lambda row: int(row["index"]))
 
     def _client(self) -> httpx.Client:
         token = os.environ.get(TOKEN)
-        return httpx.Client(
-            base_url=self.url, timeout=_TIMEOUT, headers={"Authorization": f"Bearer {token}"} if token else {}
-        )
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        return httpx.Client(base_url=self.url, timeout=_TIMEOUT, headers=headers)
 
     def _json(self, client: httpx.Client, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         return self._parse(self._send(client, method, path, body), path)
@@ -223,11 +214,12 @@ class PoolingServer:
             )
         if code in (404, 405) and path != "/v1/models":
             raise ServerError(
-                f"{_upper(self.name)} does not offer {path} (HTTP {code}): it was started to generate or to classify. "
+                f"{self.name} does not offer {path} (HTTP {code}): it was started to generate or to classify. "
                 f"Start it as: {FLAGS[self.kind]}."
             )
         if code != 200:
-            raise ServerError(f"The server {self.url} refuses {path} (HTTP {code}): {_said(answer)}.{self._hint(path)}")
+            hint = "" if path == "/v1/models" else f" If it was started otherwise, start it as: {FLAGS[self.kind]}."
+            raise ServerError(f"The server {self.url} refuses {path} (HTTP {code}): {_said(answer)}.{hint}")
         try:
             return answer.json()
         except ValueError:
@@ -235,9 +227,6 @@ class PoolingServer:
                 f"The server {self.url} answers {path} with {answer.headers.get('content-type', 'something')}, not "
                 f"JSON: {answer.text[:100]!r}. Is this a vLLM or SGLang server?"
             ) from None
-
-    def _hint(self, path: str) -> str:
-        return "" if path == "/v1/models" else f" If it was started otherwise, start it as: {FLAGS[self.kind]}."
 
 
 def _divide(token_ids: Sequence[Sequence[int]], budget: int) -> list[list[list[int]]]:
@@ -294,10 +283,6 @@ def _asked_to_wait(answer: httpx.Response) -> float:
         return 0.0
 
 
-def _upper(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
 def probe_texts(tokenizer: Any, limit: int | None) -> list[list[int]]:
     """Token ids that tell how a server pools: a text, it without its last 1 to 4 tokens, it without its first."""
     ids = list(tokenizer(_TEXT, verbose=False)["input_ids"])[: min(limit or _LONGEST, _LONGEST)]
@@ -309,7 +294,7 @@ def embeddings(server: PoolingServer, answer: Answer, token_ids: Sequence[Sequen
     sent = sum(map(len, token_ids))
     if answer.tokens is not None and answer.tokens != sent:
         raise ServerError(
-            f"{_the(server)} says it read {answer.tokens} tokens, and {sent} were sent ({len(token_ids)} texts): it "
+            f"{server.name} says it read {answer.tokens} tokens, and {sent} were sent ({len(token_ids)} texts): it "
             "adds special tokens or cuts texts, so its embeddings are those of other texts. Start it without "
             "truncation and with a --max-model-len (vLLM) or --context-length (SGLang) for the longest text."
         )
@@ -326,7 +311,7 @@ def probe(
     vectors = embeddings(server, answer, texts, weight.shape[1])
     if not bool(vectors.isfinite().all()):
         raise ServerError(
-            f"{_the(server)} gives embeddings that are not finite numbers (NaN or infinite) for an ordinary text. In "
+            f"{server.name} gives embeddings that are not finite numbers (NaN or infinite) for an ordinary text. In "
             "float16 this is overflow: start it with --dtype bfloat16; else its weights are damaged."
         )
     _refuse_probabilities(server, vectors)
@@ -344,7 +329,7 @@ def _wrong_shape(server: PoolingServer, vector: NDArray[np.float32], tokens: int
     if vector.ndim > 1 or (tokens > 1 and count == tokens * size):
         rows = vector.shape[0] if vector.ndim > 1 else tokens
         return (
-            f"{_the(server)} gives {rows} vectors for one text of {tokens} tokens, one a token; one vector of {size} "
+            f"{server.name} gives {rows} vectors for one text of {tokens} tokens, one a token; one vector of {size} "
             f"numbers, that of the last token, was expected. {_mend(server)}"
         )
     if 0 < count < 8:
@@ -352,11 +337,11 @@ def _wrong_shape(server: PoolingServer, vector: NDArray[np.float32], tokens: int
         after = ", which have been through a softmax or a sigmoid" if bounded else ""
         numbers = "1 number" if count == 1 else f"{count} numbers"
         return (
-            f"{_the(server)} gives scores of a classifier instead of embeddings: {numbers} a text ({_some(vector)}"
+            f"{server.name} gives scores of a classifier instead of embeddings: {numbers} a text ({_some(vector)}"
             f"{after}); the {size} numbers that go into the reward head were expected. {_mend(server)}"
         )
     return (
-        f"{_the(server)} gives {count} numbers a text, and the reward head of the checkpoint takes {size}: it serves "
+        f"{server.name} gives {count} numbers a text, and the reward head of the checkpoint takes {size}: it serves "
         "another model, or cuts its embeddings (dimensions). Give the checkpoint it serves, or start it with this one."
     )
 
@@ -367,7 +352,7 @@ def _refuse_probabilities(server: PoolingServer, vectors: Tensor) -> None:
     sums = vectors.sum(dim=1)
     what = "a softmax (each sums to 1)" if bool(((sums - 1).abs() < 1e-2).all()) else "a sigmoid (all in 0 to 1)"
     raise ServerError(
-        f"{_the(server)} gives vectors that have been through {what}, like {_some(vectors[0].numpy())}; the hidden "
+        f"{server.name} gives vectors that have been through {what}, like {_some(vectors[0].numpy())}; the hidden "
         f"state itself was expected. {_mend(server)}"
     )
 
@@ -378,11 +363,9 @@ def _refuse_normalized(server: PoolingServer, vectors: Tensor) -> None:
         older = (
             " Versions that do not know use_activation call it normalize: --override-pooler-config "
             '\'{"pooling_type": "LAST", "normalize": false}\'.'
-            if server.kind == "vllm"
-            else ""
-        )
+        ) * (server.kind == "vllm")
         raise ServerError(
-            f"{_the(server)} gives L2-normalized embeddings (the lengths of {len(norms)} different ones are all "
+            f"{server.name} gives L2-normalized embeddings (the lengths of {len(norms)} different ones are all "
             f"{float(norms.mean()):.4f}), from which the reward cannot be computed; the hidden state as it is was "
             f"expected. {_mend(server)}{older}"
         )
@@ -395,17 +378,14 @@ def _refuse_other_token(server: PoolingServer, vectors: Tensor, texts: list[list
     scale = vectors[0].norm()
     cuts = vectors[: _CUTS + 1].diff(dim=0).norm(dim=1) / scale  # by how much each cut of one token moves it
     if float(cuts.max()) < 1e-4:
+        what = "an embedding that does not change with the end of a text, only with its beginning: the first token's"
         if float((vectors[-1] - vectors[0]).norm() / scale) < 1e-4:
             what = "the same embedding for different texts"
-        else:
-            what = (
-                "an embedding that does not change with the end of a text, only with its beginning: the first token's"
-            )
-        raise ServerError(f"{_the(server)} gives {what}; the last token's was expected. {_mend(server)}")
+        raise ServerError(f"{server.name} gives {what}; the last token's was expected. {_mend(server)}")
     n = len(texts[0])
     if n >= 32 and float(cuts.max()) < 3 / n:
         raise ServerError(
-            f"{_the(server)} gives embeddings that hardly change when the last token is taken off (by "
+            f"{server.name} gives embeddings that hardly change when the last token is taken off (by "
             f"{float(cuts.max()):.1%} in a text of {n}), like a mean over all tokens; the last token's was expected. "
             f"{_mend(server)}"
         )
@@ -416,7 +396,7 @@ def _compare_scores(server: PoolingServer, ours: Tensor, scores: list[list[float
     labels = {len(row) for row in scores}
     if labels != {1}:
         raise ServerError(
-            f"{_the(server)} has a head with {max(labels)} labels, and the checkpoint's has one. It serves another "
+            f"{server.name} has a head with {max(labels)} labels, and the checkpoint's has one. It serves another "
             "model; give the checkpoint it serves, or start it with this one."
         )
     theirs = torch.tensor([row[0] for row in scores])
@@ -435,7 +415,7 @@ def _compare_scores(server: PoolingServer, ours: Tensor, scores: list[list[float
             "logit_sigma). Give the checkpoint it serves, or start it with this one."
         )
     raise ServerError(
-        f"{_the(server)} scores a text {seen} (up to {float(tolerance[worst]):.2g} is rounding). {why} "
+        f"{server.name} scores a text {seen} (up to {float(tolerance[worst]):.2g} is rounding). {why} "
         f"{_mend(server) if 'through' in why else ''}".rstrip()
     )
 
@@ -446,7 +426,3 @@ def _mend(server: PoolingServer) -> str:
 
 def _some(values: NDArray[np.float32]) -> str:
     return ", ".join(f"{value:.4g}" for value in values.ravel()[:_SHOWN]) + (", …" if values.size > _SHOWN else "")
-
-
-def _the(server: PoolingServer) -> str:
-    return server.name[:1].upper() + server.name[1:]

@@ -63,17 +63,9 @@ class Backbone:
     """
 
     def __init__(
-        self,
-        loaded: Loaded,
-        tokenizer: Any,
-        text_rule: TextRule,
-        identity: BackboneIdentity,
-        *,
-        device: torch.device,
-        token_budget: int,
-        limit: int | None,
-        layers: InnerLayers,
-    ) -> None:
+        self, loaded: Loaded, tokenizer: Any, text_rule: TextRule, identity: BackboneIdentity, *,
+        device: torch.device, token_budget: int, limit: int | None, layers: InnerLayers,
+    ) -> None:  # fmt: skip
         self.model = loaded.model.eval().requires_grad_(False).to(device)
         self.head: Head = float32_head(loaded.head)
         self.layers = layers
@@ -176,10 +168,8 @@ class Backbone:
         embedding[rows], reward[rows] = found, self.head(found)
         for row in rows:
             if not (reward[row].isfinite() and embedding[row].isfinite().all()):
-                errors[row] = (
-                    f"{self.identity.name} gives this text an embedding or reward that is not a finite number. "
-                    f"{self._overflow()}"
-                )
+                what = "gives this text an embedding or reward that is not a finite number."
+                errors[row] = f"{self.identity.name} {what} {self._overflow()}"
                 if on_error == "raise":
                     raise TextError(f"Text {row}: {errors[row]}")
         bad = [row for row, error in enumerate(errors) if error is not None]
@@ -223,7 +213,7 @@ class Backbone:
         # Longest first: if memory runs out, it does so at once.
         queue = sorted(range(len(token_ids)), key=lambda row: -len(token_ids[row]))
         while queue:
-            batch = _next_batch(queue, token_ids, budget)
+            batch = queue[: max(1, budget // len(token_ids[queue[0]]))]
             found = self._try([token_ids[row] for row in batch])
             if found is None:
                 if len(batch) == 1:
@@ -298,19 +288,12 @@ def as_list(name: str, value: Iterable[Any]) -> list[Any]:
     return list(found)
 
 
-def _next_batch(queue: list[int], token_ids: Sequence[Sequence[int]], budget: int) -> list[int]:
-    return queue[: max(1, budget // len(token_ids[queue[0]]))]
-
-
 def _out_of_memory(error: BaseException) -> bool:
     said = str(error).lower()
     return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in said or "can't allocate memory" in said
 
 
 def _pad_id(tokenizer: Any, model: nn.Module) -> int:
-    choices = [
-        tokenizer.pad_token_id,
-        *(getattr(config, "pad_token_id", None) for config in configs(model)),
-        tokenizer.eos_token_id,
-    ]
+    own = (getattr(config, "pad_token_id", None) for config in configs(model))
+    choices = [tokenizer.pad_token_id, *own, tokenizer.eos_token_id]
     return next((int(token) for token in choices if isinstance(token, int) and token >= 0), 0)

@@ -43,17 +43,9 @@ class ServerBackbone(Backbone):
     """A frozen reward model in a vLLM or SGLang server; no `model` is here, and `token_budget` is a request's."""
 
     def __init__(  # not super().__init__: there is no model in this process
-        self,
-        server: PoolingServer,
-        head: Head,
-        tokenizer: Any,
-        text_rule: TextRule,
-        identity: BackboneIdentity,
-        *,
-        token_budget: int,
-        limit: int | None,
-        vocabulary: int | None,
-    ) -> None:
+        self, server: PoolingServer, head: Head, tokenizer: Any, text_rule: TextRule, identity: BackboneIdentity, *,
+        token_budget: int, limit: int | None, vocabulary: int | None,
+    ) -> None:  # fmt: skip
         self.server, self.head = server, head
         self.layers = InnerLayers()
         self.embedding_size = head.weight.shape[1]
@@ -69,24 +61,20 @@ class ServerBackbone(Backbone):
             return torch.empty(0, self.embedding_size)
         with self._probing:
             if not self._checked:
-                self._probe()
+                texts = probe_texts(self.tokenizer, self.limit)
+                answer = self.server.read(texts, self.token_budget)
+                if not probe(self.server, self.head, self.head.weight, texts, answer):
+                    logger.warning(
+                        "%s has no classifier beside the embeddings: that they are un-normalized and of the last token "
+                        "was checked, but nothing can tell whether its weights are those of %s.",
+                        self.server.name, self.identity.name,
+                    )  # fmt: skip
+                self._checked = True
         answer = self.server.read(token_ids, self.token_budget)
         return embeddings(self.server, answer, token_ids, self.embedding_size)
 
     def _overflow(self) -> str:
         return "In float16 this is overflow: start the server with --dtype bfloat16; else its weights are damaged."
-
-    def _probe(self) -> None:
-        texts = probe_texts(self.tokenizer, self.limit)
-        answer = self.server.read(texts, self.token_budget)
-        if not probe(self.server, self.head, self.head.weight, texts, answer):
-            logger.warning(
-                "%s has no classifier beside the embeddings: that they are un-normalized and of the last token was "
-                "checked, but nothing can tell whether its weights are those of %s.",
-                self.server.name,
-                self.identity.name,
-            )
-        self._checked = True
 
 
 def load_server(settings: BackboneConfig, text: TextConfig, blocks: Sequence[int] | None = None) -> ServerBackbone:
@@ -116,14 +104,9 @@ def load_server(settings: BackboneConfig, text: TextConfig, blocks: Sequence[int
         refuse_unknown_parts(owner, stored)
         inner = getattr(skeleton, getattr(skeleton, "base_model_prefix", "") or "-", skeleton)
     identity = BackboneIdentity(
-        name=full_name(sources),
-        revision=checkpoint.revision,
-        weights_fingerprint=weights_fingerprint(sources),
-        architecture=type(inner).__name__,
-        head_module=stored.name,
-        dtype=_dtype(sources[-1], config, settings),
-        attention=SERVER,
-    )
+        full_name(sources), checkpoint.revision, weights_fingerprint(sources), type(inner).__name__, stored.name,
+        _dtype(sources[-1], config, settings), SERVER,
+    )  # fmt: skip
     tokenizer = load_tokenizer(sources, settings.trust_remote_code)
     limit = model_limit(skeleton)
     rule = make_text_rule(tokenizer, text, limit)
@@ -178,8 +161,8 @@ def _last(name: str) -> str:
 
 def _skeleton(base: Checkpoint, config: Any, settings: BackboneConfig) -> nn.Module:
     """The model without its weights: what tells its class, its parts and its limits."""
-    model_class = choose_class(base, config, settings.trust_remote_code)
-    options = {"trust_remote_code": True} if settings.trust_remote_code else {}
+    trust = settings.trust_remote_code
+    model_class, options = choose_class(base, config, trust), {"trust_remote_code": True} if trust else {}
     try:
         with quiet(), torch.device("meta"):
             model: nn.Module = model_class.from_config(config, **options)
@@ -207,10 +190,8 @@ def _read_head(owner: Checkpoint, stored: StoredHead, config: Any) -> Head:
             f"The head {stored.name} of {owner.name} takes {weight.shape[1]} numbers, but its hidden states have "
             f"{text.hidden_size}. The head belongs to another model; give the folder they were saved in together."
         )
-    bias: Tensor | None = None
-    if stored.name + ".bias" in tensors:
-        bias = owner.read(tensors[stored.name + ".bias"]).float().clone()
-    return Head(weight, bias)
+    bias = tensors.get(stored.name + ".bias")
+    return Head(weight, None if bias is None else owner.read(bias).float().clone())
 
 
 def _dtype(base: Checkpoint, config: Any, settings: BackboneConfig) -> str:

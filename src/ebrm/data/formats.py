@@ -103,14 +103,13 @@ class Columns:
 
 def read_preference(row: Mapping[str, Any], where: str, columns: Columns, layout: Layout) -> tuple[Preference, str]:
     """One row as a checked preference, and its format in words; raises RowProblem for a row that cannot be used."""
-    if layout == "labeled":
-        prompt_value, prompt_name = columns.get("prompt", row)
-        (chosen, chosen_name), (rejected, rejected_name) = _by_label(row, columns)
-    else:
-        prompt_value, prompt_name = columns.get("prompt", row)
-        (chosen, chosen_name), (rejected, rejected_name) = (columns.get("chosen", row), columns.get("rejected", row))
-        if layout == "implicit" and prompt_value is not None:
-            raise RowProblem("prompt in some rows only", prompt_name, prompt_value)
+    prompt_value, prompt_name = columns.get("prompt", row)
+    sides = (
+        _by_label(row, columns) if layout == "labeled" else (columns.get("chosen", row), columns.get("rejected", row))
+    )
+    (chosen, chosen_name), (rejected, rejected_name) = sides
+    if layout == "implicit" and prompt_value is not None:
+        raise RowProblem("prompt in some rows only", prompt_name, prompt_value)
     for value, name in ((chosen, chosen_name), (rejected, rejected_name)):
         if value is None:
             raise RowProblem("missing", name, value)
@@ -125,17 +124,9 @@ def read_preference(row: Mapping[str, Any], where: str, columns: Columns, layout
     chosen_text, rejected_text = (check_text(text, name) for text, name in zip(texts, names, strict=True))
     if chosen_text == rejected_text:
         raise RowProblem("equal sides", rejected_name, rejected_text)
-    preference = Preference(
-        prompt=check_prompt(prompt, prompt_name),
-        chosen=chosen_text,
-        rejected=rejected_text,
-        strength=check_strength(*columns.get("strength", row)),
-        source=check_name(*columns.get("source", row)),
-        category=check_name(*columns.get("category", row)),
-        row=where,
-        split=check_name(*columns.get("split", row)),
-    )
-    return preference, shape
+    checked, strength = check_prompt(prompt, prompt_name), check_strength(*columns.get("strength", row))
+    source, category, split = (check_name(*columns.get(name, row)) for name in ("source", "category", "split"))
+    return Preference(checked, chosen_text, rejected_text, strength, source, category, where, split), shape
 
 
 def _by_label(row: Mapping[str, Any], columns: Columns) -> tuple[tuple[Any, str], tuple[Any, str]]:

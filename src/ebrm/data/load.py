@@ -55,15 +55,9 @@ def load_preferences(
     if config.limit is not None:
         rows = limit_by_prompt(rows, config.limit)
     report = PreferenceReport(
-        origin=opened.origin,
-        format=_format(shapes),
-        read=read,
-        kept=len(rows),
-        skipped=dict(kinds),
-        examples=tuple(examples),
-        duplicates=_count_repeats(rows),
+        opened.origin, _format(shapes), read, len(rows), dict(kinds), tuple(examples), _count_repeats(rows),
         limited=good - len(rows),
-    )
+    )  # fmt: skip
     logger.info("%s", report.summary())
     for row in examples:
         logger.info("skipped %s", row)

@@ -166,15 +166,13 @@ def _open_dataset_dict(data: Mapping[Any, Any], origin: str, config: PreferenceC
 
 
 def _open_files(name: str, paths: list[Path], root: Path, config: PreferenceConfig) -> Source:
-    readers = []
-    for path in paths:
-        reader = reader_of(path)
-        if reader is None:
-            raise DataError(
-                f"{path} is not a kind of file that can be read here: its name must end in {', '.join(READERS)} (text "
-                "also in .gz). Rename it, or name the data files alone."
-            )
-        readers.append((path, reader))
+    readers = [(path, reader) for path in paths if (reader := reader_of(path)) is not None]
+    if len(readers) < len(paths):
+        other = next(path for path in paths if reader_of(path) is None)
+        raise DataError(
+            f"{other} is not a kind of file that can be read here: its name must end in {', '.join(READERS)} (text "
+            "also in .gz). Rename it, or name the data files alone."
+        )
 
     def rows() -> Iterator[LocatedRow]:
         for path, reader in readers:
@@ -186,13 +184,8 @@ def _open_files(name: str, paths: list[Path], root: Path, config: PreferenceConf
 
 def _files_in(folder: Path) -> list[Path]:
     """Data files below a folder, in order of their names; hidden ones and other kinds of file are not data."""
-    found = [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-        and reader_of(path) is not None
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    ]
+    shown = (p for p in sorted(folder.rglob("*")) if not any(n.startswith(".") for n in p.relative_to(folder).parts))
+    found = [path for path in shown if path.is_file() and reader_of(path) is not None]
     kinds = sorted({kind_of(path) for path in found})
     if not found:
         raise DataError(f"The folder {folder} holds no data file ({', '.join(READERS)}). Check the path.")
@@ -385,13 +378,9 @@ def _parquet(path: Path, label: str) -> Iterator[LocatedRow]:
 
 
 READERS: dict[str, Callable[[Path, str], Iterator[LocatedRow]]] = {
-    ".jsonl": _jsonl,
-    ".ndjson": _jsonl,
-    ".json": _json,
-    ".csv": _csv,
-    ".tsv": partial(_csv, delimiter="\t"),
+    ".jsonl": _jsonl, ".ndjson": _jsonl, ".json": _json, ".csv": _csv, ".tsv": partial(_csv, delimiter="\t"),
     ".parquet": _parquet,
-}
+}  # fmt: skip
 
 
 def _open(path: Path, mode: str = "rb", **text: str) -> IO[Any]:

@@ -69,11 +69,8 @@ class TextRule:
     def mismatch(self, other: TextRule, *, ours: str = "here", theirs: str = "there") -> str | None:
         """Say where two rules differ, naming both sides; None when they make the same token ids."""
         a, b = self.identity(), other.identity()
-        parts = [
-            f"{name} is {a[name]!r} {ours} and {b[name]!r} {theirs}"
-            for name in ("template_sha256", "template_kwargs", "bos", "eos", "truncation", "max_length")
-            if a[name] != b[name]
-        ]
+        names = ("template_sha256", "template_kwargs", "bos", "eos", "truncation", "max_length")
+        parts = [f"{name} is {a[name]!r} {ours} and {b[name]!r} {theirs}" for name in names if a[name] != b[name]]
         return "the text rule differs: " + "; ".join(parts) if parts else None
 
 
@@ -102,14 +99,9 @@ def make_text_rule(tokenizer: Any, config: TextConfig, model_limit: int | None) 
             f"template_kwargs ({', '.join(sorted(config.template_kwargs))}) would have no effect: the text goes in "
             "the plain format, which takes no arguments. Remove them, or give a chat template."
         )
-    return TextRule(
-        template=template,
-        template_kwargs=dict(config.template_kwargs),
-        bos=config.bos,
-        eos=config.eos,
-        truncation=config.truncation or "error",
-        max_length=_choose_length(tokenizer, config.max_length, model_limit),
-    )
+    length = _choose_length(tokenizer, config.max_length, model_limit)
+    kwargs, truncation = dict(config.template_kwargs), config.truncation or "error"
+    return TextRule(template, kwargs, config.bos, config.eos, truncation, length)
 
 
 def _choose_template(tokenizer: Any, config: TextConfig) -> str:

@@ -76,9 +76,7 @@ class TokenizedTexts:
 
     def fingerprint(self) -> str:
         """SHA-256 of all token ids and where each text ends."""
-        digest = hashlib.sha256(self.ids.astype("<i4").tobytes())
-        digest.update(self.ends.astype("<i8").tobytes())
-        return digest.hexdigest()
+        return hashlib.sha256(self.ids.astype("<i4").tobytes() + self.ends.astype("<i8").tobytes()).hexdigest()
 
     @property
     def lengths(self) -> np.ndarray:
@@ -103,13 +101,9 @@ def text_id(prompt_id: str, response: str) -> str:
 
 
 def extract_features(
-    backbone: Backbone,
-    preferences: Preferences,
-    out: str | Path,
-    config: FeatureConfig | None = None,
-    rm_training: Sequence[bool] | np.ndarray | None = None,
-    engine: Engine | None = None,
-) -> Features:
+    backbone: Backbone, preferences: Preferences, out: str | Path, config: FeatureConfig | None = None,
+    rm_training: Sequence[bool] | np.ndarray | None = None, engine: Engine | None = None,
+) -> Features:  # fmt: skip
     """Embedding and reward of every different (prompt, response) of `preferences`, in the folder `out`.
 
     All texts are tokenized before the first forward. A folder that was left unfinished is continued, byte for byte as
@@ -186,50 +180,32 @@ def extract_texts(
 def _manifest(backbone: Backbone, data: dict[str, Any], config: FeatureConfig | None, **more: Any) -> dict[str, Any]:
     config = config or FeatureConfig()
     return manifests.describe(
-        origin="extracted",
-        backbone=backbone.identity.to_dict(),
-        text=backbone.text_rule.identity(),
-        data=data,
-        embedding_dtype=config.embedding_dtype,
-        embedding_size=backbone.embedding_size,
-        shard_rows=config.shard_rows,
+        origin="extracted", backbone=backbone.identity.to_dict(), text=backbone.text_rule.identity(), data=data,
+        embedding_dtype=config.embedding_dtype, embedding_size=backbone.embedding_size, shard_rows=config.shard_rows,
         **more,
-    )
+    )  # fmt: skip
 
 
 def _plan(
-    backbone: Backbone,
-    texts: TokenizedTexts,
-    pairs: PreferencePairs,
-    manifest: dict[str, Any],
+    backbone: Backbone, texts: TokenizedTexts, pairs: PreferencePairs, manifest: dict[str, Any],
     engine: Engine | None = None,
-) -> Plan:
+) -> Plan:  # fmt: skip
     """The content of a folder of texts and their pairs."""
     known = {
-        "items": len(texts),
-        "pairs": len(pairs),
-        "tokens": len(texts.ids),
-        "truncated": int((texts.truncated > 0).sum()),
-        "content": texts.fingerprint(),
-    }
-    return Plan(
-        manifest | known,
-        items={name: getattr(texts, name) for name in ("prompt_id", "truncated", "text_id")}
-        | {"tokens": texts.lengths},
-        pairs=pairs,
-        reader=text_reader(backbone, texts),
-        amounts=texts.lengths,
-        unit="tokens",
-        writer=None if engine is None or not len(texts) else partial(engine, texts),
-    )
+        "items": len(texts), "pairs": len(pairs), "tokens": len(texts.ids),
+        "truncated": int((texts.truncated > 0).sum()), "content": texts.fingerprint(),
+    }  # fmt: skip
+    items = {name: getattr(texts, name) for name in ("prompt_id", "truncated", "text_id")} | {"tokens": texts.lengths}
+    writer = None if engine is None or not len(texts) else partial(engine, texts)
+    return Plan(manifest | known, items, pairs, text_reader(backbone, texts), texts.lengths, "tokens", writer)
 
 
 def text_reader(backbone: Backbone, texts: TokenizedTexts) -> ItemReader:
     """Embeddings and rewards as the reward model reads them from texts."""
     return ItemReader(
-        read=lambda start, stop, advance: _read(backbone, texts, start, stop, advance),
-        where=lambda item: texts.where[item],
-        measure=lambda: {"batch_drift": _measure_drift(backbone, texts) if len(texts) else None},
+        partial(_read, backbone, texts),
+        texts.where.__getitem__,
+        lambda: {"batch_drift": _measure_drift(backbone, texts) if len(texts) else None},
     )
 
 
@@ -291,13 +267,10 @@ def tokenize_preferences(
     columns = ("source", "category", "strength", "split")
     known: dict[str, Any] = {name: [getattr(pair, name) for pair in rows] for name in columns}
     pairs = PreferencePairs.of(
-        renumbered[:, 0],
-        renumbered[:, 1],
-        prompt_id=[texts.prompt_id[number] for number in renumbered[:, 0]],
-        **known,
+        *renumbered.T, prompt_id=[texts.prompt_id[number] for number in renumbered[:, 0]], **known,
         where=[pair.row for pair in rows],
         rm_training=None if rm_training is None else [rm_training[row] for row in kept],
-    )
+    )  # fmt: skip
     return texts, pairs, len(refused)
 
 

@@ -42,15 +42,10 @@ _REWARD_ROUNDING = 2**-8
 
 
 def import_features(
-    source: str | Path | Sequence[str | Path],
-    out: str | Path,
-    config: FeatureConfig | None = None,
-    *,
-    columns: Mapping[str, str] | None = None,
-    backbone_name: str | None = None,
-    head_weight: Tensor | np.ndarray | None = None,
-    head_bias: Tensor | np.ndarray | float | None = None,
-) -> Features:
+    source: str | Path | Sequence[str | Path], out: str | Path, config: FeatureConfig | None = None, *,
+    columns: Mapping[str, str] | None = None, backbone_name: str | None = None,
+    head_weight: Tensor | np.ndarray | None = None, head_bias: Tensor | np.ndarray | float | None = None,
+) -> Features:  # fmt: skip
     """Import features made elsewhere into the folder `out`; they can be fitted and scored without text or backbone.
 
     Needed: `embedding` [n, d] (in Parquet a list column) and `reward` [n]. Pairs are, by the first that is there:
@@ -126,7 +121,7 @@ def _rename(found: dict[str, Column], columns: Mapping[str, str]) -> dict[str, C
         raise FeaturesError(
             f"There is no column {unknown[0]!r} to map; the names are {', '.join(_KNOWN)}, ratings_NAME."
         )
-    wanted = {name: columns.get(name, name) for name in (*_KNOWN, *dict.fromkeys(attributes))}
+    wanted = {name: columns.get(name, name) for name in (*_KNOWN, *attributes)}
     for ours, theirs in wanted.items():
         if theirs not in found and (ours in ("embedding", "reward") or ours in columns):
             raise FeaturesError(
@@ -206,10 +201,7 @@ def _check_head(rows: Tensor, reward: Tensor, weight: Tensor, bias: float, round
 
 def _number_type(column: Column) -> torch.dtype:
     """The coarsest number type among a column's parts."""
-    kinds = [
-        part.dtype if isinstance(part, Tensor) else torch.from_numpy(np.empty(0, part.dtype)).dtype
-        for part in column.parts
-    ]
+    kinds = (p.dtype if isinstance(p, Tensor) else torch.from_numpy(np.empty(0, p.dtype)).dtype for p in column.parts)
     return max(kinds, key=lambda kind: _ROUNDING.get(kind, 1e-5))
 
 
@@ -220,11 +212,6 @@ class Column:
         self.name = name
         self.parts: list[Any] = []  # NumPy arrays or tensors, joined along their first axis
         self.files: list[Path] = []
-
-    def add(self, part: Any, file: Path) -> None:
-        """Append what `file` holds under this name."""
-        self.parts.append(part)
-        self.files.append(file)
 
     def __len__(self) -> int:
         """Entries along the first axis."""
@@ -300,7 +287,8 @@ def read_columns(files: Sequence[Path]) -> dict[str, Column]:
                     f"`{name}` has shape {list(column.parts[0].shape)} in {column.files[0]} and {list(part.shape)} in "
                     f"{file}; parts of one array must agree in all but their number of rows."
                 )
-            column.add(part, file)
+            column.parts.append(part)
+            column.files.append(file)
     return columns
 
 
@@ -391,11 +379,8 @@ def make_pairs(
     if len(same):
         raise FeaturesError(f"Pair {same[0]} has row {chosen[same[0]]} as both chosen and rejected.")
     logger.info("%d pairs of %d rows: %s", len(chosen), items, how)
-    given: dict[str, Any] = {
-        name: _of_pairs(name, columns[name], chosen, rejected, items, "chosen" in columns)
-        for name in PAIR_COLUMNS
-        if name in columns
-    }
+    per_pair, there = "chosen" in columns, [name for name in PAIR_COLUMNS if name in columns]
+    given: dict[str, Any] = {n: _of_pairs(n, columns[n], chosen, rejected, items, per_pair) for n in there}
     prompt_id = [str(value) for value in given.pop("prompt_id", prompts)]
     given.setdefault("where", [f"rows {c}, {r}" for c, r in zip(chosen.tolist(), rejected.tolist(), strict=True)])
     for name in ("source", "category", "split", "where"):

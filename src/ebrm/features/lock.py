@@ -57,7 +57,7 @@ def _inspect(out: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     if not out.is_dir():
         raise FeaturesError(f"{out} is a file; features need a folder. Choose another name.")
     if not (out / MANIFEST).exists():
-        other = sorted(p.name for p in out.iterdir() if p.name != _LOCK and not _is_partial(p.name))
+        other = sorted(p.name for p in out.iterdir() if p.name != _LOCK and not p.match(".*.partial"))
         if other:
             seen = ", ".join(other[:3]) + (", …" if len(other) > 3 else "")
             raise FeaturesError(
@@ -82,13 +82,8 @@ def _inspect(out: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
 
 def tidy(out: Path) -> None:
     """Remove partial files of killed processes; only under the lock."""
-    for path in out.iterdir():
-        if _is_partial(path.name):
-            path.unlink()
-
-
-def _is_partial(name: str) -> bool:
-    return name.startswith(".") and name.endswith(".partial")
+    for path in out.glob(".*.partial"):
+        path.unlink()
 
 
 def _lock(out: Path) -> FileLock:

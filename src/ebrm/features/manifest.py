@@ -24,18 +24,10 @@ _IDENTITY = ("origin", "backbone", "text", "data", "embedding_dtype", "shard_row
 
 
 def describe(
-    *,
-    origin: str,
-    backbone: dict[str, Any] | None = None,
-    text: dict[str, Any] | None = None,
-    data: dict[str, Any] | None = None,
-    embedding_size: int = 0,
-    embedding_dtype: str = "float32",
-    shard_rows: int = 1,
-    items: int = 0,
-    pairs: int = 0,
-    **more: Any,
-) -> dict[str, Any]:
+    *, origin: str, backbone: dict[str, Any] | None = None, text: dict[str, Any] | None = None,
+    data: dict[str, Any] | None = None, embedding_size: int = 0, embedding_dtype: str = "float32", shard_rows: int = 1,
+    items: int = 0, pairs: int = 0, **more: Any,
+) -> dict[str, Any]:  # fmt: skip
     """The manifest of a run that is about to start; `more` are further entries (`ratings`, `refused`, `pairing`, …)."""
     given = {
         "origin": origin, "backbone": backbone, "text": text, "data": data, "embedding_dtype": embedding_dtype,
@@ -191,10 +183,8 @@ def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
         return {prefix: value} if prefix else {}
     if "weights_fingerprint" in value:
         value = {"layers": [], **value}  # left out of a reward model's identity where none was read
-    flat: dict[str, Any] = {}
-    for key, entry in value.items():
-        flat.update(_flatten(entry, f"{prefix}.{key}" if prefix else str(key)))
-    return flat
+    flat = (_flatten(entry, f"{prefix}.{key}" if prefix else str(key)) for key, entry in value.items())
+    return {name: entry for part in flat for name, entry in part.items()}
 
 
 def _short(value: Any) -> str:

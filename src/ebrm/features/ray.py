@@ -15,7 +15,7 @@ import socket
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,14 +65,9 @@ def ray_engine(backbone: BackboneConfig, text: TextConfig | None = None, config:
 
 
 def read_on_ray(
-    load: Callable[[], Backbone],
-    config: EngineConfig,
-    texts: TokenizedTexts,
-    out: Path,
-    manifest: dict[str, Any],
-    numbers: Sequence[int],
-    advance: Callable[[int], None],
-) -> dict[str, Any]:
+    load: Callable[[], Backbone], config: EngineConfig, texts: TokenizedTexts, out: Path, manifest: dict[str, Any],
+    numbers: Sequence[int], advance: Callable[[int], None],
+) -> dict[str, Any]:  # fmt: skip
     """Write shards `numbers` of the locked folder `out`, and measure the batch drift if it is not complete.
 
     `load` loads the reward model in each actor, so it must be picklable.
@@ -85,22 +80,17 @@ def read_on_ray(
     with _quiet(), _connected(ray, config), _no_bars():
         actors, cpus, gpus = _actors(ray, config, len(items))
         logger.info("Reading %d shards with %d Ray actors of %g CPUs and %g GPUs.", len(numbers), actors, cpus, gpus)
-        here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
-            ray.get_runtime_context().get_node_id(), soft=False
-        )
+        node, strategies = ray.get_runtime_context().get_node_id(), ray.util.scheduling_strategies
+        here = strategies.NodeAffinitySchedulingStrategy(node, soft=False)
         begun = ray.remote(_Begun).options(num_cpus=0, scheduling_strategy=here).remote()
         # What the tables have need not travel.
         shipped = ray.put(TokenizedTexts(texts.ids, texts.ends, texts.truncated, [], [], texts.where))
-        results = ray.data.from_items(
-            [{"shard": number} for number in items], override_num_blocks=len(items)
-        ).map_batches(
-            _Actor,
+        todo = ray.data.from_items([{"shard": number} for number in items], override_num_blocks=len(items))
+        results = todo.map_batches(
+            _Actor, batch_size=1, num_cpus=cpus, num_gpus=gpus,
             fn_constructor_args=(load, torch.get_num_threads(), out.resolve(), manifest, shipped, begun),
-            batch_size=1,
-            num_cpus=cpus,
-            num_gpus=gpus,
             compute=ray.data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=1),
-        )
+        )  # fmt: skip
         for row in results.iter_rows():
             if row["error"]:
                 raise getattr(errors, row["kind"])(row["error"])
@@ -169,13 +159,10 @@ class _Actor:
                 "the output folder under the same path: put it on a shared file system."
             )
         backbone = self._load()
-        here = os.uname().nodename
+        here, rule = os.uname().nodename, backbone.text_rule.identity()
         wanted = BackboneIdentity.from_dict(self._manifest["backbone"])
-        unlike = backbone.identity.mismatch(
-            wanted, ours=f"on {here}", theirs="where the run was started", exact=True
-        ) or manifests.difference(
-            backbone.text_rule.identity(), self._manifest["text"], here, "the machine that started the run"
-        )
+        unlike = backbone.identity.mismatch(wanted, ours=f"on {here}", theirs="where the run was started", exact=True)
+        unlike = unlike or manifests.difference(rule, self._manifest["text"], here, "the machine that started the run")
         if unlike is not None:
             raise BackboneError(
                 f"The machines of the Ray cluster load different reward models: {unlike}. Give all of them the same "
@@ -220,12 +207,8 @@ def _connected(ray: Any, config: EngineConfig) -> Iterator[None]:
         if address is not None and (found := _HOST_PORT.fullmatch(address)):
             socket.create_connection((found[1], int(found[2])), timeout=10).close()  # Ray would try for minutes
         with _silent_stderr():
-            ray.init(
-                address=config.ray_address,
-                include_dashboard=False,
-                log_to_driver=_chatty(),
-                logging_level=logging.INFO if _chatty() else logging.ERROR,
-            )
+            level = logging.INFO if _chatty() else logging.ERROR
+            ray.init(config.ray_address, include_dashboard=False, log_to_driver=_chatty(), logging_level=level)
     except (OSError, RuntimeError, ValueError) as error:
         place = f"at {address}" if address else "here"
         raise ConfigError(
@@ -295,11 +278,8 @@ def _quiet() -> Iterator[None]:
     added = {name: value for name, value in variables.items() if name not in os.environ}
     os.environ.update(added)
     try:
-        if _chatty():
+        with nullcontext() if _chatty() else redirect_stdout(io.StringIO()):  # Ray prints there that a worker died
             yield
-        else:
-            with redirect_stdout(io.StringIO()):  # Ray prints there that a worker died
-                yield
     finally:
         for name in added:
             os.environ.pop(name, None)

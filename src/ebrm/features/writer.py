@@ -110,12 +110,9 @@ def _write(out: Path, plan: Plan, found: dict[str, Any] | None, world: World) ->
         size = manifest["shard_rows"]
         total = sum(int(plan.amounts[number * size : (number + 1) * size].sum()) for number in mine)
         with world.progress("features", total, plan.unit) as advance:
-            if plan.writer is not None:
-                measured = plan.writer(out, manifest, mine, advance)
-            else:
-                measured = None
-                for number in mine:
-                    write_shard(out, plan.reader, manifest, number, advance)
+            measured = None if plan.writer is None else plan.writer(out, manifest, mine, advance)
+            for number in mine if plan.writer is None else ():
+                write_shard(out, plan.reader, manifest, number, advance)
     with world.sharing_errors():
         if world.main:
             if measured is None and not manifest["complete"]:
@@ -138,15 +135,13 @@ def save_features(features: Features, out: str | Path, config: FeatureConfig | N
         "complete": False, "files": {}, "data": data, "embedding_dtype": config.embedding_dtype,
         "shard_rows": config.shard_rows, "items": len(features), "pairs": len(features.pairs),
     }  # fmt: skip
-    manifest.pop("ratings", None)
-    if features.pairs.ratings is not None:
-        names = old.get("ratings") or []
-        known = len(names) == features.pairs.ratings.shape[1]
-        manifest["ratings"] = names if known else [f"rating_{k}" for k in range(features.pairs.ratings.shape[1])]
+    names, ratings = manifest.pop("ratings", None) or [], features.pairs.ratings
+    if ratings is not None:
+        count = ratings.shape[1]
+        manifest["ratings"] = names if len(names) == count else [f"rating_{k}" for k in range(count)]
+    items = {"prompt_id": item_prompts(features.pairs, len(features))}
     if features.path is not None:
         items = read_items(features.path / "items.parquet")
-    else:
-        items = {"prompt_id": item_prompts(features.pairs, len(features))}
 
     def read(start: int, stop: int, advance: Callable[[int], None]) -> tuple[Tensor, Tensor]:
         advance(stop - start)
@@ -197,16 +192,12 @@ def _begin(out: Path, plan: Plan, manifest: dict[str, Any], found: dict[str, Any
         logger.warning("%s may not suffice: %s are still needed there and %s are free.", out, _size(left), _size(free))
     if found is None:
         _put_json(out, manifest)
-    items = {name: _column(plan.items.get(name), manifest["items"]) for name in ITEM_SCHEMA.names}
+    items = {name: plan.items.get(name, [None] * manifest["items"]) for name in ITEM_SCHEMA.names}
     ratings = None if plan.pairs.ratings is None else plan.pairs.ratings.numpy()
     if not (out / "items.parquet").exists():
         _put(out, manifest, "items.parquet", item_bytes(items, ratings))
     if not (out / "pairs.parquet").exists():
         _put(out, manifest, "pairs.parquet", pair_bytes(pair_columns(plan.pairs)))
-
-
-def _column(value: Any, count: int) -> Any:
-    return [None] * count if value is None else value
 
 
 def write_shard(
@@ -239,7 +230,7 @@ def write_shard(
 
 def _finish(out: Path, manifest: dict[str, Any], measured: dict[str, Any]) -> None:
     files = dict(manifest["files"])
-    before = {name: entry for name, entry in files.items() if manifest["complete"]}
+    before = dict(files) if manifest["complete"] else {}
     for name in manifests.file_names(manifest):
         entry = {"bytes": (out / name).stat().st_size, "sha256": sha256_file(out / name)}
         if name in before and entry != before[name]:
@@ -268,7 +259,8 @@ def _explaining_full_disk(out: Path, manifest: dict[str, Any], name: str) -> Ite
     except OSError as error:
         if error.errno not in _DISK_FULL:
             raise FeaturesError(f"{out / name} cannot be written: {error.strerror}.") from error
-        total, left = _bytes_all(manifest), _bytes_left(out, manifest)
+        total = shard_size(manifest["items"], manifest["embedding_size"], manifest["embedding_dtype"])
+        left = _bytes_left(out, manifest)
         raise FeaturesError(
             f"{out / name} cannot be written: {error.strerror}. These features need about {_size(total)}, of which "
             f"{_size(total - left)} are there and {_size(left)} are still missing. Free some space and run the "
@@ -276,16 +268,10 @@ def _explaining_full_disk(out: Path, manifest: dict[str, Any], name: str) -> Ite
         ) from error
 
 
-def _bytes_all(manifest: dict[str, Any]) -> int:
-    return shard_size(manifest["items"], manifest["embedding_size"], manifest["embedding_dtype"])
-
-
 def _bytes_left(out: Path, manifest: dict[str, Any]) -> int:
-    return sum(
-        shard_size(manifests.rows_of_shard(manifest, number), manifest["embedding_size"], manifest["embedding_dtype"])
-        for number in range(manifests.shard_count(manifest))
-        if not (out / manifests.shard_name(number)).exists()
-    )
+    missing = (n for n in range(manifests.shard_count(manifest)) if not (out / manifests.shard_name(n)).exists())
+    rows = sum(manifests.rows_of_shard(manifest, number) for number in missing)
+    return shard_size(rows, manifest["embedding_size"], manifest["embedding_dtype"])
 
 
 def _size(count: int) -> str:

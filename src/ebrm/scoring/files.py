@@ -169,11 +169,8 @@ class Journal:
         return stored if isinstance(stored, dict) else {"job": None}
 
     def _is_whole(self, finished: dict[str, Any]) -> bool:
-        return (
-            self.out.is_file()
-            and self.out.stat().st_size == finished.get("bytes")
-            and sha256_file(self.out) == finished.get("sha256")
-        )
+        same_size = self.out.is_file() and self.out.stat().st_size == finished.get("bytes")
+        return same_size and sha256_file(self.out) == finished.get("sha256")
 
     def _difference(self, stored: dict[str, Any]) -> str:
         theirs = stored.get("job") or {}

@@ -34,11 +34,7 @@ CHUNK_ROWS = 512
 #: Columns added for each text, in this order.
 MEASURES = ("reward", "base_reward", "std", "interval_low", "interval_high", "log_density", "delta")
 
-_CONTENTS = {
-    "response": "a prompt and a response a row",
-    "messages": "a conversation a row",
-    "pair": "a preference pair a row",
-}
+_ROWS = {"response": "a prompt and a response", "messages": "a conversation", "pair": "a preference pair"}
 
 
 @dataclass(frozen=True)
@@ -58,14 +54,10 @@ class _Source:
 
 
 def score_file(
-    model: EnergyRewardModel | str | Path,
-    source: str | Path,
-    out: str | Path,
-    config: ScoreConfig = ScoreConfig(),  # noqa: B008 - frozen
-    *,
-    backbone: Mapping[str, Any] | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
-) -> dict[str, Any]:
+    model: EnergyRewardModel | str | Path, source: str | Path, out: str | Path,
+    config: ScoreConfig = ScoreConfig(), *,  # noqa: B008 - frozen
+    backbone: Mapping[str, Any] | None = None, on_progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Write every row of a file with its refined reward, base reward and uncertainty, in the base RM's units.
 
     Rows keep their columns and order; added are `reward`, `base_reward`, `std`, `interval_low`, `interval_high`,
@@ -107,13 +99,10 @@ def score_file(
         raise DataError(_explain(opened, opened.kinds, opened.bad, 0))
     # What decides the bytes of the output. Not `bad_rows`: rows scored under stop are the same under mark.
     job = {
-        "input": opened.fingerprint,
-        "model": model.fingerprint(),
-        "settings": sha256_json(dict(backbone or {})),
+        "input": opened.fingerprint, "model": model.fingerprint(), "settings": sha256_json(dict(backbone or {})),
         "columns": [list(opened.columns), dict(sorted(config.columns.items())), config.prefix],
-        "chunk_rows": CHUNK_ROWS,
-        "version": __version__,
-    }
+        "chunk_rows": CHUNK_ROWS, "version": __version__,
+    }  # fmt: skip
     journal = Journal(out, job)
     if journal.open(config.overwrite):
         logger.info(
@@ -174,17 +163,9 @@ def _open_texts(path: Path, config: ScoreConfig) -> _Source:
     if shape is None:
         raise DataError(f"{path} holds no rows. Check that it is the file meant and is complete.")
     return _Source(
-        name=str(path),
-        contents=_CONTENTS[shape.kind],
-        fingerprint=sha256_file(path),
-        count=count,
-        columns=tuple(map(str, seen)),
-        prefixes=shape.prefixes,
-        chunks=lambda: read_chunks(path, CHUNK_ROWS),
-        read=partial(_read_texts, shape),
-        bad=tuple(bad),
-        kinds=kinds,
-    )
+        str(path), f"{_ROWS[shape.kind]} a row", sha256_file(path), count, tuple(map(str, seen)), shape.prefixes,
+        lambda: read_chunks(path, CHUNK_ROWS), partial(_read_texts, shape), tuple(bad), kinds,
+    )  # fmt: skip
 
 
 def _open_pairs(path: Path, model: EnergyRewardModel) -> _Source:
@@ -210,15 +191,9 @@ def _open_pairs(path: Path, model: EnergyRewardModel) -> _Source:
         return Reading(features.embedding(index), features.reward[index]), [None] * len(chunk.rows)
 
     return _Source(
-        name=str(path),
-        contents="the pairs of a features folder",
-        fingerprint=sha256_json(features.manifest["files"]),
-        count=len(pairs),
-        columns=tuple(columns),
-        prefixes=("chosen_", "rejected_"),
-        chunks=chunks,
-        read=read,
-    )
+        str(path), "the pairs of a features folder", sha256_json(features.manifest["files"]), len(pairs),
+        tuple(columns), ("chosen_", "rejected_"), chunks, read,
+    )  # fmt: skip
 
 
 def _read_texts(shape: Shape, model: EnergyRewardModel, chunk: Chunk) -> tuple[Reading, list[BadRow | None]]:
@@ -310,27 +285,19 @@ def _summarize(out: Path, source: _Source, prefix: str) -> dict[str, Any]:
                     sums[name] += abs(value) if name == "delta" else value  # type: ignore[assignment]
                 sums["texts"] += 1
             if pair:
-                base, refined = (
-                    float(row[f"{prefix}chosen_{n}"]) > float(row[f"{prefix}rejected_{n}"])
-                    for n in ("base_reward", "reward")
-                )
-                sums["base_right"] += base
-                sums["right"] += refined
+                for name, count in (("base_reward", "base_right"), ("reward", "right")):
+                    sums[count] += float(row[f"{prefix}chosen_{name}"]) > float(row[f"{prefix}rejected_{name}"])
                 sums["p_chosen"] += float(row[f"{prefix}p_chosen"])  # type: ignore[assignment]
         del chunk  # before the next is read
     if sums["rows"] != source.count:
         raise AssertionError(f"{out} has {sums['rows']} rows for {source.count} rows in")
     texts, good = max(sums["texts"], 1), max(sums["rows"] - sums["errors"], 1)
     summary: dict[str, Any] = {"rows": sums["rows"], "scored": sums["rows"] - sums["errors"], "errors": sums["errors"]}
-    for name in ("reward", "base_reward", "std"):
-        summary[f"mean_{name}"] = sums[name] / texts
+    summary |= {f"mean_{name}": sums[name] / texts for name in ("reward", "base_reward", "std")}
     summary["mean_abs_delta"] = sums["delta"] / texts
     if pair:
-        summary |= {
-            "base_accuracy": sums["base_right"] / good,
-            "accuracy": sums["right"] / good,
-            "mean_p_chosen": sums["p_chosen"] / good,
-        }
+        shares = {"base_accuracy": "base_right", "accuracy": "right", "mean_p_chosen": "p_chosen"}
+        summary |= {name: sums[key] / good for name, key in shares.items()}
     return summary
 
 
