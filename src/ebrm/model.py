@@ -202,8 +202,6 @@ class EnergyRewardModel(
         self._device, self._trust_remote_code = device, trust_remote_code
         self._lazy = _LazyBackbone(lambda: self._load_backbone({}), backbone)
 
-    # -- copies ----------------------------------------------------------------------------------------------------
-
     @property
     def inference(self) -> InferenceConfig | EstimateConfig:
         """Config of the estimate: how rewards are read off the head."""
@@ -258,8 +256,6 @@ class EnergyRewardModel(
         stored = self.record.to_dict()
         parts = [stored[name] for name in ("head", "text_rule", "backbone")]
         return sha256_json([weights.hexdigest(), *parts])
-
-    # -- texts -----------------------------------------------------------------------------------------------------
 
     def score(
         self, prompts: Prompt | Sequence[Prompt], responses: str | Sequence[str], *, on_error: OnError = "raise"
@@ -319,8 +315,6 @@ class EnergyRewardModel(
             raise TextError(f"`prompt` is a {type(prompt).__name__}; one string or a list of messages was expected.")
         reading, _ = self.backbone.read_texts(prompt, responses)
         return reading.embedding, reading.reward
-
-    # -- features --------------------------------------------------------------------------------------------------
 
     @property
     def embedding_size(self) -> int:
@@ -406,8 +400,6 @@ class EnergyRewardModel(
         """Move the head (not the backbone) to a device; returns this model."""
         self.head.to(device)
         return self
-
-    # -- on disk and on the Hub ------------------------------------------------------------------------------------
 
     def written(self) -> dict[str, Any]:
         """The model's record as `config.json` holds it, apart from its format."""

@@ -53,14 +53,7 @@ Matches = Callable[[Mapping[str, Any]], bool]
 Load = Callable[[Checkpoint, BackboneConfig], Loaded]
 
 
-@dataclass(frozen=True)
-class _Family:
-    name: str
-    matches: Matches
-    load: Load
-
-
-_families: list[_Family] = []
+_families: dict[str, tuple[Matches, Load]] = {}  # the last registered is the last
 
 
 def register_family(name: str, matches: Matches, load: Load) -> None:
@@ -71,18 +64,18 @@ def register_family(name: str, matches: Matches, load: Load) -> None:
         matches: given the contents of `config.json`, whether this family reads it.
         load: given the checkpoint and the settings, the model with its head (checked on the first batch).
     """
-    _families[:] = [family for family in _families if family.name != name]
-    _families.insert(0, _Family(name, matches, load))
+    forget_family(name)
+    _families[name] = matches, load
 
 
 def forget_family(name: str) -> None:
     """Remove a registered family."""
-    _families[:] = [family for family in _families if family.name != name]
+    _families.pop(name, None)
 
 
 def find_family(config: Mapping[str, Any]) -> Load | None:
     """The loader of the first registered family that reads this `config.json`, or None."""
-    return next((family.load for family in _families if family.matches(config)), None)
+    return next((load for matches, load in reversed(_families.values()) if matches(config)), None)
 
 
 def head_names(config: Mapping[str, Any], override: str | None) -> tuple[str, ...]:

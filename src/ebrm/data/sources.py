@@ -235,12 +235,8 @@ def _list(source: Iterable[Any]) -> Iterator[LocatedRow]:
 
 
 def _dataset(data: Any, label: str) -> Callable[[], Iterator[LocatedRow]]:
-    def rows() -> Iterator[LocatedRow]:
-        # A Dataset may be set to give arrays or tensors; plain Python values are wanted.
-        for i, row in enumerate(data.with_format(None)):
-            yield f"{label}[{i}]", dict(row)
-
-    return rows
+    # A Dataset may be set to give arrays or tensors; plain Python values are wanted.
+    return lambda: ((f"{label}[{i}]", dict(row)) for i, row in enumerate(data.with_format(None)))
 
 
 def _printable(name: str) -> str:

@@ -362,14 +362,9 @@ def _open(rule: TextRule, tokenizer: Any, ids: list[int]) -> list[int]:
     if given > 1:
         _warn_once(f"Texts start with {given} start-of-text tokens ({tokenizer.bos_token!r}); all but one are removed.")
         return ids[given - 1 :]
-    if given == 0 and rule.template != PLAIN and _adds_bos(tokenizer):
-        return [bos, *ids]
+    if given == 0 and rule.template != PLAIN and list(tokenizer("a", verbose=False)["input_ids"][:1]) == [bos]:
+        return [bos, *ids]  # as this tokenizer adds it
     return ids
-
-
-def _adds_bos(tokenizer: Any) -> bool:
-    ids = tokenizer("a", verbose=False)["input_ids"]
-    return bool(ids) and ids[0] == tokenizer.bos_token_id
 
 
 def _response_start(rule: TextRule, tokenizer: Any, turns: Sequence[Mapping[str, str]], text: str) -> int:

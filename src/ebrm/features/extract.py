@@ -67,7 +67,6 @@ class TokenizedTexts:
     where: list[str]
 
     def __len__(self) -> int:
-        """Number of texts n."""
         return len(self.where)
 
     def item(self, number: int) -> list[int]:

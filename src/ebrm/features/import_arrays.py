@@ -214,7 +214,6 @@ class Column:
         self.files: list[Path] = []
 
     def __len__(self) -> int:
-        """Entries along the first axis."""
         return sum(len(part) for part in self.parts)
 
     def require_numbers(self) -> None:

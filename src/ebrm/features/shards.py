@@ -74,7 +74,6 @@ class Shard:
         self._row_bytes = embedding_size * self.dtype.itemsize
 
     def __len__(self) -> int:
-        """Number of rows."""
         return self.rows
 
     def reward(self) -> Tensor:
@@ -105,15 +104,12 @@ class Shard:
             raise _cut_short(self.path) from None
         return torch.frombuffer(pages, dtype=self.dtype, count=(stop - start) * width, offset=skipped).view(-1, width)
 
-    def will_need(self, file: FileIO, start: int, stop: int) -> None:
-        """Let the system begin to read rows start..stop, where it knows how, without waiting for them."""
+    def will_need(self, file: FileIO, start: int, stop: int) -> int:
+        """Let the system begin to read rows start..stop, where it knows how; where they begin in the file."""
+        begin = self._embedding_start + start * self._row_bytes
         if hasattr(os, "posix_fadvise"):
-            begin = self._embedding_start + start * self._row_bytes
             os.posix_fadvise(file.fileno(), begin, (stop - start) * self._row_bytes, os.POSIX_FADV_WILLNEED)
-
-    def fill(self, file: FileIO, start: int, into: memoryview) -> None:
-        """Fill the bytes of `into` with rows from `start` on."""
-        _fill(file, into, self._embedding_start + start * self._row_bytes, self.path)
+        return begin
 
 
 class ShardedEmbeddings:
@@ -137,7 +133,6 @@ class ShardedEmbeddings:
         self.block = max(1, 2**21 // max(embedding_size, 1))
 
     def __len__(self) -> int:
-        """Number of rows."""
         return self.shape[0]
 
     def __getitem__(self, index: Tensor | slice) -> Tensor:
@@ -190,10 +185,10 @@ class ShardedEmbeddings:
                         continue
                     file = files.enter_context(open(shard.path, "rb", buffering=0))
                     for at, start, stop in _stretches(inside):
-                        shard.will_need(file, start, stop)
-                        reads.append((shard, file, start, stored[place.start + at : place.start + at + stop - start]))
-                for shard, file, start, into in reads:
-                    shard.fill(file, start, _bytes_of(into))
+                        into = stored[place.start + at : place.start + at + stop - start]
+                        reads.append((file, into, shard.will_need(file, start, stop), shard.path))
+                for file, into, offset, path in reads:
+                    _fill(file, _bytes_of(into), offset, path)
         if torch.equal(ordered, index):
             return stored.to(torch.float32)
         out = torch.empty(len(index), self.shape[1])

@@ -66,7 +66,6 @@ class Features:
     embeddings: ShardedEmbeddings
 
     def __len__(self) -> int:
-        """Number of items n."""
         return len(self.reward)
 
     @property

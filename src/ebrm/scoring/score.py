@@ -183,7 +183,8 @@ def _open_pairs(path: Path, model: EnergyRewardModel) -> _Source:
     def chunks() -> Iterator[Chunk]:
         for first in range(0, len(pairs), CHUNK_ROWS):
             block = range(first, min(first + CHUNK_ROWS, len(pairs)))
-            rows = [{name: _plain(values[i]) for name, values in columns.items()} for i in block]
+            values = (column[block.start : block.stop].tolist() for column in columns.values())
+            rows = [dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True)]
             yield Chunk(first, rows, [f"pair {i}" for i in block])
 
     def read(_: EnergyRewardModel, chunk: Chunk) -> tuple[Reading, list[BadRow | None]]:
@@ -314,8 +315,3 @@ def _explain(source: _Source, kinds: Counter[str], bad: Iterable[BadRow], scored
 def _short(value: float) -> float:
     """A float32 as the shortest decimal that reads back as it."""
     return float(str(np.float32(value)))
-
-
-def _plain(value: Any) -> Any:
-    """A NumPy scalar as a Python one; None stays."""
-    return value.item() if hasattr(value, "item") else value
