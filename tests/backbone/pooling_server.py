@@ -61,18 +61,12 @@ class FakeServer:
         if activation:
             last = last / last.norm()
         made = {
-            "softmax": last.softmax(0),
-            "sigmoid": last.sigmoid(),
-            "short": last[:-1],
-            "tokens": states.flatten(),
-            "nested": states,
-            "first": states[0],
-            "mean": states.mean(0),
-            "constant": torch.arange(len(last)) - 3.0,
-            "nan": last * torch.nan,
+            "softmax": last.softmax(0), "sigmoid": last.sigmoid(), "short": last[:-1], "tokens": states.flatten(),
+            "nested": states, "first": states[0], "mean": states.mean(0),
+            "constant": torch.arange(len(last)) - 3.0, "nan": last * torch.nan,
             "infinite": torch.cat([torch.tensor([torch.inf]), last[1:]]),
             "score": self.model.score(last).sigmoid(),
-        }
+        }  # fmt: skip
         return made.get(self.wrong, last).tolist()
 
     def score(self, ids: list[int]) -> list[float]:
@@ -80,13 +74,10 @@ class FakeServer:
         with torch.no_grad():
             value = float(self.model.score(self.states(ids)[-1]))
         made = {
-            "softmaxed score": [1.0],
-            "sigmoid score": [float(torch.tensor(value).sigmoid())],
-            "other head": [float(self.states(ids)[-1].sum())],
-            "shifted score": [value + 3.0],
-            "two labels": [value, -value],
-            "nan score": [float("nan")],
-        }
+            "softmaxed score": [1.0], "sigmoid score": [float(torch.tensor(value).sigmoid())],
+            "other head": [float(self.states(ids)[-1].sum())], "shifted score": [value + 3.0],
+            "two labels": [value, -value], "nan score": [float("nan")],
+        }  # fmt: skip
         return made.get(self.wrong, [value])
 
     def answer(self, path: str, body: Any) -> tuple[int, Any]:

@@ -99,10 +99,7 @@ class TestHub:
     @pytest.mark.parametrize(
         ("error", "said"),
         [
-            (
-                errors.RepositoryNotFoundError,
-                r"There is no reward model o/m: no folder .* no such repository on the Hub",
-            ),
+            (errors.RepositoryNotFoundError, r"no reward model o/m: no folder .* no such repository on the Hub"),
             (errors.GatedRepoError, "o/m is on the Hub but gated"),
             (errors.RevisionNotFoundError, "o/m has no revision 'v9'"),
             (errors.LocalEntryNotFoundError, r"There is no reward model o/m: .*the Hub could not be reached"),

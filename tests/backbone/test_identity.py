@@ -37,10 +37,6 @@ def test_other_layers_are_another_embedding():
     assert read.mismatch(replace(read, layers=(9,))) is not None
 
 
-def test_the_same_weights_under_another_name_are_the_same_model():
-    assert SKYWORK.mismatch(replace(SKYWORK, name="/models/copy", revision=None)) is None
-
-
 @pytest.mark.parametrize("field", ["weights_fingerprint", "head_module", "architecture"])
 def test_a_mismatch_names_both_sides(field):
     other = replace(SKYWORK, name="Other/RM", **{field: "b" * 64})
@@ -49,8 +45,8 @@ def test_a_mismatch_names_both_sides(field):
     assert f"{field} is {getattr(SKYWORK, field)[:12]}" in said and "and bbbbbbbbbbbb in the features" in said
 
 
-def test_precision_counts_only_where_it_must_be_exact():
-    other = replace(SKYWORK, dtype="float32", attention="eager")
+def test_names_never_count_and_precision_only_where_it_must_be_exact():
+    other = replace(SKYWORK, name="/models/copy", revision=None, dtype="float32", attention="eager")
     assert SKYWORK.mismatch(other) is None
     said = SKYWORK.mismatch(other, exact=True)
     assert (

@@ -26,15 +26,11 @@ class TestLoaded:
         backbone = load(save_rm(tmp_path / "rm"))
         weights = tmp_path / "rm" / "model.safetensors"
         assert backbone.identity.to_dict() == {
-            "name": str((tmp_path / "rm").resolve()),
-            "revision": None,
+            "name": str((tmp_path / "rm").resolve()), "revision": None,
             "weights_fingerprint": fingerprint([("model.safetensors", weights)]),
-            "architecture": "LlamaForSequenceClassification",
-            "head_module": "score",
-            "dtype": "float32",
-            "attention": "sdpa",
-            "layers": [1],
-        }
+            "architecture": "LlamaForSequenceClassification", "head_module": "score", "dtype": "float32",
+            "attention": "sdpa", "layers": [1],
+        }  # fmt: skip
         assert backbone.embedding_size == 64 and backbone.limit == backbone.text_rule.max_length == 128
         assert backbone.text_rule.template == CHAT_TEMPLATE and backbone.token_budget == 1024  # 16,384 but for the CPU
 

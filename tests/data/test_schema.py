@@ -31,16 +31,10 @@ def test_prompt_id_is_the_hash_of_the_canonical_json():
 @pytest.mark.parametrize(
     "change",
     [
-        {"prompt": ({"role": "user", "content": "2+3?"},)},
-        {"chosen": "four"},
-        {"rejected": "six"},
-        {"chosen": "5", "rejected": "4"},
-        {"strength": None},
-        {"source": None},
-        {"category": "x"},
-        {"split": "test"},
+        {"prompt": ({"role": "user", "content": "2+3?"},)}, {"chosen": "four"}, {"rejected": "six"},
+        {"chosen": "5", "rejected": "4"}, {"strength": None}, {"source": None}, {"category": "x"}, {"split": "test"},
     ],
-)
+)  # fmt: skip
 def test_fingerprint_changes_with_every_content(change):
     assert preferences(replace(PAIR, **change)).fingerprint != preferences(PAIR).fingerprint
 

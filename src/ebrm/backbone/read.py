@@ -269,10 +269,10 @@ def pair_texts(prompts: Prompt | Sequence[Prompt], responses: str | Sequence[str
         count = len(as_list("prompts", prompts))
         raise TextError(f"There are {count} prompts in a list, but one response (a string); give a list of responses.")
     answers = as_list("responses", responses)
-    asked = [prompts] * len(answers) if one else as_list("prompts", prompts)
-    if len(asked) != len(answers):
-        raise TextError(f"There are {len(asked)} prompts but {len(answers)} responses; give one each.")
-    return list(zip(asked, answers, strict=True))
+    given = [prompts] * len(answers) if one else as_list("prompts", prompts)
+    if len(given) != len(answers):
+        raise TextError(f"There are {len(given)} prompts but {len(answers)} responses; give one each.")
+    return list(zip(given, answers, strict=True))
 
 
 def is_prompt(value: Any) -> bool:
