@@ -497,8 +497,8 @@ def test_texts_without_pairs(tmp_path, truncation):
     assert made.manifest["refused"] == {given[1].id: "longer than the 12 tokens that the RM reads"}
     items = pq.read_table(tmp_path / "f" / "items.parquet").to_pydict()
     assert items["text_id"] == [given[0].id, given[2].id]
-    for number, text in enumerate((given[0], given[2])):
-        alone = backbone.embed(backbone.tokenize(text.prompt, text.response).ids)
+    for number, one in enumerate((given[0], given[2])):
+        alone = backbone.embed(backbone.tokenize(one.prompt, one.response).ids)
         torch.testing.assert_close(made.embedding(slice(number, number + 1))[0], alone, rtol=1e-3, atol=0)
     reads = len(backbone.reads)
     again = extract_texts(backbone, given, tmp_path / "f", SMALL)
