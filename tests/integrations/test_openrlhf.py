@@ -99,7 +99,7 @@ def check(found: list[dict[str, Any]], model: EnergyRewardModel) -> None:
     columns = {"reward": want.reward, "scores": scores, "base_reward": want.base_reward, "std": want.std}
     for name, expected in columns.items():
         values = [{**one, **one["extra_logs"]}[name] for one in found]
-        got = torch.tensor([float(value) for value in values])
+        got = torch.tensor([float(torch.as_tensor(value).reshape(())) for value in values])
         torch.testing.assert_close(got, expected, rtol=0.0, atol=1e-5, msg=name)
 
 
