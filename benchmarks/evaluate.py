@@ -18,7 +18,7 @@ import numpy as np
 
 from ebrm.benchmarks import available, open_benchmark
 from ebrm.evaluation import ScoredBenchmark, Scores, evaluate_scores
-from ebrm.metrics import bootstrap_scores
+from ebrm.metrics import Bootstrap, bootstrap_scores
 
 
 @contextmanager
@@ -49,7 +49,7 @@ def main() -> None:
     rows, terms, models = 15_000, 50, 10
     term, value = generator.integers(0, terms, rows), generator.integers(0, 2, (rows, models))
     with timed(f"bootstrap {rows:,} items, {terms} terms, {models} models, 2,000 resamples"):
-        bootstrap_scores(term, value, np.arange(rows), np.full((1, terms), 1 / terms), 2000)
+        bootstrap_scores(term, value, np.arange(rows), np.full((1, terms), 1 / terms), bootstrap=Bootstrap(2000))
 
 
 if __name__ == "__main__":

@@ -4,12 +4,13 @@
     python -m benchmarks.members --out recipes/methods/results/members.json
     python recipes/methods/page.py
 
-What a member is and its paper come from its docstring, what it costs and what it changed from the results.
+What a method is and its paper come from its docstring, what it costs and what it changed from the results.
 """
 
 from __future__ import annotations
 
-import ast
+import importlib
+import inspect
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -17,124 +18,144 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ebrm.heads import HEADS
 from ebrm.report import decimal
 
 ROOT = Path(__file__).parent.parent.parent
-SOURCE = ROOT / "src" / "ebrm"
 RESULTS = Path(__file__).parent / "results"
 PAGE = ROOT / "docs" / "methods.md"
-ROOMS = ("aggregate", "shape", "curate", "optimize", "energy/heads")
 
-#: Public names that are no methods: results, tables and settings, and steps that the methods of a module share.
-PARTS: Mapping[str, frozenset[str]] = {
-    "results and containers": frozenset(
-        {
-            "BilevelWeights", "Majority", "ConflictCount", "ConflictReport", "Corrupted", "Done", "Pairs", "Report",
-            "Peers", "Strength", "Selection", "Tilted", "Labels", "HeadData",
-            "HeadConfig",
-        }
-    ),
-    "shared steps": frozenset(
-        {
-            "filled", "head_difference", "pool_tables", "pools_by_size", "tie_groups",
-            "held_out_loss", "TwoLayers", "shuffled", "head_data", "labels_by_source", "fit_head",
-            "load_head", "RewardHead", "lowest", "best_penalty", "early_stopping", "hinge",
-        }
-    ),
-}  # fmt: skip
-#: When to use what a module has.
-WHEN: Mapping[str, str] = {
-    "aggregate/bilevel": "one reward is trusted but scarce or coarse, others are plentiful",
-    "aggregate/ensembles": "several reward models or heads are at hand whose errors differ",
-    "aggregate/gates": "a response has to be right in several respects at once, or a check decides",
-    "aggregate/granularity": "the whole is scored and so are its parts",
-    "aggregate/lagrangian": "a requirement has to hold on average (harmlessness, length) while a reward rises",
-    "aggregate/min_norm": "several objectives are learned together and none is to lose",
-    "aggregate/neighbors": "texts that say the same get different rewards",
-    "aggregate/nominal": "heads say how sure they are",
-    "aggregate/steps": "a process reward model scores every step",
-    "aggregate/votes": "several judges, or many answers to one question",
-    "aggregate/weights": "attributes are rated one by one",
-    "shape/checks": "unit tests or rubric items decide, and few pass all",
-    "shape/hardness": "demonstrations are at hand and prompts differ in how hard they are",
-    "shape/length": "the policy grows longer without getting better",
-    "shape/preference": "the reward can grow without end, and references are at hand",
-    "shape/process": "the policy learns to repeat steps that look good",
-    "shape/running": "the reward's scale drifts or differs from what the trainer expects",
-    "curate/agreement": "several models or judges can look at the pairs",
-    "curate/conflict": "the base reward model is good and the labels are not",
-    "curate/corruption": "few pairs, and ways to make a response worse are known",
-    "curate/cross_fitting": "some labels are wrong and nobody knows which",
-    "curate/cross_prompt": "rewards are compared between prompts (filtering, base-and-bonus)",
-    "curate/density_ratio": "thumbs down come from other prompts than thumbs up",
-    "curate/dynamic_labels": "a model is fitted in many passes on labels that may be wrong",
-    "curate/goals": "responses have scores, and the reward is to be steered",
-    "curate/hull": "few pairs, and perturbed copies of the chosen responses can be made",
-    "curate/peer_review": "many labels are wrong",
-    "curate/rank_consistency": "two rewards rank several responses to each prompt",
-    "curate/retrieval": "labels can still be bought",
-    "curate/selection": "responses are scored, and pairs are wanted",
-    "curate/strength": "several models were fitted on the pairs",
-    "optimize/advantages": "a policy is trained by group-relative policy gradient",
-    "optimize/best_of_n": "the best of several responses is taken",
-    "optimize/listwise": "several scored responses to each prompt are at hand",
-    "optimize/selection": "a policy is fine-tuned on its own best responses",
-    "optimize/tilting": "what a KL-regularized policy would gain is asked, without training it",
-    "energy/heads/anchored": "the base reward is good and is to change little",
-    "energy/heads/attributes": "responses are rated rather than compared",
-    "energy/heads/bayesian": "the reward has to know where pairs have said little",
-    "energy/heads/binary": "there are thumbs but no pairs",
-    "energy/heads/bradley_terry": "pairs and nothing else; the first thing to compare with",
-    "energy/heads/centroids": "responses that are unlike all known ones have to be found",
-    "energy/heads/directions": "the reward likes one direction too much, such as length",
-    "energy/heads/gaussian": "pairs differ in how noisy they are",
-    "energy/heads/min_norm": "pairs come from several data sets that disagree",
-    "energy/heads/probe": "what an embedding knows is asked",
-    "energy/heads/prototypes": "pairs come from people with different tastes",
+#: Package to when to use a method to the methods, in the order of the page.
+WHEN: Mapping[str, Mapping[str, str]] = {
+    "aggregate": {
+        "several reward models or heads are at hand whose errors differ": (
+            "ensemble_mean ensemble_median worst_case uncertainty_weighted mean_minus_std disagreement pessimistic"
+        ),
+        "members of an ensemble have other scales or levels": "member_units standardized centered",
+        "heads say how sure they are": "most_confident_head nominal_worst_case",
+        "texts that say the same get different rewards": "neighbor_fusion",
+        "several objectives are learned together and none is to lose": "min_norm_weights",
+        "attributes are rated one by one": "weighted_sum weighted_mean attribute_sum",
+        "one reward is trusted but scarce or coarse, others are plentiful": "expected_trusted bilevel_weights",
+        "a requirement has to hold on average (harmlessness, length) while a reward rises": "Lagrangian",
+        "a response has to be right in several respects at once, or a check decides": (
+            "log_sigmoid_sum gate gated base_and_bonus verifiable_or_model"
+        ),
+        "the whole is scored and so are its parts": "mixed_granularity",
+        "a process reward model scores every step": "step_reward",
+        "several judges, or many answers to one question": "majority_vote",
+    },
+    "shape": {
+        "the reward can grow without end, and references are at hand": (
+            "preference_as_reward centered_on_references log_sigmoid_centered reference_level"
+        ),
+        "the reward's scale drifts or differs from what the trainer expects": (
+            "RunningStatistics running_standardized running_clipped running_min_max"
+        ),
+        "the policy grows longer without getting better": (
+            "length_penalty relative_length_penalty correct_length_penalty"
+        ),
+        "the policy learns to repeat steps that look good": "process_clip process_delta process_return",
+        "unit tests or rubric items decide, and few pass all": "difficulty_weighted_checks",
+        "demonstrations are at hand and prompts differ in how hard they are": (
+            "separability hardness_scale hardness_scaled_advantage"
+        ),
+    },
+    "curate": {
+        "the base reward model is good and the labels are not": "filter_conflicts",
+        "several models or judges can look at the pairs": "dual_consistency consensus judge_agreement",
+        "responses are scored, and pairs are wanted": "best_worst_pairs hard_subset",
+        "some labels are wrong and nobody knows which": "cross_fitted_difference estimated_noise",
+        "many labels are wrong": "exchange peer_review independent_heads",
+        "a model is fitted in many passes on labels that may be wrong": "dynamic_labels",
+        "several models were fitted on the pairs": "preference_strength flip_weakest soften_labels adaptive_margin",
+        "two rewards rank several responses to each prompt": "rank_consistency consistency_labels",
+        "few pairs, and ways to make a response worse are known": "corruption_pairs",
+        "few pairs, and perturbed copies of the chosen responses can be made": "hull_vertices convex_hull_augmentation",
+        "rewards are compared between prompts (filtering, base-and-bonus)": "cross_prompt_pairs",
+        "responses have scores, and the reward is to be steered": "goal_conditioned_pairs",
+        "thumbs down come from other prompts than thumbs up": "density_ratio_weights odds_weights",
+        "labels can still be bought": "retrieval_budget error_driven_retrieval",
+    },
+    "optimize": {
+        "a policy is trained by group-relative policy gradient": (
+            "group_advantage attribute_advantage leave_one_out_advantage"
+        ),
+        "several scored responses to each prompt are at hand": "soft_plackett_luce",
+        "a policy is fine-tuned on its own best responses": (
+            "reward_ranked_top reward_ranked_local contrastive_subsample"
+        ),
+        "the best of several responses is taken": "best_of_n_gold best_of_n_kl",
+        "what a KL-regularized policy would gain is asked, without training it": "tilt tilt_to_kl",
+    },
+    "heads": {
+        "pairs and their base rewards, both noisy; uncertainty is asked for": "EnergyConfig",
+        "pairs and nothing else; the first thing to compare with": "LinearConfig SiLUConfig pair_loss",
+        "pairs may be ties": "tie_probabilities",
+        "pairs differ in how noisy they are": "GaussianConfig gaussian_pair_loss",
+        "the reward has to know where pairs have said little": "BayesianConfig",
+        "responses are rated rather than compared": "AttributesConfig",
+        "there are thumbs but no pairs": "BinaryConfig binary_feedback_loss class_mean_shift",
+        "the base reward is good and is to change little": "AnchoredConfig anchored_ranking_loss",
+        "pairs come from several data sets that disagree": "MinNormConfig",
+        "pairs come from people with different tastes": "PrototypesConfig",
+        "the reward likes one direction too much, such as length": (
+            "DirectionalConfig nuisance_direction remove_direction directional_correction directional_similarity"
+        ),
+        "responses that are unlike all known ones have to be found": "fit_centroids Centroids",
+        "what an embedding knows is asked": "fit_probe LinearProbe",
+    },
 }
-#: Member to the methods of `ebrm compare` that show what it does.
+#: Public functions and classes that are no methods: results, steps that methods share, and the parts of a head.
+PARTS: Mapping[str, str] = {
+    "aggregate": "BilevelWeights Majority",
+    "shape": "",
+    "curate": "ConflictCount ConflictReport Corrupted Peers Strength head_difference",
+    "optimize": "Selection Tilted pool_tables pools_by_size tie_groups",
+    "heads": (
+        "ClosedFormHead EmbeddingSource EnergyHead EnergyNetwork Epoch EstimateConfig FiniteRows FitConfig "
+        "FittedHead Fusion GaussianHead HeadConfig InferenceConfig JointConfig LikelihoodConfig NCEConfig "
+        "NetworkConfig Posterior PrototypesHead Refinement RewardHead TrainingConfig agreement find_interpolation "
+        "fit_energy fit_head grid_nodes head_config head_fitter load_head posterior read_batch refuse_not_finite "
+        "tanh train_step"
+    ),
+}
+#: Method to those of `ebrm compare` that show what it does.
 MEASURED: Mapping[str, str] = {
     "ensemble_mean": "silu-mean", "ensemble_median": "silu-median", "worst_case": "silu-worst-case",
     "uncertainty_weighted": "silu-uwo", "mean_minus_std": "silu-mean-std", "log_sigmoid_sum": "base-and-silu",
     "neighbor_fusion": "base-neighbors", "nominal_worst_case": "gaussian-worst-case",
     "most_confident_head": "gaussian", "preference_as_reward": "base-par", "log_sigmoid_centered": "base-log-sigmoid",
     "running_standardized": "base-standardized", "running_clipped": "base-clipped", "running_min_max": "base-min-max",
-    "length_penalty": "base-length", "relative_length_penalty": "base-shorter", "LinearHead": "linear",
-    "SiluHead": "silu", "GaussianHeads": "gaussian", "BayesianHead": "bayesian", "BinaryFeedbackHead": "binary",
-    "AnchoredHead": "anchored", "MinNormHead": "min_norm", "PrototypeHead": "prototypes",
-    "DirectionalHead": "directional",
+    "length_penalty": "base-length", "relative_length_penalty": "base-shorter",
+    **{config.__name__: kind for kind, config in HEADS.items() if kind != "attributes"},
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Member:
-    """A public function or class: where it is, its docstring's first line, and the papers it names."""
+    """A public function or class, when to use it, its docstring's first line, and the papers it names."""
 
-    module: str
+    package: str
     name: str
+    when: str
     what: str
     papers: tuple[str, ...]
 
 
 def members() -> Iterator[Member]:
-    """Every public member of the rooms, the parts that are no methods aside."""
-    parts = frozenset().union(*PARTS.values())
-    for room in ROOMS:
-        for path in sorted((SOURCE / room).glob("*.py")):
-            tree = ast.parse(path.read_text(encoding="utf-8"))
-            of_module = ast.get_docstring(tree) or ""
-            for node in tree.body:
-                if not isinstance(node, ast.FunctionDef | ast.ClassDef) or node.name.startswith("_"):
-                    continue
-                if node.name not in parts:
-                    text = ast.get_docstring(node) or ""
-                    found = papers(text) or papers(of_module)
-                    yield Member(f"{room}/{path.stem}", node.name, text.split("\n")[0].rstrip("."), found)
+    """Every method, in the order of the page."""
+    for package, whens in WHEN.items():
+        module = importlib.import_module(f"ebrm.{package}")
+        for when, names in whens.items():
+            for name in names.split():
+                text = inspect.getdoc(getattr(module, name)) or ""
+                yield Member(package, name, when, text.split("\n")[0].rstrip("."), papers(text))
 
 
 def papers(text: str) -> tuple[str, ...]:
     """The arXiv ids a text names, each once, in its order."""
-    return tuple(dict.fromkeys(re.findall(r"arXiv\s+(\d{4}\.\d{4,5})", text)))
+    return tuple(dict.fromkeys(re.findall(r"\b\d{4}\.\d{5}\b", text)))
 
 
 def members_table(compared: Mapping[str, Any], seconds: Mapping[str, float]) -> str:
@@ -151,19 +172,10 @@ def members_table(compared: Mapping[str, Any], seconds: Mapping[str, float]) -> 
         elif member.name in seconds:
             cost.append(f"{seconds[member.name]:.2f} µs a reward")
         links = ", ".join(f"[{id}](https://arxiv.org/abs/{id})" for id in member.papers)
-        what = member.what.replace("|", "\\|")
-        place = member.module.replace("/", ".")
-        rows.append(
-            [
-                f"`{place}.{member.name}`",
-                what,
-                WHEN[member.module],
-                links or "–",
-                ", ".join(cost) or "–",
-                effect(method),
-            ]
-        )
-    return table(["member", "what it does", "use it when", "paper", "cost", "measured"], rows)
+        what = re.sub(r" \((arXiv )?\d{4}\.\d{5}\)", "", member.what).replace("|", "\\|")
+        name = f"`{member.package}.{member.name}`"
+        rows.append([name, what, member.when, links or "–", ", ".join(cost) or "–", effect(method)])
+    return table(["method", "what it does", "use it when", "paper", "cost", "measured"], rows)
 
 
 def effect(method: Mapping[str, Any] | None) -> str:

@@ -13,24 +13,26 @@ class Fake:
 
     def __init__(self) -> None:
         self.now = 0.0
-        self.backbone = SimpleNamespace(embedding_size=3)
+        self.backbone = SimpleNamespace(embedding_size=3, read_texts=self.read_texts)
 
-    def read(self, prompts: list[str], responses: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    def read_texts(self, prompts: list[str], responses: list[str]) -> tuple[SimpleNamespace, list[None]]:
         self.now += 2.0
-        return torch.zeros(len(prompts), 3), torch.tensor([float(len(text)) for text in responses])
+        reward = torch.tensor([float(len(text)) for text in responses])
+        return SimpleNamespace(embedding=torch.zeros(len(prompts), 3), reward=reward), [None] * len(prompts)
 
     def refine(self, embedding: torch.Tensor, base: torch.Tensor) -> SimpleNamespace:
         self.now += 0.02
         return SimpleNamespace(reward=base + 1)
 
     def score(self, prompts: list[str], responses: list[str]) -> SimpleNamespace:
-        return self.refine(*self.read(prompts, responses))
+        reading, _ = self.read_texts(prompts, responses)
+        return self.refine(reading.embedding, reading.reward)
 
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
     model = Fake()
-    monkeypatch.setattr(end_to_end, "fit", lambda **_: SimpleNamespace(model=model))
+    monkeypatch.setattr(end_to_end, "fit", lambda source, **_: SimpleNamespace(model=model))
     monkeypatch.setattr(end_to_end.time, "perf_counter", lambda: model.now)
     return model
 
