@@ -12,6 +12,7 @@ from types import ModuleType
 
 import pytest
 from benchmarks.members import ELSEWHERE
+
 from ebrm.evaluation import METHODS
 
 FOLDER = Path(__file__).parents[2] / "recipes" / "methods"
