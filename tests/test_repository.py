@@ -6,6 +6,7 @@ import ast
 import graphlib
 import importlib
 import importlib.metadata
+import inspect
 import json
 import re
 import subprocess
@@ -78,6 +79,17 @@ def test_importing_ebrm_loads_nothing_heavy():
     assert loaded_by("import ebrm") == set()
 
 
+def test_importing_ebrm_leaves_the_interpreter_as_it_was():
+    code = """
+import os, sys
+umask, finders, filters = os.umask(0o027), list(sys.meta_path), list(__import__("warnings").filters)
+import ebrm
+assert os.umask(umask) == 0o027 and sys.meta_path == finders
+assert sys.modules["warnings"].filters == filters
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_configs_and_errors_load_nothing_heavy():
     names = [
         ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts)
@@ -122,6 +134,47 @@ def test_public_names_are_imported_from_their_package(package, name):
     assert name in dir(module) and name in module.__all__
 
 
+#: Public callables with *args or **kwargs, and who asks for them.
+OPEN_ENDED = {
+    "EBRMConfig": "transformers' configs pass their common fields on",
+    "EBRMForSequenceClassification.forward": "transformers' Trainer passes what the tokenizer made",
+    "EBRMForSequenceClassification.from_pretrained": "transformers' loading options",
+    "EBRMForSequenceClassification.save_pretrained": "transformers' saving options",
+    "EnergyRewardModel.save_pretrained": "huggingface_hub's options of a push",
+    "EnergyRewardModel.with_backbone": "fields of BackboneConfig; others are refused",
+    "EnergyRewardModel.with_inference": "fields of the head's inference config; others are refused",
+    "MeanPooledBert.forward": "transformers passes what the tokenizer made",
+    "RewardHead.with_inference": "fields of the head's inference config; others are refused",
+    "item_tables": "any number of columns",
+}
+
+
+def own_callables(name, value):
+    """A public function, or a class and its public methods, by name."""
+    if inspect.isfunction(value):
+        yield name, value
+    elif inspect.isclass(value) and value.__module__.startswith("ebrm") and not getattr(value, "_is_protocol", False):
+        yield name, value
+        for method, found in vars(value).items():
+            found = getattr(found, "__func__", found)
+            if inspect.isfunction(found) and not method.startswith("_"):
+                yield f"{name}.{method}", found
+
+
+def test_every_argument_of_a_public_function_has_a_name():
+    found = set()
+    for package, name in PUBLIC:
+        module = importlib.import_module(".".join(package.relative_to(SOURCE.parent).parts))
+        for called, function in own_callables(name, getattr(module, name)):
+            try:
+                parameters = inspect.signature(function).parameters.values()
+            except ValueError:  # an exception's, of C
+                continue
+            found |= {called for p in parameters if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+    assert found == set(OPEN_ENDED)
+    assert "head" in inspect.signature(ebrm.fit).parameters
+
+
 @pytest.mark.parametrize("package", [SOURCE, *PACKAGES], ids=lambda path: path.name)
 def test_a_package_holds_its_docstring_and_its_public_names(package):
     text = (package / "__init__.py").read_text("utf-8")
@@ -149,11 +202,43 @@ def test_modules_have_at_most_800_lines():
 def test_sources_use_the_words_of_the_field():
     found = [
         f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
-        for path in MODULES
+        for path in [*MODULES, ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
         if FORBIDDEN.search(line)
     ]
     assert found == []
+
+
+#: A command to type, up to its end, and options of other programs that errors and docstrings name.
+COMMAND = re.compile(r"\b(ebrm|pip install|ray start|vllm serve|python -m) [^`\"]*")
+FOREIGN_OPTIONS = {
+    "--api-key", "--context-length", "--dtype", "--max-model-len", "--multi-item-scoring-delimiter",
+    "--override-pooler-config", "--pooler-config", "--reward.remote_url", "--served-model-name", "--single_game",
+}  # fmt: skip
+
+
+def test_the_library_names_fields_and_no_options():
+    found = []
+    for path in MODULES:
+        if path.relative_to(SOURCE).parts[0] in ("cli", "demo", "__main__.py"):
+            continue
+        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+        pieces = {id(part) for node in nodes if isinstance(node, ast.JoinedStr) for part in node.values}
+        for node in nodes:
+            if id(node) in pieces:
+                continue
+            parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+            text = "".join(str(part.value) if isinstance(part, ast.Constant) else "X" for part in parts)
+            options = set(re.findall(r"(?<![\w-])(?<!var\()--[a-z][\w.-]*\w", COMMAND.sub("", text)))
+            found += [f"{path.relative_to(ROOT)}:{node.lineno}: {text}" for _ in options - FOREIGN_OPTIONS]
+    assert found == []
+
+
+def test_nothing_is_installed_from_an_index_under_our_name():
+    wrong = re.compile(r"pip install [^\n`]*[ '\"]ebrm(\[|['\"` \n])")
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
+    texts = {path: path.read_text(encoding="utf-8") for path in [*MODULES, *pages]}
+    assert [str(path) for path, text in texts.items() if wrong.search(text)] == []
 
 
 def imported_by(path: Path, known: set[str]) -> set[str]:

@@ -318,7 +318,7 @@ class EBRMForSequenceClassification(PreTrainedModel):
             raise ModelError(
                 f"{self._identity.name} ({self._identity.architecture}) cannot be written into a standalone folder: "
                 "transformers cannot build such a model from a configuration. Save the EnergyRewardModel, which refers "
-                "to it (`ebrm export` without --standalone)."
+                "to it (`ebrm export MODEL --out FOLDER`)."
             )
         hub = {key: kwargs.pop(key) for key in ("repo_id", "commit_message", "private", "create_pr") if key in kwargs}
         folder = Path(save_directory)
