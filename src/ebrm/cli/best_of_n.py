@@ -67,7 +67,7 @@ def best_of_n(
 
     pools = read_pools(pool, settings.reward, settings.gold, settings.prompt_column)
     selection = select(pools, settings.least, bootstrap=Bootstrap(settings.resamples, seed=settings.seed))
-    write_selection(out, selection, settings.gold, pool=Path(pool).name)
+    write_selection(out, selection, settings.gold, {"pool": Path(pool).name})
     show_summary(console, selection_summary(selection, settings.gold))
     console.facts([("picture", out / "curves.png"), ("numbers", out / "results.json"), ("table", out / "curves.csv")])
     console.result({"out": str(out), "pool": Path(pool).name, "gold": settings.gold, **selection.to_dict()})

@@ -97,7 +97,7 @@ def compare(
     what = {"features": Path(features).name, "pool": None if settings.pool is None else Path(settings.pool).stem}
     show_summary(console, comparison_summary(comparison))
     if out is not None:
-        write_comparison(out, comparison, f"Methods on {what['features']}", **what)
+        write_comparison(out, comparison, f"Methods on {what['features']}", what)
     console.facts([(name, path) for name, path in (("written", out), ("heads", save)) if path is not None])
     console.result({"out": settings.out, "save": settings.save, **what, **comparison.to_dict()})
 

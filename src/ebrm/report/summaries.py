@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -92,14 +93,18 @@ def selection_summary(selection: Selection, gold: str = "gold") -> tuple[Table, 
     return Table(f"{gold} of the best of n", head, body), notes
 
 
-def write_comparison(folder: Path, comparison: Comparison, caption: str = "Methods", **more: Any) -> None:
+def write_comparison(
+    folder: Path, comparison: Comparison, caption: str = "Methods", more: Mapping[str, Any] | None = None
+) -> None:
     """Write `results.json` (the comparison and `more`) and `table.md`."""
     table, notes = comparison_summary(comparison, caption)
-    write_json(folder / "results.json", more | comparison.to_dict())
+    write_json(folder / "results.json", {**(more or {}), **comparison.to_dict()})
     write_text(folder / "table.md", markdown([table], notes))
 
 
-def write_selection(folder: Path, selection: Selection, gold: str = "gold", **more: Any) -> None:
+def write_selection(
+    folder: Path, selection: Selection, gold: str = "gold", more: Mapping[str, Any] | None = None
+) -> None:
     """Write `curves.png`, all points of all curves as `curves.csv`, and `results.json` (the selection and `more`)."""
     write_selection_figure(folder / "curves.png", selection, gold)
     handle = io.StringIO()
@@ -113,7 +118,7 @@ def write_selection(folder: Path, selection: Selection, gold: str = "gold", **mo
                 numbers += [""] * (6 - len(numbers))
                 writer.writerow([name, axis, f"{x:.6g}", *numbers, selection.prompts])
     write_text(folder / "curves.csv", handle.getvalue())
-    write_json(folder / "results.json", more | {"gold": gold} | selection.to_dict())
+    write_json(folder / "results.json", {**(more or {}), "gold": gold, **selection.to_dict()})
 
 
 def _cells(estimate: Estimate | None, digits: int, scale: float = 1, sign: bool = False) -> list[str]:
