@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -37,13 +38,7 @@ logger = logging.getLogger(__name__)
 
 TRACKERS = ("tensorboard", "wandb", "trackio")
 #: Names that data sets give to their held-out parts.
-_SPLIT_NAMES = {
-    "train": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "dev": "validation",
-    "test": "test",
-}
+_SPLIT_NAMES = dict(train="train", validation="validation", valid="validation", dev="validation", test="test")
 
 
 @dataclass(frozen=True)
@@ -88,9 +83,7 @@ class FitResult:
         return measure_fit(self)
 
     def save(self, folder: str | Path, evaluation: FitEvaluation | None = None) -> FitEvaluation:
-        """Write the model with its card, `metrics.json` and `report.html` into a folder.
-
-        Where nothing was held out there is nothing to report: then a warning is logged and no page is written.
+        """Write the model with its card, `metrics.json` and `report.html` (where pairs were held out) into a folder.
 
         Args:
             folder: made where it is not there; files of the same names are replaced.
@@ -183,7 +176,13 @@ def fit(
         started = time.monotonic()
         read = extract_features(loaded, prefs, folder / "features", features)
         seconds["features"] = time.monotonic() - started
-        _log_what_was_too_long(read, loaded)
+        counted = {
+            "%d pairs are left out because a text has more than %d tokens.": "dropped",
+            "%d texts had their prompt's beginning cut to %d tokens.": "truncated",
+        }
+        for message, name in counted.items():
+            if read.manifest.get(name):
+                logger.warning(message, read.manifest[name], loaded.text_rule.max_length)
         if work is None:
             everything = ShardedEmbeddings([read.embedding(slice(None))], read.embedding_size)
             read = replace(read, path=None, embeddings=everything)
@@ -228,17 +227,7 @@ def _fit_features(
 
 @dataclass(frozen=True, eq=False)
 class PreparedFit:
-    """Training pairs of a head, divided and filtered.
-
-    Attributes:
-        features: embeddings and rewards of every item.
-        pairs: the preference pairs over these, the likelier side chosen.
-        config: how they are divided, filtered and weighted, and the seed.
-        splits: which pairs are used for what.
-        train: the training pairs that are left after the conflict filter.
-        conflicts: the filter's report, also where the filter is off.
-        seconds: wall time of the filter.
-    """
+    """Training pairs of a head: pairs over features, their splits, and what the conflict filter left of them."""
 
     features: Features
     pairs: PreferencePairs
@@ -257,13 +246,14 @@ class PreparedFit:
     ) -> FitResult:
         """The result of a fit on these pairs."""
         features, pairs, splits = self.features, self.pairs, self.splits
+        folder = "/".join(features.path.absolute().parts[-2:]) if features.path is not None else "features in memory"
         record = ModelRecord(
             head=fitted.head.config,
             fit=self.config,
             backbone=features.manifest["backbone"] or {},
             text_rule=features.manifest["text"],
             data={
-                "origin": preferences.report.origin if preferences is not None else _origin(features),
+                "origin": folder if preferences is None else preferences.report.origin,
                 "fingerprint": (features.manifest["data"] or {}).get("fingerprint"),
                 "pairs": len(pairs),
                 "pairs_dropped_as_too_long": features.manifest.get("dropped") or 0,
@@ -272,7 +262,7 @@ class PreparedFit:
                 "validation": len(splits.validation),
                 "test": len(splits.test),
                 "split": splits.how,
-                "sources": _counts(pairs.source),
+                "sources": dict(sorted(Counter(str(name or "-") for name in pairs.source).items())),
             },
             filter=self.conflicts.to_dict() | {"used": self.config.filter_conflicts},
             history=tuple(epoch.to_dict() for epoch in fitted.history),
@@ -334,9 +324,8 @@ def choose_splits(
 ) -> Splits:
     """Divide pairs into train / validation / test, never with a prompt in two of them.
 
-    Where the data's `split` column names at least two of train, validation and test, it is followed: pairs whose
-    prompt also stands in a held-out part are left out of the part that would learn from it, and a missing part is cut
-    from the training prompts. Otherwise all three are cut by a hash of the prompt, with the settings' fractions.
+    Where the data's `split` column names two of these and train is one, it is followed: training pairs of held-out
+    prompts are left out, and a missing part is cut from the training prompts. Else all are cut by a hash of the prompt.
 
     Raises:
         DataError: no training pairs are left.
@@ -371,27 +360,6 @@ def choose_splits(
             "on after holding out prompts to choose the epoch and to measure the result. Give more pairs."
         )
     return Splits(np.sort(clean), np.sort(validation), np.sort(parts["test"]), how)
-
-
-def _origin(features: Features) -> str:
-    """Name of the data of features without their texts: the end of their folder's path."""
-    return "/".join(features.path.absolute().parts[-2:]) if features.path is not None else "features in memory"
-
-
-def _log_what_was_too_long(features: Features, backbone: Backbone) -> None:
-    """Log how many pairs the text rule dropped and how many prompts it cut, where it did."""
-    limit = backbone.text_rule.max_length
-    if features.manifest.get("dropped"):
-        logger.warning(
-            "%d pairs are left out because a text has more than %d tokens.", features.manifest["dropped"], limit
-        )
-    if features.manifest.get("truncated"):
-        logger.warning("%d texts had their prompt's beginning cut to %d tokens.", features.manifest["truncated"], limit)
-
-
-def _counts(names: Sequence[str | None] | np.ndarray) -> dict[str, int]:
-    values, counts = np.unique([str(name or "-") for name in names], return_counts=True)
-    return dict(zip(values.tolist(), counts.tolist(), strict=True))
 
 
 def _device(device: str) -> torch.device:

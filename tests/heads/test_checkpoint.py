@@ -1,141 +1,139 @@
+"""Checkpoints of a fit: it goes on to the same weights, and what is not its own is refused."""
+
 from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
+from tests.heads.toys import TINY, data, fit, pairs_of, quick_fit, same_weights, scripted, untimed
 
+import ebrm.heads.training as fit_module
 from ebrm.errors import ModelError
-from ebrm.heads import Epoch
-from ebrm.heads.training import load_checkpoint, save_checkpoint
+from ebrm.heads import Epoch, InferenceConfig
+from ebrm.pairs import PreferencePairs
 
-RUN = {"seed": 0, "network.joint_widths": (8, 4), "rewards": "0f"}
-HISTORY = [Epoch(1, 2.5, 0.5, 1.25, 0.68, 0.1), Epoch(2, 2.0, math.nan, math.nan, math.nan, 0.2)]
-
-
-class State:
-    """A model, its optimizer after a few steps, and a generator: all that the next epoch depends on."""
-
-    def __init__(self, seed: int, steps: int) -> None:
-        self.generator = torch.Generator().manual_seed(seed)
-        self.model = torch.nn.Linear(3, 2)
-        with torch.no_grad():
-            for parameter in self.model.parameters():
-                parameter.copy_(torch.randn(parameter.shape, generator=self.generator))
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.1)
-        self.step(steps)
-
-    def step(self, steps: int) -> None:
-        for _ in range(steps):
-            self.optimizer.zero_grad()
-            self.model(torch.randn(4, 3, generator=self.generator)).square().sum().backward()
-            self.optimizer.step()
-
-    def weights(self) -> list[float]:
-        return [float(value) for parameter in self.model.parameters() for value in parameter.detach().flatten()]
+OBJECTIVES = ["joint", "likelihood", "nce"]
 
 
-@pytest.fixture
-def written(tmp_path) -> tuple[Path, State]:
-    state, file = State(1, steps=3), tmp_path / "fit.safetensors"
-    best = {name: value + 1 for name, value in state.model.state_dict().items()}
-    save_checkpoint(file, RUN, HISTORY, best, state.model, state.optimizer, state.generator)
-    return file, state
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_an_interrupted_fit_goes_on_to_the_same_weights(objective, tmp_path):
+    class Interrupted(KeyboardInterrupt):
+        pass
+
+    def stop_after_two(epoch: Epoch) -> None:
+        if epoch.epoch == 2:
+            raise Interrupted
+
+    whole = quick_fit(objective=objective)
+    file = tmp_path / "fit.safetensors"
+    with pytest.raises(Interrupted):
+        quick_fit(objective=objective, checkpoint=file, on_epoch=stop_after_two)
+    seen: list[int] = []
+    resumed = quick_fit(objective=objective, checkpoint=file, on_epoch=lambda epoch: seen.append(epoch.epoch))
+    assert seen == [3, 4]
+    assert same_weights(whole.head, resumed.head)
+    assert resumed.best_epoch == whole.best_epoch
+    assert resumed.head.fusion == whole.head.fusion
+    assert untimed(resumed) == untimed(whole)
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
 
 
-def load(file: Path, into: State, run: dict | None = None):
-    return load_checkpoint(file, RUN if run is None else run, into.model, into.optimizer, into.generator)
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_finished_fit_is_not_done_again_and_can_be_continued(objective, tmp_path):
+    file = tmp_path / "fit.safetensors"
+    first = quick_fit(objective=objective, checkpoint=file, epochs=2)
+    seen: list[int] = []
+    again = quick_fit(objective=objective, checkpoint=file, epochs=2, on_epoch=lambda epoch: seen.append(epoch.epoch))
+    assert seen == [] and same_weights(first.head, again.head)  # the trust is among them
+    assert [epoch.seconds for epoch in again.history] == [epoch.seconds for epoch in first.history]
+    longer = quick_fit(objective=objective, checkpoint=file, epochs=4)
+    assert same_weights(longer.head, quick_fit(objective=objective, epochs=4).head)
 
 
-def test_a_loaded_state_goes_on_as_the_saved_one(written):
-    file, state = written
-    other = State(99, steps=1)
-    history, best = load(file, other)
-    assert history[0] == HISTORY[0] and history[1].seconds == 0.2
-    assert math.isnan(history[1].validation_accuracy) and math.isnan(history[1].validation_label_loss)
-    assert all(torch.equal(best[name], value + 1) for name, value in state.model.state_dict().items())
-    assert other.weights() == state.weights()
-    state.step(2)
-    other.step(2)
-    assert other.weights() == state.weights()
+def test_a_checkpoint_with_other_settings_or_data_is_refused_naming_them(tmp_path):
+    file = tmp_path / "fit.safetensors"
+    quick_fit(checkpoint=file)
+    embedding, reward = data()
+    train, validation = pairs_of(50), pairs_of(30, first=50)
+
+    def resume(embedding=embedding, reward=reward, train=train, validation=validation, **settings):
+        fit(embedding, reward, train, validation, checkpoint=file, **settings)
+
+    resume()
+    swapped = reward.clone()
+    swapped[[0, 1]] = reward[[1, 0]]  # the same sums
+    other = {
+        r"network\.dropout is 0\.5, this run's is 0\.25": {"network": replace(TINY, dropout=0.25)},
+        r"training\.learning_rate is 0\.01, this run's is 0\.02": {"learning_rate": 0.02},
+        r"seed is 0, this run's is 7": {"seed": 7},
+        r"objective\.kind is joint, this run's is likelihood": {"objective": "likelihood"},
+        r"objective\.label_noise is 0\.1, this run's is 0\.2": {"label_noise": 0.2},
+        r"inference\.estimate is mean, this run's is mode": {"inference": InferenceConfig(estimate="mode")},
+        r"embedding_shape is \[80, 3\], this run's is \[80, 2\]": {"embedding": embedding[:, :2]},
+        "embeddings is": {"embedding": embedding + 1},
+        "rewards is": {"reward": swapped},
+        "training_pairs is": {"train": PreferencePairs.of(train.chosen, train.rejected, weight=[1.0] * 24 + [2.0])},
+        "validation_pairs is": {"validation": PreferencePairs.of(validation.rejected, validation.chosen)},
+    }
+    for said, changed in other.items():
+        with pytest.raises(ModelError, match=f"is of another run: its {said}.*Delete it"):
+            resume(**changed)
 
 
-def test_saving_leaves_one_file_and_writes_over_an_older_one(written):
-    file, state = written
-    state.step(1)
-    save_checkpoint(file, RUN, HISTORY[:1], state.model.state_dict(), state.model, state.optimizer, state.generator)
-    assert [path.name for path in file.parent.iterdir()] == ["fit.safetensors"]
-    other = State(0, steps=0)
-    assert load(file, other)[0] == HISTORY[:1]
-    assert other.weights() == state.weights()
+def test_the_kept_epoch_and_numbers_that_were_not_measured_come_back(tmp_path, monkeypatch):
+    file = tmp_path / "fit.safetensors"
+    unmeasured = quick_fit(rows=50, held_out=0, checkpoint=file, epochs=1)
+    (epoch,) = quick_fit(rows=50, held_out=0, checkpoint=file, epochs=1).history
+    assert math.isnan(epoch.validation_accuracy) and math.isnan(epoch.validation_label_loss)
+    assert epoch.loss == unmeasured.history[0].loss
+    file.unlink()
+    scripted(monkeypatch, [(0.5, 1.0, 0.5), (0.5, 1.0, 0.6)])
+    first, again = (quick_fit(checkpoint=file, epochs=2) for _ in range(2))
+    assert first.best_epoch == again.best_epoch == 1 and same_weights(first.head, again.head)
 
 
-def test_a_fresh_optimizer_can_be_saved(tmp_path):
-    state, file = State(1, steps=0), tmp_path / "fit.safetensors"
-    save_checkpoint(file, RUN, [], state.model.state_dict(), state.model, state.optimizer, state.generator)
-    other = State(2, steps=0)
-    assert load(file, other)[0] == []
-    state.step(1)
-    other.step(1)
-    assert other.weights() == state.weights()
+def test_a_setting_that_a_checkpoint_does_not_know_is_refused(tmp_path, monkeypatch):
+    file, known = tmp_path / "fit.safetensors", fit_module._run_identity
+    quick_fit(checkpoint=file, epochs=1)
+    monkeypatch.setattr(fit_module, "_run_identity", lambda *of: known(*of) | {"new": 3})
+    with pytest.raises(ModelError, match="its new is None, this run's is 3"):
+        quick_fit(checkpoint=file, epochs=1)
+
+
+def other_file(metadata: dict[str, str] | None) -> Callable[[bytes], bytes]:
+    return lambda _: save({"now.weight": torch.zeros(2, 3)}, metadata)
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    "damage",
     [
-        ({"seed": 1}, r"its seed is 0, this run's is 1"),
-        ({"network.joint_widths": (8, 5)}, r"its network\.joint_widths is \[8, 4\], this run's is \[8, 5\]"),
-        ({"rewards": "1f"}, "its rewards is 0f, this run's is 1f"),
-        ({"new": 3}, "its new is None, this run's is 3"),
+        lambda _: b"",
+        lambda _: b"not this",
+        lambda content: content[: len(content) // 2],
+        lambda content: content[:-9] + bytes([content[-9] ^ 1]) + content[-8:],  # a bit of a number
+        lambda content: content.replace(rb"\"epoch\": 1", rb"\"epoch\": 2"),
+        *map(other_file, (None, {}, {"run": "{}"})),
     ],
 )
-def test_a_checkpoint_of_another_run_is_refused_before_anything_is_changed(written, changed, said):
-    file, _ = written
-    other = State(5, steps=1)
-    before = other.weights()
-    with pytest.raises(ModelError, match=f"fit.safetensors is of another run: {said}. Delete it"):
-        load(file, other, RUN | changed)
-    assert other.weights() == before
-
-
-def truncate(content: bytes) -> bytes:
-    return content[: len(content) // 2]
-
-
-def flip_a_bit_of_a_weight(content: bytes) -> bytes:
-    return content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]
-
-
-def change_the_history(content: bytes) -> bytes:
-    changed = content.replace(rb"\"loss\": 2.5", rb"\"loss\": 2.4")
-    assert changed != content
-    return changed
-
-
-@pytest.mark.parametrize(
-    "damage", [lambda _: b"", lambda _: b"not this", truncate, flip_a_bit_of_a_weight, change_the_history]
-)
-def test_a_damaged_checkpoint_is_refused(written, damage):
-    file, _ = written
-    file.write_bytes(damage(file.read_bytes()))
+def test_a_damaged_checkpoint_or_some_other_file_is_refused(damage, tmp_path):
+    file = tmp_path / "fit.safetensors"
+    quick_fit(checkpoint=file, epochs=1)
+    content = file.read_bytes()
+    file.write_bytes(damage(content))
+    assert file.read_bytes() != content
     with pytest.raises(ModelError, match=r"The checkpoint .*fit.safetensors is damaged \(.*\)\. Delete it"):
-        load(file, State(5, steps=1))
+        quick_fit(checkpoint=file, epochs=1)
 
 
-@pytest.mark.parametrize("metadata", [None, {}, {"run": "{}"}])
-def test_some_other_safetensors_file_is_refused(tmp_path, metadata):
-    file = tmp_path / "other.safetensors"
-    save_file({"now.weight": torch.zeros(2, 3)}, file, metadata=metadata)
-    with pytest.raises(ModelError, match="is damaged"):
-        load(file, State(5, steps=1))
-
-
-def test_nothing_in_it_is_pickled(written):
-    file, _ = written
+def test_nothing_in_it_is_pickled(tmp_path):
+    file = tmp_path / "fit.safetensors"
+    quick_fit(checkpoint=file, epochs=1)
     with safe_open(file, framework="pt") as handle:
         assert json.loads(handle.metadata()["run"])["seed"] == 0
         assert {name.split(".")[0] for name in handle.keys()} == {"now", "best", "optimizer", "generator"}  # noqa: SIM118

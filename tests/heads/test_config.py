@@ -220,8 +220,7 @@ def test_widths_are_those_of_the_size_unless_overridden():
 
 
 @pytest.mark.parametrize(
-    ("objective", "passes", "least"),
-    [(JointConfig(), 3, 200), (LikelihoodConfig(), 5, 1000), (NCEConfig(), 5, 1000)],
+    ("objective", "passes", "least"), [(JointConfig(), 3, 200), (LikelihoodConfig(), 5, 1000), (NCEConfig(), 5, 1000)]
 )
 def test_little_data_gets_more_epochs_unless_they_are_given(objective, passes, least):
     config = EnergyConfig(objective=objective)

@@ -1,8 +1,9 @@
-"""What every head does, the energy among them: learn, refine, prefer, save, load, take or refuse columns."""
+"""What every head does: learn, refine, prefer, save, load, take or refuse columns; closed forms against SciPy."""
 
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.heads.worlds import NONE, linear_truth, world
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from tests.heads.toys import NONE, linear_truth, world
 from tests.other_device import other_device
+from torch import Tensor
 
 from ebrm.errors import ConfigError, DataError, ModelError
 from ebrm.heads import (
@@ -19,6 +24,7 @@ from ebrm.heads import (
     ClosedFormHead,
     EnergyConfig,
     HeadConfig,
+    LinearConfig,
     NetworkConfig,
     Refinement,
     RewardHead,
@@ -27,6 +33,7 @@ from ebrm.heads import (
     head_fitter,
     load_head,
 )
+from ebrm.heads.base import GUMBEL_STD
 from ebrm.model import EnergyRewardModel, ModelRecord
 from ebrm.pairs import PreferencePairs
 
@@ -125,18 +132,34 @@ def test_units_of_the_base_reward_go_through(kind: str, heads: dict[str, RewardH
     assert torch.allclose(moved.std, 8 * plain.std, rtol=2e-3)
 
 
-@pytest.mark.parametrize("kind", HEADS)
-def test_rows_are_refined_alike_in_any_batch_and_none_are_fine(kind: str, heads: dict[str, RewardHead]) -> None:
-    head, e, r = heads[kind], WORLD.embedding, WORLD.reward
+STARTS = [{"estimate": "ascent", "start": start} for start in ("base", "paper", "zero", "random")]
+READINGS = [(kind, {}) for kind in HEADS] + [("energy", inference) for inference in STARTS]
+
+
+@pytest.mark.parametrize(("kind", "inference"), READINGS)
+def test_rows_are_refined_alike_in_any_batch(kind: str, inference: Any, heads: dict[str, RewardHead]) -> None:
+    head, e, r = heads[kind].with_inference(**inference), WORLD.embedding, WORLD.reward
     whole = head.refine(e, r)
-    order = torch.randperm(len(r), generator=torch.Generator().manual_seed(0))
-    assert_same(head.refine(e[order], r[order]), whole, order)
-    assert_same(head.refine(e[5:6], r[5:6]), whole, slice(5, 6))
-    none = head.refine(e[:0], r[:0])
-    assert none.reward.shape == (0,) and none.interval.shape == (0, 2)
-    with torch.inference_mode():
-        assert_same(head.refine(e, r), whole)
+    if inference.get("start") not in ("paper", "random"):  # whose draws go by the rows' order
+        order = torch.randperm(len(r), generator=torch.Generator().manual_seed(0))
+        assert_same(head.refine(e[order], r[order]), whole, order)
+        assert_same(head.refine(e[5:6], r[5:6]), whole, slice(5, 6))
+    for n in (0, 1, 2):
+        got = head.refine(e[:n], r[:n])
+        assert all(getattr(got, name).shape == ((n, 2) if name == "interval" else (n,)) for name in FIELDS)
+        assert all(bool(getattr(got, name).isfinite().all()) for name in FIELDS)
+        assert head.density(e[:n], r[:n])[1].shape == (n, 257)
+        assert head.prefer((e[:n], e[:n]), (r[:n], r[:n])).shape == (n,)
     assert all(getattr(whole, name).dtype == torch.float32 for name in FIELDS)
+    sides = (e, e.flip(0)), (r, r.flip(0))
+    outside = head.prefer(*sides), head.density(e, r)[1]
+    with torch.inference_mode():
+        inside = e + 0  # an inference tensor
+        assert_same(head.refine(inside, r), whole)
+        assert torch.allclose(head.prefer((inside, inside.flip(0)), sides[1]), outside[0])
+        assert torch.equal(head.density(inside, r)[1], outside[1])
+    answers = [getattr(whole, name) for name in FIELDS]
+    assert not any(answer.requires_grad for answer in (*answers, *outside))
 
 
 @pytest.mark.parametrize("kind", HEADS)
@@ -228,21 +251,6 @@ def test_a_pair_of_weight_two_is_the_pair_twice(kind: str) -> None:
     assert torch.allclose(one.reward, other.reward, atol=1e-3) and torch.allclose(one.std, other.std, rtol=1e-4)
 
 
-def test_strength_is_a_weight_a_margin_or_nothing() -> None:
-    config, strength = HEADS["linear"](), torch.linspace(0, 3, TRAIN)
-    train = PreferencePairs.of(WORLD.train.chosen, WORLD.train.rejected, strength=strength)
-
-    def fitted(pairs: PreferencePairs, use: Any = "weight") -> RewardHead:
-        return fit_head(config, WORLD.embedding, WORLD.reward, pairs, WORLD.validation, strength=use).head
-
-    plain = PreferencePairs.of(WORLD.train.chosen, WORLD.train.rejected)
-    assert same(fitted(train, "off"), fitted(plain))
-    assert same(fitted(train, "margin"), fitted(replace(plain, margin=strength.double())))
-    scaled = fitted(replace(plain, weight=strength.double() / strength.double().mean()))
-    assert torch.allclose(WORLD.refined(fitted(train)).reward, WORLD.refined(scaled).reward, atol=1e-4)
-    assert not same(fitted(train), fitted(plain))
-
-
 @pytest.mark.parametrize("kind", HEADS)
 def test_it_is_fitted_and_read_on_another_device_alike(kind: str) -> None:
     few, rows = WORLD.train.select(slice(40)), slice(0, 7)
@@ -272,7 +280,7 @@ def test_nothing_to_fit_on_is_refused() -> None:
 
 def test_ratings_that_a_head_does_not_use_are_said(caplog: pytest.LogCaptureFixture) -> None:
     assert same(fit("linear"), fit("linear", ratings=WORLD.truth))
-    assert "ratings of rows are not used: the linear head is fitted on pairs" in caplog.text
+    assert f"ratings of {len(WORLD.truth)} rows are not used: the linear head is fitted on pairs" in caplog.text
     with pytest.raises(DataError, match="has no place for the training pairs' weight"):
         fit("binary", ratings=(WORLD.truth > 0).double(), weight=torch.linspace(1, 2, TRAIN))
 
@@ -313,3 +321,127 @@ def test_a_model_that_holds_a_head_refuses_what_does_not_fit(heads: dict[str, Re
         (tmp_path / kind / "config.json").write_text(json.dumps(config))
         with pytest.raises(ModelError, match="cannot be put together"):
             EnergyRewardModel.from_pretrained(tmp_path / kind)
+
+
+class Gumbel(ClosedFormHead):
+    """Score: the first number of the embedding."""
+
+    def scores(self, x: Tensor) -> Tensor:
+        return x[:, 0]
+
+
+class Normal(Gumbel):
+    """The second number is the logarithm of the deviation."""
+
+    noise = "normal"
+
+    def spread(self, x: Tensor) -> Tensor:
+        return x[:, 1].exp()
+
+
+def made(kind: type[ClosedFormHead], gain: float = 0.5, offset: float = -1.0) -> ClosedFormHead:
+    head = kind(2, LinearConfig())
+    head.gain.fill_(gain)
+    head.offset.fill_(offset)
+    head.standardizer.reward_mean.fill_(30.0)
+    head.standardizer.reward_std.fill_(4.0)
+    head.support.copy_(torch.tensor([-4.0, 4.0]))
+    return head.eval()
+
+
+EMBEDDING = torch.tensor([[0.0, 0.0], [1.0, -1.0], [3.0, 0.5], [-2.0, -3.0], [0.5, 1.0]])
+BASE = torch.full((5,), 30.0)
+# Base units: 4 * (0.5 * score - 1) + 30.
+MEAN = 30 + 4 * (0.5 * EMBEDDING[:, 0] - 1).double().numpy()
+
+
+def scipy_law(kind: type[ClosedFormHead]) -> stats.rv_continuous:
+    if kind is Normal:
+        return stats.norm(MEAN, 2 * EMBEDDING[:, 1].double().exp().numpy())
+    return stats.gumbel_r(MEAN - 2 * np.euler_gamma, 2.0)
+
+
+@pytest.mark.parametrize("kind", [Gumbel, Normal])
+@pytest.mark.parametrize("estimate", ["mean", "mode"])
+def test_refine_is_that_of_scipy_s_distribution(kind: type[ClosedFormHead], estimate: str) -> None:
+    refined = made(kind).with_inference(estimate=estimate, coverage=0.8).refine(EMBEDDING, BASE)
+    law = scipy_law(kind)
+    mode = MEAN if kind is Normal else MEAN - 2 * np.euler_gamma
+    at = MEAN if estimate == "mean" else mode
+    assert refined.reward.numpy() == pytest.approx(at, rel=1e-6)
+    assert refined.mean.numpy() == pytest.approx(law.mean(), rel=1e-6)
+    assert refined.mode.numpy() == pytest.approx(mode, rel=1e-6)
+    assert refined.std.numpy() == pytest.approx(law.std(), rel=1e-6)
+    ends = np.stack([law.ppf(0.1), law.ppf(0.9)])
+    assert refined.interval.T.numpy() == pytest.approx(ends, rel=1e-6)
+    assert refined.log_density.numpy() == pytest.approx(law.logpdf(at), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", [Gumbel, Normal])
+def test_the_grid_has_the_distribution_s_probabilities(kind: type[ClosedFormHead]) -> None:
+    head, law = made(kind), scipy_law(kind)
+    rewards, p = head.density(EMBEDDING, BASE, 33)
+    step = float(rewards[1] - rewards[0])
+    edges = (rewards.double().numpy()[1:] + rewards.double().numpy()[:-1]) / 2
+    cdf = np.stack([law.cdf(edge) for edge in edges], 1)
+    mass = np.diff(np.concatenate([np.zeros((5, 1)), cdf, np.ones((5, 1))], 1))
+    width = np.full(33, step)
+    width[[0, -1]] /= 2
+    assert p.double().numpy() * width == pytest.approx(mass, abs=1e-6)
+    # Row 3 has a deviation of 0.1 where nodes are 1 apart: its probability is all in two cells or fewer.
+    at = head.posterior(EMBEDDING, BASE, 33)
+    assert at.log_cells().exp().sum(1).numpy() == pytest.approx(np.ones(5))
+    assert bool(at.log_density.isfinite().all())
+    fine = head.posterior(EMBEDDING, BASE, 4001)
+    inside = np.array([0, 1, 2] if kind is Gumbel else [1, 3])  # the others reach beyond the support
+    assert head.standardizer.to_base(fine.mean()).numpy()[inside] == pytest.approx(MEAN[inside], rel=5e-3)
+
+
+def test_preferring_is_the_logistic_or_the_normal_of_the_difference() -> None:
+    a, b = EMBEDDING[:4], EMBEDDING[1:]
+    score = EMBEDDING[:, 0]
+    both = (a, b), (BASE[:4], BASE[1:])
+    assert torch.allclose(made(Gumbel).prefer(*both), torch.sigmoid(score[:4] - score[1:]))
+    std = EMBEDDING[:, 1].exp()
+    z = (score[:4] - score[1:]) / (std[:4].square() + std[1:].square()).sqrt()
+    assert made(Normal).prefer(*both).numpy() == pytest.approx(stats.norm.cdf(z.numpy()), abs=1e-6)
+
+
+def test_the_best_is_luce_s_softmax_or_the_normal_integral() -> None:
+    score = EMBEDDING[:, 0]
+    assert torch.allclose(made(Gumbel).p_best(EMBEDDING, BASE), torch.softmax(score, 0))
+    found = made(Normal).p_best(EMBEDDING, BASE).double().numpy()
+    law = scipy_law(Normal)
+    draws = law.rvs((400_000, 5), random_state=np.random.default_rng(0))
+    share = np.bincount(draws.argmax(1), minlength=5) / len(draws)
+    assert found == pytest.approx(share, abs=4e-3) and found.sum() == pytest.approx(1)
+    for kind in (Gumbel, Normal):
+        head = made(kind)
+        two = head.p_best(EMBEDDING[:2], BASE[:2])
+        assert float(two[0]) == pytest.approx(
+            float(head.prefer((EMBEDDING[:1], EMBEDDING[1:2]), (BASE[:1], BASE[:1]))), abs=1e-4
+        )
+        assert head.p_best(EMBEDDING[:1], BASE[:1]).tolist() == [1.0]
+        assert head.p_best(EMBEDDING[:0], BASE[:0]).shape == (0,)
+
+
+def test_the_spread_is_that_of_the_random_utility_model() -> None:
+    draws = stats.gumbel_r.rvs(size=(2, 200_000), random_state=1)
+    assert draws.std() == pytest.approx(GUMBEL_STD, rel=0.01)
+    assert (draws[0] + 0.7 > draws[1]).mean() == pytest.approx(1 / (1 + math.exp(-0.7)), abs=4e-3)
+
+
+@given(st.floats(-50, 50), st.floats(0.1, 10))
+def test_units_change_no_probability(offset: float, gain: float) -> None:
+    for kind in (Gumbel, Normal):
+        plain, other = made(kind), made(kind, gain, offset)
+        both = (EMBEDDING[:4], EMBEDDING[1:]), (BASE[:4], BASE[1:])
+        assert torch.allclose(plain.prefer(*both), other.prefer(*both), atol=1e-5)
+        assert torch.allclose(plain.p_best(EMBEDDING, BASE), other.p_best(EMBEDDING, BASE), atol=2e-3)
+
+
+def test_far_tails_stay_finite() -> None:
+    for kind in (Gumbel, Normal):
+        at = made(kind).posterior(torch.tensor([[1e4, -9.0], [-1e4, -9.0]]), BASE[:2], 65)
+        assert bool(at.log_density.isfinite().all()) and bool(at.p_best().isfinite().all())
+        assert at.prefer(at).tolist() == [0.5, 0.5]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.heads.worlds import NONE
+from tests.heads.toys import NONE
 
 import ebrm.heads.data as rows_module
 from ebrm.errors import DataError, ModelError

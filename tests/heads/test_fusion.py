@@ -1,3 +1,5 @@
+"""Held-out pairs: how density and base reward are weighed by them, and what validation measures."""
+
 from __future__ import annotations
 
 import math
@@ -8,12 +10,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from tests.heads.toys import energy
 from torch import Tensor
 
+import ebrm.heads.data as rows_module
 import ebrm.heads.fusion as fusion_module
-from ebrm.heads import UNMEASURED, Fusion, grid_nodes, posterior
+from ebrm.heads import UNMEASURED, EnergyHead, Fusion, NetworkConfig, grid_nodes, posterior
 from ebrm.heads.fusion import BASE_NOISE, POWERS, HeldOut, choose_fusion, weigh
 from ebrm.heads.objective import noisy_preference_nll
+from ebrm.heads.training import held_out_densities, log_density_of, validate
+from ebrm.pairs import PreferencePairs
 
 NODES = torch.linspace(-4, 4, 33)
 
@@ -36,9 +42,8 @@ def flipped(pairs: Tensor, share: float, seed: int = 1) -> Tensor:
     return torch.where(wrong.unsqueeze(1), pairs.flip(1), pairs)
 
 
-def held_out(log_mass: Tensor, nodes: Tensor, reward: Tensor, sides: Tensor) -> HeldOut:
-    one = torch.ones(sides.shape[1], dtype=torch.float64)
-    return HeldOut(log_mass, nodes, reward, sides[0], sides[1], one, one)
+def held_out(log_mass: Tensor, nodes: Tensor, reward: Tensor, sides: Tensor, **columns) -> HeldOut:
+    return HeldOut(log_mass, nodes, reward, PreferencePairs.of(sides[0], sides[1], **columns))
 
 
 def chosen_fusion(log_mass: Tensor, reward: Tensor, pairs: Tensor, flips: float = 0.1, **options) -> Fusion:
@@ -107,10 +112,6 @@ def test_without_pairs_held_out_the_density_counts_whole_and_the_base_reward_as_
     none = torch.empty(0, 2, dtype=torch.long)
     got = chosen_fusion(cells(torch.zeros(2), 1.0), torch.zeros(2), none)
     assert got == choose_fusion([], flips=0.1) == UNMEASURED == Fusion(1.0, 2.0)
-
-
-def test_the_default_is_the_density_alone():
-    assert Fusion() == Fusion(1.0, math.inf)
 
 
 def brute_force(
@@ -228,12 +229,9 @@ def test_a_base_reward_that_is_the_opposite_of_the_truth_counts_least(seed):
     assert chosen_fusion(cells(true, 0.5), -true, pairs) == Fusion(1.0, BASE_NOISE[-1])
 
 
-def test_fusion_is_plain_json_without_infinity():
+def test_the_tried_weights_go_down_to_the_base_reward_alone_but_only_the_default_leaves_it_out():
+    assert Fusion() == Fusion(1.0, math.inf) and Fusion().to_dict() == {"power": 1.0, "base_noise": None}
     assert Fusion(0.25, 1.4).to_dict() == {"power": 0.25, "base_noise": 1.4}
-    assert Fusion().to_dict() == {"power": 1.0, "base_noise": None}
-
-
-def test_the_tried_weights_go_down_to_the_base_reward_alone_but_never_leave_it_out():
     assert POWERS[0] == 0.0 and POWERS[-1] == 1.0 and sorted(set(POWERS)) == list(POWERS)
     assert BASE_NOISE[-1] == 2.0 and sorted(set(BASE_NOISE)) == list(BASE_NOISE)
     assert 0 < BASE_NOISE[0] <= 0.25
@@ -246,9 +244,91 @@ def test_held_out_labels_and_weights_count():
     turned = torch.rand(200, generator=torch.Generator().manual_seed(2)) < 0.5
     shown = torch.where(turned.unsqueeze(1), pairs.flip(1), pairs)
     one = torch.ones(200, dtype=torch.float64)
-    part = HeldOut(log_mass, NODES, true, shown[:, 0], shown[:, 1], (~turned).double(), one)
+    part = held_out(log_mass, NODES, true, shown.T, label=(~turned).double())
     assert choose_fusion([part], flips=0.1) == chosen_fusion(log_mass, true, pairs)
     wrong = torch.cat([pairs, pairs.flip(1), pairs.flip(1)])
     weight = torch.cat([one, 0 * one, 0 * one])
-    ignored = HeldOut(log_mass, NODES, true, wrong[:, 0], wrong[:, 1], torch.ones(600).double(), weight)
+    ignored = held_out(log_mass, NODES, true, wrong.T, weight=weight)
     assert choose_fusion([ignored], flips=0.1) == chosen_fusion(log_mass, true, pairs)
+
+
+D = 3
+#: Responses that stand in several pairs, near to one another and far apart.
+PAIRS = PreferencePairs.of([0, 0, 5, 7, 9, 0, 11, 2], [1, 2, 6, 8, 1, 3, 10, 12])
+
+
+@pytest.fixture(scope="module")
+def density() -> EnergyHead:
+    network = NetworkConfig(reward_widths=(4,), joint_widths=(6,))
+    made = EnergyHead(D, energy(network, label_noise=0.2), torch.Generator().manual_seed(0))
+    embedding, reward = data()
+    made.fit_units(reward, [embedding])
+    with torch.no_grad():
+        for parameter in made.network.parameters():
+            parameter.mul_(3)  # densities that differ
+    return made.eval()
+
+
+def data() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(13, D, generator=generator), 2 + 5 * torch.randn(13, generator=generator)
+
+
+class Watched:
+    """Embeddings that say which rows were read."""
+
+    def __init__(self, embedding: torch.Tensor) -> None:
+        self.embedding, self.shape = embedding, tuple(embedding.shape)
+        self.reads: list[list[int]] = []
+
+    def __getitem__(self, index: torch.Tensor) -> torch.Tensor:
+        self.reads.append(index.tolist())
+        return self.embedding[index]
+
+
+@pytest.mark.parametrize("rows", [2, 4, 6, 100])
+@pytest.mark.parametrize("estimate", ["mean", "mode", "ascent"])
+def test_parts_give_the_numbers_of_the_whole(monkeypatch, density, rows, estimate):
+    monkeypatch.setattr(rows_module, "_READ_FLOATS", rows * D)
+    (embedding, reward), head = data(), density.with_inference(estimate=estimate)
+    accuracy, nll, loss = validate(head, embedding, reward, PAIRS)
+    refined = head.refine(embedding, reward).reward
+    assert accuracy == float((refined[PAIRS.chosen] > refined[PAIRS.rejected]).double().mean())
+    at = density.posterior(embedding, reward)
+    once = [0, 1, 2, 3, 5, 6, 7, 8, 9, 10, 11, 12]  # 4 stands in no pair
+    assert nll == pytest.approx(-float(log_density_of(density, at, reward)[once].mean()), rel=1e-5)
+    mass = at.log_cells().float()
+    assert loss == pytest.approx(
+        float(noisy_preference_nll(mass[PAIRS.chosen], mass[PAIRS.rejected], 0.2).mean()), rel=1e-5
+    )
+
+
+def test_every_response_of_a_part_is_read_and_its_density_computed_once(monkeypatch, density):
+    monkeypatch.setattr(rows_module, "_READ_FLOATS", 6 * D)  # three pairs a part
+    embedding, reward = data()
+    watched, computed = Watched(embedding), []
+    original = density.posterior
+    monkeypatch.setattr(density, "posterior", lambda e, *rest: computed.append(len(e)) or original(e, *rest))
+    validate(density, watched, reward, PAIRS)
+    assert watched.reads == [[0, 1, 2, 5, 6], [0, 1, 3, 7, 8, 9], [2, 10, 11, 12]]
+    assert computed == [5, 6, 4]
+
+
+def test_densities_come_with_the_rows_they_belong_to(monkeypatch, density):
+    monkeypatch.setattr(rows_module, "_READ_FLOATS", 6 * D)
+    embedding, reward = data()
+    parts = list(held_out_densities(density.with_inference(nodes=33), embedding, reward, PAIRS))
+    whole = density.posterior(embedding, reward, 33)
+    internal = density.standardizer.to_internal(reward)
+    for side in ("chosen", "rejected"):
+        places, rows = [getattr(part.pairs, side) for part in parts], getattr(PAIRS, side)
+        got = torch.cat([part.log_mass[place] for part, place in zip(parts, places, strict=True)])
+        assert torch.allclose(got, whole.log_cells().float()[rows], atol=1e-5)
+        assert torch.equal(
+            torch.cat([part.reward[place] for part, place in zip(parts, places, strict=True)]), internal[rows]
+        )
+    assert all(torch.equal(part.nodes, whole.nodes.float()) for part in parts)
+
+
+def test_nothing_held_out_has_no_numbers(density):
+    assert all(math.isnan(value) for value in validate(density, *data(), PreferencePairs.of([], [])))

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize
-from tests.heads.worlds import NONE, World, linear_truth, world
+from tests.heads.toys import NONE, World, linear_truth, world
 from torch.autograd import gradcheck
 
 from ebrm.errors import ConfigError, DataError

@@ -9,7 +9,20 @@ import numpy as np
 import pytest
 import torch
 from scipy import integrate, stats
-from tests.heads.toys import KNOWN, energy, fit_energy, pairs_of, reading
+from tests.heads.toys import (
+    KNOWN,
+    QUICK,
+    TINY,
+    data,
+    energy,
+    fit,
+    pairs_of,
+    quick_fit,
+    reading,
+    same_weights,
+    scripted,
+    untimed,
+)
 from torch import Tensor
 
 import ebrm.heads.data as rows_module
@@ -20,7 +33,6 @@ from ebrm.heads import (
     EnergyConfig,
     EnergyHead,
     Epoch,
-    FittedHead,
     Fusion,
     InferenceConfig,
     NetworkConfig,
@@ -28,24 +40,8 @@ from ebrm.heads import (
 from ebrm.heads.fusion import BASE_NOISE
 from ebrm.pairs import PreferencePairs
 
-TINY = NetworkConfig(reward_widths=(4,), joint_widths=(6, 5), dropout=0.5)
-QUICK = {"epochs": 4, "batch_rows": 16, "nodes": 16, "negatives": 16, "learning_rate": 1e-2, "patience": 0}
 OBJECTIVES = ["joint", "likelihood", "nce"]
 ON_ROWS = ["likelihood", "nce"]  # of responses, whose labels are not seen
-
-
-def data(rows: int = 80, d: int = 3) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    embedding = torch.randn(rows, d, generator=generator)
-    return embedding, 3 + 2 * embedding[:, 0] + 0.5 * torch.randn(rows, generator=generator)
-
-
-def quick_fit(rows: int = 80, held_out: int = 30, **options) -> FittedHead:
-    """A few seconds' worth of nothing: 50 training rows, 30 validation rows, four epochs."""
-    embedding, reward = data(rows)
-    more = {name: options.pop(name) for name in list(options) if name in ("inference", "checkpoint", "on_epoch")}
-    pairs = pairs_of(rows - held_out), pairs_of(held_out, first=rows - held_out)
-    return fit_energy(embedding, reward, *pairs, network=TINY, training=QUICK | options, **more)
 
 
 def ordered(pairs: PreferencePairs, value: Tensor, flips: float = 0.0) -> PreferencePairs:
@@ -61,11 +57,6 @@ def accuracy(value: Tensor, pairs: PreferencePairs) -> float:
     return float((value[pairs.chosen] > value[pairs.rejected]).double().mean())
 
 
-def same_weights(one: EnergyHead, other: EnergyHead) -> bool:
-    a, b = one.state_dict(), other.state_dict()
-    return all(torch.equal(a[name], b[name]) for name in a)
-
-
 # Same seed, same bytes.
 
 
@@ -74,78 +65,9 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(objective):
     before = torch.get_rng_state()
     one, same = (quick_fit(objective=objective) for _ in range(2))
     assert same_weights(one.head, same.head)
-    assert [dataclasses.replace(e, seconds=0.0) for e in one.history] == [
-        dataclasses.replace(e, seconds=0.0) for e in same.history
-    ]
+    assert untimed(one) == untimed(same)
     assert not same_weights(one.head, quick_fit(objective=objective, seed=1).head)
     assert torch.equal(torch.get_rng_state(), before)
-
-
-@pytest.mark.parametrize("objective", OBJECTIVES)
-def test_an_interrupted_fit_goes_on_to_the_same_weights(objective, tmp_path):
-    class Interrupted(KeyboardInterrupt):
-        pass
-
-    def stop_after_two(epoch: Epoch) -> None:
-        if epoch.epoch == 2:
-            raise Interrupted
-
-    whole = quick_fit(objective=objective)
-    file = tmp_path / "fit.safetensors"
-    with pytest.raises(Interrupted):
-        quick_fit(objective=objective, checkpoint=file, on_epoch=stop_after_two)
-    seen: list[int] = []
-    resumed = quick_fit(objective=objective, checkpoint=file, on_epoch=lambda epoch: seen.append(epoch.epoch))
-    assert seen == [3, 4]
-    assert same_weights(whole.head, resumed.head)
-    assert resumed.best_epoch == whole.best_epoch
-    assert resumed.head.fusion == whole.head.fusion
-    assert [dataclasses.replace(e, seconds=0.0) for e in resumed.history] == [
-        dataclasses.replace(e, seconds=0.0) for e in whole.history
-    ]
-
-
-@pytest.mark.parametrize("objective", OBJECTIVES)
-def test_a_finished_fit_is_not_done_again_and_can_be_continued(objective, tmp_path):
-    file = tmp_path / "fit.safetensors"
-    first = quick_fit(objective=objective, checkpoint=file, epochs=2)
-    seen: list[int] = []
-    again = quick_fit(objective=objective, checkpoint=file, epochs=2, on_epoch=lambda epoch: seen.append(epoch.epoch))
-    assert seen == [] and same_weights(first.head, again.head)  # the trust is among them
-    assert [epoch.seconds for epoch in again.history] == [epoch.seconds for epoch in first.history]
-    longer = quick_fit(objective=objective, checkpoint=file, epochs=4)
-    assert same_weights(longer.head, quick_fit(objective=objective, epochs=4).head)
-
-
-def test_a_checkpoint_with_other_settings_or_data_is_refused_naming_them(tmp_path):
-    file = tmp_path / "fit.safetensors"
-    quick_fit(checkpoint=file)
-    embedding, reward = data()
-    train, validation = pairs_of(50), pairs_of(30, first=50)
-
-    def resume(embedding=embedding, reward=reward, train=train, validation=validation, **options):
-        options = {"network": TINY, "training": QUICK} | options
-        fit_energy(embedding, reward, train, validation, checkpoint=file, **options)
-
-    resume()
-    swapped = reward.clone()
-    swapped[[0, 1]] = reward[[1, 0]]  # the same sums
-    other = {
-        r"network\.dropout is 0\.5, this run's is 0\.25": {"network": dataclasses.replace(TINY, dropout=0.25)},
-        r"training\.learning_rate is 0\.01, this run's is 0\.02": {"training": QUICK | dict(learning_rate=0.02)},
-        r"seed is 0, this run's is 7": {"training": QUICK | dict(seed=7)},
-        r"objective\.kind is joint, this run's is likelihood": {"training": QUICK | dict(objective="likelihood")},
-        r"objective\.label_noise is 0\.1, this run's is 0\.2": {"training": QUICK | dict(label_noise=0.2)},
-        r"inference\.estimate is mean, this run's is mode": {"inference": InferenceConfig(estimate="mode")},
-        r"embedding_shape is \[80, 3\], this run's is \[80, 2\]": {"embedding": embedding[:, :2]},
-        "embeddings is": {"embedding": embedding + 1},
-        "rewards is": {"reward": swapped},
-        "training_pairs is": {"train": PreferencePairs.of(train.chosen, train.rejected, weight=[1.0] * 24 + [2.0])},
-        "validation_pairs is": {"validation": PreferencePairs.of(validation.rejected, validation.chosen)},
-    }
-    for said, changed in other.items():
-        with pytest.raises(ModelError, match=f"is of another run: its {said}.*Delete it"):
-            resume(**changed)
 
 
 # What counts as a training row.
@@ -154,14 +76,10 @@ def test_a_checkpoint_with_other_settings_or_data_is_refused_naming_them(tmp_pat
 @pytest.mark.parametrize("objective", ON_ROWS)
 def test_a_response_in_several_pairs_is_one_row_and_the_label_is_not_seen(objective):
     embedding, reward = data(40)
-    training = QUICK | dict(objective=objective)
     once = pairs_of(40)
     chosen, rejected = once.chosen, once.rejected
     often = PreferencePairs.of(torch.cat([rejected, chosen, chosen]), torch.cat([chosen, rejected, rejected.flip(0)]))
-    one, other = (
-        fit_energy(embedding, reward, pairs, pairs_of(0), network=TINY, training=training).head
-        for pairs in (once, often)
-    )
+    one, other = (fit(embedding, reward, pairs, pairs_of(0), objective=objective).head for pairs in (once, often))
     assert same_weights(one, other)
 
 
@@ -170,9 +88,7 @@ def test_the_joint_objective_sees_the_labels_and_every_pair_as_often_as_it_is_gi
     once = pairs_of(40)
 
     def fitted(chosen: Tensor, rejected: Tensor) -> EnergyHead:
-        return fit_energy(
-            embedding, reward, PreferencePairs.of(chosen, rejected), pairs_of(0), network=TINY, training=QUICK
-        ).head
+        return fit(embedding, reward, PreferencePairs.of(chosen, rejected), pairs_of(0)).head
 
     density = fitted(once.chosen, once.rejected)
     swapped = fitted(once.rejected, once.chosen)
@@ -186,10 +102,9 @@ def test_the_joint_objective_sees_the_labels_and_every_pair_as_often_as_it_is_gi
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_rows_outside_the_training_pairs_do_not_reach_the_fit(objective):
     embedding, reward = data(60)
-    training = QUICK | dict(objective=objective)
-    one = fit_energy(embedding, reward, pairs_of(40), pairs_of(0), network=TINY, training=training).head
+    one = fit(embedding, reward, pairs_of(40), pairs_of(0), objective=objective).head
     embedding[40:], reward[40:] = 1e6, -1e6
-    other = fit_energy(embedding, reward, pairs_of(40), pairs_of(0), network=TINY, training=training).head
+    other = fit(embedding, reward, pairs_of(40), pairs_of(0), objective=objective).head
     assert same_weights(one, other)
     assert float(one.standardizer.reward_mean) == pytest.approx(reward[:40].double().mean().item())
 
@@ -212,27 +127,26 @@ def test_every_pair_is_seen_once_an_epoch_in_a_new_order_the_chosen_first(monkey
     batches = watch_steps(monkeypatch)
     chosen = torch.cat([torch.tensor([3, 3, 3]), torch.arange(10, 32)])  # one row against several
     rejected = torch.cat([torch.tensor([1, 40, 5]), torch.arange(49, 27, -1)])  # and rows on both sides
-    fit = fit_energy(embedding, reward, PreferencePairs.of(chosen, rejected), pairs_of(0), network=TINY, training=QUICK)
+    fitted = fit(embedding, reward, PreferencePairs.of(chosen, rejected), pairs_of(0))
     assert [len(batch) for batch in batches] == [16, 16, 16, 2] * 4  # rows a step: eight pairs
     pairs = [list(zip(batch[: len(batch) // 2], batch[len(batch) // 2 :], strict=True)) for batch in batches]
     epochs = [sum(pairs[i : i + 4], []) for i in range(0, 16, 4)]
     given = sorted(zip(chosen.tolist(), rejected.tolist(), strict=True))
     assert all(sorted(epoch) == given for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 4
-    assert fit.history[0].loss == pytest.approx((3 * 16 * 8 + 2 * 1) / 25)  # batches weigh by their pairs
+    assert fitted.history[0].loss == pytest.approx((3 * 16 * 8 + 2 * 1) / 25)  # batches weigh by their pairs
 
 
 @pytest.mark.parametrize("objective", ON_ROWS)
 def test_every_row_is_seen_once_an_epoch_in_a_new_order(objective, monkeypatch):
     embedding, reward = torch.arange(50.0).unsqueeze(1), torch.arange(50.0)
     batches = watch_steps(monkeypatch)
-    training = QUICK | dict(objective=objective)
-    fit = fit_energy(embedding, reward, pairs_of(50), pairs_of(0), network=TINY, training=training)
+    fitted = fit(embedding, reward, pairs_of(50), pairs_of(0), objective=objective)
     epochs = [sum(batches[i : i + 4], []) for i in range(0, 16, 4)]
     assert [len(batch) for batch in batches] == [16, 16, 16, 2] * 4
     assert all(sorted(epoch) == reward.tolist() for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 4
-    assert fit.history[0].loss == pytest.approx((3 * 16 * 16 + 2 * 2) / 50)  # batches weigh by their rows
+    assert fitted.history[0].loss == pytest.approx((3 * 16 * 16 + 2 * 2) / 50)  # batches weigh by their rows
 
 
 def test_embeddings_are_read_in_pieces():
@@ -250,18 +164,12 @@ def test_embeddings_are_read_in_pieces():
     reader = OnDisk()
     embedding, reward = data()
     pairs = pairs_of(50), pairs_of(30, first=50)
-    got = fit_energy(reader, reward, *pairs, network=TINY, training=QUICK)
+    got = fit(reader, reward, *pairs)
     assert reader.largest < 80
-    assert same_weights(got.head, fit_energy(embedding, reward, *pairs, network=TINY, training=QUICK).head)
+    assert same_weights(got.head, fit(embedding, reward, *pairs).head)
 
 
 # Which epoch is kept.
-
-
-def scripted(monkeypatch, scores: list[tuple[float, float, float]]) -> None:
-    """Let validation return (accuracy, -log p, label loss) from a list."""
-    left = iter(scores)
-    monkeypatch.setattr(fit_module, "validate", lambda *_: next(left))
 
 
 NOTHING = (math.nan, math.nan, math.nan)
@@ -283,43 +191,43 @@ NOTHING = (math.nan, math.nan, math.nan)
 )
 def test_the_best_epoch_is_kept(monkeypatch, objective, scores, best):
     scripted(monkeypatch, scores)
-    fit = quick_fit(objective=objective)
-    assert fit.best_epoch == best and len(fit.history) == 4
+    fitted = quick_fit(objective=objective)
+    assert fitted.best_epoch == best and len(fitted.history) == 4
     scripted(monkeypatch, [(0.1 * epoch, 1.0, 1.0 / (1 + epoch)) for epoch in range(9)])
-    assert same_weights(fit.head, quick_fit(objective=objective, epochs=best).head)
-    assert not fit.head.training
+    assert same_weights(fitted.head, quick_fit(objective=objective, epochs=best).head)
+    assert not fitted.head.training
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_fitting_stops_when_patience_is_out(objective, monkeypatch):
     accuracy = (0.5, 0.7, 0.6, 0.7, 0.9)
     scripted(monkeypatch, [(a, 1.0, 1 - a) for a in accuracy])
-    fit = quick_fit(objective=objective, epochs=5, patience=2)
-    assert (len(fit.history), fit.best_epoch) == (4, 2)
+    fitted = quick_fit(objective=objective, epochs=5, patience=2)
+    assert (len(fitted.history), fitted.best_epoch) == (4, 2)
     scripted(monkeypatch, [(a, 1.0, 1 - a) for a in (0.5, 0.4, 0.6, 0.5, 0.4)])
     assert len(quick_fit(objective=objective, epochs=5, patience=0).history) == 5
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_without_validation_pairs_the_last_epoch_is_kept_and_patience_waits(objective):
-    fit = quick_fit(objective=objective, rows=50, held_out=0, patience=1)
-    assert (len(fit.history), fit.best_epoch) == (4, 4)
+    fitted = quick_fit(objective=objective, rows=50, held_out=0, patience=1)
+    assert (len(fitted.history), fitted.best_epoch) == (4, 4)
     assert all(
         math.isnan(value)
-        for epoch in fit.history
+        for epoch in fitted.history
         for value in (epoch.validation_accuracy, epoch.validation_nll, epoch.validation_label_loss)
     )
     # The other objectives have nothing to do with the base reward once they are fitted.
-    assert fit.head.fusion == (UNMEASURED if objective == "joint" else Fusion())
+    assert fitted.head.fusion == (UNMEASURED if objective == "joint" else Fusion())
 
 
 def test_without_validation_pairs_the_base_reward_counts_a_little():
     embedding, reward = data(50)
-    fit = fit_energy(embedding, reward, pairs_of(50), pairs_of(0), network=TINY, training=QUICK)
-    lower, refined, higher = (fit.head.refine(embedding, reward + shift).reward for shift in (-1.0, 0.0, 1.0))
+    fitted = fit(embedding, reward, pairs_of(50), pairs_of(0))
+    lower, refined, higher = (fitted.head.refine(embedding, reward + shift).reward for shift in (-1.0, 0.0, 1.0))
     assert bool((lower < refined).all()) and bool((refined < higher).all())
-    fit.head.fusion = Fusion()
-    alone, moved = (fit.head.refine(embedding, r).reward for r in (reward, reward + 1))
+    fitted.head.fusion = Fusion()
+    alone, moved = (fitted.head.refine(embedding, r).reward for r in (reward, reward + 1))
     assert torch.equal(alone, moved) and not torch.allclose(alone, refined, atol=1e-3)
 
 
@@ -335,23 +243,19 @@ def label_loss_by_hand(p: np.ndarray, nodes: np.ndarray, flips: float) -> float:
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize(
     "inference",
-    [
-        InferenceConfig(),
-        InferenceConfig(estimate="ascent"),
-        InferenceConfig(estimate="ascent", start="random", seed=3),
-    ],
+    [InferenceConfig(), InferenceConfig(estimate="ascent"), InferenceConfig(estimate="ascent", start="random", seed=3)],
     ids=["mean", "ascent", "random"],
 )
 def test_validation_is_the_deployed_inference_of_the_density(inference, objective, monkeypatch):
     monkeypatch.setattr(rows_module, "_READ_FLOATS", 7 * 3)  # several reads, which must not change a thing
     embedding, reward = data()
-    fit = quick_fit(objective=objective, inference=inference, label_noise=0.2)
-    fit.head.fusion = Fusion()  # the base reward is weighed in after the epoch is chosen
+    fitted = quick_fit(objective=objective, inference=inference, label_noise=0.2)
+    fitted.head.fusion = Fusion()  # the base reward is weighed in after the epoch is chosen
     e, r = embedding[50:], reward[50:]
-    refined = reading(fit.head, inference).refine(e, r).reward
-    best = fit.history[fit.best_epoch - 1]
+    refined = reading(fitted.head, inference).refine(e, r).reward
+    best = fitted.history[fitted.best_epoch - 1]
     assert best.validation_accuracy == pytest.approx(float((refined[0::2] > refined[1::2]).double().mean()))
-    nodes, p = (value.double().numpy() for value in fit.head.density(e, r, inference.nodes))
+    nodes, p = (value.double().numpy() for value in fitted.head.density(e, r, inference.nodes))
     at_base = [np.interp(r[i], nodes, np.log(p[i])) for i in range(30)]
     assert best.validation_nll == pytest.approx(-np.mean(at_base), abs=1e-3)
     flips = 0.2 if objective == "joint" else 0.1  # the other objectives have no such setting
@@ -362,12 +266,12 @@ def test_validation_pairs_may_share_rows_and_ties_are_not_right():
     embedding, reward = data()
     embedding[71], reward[71] = embedding[70], reward[70]
     pairs = PreferencePairs.of([60, 60, 70, 70], [61, 62, 61, 71])
-    fit = fit_energy(embedding, reward, pairs_of(50), pairs, network=TINY, training=QUICK)
-    fit.head.fusion = Fusion()
-    refined = fit.head.refine(embedding, reward).reward
+    fitted = fit(embedding, reward, pairs_of(50), pairs)
+    fitted.head.fusion = Fusion()
+    refined = fitted.head.refine(embedding, reward).reward
     right = [refined[c] > refined[r] for c, r in zip(pairs.chosen, pairs.rejected, strict=True)]
     assert not right[-1]
-    assert fit.history[fit.best_epoch - 1].validation_accuracy == sum(map(float, right)) / 4
+    assert fitted.history[fitted.best_epoch - 1].validation_accuracy == sum(map(float, right)) / 4
 
 
 def test_log_density_counts_rewards_outside_the_support_as_on_its_edge():
@@ -383,19 +287,23 @@ def test_log_density_counts_rewards_outside_the_support_as_on_its_edge():
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-@pytest.mark.parametrize("a", [0.25, 1024.0])
+@pytest.mark.parametrize("a", [2.0**-20, 0.25, 2.0**20])
 def test_a_power_of_two_times_the_base_rewards_changes_only_units_exactly(a, objective):
     embedding, reward = data(40)
-    training = QUICK | dict(objective=objective)
     pairs = ordered(pairs_of(24), embedding[:, 0]), ordered(pairs_of(16, first=24), embedding[:, 0])
-    one, other = (fit_energy(embedding, r, *pairs, network=TINY, training=training).head for r in (reward, a * reward))
+    one, other = (fit(embedding, r, *pairs, objective=objective).head for r in (reward, a * reward))
     assert one.fusion == other.fusion and math.isinf(one.fusion.base_noise) == (objective != "joint")
-    for estimate in ("mean", "ascent"):
+    for inference in ({}, *({"estimate": "ascent", "start": start} for start in ("base", "paper", "zero", "random"))):
         before, after = (
-            density.with_inference(estimate=estimate).refine(embedding, r).reward
+            density.with_inference(**inference).refine(embedding, r)
             for density, r in ((one, reward), (other, a * reward))
         )
-        assert torch.equal(after, a * before)
+        for name in ("reward", "std", "interval", "mean", "mode"):
+            assert torch.equal(getattr(after, name), a * getattr(before, name)), name
+        assert torch.allclose(after.log_density, before.log_density - math.log(a), atol=1e-5)
+    sides = (embedding, embedding.flip(0))
+    answers = other.prefer(sides, (a * reward, a * reward.flip(0))), one.prefer(sides, (reward, reward.flip(0)))
+    assert torch.equal(*answers)
 
 
 # One step.
@@ -414,10 +322,7 @@ def test_the_activation_budget_does_not_change_the_weights(objective, monkeypatc
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_the_loss_falls(objective):
     embedding, reward = data()
-    training = QUICK | dict(objective=objective, epochs=30)
-    history = fit_energy(
-        embedding, reward, ordered(pairs_of(80), reward), pairs_of(0), network=TINY, training=training
-    ).history
+    history = fit(embedding, reward, ordered(pairs_of(80), reward), pairs_of(0), objective=objective, epochs=30).history
     assert history[-1].loss < history[0].loss - 0.1
 
 
@@ -448,7 +353,7 @@ def test_no_gradients_are_left_behind():
 
 def test_gradients_are_clipped():
     embedding, reward = data(16)
-    density = EnergyHead(3, energy(TINY, **QUICK, clip_norm=1e-3), torch.Generator().manual_seed(0))
+    density = EnergyHead(3, energy(**QUICK, clip_norm=1e-3), torch.Generator().manual_seed(0))
     density.fit_units(reward, [embedding])
     before = density.network.output.bias.detach().clone(), density.network.output.weight.detach().clone()
     optimizer = torch.optim.SGD(density.network.parameters(), lr=1.0)
@@ -462,19 +367,6 @@ def test_gradients_are_clipped():
 # What cannot be fitted.
 
 
-def test_no_pairs_at_all():
-    embedding, reward = data()
-    with pytest.raises(ModelError, match=r"No training pairs are left to fit the energy on \(0 given\)"):
-        fit_energy(embedding, reward, pairs_of(0), pairs_of(4))
-
-
-@pytest.mark.parametrize("value", [0.0, 0.1])
-def test_equal_rewards(value):
-    embedding, _ = data()
-    with pytest.raises(ModelError, match="The 10 training rewards are all equal"):
-        fit_energy(embedding, torch.full((80,), value), pairs_of(10), pairs_of(0), network=TINY, training=QUICK)
-
-
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_a_gradient_that_is_not_finite(objective):
     embedding, reward = data()
@@ -483,17 +375,14 @@ def test_a_gradient_that_is_not_finite(objective):
     with pytest.raises(
         ModelError, match=f"The gradient of the {objective} objective is not finite .*Lower `learning_rate`"
     ):
-        fit_energy(
-            embedding, reward, pairs_of(10), pairs_of(0), network=network,
-            training=QUICK | dict(objective=objective),
+        fit(
+            embedding, reward, pairs_of(10), pairs_of(0), network=network, objective=objective
         )  # fmt: skip
 
 
 def test_two_rows_can_be_fitted():
-    fit = fit_energy(
-        torch.tensor([[0.0], [1.0]]), torch.tensor([0.0, 1.0]), pairs_of(2), pairs_of(2), network=TINY, training=QUICK
-    )
-    assert all(math.isfinite(epoch.loss) for epoch in fit.history)
+    fitted = fit(torch.tensor([[0.0], [1.0]]), torch.tensor([0.0, 1.0]), pairs_of(2), pairs_of(2))
+    assert all(math.isfinite(epoch.loss) for epoch in fitted.history)
 
 
 # What is reported.
@@ -502,8 +391,8 @@ def test_two_rows_can_be_fitted():
 def test_every_epoch_is_reported(caplog):
     seen: list[Epoch] = []
     with caplog.at_level(logging.INFO, logger="ebrm"):
-        fit = quick_fit(on_epoch=seen.append)
-    assert tuple(seen) == fit.history
+        fitted = quick_fit(on_epoch=seen.append)
+    assert tuple(seen) == fitted.history
     assert [epoch.epoch for epoch in seen] == [1, 2, 3, 4]
     assert all(epoch.seconds > 0 for epoch in seen)
     lines = [record.getMessage() for record in caplog.records if record.getMessage().startswith("Epoch")]
@@ -511,7 +400,7 @@ def test_every_epoch_is_reported(caplog):
     for line, epoch in zip(lines, seen, strict=True):
         assert f"held out: accuracy {epoch.validation_accuracy:.4f}, " in line
         assert f"label loss {epoch.validation_label_loss:.4f}" in line
-    assert any(str(fit.head.fusion) in record.getMessage() for record in caplog.records)
+    assert any(str(fitted.head.fusion) in record.getMessage() for record in caplog.records)
 
 
 def test_numbers_that_were_not_measured_are_none_in_json():
@@ -529,18 +418,13 @@ def test_numbers_that_were_not_measured_are_none_in_json():
 def fitted_to_known(request):
     name, objective = request.param
     embedding, reward = KNOWN[name].sample(4000, seed=0)
-    fit = fit_energy(
-        embedding,
-        reward,
-        pairs_of(4000),
-        pairs_of(0),
-        network=NetworkConfig(reward_widths=(16,), joint_widths=(32, 16), dropout=0.0),
-        training=dict(
-            objective=objective, noise_scales=(0.3, 1.0), beta=1e-6, regularization=0.0, learning_rate=3e-3,
-            weight_decay=0.0, epochs=12, batch_rows=100, negatives=32, nodes=32, patience=0,
-        ),
+    network = NetworkConfig(reward_widths=(16,), joint_widths=(32, 16), dropout=0.0)
+    fitted = fit(
+        embedding, reward, pairs_of(4000), pairs_of(0), network=network, objective=objective, noise_scales=(0.3, 1.0),
+        beta=1e-6, regularization=0.0, learning_rate=3e-3, weight_decay=0.0, epochs=12, batch_rows=100, negatives=32,
+        nodes=32,
     )  # fmt: skip
-    return KNOWN[name], fit.head
+    return KNOWN[name], fitted.head
 
 
 def divergence(truth, density: EnergyHead, shift: float = 0.0) -> float:
@@ -578,7 +462,10 @@ def test_held_out_rewards_are_spread_as_the_fitted_density_says(fitted_to_known)
 # The joint objective: labels that are often wrong, and a base reward that knows much or nothing.
 
 SMALL = NetworkConfig(reward_widths=(8,), joint_widths=(32,), dropout=0.2)
-JOINT = {"batch_rows": 64, "nodes": 16, "learning_rate": 5e-3, "epochs": 6, "patience": 0, "label_noise": 0.25}
+JOINT = {
+    "network": SMALL, "batch_rows": 64, "nodes": 16, "learning_rate": 5e-3, "epochs": 6, "patience": 0,
+    "label_noise": 0.25,
+}  # fmt: skip
 TRAIN, HELD_OUT, TEST = pairs_of(1200), pairs_of(400, first=1200), pairs_of(800, first=1600)
 
 
@@ -590,9 +477,9 @@ class Scene:
     embedding: Tensor
     reward: Tensor
 
-    def fit(self, flips: float, training: dict = JOINT) -> EnergyHead:
+    def fit(self, flips: float, **settings) -> EnergyHead:
         train, held_out = (ordered(pairs, self.true, flips) for pairs in (TRAIN, HELD_OUT))
-        return fit_energy(self.embedding, self.reward, train, held_out, network=SMALL, training=training).head
+        return fit(self.embedding, self.reward, train, held_out, **JOINT | settings).head
 
     def refined(self, density: EnergyHead, **inference) -> Tensor:
         return density.with_inference(**inference).refine(self.embedding, self.reward).reward
@@ -652,9 +539,7 @@ def test_density_and_base_reward_together_are_better_than_the_base_reward(both_k
 def test_a_taste_of_the_base_reward_is_unlearnt_from_the_labels_alone():
     """Where the base reward is wrong in a way the embedding tells, its own likelihood only repeats it."""
     seen = scene("labels")
-    joint, alone = (
-        seen.fit(flips=0.25, training=JOINT | dict(objective=objective)) for objective in ("joint", "likelihood")
-    )
+    joint, alone = (seen.fit(flips=0.25, objective=objective) for objective in ("joint", "likelihood"))
     base, repeated, refined = (
         accuracy(value, seen.test) for value in (seen.reward, seen.refined(alone), seen.refined(joint))
     )
@@ -702,11 +587,10 @@ def test_order_of_the_rows_does_not_matter():
     order = torch.randperm(2400, generator=torch.Generator().manual_seed(3))
     place = torch.empty_like(order)
     place[order] = torch.arange(2400)  # row i is now at place[i]
-    training = JOINT | dict(epochs=1)
     one, other = (
-        fit_energy(
+        fit(
             seen.embedding[rows], seen.reward[rows], PreferencePairs.of(at[TRAIN.chosen], at[TRAIN.rejected]),
-            PreferencePairs.of(at[HELD_OUT.chosen], at[HELD_OUT.rejected]), network=SMALL, training=training,
+            PreferencePairs.of(at[HELD_OUT.chosen], at[HELD_OUT.rejected]), **JOINT | {"epochs": 1},
         )
         for rows, at in ((torch.arange(2400), torch.arange(2400)), (order, place))
     )  # fmt: skip
@@ -729,19 +613,20 @@ def test_the_fusion_is_chosen_for_the_epoch_that_is_kept(monkeypatch):
     monkeypatch.setattr(fit_module, "choose_fusion", watch)
     scripted(monkeypatch, [(0.5, 1.0, loss) for loss in (0.6, 0.5, 0.7)])
     held_out = ordered(HELD_OUT, seen.true)
-    fit = fit_energy(
-        seen.embedding, seen.reward, ordered(TRAIN, seen.true), held_out, network=SMALL,
-        training=JOINT | dict(epochs=3, reward_scale=4.0),
+    fitted = fit(
+        seen.embedding, seen.reward, ordered(TRAIN, seen.true), held_out,
+        **JOINT | {"epochs": 3, "reward_scale": 4.0},
     )  # fmt: skip
-    assert fit.best_epoch == 2 and fit.head.fusion == Fusion(0.25, pytest.approx(2.8))
+    assert fitted.best_epoch == 2 and fitted.head.fusion == Fusion(0.25, pytest.approx(2.8))
     (((part,), options),) = asked
     assert options == {"flips": 0.25, "scale": 4.0}
-    fit.head.fusion = Fusion()
-    at = fit.head.posterior(seen.embedding[1200:1600], seen.reward[1200:1600], InferenceConfig().nodes)
+    fitted.head.fusion = Fusion()
+    at = fitted.head.posterior(seen.embedding[1200:1600], seen.reward[1200:1600], InferenceConfig().nodes)
     assert torch.allclose(part.log_mass, at.log_cells().float(), atol=1e-4)
     assert torch.allclose(part.nodes, at.nodes.float())
-    assert torch.allclose(part.reward, fit.head.standardizer.to_internal(seen.reward[1200:1600]))
-    assert torch.equal(part.chosen + 1200, held_out.chosen) and torch.equal(part.rejected + 1200, held_out.rejected)
+    assert torch.allclose(part.reward, fitted.head.standardizer.to_internal(seen.reward[1200:1600]))
+    assert torch.equal(part.pairs.chosen + 1200, held_out.chosen)
+    assert torch.equal(part.pairs.rejected + 1200, held_out.rejected)
 
 
 def test_joint_settings_reach_the_step_in_internal_units(monkeypatch):
@@ -753,7 +638,7 @@ def test_joint_settings_reach_the_step_in_internal_units(monkeypatch):
 
     original = fit_module.joint_step_losses
     monkeypatch.setattr(fit_module, "joint_step_losses", watch)
-    fit = quick_fit(
+    fitted = quick_fit(
         label_noise=0.2, reward_weight=0.7, reward_noise=1.5, reward_scale=4.0, nodes=12, regularization=0.03, epochs=1
     )
     assert len(seen) == 4
@@ -761,7 +646,7 @@ def test_joint_settings_reach_the_step_in_internal_units(monkeypatch):
         step
         == {
             "flips": 0.2, "reward_weight": 0.7, "reward_noise": 6.0, "nodes": 12, "regularization": 0.03,
-            "support": fit.head.support_bounds(),
+            "support": fitted.head.support_bounds(),
         }
         for step in seen
     )  # fmt: skip
@@ -782,16 +667,15 @@ def test_weights_and_labels_of_pairs_reach_the_steps_relative_to_their_mean(monk
     embedding, reward = data(32)
     pairs = pairs_of(32)
     columns = {"weight": torch.linspace(0, 6, 16), "label": torch.linspace(0.5, 1, 16)}
-    fit_energy(
-        embedding, reward, PreferencePairs.of(pairs.chosen, pairs.rejected, **columns), pairs_of(0), network=TINY,
-        training=QUICK | {"epochs": 1},
+    fit(
+        embedding, reward, PreferencePairs.of(pairs.chosen, pairs.rejected, **columns), pairs_of(0), epochs=1
     )  # fmt: skip
     label, weight = (torch.cat([step[k] for step in seen]) for k in (0, 1))
     assert weight.mean() == pytest.approx(1) and label.sort().values.tolist() == pytest.approx(
         columns["label"].tolist()
     )
     assert torch.allclose(weight.sort().values, columns["weight"] / 3)
-    fit_energy(embedding, reward, pairs, pairs_of(0), network=TINY, training=QUICK | {"epochs": 1})
+    fit(embedding, reward, pairs, pairs_of(0), epochs=1)
     assert seen[-1] == (None, None)
 
 
@@ -800,7 +684,7 @@ def test_an_objective_that_sees_no_labels_refuses_them(objective):
     embedding, reward = data(8)
     pairs = PreferencePairs.of([0, 2], [1, 3], label=[1.0, 0.7])
     with pytest.raises(DataError, match=f"objective {objective} is fitted on base rewards alone, so the pairs' label"):
-        fit_energy(embedding, reward, pairs, pairs_of(0), network=TINY, training=QUICK | {"objective": objective})
+        fit(embedding, reward, pairs, pairs_of(0), objective=objective)
 
 
 def test_held_out_pairs_count_by_label_and_weight():

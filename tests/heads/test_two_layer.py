@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.heads.worlds import NONE, linear_truth, world, xor_truth
+from tests.heads.toys import NONE, linear_truth, world, xor_truth
 from torch.autograd import gradcheck
 
 from ebrm.errors import DataError

@@ -1,10 +1,10 @@
-"""Small things that several tests of the energy share: a plainly written network, and rewards of known density."""
+"""Things that tests of heads share: a plainly written network, rewards of known density, pairs to fit heads on."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
 import torch
@@ -13,10 +13,14 @@ from torch import Tensor
 from ebrm.heads import (
     OBJECTIVES,
     EnergyConfig,
+    EnergyHead,
     EnergyNetwork,
+    Epoch,
     FittedHead,
+    HeadConfig,
     InferenceConfig,
     NetworkConfig,
+    Refinement,
     RewardHead,
     TrainingConfig,
     fit_head,
@@ -43,23 +47,6 @@ def energy(
         training=TrainingConfig(**{name: value for name, value in options.items() if name in training}),
         inference=inference,
     )
-
-
-def fit_energy(
-    embedding: Any,
-    reward: Tensor,
-    train: PreferencePairs,
-    validation: PreferencePairs,
-    *,
-    network: NetworkConfig = NetworkConfig(),  # noqa: B008
-    training: dict[str, Any] | None = None,
-    inference: InferenceConfig = InferenceConfig(),  # noqa: B008
-    **options: Any,
-) -> FittedHead:
-    """The energy fitted with settings as :func:`energy` takes them, and perhaps `seed`."""
-    settings = dict(training or {})
-    options = {"seed": settings.pop("seed", 0)} | options
-    return fit_head(energy(network, inference, **settings), embedding, reward, train, validation, **options)
 
 
 def reading(head: Head, inference: InferenceConfig) -> Head:
@@ -131,13 +118,118 @@ def _two_components(e: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     )
 
 
-KNOWN = {
-    "heteroscedastic": KnownDensity(_heteroscedastic),
-    "two components": KnownDensity(_two_components),
-}
+KNOWN = {"heteroscedastic": KnownDensity(_heteroscedastic), "two components": KnownDensity(_two_components)}
 
 
 def pairs_of(rows: int, first: int = 0) -> PreferencePairs:
     """Rows `first` .. `first + rows` in pairs of neighbors."""
     index = torch.arange(first, first + rows)
     return PreferencePairs.of(index[0::2], index[1::2])
+
+
+@dataclass(frozen=True)
+class World:
+    embedding: Tensor  # [n, d]
+    reward: Tensor  # [n], base
+    truth: Tensor  # [n]
+    train: PreferencePairs
+    validation: PreferencePairs
+    test: PreferencePairs
+
+    def fit(self, config: HeadConfig, validation: PreferencePairs | None = None, seed: int = 0, **columns: Any) -> Any:
+        """The head fitted on the training pairs with these columns."""
+        train = PreferencePairs.of(self.train.chosen, self.train.rejected, **columns)
+        held = self.validation if validation is None else validation
+        return fit_head(config, self.embedding, self.reward, train, held, seed=seed).head
+
+    def refined(self, head: RewardHead, **inference: Any) -> Refinement:
+        return head.with_inference(**inference).refine(self.embedding, self.reward)
+
+    @property
+    def rows(self) -> Tensor:
+        """Rows of the training pairs, each once."""
+        return torch.unique(torch.cat([self.train.chosen, self.train.rejected]))
+
+    def accuracy(self, reward: Tensor) -> float:
+        return float((reward[self.test.chosen] > reward[self.test.rejected]).float().mean())
+
+
+def world(
+    truth: Callable[[Tensor], Tensor],
+    pairs: int = 600,
+    size: int = 6,
+    seed: int = 0,
+    flips: float = 0.0,
+    offset: float = 40.0,
+    scale: float = 3.0,
+) -> World:
+    """Pairs of independent normal embeddings, labeled by Bradley and Terry under `truth`; `flips` labels wrong."""
+    generator = torch.Generator().manual_seed(seed)
+    embedding = torch.randn(2 * pairs, size, generator=generator)
+    reward = truth(embedding)
+    a, b = torch.arange(0, 2 * pairs, 2), torch.arange(1, 2 * pairs, 2)
+    first = torch.rand(pairs, generator=generator) < torch.sigmoid(reward[a] - reward[b])
+    wrong = torch.rand(pairs, generator=generator) < flips
+    third = 2 * pairs // 3
+    first[:third] ^= wrong[:third]
+    first[third:] = reward[a[third:]] > reward[b[third:]]  # what is measured on has no noise
+    chosen, rejected = torch.where(first, a, b), torch.where(first, b, a)
+    base = offset + scale * (reward + torch.randn(2 * pairs, generator=generator))
+    parts = (slice(0, third), slice(third, third + pairs // 6), slice(third + pairs // 6, pairs))
+    train, validation, test = (PreferencePairs.of(chosen[part], rejected[part]) for part in parts)
+    return World(embedding, base, reward, train, validation, test)
+
+
+def linear_truth(x: Tensor) -> Tensor:
+    return x @ torch.linspace(2.0, -1.0, x.shape[1])
+
+
+def xor_truth(x: Tensor) -> Tensor:
+    """No linear function of x agrees with it in more than half of all pairs."""
+    return 3 * torch.sign(x[:, 0] * x[:, 1])
+
+
+NONE = PreferencePairs.of([], [])
+
+
+# The energy, fitted quickly.
+
+TINY = NetworkConfig(reward_widths=(4,), joint_widths=(6, 5), dropout=0.5)
+QUICK: dict[str, Any] = {
+    "network": TINY, "epochs": 4, "batch_rows": 16, "nodes": 16, "negatives": 16, "learning_rate": 1e-2, "patience": 0,
+}  # fmt: skip
+
+
+def data(rows: int = 80, d: int = 3) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    embedding = torch.randn(rows, d, generator=generator)
+    return embedding, 3 + 2 * embedding[:, 0] + 0.5 * torch.randn(rows, generator=generator)
+
+
+def fit(
+    embedding: Any, reward: Tensor, train: PreferencePairs, validation: PreferencePairs, seed: int = 0, **settings
+) -> FittedHead:
+    """The energy fitted with QUICK settings, or these."""
+    calls = {name: settings.pop(name, None) for name in ("checkpoint", "on_epoch")}
+    return fit_head(energy(**QUICK | settings), embedding, reward, train, validation, seed=seed, **calls)
+
+
+def quick_fit(rows: int = 80, held_out: int = 30, **settings) -> FittedHead:
+    """A few seconds' worth of nothing: 50 training rows, 30 validation rows, four epochs."""
+    return fit(*data(rows), pairs_of(rows - held_out), pairs_of(held_out, first=rows - held_out), **settings)
+
+
+def same_weights(one: EnergyHead, other: EnergyHead) -> bool:
+    a, b = one.state_dict(), other.state_dict()
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+def untimed(fitted: FittedHead) -> list[Epoch]:
+    """Its epochs but for their seconds."""
+    return [replace(epoch, seconds=0.0) for epoch in fitted.history]
+
+
+def scripted(monkeypatch, scores: list[tuple[float, float, float]]) -> None:
+    """Let validation return (accuracy, -log p, label loss) from a list."""
+    left = iter(scores)
+    monkeypatch.setattr("ebrm.heads.training.validate", lambda *_: next(left))

@@ -55,11 +55,9 @@ class Refinement:
 class RewardHead(nn.Module):
     """A distribution over the reward of each row, given its frozen embedding and its base reward.
 
-    Config and state are all there is to a head (:func:`ebrm.heads.load_head`). Rewards given and returned are in the
-    base RM's units; `support` and `posterior` are in the standardizer's ("internal").
-
-    A subclass has `forward`, `posterior` and `_estimates`; `takes` names the columns of preference pairs that reach
-    its loss, and `rated` is true where it can be fitted on ratings alone.
+    Config and state are all there is to a head. Rewards given and returned are in the base RM's units; `support` and
+    `posterior` in the standardizer's ("internal"). A subclass has `forward`, `posterior` and `_estimates`; `takes`
+    names the columns of pairs that its loss uses, and `rated` heads can be fitted on ratings alone.
     """
 
     takes: ClassVar[tuple[str, ...]] = ("label", "weight", "margin")
@@ -102,15 +100,13 @@ class RewardHead(nn.Module):
         return float(self.support[0]), float(self.support[1])
 
     def with_inference(self, **changes: Any) -> Self:
-        """This head, weights shared, with other inference settings, e.g. `with_inference(estimate="mode")`.
-
-        Raises:
-            ConfigError: a setting that this head does not have, or a value out of range.
-        """
+        """This head, weights shared, with other inference settings; one that it does not have is a ConfigError."""
         known = vars(self.config.inference)
         unknown = ", ".join(sorted(set(changes) - set(known)))
         if unknown:
-            raise ConfigError(f"The {self.config.kind} head has no inference setting {unknown}; it has {_list(known)}.")
+            raise ConfigError(
+                f"The {self.config.kind} head has no inference setting {unknown}; it has {', '.join(known)}."
+            )
         other = copy.copy(self)
         other.config = replace(self.config, inference=replace(self.config.inference, **changes))
         return other
@@ -133,16 +129,12 @@ class RewardHead(nn.Module):
 
     @torch.no_grad()
     def refine(
-        self,
-        embedding: Tensor | EmbeddingSource,  # [n, d]
-        base_reward: Tensor,  # [n]
-        generator: torch.Generator | None = None,
-    ) -> Refinement:
+        self, embedding: Tensor | EmbeddingSource, base_reward: Tensor, generator: torch.Generator | None = None
+    ) -> Refinement:  # [n, d], [n]
         """Refined rewards with their uncertainty, as `config.inference` says, for any number of rows including none.
 
-        Deterministic but for the energy's starts "paper" and "random", whose draws come from `generator`, or from
-        `config.inference.seed`. A row's result does not depend on the other rows. Works under
-        `torch.inference_mode()`.
+        Deterministic, but for the energy's starts "paper" and "random", drawn from `generator` or
+        `config.inference.seed`. A row's result does not depend on the other rows.
         """
         at = self._estimates(embedding, base_reward, generator)
         to_base, unit = self.standardizer.to_base, self.standardizer.unit
@@ -163,11 +155,8 @@ class RewardHead(nn.Module):
 
     @torch.no_grad()
     def prefer(
-        self,
-        embedding: tuple[Tensor, Tensor],  # [n, d] each
-        base_reward: tuple[Tensor, Tensor],  # [n] each
-        nodes: int | None = None,
-    ) -> Tensor:  # [n]
+        self, embedding: tuple[Tensor, Tensor], base_reward: tuple[Tensor, Tensor], nodes: int | None = None
+    ) -> Tensor:  # [n, d] each, [n] each -> [n]
         """P(r_a > r_b) of rows (a, b) with independent rewards, [n] float32."""
         both = self.posterior(torch.cat(embedding), torch.cat(base_reward), nodes)
         a, b = (slice(len(embedding[0])), slice(len(embedding[0]), None))
@@ -176,27 +165,17 @@ class RewardHead(nn.Module):
 
     @torch.no_grad()
     def p_best(self, embedding: Tensor, base_reward: Tensor, nodes: int | None = None) -> Tensor:  # [n, d], [n] -> [n]
-        """P(r_i is the largest of n independent rewards), [n] float32; sums to one, [1.] for one row, empty for none.
-
-        For two rows it equals `prefer`.
-        """
+        """P(r_i is the largest of n independent rewards), [n] float32; sums to one, and is empty for no rows."""
         return self.posterior(embedding, base_reward, nodes).p_best().float().cpu()
 
 
 class ClosedFormHead(RewardHead):
     """A reward u(e) with a spread for each row, under Gumbel or Gaussian noise.
 
-    A subclass has `scores` [n] and, where it has its own, `spread` [n], both in head units, and how it is fitted,
-    `learn`. Bradley-Terry leaves a reward's offset and scale free: `gain` and `offset` give the rewards of the training
-    rows the mean and standard deviation of the base rewards (ours), so that clip ranges and KL coefficients still hold.
-    A positive gain changes no ranking and no probability here.
-
-    With `noise` gumbel the uncertainty is that of the random-utility model: a response's reward is u + g, where g is
-    centered Gumbel noise, and P(a above b) = σ(u_a - u_b). Its standard deviation is π/√6 head units for every
-    response: the noise of one comparison, not the head's ignorance. Heads with `noise` normal have Gaussian rewards
-    with standard deviations of their own.
-
-    The base reward decides the units only, except for the anchored head.
+    A subclass has `_build`, `scores` [n] and perhaps `spread` [n] in head units, and `learn`. Bradley-Terry leaves a
+    reward's offset and scale free: `gain` and `offset` give the training rows' rewards the mean and standard deviation
+    of the base rewards (ours). With `noise` gumbel, a reward is u + g with centered Gumbel noise g, so P(a above b) =
+    σ(u_a - u_b): its deviation, π/√6 head units, is the noise of one comparison, not the head's ignorance.
     """
 
     noise: ClassVar[Literal["gumbel", "normal"]] = "gumbel"
@@ -214,6 +193,10 @@ class ClosedFormHead(RewardHead):
         self.register_buffer("groups", torch.tensor(groups))
         self.register_buffer("offset", torch.zeros((), dtype=torch.float64))
         self.register_buffer("gain", torch.ones((), dtype=torch.float64))
+        self._build(embedding_size, groups, generator)
+
+    def _build(self, size: int, groups: int, generator: torch.Generator | None) -> None:
+        """Make the kind's parameters and buffers for embeddings of `size` numbers."""
 
     @classmethod
     def empty(cls, config: HeadConfig, tensors: dict[str, Tensor]) -> RewardHead:
@@ -285,25 +268,15 @@ class ClosedFormHead(RewardHead):
     def posterior(
         self, embedding: Tensor | EmbeddingSource, base_reward: Tensor, nodes: int | None = None
     ) -> Posterior:
-        """The distributions on `nodes` nodes over the support, internal units.
-
-        A node has the probability of its cell, however narrow the distribution is, and the outer nodes all that lies
-        beyond the support.
-        """
+        """The distributions on `nodes` nodes, internal units; the outer nodes have all that lies beyond the support."""
         mean, std = self.location_scale(embedding)
         return self._on(grid_nodes(*self.support_bounds(), nodes or self.nodes).to(mean), mean, std)
 
     @torch.no_grad()
     def prefer(
-        self,
-        embedding: tuple[Tensor, Tensor],  # [n, d] each
-        base_reward: tuple[Tensor, Tensor],  # [n] each
-        nodes: int | None = None,
-    ) -> Tensor:  # [n]
-        """P(r_a > r_b) of rows (a, b) with independent noise, [n] float32, in closed form.
-
-        σ(u_a - u_b) with Gumbel noise; Φ((m_a - m_b) / √(s_a² + s_b²)) with Gaussian noise.
-        """
+        self, embedding: tuple[Tensor, Tensor], base_reward: tuple[Tensor, Tensor], nodes: int | None = None
+    ) -> Tensor:  # [n, d] each, [n] each -> [n]
+        """P(r_a > r_b), [n] float32: σ(u_a - u_b) (Gumbel) or Φ((m_a - m_b) / √(s_a² + s_b²)) (Gaussian)."""
         (a, std_a), (b, std_b) = self.location_scale(embedding[0]), self.location_scale(embedding[1])
         if self.noise == "gumbel":
             return torch.sigmoid((a - b) / (std_a / GUMBEL_STD)).float().cpu()
@@ -311,11 +284,7 @@ class ClosedFormHead(RewardHead):
 
     @torch.no_grad()
     def p_best(self, embedding: Tensor, base_reward: Tensor, nodes: int | None = None) -> Tensor:  # [n, d], [n] -> [n]
-        """P(r_i is the largest of n rewards with independent noise), [n] float32; sums to one, empty for none.
-
-        With Gumbel noise the softmax of the scores (Luce); with Gaussian noise an integral on 4,097 nodes across the
-        rows' rewards.
-        """
+        """P(r_i is the largest), [n] float32: softmax of the scores (Gumbel; Luce) or by quadrature (Gaussian)."""
         mean, std = self.location_scale(embedding)
         if self.noise == "gumbel" or len(mean) == 0:
             return torch.softmax(mean * (GUMBEL_STD / std), 0).float().cpu()
@@ -366,7 +335,3 @@ def _parts(embedding: Tensor | EmbeddingSource) -> Iterator[Tensor]:
     """The rows a few at a time; one part without rows where there are none, so that results have their shapes."""
     few, rows = rows_at_once(embedding), int(embedding.shape[0])
     return (embedding[first : first + few] for first in range(0, max(rows, 1), few))
-
-
-def _list(names: Any) -> str:
-    return ", ".join(names)

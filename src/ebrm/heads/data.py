@@ -34,7 +34,7 @@ def rows_at_once(embeddings: EmbeddingSource) -> int:
 
 
 class FiniteRows:
-    """Embeddings that are looked at as they are read: those on disk are not read once more for it."""
+    """Embeddings that are checked for finite values as they are read."""
 
     def __init__(self, rows: Tensor | EmbeddingSource) -> None:
         self._rows = rows
@@ -62,11 +62,7 @@ def refuse_not_finite(what: str, finite: Tensor) -> None:
 
 
 class Standardizer(nn.Module):
-    """Affine maps fitted on the training rows and saved with the model.
-
-    Internal reward y = (r - mean) / std * scale; internal embedding (e - center) / spread, number by
-    number. All are buffers: float32 for embeddings, float64 for rewards, so that any magnitude keeps its digits.
-    """
+    """Affine maps fitted on the training rows: (r - mean) / std · scale and (e - center) / spread, in buffers."""
 
     reward_mean: Tensor
     reward_std: Tensor
@@ -83,11 +79,7 @@ class Standardizer(nn.Module):
         self.register_buffer("embedding_spread", torch.ones(embedding_size))
 
     def fit_reward(self, reward: Tensor, scale: float) -> None:  # reward [n]
-        """Fit mean and standard deviation (divisor n) on `reward` [n]; `scale` is the std of internal rewards.
-
-        Raises:
-            ModelError: fewer than two distinct rewards, so that there is no scale.
-        """
+        """Fit mean and standard deviation (divisor n) on `reward` [n]; `scale` is that of internal rewards."""
         values = reward.double()
         std = values.std(correction=0) if len(values) else torch.zeros(())
         if not bool(std > 0):
@@ -100,11 +92,7 @@ class Standardizer(nn.Module):
         self.reward_scale.fill_(scale)
 
     def fit_embedding(self, batches: Iterable[Tensor]) -> None:  # each [k, d]
-        """Fit center and standard deviation [d] of each number of the embedding, streaming over `batches`.
-
-        Number by number, because layers of a network differ in scale by orders of magnitude, and a few of their units
-        stand out by more.
-        """
+        """Fit center and standard deviation of each number of the embedding, streaming over `batches`."""
         count, mean = 0, torch.zeros_like(self.embedding_center, dtype=torch.float64)
         square = torch.zeros_like(mean)  # sum of squared distances from the mean, joined batch by batch (Chan et al.)
         for batch in batches:
@@ -130,12 +118,7 @@ class Standardizer(nn.Module):
         return (internal.double() * (self.reward_std / self.reward_scale) + self.reward_mean).float()
 
     def to_score(self, reward: Tensor) -> Tensor:
-        """Rewards in base units → numbers between 0 and 1, float32, any shape.
-
-        The logistic of (reward - mean) / std, by the mean and standard deviation of the frozen RM's rewards of the
-        training rows: 0.5 is an average response of theirs. For trainers that ask for such a score beside the reward
-        (OpenRLHF's `scores`).
-        """
+        """The logistic of (reward - mean) / std, 0 to 1, float32: 0.5 is an average training response."""
         return torch.sigmoid((reward.double() - self.reward_mean.cpu()) / self.reward_std.cpu()).float()
 
     @property
@@ -149,14 +132,7 @@ class Standardizer(nn.Module):
 
 
 def with_strength(pairs: PreferencePairs, use: Literal["weight", "margin", "off"]) -> PreferencePairs:
-    """The pairs with annotators' strength s in their weight or margin, and none left in `strength`.
-
-    weight: w · s / mean(s), the mean over the pairs that have one (scaled Bradley-Terry, arXiv 2410.01257); the others
-    keep their weight. margin: m + s. off: strength is dropped.
-
-    Raises:
-        DataError: use "weight", and strengths that are below 0 or all 0.
-    """
+    """The pairs with strength s in weight (w s / mean(s); arXiv 2410.01257), in margin (m + s), or dropped."""
     known = ~pairs.strength.isnan()
     none = torch.full_like(pairs.strength, torch.nan)
     if use == "off" or not bool(known.any()):
@@ -181,10 +157,7 @@ def changed_columns(pairs: PreferencePairs) -> list[str]:
 
 
 def agreement(pairs: PreferencePairs, reward: Tensor) -> tuple[float, float]:  # [rows]
-    """(weight of the pairs that rewards order as labeled, weight of the pairs whose label prefers one side).
-
-    A label below 0.5 prefers the rejected; one of 0.5 prefers neither and is left out; a tie of rewards is wrong.
-    """
+    """Weights: (of the pairs that rewards [rows] order as labeled, weight of all with a label other than 0.5)."""
     chosen, rejected = reward[pairs.chosen], reward[pairs.rejected]
     label, weight = pairs.label.to(chosen.device), pairs.weight.to(chosen.device)
     right = torch.where(label > 0.5, chosen > rejected, chosen < rejected)
@@ -194,17 +167,11 @@ def agreement(pairs: PreferencePairs, reward: Tensor) -> tuple[float, float]:  #
 
 @dataclass(frozen=True)
 class HeadData:
-    """The rows of all pairs and all rated rows, each once, and the pairs as places among them.
+    """Rows of all pairs and all rated rows, each once, and the pairs as places among them.
 
-    Attributes:
-        embedding: standardized [n, d], float32.
-        reward: base rewards [n], internal units, float64.
-        train, validation: pairs as places in these; training weights have mean 1.
-        evidence: sum of the training pairs' weights as given: how many pairs of weight 1 they count for.
-        training_rows: which rows stand in training pairs, or are rated and in no held-out pair, bool [n].
-        names: different sources of the training pairs, sorted; a pair without source has the name "".
-        group, validation_group: place in `names` of each training and held-out pair, int64.
-        ratings: ratings [n, a] with NaN, or None.
+    `embedding` is standardized float32, `reward` internal float64; training weights have mean 1, `evidence` is their
+    sum as given; `training_rows` stand in training pairs, or are rated and in no held-out pair; `group` and
+    `validation_group` are places of the pairs' sources in `names` (sorted; "" for none).
     """
 
     embedding: Tensor
@@ -230,20 +197,7 @@ def head_data(
     grouped: bool = False,
     device: torch.device | str = "cpu",
 ) -> HeadData:
-    """Read the pairs' rows into memory, fitting the standardizer on those of the training pairs.
-
-    Args:
-        embeddings, reward: of all rows.
-        train, validation: pairs of rows.
-        standardizer: fitted here.
-        rated: rows with ratings (of `train`) count, too, and are trained on where they are in no held-out pair.
-        grouped: held-out pairs whose source is none of the training pairs' are left out.
-        device: of the result; the standardizer is moved there.
-
-    Raises:
-        ModelError: nothing to fit on, rewards without spread, or an embedding that is not finite.
-        DataError: a base reward or rating that is not finite.
-    """
+    """Read the pairs' rows into memory, fitting the standardizer on training rows; see :class:`HeadData`."""
     train, validation = train.to("cpu"), validation.to("cpu")
     ratings, rows_rated = train.ratings if rated else None, torch.empty(0, dtype=torch.int64)
     if ratings is not None:

@@ -45,18 +45,7 @@ def ascend(
     settings: InferenceConfig,
     support: tuple[float, float] = (-torch.inf, torch.inf),
 ) -> Ascent:
-    """Climb f from `start` by r ← r + λ ∂f/∂r, row by row (arXiv 2504.13134, algorithm 2).
-
-    A step is accepted if it raises f and stays inside `support` (outside, the density is zero); otherwise λ ← η λ
-    for that row. A row stops at λ < `step_stop`, and after T = `steps` steps at the latest. So f never falls, T = 0
-    returns the start, a flat f returns the start, and a row's path does not depend on the rows beside it.
-
-    Args:
-        energy: value and derivative in r at given rows; called with the rows still moving only.
-        start: starting rewards, internal units, float32, any number of rows including none.
-        settings: `steps` (T), `step_size` (λ0), `step_decay` (η), `step_stop`.
-        support: lowest and highest reward of the density, internal units.
-    """
+    """Climb f by r ← r + λ ∂f/∂r where that raises f inside `support`, else λ ← η λ (arXiv 2504.13134, alg. 2)."""
     reward = start.clone()
     rows = torch.arange(len(start), device=start.device)
     accepted = torch.zeros_like(rows)
@@ -90,15 +79,7 @@ def starting_reward(
     trusted: tuple[float, float],
     generator: torch.Generator | None = None,
 ) -> Tensor:  # [n]
-    """Where the ascent starts (the hybrid start of arXiv 2504.13134, and safer ones).
-
-    Args:
-        base: base rewards in internal units.
-        settings: `start`, `window`, `fallback`, and `seed` where no generator is given.
-        trusted: lowest and highest training reward; start "base" clamps to it.
-        generator: source of the draws of "paper" and "random", one a row in order (drawn for every row, so that
-            which rows fall outside the window does not shift the draws of the others).
-    """
+    """Start of the ascent from base rewards, internal units (hybrid start of arXiv 2504.13134, and others)."""
     if settings.start == "base":
         return base.clamp(*trusted)
     if settings.start == "zero":
@@ -116,13 +97,10 @@ def starting_reward(
 class EnergyHead(RewardHead):
     """p(r | e) = exp f(e, r) / Z(e) on a support fitted to the training rewards (EBRM, arXiv 2504.13134).
 
-    The density that rewards are read off is p(r | e, r0) ∝ p(r | e)^t N(r0; r, s²) (see :mod:`ebrm.heads.fusion`), with
-    t and s fitted under the joint objective; under the others it is p(r | e) alone.
-
-    Outside the support the density is zero: a tanh network does not decay, so without a support Z would be
-    infinite. The support is the range of the training rewards widened by three noise widths; under the joint objective,
-    whose densities need not lie where the base rewards do, at least four standard deviations on either side of their
-    mean, and at most eight.
+    Rewards are read off p(r | e, r0) ∝ p(r | e)^t N(r0; r, s²), t and s fitted under the joint objective, and p(r | e)
+    alone under the others. The support, needed since a tanh network does not decay, is the range of the training
+    rewards widened by three noise widths; under the joint objective 4 to 8 standard deviations on either side of their
+    mean.
     """
 
     takes = ("label", "weight")
@@ -220,11 +198,7 @@ class EnergyHead(RewardHead):
         return posterior(grid, weigh(f, grid, base, float(self.power), self._noise))
 
     def _curves(self, embedding: Tensor, *grids: Tensor) -> list[Tensor]:  # [n, d], [g] each -> [n, g] each
-        """f(e, r) on grids over the support (internal units, float64), for one block of rows; float64.
-
-        From its values at a few nodes for the rows that lie in the network's space of functions, and reward by reward
-        for the others.
-        """
+        """f(e, r) on grids over the support for one block of rows, by interpolation where they allow it; float64."""
         space, finest = self._interpolation(), max(grids, key=len)
         found: list[list[Tensor]] = [[] for _ in grids]
         if space is None:
@@ -300,18 +274,9 @@ class EnergyHead(RewardHead):
         return Refinement(*(torch.cat(block) for block in zip(*blocks, strict=True)))
 
     def _ascend(
-        self,
-        f: Tensor,  # [n, g]
-        grid: Tensor,  # [g]
-        base: Tensor,  # [n]
-        start: Tensor,  # [n]
-        settings: InferenceConfig,
-    ) -> Tensor:  # [n]
-        """The ascent of one block of rows whose energies on a fine grid are `f`, internal units, float64.
-
-        In float64: near the top, f changes by less than float32 can tell, and whether a step "rises" would turn on how
-        a row was batched.
-        """
+        self, f: Tensor, grid: Tensor, base: Tensor, start: Tensor, settings: InferenceConfig
+    ) -> Tensor:  # [n, g], [g], [n], [n] -> [n]
+        """The ascent of one block of rows with energies `f` on a fine grid, in float64: f barely rises near its top."""
         curves = Curves(grid, f)
         power, precision = float(self.power), self._noise**-2
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ebrm.heads.objective import noisy_preference_nll
+from ebrm.pairs import PreferencePairs
 
 #: Powers of the density that are tried.
 POWERS = (0.0, 0.125, 0.25, 0.5, 1.0)
@@ -48,44 +49,30 @@ def weigh(log_density: Tensor, nodes: Tensor, reward: Tensor, power: float, nois
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Some held-out pairs and the densities of the responses in them, internal units.
-
-    Attributes:
-        log_mass: log-probabilities of the nodes' cells under p(r | e) [n, g].
-        nodes: rewards [g].
-        reward: base rewards of the same rows [n].
-        chosen, rejected: the pairs as rows of these [p].
-        label, weight: of the pairs [p], float64.
-    """
+    """Pairs as places among n rows, with their log-masses [n, g] at nodes [g] and base rewards [n], internal units."""
 
     log_mass: Tensor
     nodes: Tensor
     reward: Tensor
-    chosen: Tensor
-    rejected: Tensor
-    label: Tensor
-    weight: Tensor
+    pairs: PreferencePairs
+
+
+def label_losses(mass: Tensor, pairs: PreferencePairs, flips: float) -> Tensor:  # [n, g] -> [p]
+    """:func:`noisy_preference_nll` of pairs of rows with these log-masses."""
+    return noisy_preference_nll(mass[pairs.chosen], mass[pairs.rejected], flips, pairs.label)
 
 
 def choose_fusion(held_out: Iterable[HeldOut], *, flips: float, scale: float = 1.0) -> Fusion:
-    """The weights under which held-out labels are likeliest; :data:`UNMEASURED` where no pairs are held out.
-
-    Args:
-        held_out: the pairs, in any number of parts; only one is in memory at a time. They should be pairs that the base
-            RM was not trained on: those it has learned by heart make it look better than it is.
-        flips: share of wrong labels that is assumed.
-        scale: standard deviation of the training rewards in internal units.
-    """
+    """Weights with the likeliest held-out labels, `flips` of them wrong; rewards have deviation `scale`."""
     tried = [Fusion(power, noise) for power in POWERS for noise in BASE_NOISE]
     losses, pairs = [0.0] * len(tried), 0
     for part in held_out:
-        pairs += len(part.chosen)
+        pairs += len(part.pairs)
         cell = part.log_mass.new_zeros(len(part.nodes))
         cell[0] = cell[-1] = -math.log(2)  # the outer cells are half as wide
         density = part.log_mass - cell
         for k, fusion in enumerate(tried):
             weighed = weigh(density, part.nodes, part.reward, fusion.power, fusion.base_noise * scale) + cell
             mass = torch.log_softmax(weighed, 1)
-            loss = noisy_preference_nll(mass[part.chosen], mass[part.rejected], flips, part.label)
-            losses[k] += float((part.weight * loss.double()).sum())
+            losses[k] += float((part.pairs.weight * label_losses(mass, part.pairs, flips).double()).sum())
     return tried[losses.index(min(losses))] if pairs else UNMEASURED

@@ -112,18 +112,13 @@ class Posterior:
         k = position.floor().clamp(0, len(self.nodes) - 2).long().unsqueeze(1)
         t = position - k.squeeze(1)
         value = torch.lerp(
-            self.log_density.gather(1, k).squeeze(1),
-            self.log_density.gather(1, k + 1).squeeze(1),
-            t.clamp(0, 1),
+            self.log_density.gather(1, k).squeeze(1), self.log_density.gather(1, k + 1).squeeze(1), t.clamp(0, 1)
         )
         outside = (t < -1e-9) | (t > 1 + 1e-9)
         return value.masked_fill(outside, -torch.inf)
 
     def prefer(self, other: Posterior) -> Tensor:
-        """P(r > r') for independent r ~ this row and r' ~ the same row of `other`, on the same nodes, [n].
-
-        Mass inside one cell is split evenly, so P(a > b) + P(b > a) = 1 exactly and P(a > a) = 1/2.
-        """
+        """P(r > r') for independent r ~ this row and r' ~ that of `other` [n]; mass inside a cell is split evenly."""
         if not torch.equal(self.nodes, other.nodes):
             raise ValueError("two posteriors can only be compared on the same nodes")
         mine, theirs = self._cells, other._cells
@@ -132,11 +127,9 @@ class Posterior:
         return (mine * (lower + 0.5 * theirs)).sum(1) / total
 
     def p_best(self) -> Tensor:
-        """P(r_i is the largest of all rows' rewards) for independent rows, [n], summing to one; [1.] for one row.
+        """P(r_i is the largest of all rows' independent rewards) [n], summing to one; as :meth:`prefer` for n = 2.
 
-        Mass inside a cell is spread evenly, as in :meth:`prefer`, so that n = 2 gives the same numbers: a row's
-        distribution function is linear there, their product a polynomial, and Gauss-Legendre exact for up to 64 rows.
-        In log space: the odds of rows that are far below the best keep their digits. Holds [n, g] numbers at a time.
+        In a cell a row's distribution function is linear, the product a polynomial: Gauss-Legendre is exact to 64 rows.
         """
         log_p = self.log_density
         log_cells = torch.logaddexp(log_p[:, 1:], log_p[:, :-1])  # up to a constant, which goes with the sum below
@@ -170,11 +163,7 @@ def posterior(nodes: Tensor, energy: Tensor) -> Posterior:
 
 @dataclass(frozen=True)
 class Curves:
-    """Functions of the reward known at equally spaced `nodes` [g] as `values` [n, g], read between them by cubics.
-
-    Cubic Hermite interpolation with slopes from five neighbors: its error is of the fourth order in the nodes'
-    distance, and the slope it gives is the derivative of the value it gives.
-    """
+    """Functions of the reward from `values` [n, g] at `nodes` [g]: cubic Hermite, slopes from five neighbors."""
 
     nodes: Tensor
     values: Tensor

@@ -45,13 +45,12 @@ MISFIT = 3e-4
 
 @dataclass(frozen=True, eq=False)
 class Interpolation:
-    """From functions' values at k nodes to their values at any rewards, on one support. Float64, on the CPU.
+    """From functions' values at k nodes to their values at any rewards on one support; float64, on the CPU.
 
     Attributes:
         nodes: rewards [k], ascending, internal units.
-        basis: coefficients of k functions in Chebyshev polynomials [k, p]: the i-th is one at node i, zero at others.
-        misfit: [k, c], orthonormal columns: what values at the nodes cannot have if the function lies in the space of
-            k - c dimensions that the samples need.
+        basis: Chebyshev coefficients [k, p] of k functions, each one at its node and zero at the others.
+        misfit: orthonormal columns [k, c]: what values at the nodes of a function in the space cannot have.
         support: lowest and highest reward.
         hidden: the same for what goes into the second joint layer; None where there is none, or no smaller space.
     """
@@ -81,10 +80,7 @@ class Interpolation:
 
 
 def find_interpolation(network: EnergyNetwork, support: tuple[float, float]) -> Interpolation | None:
-    """The interpolation of a network's f(e, ·) on a support; None if the functions have no such small space.
-
-    Deterministic: a matter of weights and support only.
-    """
+    """The interpolation of a network's f(e, ·) on a support; None if the functions have no such small space."""
     # A copy in float64 of all but the largest matrix, which is not needed here. On the CPU, so that a model has the
     # same nodes on every device.
     exact = copy.deepcopy(network, {id(network.from_embedding): network.from_embedding})

@@ -42,35 +42,24 @@ def pair_loss(
     zero-mean penalty                             `centering`; arXiv 2502.10391 (arXiv 2509.16127 found that it hurts)
     ============================================= ========================================================
 
-    Ties after Rao and Kupper (1967), with θ = `ties` and t = log θ: P(c above r) = σ(z - t), P(r above c) = σ(-z - t)
-    and P(tie) = (θ² - 1) σ(z - t) σ(-z - t), which add up to one; z = s d. A margin is then on top of t, for wins and
-    ties alike, and `label` has no say in pairs that are tied.
-
-    Without a margin or centering it does not change with a constant added to both rewards; nowhere is it free of their
-    scale. It is a proper likelihood of soft labels only for m = 0: with a margin the two sides' probabilities do not
-    add up to one (SoliReward's code has such a loss for its ties, at twice the paper's weight; here `label` = 0.5 and
-    no margin is the paper's). A label of 0 is the other response's win; NeMo-Aligner takes a strength of 0, a tie, for
-    a win of the second response.
-
-    Smoothing is not the label noise of the energy model (:func:`ebrm.heads.objective.noisy_preference_nll`): that mixes
-    probabilities, -log[(1 - ε) P + ε (1 - P)], and is bounded; this mixes their logarithms, and is not.
+    Ties after Rao and Kupper (1967), θ = `ties`, t = log θ, z = s d: P(c above r) = σ(z - t), P(r above c) = σ(-z - t),
+    P(tie) = (θ² - 1) σ(z - t) σ(-z - t). A margin adds to t; `label` has no say in pairs that are tied. It is a proper
+    likelihood of soft labels only for m = 0. Smoothing mixes logarithms of probabilities, the energy's label noise the
+    probabilities themselves.
 
     Args:
-        chosen, rejected: rewards of the two responses [p]; gradients go through both. Tensors, arrays or lists, as are
-            the columns below.
-        margin: m, 0 or more or, where it is measured, of any sign.
+        chosen, rejected: rewards [p] (tensors, arrays or lists, as the columns below); gradients go through both.
+        margin: m, any sign.
         scale: s, 0 or more.
-        label: μ = P(the chosen is better), 0 to 1.
+        label: μ = P(the chosen is better), 0 to 1; 0 is the other response's win.
         label_smoothing: a in μ' = (1 - a) μ + a (1 - μ), 0 to 0.5.
-        weight: w, 0 or more. Losses are not divided by it: the mean over pairs is the papers' loss, where a pair of
-            weight 2 counts as two.
+        weight: w, 0 or more; losses are not divided by it.
         ties: θ, above 1 (the paper: 5); None knows no ties.
         tied: bool [p], which pairs are ties; needs `ties`.
         centering: c, 0 or more; the penalty has no weight.
 
     Returns:
-        losses in the floating type of `chosen` (float64 for integers), computed in float64; no pairs give an empty
-        tensor.
+        losses in the floating type of `chosen` (float64 for integers), computed in float64.
 
     Raises:
         ConfigError: label_smoothing, ties or centering outside their range; tied pairs without `ties`.
@@ -114,8 +103,8 @@ def pair_loss(
 def tie_probabilities(difference: Tensor, ties: float = 5.0) -> tuple[Tensor, Tensor, Tensor]:  # [n] -> [n] each
     """P(first above second), P(second above first), P(tie) after Rao and Kupper, for differences of reward [n].
 
-    σ(d - log θ), σ(-d - log θ) and (θ² - 1) times their product; they add up to one. θ = 1 knows no ties. VideoReward
-    (arXiv 2501.13918) takes 5: equal rewards tie in two of three cases.
+    σ(d - log θ), σ(-d - log θ) and (θ² - 1) times their product; they add up to one (VideoReward, arXiv 2501.13918: θ =
+    5).
 
     Raises:
         ConfigError: θ below 1. DataError: a difference that is not finite.

@@ -19,11 +19,7 @@ UNMEASURED_PENALTY = 0.1
 
 
 def lowest(loss: Callable[[Tensor], Tensor], start: Tensor, l2: float, iterations: int = 500) -> Tensor:
-    """Where loss(w) + l2/2 |w|² is lowest: full-batch L-BFGS in float64, from `start`; deterministic.
-
-    Raises:
-        ModelError: the loss is not finite where it started.
-    """
+    """Where loss(w) + l2/2 |w|² is lowest: full-batch L-BFGS in float64, from `start`; deterministic."""
     weights = start.detach().double().clone().requires_grad_()
     optimizer = torch.optim.LBFGS(
         [weights], max_iter=iterations, history_size=20, tolerance_grad=1e-8, tolerance_change=1e-12,
@@ -44,16 +40,9 @@ def lowest(loss: Callable[[Tensor], Tensor], start: Tensor, l2: float, iteration
 
 
 def best_penalty(
-    loss: Callable[[Tensor], Tensor],
-    held_out: Callable[[Tensor], float] | None,
-    start: Tensor,
-    l2: float | None,
+    loss: Callable[[Tensor], Tensor], held_out: Callable[[Tensor], float] | None, start: Tensor, l2: float | None
 ) -> tuple[Tensor, float]:
-    """(weights, penalty): of `l2` where it is given, else of the penalty with the lowest `held_out` loss.
-
-    From the strongest on, each from the last one's weights; two worse ones in a row end the search. Ties go to the
-    stronger.
-    """
+    """(weights, penalty): of `l2` where given, else of the lowest `held_out` loss, from the strongest on."""
     if l2 is not None or held_out is None:
         penalty = UNMEASURED_PENALTY if l2 is None else l2
         return lowest(loss, start, penalty), penalty
@@ -84,21 +73,7 @@ def early_stopping(
     patience: int,
     generator: torch.Generator,
 ) -> int:
-    """AdamW over `epochs` passes; leaves the weights of the pass with the lowest held-out loss, and gives its number.
-
-    Args:
-        network: what is fitted.
-        batches: the places of one pass's pairs, batch by batch, drawn from the generator.
-        loss: mean loss of a batch.
-        held_out: held-out loss of the network as it is; None keeps the last pass.
-        learning_rate, weight_decay: of AdamW.
-        epochs: passes, at most.
-        patience: passes without a better one before the end; 0: never.
-        generator: of shuffling.
-
-    Raises:
-        ModelError: a loss that is not finite.
-    """
+    """AdamW over `batches` (places of pairs); keeps the pass with the lowest `held_out` loss, whose number it gives."""
     parameters = [p for p in network.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay)
     best, best_value, best_epoch = copy.deepcopy(network.state_dict()), float("inf"), 0

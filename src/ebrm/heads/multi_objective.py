@@ -10,11 +10,11 @@ from torch.nn.functional import logsigmoid
 
 from ebrm.errors import ConfigError, DataError
 from ebrm.heads.base import ClosedFormHead
-from ebrm.heads.config import AttributesConfig, BinaryConfig, HeadConfig, MinNormConfig
+from ebrm.heads.config import AttributesConfig, BinaryConfig, MinNormConfig
 from ebrm.heads.data import HeadData
 from ebrm.heads.linear import LinearScores
 from ebrm.heads.losses import held_out_loss, pair_loss
-from ebrm.heads.minimize import PENALTIES, UNMEASURED_PENALTY, best_penalty
+from ebrm.heads.minimize import PENALTIES, UNMEASURED_PENALTY
 from ebrm.utils.validation import check_finite, check_same_shape
 
 logger = logging.getLogger(__name__)
@@ -25,15 +25,10 @@ _DONE = 1e-4
 
 
 class AttributesHead(ClosedFormHead):
-    """u(e) = Σ_j c_j (w_j·x + b_j): one linear regression an attribute, summed with the weights c.
+    """u(e) = Σ_j c_j (w_j·x + b_j): one ridge regression an attribute, weighted (HelpSteer2, arXiv 2406.08673).
 
-    The masked squared error of HelpSteer2 (arXiv 2406.08673), Σ (p - t)² over the ratings t there are, with
-    ridge/2 |w|² for each attribute beside half its mean squared error; in closed form, with the intercept free of
-    penalty. c is the config's `weights` (`ebrm.aggregate` names published ones), or 1/a each. A negative weight for
-    verbosity, as in the published ones, favors very short responses.
-
-    The deviation is that of Σ c_j (t_j - p_j) over the held-out rows that have all ratings (training rows where there
-    are none): one number, the same for every row.
+    c is the config's `weights` (`ebrm.aggregate` names published ones), or 1/a each. The deviation, the same for every
+    row, is that of Σ c_j (t_j - p_j) over held-out rows that have all ratings (training rows where there are none).
     """
 
     noise = "normal"
@@ -45,11 +40,8 @@ class AttributesHead(ClosedFormHead):
     bias: Tensor  # [a]
     residual: Tensor
 
-    def __init__(
-        self, embedding_size: int, config: HeadConfig, groups: int = 1, generator: torch.Generator | None = None
-    ) -> None:
-        super().__init__(embedding_size, config, groups, generator)
-        self.register_buffer("weight", torch.zeros(groups, embedding_size))
+    def _build(self, size: int, groups: int, generator: torch.Generator | None) -> None:
+        self.register_buffer("weight", torch.zeros(groups, size))
         self.register_buffer("bias", torch.zeros(groups))
         self.register_buffer("residual", torch.ones((), dtype=torch.float64))
         mix = self.config.weights or (1 / groups,) * groups
@@ -59,11 +51,6 @@ class AttributesHead(ClosedFormHead):
 
     @classmethod
     def groups_in(cls, data: HeadData) -> int:
-        """Number of rated attributes.
-
-        Raises:
-            DataError: none.
-        """
         if data.ratings is None or not data.ratings.shape[1]:
             raise DataError("The head for attributes is fitted on ratings of responses, and there are none. Give them.")
         return data.ratings.shape[1]
@@ -73,15 +60,12 @@ class AttributesHead(ClosedFormHead):
         return x @ self.weight.T + self.bias
 
     def scores(self, x: Tensor) -> Tensor:  # [n, d] -> [n]
-        """The weighted sum of the predicted ratings."""
         return self.attributes(x).double() @ self._mix.to(x.device)
 
     def spread(self, x: Tensor) -> Tensor:  # [n, d] -> [n]
-        """The residual's standard deviation, head units."""
         return self.residual.expand(len(x))
 
     def learn(self, data: HeadData, generator: torch.Generator) -> None:
-        """Fit every attribute's regression; draws nothing."""
         assert data.ratings is not None
         x, ratings = data.embedding.double(), data.ratings.to(data.embedding.device)
         held = ~data.training_rows
@@ -123,11 +107,9 @@ class _Ridge:
 
 
 def class_mean_shift(reward: Tensor, up: Tensor) -> Tensor:  # [n], [n] -> []
-    """δ = (mean reward of thumbs up + mean reward of thumbs down) / 2, float64.
+    """δ = (mean reward of thumbs up + mean reward of thumbs down) / 2, float64: BCO's reward shift (arXiv 2404.04656).
 
-    BCO's reward shift ("Binary Classifier Optimization", arXiv 2404.04656), which makes the bound of
-    :func:`binary_feedback_loss` tight. The paper keeps a moving average of it; TRL takes the mean of all rewards
-    pooled, which is another number as soon as there are more of one kind.
+    Makes the bound of :func:`binary_feedback_loss` tight. (TRL pools all rewards, another number for unequal classes.)
 
     Raises:
         DataError: a reward that is not finite, or no thumbs of one kind.
@@ -148,8 +130,7 @@ def binary_feedback_loss(
 ) -> Tensor:  # [n]
     """-w log σ(±(r - δ)) of each response, + for a thumb up and - for one down (BCO, arXiv 2404.04656).
 
-    For any δ, -log σ(r_w - δ) - log σ(-(r_l - δ)) > -log σ(r_w - r_l): what lowers it lowers a bound of the pairs'
-    loss, closest at δ = (r_w + r_l) / 2. Adding a constant to rewards and shift changes nothing.
+    A bound of the pairs' loss for any δ, closest at δ = (r_w + r_l) / 2.
 
     Args:
         reward: r [n]; gradients go through.
@@ -174,15 +155,10 @@ def binary_feedback_loss(
 
 
 class BinaryHead(LinearScores):
-    """u(e) = w·x fitted on thumbs by BCO's loss, with the shift δ(w) that goes with w.
+    """u(e) = w·x fitted on thumbs by BCO's loss (arXiv 2404.04656), with the shift δ(w) that goes with w: convex.
 
-    The loss is the mean over thumbs up plus the mean over thumbs down. u - δ(w) is linear in w, so with the whole
-    data at hand this is logistic regression without intercept on embeddings centered halfway between the two classes'
-    means: convex, and solved by L-BFGS. (The paper's δ is a running average that no gradient goes through.) Thumbs
-    are the first column of the ratings, 1 up and 0 down; without ratings a pair's chosen response has a thumb up and
-    its rejected one a thumb down, with the pair's weight, and which belong together is forgotten.
-
-    Uncertainty and P(a above b) are those of the Bradley-Terry likelihood that the loss bounds.
+    Thumbs are the first column of the ratings, 1 up and 0 down; without ratings a pair's chosen response has a thumb up
+    and its rejected one a thumb down, with the pair's weight. The loss is the sum of both classes' means.
     """
 
     takes = ("label", "weight")
@@ -191,10 +167,8 @@ class BinaryHead(LinearScores):
     config: BinaryConfig
 
     def learn(self, data: HeadData, generator: torch.Generator) -> None:
-        """Fit the weights; draws nothing."""
-        x = data.embedding.double()
         rows, up, weight = self._thumbs(data)
-        x_rows = x[rows]
+        x_rows = data.embedding.double()[rows]
         class_mean_shift(x_rows[:, 0], up)  # refuses one kind of thumbs alone
         # In float32, which keeps the fits of earlier versions to the bit.
         total = torch.stack([weight[~up].sum(), weight[up].sum()]).float()
@@ -205,9 +179,7 @@ class BinaryHead(LinearScores):
             means = [(weight[side] * u[side]).sum() / weight[side].sum() for side in (up, ~up)]
             return (share * binary_feedback_loss(u, up, 0.5 * (means[0] + means[1]), weight)).sum()
 
-        start = torch.zeros(x.shape[1]).to(x)
-        found, _ = best_penalty(loss, held_out_loss(data, lambda w: x @ w), start, self.config.ridge)
-        self.weight.copy_(found)
+        self._fit(data, loss, self.config.ridge)
 
     def _thumbs(self, data: HeadData) -> tuple[Tensor, Tensor, Tensor]:
         """(rows, up, weight) of all thumbs [m]; a pair of label μ gives each side both, by μ and 1 - μ."""
@@ -231,22 +203,12 @@ class BinaryHead(LinearScores):
 
 
 class MinNormHead(LinearScores):
-    """u(e) = w·x, every step of which improves every objective: the multi-objective reward model of MORE.
+    """u(e) = w·x, every step of which improves every objective (a source of pairs): MORE (arXiv 2312.07401).
 
-    "On Diversified Preferences of Large Language Model Alignment" (MORE, arXiv 2312.07401) updates the linear reward
-    head alone with λ = argmin |Σ λ_t ĝ_t|² over the simplex (:func:`ebrm.aggregate.min_norm_weights`), g_t the
-    gradient of objective t's mean Bradley-Terry loss and ĝ_t = g_t / |g_t|. The objectives are the pairs' sources:
-    data sets, annotators, attributes. Embeddings being frozen there as well, this is the method itself.
-
-    Ours: full-batch gradient descent from w = 0, w ← w - (min_t |g_t| / L) Σ λ_t ĝ_t, L a bound of all objectives'
-    curvature, so that no objective's loss ever rises; MORE weights the losses with λ, which is another direction,
-    smooths gradients with a momentum that keeps 1% of the past, and takes small steps. It ends where an objective has
-    reached its own best point or 300 steps are made, and keeps the step with the lowest held-out loss. Starting at 0
-    matters: where the pooled pairs' loss is lowest, no step improves all. One objective is gradient descent on the
-    linear head's loss.
-
-    Attributes:
-        mixture: λ of the last step [t].
+    Full-batch gradient descent from 0 along Σ λ_t ĝ_t, λ = argmin |Σ λ_t ĝ_t|² over the simplex and ĝ_t the unit
+    gradient of objective t's mean loss, with steps min_t |g_t| / L (ours), so that no objective's loss ever rises. Ends
+    where an objective is at its best point, or after 300 steps; the step with the lowest held-out loss is kept.
+    `mixture`: last λ.
     """
 
     grouped = True
@@ -254,21 +216,17 @@ class MinNormHead(LinearScores):
     config: MinNormConfig
     mixture: Tensor
 
-    def __init__(
-        self, embedding_size: int, config: HeadConfig, groups: int = 1, generator: torch.Generator | None = None
-    ) -> None:
-        super().__init__(embedding_size, config, groups, generator)
+    def _build(self, size: int, groups: int, generator: torch.Generator | None) -> None:
+        super()._build(size, groups, generator)
         self.register_buffer("mixture", torch.full((groups,), 1 / groups))
 
     @classmethod
     def groups_in(cls, data: HeadData) -> int:
-        """Number of objectives: different sources of the training pairs; pairs without one are of one objective."""
         if len(data.names) == 1:
             logger.warning("All training pairs have one source, so the min-norm head has one objective.")
         return len(data.names)
 
     def learn(self, data: HeadData, generator: torch.Generator) -> None:
-        """Fit the weights; draws nothing."""
         from ebrm.aggregate import min_norm_weights  # not before: it loads SciPy's optimizers
 
         x, ridge = data.embedding.double(), self.config.ridge

@@ -46,12 +46,10 @@ def tanh(x: Tensor) -> Tensor:
 
 
 class EnergyNetwork(nn.Module):
-    """f(e, r): a tanh branch over the scalar reward, joined with the embedding, then tanh layers to one number.
+    """f(e, r): a tanh branch over the scalar reward, joined with the embedding, then tanh layers (arXiv 2504.13134).
 
-    Architecture of EBRM (arXiv 2504.13134). The first joint layer is linear in its two inputs, so it is kept as
-    two maps: W_e e + b is computed once a row, W_r g(r) once a reward. Dropout (training only) acts after each
-    joint layer with one mask a row, shared by all rewards of that row, so that a row's positive and negatives are
-    scored by the same network. (The paper also drops units of the reward branch, separately for each sample.)
+    The first joint layer is kept as two maps: W_e e + b once a row, W_r g(r) once a reward. Dropout (training only) has
+    one mask a row and joint layer, shared by all rewards of that row; the reward branch has none (the paper's has).
     """
 
     def __init__(self, embedding_size: int, config: NetworkConfig, generator: torch.Generator | None = None) -> None:

@@ -14,10 +14,7 @@ from ebrm.heads.network import EnergyNetwork
 
 @dataclass(frozen=True)
 class MixtureNoise:
-    """p_N(y | r) = (1/K) Σ_k N(y; r, σ_k²), with widths `sigmas` in internal reward units.
-
-    Gustafsson et al., "How to Train Your Energy-Based Model for Regression" (BMVC 2020), eq. 8.
-    """
+    """p_N(y | r) = (1/K) Σ_k N(y; r, σ_k²), widths in internal units (Gustafsson et al., BMVC 2020, eq. 8)."""
 
     sigmas: tuple[float, ...]
 
@@ -37,21 +34,9 @@ class MixtureNoise:
 
 
 def nce_loss(
-    positive: Tensor,  # [n]
-    positive_log_noise: Tensor,  # [n]
-    negative: Tensor,  # [n, m]
-    negative_log_noise: Tensor,  # [n, m]
-) -> Tensor:  # [n]
-    """NCE+ loss a row: -[a⁰ - logsumexp_{m=0..M} aᵐ] with a = f - log p_N, the noisy positive first.
-
-    Args:
-        positive: f at the noisy positive y⁰ = r + ν.
-        positive_log_noise: log p_N(y⁰ | r), under the *unscaled* mixture.
-        negative: f at the M noise samples.
-        negative_log_noise: log p_N(yᵐ | r).
-
-    Source: Gustafsson et al., BMVC 2020, eq. 9-10; EBRM, arXiv 2504.13134, eq. 5.
-    """
+    positive: Tensor, positive_log_noise: Tensor, negative: Tensor, negative_log_noise: Tensor
+) -> Tensor:  # [n], [n], [n, m], [n, m] -> [n]
+    """NCE+ loss a row, logsumexp_{m=0..M} aᵐ - a⁰ with a = f - log p_N (BMVC 2020, eq. 9; arXiv 2504.13134, eq. 5)."""
     a0 = positive - positive_log_noise
     a = torch.cat([a0.unsqueeze(1), negative - negative_log_noise], dim=1)
     return torch.logsumexp(a, 1) - a0
@@ -63,11 +48,7 @@ def likelihood_loss(positive: Tensor, on_nodes: Tensor, log_weight: Tensor) -> T
 
 
 def shifted_nodes(low: float, high: float, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """`count` equally spaced nodes over [low, high] with one random offset, and the log of their common weight.
-
-    The offset is uniform in a cell, so the quadrature is unbiased for Z at any count: a peak narrower than a cell
-    is hit as often as it should be, and does not hide between fixed nodes for all of training.
-    """
+    """`count` equally spaced nodes with one random offset, and the log of their weight: unbiased for Z."""
     step = (high - low) / count
     offset = torch.rand((), generator=generator, device=generator.device)
     nodes = low + (torch.arange(count, device=generator.device) + offset) * step
@@ -90,11 +71,7 @@ def nce_step_losses(
     generator: torch.Generator,
     rows_at_once: int,
 ) -> Iterator[Tensor]:
-    """Mean NCE+ loss of a batch plus λ·mean f², as the terms of a sum over `rows_at_once` rows each.
-
-    Fresh noise and dropout masks are drawn for the whole batch first, so that how it is split changes no result.
-    Inputs in internal units.
-    """
+    """Mean NCE+ loss plus λ·mean f², as a sum over parts of the rows; all draws are made for the whole batch first."""
     n, device = len(reward), embedding.device
     center = reward.unsqueeze(1)
     positive = center + noise.offsets((n, 1), generator, beta).to(device)
@@ -140,34 +117,16 @@ def likelihood_step_losses(
 def measurement_loss(
     log_mass: Tensor, nodes: Tensor, reward: Tensor, noise: float
 ) -> Tensor:  # [n, g], [g], [n] -> [n]
-    """-log ∫ p(r | e) N(reward; r, noise²) dr: the base reward as a noisy measurement of the true one, r.
-
-    Args:
-        log_mass: log-probabilities of the nodes' cells [n, g].
-        nodes: rewards [g].
-        reward: base rewards [n].
-        noise: standard deviation of the measurement.
-    """
+    """-log ∫ p(r | e) N(reward; r, noise²) dr: the base reward as a noisy measurement of the true one, r."""
     distance = (reward.unsqueeze(1) - nodes) / noise
     constant = math.log(noise) + 0.5 * math.log(2 * math.pi)
     return constant - torch.logsumexp(log_mass - 0.5 * distance.square(), 1)
 
 
 def noisy_preference_nll(
-    chosen: Tensor,  # [p, g]
-    rejected: Tensor,  # [p, g]
-    flips: float,
-    label: Tensor | None = None,  # [p]
-) -> Tensor:  # [p]
-    """-μ log Q - (1 - μ) log(1 - Q), Q = ε + (1 - 2ε) P, P = P(r_c > r_r) under the two densities, ε = `flips`.
-
-    Cross-entropy of a soft label μ; for μ = 1 it is -log[(1 - ε) P + ε (1 - P)].
-
-    Args:
-        chosen, rejected: log-probabilities of the same cells [p, g]; mass in one cell is split evenly.
-        flips: share of wrong labels, 0 to 0.5.
-        label: μ = P(the chosen is better); None: 1.
-    """
+    chosen: Tensor, rejected: Tensor, flips: float, label: Tensor | None = None
+) -> Tensor:  # [p, g], [p, g], [p] -> [p]
+    """-μ log Q - (1 - μ) log(1 - Q), Q = ε + (1 - 2ε) P(r_c > r_r), from log-masses of cells; ε = `flips`."""
     won, other = chosen.exp(), rejected.exp()
     win = (won * (other.cumsum(1) - 0.5 * other)).sum(1)
     tiny = torch.finfo(win.dtype).tiny
@@ -195,13 +154,7 @@ def joint_step_losses(
     label: Tensor | None = None,  # [p]
     weight: Tensor | None = None,  # [p]
 ) -> Iterator[Tensor]:
-    """Joint objective: noisy preference NLL + `reward_weight` · measurement NLL of the base reward + λ·mean f².
-
-    The density explains the pair's label, wrong with probability `flips`, and the base reward, a measurement with
-    noise. Both are integrals over r, computed on nodes with one random offset a step. Chosen and rejected share
-    dropout masks, so that they are compared under the same network. `weight` multiplies all terms of a pair, so that a
-    pair of weight 2 counts as two. Split into parts like :func:`nce_step_losses`.
-    """
+    """Weighted mean preference NLL + `reward_weight` · measurement NLL + λ·mean f², in parts."""
     p, device = len(reward) // 2, embedding.device
     grid, _ = (drawn.to(device) for drawn in shifted_nodes(*support, nodes, generator))
     masks = network.dropout_masks(p, generator)

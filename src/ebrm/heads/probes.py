@@ -16,14 +16,7 @@ from ebrm.utils.validation import check_finite
 
 @dataclass(frozen=True)
 class LinearProbe:
-    """Logits (e - center) / spread · W + b of c classes.
-
-    Attributes:
-        weight: W [d, c], float64.
-        bias: b [c].
-        center, spread: of each number of the embeddings fitted on [d].
-        classes: what the columns stand for, ascending [c].
-    """
+    """Logits (e - center) / spread · W + b of c classes [c], ascending; W = weight [d, c] and b = bias [c], float64."""
 
     weight: Tensor
     bias: Tensor
@@ -32,11 +25,7 @@ class LinearProbe:
     classes: Tensor
 
     def logits(self, embedding: Tensor) -> Tensor:  # [n, d] -> [n, c]
-        """Log-probabilities of the classes, up to a constant a row; float64.
-
-        Raises:
-            DataError: a number that is not finite.
-        """
+        """Log-probabilities of the classes, up to a constant a row; float64."""
         e = check_finite(embedding, "embedding", 2)
         return ((e - self.center) / self.spread) @ self.weight + self.bias
 
@@ -52,9 +41,7 @@ class LinearProbe:
 def fit_probe(embedding: Tensor, label: Tensor, l2: float = 0.01) -> LinearProbe:  # [n, d], [n]
     """Multinomial logistic regression on frozen embeddings: argmin mean cross-entropy + l2/2 |W|², intercepts free.
 
-    "Probing Preference Representations" (MRMBench, arXiv 2511.12464) trains the same probe for one epoch of batches
-    of 128; here it is fitted to the end, on standardized embeddings, with a small penalty. Numbers of the embedding
-    that never change are left alone. Shifting or scaling the embedding changes nothing.
+    The probe of MRMBench (arXiv 2511.12464), here fitted to the end on standardized embeddings.
 
     Args:
         embedding: [n, d].
@@ -90,24 +77,14 @@ def fit_probe(embedding: Tensor, label: Tensor, l2: float = 0.01) -> LinearProbe
 
 @dataclass(frozen=True)
 class Centroids:
-    """Centroids of groups of embeddings, and how far a familiar embedding is from the nearest.
-
-    Attributes:
-        points: [m, d], float64.
-        group: the group (a preference dimension, say) of each centroid [m].
-        limit: the distance above which an embedding is not familiar.
-    """
+    """Centroids `points` [m, d] (float64) of groups `group` [m]; an embedding within `limit` of one is familiar."""
 
     points: Tensor
     group: Tensor
     limit: float
 
     def distance(self, embedding: Tensor) -> Tensor:  # [n, d] -> [n, m]
-        """Euclidean distance to every centroid, float64. A common rotation or translation changes nothing.
-
-        Raises:
-            DataError: a number that is not finite. ValueError: not [n, d].
-        """
+        """Euclidean distance to every centroid, float64."""
         e = check_finite(embedding, "embedding", 2)
         if e.shape[1] != self.points.shape[1]:
             raise ValueError(f"expected embeddings [n, {self.points.shape[1]}], got {tuple(e.shape)}")
@@ -126,18 +103,11 @@ class Centroids:
 
 
 def fit_centroids(
-    embedding: Tensor,  # [n, d]
-    group: Tensor,  # [n]
-    each: int = 1,
-    quantile: float = 0.95,
-    limit: float | None = None,
-    seed: int = 0,
-) -> Centroids:
+    embedding: Tensor, group: Tensor, each: int = 1, quantile: float = 0.95, limit: float | None = None, seed: int = 0
+) -> Centroids:  # [n, d], [n]
     """Centroids of each group by k-means, for inference-time probing (MRMBench, arXiv 2511.12464).
 
-    The paper takes the nearest centroid's preference dimension as the one "used", and leaves responses out of training
-    that are further than 140 from all, a number that means nothing for another model. Here the limit is a quantile
-    of the distances of these embeddings (ours).
+    The paper leaves out responses further than 140 from all; here the limit is a quantile of these distances (ours).
 
     Args:
         embedding: a validation set's embeddings [n, d].
@@ -181,15 +151,9 @@ def _means(embedding: Tensor, count: int, seed: int) -> Tensor:  # [n, d] -> [co
 
 
 def directional_similarity(
-    response: Tensor,  # [n, d]
-    prompt: Tensor,  # [n, d]
-    direction: Tensor,  # [d]
-    extrapolation: float = 1.5,
-) -> Tensor:  # [n]
-    """⟨e_response, e⁻ + w (e⁺ - e⁻)⟩ with e± = (e_prompt ± b) / |e_prompt ± b|: D²-Align's guided reward.
-
-    "Directional Decoupling Alignment" (arXiv 2512.24146), where the response is an image. b = 0 gives the cosine-like
-    ⟨e_response, e_prompt / |e_prompt|⟩ for every w; w = 1 is e⁺ alone, w = ½ the point midway between e⁺ and e⁻.
+    response: Tensor, prompt: Tensor, direction: Tensor, extrapolation: float = 1.5
+) -> Tensor:  # [n, d], [n, d], [d] -> [n]
+    """⟨e_response, e⁻ + w (e⁺ - e⁻)⟩, e± = (e_prompt ± b) / |e_prompt ± b|: D²-Align's reward (arXiv 2512.24146).
 
     Args:
         response, prompt: embeddings; finite.
@@ -219,11 +183,8 @@ def directional_correction(
 ) -> Tensor:  # [n]
     """h(e - b) + w (h(e + b) - h(e - b)) for a reward h that is not linear: D²-Align's idea on one embedding (ours).
 
-    With a linear h every reward moves by the same (2 w - 1) h·b, so that no ranking changes: such a head is refused,
-    also where it is found out only by what it says of these rows (of two or more that differ).
-
     Raises:
-        ConfigError: a reward that is linear in the embedding.
+        ConfigError: a reward that is linear in the embedding, whose ranking this cannot change.
     """
     plus, minus, plain = reward(embedding + direction), reward(embedding - direction), reward(embedding)
     corrected = minus + extrapolation * (plus - minus)
@@ -245,17 +206,14 @@ def _range(values: Tensor) -> float:
 
 
 def nuisance_direction(embedding: Tensor, nuisance: Tensor, l2: float = 1e-3) -> Tensor:  # [n, d], [n] -> [d]
-    """Unit vector along which the embedding tells a nuisance such as length, by ridge regression.
+    """Unit vector along which the embedding tells a nuisance such as length, by ridge regression (ours).
 
-    u = w / |w| with w = argmin ½ mean (w·(e - ē) - (z - z̄))² + l2/2 s² |w|², s² the mean variance of the embedding's
-    numbers: the penalty does not depend on the embedding's scale. (Ours: the direct counterpart of a learned
-    direction, where the unwanted quantity can be measured.) A positive factor or an offset on the nuisance changes
-    nothing.
+    u = w / |w|, w = argmin ½ mean (w·(e - ē) - (z - z̄))² + l2/2 s² |w|², s² the mean variance of the embedding's
+    numbers.
 
     Raises:
         DataError: numbers that are not finite, or a nuisance that the embedding has nothing to do with (all equal).
-        ConfigError: a penalty of 0 or less.
-        ValueError: shapes that do not fit.
+        ConfigError: a penalty of 0 or less. ValueError: shapes that do not fit.
     """
     if not l2 > 0:
         raise ConfigError(f"The penalty l2 is {l2}; it must be above 0.")
@@ -274,7 +232,7 @@ def nuisance_direction(embedding: Tensor, nuisance: Tensor, l2: float = 1e-3) ->
 
 
 def remove_direction(embedding: Tensor, direction: Tensor) -> Tensor:  # [n, d], [d] -> [n, d]
-    """The embedding without what lies along a direction: e - ⟨e, u⟩ u, u = direction / |direction|. Twice is once.
+    """Removal of a direction: e - ⟨e, u⟩ u, u = direction / |direction|.
 
     Raises:
         DataError: a direction of length 0, or numbers that are not finite. ValueError: shapes that do not fit.

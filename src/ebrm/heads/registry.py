@@ -53,9 +53,8 @@ def fit_head(
 ) -> FittedHead:
     """Fit a head on preference pairs, with their labels, weights, margins and annotators' strength.
 
-    Labels are soft labels of the head's loss. Weights count relative to their mean: a pair of weight 2 counts as two.
-    Held-out pairs choose the penalty or epoch by their loss with label and weight, and no margin. Heads but the energy
-    read the pairs' rows into memory (12 bytes a number of theirs at a time). The same seed gives the same head.
+    Weights count relative to their mean. Held-out pairs choose the penalty or epoch by their loss with label and
+    weight, and no margin. Heads but the energy read the pairs' rows into memory. The same seed gives the same head.
 
     Args:
         config: which head, and how it is fitted.
@@ -66,8 +65,7 @@ def fit_head(
             rows of held-out prompts must have no ratings. The source of a pair is its user (prototypes) or objective
             (min_norm); held-out pairs of other sources are left out for these two.
         device: where to fit, and where the head is afterwards.
-        checkpoint, on_epoch: of the energy, see :func:`ebrm.heads.fit_energy`; other heads are fitted in seconds and
-            have neither.
+        checkpoint, on_epoch: of the energy, see :func:`ebrm.heads.fit_energy`; other heads have neither.
         strength: how the pairs' strength enters (:class:`ebrm.heads.FitConfig`).
         seed: of initial weights, shuffling, resampling, noise and dropout.
 
@@ -102,11 +100,7 @@ def fit_head(
 
 
 def load_head(config: HeadConfig, tensors: dict[str, Tensor]) -> RewardHead:
-    """The head whose config and state these are, in evaluation mode.
-
-    Raises:
-        KeyError, RuntimeError: tensors that are not those of such a head.
-    """
+    """The head whose config and state these are, in evaluation mode; KeyError or RuntimeError where they do not fit."""
     head = _CLASSES[config.kind].empty(config, tensors)
     head.load_state_dict(tensors)
     return head.eval().requires_grad_(False)
@@ -140,7 +134,7 @@ def head_fitter(
 
 
 def _check_columns(kind: type[RewardHead], config: HeadConfig, name: str, pairs: PreferencePairs) -> None:
-    """Refuse columns that would have no effect on the head, and log ratings that have none."""
+    """Refuse columns that would have no effect on the head; count ratings that have none, which data may just have."""
     takes = () if kind.rated and pairs.ratings is not None else kind.takes
     unused = [column for column in changed_columns(pairs) if column not in takes]
     if unused:
@@ -151,4 +145,5 @@ def _check_columns(kind: type[RewardHead], config: HeadConfig, name: str, pairs:
     if len(pairs) and not bool(pairs.weight.any()):
         raise DataError(f"All {len(pairs)} {name} pairs have the weight 0, so there is nothing to learn from them.")
     if name == "training" and pairs.ratings is not None and not kind.rated:
-        logger.warning("The ratings of rows are not used: the %s head is fitted on pairs.", config.kind)
+        rated = int((~pairs.ratings.isnan()).any(1).sum())
+        logger.warning("The ratings of %d rows are not used: the %s head is fitted on pairs.", rated, config.kind)

@@ -23,15 +23,9 @@ from ebrm.heads.base import RewardHead
 from ebrm.heads.config import EnergyConfig, JointConfig, LikelihoodConfig, NCEConfig
 from ebrm.heads.data import EmbeddingSource, agreement, changed_columns, rows_at_once
 from ebrm.heads.energy import EnergyHead
-from ebrm.heads.fusion import UNMEASURED, HeldOut, choose_fusion
+from ebrm.heads.fusion import UNMEASURED, HeldOut, choose_fusion, label_losses
 from ebrm.heads.grid import Posterior
-from ebrm.heads.objective import (
-    MixtureNoise,
-    joint_step_losses,
-    likelihood_step_losses,
-    nce_step_losses,
-    noisy_preference_nll,
-)
+from ebrm.heads.objective import MixtureNoise, joint_step_losses, likelihood_step_losses, nce_step_losses
 from ebrm.pairs import PreferencePairs
 from ebrm.utils.files import atomic_path
 from ebrm.utils.progress_bar import progress
@@ -44,13 +38,12 @@ _ACTIVATIONS = 2**25
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch's numbers.
+    """One epoch's numbers; the held-out ones are NaN where nothing is held out.
 
     Attributes:
         epoch: 1 for the first.
         loss: mean training loss.
-        validation_accuracy: held-out accuracy of the density alone, read off as in deployment: the weight of the base
-            reward is chosen after the last epoch.
+        validation_accuracy: held-out accuracy of the density alone, read off as in deployment.
         validation_nll: held-out mean of -log p(r0 | e), base units.
         validation_label_loss: held-out mean of -log P(label | densities), with the objective's `label_noise`.
         seconds: wall time.
@@ -70,13 +63,7 @@ class Epoch:
 
 @dataclass(frozen=True)
 class FittedHead:
-    """A fitted head; for the energy also every epoch's numbers, and which epoch was kept.
-
-    Attributes:
-        head: the head, in evaluation mode.
-        history: one entry an epoch; empty for other heads.
-        best_epoch: the one kept, from 1; 0 for other heads.
-    """
+    """A fitted head in evaluation mode; for the energy also every epoch's numbers, and which was kept (from 1)."""
 
     head: RewardHead
     history: tuple[Epoch, ...] = ()
@@ -97,21 +84,15 @@ def fit_energy(
 ) -> FittedHead:
     """Fit p(r | e) on both members of every training pair (arXiv 2504.13134, section 3.2).
 
-    Objective joint: passes over pairs; the epoch with the lowest held-out label loss is kept. Likelihood and nce:
-    passes over responses, each one row however many pairs it stands in; the epoch with the best accuracy on the
-    validation pairs under `config.inference` is kept (ties: the lower held-out -log p). With no validation pairs, the
-    last. Held-out pairs count by weight and label.
+    Joint: passes over pairs; the epoch with the lowest held-out label loss is kept. Likelihood and nce: passes over
+    responses, each one row however many pairs it stands in; the epoch with the best held-out accuracy (ties: the lower
+    -log p) is kept. With no validation pairs, the last. Held-out pairs count by weight and label.
 
     Args:
-        config: network, objective, training and inference.
-        embeddings: [n, d], in memory or memory-mapped.
-        reward: base rewards [n].
-        train, validation: pairs, prompt-disjoint; `train` already filtered, if it is to be.
-        device: where to compute.
-        checkpoint: a file to keep the state in after every epoch; if it exists and belongs to this very run
-            (settings, rows, rewards), fitting goes on from it and ends with the same weights.
+        config, embeddings, reward, train, validation, device, seed: as for :func:`ebrm.heads.fit_head`.
+        checkpoint: a file for the state after every epoch; if it is of this very run (settings, rows, rewards), fitting
+            goes on from it and ends with the same weights.
         on_epoch: called after every epoch, e.g. by an experiment tracker.
-        seed: of initial weights, shuffling, noise and dropout.
 
     Raises:
         ModelError: no training pairs, rewards without spread, a checkpoint of another run, or a loss not finite.
@@ -145,6 +126,7 @@ def fit_energy(
     weight = (train.weight / train.weight.mean()).float() if "weight" in changed else None
     at_once = max(1, training.batch_rows // passed.shape[1])
     epochs = config.planned_epochs(math.ceil(len(passed) / at_once))
+    patience = training.patience or epochs
     history: list[Epoch] = []
     best = copy.deepcopy(head.state_dict())
     if checkpoint is not None and checkpoint.exists():
@@ -152,15 +134,15 @@ def fit_energy(
         logger.info("Going on after epoch %d from %s.", len(history), checkpoint)
     with progress("fit", total=epochs * passed.numel(), unit="rows") as bar:
         bar.advance(len(history) * passed.numel())
-        while len(history) < epochs and not _out_of_patience(history, config):
-            started = time.monotonic()
-            loss = 0.0
+        while len(history) < epochs and len(history) - _best_epoch(history, config) < patience:
+            started, loss = time.monotonic(), 0.0
+            shown = {"accuracy": history[-1].validation_accuracy} if history else {}
             for places in torch.randperm(len(passed), generator=generator).split(at_once):
                 batch = passed[places]
                 columns = (None if column is None else column[places] for column in (label, weight))
                 value = train_step(head, *read_batch(embeddings, reward, batch), optimizer, generator, *columns)
                 loss += value * len(batch) / len(passed)
-                bar.advance(batch.numel(), loss=value, **_last(history))
+                bar.advance(batch.numel(), loss=value, **shown)
             held_out = validate(head, embeddings, reward, validation)
             epoch = Epoch(len(history) + 1, loss, *held_out, time.monotonic() - started)
             history.append(epoch)
@@ -200,11 +182,7 @@ def train_step(
     label: Tensor | None = None,  # [n / 2]
     weight: Tensor | None = None,  # [n / 2]
 ) -> float:
-    """One optimizer step on a batch, split into parts that fit in memory; the parts' gradients add up exactly.
-
-    Under the joint objective a batch is n / 2 pairs, all chosen responses before all rejected ones, with the labels and
-    weights of the pairs (None: 1).
-    """
+    """One optimizer step on a batch, in parts that fit in memory; joint: n / 2 pairs, the chosen ones first."""
     e = head.standardizer.embed(embedding.to(head.device))
     r = head.standardizer.to_internal(reward.to(head.device))
     objective, training = head.config.objective, head.config.training
@@ -247,10 +225,6 @@ def _label_noise(config: EnergyConfig) -> float:
     return config.objective.label_noise if isinstance(config.objective, JointConfig) else JointConfig().label_noise
 
 
-def _last(history: list[Epoch]) -> dict[str, float]:
-    return {"accuracy": history[-1].validation_accuracy} if history else {}
-
-
 def _best_epoch(history: list[Epoch], config: EnergyConfig) -> int:
     """Lowest label loss (joint) or highest accuracy, then lowest -log p; the last epoch where nothing was held out."""
     if not history or math.isnan(history[0].validation_label_loss):
@@ -258,11 +232,6 @@ def _best_epoch(history: list[Epoch], config: EnergyConfig) -> int:
     if isinstance(config.objective, JointConfig):
         return min(history, key=lambda e: e.validation_label_loss).epoch
     return max(history, key=lambda e: (e.validation_accuracy, -e.validation_nll)).epoch
-
-
-def _out_of_patience(history: list[Epoch], config: EnergyConfig) -> bool:
-    patience = config.training.patience
-    return patience > 0 and len(history) - _best_epoch(history, config) >= patience
 
 
 # -- held-out pairs --------------------------------------------------------------------------------------------------
@@ -299,21 +268,14 @@ def held_out_densities(
             log_mass=part.posterior.log_cells().float().cpu(),
             nodes=part.posterior.nodes.float().cpu(),
             reward=head.standardizer.to_internal(part.reward.to(head.device)).cpu(),
-            chosen=part.pairs.chosen,
-            rejected=part.pairs.rejected,
-            label=part.pairs.label,
-            weight=part.pairs.weight,
+            pairs=part.pairs,
         )
 
 
 def validate(
     head: EnergyHead, embeddings: EmbeddingSource, reward: Tensor, pairs: PreferencePairs
 ) -> tuple[float, float, float]:
-    """(accuracy of the deployed inference, -log p(r0 | e) in base units, label loss) of held-out pairs, or NaN.
-
-    Accuracy and label loss are means over pairs by weight, the accuracy without pairs of label 0.5; -log p is a mean
-    over the responses in them, each counted once.
-    """
+    """(accuracy, -log p(r0 | e) in base units, label loss) of held-out pairs by weight and label, or NaN."""
     if len(pairs) == 0:
         return math.nan, math.nan, math.nan
     right, decided, nll, loss, responses = 0.0, 0.0, 0.0, 0.0, 0
@@ -328,8 +290,7 @@ def validate(
         responses += int(fresh.sum())
         nll -= float(log_density_of(head, part.posterior, part.reward)[fresh].double().sum())
         mass = part.posterior.log_cells().float().cpu()
-        label_loss = noisy_preference_nll(mass[part.pairs.chosen], mass[part.pairs.rejected], flips, part.pairs.label)
-        loss += float((part.pairs.weight * label_loss.double()).sum())
+        loss += float((part.pairs.weight * label_losses(mass, part.pairs, flips).double()).sum())
     return right / decided if decided else math.nan, nll / responses, loss / float(pairs.weight.sum())
 
 
@@ -405,17 +366,9 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    path: Path,
-    run: dict[str, Any],
-    head: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    generator: torch.Generator,
+    path: Path, run: dict[str, Any], head: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator
 ) -> tuple[list[Epoch], dict[str, Tensor]]:
-    """Put the state back into `head`, `optimizer` and `generator`; return the history and the best weights.
-
-    Raises:
-        ModelError: a damaged file, or one of another run (other settings, rows or rewards), naming what differs.
-    """
+    """Load the state of this run; the history and the best weights. Damaged or another run's: a ModelError."""
     try:
         with safe_open(path, framework="pt") as handle:
             metadata = handle.metadata()

@@ -26,10 +26,7 @@ _TINY = 1e-12
 
 
 class TwoLayers(nn.Module):
-    """v·SiLU(W x + b): two layers, with no bias at the end, which no pair could tell.
-
-    Initial weights are PyTorch's for such layers, drawn from `generator`.
-    """
+    """v·SiLU(W x + b): two layers, with no bias at the end, which no pair could tell."""
 
     def __init__(self, inputs: int, hidden: int, outputs: int = 1, generator: torch.Generator | None = None) -> None:
         super().__init__()
@@ -66,27 +63,17 @@ def train_two_layers(
 
 
 class SiLUHead(ClosedFormHead):
-    """u(e) = v·SiLU(W x + b): the two-layer head of BaseReward (arXiv 2509.16127), without a bias at the end.
-
-    Fitted by AdamW on batches of pairs with the Bradley-Terry loss; the pass with the lowest held-out loss is kept.
-    The paper's head has a last bias, which cancels in every pair; its hidden width is not known, and it trains the
-    whole model, at a learning rate of 3e-6.
-    """
+    """u(e) = v·SiLU(W x + b): the two-layer Bradley-Terry head of BaseReward (arXiv 2509.16127), by AdamW."""
 
     config: SiLUConfig
 
-    def __init__(
-        self, embedding_size: int, config: HeadConfig, groups: int = 1, generator: torch.Generator | None = None
-    ) -> None:
-        super().__init__(embedding_size, config, groups, generator)
-        self.network = TwoLayers(embedding_size, self.config.hidden, 1, generator)
+    def _build(self, size: int, groups: int, generator: torch.Generator | None) -> None:
+        self.network = TwoLayers(size, self.config.hidden, 1, generator)
 
     def scores(self, x: Tensor) -> Tensor:  # [n, d] -> [n]
-        """Reward of standardized embeddings, head units."""
         return self.network(x).squeeze(1)
 
     def learn(self, data: HeadData, generator: torch.Generator) -> None:
-        """Fit the network; shuffles with `generator`."""
         s, x, pairs = self.config, data.embedding, data.train
 
         def loss(batch: Tensor) -> Tensor:
@@ -103,23 +90,18 @@ class SiLUHead(ClosedFormHead):
 class DirectionalHead(SiLUHead):
     """The two-layer SiLU head, corrected along the direction b that raises its rewards most (ours, after D²-Align).
 
-    After the head h is fitted, b = argmax of the mean over training rows of h(e - b) + w (h(e + b) - h(e - b)), |b| at
-    most half the length of an average standardized embedding (projected gradient ascent, 200 steps; the paper has unit
-    vectors and needs no bound). Then b is frozen, and rewards are read off that sum: what profits from the direction
-    already gains less from the next step along it. The paper trains a generator against such a reward.
+    b = argmax of the mean over training rows of h(e - b) + w (h(e + b) - h(e - b)), |b| at most half the length of an
+    average standardized embedding (projected gradient ascent); rewards are read off that sum.
     """
 
     config: DirectionalConfig
     direction: Tensor  # [d]
 
-    def __init__(
-        self, embedding_size: int, config: HeadConfig, groups: int = 1, generator: torch.Generator | None = None
-    ) -> None:
-        super().__init__(embedding_size, config, groups, generator)
-        self.register_buffer("direction", torch.zeros(embedding_size))
+    def _build(self, size: int, groups: int, generator: torch.Generator | None) -> None:
+        super()._build(size, groups, generator)
+        self.register_buffer("direction", torch.zeros(size))
 
     def scores(self, x: Tensor) -> Tensor:  # [n, d] -> [n]
-        """Corrected reward of standardized embeddings, head units."""
         return self._guided(x, self.direction)
 
     def _guided(self, x: Tensor, direction: Tensor) -> Tensor:
@@ -128,7 +110,6 @@ class DirectionalHead(SiLUHead):
         return minus + self.config.extrapolation * (plus - minus)
 
     def learn(self, data: HeadData, generator: torch.Generator) -> None:
-        """Fit the head (b is 0 then, so that its scores are the plain ones), then the direction."""
         super().learn(data, generator)
         x = data.embedding[data.training_rows]
         limit = _REACH * float(x.norm(dim=1).mean())
@@ -143,10 +124,7 @@ class DirectionalHead(SiLUHead):
 
 
 def ideal_point_difference(chosen: Tensor, rejected: Tensor, ideal: Tensor) -> Tensor:  # [p, q] each -> [p]
-    """|f(rejected) - a| - |f(chosen) - a|: above 0 where the chosen is nearer to the ideal point a.
-
-    A rotation or translation of all points alike changes nothing.
-    """
+    """|f(rejected) - a| - |f(chosen) - a|: above 0 where the chosen is nearer to the ideal point a."""
     return _distance(rejected, ideal) - _distance(chosen, ideal)
 
 
@@ -158,18 +136,10 @@ def hinge(difference: Tensor) -> Tensor:  # [p] -> [p]
 class PrototypesHead(ClosedFormHead):
     """r(e, u) = -|f(e) - a_u|, a_u = Σ_k w_uk P_k: PAL, "Pluralistic Alignment Framework" (arXiv 2406.08469), PAL-A.
 
-    f is two layers with SiLU into a space of `dimension` numbers, P_k are `prototypes` ideal points in it, w_u =
-    softmax(ω_u) the user's weights on them. Fitted by AdamW with PAL's hinge on differences of distances
-    (:func:`hinge`); the user of a pair is its source (pairs without one are of one user). Held-out pairs of known users
-    choose the pass. A new user is placed by a few pairs, with everything else frozen
-    (:meth:`place`).
-
-    The rewards that an EnergyRewardModel reads are those of the average user: w is the mean of the users' weights, each
-    by its pairs (ours). `user_reward` gives one user's. The hinge is no likelihood: the deviation that is reported
-    reads a lead of one unit as Bradley and Terry would.
-
-    PAL's P lies before f ("f(Pw)", its default) or behind it ("Pw", as here); its f has a residual layer with ReLU. Its
-    option `dist_logistic` has the sign of the distances the wrong way round; the formula is followed here.
+    f is two layers with SiLU into `dimension` numbers, P_k are `prototypes` ideal points there, w_u = softmax(ω_u) the
+    user's weights on them; the user of a pair is its source. AdamW with PAL's hinge on differences of distances.
+    Rewards are those of the average user, weighted by pairs (ours); `user_reward` gives one user's. The hinge is no
+    likelihood: the deviation reads a lead of one unit as Bradley and Terry would.
     """
 
     takes = ("label", "weight")
@@ -179,12 +149,9 @@ class PrototypesHead(ClosedFormHead):
     share: Tensor  # [users], each user's part of the pairs
     names: Tensor  # [m], uint8: the users' names, as JSON
 
-    def __init__(
-        self, embedding_size: int, config: HeadConfig, groups: int = 1, generator: torch.Generator | None = None
-    ) -> None:
-        super().__init__(embedding_size, config, groups, generator)
+    def _build(self, size: int, groups: int, generator: torch.Generator | None) -> None:
         s = self.config
-        self.place_items = TwoLayers(embedding_size, s.hidden, s.dimension, generator)
+        self.place_items = TwoLayers(size, s.hidden, s.dimension, generator)
         start = torch.randn(s.prototypes, s.dimension, generator=generator)
         self.prototypes = nn.Parameter(start / s.dimension**0.5)
         # Small and different: equal weights for all would let no user find its own prototype.
@@ -194,14 +161,12 @@ class PrototypesHead(ClosedFormHead):
 
     @classmethod
     def empty(cls, config: HeadConfig, tensors: dict[str, Tensor]) -> RewardHead:
-        """A head of the shape that these tensors are the state of."""
         head = super().empty(config, tensors)
         head.names = torch.empty_like(tensors["names"])
         return head
 
     @classmethod
     def groups_in(cls, data: HeadData) -> int:
-        """Number of users: different sources of the training pairs."""
         return len(data.names)
 
     @property
@@ -215,7 +180,6 @@ class PrototypesHead(ClosedFormHead):
         return torch.softmax(_FASTER * self.preference, 1)
 
     def scores(self, x: Tensor) -> Tensor:  # [n, d] -> [n]
-        """The average user's reward, head units."""
         return self._scores_by(x, self.weights.T.mv(self.share))
 
     def _scores_by(self, x: Tensor, weights: Tensor) -> Tensor:  # [n, d], [k] -> [n]
@@ -227,11 +191,7 @@ class PrototypesHead(ClosedFormHead):
 
         Args:
             embedding: as the base RM gives them [n, d].
-            user: a training user's name or number (:attr:`users`), or weights on the prototypes [k] as :meth:`place`
-                gives them.
-
-        Raises:
-            DataError: no such user.
+            user: a training user's name or number (:attr:`users`), or weights [k] (:meth:`place`); else a DataError.
         """
         if isinstance(user, str):
             if user not in self.users:
@@ -244,10 +204,7 @@ class PrototypesHead(ClosedFormHead):
         return self.standardizer.to_base(self.offset + self.gain * scores.double()).cpu()
 
     def place(self, chosen: Tensor, rejected: Tensor, ridge: float = 0.01) -> Tensor:  # [p, d], [p, d] -> [k]
-        """Weights on the prototypes of a new user, from embeddings of the responses of p pairs of theirs.
-
-        Minimizes the mean hinge with everything else frozen, plus ridge/2 |ω|² (ours): no pairs give equal weights.
-        """
+        """Weights on the prototypes of a new user from p pairs: mean hinge + ridge/2 |ω|² (ours), all else frozen."""
         with torch.no_grad():
             sides = [
                 self.place_items(self.standardizer.embed(side.to(self.device))).double() for side in (chosen, rejected)
@@ -262,7 +219,6 @@ class PrototypesHead(ClosedFormHead):
         return torch.softmax(lowest(loss, torch.zeros(len(points)).to(points), ridge), 0).float().cpu()
 
     def learn(self, data: HeadData, generator: torch.Generator) -> None:
-        """Fit projection, prototypes and users; shuffles with `generator`."""
         x, pairs, held = data.embedding, data.train, data.validation
         self.names = _json(list(data.names)).to(x.device)
         users = torch.bincount(data.group, weights=pairs.weight, minlength=int(self.groups))
