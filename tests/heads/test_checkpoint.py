@@ -50,7 +50,7 @@ def test_a_finished_fit_is_not_done_again_and_can_be_continued(objective, tmp_pa
     first = quick_fit(objective=objective, checkpoint=file, epochs=2)
     seen: list[int] = []
     again = quick_fit(objective=objective, checkpoint=file, epochs=2, on_epoch=lambda epoch: seen.append(epoch.epoch))
-    assert seen == [] and same_weights(first.head, again.head)  # the trust is among them
+    assert seen == [] and same_weights(first.head, again.head)  # the fusion is among them
     assert [epoch.seconds for epoch in again.history] == [epoch.seconds for epoch in first.history]
     longer = quick_fit(objective=objective, checkpoint=file, epochs=4)
     assert same_weights(longer.head, quick_fit(objective=objective, epochs=4).head)

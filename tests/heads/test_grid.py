@@ -332,6 +332,18 @@ def test_the_best_of_a_thousand():
     assert np.corrcoef(got, wins)[0, 1] > 0.9
 
 
+def test_a_row_does_not_depend_on_its_batch():
+    at = random_posterior(6)
+    for i in range(6):
+        alone = posterior(at.nodes, at.log_density[i : i + 1])
+        for whole, one in (
+            (at.mean(), alone.mean()),
+            (at.mode(), alone.mode()),
+            (at.quantile(0.9), alone.quantile(0.9)),
+        ):
+            assert one.item() == pytest.approx(whole[i].item(), abs=1e-12)
+
+
 @pytest.mark.parametrize("peak", np.linspace(-4.9, 4.9, 23))
 def test_the_mode_of_a_skewed_density_is_found_between_nodes(peak):
     # log p = t - exp(t) has its top at t = 0 and is steeper to the right; a parabola would miss it by 1e-2.
