@@ -1,6 +1,8 @@
 """Put the tables into docs/methods.md, between its `<!-- table NAME -->` and `<!-- end -->` lines.
 
-    ebrm compare src/ebrm/demo/features --methods all --pool tulu_bon_pool --limit 250 --out recipes/methods/results
+    ebrm compare src/ebrm/demo/features --methods all --out recipes/methods/results
+    ebrm compare src/ebrm/demo/features --methods all --pool tulu_bon_pool --limit 250 --out with_pool  # half an hour
+    mv with_pool/results.json recipes/methods/results/with_pool.json  # gold alone is taken from it
     python -m benchmarks.members --out recipes/methods/results/members.json
     python recipes/methods/page.py
 
@@ -219,7 +221,8 @@ def measured_on(compared: Mapping[str, Any]) -> str:
     left_out = sum(compared["left_out"].values())
     return (
         f"Fitted on {compared['train']:,} pairs of the demonstration's features, with {compared['validation']:,} to "
-        f"choose by, and measured on {compared['pairs']:,} pairs of {compared['prompts']:,} other prompts; gold on "
+        f"choose by, and measured on {compared['pairs']:,} pairs of {compared['prompts']:,} other prompts; the "
+        "probabilities of every row have one temperature, fitted on the pairs to choose by. Gold is of another run on "
         f"{compared['pool_prompts']} prompts of `{compared['pool']}` ({left_out} sampled ones left out, as they have a "
         f"response that is too long for the reward model, or fewer responses), where any response is worth "
         f"{compared['random']:.3f}. {100 * compared['level']:g}% intervals over prompts, differences paired."
@@ -234,7 +237,12 @@ def table(header: list[str], body: list[list[str]]) -> str:
 
 def tables() -> dict[str, str]:
     """Name to what stands between the marks of that name."""
-    compared = json.loads((RESULTS / "results.json").read_text(encoding="utf-8"))
+    compared, pool = (
+        json.loads((RESULTS / name).read_text(encoding="utf-8")) for name in ("results.json", "with_pool.json")
+    )
+    gold = {method["name"]: {key: method[key] for key in ("gold", "gain")} for method in pool["methods"]}
+    compared |= {key: pool[key] for key in ("left_out", "n", "pool", "pool_prompts", "random")}
+    compared["methods"] = [method | gold[method["name"]] for method in compared["methods"]]
     seconds = json.loads((RESULTS / "members.json").read_text(encoding="utf-8"))
     return {
         "measured on": measured_on(compared),

@@ -65,7 +65,8 @@ def fit_head(
             rows of held-out prompts must have no ratings. The source of a pair is its user (prototypes) or objective
             (min_norm); held-out pairs of other sources are left out for these two.
         device: where to fit, and where the head is afterwards.
-        checkpoint, on_epoch: of the energy, see :func:`ebrm.heads.fit_energy`; other heads have neither.
+        checkpoint: a file for the energy's state after every epoch, from which the same fit goes on; energy only.
+        on_epoch: called after every epoch of the energy.
         strength: how the pairs' strength enters (:class:`ebrm.heads.FitConfig`).
         seed: of initial weights, shuffling, resampling, noise and dropout.
 
