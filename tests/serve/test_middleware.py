@@ -77,3 +77,19 @@ def test_many_half_sent_bodies_do_not_fill_the_memory(energy):
             assert (await c.post("/v1/score", json=BODY)).status_code == 200
 
     run(main())
+
+
+@pytest.mark.parametrize(
+    ("header", "status"),
+    [
+        ("Bearer secret-word", 200), ("bearer secret-word", 200), ("Bearer secret", 401), ("Bearer secret-word2", 401),
+        ("Bearer s\u00e9cret", 401), ("Basic secret-word", 401), ("secret-word", 401), ("Bearer", 401), (None, 401),
+    ],
+)  # fmt: skip
+def test_only_the_token_opens_the_server(energy, header, status):
+    app = create_app(energy, ServeConfig(token="secret-word"))
+    headers = {} if header is None else {"authorization": header.encode("utf-8")}
+    answer = ask(app, "POST", "/v1/score", json=BODY, headers=headers)
+    assert answer.status_code == status
+    if status == 401:
+        assert answer.json()["error"]["kind"] == "token" and answer.headers["connection"] == "close"
