@@ -43,7 +43,7 @@ _ADVICE = {
     errno.ESTALE: "The network drive was reconnected; run the same command again.",
 }
 
-_ABOUT = "Make a reward model sturdier: refine its rewards with an energy model, each with its uncertainty."
+_ABOUT = "Adapt a frozen reward model to preference pairs: refined rewards, each with its uncertainty."
 #: In the order of the work.
 COMMANDS = tuple(
     module.command for module in (fit, score, eval, serve, features, imports, export, info, demo, best_of_n, compare)

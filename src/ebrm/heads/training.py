@@ -162,7 +162,10 @@ def fit_energy(
     elif joint:
         parts = held_out_densities(head, embeddings, reward, validation)
         head.fusion = choose_fusion(parts, flips=_label_noise(config), scale=training.reward_scale)
-        logger.info("Held-out labels are likeliest with %s.", head.fusion)
+        logger.info(
+            "Fusion weights by held-out labels: density to the power %g, base noise %g standard deviations.",
+            head.fusion.power, head.fusion.base_noise,
+        )  # fmt: skip
     head.zero_grad(set_to_none=True)  # the last step's gradients are as large as the weights
     return FittedHead(head.eval(), tuple(history), _best_epoch(history, config))
 
