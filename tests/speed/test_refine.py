@@ -23,9 +23,9 @@ def fitted() -> tuple[EnergyHead, torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("fusion", [Fusion(), Fusion(0.5, 0.7)])
-def test_mean_and_mode_are_those_of_4097_points(fitted, trust):
+def test_mean_and_mode_are_those_of_4097_points(fitted, fusion):
     density, embedding, reward = fitted
-    density.fusion = trust
+    density.fusion = fusion
     found = error(density, embedding[:32], reward[:32])
     assert 0 <= found.mean < refine.TOLERANCE and 0 <= found.mode < refine.TOLERANCE
     found.check("fitted")
