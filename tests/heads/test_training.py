@@ -400,7 +400,7 @@ def test_every_epoch_is_reported(caplog):
     for line, epoch in zip(lines, seen, strict=True):
         assert f"held out: accuracy {epoch.validation_accuracy:.4f}, " in line
         assert f"label loss {epoch.validation_label_loss:.4f}" in line
-    assert any(str(fitted.head.fusion) in record.getMessage() for record in caplog.records)
+    assert any(f"to the power {fitted.head.fusion.power:g}," in record.getMessage() for record in caplog.records)
 
 
 def test_numbers_that_were_not_measured_are_none_in_json():
