@@ -32,7 +32,7 @@ class Mutation:
     old: str
     new: str
     why: str
-    tests: str = ""  # where not tests/<room>/test_<module>.py
+    tests: str = ""  # where not tests/<package>/test_<module>.py
 
     @property
     def test_file(self) -> str:
