@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from accelerate.tracking import GeneralTracker
 
     from ebrm.backbone import Backbone
-    from ebrm.evaluation import FitEvaluation
+    from ebrm.evaluation import AnchorDrift, FitEvaluation, LearningCurve, Memorization
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +64,10 @@ class FitResult:
         history: one entry an epoch; empty for a head other than the energy.
         preferences: the texts, where there are any.
         seconds: wall time of the stages.
+        anchors: drift of the refined reward on anchors held out, where there are any.
+        memorization: whether the reward model seems to have been trained on these pairs, where that was checked.
+        curve: accuracy by the number of training pairs, where that was measured.
+        notes: what there is to know about this result, one sentence each, such as why it is the base reward.
     """
 
     model: EnergyRewardModel
@@ -74,6 +78,10 @@ class FitResult:
     history: tuple[Epoch, ...] = ()
     preferences: Preferences | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    anchors: AnchorDrift | None = None
+    memorization: Memorization | None = None
+    curve: LearningCurve | None = None
+    notes: tuple[str, ...] = ()
 
     @cached_property
     def evaluation(self) -> FitEvaluation:

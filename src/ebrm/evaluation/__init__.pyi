@@ -1,3 +1,5 @@
+from .anchors import AnchorDrift as AnchorDrift
+from .anchors import measure_anchors as measure_anchors
 from .best_of_n import Along as Along
 from .best_of_n import Axis as Axis
 from .best_of_n import Selection as Selection
@@ -19,6 +21,8 @@ from .head_benchmark import HeadBenchmark as HeadBenchmark
 from .head_benchmark import check_names as check_names
 from .head_benchmark import compare_heads as compare_heads
 from .head_benchmark import fit_temperature as fit_temperature
+from .learning import LearningCurve as LearningCurve
+from .learning import learning_curve as learning_curve
 from .measures import MOST_RESAMPLES as MOST_RESAMPLES
 from .results import BenchmarkResult as BenchmarkResult
 from .results import Entry as Entry
@@ -38,3 +42,5 @@ from .score_models import ReadPool as ReadPool
 from .score_models import read_pool as read_pool
 from .score_models import score_function as score_function
 from .score_models import tokens_of as tokens_of
+from .seen_pairs import Memorization as Memorization
+from .seen_pairs import memorization as memorization

@@ -28,6 +28,9 @@ from .downstream import curve_peak as curve_peak
 from .downstream import downstream_correlation as downstream_correlation
 from .downstream import mean_curve as mean_curve
 from .downstream import probe_accuracy as probe_accuracy
+from .power import design_effect as design_effect
+from .power import pairs_needed as pairs_needed
+from .power import smallest_difference as smallest_difference
 from .ranking import OneToMany as OneToMany
 from .ranking import TiesScore as TiesScore
 from .ranking import item_tables as item_tables

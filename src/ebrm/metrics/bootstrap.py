@@ -37,6 +37,10 @@ class Estimate:
         """Whether `value` lies outside the interval; False where there is no interval."""
         return bool(value < self.low or value > self.high)
 
+    def to_dict(self) -> dict[str, float | None]:
+        """Value, low and high for JSON; None for what is not a finite number."""
+        return {name: one if np.isfinite(one) else None for name, one in vars(self).items()}
+
 
 #: Where there is nothing to estimate.
 NOTHING = Estimate(float("nan"), float("nan"), float("nan"))
