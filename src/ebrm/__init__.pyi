@@ -2,8 +2,11 @@ from ._version import __version__ as __version__
 from .backbone import Backbone as Backbone
 from .backbone import BackboneConfig as BackboneConfig
 from .backbone import load_backbone as load_backbone
+from .calibration import Abstention as Abstention
+from .calibration import PreferenceCalibration as PreferenceCalibration
 from .client import AsyncClient as AsyncClient
 from .client import Client as Client
+from .confidence import calibrate as calibrate
 from .curate import filter_conflicts as filter_conflicts
 from .data import PreferenceConfig as PreferenceConfig
 from .data import TextConfig as TextConfig

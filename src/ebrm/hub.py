@@ -21,7 +21,8 @@ _WEIGHTS, _CONFIG, _CARD = "energy.safetensors", "config.json", "README.md"
 _FOR_TRANSFORMERS = {"model_type": "ebrm", "architectures": ["EBRMForSequenceClassification"]}
 # What a model is made of; a config that transformers wrote says more.
 _RECORD = (
-    "head", "fit", "backbone", "text_rule", "data", "filter", "history", "best_epoch", "metrics", "fusion",
+    "head", "fit", "backbone", "text_rule", "data", "filter", "history", "best_epoch", "metrics", "calibration",
+    "abstention", "fusion",
 )  # fmt: skip
 
 _FRONT_MATTER = """---
@@ -184,6 +185,7 @@ def model_card(record: dict[str, Any], standalone: bool = False) -> str:
         f"{_what(record)} {_BASE_WEIGHTS[standalone]}\n",
         "## Measured\n",
         _measured(metrics),
+        _confidence(record),
         "## Backbone\n",
         _table({k: v for k, v in backbone.items() if v is not None}),
         "## Data\n",
@@ -245,6 +247,17 @@ def _measured(metrics: dict[str, Any]) -> str:
         row("difference", difference, "value"),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _confidence(record: dict[str, Any]) -> str:
+    """How probabilities were calibrated, and from which confidence comparisons are decided."""
+    if record.get("calibration") is None:
+        return ""
+    from ebrm.calibration import Abstention, PreferenceCalibration  # not before: these load torch
+
+    known = PreferenceCalibration.from_dict(record["calibration"])
+    rules = [Abstention.from_dict(rule) for rule in record.get("abstention", ())]
+    return "\n\n".join([known.sentence(), *(rule.sentence() for rule in rules)]) + "\n"
 
 
 def _labels(report: dict[str, Any]) -> str:

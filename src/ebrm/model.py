@@ -17,6 +17,7 @@ from huggingface_hub import ModelHubMixin
 from torch import Tensor
 
 from ebrm.backbone import Backbone, OnError, Prompt, Reading, as_list, is_prompt
+from ebrm.calibration import Abstention, PreferenceCalibration
 from ebrm.errors import BackboneError, ConfigError, ModelError, TextError
 from ebrm.heads import (
     EmbeddingSource,
@@ -47,7 +48,8 @@ class RefinedReward:
     Attributes:
         reward: the refined reward [n].
         base_reward: the frozen RM's reward [n].
-        std: standard deviation of r given the response, under the fitted density [n].
+        std: standard deviation of r given the response, under the fitted density [n]: its spread, not what is known. It
+            hardly tells which rewards are wrong; the confidence of a comparison does (`EnergyRewardModel.prefer`).
         interval: central interval [n, 2] (90% unless the inference config has another `coverage`).
         log_density: log p(reward | e) [n], per base unit.
         delta: reward - base_reward [n].
@@ -113,7 +115,7 @@ class Ranked:
         index: its place in the list that was given.
         response: its text.
         reward, base_reward, std: as in :class:`RefinedReward`, base units.
-        p_best: P(its reward is the largest of the list's) under the fitted densities, taken as independent.
+        p_best: P(it is the best of the list), as `EnergyRewardModel.p_best`.
     """
 
     index: int
@@ -137,6 +139,8 @@ class ModelRecord:
         filter: the conflict filter's report.
         history: one entry an epoch; `best_epoch` is the one kept.
         metrics: measured numbers, empty until an evaluation is recorded.
+        calibration: of P(a > b), fitted on held-out pairs; None: probabilities are as the head has them.
+        abstention: which comparisons are sure enough for the risks asked for, in terms of calibrated P.
     """
 
     head: HeadConfig = EnergyConfig()
@@ -148,11 +152,16 @@ class ModelRecord:
     history: tuple[dict[str, Any], ...] = ()
     best_epoch: int = 0
     metrics: dict[str, Any] = field(default_factory=dict)
+    calibration: PreferenceCalibration | None = None
+    abstention: tuple[Abstention, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return copy.deepcopy(values | {"head": self.head.to_dict(), "fit": self.fit.to_dict()})
+        values |= {"head": self.head.to_dict(), "fit": self.fit.to_dict()}
+        values["calibration"] = None if self.calibration is None else self.calibration.to_dict()
+        values["abstention"] = [rule.to_dict() for rule in self.abstention]
+        return copy.deepcopy(values)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelRecord:
@@ -160,6 +169,9 @@ class ModelRecord:
         built = dict(values)
         built["head"], built["fit"] = head_config(values["head"]), FitConfig.from_dict(values["fit"])
         built["history"] = tuple(built.get("history", ()))
+        if built.get("calibration") is not None:
+            built["calibration"] = PreferenceCalibration.from_dict(built["calibration"])
+        built["abstention"] = tuple(Abstention.from_dict(rule) for rule in built.get("abstention", ()))
         return cls(**built)
 
 
@@ -221,6 +233,16 @@ class EnergyRewardModel(
         backbone = self._load_backbone(changes)
         return self._copy(self.head, self.record, _LazyBackbone(lambda: backbone, backbone))
 
+    def with_calibration(
+        self, calibration: PreferenceCalibration | None, abstention: Sequence[Abstention] = ()
+    ) -> EnergyRewardModel:
+        """The same model with this calibration (None: probabilities as the head has them) and these rules.
+
+        :func:`ebrm.calibrate` finds the calibration; rewards stay as they are.
+        """
+        record = replace(self.record, calibration=calibration, abstention=tuple(abstention))
+        return self._copy(self.head, record, self._lazy)
+
     def _copy(self, head: RewardHead, record: ModelRecord, lazy: _LazyBackbone) -> EnergyRewardModel:
         other = EnergyRewardModel(head, record, None, self._device, self._trust_remote_code)
         other._lazy = lazy
@@ -249,12 +271,14 @@ class EnergyRewardModel(
         return reload_backbone(self.record.backbone, self.record.text_rule, here | changes)
 
     def fingerprint(self) -> str:
-        """SHA-256 of all that decides refined rewards: weights, head, inference, text rule, reward model."""
+        """SHA-256 of all that decides rewards and probabilities: weights, head, calibration, text rule, RM."""
         weights = hashlib.sha256()
         for name, tensor in sorted(self.head.state_dict().items()):
             weights.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
         stored = self.record.to_dict()
         parts = [stored[name] for name in ("head", "text_rule", "backbone")]
+        if self.record.calibration is not None:
+            parts.append(stored["calibration"])
         return sha256_json([weights.hexdigest(), *parts])
 
     def score(
@@ -305,10 +329,11 @@ class EnergyRewardModel(
         rows = [Ranked(i, given[i], *numbers) for i, numbers in enumerate(zip(*columns, strict=True))]
         return sorted(rows, key=lambda row: -row.reward)
 
-    def prefer(self, prompt: Prompt, a: str, b: str) -> float:
-        """P(reward of a > reward of b) under the fitted densities, taken as independent; TextError as of `score`."""
+    def prefer(self, prompt: Prompt, a: str, b: str, *, calibrated: bool = True) -> float:
+        """P(a is better than b), as :meth:`prefer_rows`; TextError as of `score`."""
         embedding, reward = self._read_responses(prompt, [a, b])
-        return float(self.prefer_rows((embedding[:1], embedding[1:]), (reward[:1], reward[1:])))
+        sides = (embedding[:1], embedding[1:]), (reward[:1], reward[1:])
+        return float(self.prefer_rows(*sides, calibrated=calibrated))
 
     def _read_responses(self, prompt: Prompt, responses: list[str]) -> tuple[Tensor, Tensor]:
         if not is_prompt(prompt):
@@ -378,15 +403,30 @@ class EnergyRewardModel(
             raise ModelError(f"`nodes` is {nodes}; it must be 3 or more.")
         return self.head.density(*self._checked(embedding, base_reward), nodes)
 
-    def p_best(self, embedding: Tensor, base_reward: Tensor) -> Tensor:  # [n, d], [n] -> [n]
-        """P(each row's reward is the largest of all n) under the fitted densities, taken as independent."""
-        return self.head.p_best(*self._checked(embedding, base_reward))
+    def p_best(self, embedding: Tensor, base_reward: Tensor, *, calibrated: bool = True) -> Tensor:
+        """P(each of n rows is the best) [n], from embeddings [n, d] and base rewards [n]; calibrated as `prefer_rows`.
 
-    def prefer_rows(self, embedding: tuple[Tensor, Tensor], base_reward: tuple[Tensor, Tensor]) -> Tensor:
-        """P(r_a > r_b) [n] of rows (a, b): embeddings [n, d] and base rewards [n] of either side."""
+        As the head has it: P(its reward is the largest), densities taken as independent. Of two, P(a > b) calibrated;
+        of more, its power 1 / temperature (:meth:`ebrm.PreferenceCalibration.best`).
+        """
+        found = self.head.p_best(*self._checked(embedding, base_reward))
+        known = self.record.calibration
+        return known.best(found.clamp(0, 1)) if calibrated and known is not None else found
+
+    def prefer_rows(
+        self, embedding: tuple[Tensor, Tensor], base_reward: tuple[Tensor, Tensor], *, calibrated: bool = True
+    ) -> Tensor:
+        """P(a is better than b) [n] of rows (a, b): embeddings [n, d] and base rewards [n] of either side.
+
+        Calibrated on held-out pairs where the model has a calibration (`record.calibration`; :func:`ebrm.calibrate`
+        gives it one). With `calibrated=False`, and without one, as the head has it: P(r_a > r_b) under the fitted
+        densities, taken as independent. The confidence of the comparison is max(P, 1 - P).
+        """
         for one in zip(embedding, base_reward, strict=True):
             self._checked(*one)
-        return self.head.prefer(embedding, base_reward)
+        found = self.head.prefer(embedding, base_reward)
+        known = self.record.calibration
+        return known(found.clamp(0, 1)) if calibrated and known is not None else found
 
     def posterior(self, embedding: Tensor | EmbeddingSource, base_reward: Tensor) -> Posterior:
         """The densities on the head's nodes, in the standardizer's units."""

@@ -8,6 +8,7 @@ import pytest
 import torch
 from tests.serve.routes import JSON, KINDS, ask, client, features, rendered, run, together
 
+import ebrm
 from ebrm.errors import BackboneError
 from ebrm.model import EnergyRewardModel
 from ebrm.serve import ServeConfig
@@ -86,6 +87,23 @@ def test_ranking_is_the_model_s(app, energy):
     assert torch.allclose(torch.tensor(answer["density"]["p"]), p, atol=1e-5)  # in the order given, not ranked
     tied = ask(app, "POST", "/v1/rank", json={"prompt": "a", "responses": ["x", "y", "x"]}).json()["results"]
     assert [row["index"] for row in tied if row["index"] != 1] == [0, 2]  # ties keep the order given
+
+
+def test_a_ranking_says_how_sure_it_is_of_its_first(energy):
+    sure = ebrm.PreferenceCalibration(temperature=5.0, pairs=30)
+    body = {"prompt": "Question 1", "responses": ["alpha", "beta gamma", "delta"]}
+    answers = {}
+    for name, model in (("raw", energy), ("calibrated", energy.with_calibration(sure))):
+        app = create_app(model)
+        answers[name] = ask(app, "POST", "/v1/rank", json=body).json()
+        first, second = (body["responses"][row["index"]] for row in answers[name]["results"][:2])
+        p = model.prefer("Question 1", first, second)
+        assert answers[name]["confidence"] == pytest.approx(max(p, 1 - p), abs=1e-5)
+        assert sum(row["p_best"] for row in answers[name]["results"]) == pytest.approx(1, abs=1e-5)
+        assert ask(app, "POST", "/v1/rank", json=body | {"responses": ["alpha"]}).json()["confidence"] is None
+        known = ask(app, "GET", "/info").json()["calibration"]
+        assert known == (None if name == "raw" else sure.to_dict())
+    assert 0.5 <= answers["calibrated"]["confidence"] < answers["raw"]["confidence"]
 
 
 def test_info_says_what_is_served_and_no_secret(energy):

@@ -168,12 +168,13 @@ class RefinedTexts:
                 self._log_density[place] = found["log_density"]
 
     def prefer(self, a: NDArray[np.int64], b: NDArray[np.int64]) -> Floats:
-        """P(reward of text a > reward of text b) under their densities, [p] for places [p] and [p], all refined."""
+        """P(text a is better than text b), calibrated as the model is, [p] for places [p] and [p], all refined."""
         wins = []
         for start in range(0, len(a), _PAIRS):
             one, other = (self._posterior(side[start : start + _PAIRS]) for side in (a, b))
             wins.append(one.prefer(other))
-        return torch.cat(wins).clamp(0, 1).numpy() if wins else np.empty(0)
+        found, known = torch.cat(wins).clamp(0, 1) if wins else torch.empty(0), self._model.record.calibration
+        return (found if known is None else known(found)).double().numpy()
 
     def _posterior(self, rows: NDArray[np.int64]) -> Posterior:
         log_density = self._log_density[torch.from_numpy(rows)].double()

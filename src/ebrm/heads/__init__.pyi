@@ -35,6 +35,7 @@ from .grid import Posterior as Posterior
 from .grid import grid_nodes as grid_nodes
 from .grid import posterior as posterior
 from .interpolation import find_interpolation as find_interpolation
+from .leverage import Leverage as Leverage
 from .linear import GaussianHead as GaussianHead
 from .linear import anchored_ranking_loss as anchored_ranking_loss
 from .linear import gaussian_pair_loss as gaussian_pair_loss

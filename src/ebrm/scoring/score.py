@@ -61,8 +61,9 @@ def score_file(
     """Write every row of a file with its refined reward, base reward and uncertainty, in the base RM's units.
 
     Rows keep their columns and order; added are `reward`, `base_reward`, `std`, `interval_low`, `interval_high`,
-    `log_density`, `delta` and `error`; of pairs for each side (`chosen_reward`, …), and `p_chosen`, P(chosen better).
-    A run that was stopped is continued and ends with the same bytes; a complete one gives its summary at once.
+    `log_density`, `delta` and `error`; of pairs for each side (`chosen_reward`, …), `p_chosen`, P(chosen better),
+    calibrated where the model has a calibration, and `confidence`, max(p_chosen, 1 - p_chosen). A run that was stopped
+    is continued and ends with the same bytes; a complete one gives its summary at once.
 
     Args:
         model: the model, or its folder or Hub name.
@@ -75,7 +76,7 @@ def score_file(
 
     Returns:
         `rows`, `scored`, `errors`, `mean_reward`, `mean_base_reward`, `mean_std`, `mean_abs_delta`; of pairs also
-        `accuracy`, `base_accuracy` (share with chosen above rejected) and `mean_p_chosen`.
+        `accuracy`, `base_accuracy` (share with chosen above rejected), `mean_p_chosen` and `mean_confidence`.
 
     Raises:
         DataError: rows that cannot be scored (`bad_rows="stop"`), a bad source, names that collide, or `out` taken.
@@ -252,7 +253,8 @@ def _score(model: EnergyRewardModel, source: _Source, chunk: Chunk, prefix: str)
             for k, side in enumerate(source.prefixes):
                 values |= {f"{prefix}{side}{name}": _short(measured[row * sides + k][name]) for name in MEASURES}
             if sides == 2:
-                values[f"{prefix}p_chosen"] = _short(next(wins))
+                p = next(wins)
+                values |= {f"{prefix}p_chosen": _short(p), f"{prefix}confidence": _short(max(p, 1 - p))}
         values[f"{prefix}error"] = None if problem is None else _reason(problem)
         added.append(values)
     return added, [problem for problem in problems if problem is not None]
@@ -267,7 +269,8 @@ def _reason(problem: BadRow) -> str:
 
 def _added_names(prefixes: Sequence[str], prefix: str) -> tuple[str, ...]:
     names = [f"{prefix}{side}{name}" for side in prefixes for name in MEASURES]
-    return (*names, *([f"{prefix}p_chosen"] if len(prefixes) == 2 else []), f"{prefix}error")
+    pair = [f"{prefix}p_chosen", f"{prefix}confidence"] if len(prefixes) == 2 else []
+    return (*names, *pair, f"{prefix}error")
 
 
 def _summarize(out: Path, source: _Source, prefix: str) -> dict[str, Any]:
@@ -288,7 +291,8 @@ def _summarize(out: Path, source: _Source, prefix: str) -> dict[str, Any]:
             if pair:
                 for name, count in (("base_reward", "base_right"), ("reward", "right")):
                     sums[count] += float(row[f"{prefix}chosen_{name}"]) > float(row[f"{prefix}rejected_{name}"])
-                sums["p_chosen"] += float(row[f"{prefix}p_chosen"])  # type: ignore[assignment]
+                for name in ("p_chosen", "confidence"):
+                    sums[name] += float(row[f"{prefix}{name}"])  # type: ignore[assignment]
         del chunk  # before the next is read
     if sums["rows"] != source.count:
         raise AssertionError(f"{out} has {sums['rows']} rows for {source.count} rows in")
@@ -298,6 +302,7 @@ def _summarize(out: Path, source: _Source, prefix: str) -> dict[str, Any]:
     summary["mean_abs_delta"] = sums["delta"] / texts
     if pair:
         shares = {"base_accuracy": "base_right", "accuracy": "right", "mean_p_chosen": "p_chosen"}
+        shares["mean_confidence"] = "confidence"
         summary |= {name: sums[key] / good for name, key in shares.items()}
     return summary
 

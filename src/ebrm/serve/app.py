@@ -8,6 +8,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse
+from torch import Tensor
 
 from ebrm._version import __version__
 from ebrm.model import EnergyRewardModel
@@ -103,14 +104,27 @@ def _own_routes(app: FastAPI, scoring: Scoring, name: str) -> None:
 
         async def work() -> RankAnswer:
             scored = await scoring.score([ScoreItem(response, prompt) for response in body.responses])
-            features = scoring.features(scored)
-            best = await scoring.on_model(lambda: scoring.model.p_best(*features).tolist()) if scored else []
             order = sorted(range(len(scored)), key=lambda i: -scored[i].values["reward"])
+            features = scoring.features(scored)
+            best, sure = await scoring.on_model(lambda: _probabilities(scoring.model, *features, order))
             ranks = enumerate(order, 1)
             results = [RankResult(index=i, rank=rank, p_best=best[i], **scored[i].values) for rank, i in ranks]
-            return RankAnswer(model=name, results=results, density=await density(scored, body.density))
+            curves = await density(scored, body.density)
+            return RankAnswer(model=name, results=results, density=curves, confidence=sure)
 
         return await scoring.answer(request, work)
+
+
+def _probabilities(
+    model: EnergyRewardModel, embedding: Tensor, reward: Tensor, order: Sequence[int]
+) -> tuple[list[float], float | None]:
+    """P(best) of each response, and the confidence of the first of `order` against the second."""
+    best = model.p_best(embedding, reward).tolist() if order else []
+    if len(order) < 2:
+        return best, None
+    a, b = order[:1], order[1:2]
+    p = float(model.prefer_rows((embedding[a], embedding[b]), (reward[a], reward[b])))
+    return best, max(p, 1 - p)
 
 
 def _state_routes(app: FastAPI, scoring: Scoring, name: str) -> None:
@@ -169,5 +183,7 @@ def _about(scoring: Scoring, name: str) -> dict[str, Any]:
             "range": [low, high],
         },
         "inference": record.head.to_dict()["inference"],
+        "calibration": None if record.calibration is None else record.calibration.to_dict(),
+        "abstention": [rule.to_dict() for rule in record.abstention],
         "limits": scoring.config.limits(),
     }

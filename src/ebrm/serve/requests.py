@@ -108,7 +108,7 @@ class RankResult(_Numbers):
 
     index: int = Field(description="Its index in the list that was given, from 0.")
     rank: int = Field(description="1 is best.")
-    p_best: float = Field(description="Probability that its reward is the largest, densities taken as independent.")
+    p_best: float = Field(description="Probability that it is the best; calibrated where /info has a calibration.")
 
 
 class Density(BaseModel):
@@ -130,6 +130,10 @@ class RankAnswer(ScoreAnswer):
     """The answer of `/v1/rank`."""
 
     results: list[RankResult] = Field(description="Best first; ties in the order given.")  # type: ignore[assignment]
+    confidence: float | None = Field(
+        default=None,
+        description="max(P, 1 - P) of the first against the second, 0.5 to 1; null for fewer than two responses.",
+    )
 
 
 class _Fault(BaseModel):
