@@ -7,12 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from tests.linear import ONE_EPOCH, QUICK, linear_features
 
-from ebrm.evaluation import measure_fit
+from ebrm.evaluation import LearningCurve, measure_anchors, measure_fit, memorization
 from ebrm.fitting import FitResult, fit
 from ebrm.heads import FitConfig, LikelihoodConfig
-from ebrm.metrics import Bootstrap, calibration, error_auroc
+from ebrm.metrics import Bootstrap, Estimate, calibration, error_auroc
+from ebrm.model import EnergyRewardModel
 
 
 @pytest.fixture(scope="module")
@@ -126,10 +128,88 @@ def test_without_test_pairs_nothing_is_claimed(fitted: FitResult) -> None:
     assert {"kept_fraction", "contradicted_fraction", "fusion", "versions"} < measured.metrics.keys()
 
 
-def test_the_evaluation_prints_as_one_sentence(fitted: FitResult) -> None:
+def test_the_evaluation_prints_the_three_answers(fitted: FitResult) -> None:
     evaluation = fitted.evaluation
     assert evaluation.base is not None and evaluation.difference is not None
-    said = str(evaluation)
+    better, moves, deploy = str(evaluation).splitlines()
     share = f"{100 * evaluation.base.value:.1f}% ["
-    assert said.startswith(f"accuracy on {evaluation.pairs:,} held-out pairs: base {share}")
-    assert said.count("[") == 3 and " points [" in said
+    assert better.startswith(f"better for me?    accuracy on {evaluation.pairs:,} held-out pairs: base {share}")
+    assert better.count("[") == 3 and " points [" in better
+    assert moves == "what else moves?  Not measured: there are no anchors"
+    assert deploy == f"deploy it?        {evaluation.metrics['recommendation']['sentence']}"
+
+
+def test_the_report_and_the_metrics_hold_the_same_answers(fitted: FitResult) -> None:
+    evaluation = measure_fit(fitted)
+    report, metrics = evaluation.report, json.loads(json.dumps(evaluation.metrics, allow_nan=False))
+    assert report is not None and report.answers == evaluation.answers and evaluation.recommendation is not None
+    assert f"{report.headline}." == str(evaluation.recommendation) == metrics["recommendation"]["sentence"]
+    assert [one.question for one in report.answers] == ["Better for me?", "What else moves?", "Deploy it?"]
+    assert metrics["power"]["discordant"] == pytest.approx(
+        (metrics["flips"]["fixed"] + metrics["flips"]["broken"]) / metrics["pairs"]
+    )
+    assert metrics["anchors"] is metrics["memorization"] is metrics["learning_curve"] is None
+    assert metrics["pairs_seen"] == "unknown" and metrics["notes"] == []
+
+
+def test_anchors_memorization_curve_and_notes_reach_the_page_and_the_metrics(fitted: FitResult) -> None:
+    features, test = fitted.features, fitted.features.pairs.select(fitted.splits.test)
+    anchors = measure_anchors(fitted.model, features, test.chosen, test)
+    found = memorization(features.embeddings, features.reward, features.pairs)
+    gain = Estimate(0.02, -0.01, 0.05)
+    curve = LearningCurve((25, 50, 100), (gain,) * 3, gain)
+    known = replace(fitted.model.record, data=fitted.model.record.data | {"pairs_seen": "no"})
+    model = EnergyRewardModel(fitted.model.head, known)
+    noted = replace(
+        fitted, model=model, anchors=anchors, memorization=found, curve=curve, notes=("No evidence to move.",)
+    )
+    evaluation = measure_fit(noted, bootstrap=Bootstrap(50))
+    metrics = json.loads(json.dumps(evaluation.metrics, allow_nan=False))
+    assert metrics["anchors"] == anchors.to_dict() and metrics["learning_curve"] == curve.to_dict()
+    assert found is not None and metrics["memorization"] == found.to_dict()
+    assert metrics["pairs_seen"] == "no" and metrics["notes"] == ["No evidence to move."]
+    better, moves, deploy = (" ".join(one.details) for one in evaluation.answers)
+    assert "No evidence to move." in better and "has not seen these pairs" in better and str(found) in better
+    assert f"On {anchors.rows} anchor responses" in moves and "cannot be told" in deploy
+
+
+def test_a_refined_reward_that_is_the_base_reward_is_not_to_be_deployed_and_says_why(fitted: FitResult) -> None:
+    model = EnergyRewardModel(fitted.model.head, fitted.model.record)
+    model.refine = lambda embedding, reward, *rest, **more: replace(  # type: ignore[method-assign]
+        fitted.model.refine(embedding, reward), reward=reward, delta=torch.zeros_like(reward)
+    )
+    evaluation = measure_fit(replace(fitted, model=model, notes=("No evidence to move.",)), bootstrap=Bootstrap(50))
+    assert evaluation.difference is not None and evaluation.difference.value == 0
+    assert str(evaluation.recommendation) == "Do not deploy: the refined reward is the base reward."
+    assert evaluation.answers[0].answer == "No: the refined reward is the base reward"
+    assert "No evidence to move." in evaluation.answers[0].details
+
+
+def test_a_reward_model_that_knows_the_pairs_asks_for_others(fitted: FitResult) -> None:
+    seen = replace(fitted.model.record, data=fitted.model.record.data | {"pairs_seen": "yes"})
+    model = EnergyRewardModel(fitted.model.head, seen)
+    model.refine = lambda embedding, reward, *rest, **more: replace(  # type: ignore[method-assign]
+        fitted.model.refine(embedding, reward), reward=-reward, delta=-2 * reward
+    )
+    evaluation = measure_fit(replace(fitted, model=model), bootstrap=Bootstrap(50))
+    assert evaluation.recommendation is not None and evaluation.recommendation.action == "bring more pairs"
+    assert "has not seen" in evaluation.recommendation.verdict
+    assert "was trained on these pairs" in " ".join(evaluation.answers[0].details)
+
+
+def test_several_pairs_of_a_prompt_count_for_less(fitted: FitResult) -> None:
+    pairs = fitted.pairs
+    again = np.repeat(fitted.splits.test, 3)
+    copied = replace(fitted, splits=replace(fitted.splits, test=again))
+    one, three = (measure_fit(each, bootstrap=Bootstrap(50)).metrics["power"] for each in (fitted, copied))
+    assert len(pairs) and one["design_effect"] == 1 and three["design_effect"] == pytest.approx(3, rel=0.05)
+    assert three["smallest"] == pytest.approx(one["smallest"], rel=0.05)
+
+
+def test_where_pairs_were_read_is_their_place_and_else_their_row(fitted: FitResult) -> None:
+    report = measure_fit(fitted, bootstrap=Bootstrap(50)).report
+    assert report is not None and all(one.place.startswith("row ") for one in report.examples)
+    where = np.array([f"pairs.jsonl:{k}" for k in range(len(fitted.pairs))], dtype=object)
+    placed = replace(fitted, pairs=replace(fitted.pairs, where=where))
+    report = measure_fit(placed, bootstrap=Bootstrap(50)).report
+    assert report is not None and all(one.place.startswith("pairs.jsonl:") for one in report.examples)

@@ -10,7 +10,7 @@ from tests.report.reader import Reader, plain
 
 from ebrm.errors import DataError
 from ebrm.metrics import Bootstrap, calibration, error_auroc, paired_accuracy, risk_coverage
-from ebrm.report import ReportData, interval, write_report
+from ebrm.report import Answer, ReportData, interval, write_report
 from ebrm.report.fit import fit_page
 from ebrm.report.words import percent_estimate
 
@@ -70,6 +70,28 @@ def test_the_headline_is_honest(gain: float, headline: str) -> None:
     assert found.headline == headline
     assert ("use the base reward" in found.text) == (gain < 0)
     assert ("contains zero" in found.text) == (gain == 0)
+
+
+def test_questions_are_answered_first_in_plain_text(bare: ReportData) -> None:
+    nasty = "<b>not bold</b>"
+    answers = [Answer("Better for me?", "Yes", ("On 9 pairs.", "So.")), Answer(nasty, nasty, (nasty,))]
+    found = page(bare, headline=f"Deploy {nasty}", answers=answers)
+    assert "b" not in {tag for tag, _ in found.elements} and "Deploy" in found.headline
+    order = [found.text.index(part) for part in ("Better for me?", "Yes", "On 9 pairs.", "pairs ranked correctly")]
+    assert order == sorted(order)
+    assert "answers" not in {a.get("class") for a in page(bare).all("div")}
+
+
+def test_missing_texts_are_said_once_and_the_places_named(report_data: ReportData) -> None:
+    without = [replace(e, prompt=None, response=None, place=f"rows {n}") for n, e in enumerate(report_data.examples)]
+    found = page(report_data, examples=without)
+    assert found.text.count("not at hand") == 1 and "Their texts are not at hand" in found.text
+    assert all(f"Pair at rows {n}." in found.text for n in range(len(without)))
+    some = page(report_data, examples=[*report_data.examples[:1], without[1]])
+    assert some.text.count("not at hand") == 1 and "The texts of some are not at hand" in some.text
+    assert "Pair at rows 1." in some.text
+    whole = page(report_data, examples=[replace(report_data.examples[0], place="rows 5")])
+    assert "not at hand" not in whole.text and "rows 5" not in whole.text
 
 
 def test_the_numbers_at_the_top_are_the_accuracies(report_data: ReportData, reader: Reader) -> None:

@@ -42,11 +42,11 @@ def show_summary(console: Console, summary: tuple[Table, Sequence[str]]) -> None
 
 
 def show_accuracy(console: Console, metrics: dict[str, Any]) -> None:
-    """The table of base and refined accuracy and what it says; nothing where no pairs were held out."""
+    """The table of base and refined accuracy and what to do; nothing where no pairs were held out."""
     if metrics["pairs"]:
         title = f"Held-out pairs ranked correctly ({metrics['pairs']:,} pairs, {metrics['prompts']:,} prompts)"
         console.table(("", "accuracy", "95% interval"), accuracy_rows(metrics), title)
-        console.print(verdict(metrics["difference"]))
+        console.print(metrics["recommendation"]["sentence"])
 
 
 def accuracy_rows(metrics: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -59,14 +59,6 @@ def accuracy_rows(metrics: dict[str, Any]) -> list[tuple[str, str, str]]:
         ends = "-" if found["low"] is None else f"{100 * found['low']:{plus}.1f} to {100 * found['high']:{plus}.1f}"
         rows.append((label, value, ends))
     return rows
-
-
-def verdict(difference: dict[str, Any]) -> str:
-    """What the interval of the difference allows to say."""
-    low, high = difference["low"], difference["high"]
-    if low is None or low <= 0 <= high:
-        return "No clear difference: the interval of the difference contains zero."
-    return f"The refined reward is {'better' if low > 0 else 'worse'}: the interval of the difference excludes zero."
 
 
 def written_facts(metrics: dict[str, Any], out: Path, model: Path) -> list[tuple[str, Any]]:

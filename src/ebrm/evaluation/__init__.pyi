@@ -24,6 +24,11 @@ from .head_benchmark import fit_temperature as fit_temperature
 from .learning import LearningCurve as LearningCurve
 from .learning import learning_curve as learning_curve
 from .measures import MOST_RESAMPLES as MOST_RESAMPLES
+from .recommendation import DeploymentRule as DeploymentRule
+from .recommendation import FitPower as FitPower
+from .recommendation import Recommendation as Recommendation
+from .recommendation import fit_power as fit_power
+from .recommendation import recommend as recommend
 from .results import BenchmarkResult as BenchmarkResult
 from .results import Entry as Entry
 from .results import Evaluation as Evaluation

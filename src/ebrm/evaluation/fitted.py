@@ -14,13 +14,17 @@ import numpy as np
 import torch
 
 from ebrm.data import conversation
+from ebrm.evaluation.answers import better_for_me, clearly_worse, deploy, what_else_moves
+from ebrm.evaluation.recommendation import DeploymentRule, Recommendation, Seen, fit_power, recommend
 from ebrm.heads import HeadConfig
 from ebrm.metrics import (
+    NO_CATEGORY,
     Bootstrap,
     Calibration,
     Estimate,
     PairedAccuracy,
     calibration,
+    design_effect,
     error_auroc,
     pair_std,
     paired_accuracy,
@@ -28,7 +32,7 @@ from ebrm.metrics import (
 )
 from ebrm.model import RefinedReward
 from ebrm.pairs import PreferencePairs
-from ebrm.report import ChangedExample, LiveScore, ReportData, percent_estimate, points_estimate
+from ebrm.report import Answer, ChangedExample, LiveScore, ReportData, percent_estimate, points_estimate
 
 if TYPE_CHECKING:
     from ebrm.fitting import FitResult
@@ -37,6 +41,8 @@ _PACKAGES = ("ebrm", "torch", "transformers", "safetensors", "numpy", "scipy", "
 _EXAMPLES = 6
 #: Rows read and refined at a time.
 _ROWS = 4096
+#: A change of less than this share of the rewards' standard deviation is rounding.
+_UNCHANGED = 1e-5
 
 
 @dataclass(frozen=True)
@@ -46,13 +52,17 @@ class FitEvaluation:
     A pair counts once for the side its label prefers; pairs of label 0.5 are counted in `metrics["undecided"]` alone.
 
     Attributes:
-        pairs: test pairs measured on; 0 where nothing was held out: then the next three and the report are None.
+        pairs: test pairs measured on; 0 where nothing was held out: then the next four and the report are None.
         base, refined: share of them that are ranked as labeled, a tie wrongly.
         difference: refined - base, paired.
+        recommendation: deploy it, do not, or bring more pairs (:func:`recommend`).
         metrics: all numbers as JSON values: base.accuracy, refined.accuracy, difference.{value, low, high}, pairs,
             kept_fraction, contradicted_fraction (of training pairs: fitted on, contradicted by the base reward),
-            fusion.{power, base_noise} (None: infinite), seconds, versions, and more.
+            fusion.{power, base_noise} (None: infinite), recommendation.{action, pairs, sentence}, power.{smallest,
+            needed}, anchors, memorization, learning_curve (None: not measured), pairs_seen, seconds, versions, and
+            more.
         report: everything the page shows.
+        answers: to three questions: better for me, what else moves, deploy it.
     """
 
     pairs: int
@@ -61,16 +71,21 @@ class FitEvaluation:
     difference: Estimate | None
     metrics: dict[str, Any]
     report: ReportData | None
+    recommendation: Recommendation | None = None
+    answers: tuple[Answer, ...] = ()
 
     def __str__(self) -> str:
-        """One sentence: accuracies and their difference, each with its interval."""
-        if self.base is None or self.refined is None or self.difference is None:
+        """The three questions, a line each; the first with both accuracies and their difference with intervals."""
+        if self.base is None or self.refined is None or self.difference is None or self.recommendation is None:
             return "No held-out pairs to measure on."
         base, refined = (percent_estimate(side, "%") for side in (self.base, self.refined))
-        return (
+        accuracy = (
             f"accuracy on {self.pairs:,} held-out pairs: base {base}, refined {refined}, "
             f"difference {points_estimate(self.difference, ' points')}"
         )
+        lines = [f"better for me?    {accuracy}"]
+        lines += [f"what else moves?  {answer.answer}" for answer in self.answers[1:2]]
+        return "\n".join([*lines, f"deploy it?        {self.recommendation}"])
 
 
 def measure_fit(
@@ -80,6 +95,7 @@ def measure_fit(
     live: Sequence[LiveScore] = (),
     notes: Sequence[str] | None = None,
     bootstrap: Bootstrap = Bootstrap(),
+    rule: DeploymentRule = DeploymentRule(),  # noqa: B008 - frozen
 ) -> FitEvaluation:
     """Evaluate base and refined rewards on the test pairs, which were used for nothing before.
 
@@ -89,6 +105,7 @@ def measure_fit(
         live: texts scored for the report.
         notes: where the data come from, for the report; None: what was read.
         bootstrap: of the intervals, paired and over prompts.
+        rule: bounds of the recommendation.
     """
     test = fitted.pairs.select(fitted.splits.test)
     pairs = test.select(test.label != 0.5)
@@ -96,7 +113,7 @@ def measure_fit(
     read = fitted.preferences.report if fitted.preferences is not None else None
     if title is None:
         name = record.backbone.get("name") or "Imported features"
-        title = f"{name}, refined on {read.origin if read is not None else fitted.features.path or 'features'}"
+        title = f"{name}, refined on {record.data.get('origin', 'features')}"
     notes = notes if notes is not None else [] if read is None else [f"Data: {read.summary()}."]
     if len(pairs) < len(test):
         notes = [*notes, f"{len(test) - len(pairs)} test pairs have the label 0.5 and are left out."]
@@ -105,10 +122,15 @@ def measure_fit(
         "kept_fraction": labels.kept_fraction if record.fit.filter_conflicts else 1.0,
         "contradicted_fraction": labels.dropped_fraction,
         "fusion": fitted.model.head.fusion.to_dict(),
+        "pairs_seen": record.data.get("pairs_seen", "unknown"),
+        "anchors": fitted.anchors and fitted.anchors.to_dict(),
+        "memorization": fitted.memorization and fitted.memorization.to_dict(),
+        "learning_curve": fitted.curve and fitted.curve.to_dict(),
+        "notes": list(fitted.notes),
         "versions": versions(),
     }
     if len(pairs) == 0:
-        nothing = {"pairs": 0, "base": None, "refined": None, "difference": None, **common}
+        nothing = {"pairs": 0, "base": None, "refined": None, "difference": None, "recommendation": None, **common}
         return FitEvaluation(0, None, None, None, nothing, None)
     started = time.monotonic()
     # The different items of the pairs, ascending, and where chosen and rejected are among them.
@@ -138,6 +160,25 @@ def measure_fit(
         "std": pair_std(std[:, 0], std[:, 1]),
         "confidence": 1 - np.maximum(probability, 1 - probability),
     }
+    kinds = by_category
+    if len(kinds) < 2:
+        kinds = paired_accuracy_by_category(*sides, pairs.prompt_id, pairs.source, bootstrap=bootstrap)
+    gained = (sides[2] > sides[3]).astype(float) - (sides[0] > sides[1])
+    effect = max(1.0, design_effect(gained, pairs.prompt_id))
+    seen, memorization = _seen(common["pairs_seen"]), fitted.memorization
+    unchanged = bool((refined.delta.abs() <= _UNCHANGED * refined.base_reward.std(correction=0)).all())
+    suspected = seen == "yes" or (seen == "unknown" and memorization is not None and memorization.suspected)
+    recommendation = recommend(
+        overall, effect, unchanged=unchanged, anchors=fitted.anchors, seen="yes" if suspected else seen,
+        worse=clearly_worse(kinds, rule), rule=rule,
+    )  # fmt: skip
+    power, trained = fit_power(overall, effect, rule), fitted.pairs.select(fitted.splits.train)
+    of_kind = trained.category if kinds is by_category else trained.source
+    answers = (
+        better_for_me(overall, seen, memorization, fitted.notes, unchanged),
+        what_else_moves(fitted.anchors, kinds, {name or NO_CATEGORY for name in of_kind}, rule),
+        deploy(recommendation, power, overall, fitted.curve),
+    )
     seconds["evaluate"] = time.monotonic() - started
     metrics = {
         **_accuracy(overall),
@@ -152,11 +193,14 @@ def measure_fit(
             "fraction": float((refined.delta.abs() > 1e-6).float().mean()),
             "mean_absolute": float(refined.delta.abs().mean()),
         },
+        "recommendation": recommendation.to_dict(),
+        "power": power.to_dict(),
         "seconds": seconds,
         **common,
     }
     report = ReportData(
-        title=title, overall=overall, by_category=by_category, prompt_id=pairs.prompt_id,
+        title=title, headline=f"{recommendation}".removesuffix("."), answers=answers,
+        overall=overall, by_category=by_category, prompt_id=pairs.prompt_id,
         base_reward=np.stack(sides[:2], 1), refined_reward=np.stack(sides[2:], 1), probability=probability, std=std,
         interval_level=record.head.inference.coverage, examples=_examples(fitted, pairs, items, refined, most),
         filter_report=fitted.conflicts.to_dict(), filtered=record.fit.filter_conflicts,
@@ -164,7 +208,13 @@ def measure_fit(
         settings=_settings(record.head) | {"fit": record.fit.to_dict()}, versions=common["versions"],
         live=live, notes=notes,
     )  # fmt: skip
-    return FitEvaluation(overall.pairs, overall.base, overall.refined, overall.difference, metrics, report)
+    return FitEvaluation(
+        overall.pairs, overall.base, overall.refined, overall.difference, metrics, report, recommendation, answers
+    )
+
+
+def _seen(value: str) -> Seen:
+    return "yes" if value == "yes" else "no" if value == "no" else "unknown"
 
 
 def _settings(head: HeadConfig) -> dict[str, dict[str, Any]]:
@@ -210,6 +260,7 @@ def _examples(
         examples.append(
             ChangedExample(
                 prompt=None if text is None else conversation(text.prompt), response=response,
+                place=f"{pairs.where[pair]}" if pairs.where[pair] else f"row {item:,} of the features",
                 label="chosen" if chosen else "rejected", base_reward=float(refined.base_reward[index]),
                 refined_reward=float(refined.reward[index]), std=float(refined.std[index]), interval=(low, high),
                 density_nodes=nodes.numpy(), density=density[place].numpy(),

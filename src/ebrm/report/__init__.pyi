@@ -2,6 +2,7 @@ from .benchmarks import write_benchmark_report as write_benchmark_report
 from .figures import write_selection_figure as write_selection_figure
 from .files import evaluation_to_dict as evaluation_to_dict
 from .files import write_results as write_results
+from .fit import Answer as Answer
 from .fit import ChangedExample as ChangedExample
 from .fit import LiveScore as LiveScore
 from .fit import ReportData as ReportData

@@ -34,6 +34,15 @@ _EXAMPLES = 24
 
 
 @dataclass(frozen=True)
+class Answer:
+    """A question, its answer in a few words, and the sentences behind it."""
+
+    question: str
+    answer: str
+    details: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
 class ChangedExample:
     """A response with a large change of its reward.
 
@@ -47,6 +56,7 @@ class ChangedExample:
         interval: ends of its central interval.
         density_nodes: rewards at which the density is known [g], rising.
         density: p(reward | response) at the nodes [g], per unit of reward.
+        place: where the pair was read, or its row, which is shown where there is no text.
     """
 
     prompt: str | None
@@ -58,6 +68,7 @@ class ChangedExample:
     interval: tuple[float, float]
     density_nodes: ArrayLike
     density: ArrayLike
+    place: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,6 +89,8 @@ class ReportData:
     Attributes:
         title: title of the page, naming the model and the data.
         overall: accuracy of base and refined on the held-out pairs.
+        headline: what the page says first; None: which reward is better.
+        answers: questions and their answers, shown at the top.
         by_category: the same within each category.
         base_reward: base rewards of the held-out pairs [p, 2], columns chosen and rejected.
         refined_reward: refined rewards [p, 2], in the same units.
@@ -100,6 +113,8 @@ class ReportData:
 
     title: str
     overall: PairedAccuracy
+    headline: str | None = None
+    answers: Sequence[Answer] = ()
     by_category: Mapping[str, PairedAccuracy] = field(default_factory=dict)
     base_reward: ArrayLike | None = None
     refined_reward: ArrayLike | None = None
@@ -162,8 +177,13 @@ def fit_page(data: ReportData) -> str:
         "training": data.history and _training(data.history, data.best_epoch),
         "settings": _settings(data.settings, data.versions),
     }
-    bootstrap = data.overall.bootstrap
-    return render("fit.html", data=data, digits=digits, bootstrap=bootstrap, parts=parts, notes=data.notes, wide=False)
+    textless = [example.prompt is None and example.response is None for example in data.examples]
+    whose = "Their texts are" if all(textless) else "The texts of some are"
+    return render(
+        "fit.html", data=data, digits=digits, bootstrap=data.overall.bootstrap, parts=parts, notes=data.notes,
+        all_textless=all(textless), wide=False,
+        textless=f"{whose} not at hand, since features hold none; the place of the pair is named." * any(textless),
+    )  # fmt: skip
 
 
 def _pairs(value: ArrayLike | None, name: str, shape: tuple[int, ...]) -> Floats | None:
