@@ -132,15 +132,15 @@ def some_text(draw: random.Random, words: int = 6) -> str:
     return " ".join(draw.choice(WORDS) for _ in range(draw.randint(1, words)))
 
 
-def preference_rows(count: int, seed: int = 0) -> list[dict[str, str]]:
-    """Preference pairs of which two share each prompt."""
+def preference_rows(count: int, seed: int = 0, prompt: str = "Question") -> list[dict[str, str]]:
+    """Preference pairs of which two share each prompt; `prompt` is how prompts begin."""
     draw = random.Random(seed)
     rows = []
     for i in range(count):
         chosen, rejected = some_text(draw), some_text(draw)
         rows.append(
             {
-                "prompt": f"Question {i // 2}",
+                "prompt": f"{prompt} {i // 2}",
                 "chosen": f"{chosen} {i}",
                 "rejected": f"{rejected} {i}.",
                 "category": WORDS[i % 2],

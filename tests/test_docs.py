@@ -38,6 +38,8 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for word in WORDS
     ]
     (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
+    new = [{**row, "prompt": f"Please: {row['prompt']}"} for row in pairs]
+    (folder / "new-pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in new))
     (folder / "seen.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs[:10]))
     save_policy(folder / "my-policy")
     prompts = [{"prompt": [{"role": "user", "content": f"Say {word}."}]} for word in WORDS]

@@ -21,7 +21,8 @@ from ebrm.backbone import BackboneConfig
 from ebrm.curate import ConflictReport, filter_conflicts
 from ebrm.data import PreferenceConfig, Preferences, TextConfig, load_preferences, split_by_prompt
 from ebrm.errors import ConfigError, DataError, ModelError, setting
-from ebrm.features import FeatureConfig, Features, ShardedEmbeddings, extract_features, open_features
+from ebrm.features import FeatureConfig, Features, ShardedEmbeddings, extract_features, open_features, read_items
+from ebrm.fitted_prompts import FittedPrompts
 from ebrm.heads import EnergyConfig, Epoch, FitConfig, FittedHead, HeadConfig, fit_head
 from ebrm.model import EnergyRewardModel, ModelRecord
 from ebrm.pairs import PreferencePairs
@@ -253,7 +254,7 @@ class PreparedFit:
         seconds: Mapping[str, float] | None = None,
     ) -> FitResult:
         """The result of a fit on these pairs."""
-        features, pairs, splits = self.features, self.pairs, self.splits
+        features, pairs, splits, prompts = self.features, self.pairs, self.splits, self._prompts(fitted.head.rated)
         folder = "/".join(features.path.absolute().parts[-2:]) if features.path is not None else "features in memory"
         record = ModelRecord(
             head=fitted.head.config,
@@ -270,16 +271,34 @@ class PreparedFit:
                 "validation": len(splits.validation),
                 "test": len(splits.test),
                 "split": splits.how,
+                "prompts_fitted_on": "not known" if prompts is None else len(prompts),
                 "sources": dict(sorted(Counter(str(name or "-") for name in pairs.source).items())),
             },
             filter=self.conflicts.to_dict() | {"used": self.config.filter_conflicts},
             history=tuple(epoch.to_dict() for epoch in fitted.history),
             best_epoch=fitted.best_epoch,
         )
-        model = EnergyRewardModel(fitted.head, record, backbone)
+        model = EnergyRewardModel(fitted.head, record, backbone, prompts=prompts)
         return FitResult(
             model, features, pairs, splits, self.conflicts, fitted.history, preferences, dict(seconds or {})
         )
+
+    def _prompts(self, rated: bool) -> FittedPrompts | None:
+        """The prompts of training and validation pairs, and of rated rows; None where one has no id that names it."""
+        pairs, splits, ratings = self.pairs, self.splits, self.train.ratings
+        ids = pairs.prompt_id[np.concatenate([splits.train, splits.validation])].tolist()
+        if rated and ratings is not None:
+            known = dict(
+                zip(torch.cat([pairs.chosen, pairs.rejected]).tolist(), 2 * pairs.prompt_id.tolist(), strict=True)
+            )
+            if self.features.path is not None:
+                names = read_items(self.features.path / "items.parquet")["prompt_id"]
+                known |= {row: name for row, name in enumerate(names) if name is not None}
+            of_rated = [known.get(row) for row in (~ratings.isnan()).any(dim=1).nonzero().squeeze(1).tolist()]
+            if None in of_rated:
+                return None
+            ids += of_rated
+        return FittedPrompts.of(ids)
 
 
 def prepare_fit(features: Features, given: PreferencePairs | None, config: FitConfig) -> PreparedFit:

@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 from huggingface_hub import ModelHubMixin
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ebrm.backbone import Backbone, OnError, Prompt, Reading, as_list, is_prompt
 from ebrm.calibration import Abstention, PreferenceCalibration
 from ebrm.errors import BackboneError, ConfigError, ModelError, TextError
+from ebrm.fitted_prompts import FittedPrompts, id_kind
 from ebrm.heads import (
     EmbeddingSource,
     EnergyConfig,
@@ -203,14 +205,15 @@ class EnergyRewardModel(
     Attributes:
         head: the density, or another head over the same embeddings (`record.head`).
         record: everything `config.json` holds.
+        prompts: fingerprints of the prompts it was fitted on (see `fitted_on`); None where they are not known.
     """
 
     def __init__(
         self, head: RewardHead, record: ModelRecord, backbone: Backbone | None = None, device: str = "auto",
-        trust_remote_code: bool = False,
+        trust_remote_code: bool = False, prompts: FittedPrompts | None = None,
     ) -> None:  # fmt: skip
         self.head: RewardHead = head.eval()
-        self.record = record
+        self.record, self.prompts = record, prompts
         self._device, self._trust_remote_code = device, trust_remote_code
         self._lazy = _LazyBackbone(lambda: self._load_backbone({}), backbone)
 
@@ -244,7 +247,7 @@ class EnergyRewardModel(
         return self._copy(self.head, record, self._lazy)
 
     def _copy(self, head: RewardHead, record: ModelRecord, lazy: _LazyBackbone) -> EnergyRewardModel:
-        other = EnergyRewardModel(head, record, None, self._device, self._trust_remote_code)
+        other = EnergyRewardModel(head, record, None, self._device, self._trust_remote_code, self.prompts)
         other._lazy = lazy
         return other
 
@@ -280,6 +283,28 @@ class EnergyRewardModel(
         if self.record.calibration is not None:
             parts.append(stored["calibration"])
         return sha256_json([weights.hexdigest(), *parts])
+
+    def fitted_on(self, prompt_ids: Sequence[str] | NDArray[np.str_]) -> NDArray[np.bool_] | None:
+        """Whether the model was fitted on each of these prompts [n]; what it does there says little about others.
+
+        Fitted on are the prompts of training pairs and of those that choices were made by (validation), not those held
+        out to measure on. Prompts are told apart by id, the text's hash (:func:`ebrm.data.prompt_id`): one changed
+        letter makes another prompt. Ids that came with imported features are compared with such ids alone, and mean
+        something where the same id is the same prompt in both.
+
+        Args:
+            prompt_ids: as `PreferencePairs.prompt_id` and :func:`ebrm.data.prompt_id` give them, all of one kind.
+
+        Returns:
+            None where it is not known: the model's prompts had no ids or counted ones (`pair-000001`, `17`), these have
+            such, or one side's ids are hashes of texts and the other's are not.
+        """
+        if isinstance(prompt_ids, str):
+            raise TypeError("prompt_ids: expected a list or array of ids, got one string")
+        ids = [str(name) for name in prompt_ids]
+        if self.prompts is None:
+            return None
+        return self.prompts.contains(ids, id_kind(ids) if ids else self.prompts.kind)
 
     def score(
         self, prompts: Prompt | Sequence[Prompt], responses: str | Sequence[str], *, on_error: OnError = "raise"
@@ -445,12 +470,16 @@ class EnergyRewardModel(
         """The model's record as `config.json` holds it, apart from its format."""
         return self.record.to_dict() | {"fusion": self.head.fusion.to_dict()}
 
+    def tensors(self) -> dict[str, Tensor]:
+        """What `energy.safetensors` holds: the head's weights, and fingerprints of the prompts fitted on if known."""
+        return self.head.state_dict() | ({} if self.prompts is None else self.prompts.tensors())
+
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> str | None:
         """Write `energy.safetensors`, a model card and, last, `config.json` (with their checksum) into a folder.
 
         The backbone is referred to, not copied.
         """
-        write_model(Path(save_directory), self.written(), self.head.state_dict())
+        write_model(Path(save_directory), self.written(), self.tensors())
         if kwargs.get("push_to_hub"):
             hub = {k: v for k, v in kwargs.items() if k not in ("push_to_hub", "repo_id", "config")}
             return str(self.push_to_hub(kwargs.get("repo_id") or Path(save_directory).name, **hub))
@@ -476,6 +505,7 @@ class EnergyRewardModel(
         """
         folder = download_model(pretrained_model_name_or_path, revision, cache_dir, token, local_files_only)
         config, tensors = read_model(folder)
+        prompts = FittedPrompts.taken_from(tensors)
         try:
             record = ModelRecord.from_dict(config)
             head = load_head(record.head, tensors)
@@ -485,7 +515,7 @@ class EnergyRewardModel(
                 f"The model in {folder} cannot be put together: {why}. Its config.json and energy.safetensors do not "
                 "belong together, or were written by another version; save the model again."
             ) from error
-        model = cls(head, record, backbone, device, trust_remote_code)
+        model = cls(head, record, backbone, device, trust_remote_code, prompts)
         if backbone is not None:
             backbone.check(record.backbone, record.text_rule)
         return model

@@ -75,3 +75,36 @@ def test_mistakes(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     refused(ebrm("best-of-n", pool, *arguments), *words)
+
+
+def graded(tmp_path: Path, fitted_on: dict[int, object], prefix: str = "") -> Path:
+    rows = [
+        {"prompt": f"p{k}", f"{prefix}reward": float(n), "gold": float(n == 1), f"{prefix}fitted_on": fitted_on.get(k)}
+        for k in range(6)
+        for n in range(3)
+    ]
+    return write_lines(tmp_path / "graded.jsonl", rows)
+
+
+def test_prompts_that_the_model_was_fitted_on_are_left_out_or_named(tmp_path: Path) -> None:
+    source = graded(tmp_path, {0: True, 1: "True", 2: False}, "x_")
+    arguments = ("best-of-n", source, "--reward", "x_reward", "--resamples", 100)
+    ran = ebrm(*arguments, "--out", tmp_path / "out")
+    assert ran.code == 0, ran.err
+    assert "Left out: 2 prompts (a model was fitted on it)." in ran.out and "over 4 prompts" in ran.out
+    labeled = ebrm(*arguments, "--out", tmp_path / "out", "--training-items", "label")
+    assert "Training prompts: 2 of 6 were fitted on" in labeled.out and "Left out" not in labeled.out
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["training_prompts"] == 2
+    with open(tmp_path / "out" / "curves.csv", newline="") as handle:
+        assert {row["training_prompts"] for row in csv.DictReader(handle)} == {"2"}
+
+
+def test_a_pool_of_training_prompts_alone_is_refused(tmp_path: Path) -> None:
+    source = graded(tmp_path, dict.fromkeys(range(6), True))
+    refused(
+        ebrm("best-of-n", source, "--out", tmp_path / "out"),
+        "fitted on each of the 6 prompts",
+        "--training-items label",
+    )
+    wrong = ebrm("best-of-n", source, "--out", tmp_path / "out", "--training-items", "drop")
+    refused(wrong, "training")

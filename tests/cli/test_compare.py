@@ -9,6 +9,8 @@ from tests.terminal import ebrm, refused, write_lines
 from ebrm.cli.compare import CompareConfig
 from ebrm.cli.parser import field_help
 from ebrm.evaluation.head_benchmark import METHODS
+from ebrm.features import open_features
+from ebrm.fitting import choose_splits
 
 QUICK = ("--resamples", 100, "--epochs", 2, "--hidden", 8, "--joint-widths", "8,4")
 
@@ -37,6 +39,24 @@ def test_one_table_with_a_pool(features: Path, pool: Path, tmp_path: Path) -> No
     assert results["methods"][3]["parameters"] == 2 * (results["methods"][2]["parameters"] + 2) * 8
     text = (tmp_path / "out" / "table.md").read_text()
     assert text.count("\n| ") == 2 + 5 and "held-out pair" in text
+
+
+def test_prompts_of_the_pool_that_heads_are_fitted_on_are_left_out(features: Path, tmp_path: Path) -> None:
+    rows = [{"prompt": f"Question {n}", "responses": ["alpha", "beta", "zeta"], "gold": [1, 0, 0.5]} for n in range(32)]
+    more = ("--methods", "base,linear", "--cache", tmp_path / "cache", "--resamples", 100, "--test-fraction", 0.3)
+    ran = ebrm("compare", features, "--pool", write_lines(tmp_path / "pool.jsonl", rows), *more, "--json")
+    assert ran.code == 0, ran.err
+    fitted = (ran.value["train"] + ran.value["validation"]) // 2  # two pairs a prompt, of 30
+    assert ran.value["left_out"] == {"prompt that the heads are fitted on": fitted}
+    assert ran.value["pool_prompts"] == 32 - fitted and ran.value["pairs"] == 60 - 2 * fitted
+
+
+def test_a_pool_of_training_prompts_alone_is_refused(features: Path, tmp_path: Path) -> None:
+    opened = open_features(features)
+    place = int(choose_splits(opened.pairs).train[0])  # of 60 pairs in the order of the file, two a prompt
+    rows = [{"prompt": f"Question {place // 2}", "responses": ["alpha", "beta"], "gold": [1, 0]}]
+    arguments = ("--methods", "base", "--pool", write_lines(tmp_path / "pool.jsonl", rows), "--cache", tmp_path / "c")
+    refused(ebrm("compare", features, *arguments), "Every prompt of the pool (1)", "other prompts")
 
 
 def test_for_machines_without_a_pool_or_a_folder(features: Path, tmp_path: Path) -> None:

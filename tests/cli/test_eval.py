@@ -33,7 +33,7 @@ def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def mine(tmp_path: Path) -> Path:
-    return write_lines(tmp_path / "mine.jsonl", preference_rows(40, seed=5))
+    return write_lines(tmp_path / "mine.jsonl", preference_rows(40, seed=5, prompt="New question"))
 
 
 def evaluate(*arguments: object, out: Path) -> Any:

@@ -17,7 +17,7 @@ def settings(*names: object, **more: object) -> BenchmarkConfig:
 
 @pytest.fixture
 def mine(tmp_path: Path) -> Path:
-    return write_lines(tmp_path / "mine.jsonl", preference_rows(12))
+    return write_lines(tmp_path / "mine.jsonl", preference_rows(12, prompt="New question"))
 
 
 @pytest.mark.parametrize("models", [len, None, ["m", len]])
@@ -58,10 +58,11 @@ def test_all_is_everything_in_the_folder(tmp_path: Path, monkeypatch: pytest.Mon
 def test_what_is_left_out_is_counted(mine: Path):
     (benchmark,) = open_benchmarks(settings(mine))
     first = benchmark.clusters()[0]
-    kept, excluded = choose_items(benchmark, settings(mine, limit=2), {first})
-    assert excluded == {SEEN: 2, NOT_SAMPLED: 6} and len(kept) == 4
-    assert first not in kept.clusters()
-    assert choose_items(benchmark, settings(mine, limit=50), set()) == (benchmark, {})
+    chosen = choose_items(benchmark, settings(mine, limit=2), {first})
+    assert chosen.excluded == {SEEN: 2, NOT_SAMPLED: 6} and len(chosen.benchmark) == 4
+    assert first not in chosen.benchmark.clusters()
+    everything = choose_items(benchmark, settings(mine, limit=50))
+    assert everything.benchmark is benchmark and everything.excluded == {}
 
 
 def test_seen_prompts_come_from_data_and_from_features_but_not_their_test_split(
@@ -87,7 +88,12 @@ def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.parametrize(
     ("change", "said"),
-    [({"benchmark": ()}, "names nothing"), ({"limit": 0}, "limit is 0"), ({"resamples": 10}, "resamples is 10")],
+    [
+        ({"benchmark": ()}, "names nothing"),
+        ({"limit": 0}, "limit is 0"),
+        ({"resamples": 10}, "resamples is 10"),
+        ({"training_items": "count"}, "training_items is 'count'; it must be one of skip, label"),
+    ],
 )
 def test_settings_out_of_range(change: dict[str, object], said: str):
     with pytest.raises(ConfigError, match=said):

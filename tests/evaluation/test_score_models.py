@@ -289,7 +289,7 @@ def test_names_on_the_hub_are_asked_for(monkeypatch: pytest.MonkeyPatch):
     ],
 )
 def test_names_are_as_short_as_they_can_be(names, expected):
-    assert list(models._short_names(names).values()) == expected
+    assert list(models.short_names(names).values()) == expected
 
 
 def test_any_function_of_prompt_and_response_is_a_scorer():

@@ -155,9 +155,9 @@ def test_csv_has_every_number() -> None:
     rows = list(csv.reader(io.StringIO(details(evaluation, "csv"))))
     assert tuple(rows[0]) == COLUMNS
     assert rows[1] == ["made", "overall", "overall", "my_rm", "0.712", *map(repr, (0.712 - 0.05, 0.712 + 0.05)), "0.75",
-                       *[""] * 10, "1200", "900"]  # fmt: skip
+                       *[""] * 10, "1200", "900", "0"]  # fmt: skip
     assert rows[2] == ["made", "overall", "overall", "new", "0.75", "0.7", "0.8", "0.75", "0.038", "0.018",
-                       repr(0.038 + 0.02), "0.04", "0.08", *[""] * 5, "1200", "900"]  # fmt: skip
+                       repr(0.038 + 0.02), "0.04", "0.08", *[""] * 5, "1200", "900", "0"]  # fmt: skip
     assert [row[1:4] for row in rows[3:]] == [
         ["a|b", "subset", "my_rm"], ["a|b", "subset", "new"], ["none", "subset", "my_rm"], ["none", "subset", "new"],
     ]  # fmt: skip

@@ -59,7 +59,7 @@ def test_every_row_comes_out_in_order_with_what_the_model_gives(model, tmp_path,
         model, save(tmp_path / f"in.{ending}", rows), out, on_progress=lambda *counts: seen.append(counts)
     )
     found = load(out)
-    assert list(found[0]) == [*rows[0], *MEASURES, "error"]
+    assert list(found[0]) == [*rows[0], *MEASURES, "fitted_on", "error"]
     assert [{name: str(row[name]) for name in rows[0]} for row in found] == [
         {name: str(value) for name, value in row.items()} for row in rows
     ]
@@ -81,10 +81,11 @@ def test_every_row_comes_out_in_order_with_what_the_model_gives(model, tmp_path,
     if ending == "parquet":
         schema = pq.read_schema(out)
         assert schema.field("reward").type == pa.float32() and schema.field("id").type == pa.int64()
+        assert schema.field("fitted_on").type == pa.bool_()
 
 
 def test_pairs_get_both_sides_and_a_probability(model, tmp_path, small_chunks):
-    rows = preference_rows(9)
+    rows = preference_rows(9, prompt="New question")
     ebm = EnergyRewardModel.from_pretrained(model)
     summary = ebrm.score_file(ebm, write_lines(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl")
     found = read_lines(tmp_path / "out.jsonl")

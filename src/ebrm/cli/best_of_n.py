@@ -11,6 +11,7 @@ from cyclopts import Parameter
 from ebrm.cli.common import at_least, out_folder, show_summary
 from ebrm.cli.console import Console
 from ebrm.cli.parser import Chosen, Command, Part
+from ebrm.evaluation import TrainingRule, check_training_rule
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class PoolConfig:
             reward, as `ebrm score` writes them, those of them that there are.
         gold: column with the worth of a response; higher is better.
         prompt_column: column that the responses to one prompt have in common. Unset: prompt_id, else prompt.
+        training_items: prompts that a model was fitted on, by the column fitted_on that `ebrm score` writes: `skip`
+            leaves them out and counts them; `label` keeps them, and calls the numbers those of training prompts.
         least: leave out prompts with fewer responses; curves end at the smallest pool that stays. Unset: as
             many as nine in ten prompts have.
         resamples: bootstrap resamples of the prompts.
@@ -33,11 +36,13 @@ class PoolConfig:
     reward: tuple[str, ...] = ()
     gold: str = "gold"
     prompt_column: str | None = None
+    training_items: TrainingRule = "skip"
     least: int | None = None
     resamples: int = 2000
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_training_rule(self.training_items)
         at_least(self, least=2, resamples=100, seed=0)
 
 
@@ -65,7 +70,7 @@ def best_of_n(
     from ebrm.metrics import Bootstrap
     from ebrm.report import selection_summary, write_selection
 
-    pools = read_pools(pool, settings.reward, settings.gold, settings.prompt_column)
+    pools = read_pools(pool, settings.reward, settings.gold, settings.prompt_column, settings.training_items)
     selection = select(pools, settings.least, bootstrap=Bootstrap(settings.resamples, seed=settings.seed))
     write_selection(out, selection, settings.gold, {"pool": Path(pool).name})
     show_summary(console, selection_summary(selection, settings.gold))

@@ -37,7 +37,8 @@ class CompareConfig:
         save: folder for the heads that are compared, a model in a folder of its head's name for each; it must not exist
             yet, or be empty. Unset: they are not kept.
         pool: a benchmark by name or file whose prompts have several graded responses: gold of the best of n is
-            measured on it. The features' reward model reads it, once.
+            measured on it. The features' reward model reads it, once. Prompts that the heads are fitted on are left out
+            and counted.
         data: folder with benchmarks by name. Unset: EBRM_DATA if it is set, else the Hub.
         limit: sample so many prompts of the pool. Unset: all.
         cache: folder that keeps the reward model's reading of the pool. Unset: EBRM_CACHE if it is set, else ebrm in
@@ -111,8 +112,8 @@ def _pool(settings: CompareConfig, features: Features, reward_model: dict[str, A
 
     data = settings.data or os.environ.get("EBRM_DATA")
     about = BenchmarkConfig((settings.pool,), data, settings.limit, seed=settings.seed, cache=settings.cache)
-    benchmark, _ = choose_items(open_benchmark(settings.pool, Path(data) if data else None), about, frozenset())
-    return read_pool(features, benchmark, cache_folder(about), reward_model)
+    chosen = choose_items(open_benchmark(settings.pool, Path(data) if data else None), about)
+    return read_pool(features, chosen.benchmark, cache_folder(about), reward_model)
 
 
 def _parts(choice: Mapping[str, Any]) -> dict[str, Part]:

@@ -57,6 +57,7 @@ def model_facts(path: str, config: dict[str, Any]) -> list[tuple[str, str]]:
     if data:
         parts = " / ".join(f"{data.get(name, 0):,}" for name in ("train", "validation", "test"))
         facts.append(("pairs", f"{parts} (train / validation / test)"))
+        facts.append(("prompts fitted on", _number(data.get("prompts_fitted_on", "not known"))))
     if conflicts:
         total = sum(conflicts[name] for name in ("kept", "dropped", "tied"))
         if conflicts["used"]:

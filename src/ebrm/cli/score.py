@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -68,10 +68,21 @@ def score(
         ("mean std", f"{found['mean_std']:.4g}"),
         ("mean change", f"{found['mean_abs_delta']:.4g} up or down"),
     ]
-    if "accuracy" in found:
-        facts.append(("chosen first", f"{found['accuracy']:.1%} (base {found['base_accuracy']:.1%})"))
+    facts.append(("prompts fitted on", fitted_words(found)))
+    for name, words in (("", "chosen first"), ("training_", "training pairs")):
+        if found.get(f"{name}accuracy") is not None:
+            share = f"{found[f'{name}accuracy']:.1%} (base {found[f'{name}base_accuracy']:.1%})"
+            facts.append((words, f"chosen first {share}, which says nothing of others" if name else share))
     console.facts([*facts, ("written", out)])
     console.result({"out": out, **found})
+
+
+def fitted_words(found: dict[str, Any]) -> str:
+    """How many rows have prompts that the model was fitted on."""
+    count = found["fitted_on"]
+    if count is None:
+        return "not known (the model does not say, or the rows' prompts have no ids to compare)"
+    return f"those of {count:,} of {found['rows']:,} rows" if count else "none of them"
 
 
 # What a stored model leaves open: where and how fast its reward model runs, and where to find it.

@@ -51,7 +51,7 @@ def run(out: str | Path) -> Demonstration:
     layers = BackboneIdentity.from_dict(features.manifest["backbone"]).layers
     backbone = load_backbone(BackboneConfig(backbone="demo"), TextConfig(truncation="drop"), blocks=layers)
     fitted = fit(features)
-    model = EnergyRewardModel(fitted.model.head, fitted.model.record, backbone)
+    model = EnergyRewardModel(fitted.model.head, fitted.model.record, backbone, prompts=fitted.model.prompts)
     started = time.monotonic()
     live = tuple(score_live(model, entry["prompt"], entry["responses"]) for entry in read_json(_HERE / "live.json"))
     seconds = time.monotonic() - started

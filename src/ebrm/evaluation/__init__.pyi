@@ -13,6 +13,8 @@ from .comparison import SIGNIFICANT as SIGNIFICANT
 from .comparison import compare as compare
 from .comparison import evaluate_scores as evaluate_scores
 from .config import BenchmarkConfig as BenchmarkConfig
+from .config import TrainingRule as TrainingRule
+from .config import check_training_rule as check_training_rule
 from .fitted import FitEvaluation as FitEvaluation
 from .fitted import measure_fit as measure_fit
 from .head_benchmark import METHODS as METHODS
@@ -36,6 +38,7 @@ from .results import Regression as Regression
 from .results import ScoredBenchmark as ScoredBenchmark
 from .results import ScorerResult as ScorerResult
 from .results import Scores as Scores
+from .results import TrainingItems as TrainingItems
 from .results import apart as apart
 from .results import prompt_ids as prompt_ids
 from .run import Evaluated as Evaluated
@@ -49,3 +52,4 @@ from .score_models import score_function as score_function
 from .score_models import tokens_of as tokens_of
 from .seen_pairs import Memorization as Memorization
 from .seen_pairs import memorization as memorization
+from .training_items import FITTED_ON as FITTED_ON

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from ebrm.benchmarks import Floats, padded
 from ebrm.data import read_rows
-from ebrm.errors import DataError
+from ebrm.errors import DataError, setting
+from ebrm.evaluation.config import TrainingRule
 from ebrm.metrics import Bootstrap, MeanCurve, Peak, curve_peak, mean_curve
 from ebrm.optimize import best_of_n_gold, best_of_n_kl, tilt_to_kl
 
@@ -26,6 +27,9 @@ REWARDS = ("base_reward", "reward")
 PROMPTS = ("prompt_id", "prompt")
 _WORDS = {"true": 1.0, "false": 0.0}
 INCOMPLETE = "a response without one of the numbers"
+FITTED_PROMPT = "a model was fitted on it"
+#: Column that `ebrm score` writes beside its rewards, with the same prefix.
+_FITTED_ON = "fitted_on"
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +39,9 @@ class ResponsePools:
     reward: Mapping[str, Floats]  # name to rewards [q, m], NaN beyond a prompt's last response
     gold: Floats  # worth of the responses [q, m], NaN in the same places
     left_out: Mapping[str, int]  # reason to number of prompts left out
+    fitted_on: NDArray[np.bool_] | None = (
+        None  # whether a model was fitted on the prompt [q]; None: on none, or unknown
+    )
 
     @property
     def sizes(self) -> NDArray[np.int64]:
@@ -43,21 +50,33 @@ class ResponsePools:
 
     def take(self, rows: NDArray[Any]) -> ResponsePools:
         """The prompts at `rows` (a mask or places)."""
-        return ResponsePools({name: table[rows] for name, table in self.reward.items()}, self.gold[rows], self.left_out)
+        reward = {name: table[rows] for name, table in self.reward.items()}
+        return replace(
+            self,
+            reward=reward,
+            gold=self.gold[rows],
+            fitted_on=None if self.fitted_on is None else self.fitted_on[rows],
+        )
 
 
 def read_pools(
-    source: str, reward: Sequence[str] = (), gold: str = "gold", prompt_column: str | None = None
+    source: str,
+    reward: Sequence[str] = (),
+    gold: str = "gold",
+    prompt_column: str | None = None,
+    training_items: TrainingRule = "skip",
 ) -> ResponsePools:
     """Read pools from rows of responses: .jsonl, .json, .csv, .tsv or .parquet.
 
-    A prompt with a response that lacks a number (missing, empty or NaN) is left out whole and counted.
+    A prompt with a response that lacks a number (missing, empty or NaN) is left out whole and counted; so is one that a
+    model was fitted on, by the column `fitted_on` that :func:`ebrm.score_file` writes beside its rewards.
 
     Args:
         source: the file.
         reward: columns with rewards, in the order shown; none: those of `REWARDS` that there are.
         gold: column with the worth of a response, in any unit; true and false are 1 and 0.
         prompt_column: column that rows of one prompt share, of any type; None: the first of `PROMPTS`.
+        training_items: prompts that a model was fitted on: "skip" leaves them out, "label" keeps them.
 
     Raises:
         DataError: no rows, a missing column, a cell that is no finite number, or no prompt left.
@@ -66,6 +85,7 @@ def read_pools(
     key = prompt_column
     numbers: dict[str, int] = {}
     pools: list[list[list[float]]] = []  # by prompt and response: gold, then the rewards
+    fitted: set[int] = set()  # numbers of the prompts that a model was fitted on
     for where, row in read_rows(source):
         if key is None:
             key = next((name for name in PROMPTS if name in row), PROMPTS[0])
@@ -84,6 +104,11 @@ def read_pools(
         if place == len(pools):
             pools.append([])
         pools[place].append(values)
+        beside = (
+            name.removesuffix("reward").removesuffix("base_") + _FITTED_ON for name in names if name.endswith("reward")
+        )
+        if any(str(row.get(name)).strip().lower() in ("true", "1") for name in beside):
+            fitted.add(place)
     if not pools:
         raise DataError(f"{source} holds no rows. Give a file with one row a response.")
     whole = [pool for pool in pools if np.isfinite(np.array(pool)).all()]
@@ -92,10 +117,21 @@ def read_pools(
             f"Each of the {len(pools):,} prompts in {source} has a response without one of "
             f"{', '.join((gold, *names))}. Prompts count whole: fill in the numbers, or leave those responses out."
         )
+    on = np.array([number in fitted for number, pool in enumerate(pools) if np.isfinite(np.array(pool)).all()])
     tables = [padded([[response[k] for response in pool] for pool in whole]) for k in range(1 + len(names))]
     incomplete = len(pools) - len(whole)
     left_out = {INCOMPLETE: incomplete} if incomplete else {}
-    return ResponsePools(dict(zip(names, tables[1:], strict=True)), tables[0], left_out)
+    found = ResponsePools(dict(zip(names, tables[1:], strict=True)), tables[0], left_out, on if on.any() else None)
+    if training_items == "label" or not on.any():
+        return found
+    if on.all():
+        raise DataError(
+            f"A model was fitted on each of the {len(on):,} prompts in {source} (column {_FITTED_ON!r}), so that they "
+            "cannot say what its rewards are worth on others. Give a pool with other prompts, or count these under the "
+            f"name of training prompts with {setting('training_items', 'label')}."
+        )
+    left_out[FITTED_PROMPT] = int(on.sum())
+    return replace(found.take(~on), left_out=left_out, fitted_on=None)
 
 
 def _number(value: Any, column: str, where: str) -> float:
@@ -147,6 +183,7 @@ class Selection:
         prompts, responses: how many there are in the curves.
         left_out: reason to number of prompts that are in no curve.
         bootstrap: of the intervals.
+        training_prompts: prompts in the curves that a model was fitted on.
     """
 
     along: Mapping[str, Mapping[Axis, Along]]
@@ -155,6 +192,7 @@ class Selection:
     responses: int
     left_out: Mapping[str, int]
     bootstrap: Bootstrap
+    training_prompts: int = 0
 
     @property
     def random(self) -> tuple[float, float, float]:
@@ -168,6 +206,7 @@ class Selection:
             "prompts": self.prompts,
             "responses": self.responses,
             "left_out": dict(self.left_out),
+            "training_prompts": self.training_prompts,
             **asdict(self.bootstrap),
             "random": _plain(np.array(self.random)),
             "oracle": {axis: _curve(curve) for axis, curve in self.oracle.items()},
@@ -237,7 +276,8 @@ def select(pools: ResponsePools, least: int | None = None, *, bootstrap: Bootstr
     oracle = {
         axis: mean_curve(curve, bootstrap=bootstrap) for axis, curve in gold_curves(kept.gold, kept.gold, axes).items()
     }
-    return Selection(along, oracle, len(kept.gold), int(kept.sizes.sum()), left_out, bootstrap)
+    training = 0 if kept.fitted_on is None else int(kept.fitted_on.sum())
+    return Selection(along, oracle, len(kept.gold), int(kept.sizes.sum()), left_out, bootstrap, training)
 
 
 def _along(axis: Axis, found: Along) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from ebrm.evaluation.results import (
     ScoredBenchmark,
     ScorerResult,
     Scores,
+    TrainingItems,
     common_items,
     official_values,
 )
@@ -45,6 +46,7 @@ def compare(
     bootstrap: Bootstrap = Bootstrap(),
     permutations: int = PERMUTATIONS,
     excluded: Mapping[str, int] | None = None,
+    training: TrainingItems | None = None,
 ) -> BenchmarkResult:
     """Compare scorers on one benchmark, on the items that all of them could score, whatever their order.
 
@@ -55,6 +57,7 @@ def compare(
         bootstrap: of the intervals, over prompts; its seed is that of permutations and drawn pairs too.
         permutations: random patterns of each permutation test.
         excluded: reason to number of items left out before scoring; passed on.
+        training: items with prompts that models were fitted on; passed on.
 
     Returns:
         The result, with `p_holm` of the overall scores corrected over the scorers alone (`evaluate_scores`: over all
@@ -88,7 +91,7 @@ def compare(
         items=len(common.benchmark), prompts=len(np.unique(common.cluster)),
         excluded=dict(excluded or {}), unscored=common.unscored, unscored_items=common.unscored_items,
         scorers={name: replace(standing[name], **vars(measures[name])) for name in names},
-        regressions=tuple(regression for found in regressions for regression in found),
+        regressions=tuple(regression for found in regressions for regression in found), training=training,
     )  # fmt: skip
 
 
@@ -132,7 +135,10 @@ def evaluate_scores(
         if list(found.items()) != list(bases[0].items()):
             raise ValueError(f"{one.benchmark.name} was scored by {found}, {scored[0].benchmark.name} by {bases[0]}")
     statistics: dict[str, Any] = {"bootstrap": bootstrap, "permutations": permutations}
-    results = [compare(one.benchmark, one.scorers, reference, excluded=one.excluded, **statistics) for one in scored]
+    results = [
+        compare(one.benchmark, one.scorers, reference, excluded=one.excluded, training=one.training, **statistics)
+        for one in scored
+    ]
     return Evaluation(
         benchmarks=_correct_overall(results),
         bases=bases[0],

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from ebrm.errors import ConfigError
+
+#: Items whose prompts a model was fitted on: left out, or counted under the name of training pairs.
+TrainingRule = Literal["skip", "label"]
 
 
 @dataclass(frozen=True)
@@ -19,6 +23,8 @@ class BenchmarkConfig:
         limit: sample so many prompts of each benchmark. Unset: all of them.
         seen: preference data or features folders that the models were trained on: items with a prompt of theirs are
             left out and counted. Rows of a `test` split do not count as seen.
+        training_items: items with prompts that one of the models was fitted on: `skip` leaves them out for all models
+            and counts them; `label` keeps them, and calls the numbers "training pairs".
         reference: the scorer that differences are taken to, by its name. Unset: the first reward model.
         resamples: bootstrap resamples of the prompts.
         permutations: random sign flips of the permutation test, where not all can be tried.
@@ -30,6 +36,7 @@ class BenchmarkConfig:
     data: str | None = None
     limit: int | None = None
     seen: tuple[str, ...] = ()
+    training_items: TrainingRule = "skip"
     reference: str | None = None
     resamples: int = 2000
     permutations: int = 9999
@@ -39,7 +46,14 @@ class BenchmarkConfig:
     def __post_init__(self) -> None:
         if not self.benchmark or not all(name.strip() for name in self.benchmark):
             raise ConfigError("benchmark names nothing to evaluate on; name benchmarks or files, or `all`.")
+        check_training_rule(self.training_items)
         for name, least in (("limit", 1), ("resamples", 100), ("permutations", 99), ("seed", 0)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ConfigError(f"{name} is {value}; it must be at least {least}.")
+
+
+def check_training_rule(rule: str) -> None:
+    """ConfigError for any other value of `training_items`."""
+    if rule not in get_args(TrainingRule):
+        raise ConfigError(f"training_items is {rule!r}; it must be one of {', '.join(get_args(TrainingRule))}.")

@@ -36,7 +36,7 @@ from ebrm.errors import ConfigError, DataError
 from ebrm.evaluation.best_of_n import ResponsePools, select
 from ebrm.evaluation.score_models import ReadPool, tokens_of
 from ebrm.features import Features, open_features
-from ebrm.fitting import prepare_fit
+from ebrm.fitting import PreparedFit, prepare_fit
 from ebrm.groups import Groups
 from ebrm.heads import HEADS, ClosedFormHead, FitConfig, FittedHead, GaussianHead, HeadConfig, RewardHead, fit_head
 from ebrm.metrics import Bootstrap, Estimate, calibration, paired_accuracy
@@ -350,7 +350,8 @@ def compare_heads(
         heads: configs by kind, in place of the defaults; those of "silu" are for ensembles too.
         config: how pairs are divided, filtered and weighted, and the seed.
         members: two-layer heads in an ensemble; they differ in their seed.
-        pool: responses with gold (:func:`read_pool`), if best-of-n is to be measured.
+        pool: responses with gold (:func:`read_pool`), if best-of-n is to be measured; prompts that the heads are
+            fitted on are left out and counted.
         bootstrap: of the intervals, over prompts.
         device: where heads are fitted.
         save: folder that gets a folder for each head among the methods, as `ebrm.fit(...).save` writes it.
@@ -370,6 +371,8 @@ def compare_heads(
         )
     validation = fit.pairs.select(fit.splits.validation)
     benchmark = HeadBenchmark(opened, fit.train, validation, members, heads or {}, config, device)
+    if pool is not None:
+        pool = _unseen(pool, fit)
     comparison, fitted = measure_methods(names, benchmark, test, pool=pool, bootstrap=bootstrap)
     saved = []
     if save is not None:
@@ -378,6 +381,22 @@ def compare_heads(
                 fit.result(method.fitted).save(Path(save) / name)
                 saved.append(name)
     return replace(comparison, saved=tuple(saved))
+
+
+#: Why prompts of a pool are left out.
+IN_TRAINING = "prompt that the heads are fitted on"
+
+
+def _unseen(pool: ReadPool, fit: PreparedFit) -> ReadPool:
+    """The pool without prompts that the heads are fitted on or chosen by."""
+    used = np.concatenate([fit.splits.train, fit.splits.validation])
+    kept = pool.without(set(fit.pairs.prompt_id[used].tolist()), IN_TRAINING)
+    if len(kept.gold):
+        return kept
+    raise DataError(
+        f"Every prompt of the pool ({len(pool.gold):,}) is one of those that the heads are fitted on, so that gold "
+        "would be that of training prompts. Give a pool with other prompts, or leave it out."
+    )
 
 
 def measure_methods(

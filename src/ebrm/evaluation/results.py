@@ -13,6 +13,7 @@ from scipy.special import expit
 from ebrm.benchmarks import Benchmark, Floats, Integers, Item, Score, Ties
 from ebrm.data import prompt_id
 from ebrm.errors import ConfigError, DataError
+from ebrm.evaluation.config import TrainingRule
 from ebrm.metrics import Bootstrap, Calibration, Estimate, RiskCoverage
 
 
@@ -89,6 +90,37 @@ class Regression:
 
 
 @dataclass(frozen=True)
+class TrainingItems:
+    """How many items of a benchmark have prompts that models were fitted on.
+
+    Attributes:
+        items: items looked at.
+        fitted: those with a prompt that one of the models or several were fitted on.
+        of: the same for each model that knows its prompts, by its name.
+        unknown: names of the models that do not know which prompts they were fitted on.
+        rule: what became of them.
+    """
+
+    items: int
+    fitted: int
+    of: Mapping[str, int]
+    unknown: tuple[str, ...]
+    rule: TrainingRule
+
+    def sentence(self) -> str | None:
+        """What a reader of the numbers has to know; None where no prompt was fitted on."""
+        if not self.fitted:
+            return None
+        counts = {name: count for name, count in self.of.items() if count}
+        by = " or ".join(name if len(counts) == 1 else f"{name} ({count:,})" for name, count in counts.items())
+        have = "items have prompts" if self.items != 1 else "item has a prompt"
+        told = f"{self.fitted:,} of {self.items:,} {have} that {by} was fitted on"
+        if self.rule == "skip":
+            return f"{told}; left out for all."
+        return f"{told}: training pairs, so that the numbers do not say how good its rewards are on other prompts."
+
+
+@dataclass(frozen=True)
 class BenchmarkResult:
     """All scorers on one benchmark, on the items that all of them could score.
 
@@ -103,6 +135,7 @@ class BenchmarkResult:
         unscored_items: ids of those items.
         scorers: scorer name to its result, in the order of the evaluation.
         regressions: the worst, at most six a refined scorer.
+        training: items with prompts that models were fitted on; None where nobody looked.
     """
 
     name: str
@@ -118,6 +151,7 @@ class BenchmarkResult:
     unscored_items: tuple[str, ...]
     scorers: Mapping[str, ScorerResult]
     regressions: tuple[Regression, ...] = ()
+    training: TrainingItems | None = None
 
 
 @dataclass(frozen=True)
@@ -210,11 +244,13 @@ class ScoredBenchmark:
         benchmark: all items that were to be scored.
         scorers: in the order of the tables; rewards [n, r] like `benchmark.gold()`.
         excluded: reason to number of items left out before scoring.
+        training: items with prompts that models were fitted on; None where nobody looked.
     """
 
     benchmark: Benchmark
     scorers: Sequence[Scores]
     excluded: Mapping[str, int] = field(default_factory=dict)
+    training: TrainingItems | None = None
 
 
 @dataclass(frozen=True, eq=False)

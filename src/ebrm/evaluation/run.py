@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ebrm.benchmarks import Benchmark, available, open_benchmark, sample_prompts
@@ -16,10 +17,12 @@ from ebrm.errors import ConfigError
 from ebrm.evaluation.comparison import evaluate_scores
 from ebrm.evaluation.config import BenchmarkConfig
 from ebrm.evaluation.fitted import versions
-from ebrm.evaluation.results import Evaluation, ScoredBenchmark
-from ebrm.evaluation.score_models import BenchmarkTexts, RewardModel, open_models
+from ebrm.evaluation.results import Evaluation, ScoredBenchmark, TrainingItems
+from ebrm.evaluation.score_models import BenchmarkTexts, RewardModel, open_energies, open_models, short_names
+from ebrm.evaluation.training_items import FITTED_ON, find_training_items
 from ebrm.features import MANIFEST, FeatureConfig, open_features
 from ebrm.metrics import Bootstrap
+from ebrm.model import EnergyRewardModel
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +50,8 @@ def evaluate(
 ) -> Evaluated:
     """Evaluate models on benchmarks, with intervals and significance tests of their differences.
 
-    Base and refined rewards come from the same reading of the texts, which is cached.
+    Base and refined rewards come from the same reading of the texts, which is cached. Items with prompts that one of
+    the models was fitted on are left out for all (`BenchmarkConfig.training_items`) and counted.
 
     Args:
         models: models that `ebrm.fit` made or reward models (folder or Hub name), or features folders; one or more.
@@ -83,9 +87,10 @@ def evaluate(
         seconds[stage] = seconds.get(stage, 0.0) + now - started
         started = now
 
-    seen = seen_prompts(config.seen)
-    chosen = [choose_items(benchmark, config, seen) for benchmark in open_benchmarks(config)]
-    texts = [BenchmarkTexts.of(benchmark) for benchmark, _ in chosen]
+    seen, energies, called = seen_prompts(config.seen), open_energies(names), short_names(names)
+    fitted = {called[name]: energy for name, energy in energies.items()}
+    chosen = [choose_items(benchmark, config, seen, fitted) for benchmark in open_benchmarks(config)]
+    texts = [BenchmarkTexts.of(one.benchmark) for one in chosen]
     lap("benchmarks")
     count = 0
 
@@ -93,12 +98,12 @@ def evaluate(
         nonlocal count
         count += model.read(texts, features)
 
-    opened = open_models(names, cache_folder(config), dict(backbone or {}), text, read)
+    opened = open_models(names, cache_folder(config), dict(backbone or {}), text, read, energies)
     lap("reading")
     scored = []
-    for benchmark, (chosen_benchmark, excluded) in zip(texts, chosen, strict=True):
+    for benchmark, one in zip(texts, chosen, strict=True):
         scores = [score for model in opened for score in model.scores(benchmark)]
-        scored.append(ScoredBenchmark(chosen_benchmark, scores, excluded))
+        scored.append(ScoredBenchmark(one.benchmark, scores, one.excluded, one.training))
     lap("refining")
     about = {model.name: model.about for model in opened}
     for model in opened:
@@ -130,22 +135,42 @@ def open_benchmarks(settings: BenchmarkConfig) -> list[Benchmark]:
     return [open_benchmark(name, data) for name in dict.fromkeys(names)]
 
 
+@dataclass(frozen=True)
+class ChosenItems:
+    """The items of a benchmark that are to be scored, and how many were left out by reason."""
+
+    benchmark: Benchmark
+    excluded: dict[str, int]
+    training: TrainingItems
+
+
 def choose_items(
-    benchmark: Benchmark, settings: BenchmarkConfig, seen: frozenset[str] | set[str]
-) -> tuple[Benchmark, dict[str, int]]:
-    """Leave out items whose prompt was seen in training, then sample prompts; and how many items each left out."""
+    benchmark: Benchmark,
+    settings: BenchmarkConfig,
+    seen: frozenset[str] | set[str] = frozenset(),
+    models: Mapping[str, EnergyRewardModel] = MappingProxyType({}),
+) -> ChosenItems:
+    """Leave out items whose prompt was seen in training or fitted on by one of the models, then sample prompts.
+
+    Raises:
+        DataError: the models were fitted on the prompts of all items.
+    """
     excluded = {}
     if seen:
         index = [place for place, item in enumerate(benchmark.items) if prompt_id(item.prompt) not in seen]
         if len(index) < len(benchmark):
             excluded[SEEN] = len(benchmark) - len(index)
             benchmark = benchmark.take(index)
+    before = len(benchmark)
+    benchmark, training = find_training_items(benchmark, models, settings.training_items)
+    if len(benchmark) < before:
+        excluded[FITTED_ON] = before - len(benchmark)
     if settings.limit is not None:
         sampled = sample_prompts(benchmark, settings.limit, settings.seed)
         if len(sampled) < len(benchmark):
             excluded[NOT_SAMPLED] = len(benchmark) - len(sampled)
             benchmark = sampled
-    return benchmark, excluded
+    return ChosenItems(benchmark, excluded, training)
 
 
 def seen_prompts(sources: Sequence[str]) -> set[str]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from ebrm.benchmarks import Benchmark, Floats, Integers, padded
 from ebrm.data import TextConfig, prompt_id
 from ebrm.errors import DataError, EBRMError, FeaturesError, ModelError
 from ebrm.evaluation.cache import ReadTexts, RefinedTexts, TextCache
-from ebrm.evaluation.results import Scores
+from ebrm.evaluation.results import Scores, prompt_ids
 from ebrm.features import MANIFEST, FeatureConfig, Features, Text, open_features, read_items
 from ebrm.model import EnergyRewardModel
 
@@ -129,18 +130,18 @@ def open_models(
     reward_model: dict[str, Any],
     text: TextConfig,
     read: Callable[[RewardModel], Any],
+    energies: Mapping[str, EnergyRewardModel] | None = None,
 ) -> list[RewardModel]:
     """Open models by name: one entry a reward model, in the order of `names`, each with the energy models on it.
 
     A features folder also serves the other models on the same reward model and text rule: what it holds is not read
     again. Reward models, with the settings `reward_model`, are in memory one at a time; `read` reads with each.
+    `energies`: what `open_energies` gives, where that was called before.
     """
     names = list(dict.fromkeys(names))
-    folders = {name: open_features(name) for name in names if (Path(name) / MANIFEST).is_file()}
-    energies = {
-        name: EnergyRewardModel.from_pretrained(name) for name in names if name not in folders and _is_energy(name)
-    }
-    called = _short_names(names)
+    folders = {name: open_features(name) for name in names if _is_features(name)}
+    energies = open_energies(names) if energies is None else energies
+    called = short_names(names)
     groups: dict[Any, RewardModel] = {}
     opened: dict[str, RewardModel] = {}
 
@@ -181,7 +182,7 @@ def open_models(
     models = list({id(opened[name]): opened[name] for name in names}.values())
     for model in models:
         read(model)
-    short = _short_names([model.name for model in models])
+    short = short_names([model.name for model in models])
     refined = {name for model in models for name in model.energies}
     taken = set(refined)
     for model in models:
@@ -191,6 +192,16 @@ def open_models(
         model.name = next(other for other in itertools.chain([name], names_like_it) if other not in taken)
         taken.add(model.name)
     return models
+
+
+def open_energies(names: Sequence[str]) -> dict[str, EnergyRewardModel]:
+    """The fitted models among `names`, by name, without their reward models."""
+    found = [name for name in dict.fromkeys(names) if not _is_features(name) and _is_energy(name)]
+    return {name: EnergyRewardModel.from_pretrained(name) for name in found}
+
+
+def _is_features(name: str) -> bool:
+    return (Path(name) / MANIFEST).is_file()
 
 
 def score_function(
@@ -262,7 +273,7 @@ def _fits(part: Features, identity: dict[str, Any], rule: dict[str, Any] | None)
     return True
 
 
-def _short_names(names: Sequence[str]) -> dict[str, str]:
+def short_names(names: Sequence[str]) -> dict[str, str]:
     """The shortest ends of paths that still differ and are no common folder names."""
     parts = {name: [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")] for name in names}
     short = {}
@@ -290,11 +301,25 @@ class ReadPool:
     gold: Floats  # worth of the responses [q, m], NaN beyond a prompt's last
     left_out: dict[str, int]  # reason to number of prompts left out
     count: int  # texts that had to be read
+    prompt_id: tuple[str, ...] = ()  # of the q prompts, where they are known
 
     @property
     def prompt(self) -> Tensor:
         """The prompt of each response [n]."""
         return torch.from_numpy(np.nonzero(np.isfinite(self.gold))[0])
+
+    def without(self, prompts: AbstractSet[str], reason: str) -> ReadPool:
+        """The pool without the prompts of these ids, counted under `reason`; the pool itself if it has none of them."""
+        gone = np.array([name in prompts for name in self.prompt_id], dtype=bool)
+        if not gone.any():
+            return self
+        rows = torch.from_numpy(~gone)[self.prompt]
+        kept = tuple(name for name in self.prompt_id if name not in prompts)
+        gold = self.gold[~gone]
+        return ReadPool(
+            self.embedding[rows], self.base[rows], self.length[rows], gold[:, np.isfinite(gold).any(axis=0)],
+            self.left_out | {reason: int(gone.sum())}, self.count, kept,
+        )  # fmt: skip
 
     def table(self, values: Tensor) -> Floats:
         """Values of the responses [n] as a table [q, m], NaN beyond a prompt's last response."""
@@ -334,10 +359,11 @@ def read_pool(features: Features, benchmark: Benchmark, cache: Path, reward_mode
         raise DataError(f"The reward model can read no prompt of {benchmark.title} with all its responses.")
     rows = rows[np.repeat(whole, sizes)]
     left_out = {} if whole.all() else {NOT_READ: int((~whole).sum())}
-    gold = benchmark.take(np.flatnonzero(whole)).gold()
+    kept_items = benchmark.take(np.flatnonzero(whole))
     return ReadPool(
-        _gather(kept, rows), torch.from_numpy(kept.reward[rows]).float(), _lengths(kept, rows), gold, left_out, count
-    )
+        _gather(kept, rows), torch.from_numpy(kept.reward[rows]).float(), _lengths(kept, rows), kept_items.gold(),
+        left_out, count, tuple(prompt_ids(kept_items.items)),
+    )  # fmt: skip
 
 
 def tokens_of(features: Features) -> NDArray[np.int64] | None:

@@ -323,7 +323,7 @@ class EBRMForSequenceClassification(PreTrainedModel):
         hub = {key: kwargs.pop(key) for key in ("repo_id", "commit_message", "private", "create_pr") if key in kwargs}
         folder = Path(save_directory)
         if kwargs.get("is_main_process", True):
-            for key, value in write_energy(folder, self.energy.head.state_dict()).items():
+            for key, value in write_energy(folder, self.energy.tensors()).items():
                 setattr(self.config, key, value)
             write_card(folder, self.config.record(), standalone=True)
         super().save_pretrained(save_directory, **kwargs)
@@ -438,7 +438,7 @@ def export(model: EnergyRewardModel, out: str | Path, standalone: bool = False) 
             with quiet():
                 wrapped.save_pretrained(partial)
         else:
-            write_model(partial, model.written(), model.head.state_dict(), own_tokenizer=True)
+            write_model(partial, model.written(), model.tensors(), own_tokenizer=True)
         tokenizer.save_pretrained(partial)
         for path in partial.iterdir():
             with open(path, "rb") as handle:

@@ -17,7 +17,7 @@ from ebrm.metrics import Estimate
 from ebrm.report import figures
 from ebrm.report.figures import ForestRow, PanelKind
 from ebrm.report.page import FEW_PROMPTS, number, render
-from ebrm.report.tables import ABSTENTION, CALIBRATION, FLIPS, ORDER, PAIRS, Column, known_metrics
+from ebrm.report.tables import ABSTENTION, CALIBRATION, FLIPS, ORDER, PAIRS, Column, known_metrics, training_notes
 from ebrm.report.words import name_in_text
 from ebrm.utils.files import write_text
 
@@ -91,6 +91,7 @@ def benchmark_page(evaluation: Evaluation, *, notes: Sequence[str] = ()) -> str:
         bootstrap=evaluation.bootstrap,
         significant=SIGNIFICANT,
         few_prompts=FEW_PROMPTS,
+        training=training_notes(evaluation.benchmarks),
         few=any(prompts < FEW_PROMPTS for b in evaluation.benchmarks for _, prompts in b.counts.values()),
         compared=compared,
         refined=refined,

@@ -116,7 +116,8 @@ def plain(value: Any) -> Any:
 
 
 def _benchmark(result: BenchmarkResult) -> dict[str, Any]:
-    whole = ("name", "title", "origin", "notes", "items", "prompts", "excluded", "unscored", "unscored_items")
+    whole = ("name", "title", "origin", "notes", "items", "prompts", "excluded", "training", "unscored",
+             "unscored_items")  # fmt: skip
     return {
         **{name: plain(getattr(result, name)) for name in whole},
         "scores": [

@@ -15,7 +15,7 @@ from ebrm.report.tables import Table, left_out, markdown
 from ebrm.report.words import count, decimal, interval, p_number
 from ebrm.utils.files import write_json, write_text
 
-_CURVES = ("reward", "axis", "x", "gold", "low", "high", "gain", "gain_low", "gain_high", "prompts")
+_CURVES = ("reward", "axis", "x", "gold", "low", "high", "gain", "gain_low", "gain_high", "prompts", "training_prompts")
 
 
 def scores_summary(evaluation: Evaluation) -> tuple[Table, list[str]]:
@@ -90,7 +90,14 @@ def selection_summary(selection: Selection, gold: str = "gold") -> tuple[Table, 
         f"{count(selection.prompts, 'prompt')}."
     )
     notes += [f"Left out: {count(number, 'prompt')} ({reason})." for reason, number in selection.left_out.items()]
-    return Table(f"{gold} of the best of n", head, body), notes
+    caption = f"{gold} of the best of n"
+    if selection.training_prompts:
+        share = f"training prompts: {selection.training_prompts:,} of {selection.prompts:,}"
+        caption = f"{caption} ({share})"
+        notes.append(
+            f"{share[0].upper()}{share[1:]} were fitted on; the numbers do not say what rewards are worth on others."
+        )
+    return Table(caption, head, body), notes
 
 
 def write_comparison(
@@ -106,7 +113,8 @@ def write_selection(
     folder: Path, selection: Selection, gold: str = "gold", more: Mapping[str, Any] | None = None
 ) -> None:
     """Write `curves.png`, all points of all curves as `curves.csv`, and `results.json` (the selection and `more`)."""
-    write_selection_figure(folder / "curves.png", selection, gold)
+    shown = f"{gold} (training prompts)" if selection.training_prompts else gold
+    write_selection_figure(folder / "curves.png", selection, shown)
     handle = io.StringIO()
     writer = csv.writer(handle, lineterminator="\n")
     writer.writerow(_CURVES)
@@ -116,7 +124,7 @@ def write_selection(
                 curves = [curve for curve in (along.gold, along.gain) if curve is not None]
                 numbers = [f"{end[at]:.6g}" for curve in curves for end in (curve.value, curve.low, curve.high)]
                 numbers += [""] * (6 - len(numbers))
-                writer.writerow([name, axis, f"{x:.6g}", *numbers, selection.prompts])
+                writer.writerow([name, axis, f"{x:.6g}", *numbers, selection.prompts, selection.training_prompts])
     write_text(folder / "curves.csv", handle.getvalue())
     write_json(folder / "results.json", {**(more or {}), "gold": gold, **selection.to_dict()})
 

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 from ebrm.benchmarks import Score
 from ebrm.errors import ConfigError
-from ebrm.evaluation import MOST_RESAMPLES, SIGNIFICANT, BenchmarkResult, Evaluation, apart
+from ebrm.evaluation import FITTED_ON, MOST_RESAMPLES, SIGNIFICANT, BenchmarkResult, Evaluation, apart
 from ebrm.metrics import Estimate
 from ebrm.report.words import clean, count, decimal, interval, p_value, percent
 
@@ -23,6 +23,7 @@ FORMATS: tuple[Format, ...] = ("markdown", "csv")
 COLUMNS = (
     "benchmark", "score", "kind", "scorer", "value", "low", "high", "shared", "difference", "difference_low",
     "difference_high", "p", "p_holm", "gain", "gain_low", "gain_high", "p_gain", "p_gain_holm", "items", "prompts",
+    "training_items",
 )  # fmt: skip
 
 
@@ -285,12 +286,25 @@ def _shared(results: Sequence[BenchmarkResult]) -> list[str]:
     ]
 
 
+def training_notes(results: Sequence[BenchmarkResult]) -> list[str]:
+    """What readers have to know of items with prompts that models were fitted on, by benchmark."""
+    looked = [(result.title, result.training) for result in results if result.training is not None]
+    lines = [f"{title}: {told}" for title, training in looked if (told := training.sentence()) is not None]
+    unknown = list(dict.fromkeys(name for _, training in looked for name in training.unknown))
+    if unknown:
+        lines.append(
+            f"Which prompts {' and '.join(unknown)} {'were' if len(unknown) > 1 else 'was'} fitted on is not known: "
+            "training pairs among the items, if there are any, count like others."
+        )
+    return lines
+
+
 def left_out(results: Sequence[BenchmarkResult]) -> list[str]:
-    """Items that are in no number, by benchmark and reason."""
-    lines = []
+    """Items that are in no number, by benchmark and reason, and training pairs that are in some."""
+    lines = training_notes(results)
     for result in results:
-        if result.excluded:
-            lines.append(f"{result.title}: left out before scoring: {_reasons(result.excluded)}.")
+        if excluded := {reason: n for reason, n in result.excluded.items() if reason != FITTED_ON}:
+            lines.append(f"{result.title}: left out before scoring: {_reasons(excluded)}.")
         if result.unscored_items:
             left = len(result.unscored_items)
             reasons = {name: _reasons(found) for name, found in result.unscored.items() if found}
@@ -309,6 +323,9 @@ def _reasons(numbers: Mapping[str, int]) -> str:
 
 
 def _rows(evaluation: Evaluation, result: BenchmarkResult, scores: Sequence[Score]) -> Iterator[list[str]]:
+    # Of the whole benchmark: a score may have fewer.
+    looked = result.training
+    training = looked.fitted if looked is not None and looked.rule == "label" else 0
     for score in scores:
         items, prompts = result.counts[score.name]
         for name in evaluation.bases:
@@ -318,7 +335,8 @@ def _rows(evaluation: Evaluation, result: BenchmarkResult, scores: Sequence[Scor
                 entry.value.value, entry.value.low, entry.value.high, entry.shared.value, change.value, change.low,
                 change.high, entry.p, entry.p_holm, gain.value, gain.low, gain.high, entry.p_gain, entry.p_gain_holm,
             )  # fmt: skip
-            yield [result.name, score.name, score.kind, name, *map(_number, numbers), str(items), str(prompts)]
+            counts = (items, prompts, training)
+            yield [result.name, score.name, score.kind, name, *map(_number, numbers), *map(str, counts)]
 
 
 def _number(value: float | None) -> str:

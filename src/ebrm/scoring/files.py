@@ -215,7 +215,13 @@ def _table(chunk: Chunk, added: Sequence[Row], columns: Sequence[str]) -> Any:
                 ) from None
         table = pa.table(arrays)
     for name, sample in added[0].items():
-        kind = pa.string() if name.endswith("error") else pa.int64() if isinstance(sample, int) else pa.float32()
+        kind = pa.float32()
+        if name.endswith("error"):
+            kind = pa.string()
+        elif name.endswith("fitted_on"):
+            kind = pa.bool_()
+        elif isinstance(sample, int):
+            kind = pa.int64()
         table = table.append_column(name, pa.array([row[name] for row in added], kind))
     return table
 

@@ -16,7 +16,7 @@ import torch
 
 from ebrm._version import __version__
 from ebrm.backbone import Reading
-from ebrm.data import EXAMPLES, BadRow, RowProblem, count_kinds
+from ebrm.data import EXAMPLES, BadRow, RowProblem, count_kinds, prompt_id
 from ebrm.errors import DataError, setting
 from ebrm.features import MANIFEST, open_features
 from ebrm.model import EnergyRewardModel
@@ -49,6 +49,7 @@ class _Source:
     prefixes: tuple[str, ...]  # of the added columns, one a side
     chunks: Callable[[], Iterator[Chunk]]
     read: Callable[[EnergyRewardModel, Chunk], tuple[Reading, list[BadRow | None]]]
+    fitted_on: Callable[[EnergyRewardModel, Chunk], Sequence[bool | None]]  # whether each row's prompt was fitted on
     bad: tuple[BadRow, ...] = ()  # the first rows that are seen to be bad without tokenizing
     kinds: Counter[str] = field(default_factory=Counter)
 
@@ -61,9 +62,10 @@ def score_file(
     """Write every row of a file with its refined reward, base reward and uncertainty, in the base RM's units.
 
     Rows keep their columns and order; added are `reward`, `base_reward`, `std`, `interval_low`, `interval_high`,
-    `log_density`, `delta` and `error`; of pairs for each side (`chosen_reward`, …), `p_chosen`, P(chosen better),
-    calibrated where the model has a calibration, and `confidence`, max(p_chosen, 1 - p_chosen). A run that was stopped
-    is continued and ends with the same bytes; a complete one gives its summary at once.
+    `log_density`, `delta`, `fitted_on` and `error`; of pairs for each side (`chosen_reward`, …), `p_chosen`, P(chosen
+    better), calibrated where the model has a calibration, and `confidence`, max(p_chosen, 1 - p_chosen). `fitted_on`
+    says whether the model was fitted on the row's prompt, None where it does not know. A run that was stopped is
+    continued and ends with the same bytes; a complete one gives its summary at once.
 
     Args:
         model: the model, or its folder or Hub name.
@@ -76,7 +78,10 @@ def score_file(
 
     Returns:
         `rows`, `scored`, `errors`, `mean_reward`, `mean_base_reward`, `mean_std`, `mean_abs_delta`; of pairs also
-        `accuracy`, `base_accuracy` (share with chosen above rejected), `mean_p_chosen` and `mean_confidence`.
+        `accuracy`, `base_accuracy` (share with chosen above rejected; None for none), `mean_p_chosen` and
+        `mean_confidence`, of the pairs with prompts that the model was not fitted on. `fitted_on`: number of rows with
+        prompts that it was fitted on, None where it does not know; of such pairs `training_accuracy` and
+        `training_base_accuracy`.
 
     Raises:
         DataError: rows that cannot be scored (`bad_rows="stop"`), a bad source, names that collide, or `out` taken.
@@ -101,6 +106,7 @@ def score_file(
     # What decides the bytes of the output. Not `bad_rows`: rows scored under stop are the same under mark.
     job = {
         "input": opened.fingerprint, "model": model.fingerprint(), "settings": sha256_json(dict(backbone or {})),
+        "prompts": None if model.prompts is None else sha256_json(model.prompts.fingerprints.tolist()),
         "columns": [list(opened.columns), dict(sorted(config.columns.items())), config.prefix],
         "chunk_rows": CHUNK_ROWS, "version": __version__,
     }  # fmt: skip
@@ -165,7 +171,8 @@ def _open_texts(path: Path, config: ScoreConfig) -> _Source:
         raise DataError(f"{path} holds no rows. Check that it is the file meant and is complete.")
     return _Source(
         str(path), f"{_ROWS[shape.kind]} a row", sha256_file(path), count, tuple(map(str, seen)), shape.prefixes,
-        lambda: read_chunks(path, CHUNK_ROWS), partial(_read_texts, shape), tuple(bad), kinds,
+        lambda: read_chunks(path, CHUNK_ROWS), partial(_read_texts, shape), partial(_texts_fitted_on, shape),
+        tuple(bad), kinds,
     )  # fmt: skip
 
 
@@ -181,6 +188,8 @@ def _open_pairs(path: Path, model: EnergyRewardModel) -> _Source:
         "split": pairs.split, "chosen_item": pairs.chosen.numpy(), "rejected_item": pairs.rejected.numpy(),
     }  # fmt: skip
 
+    fitted = model.fitted_on(pairs.prompt_id)  # of all at once: ids are of one kind
+
     def chunks() -> Iterator[Chunk]:
         for first in range(0, len(pairs), CHUNK_ROWS):
             block = range(first, min(first + CHUNK_ROWS, len(pairs)))
@@ -195,7 +204,23 @@ def _open_pairs(path: Path, model: EnergyRewardModel) -> _Source:
     return _Source(
         str(path), "the pairs of a features folder", sha256_json(features.manifest["files"]), len(pairs),
         tuple(columns), ("chosen_", "rejected_"), chunks, read,
+        lambda _, chunk: (
+            [None] * len(chunk.rows) if fitted is None else fitted[chunk.first : chunk.first + len(chunk.rows)].tolist()
+        ),
     )  # fmt: skip
+
+
+def _texts_fitted_on(shape: Shape, model: EnergyRewardModel, chunk: Chunk) -> list[bool | None]:
+    """Whether the model was fitted on the prompt of each row; None for rows that cannot be read too."""
+    ids: dict[int, str] = {}
+    for place, (row, where) in enumerate(zip(chunk.rows, chunk.where, strict=True)):
+        try:
+            ids[place] = prompt_id(shape.sides(row, where)[0].prompt)
+        except RowProblem:
+            continue
+    found = model.fitted_on(list(ids.values()))
+    known = {} if found is None else dict(zip(ids, found.tolist(), strict=True))
+    return [known.get(place) for place in range(len(chunk.rows))]
 
 
 def _read_texts(shape: Shape, model: EnergyRewardModel, chunk: Chunk) -> tuple[Reading, list[BadRow | None]]:
@@ -244,7 +269,7 @@ def _score(model: EnergyRewardModel, source: _Source, chunk: Chunk, prefix: str)
     if sides == 2:
         embedding, reward = reading.embedding.unflatten(0, (-1, 2))[good], reading.reward.reshape(-1, 2)[good]
         wins = iter(model.prefer_rows(tuple(embedding.unbind(1)), tuple(reward.unbind(1))).tolist())  # type: ignore[arg-type]
-    measured = refined.to_rows()
+    measured, fitted = refined.to_rows(), source.fitted_on(model, chunk)
     empty: Row = dict.fromkeys(_added_names(source.prefixes, prefix))
     added = []
     for row, problem in enumerate(problems):
@@ -255,6 +280,7 @@ def _score(model: EnergyRewardModel, source: _Source, chunk: Chunk, prefix: str)
             if sides == 2:
                 p = next(wins)
                 values |= {f"{prefix}p_chosen": _short(p), f"{prefix}confidence": _short(max(p, 1 - p))}
+        values[f"{prefix}fitted_on"] = fitted[row]
         values[f"{prefix}error"] = None if problem is None else _reason(problem)
         added.append(values)
     return added, [problem for problem in problems if problem is not None]
@@ -270,7 +296,7 @@ def _reason(problem: BadRow) -> str:
 def _added_names(prefixes: Sequence[str], prefix: str) -> tuple[str, ...]:
     names = [f"{prefix}{side}{name}" for side in prefixes for name in MEASURES]
     pair = [f"{prefix}p_chosen", f"{prefix}confidence"] if len(prefixes) == 2 else []
-    return (*names, *pair, f"{prefix}error")
+    return (*names, *pair, f"{prefix}fitted_on", f"{prefix}error")
 
 
 def _summarize(out: Path, source: _Source, prefix: str) -> dict[str, Any]:
@@ -280,6 +306,11 @@ def _summarize(out: Path, source: _Source, prefix: str) -> dict[str, Any]:
     for chunk in read_chunks(out, CHUNK_ROWS):
         for row in chunk.rows:
             sums["rows"] += 1
+            # CSV has text for all: "True", "False" or nothing.
+            known = str(row[f"{prefix}fitted_on"]) in ("True", "False")
+            fitted = known and str(row[f"{prefix}fitted_on"]) == "True"
+            sums["known"] += known
+            sums["fitted_on"] += fitted
             if row[f"{prefix}error"]:
                 sums["errors"] += 1
                 continue
@@ -290,20 +321,27 @@ def _summarize(out: Path, source: _Source, prefix: str) -> dict[str, Any]:
                 sums["texts"] += 1
             if pair:
                 for name, count in (("base_reward", "base_right"), ("reward", "right")):
-                    sums[count] += float(row[f"{prefix}chosen_{name}"]) > float(row[f"{prefix}rejected_{name}"])
-                for name in ("p_chosen", "confidence"):
+                    right = float(row[f"{prefix}chosen_{name}"]) > float(row[f"{prefix}rejected_{name}"])
+                    sums[f"training_{count}" if fitted else count] += right
+                sums["training_pairs" if fitted else "pairs"] += 1
+                for name in () if fitted else ("p_chosen", "confidence"):
                     sums[name] += float(row[f"{prefix}{name}"])  # type: ignore[assignment]
         del chunk  # before the next is read
     if sums["rows"] != source.count:
         raise AssertionError(f"{out} has {sums['rows']} rows for {source.count} rows in")
-    texts, good = max(sums["texts"], 1), max(sums["rows"] - sums["errors"], 1)
+    texts = max(sums["texts"], 1)
     summary: dict[str, Any] = {"rows": sums["rows"], "scored": sums["rows"] - sums["errors"], "errors": sums["errors"]}
     summary |= {f"mean_{name}": sums[name] / texts for name in ("reward", "base_reward", "std")}
     summary["mean_abs_delta"] = sums["delta"] / texts
+    summary["fitted_on"] = sums["fitted_on"] if sums["known"] else None
     if pair:
         shares = {"base_accuracy": "base_right", "accuracy": "right", "mean_p_chosen": "p_chosen"}
         shares["mean_confidence"] = "confidence"
-        summary |= {name: sums[key] / good for name, key in shares.items()}
+        pairs, training = sums["pairs"], sums["training_pairs"]
+        summary |= {name: sums[key] / pairs if pairs else None for name, key in shares.items()}
+        if training:
+            found = {f"training_{name}": sums[f"training_{shares[name]}"] for name in ("base_accuracy", "accuracy")}
+            summary |= {name: count / training for name, count in found.items()}
     return summary
 
 
