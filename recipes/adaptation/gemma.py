@@ -78,7 +78,7 @@ class Packed:
         }
 
     def response_mean(self, hidden: Tensor) -> Tensor:
-        """[S, h] -> [count, h]"""
+        """[S, h] -> [count, h], response only."""
         inside = self.response >= 0
         total = torch.zeros(self.count, hidden.shape[1]).index_add_(0, self.response[inside], hidden[inside].float())
         return total / torch.bincount(self.response[inside], minlength=self.count).clamp_min(1)[:, None]

@@ -121,7 +121,7 @@ def _tests(data: Path) -> Iterator[list[Group]]:
         yield _grouped(rows, kind, most)
     bench = []
     for row in _read(data, "rm_bench"):
-        group = Group("rm-bench", row["source"] if "source" in row else "rm_bench", json.loads(row["prompt"]))
+        group = Group("rm-bench", row.get("source", "rm_bench"), json.loads(row["prompt"]))
         for i, chosen in enumerate(row["chosen"]):
             for j, rejected in enumerate(row["rejected"]):
                 level = "normal" if i == j else "easy" if i > j else "hard"
