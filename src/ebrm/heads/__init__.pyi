@@ -20,10 +20,13 @@ from .config import LinearConfig as LinearConfig
 from .config import MinNormConfig as MinNormConfig
 from .config import NCEConfig as NCEConfig
 from .config import NetworkConfig as NetworkConfig
+from .config import PairsSeen as PairsSeen
 from .config import PrototypesConfig as PrototypesConfig
+from .config import ResidualConfig as ResidualConfig
 from .config import SiLUConfig as SiLUConfig
 from .config import TrainingConfig as TrainingConfig
 from .config import head_config as head_config
+from .data import Anchors as Anchors
 from .data import EmbeddingSource as EmbeddingSource
 from .data import FiniteRows as FiniteRows
 from .data import agreement as agreement
@@ -56,6 +59,7 @@ from .probes import remove_direction as remove_direction
 from .registry import fit_head as fit_head
 from .registry import head_fitter as head_fitter
 from .registry import load_head as load_head
+from .residual import ResidualHead as ResidualHead
 from .training import Epoch as Epoch
 from .training import FittedHead as FittedHead
 from .training import read_batch as read_batch

@@ -172,7 +172,8 @@ class RewardHead(nn.Module):
 class ClosedFormHead(RewardHead):
     """A reward u(e) with a spread for each row, under Gumbel or Gaussian noise.
 
-    A subclass has `_build`, `scores` [n] and perhaps `spread` [n] in head units, and `learn`. Bradley-Terry leaves a
+    A subclass has `_build`, `scores` [n] and perhaps `spread` [n] in head units, and `learn`; one whose reward depends
+    on the base reward has `located` [n] instead of `scores`. Bradley-Terry leaves a
     reward's offset and scale free: `gain` and `offset` give the training rows' rewards the mean and standard deviation
     of the base rewards (ours). With `noise` gumbel, a reward is u + g with centered Gumbel noise g, so P(a above b) =
     σ(u_a - u_b): its deviation, π/√6 head units, is the noise of one comparison, not the head's ignorance.
@@ -210,9 +211,13 @@ class ClosedFormHead(RewardHead):
         """Number of users, objectives or attributes of a head for these data; 1 for kinds that know none."""
         return 1
 
-    @abstractmethod
     def scores(self, x: Tensor) -> Tensor:  # [n, d] -> [n]
         """Reward of standardized embeddings, head units."""
+        raise NotImplementedError
+
+    def located(self, x: Tensor, base: Tensor | None) -> Tensor:  # [n, d], [n] -> [n]
+        """Reward of standardized embeddings and base rewards (internal units, float64), head units."""
+        return self.scores(x)
 
     def spread(self, x: Tensor) -> Tensor:  # [n, d] -> [n]
         """Standard deviation of the reward, head units."""
@@ -224,7 +229,7 @@ class ClosedFormHead(RewardHead):
 
     def fit_units(self, data: HeadData) -> None:
         """Fit gain and offset on the training rows."""
-        values = self.scores(data.embedding[data.training_rows]).double()
+        values = self.located(data.embedding[data.training_rows], data.reward[data.training_rows]).double()
         spread = values.std(correction=0)
         # Where all rows have the same score there is no scale: the rewards are then all the mean.
         gain = torch.where(spread > 1e-9 * values.abs().amax().clamp_min(1e-9), 1 / spread, torch.ones_like(spread))
@@ -233,31 +238,38 @@ class ClosedFormHead(RewardHead):
 
     def fit_support(self, data: HeadData) -> None:
         """The range of the training rows' rewards, four standard deviations wider on either side."""
-        location, std = self._internal(data.embedding[data.training_rows])
+        location, std = self._internal(data.embedding[data.training_rows], data.reward[data.training_rows])
         self.support.copy_(torch.stack([(location - 4 * std).amin(), (location + 4 * std).amax()]))
 
     # -- the interface ---------------------------------------------------------------------------------------------
 
     def forward(self, embedding: Tensor, base_reward: Tensor | None = None) -> Tensor:  # [n, d] -> [n]
-        """Mean of each row's reward, float32, base units; the base reward has no part in it."""
-        return self.standardizer.to_base(self._internal(self.standardizer.embed(embedding.to(self.device)))[0])
+        """Mean of each row's reward, float32, base units; most heads read no base reward."""
+        base = None if base_reward is None else self.standardizer.to_internal64(base_reward.to(self.device))
+        return self.standardizer.to_base(self._internal(self.standardizer.embed(embedding.to(self.device)), base)[0])
 
     @torch.no_grad()
-    def location_scale(self, embedding: Tensor | EmbeddingSource) -> tuple[Tensor, Tensor]:  # [n, d] -> [n], [n]
+    def location_scale(
+        self, embedding: Tensor | EmbeddingSource, base_reward: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:  # [n, d], [n] -> [n], [n]
         """(mean, standard deviation) of each row's reward, internal units, float64; a part of the rows at a time."""
-        parts = [self._internal(self.standardizer.embed(some.to(self.device))) for some in _parts(embedding)]
+        base = None if base_reward is None else self.standardizer.to_internal64(base_reward.to(self.device))
+        parts = [
+            self._internal(self.standardizer.embed(some.to(self.device)), None if base is None else base[rows])
+            for some, rows in _parts(embedding)
+        ]
         mean, std = (torch.cat(part) for part in zip(*parts, strict=True))
         return mean, std
 
-    def _internal(self, x: Tensor) -> tuple[Tensor, Tensor]:  # [n, d] -> [n], [n]
-        mean = self.offset + self.gain * self.scores(x).double()
+    def _internal(self, x: Tensor, base: Tensor | None) -> tuple[Tensor, Tensor]:  # [n, d], [n] -> [n], [n]
+        mean = self.offset + self.gain * self.located(x, base).double()
         return mean, (self.gain * self.spread(x).double()).clamp_min(_LEAST_STD)
 
     def _estimates(
         self, embedding: Tensor | EmbeddingSource, base_reward: Tensor, generator: torch.Generator | None
     ) -> Refinement:
         """In closed form. Pessimism takes its standard deviations off `reward` alone."""
-        mean, std = self.location_scale(embedding)
+        mean, std = self.location_scale(embedding, base_reward)
         inference: EstimateConfig = self.config.inference  # type: ignore[assignment]
         tail, mode = (1 - inference.coverage) / 2, self._mode(mean, std)
         pessimism = getattr(self.config, "pessimism", 0.0)
@@ -269,7 +281,7 @@ class ClosedFormHead(RewardHead):
         self, embedding: Tensor | EmbeddingSource, base_reward: Tensor, nodes: int | None = None
     ) -> Posterior:
         """The distributions on `nodes` nodes, internal units; the outer nodes have all that lies beyond the support."""
-        mean, std = self.location_scale(embedding)
+        mean, std = self.location_scale(embedding, base_reward)
         return self._on(grid_nodes(*self.support_bounds(), nodes or self.nodes).to(mean), mean, std)
 
     @torch.no_grad()
@@ -277,7 +289,7 @@ class ClosedFormHead(RewardHead):
         self, embedding: tuple[Tensor, Tensor], base_reward: tuple[Tensor, Tensor], nodes: int | None = None
     ) -> Tensor:  # [n, d] each, [n] each -> [n]
         """P(r_a > r_b), [n] float32: σ(u_a - u_b) (Gumbel) or Φ((m_a - m_b) / √(s_a² + s_b²)) (Gaussian)."""
-        (a, std_a), (b, std_b) = self.location_scale(embedding[0]), self.location_scale(embedding[1])
+        (a, std_a), (b, std_b) = (self.location_scale(e, r) for e, r in zip(embedding, base_reward, strict=True))
         if self.noise == "gumbel":
             return torch.sigmoid((a - b) / (std_a / GUMBEL_STD)).float().cpu()
         return ndtr((a - b) / (std_a.square() + std_b.square()).sqrt()).float().cpu()
@@ -285,7 +297,7 @@ class ClosedFormHead(RewardHead):
     @torch.no_grad()
     def p_best(self, embedding: Tensor, base_reward: Tensor, nodes: int | None = None) -> Tensor:  # [n, d], [n] -> [n]
         """P(r_i is the largest), [n] float32: softmax of the scores (Gumbel; Luce) or by quadrature (Gaussian)."""
-        mean, std = self.location_scale(embedding)
+        mean, std = self.location_scale(embedding, base_reward)
         if self.noise == "gumbel" or len(mean) == 0:
             return torch.softmax(mean * (GUMBEL_STD / std), 0).float().cpu()
         low, high = (mean - _REACH * std).amin(), (mean + _REACH * std).amax()
@@ -331,7 +343,8 @@ class ClosedFormHead(RewardHead):
         return -z - torch.exp(-z) - (std / GUMBEL_STD).log()
 
 
-def _parts(embedding: Tensor | EmbeddingSource) -> Iterator[Tensor]:
+def _parts(embedding: Tensor | EmbeddingSource) -> Iterator[tuple[Tensor, slice]]:
     """The rows a few at a time; one part without rows where there are none, so that results have their shapes."""
     few, rows = rows_at_once(embedding), int(embedding.shape[0])
-    return (embedding[first : first + few] for first in range(0, max(rows, 1), few))
+    places = (slice(first, first + few) for first in range(0, max(rows, 1), few))
+    return ((embedding[place], place) for place in places)

@@ -11,6 +11,9 @@ from typing import Any, ClassVar, Literal
 
 from ebrm.errors import ConfigError
 
+#: Whether a reward model was trained on the pairs it is adapted to.
+PairsSeen = Literal["no", "yes", "unknown"]
+
 #: Widths of (reward branch, joint layers): ours (docs/evidence.md), and the paper's two networks.
 SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "slim": ((16, 32), (128,)),
@@ -82,6 +85,7 @@ _LIMITS: dict[str, Limit] = {
     "extrapolation": (math.isfinite, "a number"),
     "nodes": _least(8),
     "InferenceConfig.nodes": _least(9),
+    "base_weight": (lambda value: value is None or value > 0, "above 0, or unset"),
     **dict.fromkeys(("reward_widths", "joint_widths"), _WIDTHS),
     **dict.fromkeys(("window", "fallback"), _RANGE),
     **dict.fromkeys(
@@ -299,6 +303,21 @@ class HeadConfig(_Config):
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; :func:`head_config` reads them back."""
         return _to_dict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResidualConfig(HeadConfig):
+    """Base reward plus a linear correction, r = α r0 + u·x, averaged over ridge penalties (ours; docs/evidence.md).
+
+    Attributes:
+        base_weight: α, in logits for each standard deviation of the base reward. Unset: by `pairs_seen`.
+        label_smoothing: a in (1 - a) · label + a · (1 - label), 0 to 0.5.
+    """
+
+    kind: ClassVar[str] = "residual"
+    title: ClassVar[str] = "base reward plus a linear correction, averaged over penalties"
+    base_weight: float | None = None
+    label_smoothing: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -524,12 +543,12 @@ class PrototypesConfig(_TwoLayerConfig):
     dimension: int = 16
 
 
-#: Kind to config, the energy first.
+#: Kind to config, the default first.
 HEADS: dict[str, type[HeadConfig]] = {
     config.kind: config
     for config in (
-        EnergyConfig, LinearConfig, SiLUConfig, GaussianConfig, BayesianConfig, AttributesConfig, BinaryConfig,
-        AnchoredConfig, MinNormConfig, PrototypesConfig, DirectionalConfig,
+        ResidualConfig, EnergyConfig, LinearConfig, SiLUConfig, GaussianConfig, BayesianConfig, AttributesConfig,
+        BinaryConfig, AnchoredConfig, MinNormConfig, PrototypesConfig, DirectionalConfig,
     )
 }  # fmt: skip
 
@@ -546,6 +565,8 @@ class FitConfig(_Config):
         test_fraction: share of prompts held out to measure the result, if the data name no such split.
         filter_conflicts: keep only the training pairs whose label the base RM agrees with (the paper). The energy's
             joint objective allows for wrong labels by itself.
+        pairs_seen: whether the reward model was trained on these pairs: no, yes, or unknown. Unless it was not,
+            the residual head chooses nothing by how well the reward model fits their labels.
         strength: how annotators' strength of preference enters the loss. weight: multiplies it, scaled to mean 1 over
             the pairs that have one (arXiv 2410.01257); margin: is added to the margin; off: not at all.
         seed: seed of initial weights, shuffling, resampling, noise and dropout, and of the split.
@@ -554,6 +575,7 @@ class FitConfig(_Config):
     validation_fraction: float = 0.1
     test_fraction: float = 0.2
     filter_conflicts: bool = False
+    pairs_seen: PairsSeen = "unknown"
     strength: Literal["weight", "margin", "off"] = "weight"
     seed: int = 0
 

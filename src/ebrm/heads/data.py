@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ebrm.errors import DataError, ModelError
+from ebrm.heads.config import PairsSeen
 from ebrm.pairs import PreferencePairs
 from ebrm.utils.validation import check_finite
 
@@ -111,7 +112,11 @@ class Standardizer(nn.Module):
 
     def to_internal(self, reward: Tensor) -> Tensor:
         """Base units → internal units, float32, any shape."""
-        return ((reward.double() - self.reward_mean) * (self.reward_scale / self.reward_std)).float()
+        return self.to_internal64(reward).float()
+
+    def to_internal64(self, reward: Tensor) -> Tensor:
+        """Base units → internal units, float64: back in base units, a float32 reward is the same to the bit."""
+        return (reward.double() - self.reward_mean) * (self.reward_scale / self.reward_std)
 
     def to_base(self, internal: Tensor) -> Tensor:
         """Internal units → base units, float32, any shape."""
@@ -165,6 +170,29 @@ def agreement(pairs: PreferencePairs, reward: Tensor) -> tuple[float, float]:  #
     return float((decided * right).sum()), float(decided.sum())
 
 
+@dataclass(frozen=True, eq=False)
+class Anchors:
+    """Texts whose reward should stay the base reward's, as rows of the same reward model's features.
+
+    Attributes:
+        embedding: [m, d], in memory or on disk.
+        reward: base rewards [m].
+        prompt_id: of each row [m].
+    """
+
+    embedding: EmbeddingSource
+    reward: Tensor
+    prompt_id: Sequence[str]
+
+    def __post_init__(self) -> None:
+        counts = {int(self.embedding.shape[0]), len(self.reward), len(self.prompt_id)}
+        if len(counts) > 1 or counts == {0}:
+            raise DataError(
+                f"Anchors have {self.embedding.shape[0]} embeddings, {len(self.reward)} base rewards and "
+                f"{len(self.prompt_id)} prompt ids; one of each for every row was expected, and at least one row."
+            )
+
+
 @dataclass(frozen=True)
 class HeadData:
     """Rows of all pairs and all rated rows, each once, and the pairs as places among them.
@@ -184,6 +212,8 @@ class HeadData:
     group: Tensor
     validation_group: Tensor
     ratings: Tensor | None
+    pairs_seen: PairsSeen = "unknown"
+    anchors: Anchors | None = None
 
 
 def head_data(
@@ -195,6 +225,8 @@ def head_data(
     *,
     rated: bool = False,
     grouped: bool = False,
+    pairs_seen: PairsSeen = "unknown",
+    anchors: Anchors | None = None,
     device: torch.device | str = "cpu",
 ) -> HeadData:
     """Read the pairs' rows into memory, fitting the standardizer on training rows; see :class:`HeadData`."""
@@ -231,7 +263,7 @@ def head_data(
     group = torch.tensor([place_of[name or ""] for name in train.source], dtype=torch.int64)
     return HeadData(
         embedding=standardizer.embed(embedding.to(device)),
-        reward=standardizer.to_internal(base.to(device)).double(),
+        reward=standardizer.to_internal64(base.to(device)),
         train=replace(train, chosen=chosen, rejected=rejected, weight=weight, ratings=None).to(device),
         validation=replace(validation, chosen=held_chosen, rejected=held_rejected, ratings=None).to(device),
         evidence=evidence,
@@ -240,4 +272,6 @@ def head_data(
         group=group.to(device),
         validation_group=held.to(device),
         ratings=None if ratings is None else ratings[rows].double().to(device),
+        pairs_seen=pairs_seen,
+        anchors=anchors,
     )

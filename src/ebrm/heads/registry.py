@@ -10,13 +10,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ebrm.errors import DataError
+from ebrm.errors import ConfigError, DataError
 from ebrm.heads.base import ClosedFormHead, RewardHead
-from ebrm.heads.config import EnergyConfig, HeadConfig
-from ebrm.heads.data import EmbeddingSource, Standardizer, changed_columns, head_data, with_strength
+from ebrm.heads.config import EnergyConfig, HeadConfig, PairsSeen
+from ebrm.heads.data import Anchors, EmbeddingSource, Standardizer, changed_columns, head_data, with_strength
 from ebrm.heads.energy import EnergyHead
 from ebrm.heads.linear import AnchoredHead, BayesianHead, GaussianHead, LinearHead
 from ebrm.heads.multi_objective import AttributesHead, BinaryHead, MinNormHead
+from ebrm.heads.residual import ResidualHead
 from ebrm.heads.training import Epoch, FittedHead, fit_energy
 from ebrm.heads.two_layer import DirectionalHead, PrototypesHead, SiLUHead
 from ebrm.pairs import PreferencePairs
@@ -24,6 +25,7 @@ from ebrm.pairs import PreferencePairs
 logger = logging.getLogger(__name__)
 
 _CLASSES: dict[str, type[RewardHead]] = {
+    "residual": ResidualHead,
     "energy": EnergyHead,
     "linear": LinearHead,
     "silu": SiLUHead,
@@ -49,6 +51,8 @@ def fit_head(
     checkpoint: Path | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
     strength: Literal["weight", "margin", "off"] = "weight",
+    pairs_seen: PairsSeen = "unknown",
+    anchors: Anchors | None = None,
     seed: int = 0,
 ) -> FittedHead:
     """Fit a head on preference pairs, with their labels, weights, margins and annotators' strength.
@@ -68,14 +72,19 @@ def fit_head(
         checkpoint: a file for the energy's state after every epoch, from which the same fit goes on; energy only.
         on_epoch: called after every epoch of the energy.
         strength: how the pairs' strength enters (:class:`ebrm.heads.FitConfig`).
+        pairs_seen: whether the reward model was trained on the pairs; matters to the residual head.
+        anchors: texts whose reward should not move; the residual head only.
         seed: of initial weights, shuffling, resampling, noise and dropout.
 
     Raises:
+        ConfigError: anchors for another head than the residual one.
         ModelError: no training pairs, rewards without spread, features or a loss that is not finite.
         DataError: a column that the head's loss has no place for, weights that are all 0, or no ratings or sources
             where the head needs them.
     """
     kind = _CLASSES[config.kind]
+    if anchors is not None and kind is not ResidualHead:
+        raise ConfigError(f"The {config.kind} head has no use for anchors; the residual head keeps to them.")
     train, validation = with_strength(train, strength), with_strength(validation, strength)
     for name, pairs in (("training", train), ("held-out", validation)):
         _check_columns(kind, config, name, pairs)
@@ -88,7 +97,7 @@ def fit_head(
     standardizer = Standardizer(embeddings.shape[1])
     data = head_data(
         embeddings, base_reward, train, validation, standardizer,
-        rated=kind.rated, grouped=kind.grouped, device=device,
+        rated=kind.rated, grouped=kind.grouped, pairs_seen=pairs_seen, anchors=anchors, device=device,
     )  # fmt: skip
     head = kind(embeddings.shape[1], config, kind.groups_in(data), torch.Generator().manual_seed(seed))
     head.standardizer = standardizer
@@ -113,12 +122,13 @@ def head_fitter(
     """`fit(embedding [n, d], pairs) -> reward(embedding [m, d]) -> [m]`, as `ebrm.curate` takes it.
 
     Args:
-        config: which head is fitted; one that does not read base rewards (not energy, not anchored) without them.
+        config: which head is fitted; one that does not read base rewards (not residual, energy or anchored) without
+            them.
         base_reward: base rewards of the rows [n]; None: rewards have mean 0 and standard deviation 1 on the training
             rows.
         device, seed: as in :func:`fit_head`.
     """
-    if base_reward is None and config.kind in ("energy", "anchored"):
+    if base_reward is None and config.kind in ("residual", "energy", "anchored"):
         raise DataError(f"The {config.kind} head is fitted on base rewards, too. Give `base_reward`.")
 
     def fit(embedding: Tensor, pairs: PreferencePairs) -> Callable[[Tensor], Tensor]:
