@@ -14,14 +14,14 @@ from ebrm.errors import ModelError
 from ebrm.heads.base import GUMBEL_STD, ClosedFormHead
 from ebrm.heads.config import ResidualConfig
 from ebrm.heads.data import FiniteRows, HeadData
-from ebrm.heads.ridge import Candidate, Comparisons, average, candidates, clear_gain, comparisons, left_out_average
+from ebrm.heads.ridge import Comparisons, average, candidates, clear_gain, comparisons, left_out_average
 
 logger = logging.getLogger(__name__)
 
-#: α, logits a standard deviation of the base reward: where nothing may be chosen by these labels, and what is averaged
-#: over where the reward model has not seen the pairs; with anchors, and without (docs/evidence.md).
+#: α, logits a standard deviation of the base reward, with anchors and without (docs/evidence.md): fixed, unless the
+#: reward model is known not to have seen the pairs, whose labels then choose a multiple.
 FIXED_WEIGHT = {True: 0.25, False: 0.35}
-WEIGHTS = {True: (0.25, 0.35, 0.5, 0.7, 1.0, 1.4), False: (0.35, 0.5, 0.7, 1.0, 1.4, 2.0)}
+MULTIPLES = (1.0, 1.4, 2.0, 2.8, 4.0, 5.6)
 #: α where the reward model knows these pairs by heart: this share of the correction's standard deviation.
 SEEN_SHARE = 0.25
 #: The constant that stands for the intercept of the classifier of anchors.
@@ -37,12 +37,12 @@ class ResidualHead(ClosedFormHead):
     """Residual head: z = (α k + 1 - k) r0 + k u·x, logits; x the standardized embedding, r0 the base reward.
 
     The energy is that of Gumbel noise around z, so P(a above b) = σ(z_a - z_b) and all estimates are closed forms.
-    u minimizes the Bradley-Terry loss plus Λ/2 |u|²; fits at a grid of Λ, none (u = 0) among them, are averaged by
-    their likelihood with each prompt left out (:mod:`ebrm.heads.ridge`), so more evidence is needed to move further
-    from the base reward, and with α = 1 or u = 0 the refined reward is the base reward to the bit. What the labels may
-    decide goes by `pairs_seen`: "no", α is averaged over, too, and u is fitted around α r0; "unknown", α is fixed and u
-    fitted by the labels alone; "yes", as unknown, α a quarter of the correction's deviation, and u = 0 unless the
-    labels favor it by one standard error. With anchors, k(e) = min(1, 2 P(target | e)) by a logistic classifier of the
+    u minimizes the Bradley-Terry loss of the labels alone plus Λ/2 |u|²; fits at a grid of Λ, none (u = 0) among them,
+    are averaged by their likelihood with each prompt left out (:mod:`ebrm.heads.ridge`): more evidence is needed to
+    move further from the base reward, and with u = 0 the refined reward is the base reward to the bit. How well the
+    base reward fits the labels decides nothing, unless `pairs_seen` is "no": α is then the likeliest multiple, prompts
+    left out. With "yes" α is a quarter of the correction's deviation, and u = 0 unless the labels favor it by one
+    standard error. With anchors, k(e) = min(1, 2 P(target | e)) by a logistic classifier of the
     pairs' rows against the anchors keeps the correction to texts like the pairs'; without, k = 1.
     """
 
@@ -93,28 +93,26 @@ class ResidualHead(ClosedFormHead):
         pairs, chosen, rejected = _comparisons(data, near[:, None] * x, self.config.label_smoothing, generator)
         own, rest = near * data.reward, (1 - near) * data.reward
         offset, fixed = own[chosen] - own[rejected], rest[chosen] - rest[rejected]
-        found = self._candidates(pairs, offset, fixed, data)
-        alpha, weights, none = average(found)
-        u = pairs.back @ weights
-        if data.pairs_seen != "no":
-            alpha = self.config.base_weight or FIXED_WEIGHT[data.anchors is not None]
-        if data.pairs_seen == "yes":
-            u = u if clear_gain(found) else torch.zeros_like(u)
-            if self.config.base_weight is None:
-                alpha = SEEN_SHARE * float((near * (x @ u))[data.training_rows].std(correction=0))
-        logger.info("Base weight %.3g; no correction has the share %.2g.", alpha, none)
+        found = candidates(pairs)
+        weights, none = average(found)
+        u, moved = pairs.back @ weights, left_out_average(found)
+        if data.pairs_seen == "yes" and not clear_gain(found):
+            u = torch.zeros_like(u)
         if not bool(u.any()):
-            alpha = 1.0
+            moved, alpha = torch.zeros_like(moved), 1.0
+        elif self.config.base_weight is not None:
+            alpha = self.config.base_weight
+        elif data.pairs_seen == "yes":
+            alpha = SEEN_SHARE * float((near * (x @ u))[data.training_rows].std(correction=0))
+        else:
+            alpha = FIXED_WEIGHT[data.anchors is not None]
+            if data.pairs_seen == "no":
+                losses = [float(pairs.loss(k * alpha * offset + fixed + moved).sum()) for k in MULTIPLES]
+                alpha *= MULTIPLES[losses.index(min(losses))]
+        logger.info("Base weight %.3g logits; no correction has the share %.2g.", alpha, none)
         self.weight.copy_(u / math.sqrt(x.shape[1]))
         self.base_weight.fill_(alpha)
-        moved = left_out_average(found) if bool(u.any()) else torch.zeros_like(offset)
         self._fit_sharpness(pairs, alpha * offset + fixed + moved, trusted=data.pairs_seen == "no")
-
-    def _candidates(self, pairs: Comparisons, offset: Tensor, fixed: Tensor, data: HeadData) -> list[Candidate]:
-        if data.pairs_seen != "no":
-            return candidates(pairs, torch.zeros_like(offset))
-        scales = WEIGHTS[data.anchors is not None] if self.config.base_weight is None else (self.config.base_weight,)
-        return [one for scale in scales for one in candidates(pairs, scale * offset + fixed, scale)]
 
     def _fit_gate(self, data: HeadData, x: Tensor, generator: torch.Generator) -> None:
         """Logistic classifier of the training rows (1) against the anchors (0), both of weight one half."""
@@ -130,8 +128,7 @@ class ResidualHead(ClosedFormHead):
         groups = [f"target {prompt}" for prompt in _row_prompts(data)[own.cpu().numpy()]]
         groups += [f"anchor {data.anchors.prompt_id[row]}" for row in few.tolist()]
         classes = comparisons(sign[:, None] * both, groups, weight=weight, generator=generator)
-        found = candidates(classes, torch.zeros(len(both)).to(x))
-        _, weights, _ = average(found)
+        weights, _ = average(candidates(classes))
         v = classes.back @ weights
         self.gate.copy_(torch.cat([v[:-1] / math.sqrt(x.shape[1]), v[-1:] * _INTERCEPT]))
 

@@ -18,7 +18,7 @@ from torch.nn.functional import logsigmoid
 #: Penalties Λ that are averaged over: loss + Λ/2 |c|², a sum over the pairs, differences about as long as 1.
 PENALTIES = tuple(10.0 ** (step / 2) for step in range(8, -3, -1))
 #: Share of the weight that no correction at all (Λ = ∞) has before the pairs are seen.
-PRIOR_NONE = 0.5
+PRIOR_NONE = 0.7
 #: Most dimensions; more pairs of longer embeddings are projected on their leading directions.
 MOST_DIMENSIONS = 2048
 _ITERATIONS = 50
@@ -107,11 +107,10 @@ def comparisons(
     )  # fmt: skip
 
 
-def solve(pairs: Comparisons, offset: Tensor, penalty: float, start: Tensor | None = None) -> Tensor:  # [n] -> [r]
-    """Where Σ loss(offset + F c) + Λ/2 |c|² is lowest, by Newton's method with halved steps."""
-    f = pairs.reduced
-    c = torch.zeros(pairs.size, dtype=f.dtype, device=f.device) if start is None else start
-    z = offset + f @ c
+def solve(pairs: Comparisons, penalty: float, start: Tensor) -> Tensor:  # [r] -> [r]
+    """Where Σ loss(F c) + Λ/2 |c|² is lowest, by Newton's method with halved steps from `start`."""
+    f, c = pairs.reduced, start
+    z = f @ c
     value = pairs.loss(z).sum() + 0.5 * penalty * c @ c
     for _ in range(_ITERATIONS):
         slope, bend = pairs.slopes(z)
@@ -120,7 +119,7 @@ def solve(pairs: Comparisons, offset: Tensor, penalty: float, start: Tensor | No
         share = 1.0
         while True:
             new = c + share * step
-            moved = offset + f @ new
+            moved = f @ new
             lower = pairs.loss(moved).sum() + 0.5 * penalty * new @ new
             if lower <= value or share < 1e-6:
                 break
@@ -137,13 +136,13 @@ def _hessian(f: Tensor, bend: Tensor, penalty: float) -> Tensor:
     return second
 
 
-def left_out(pairs: Comparisons, offset: Tensor, weights: Tensor, penalty: float) -> Tensor:  # [n]
-    """The z = offset + F c of each pair without its prompt's pairs, to first order (Beirami et al. 2017).
+def left_out(pairs: Comparisons, weights: Tensor, penalty: float) -> Tensor:  # [r] -> [n]
+    """The z = F c of each pair without its prompt's pairs, to first order (Beirami et al. 2017).
 
     With H the Hessian, g and W the slopes of a prompt's pairs and A = F H⁻¹ Fᵀ: z - (I - A W)⁻¹ A g.
     """
     f = pairs.reduced
-    z = offset + f @ weights
+    z = f @ weights
     slope, bend = pairs.slopes(z)
     across = torch.linalg.solve(_hessian(f, bend, penalty), f.T)  # [r, n]
     found = z.clone()
@@ -157,35 +156,32 @@ def left_out(pairs: Comparisons, offset: Tensor, weights: Tensor, penalty: float
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A fit at one penalty around an offset of this `scale`.
+    """A fit at one penalty.
 
     Attributes:
         penalty: Λ.
-        scale: what the offset was multiplied by.
         weights: c [r].
-        moved: F c of each pair with its prompt left out [n].
+        moved: z of each pair with its prompt left out [n].
         losses: of the pairs [n], likewise.
     """
 
     penalty: float
-    scale: float
     weights: Tensor
     moved: Tensor
     losses: Tensor
 
 
-def candidates(pairs: Comparisons, around: Tensor, scale: float = 0.0) -> list[Candidate]:
-    """Fits at every penalty around an offset [n], from none (Λ = ∞) down; hopeless small ones are left out."""
-    zero = torch.zeros(pairs.size, dtype=pairs.reduced.dtype, device=pairs.reduced.device)
-    found = [Candidate(math.inf, scale, zero, torch.zeros_like(around), pairs.loss(around))]
-    weights = zero
+def candidates(pairs: Comparisons) -> list[Candidate]:
+    """Fits at every penalty, from none (Λ = ∞) down; hopeless small ones are left out."""
+    weights = torch.zeros(pairs.size, dtype=pairs.reduced.dtype, device=pairs.reduced.device)
+    still = torch.zeros_like(pairs.label)
+    found = [Candidate(math.inf, weights, still, pairs.loss(still))]
     best = float(found[0].losses.sum())
     for penalty in PENALTIES:
-        weights = solve(pairs, around, penalty, weights)
-        z = left_out(pairs, around, weights, penalty)
-        losses = pairs.loss(z)
-        found.append(Candidate(penalty, scale, weights, z - around, losses))
-        total = float(losses.sum())
+        weights = solve(pairs, penalty, weights)
+        moved = left_out(pairs, weights, penalty)
+        found.append(Candidate(penalty, weights, moved, pairs.loss(moved)))
+        total = float(found[-1].losses.sum())
         if total > best + _HOPELESS:
             break
         best = min(best, total)
@@ -198,23 +194,20 @@ def shares(found: Sequence[Candidate]) -> Tensor:  # [candidates]
     No correction (Λ = ∞) has the prior PRIOR_NONE, the penalties share the rest.
     """
     finite = max(1, sum(math.isfinite(one.penalty) for one in found))
-    none = max(1, len(found) - finite)
-    prior = [math.log((1 - PRIOR_NONE) / finite if math.isfinite(c.penalty) else PRIOR_NONE / none) for c in found]
+    prior = [math.log((1 - PRIOR_NONE) / finite if math.isfinite(c.penalty) else PRIOR_NONE) for c in found]
     evidence = torch.stack([-c.losses.sum() for c in found]) + torch.tensor(prior).to(found[0].losses)
     return torch.softmax(evidence, 0)
 
 
-def average(found: Sequence[Candidate]) -> tuple[float, Tensor, float]:
-    """(offset's scale, weights [r], share of no correction): the candidates averaged by :func:`shares`."""
+def average(found: Sequence[Candidate]) -> tuple[Tensor, float]:
+    """(weights [r], share of no correction): the candidates averaged by :func:`shares`."""
     share = shares(found)
-    weights = torch.stack([c.weights for c in found]).T @ share
-    scale = float(torch.tensor([c.scale for c in found]).to(share) @ share)
     none = float(share[[not math.isfinite(c.penalty) for c in found]].sum())
-    return scale, weights, none
+    return torch.stack([c.weights for c in found]).T @ share, none
 
 
 def left_out_average(found: Sequence[Candidate]) -> Tensor:  # [n]
-    """F c of each pair with its prompt left out, averaged by :func:`shares`."""
+    """Z of each pair with its prompt left out, averaged by :func:`shares`."""
     return torch.stack([c.moved for c in found]).T @ shares(found)
 
 
