@@ -38,6 +38,7 @@ from .heads import MinNormConfig as MinNormConfig
 from .heads import NCEConfig as NCEConfig
 from .heads import NetworkConfig as NetworkConfig
 from .heads import PrototypesConfig as PrototypesConfig
+from .heads import ResidualConfig as ResidualConfig
 from .heads import SiLUConfig as SiLUConfig
 from .heads import TrainingConfig as TrainingConfig
 from .integrations import EBRMConfig as EBRMConfig

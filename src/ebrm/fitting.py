@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ebrm.anchors import AnchorSplit, read_anchors, split_anchors
 from ebrm.backbone import BackboneConfig
 from ebrm.curate import ConflictReport, filter_conflicts
 from ebrm.data import PreferenceConfig, Preferences, TextConfig, load_preferences, split_by_prompt
 from ebrm.errors import ConfigError, DataError, ModelError, setting
 from ebrm.features import FeatureConfig, Features, ShardedEmbeddings, extract_features, open_features, read_items
 from ebrm.fitted_prompts import FittedPrompts
-from ebrm.heads import EnergyConfig, Epoch, FitConfig, FittedHead, HeadConfig, fit_head
+from ebrm.heads import Epoch, FitConfig, FittedHead, HeadConfig, ResidualConfig, ResidualHead, fit_head
 from ebrm.model import EnergyRewardModel, ModelRecord
 from ebrm.pairs import PreferencePairs
 from ebrm.utils.extras import install_hint
@@ -121,7 +122,8 @@ def fit(
     source: str | Path | Backbone | Features,
     preferences: Any = None,
     *,
-    head: HeadConfig = EnergyConfig(),  # noqa: B008 - frozen
+    keep: Any = None,
+    head: HeadConfig = ResidualConfig(),  # noqa: B008 - frozen
     config: FitConfig = FitConfig(),  # noqa: B008 - frozen
     data: PreferenceConfig = PreferenceConfig(),  # noqa: B008 - frozen
     text: TextConfig = TextConfig(),  # noqa: B008 - frozen
@@ -138,7 +140,10 @@ def fit(
             (:func:`ebrm.extract_features`, :func:`ebrm.import_features`; their folder or the object).
         preferences: with a reward model, what :func:`ebrm.load_preferences` reads, or its result. With features,
             nothing (the features' own pairs) or :class:`ebrm.PreferencePairs` over their items.
-        head: which head, and how it is fitted; the energy by default.
+        keep: anchors, texts whose reward should not move, such as the domain that the reward model knows: features of
+            the same reward model or their folder; with a reward model also preference pairs (their labels are not
+            fitted on) or rows of prompt and response. A part of them is held out to measure the drift on.
+        head: which head, and how it is fitted; the residual head by default.
         config: how pairs are divided, filtered and weighted, and the seed.
         data, text, backbone, features: how preferences are read, texts tokenized, a reward model loaded and features
             stored; not with what is read or loaded already.
@@ -168,7 +173,8 @@ def fit(
                     f"With features, preferences are PreferencePairs over their items, or left out; they are "
                     f"{type(preferences).__name__}. Give a reward model to read texts with."
                 )
-            return _fit_features(source, preferences, head, config, where, folder, on_epoch, seconds)
+            anchors = _anchors(keep, source, None, folder, config, data, features)
+            return _fit_features(source, preferences, head, config, where, folder, on_epoch, seconds, anchors)
         if preferences is None:
             raise DataError(f"There are no preferences to fit on: {source} is not a features folder, so give some.")
         from ebrm.backbone import Backbone, load_backbone  # not before: features need no transformers
@@ -195,7 +201,22 @@ def fit(
         if work is None:
             everything = ShardedEmbeddings([read.embedding(slice(None))], read.embedding_size)
             read = replace(read, path=None, embeddings=everything)
-        return _fit_features(read, None, head, config, where, folder, on_epoch, seconds, loaded, prefs)
+        anchors = _anchors(keep, read, loaded, folder, config, data, features)
+        if anchors is not None and work is None:  # the scratch folder goes
+            everything = ShardedEmbeddings([anchors.features.embedding(slice(None))], read.embedding_size)
+            anchors = replace(anchors, features=replace(anchors.features, path=None, embeddings=everything))
+        return _fit_features(read, None, head, config, where, folder, on_epoch, seconds, anchors, loaded, prefs)
+
+
+def _anchors(
+    keep: Any, features: Features, backbone: Backbone | None, folder: Path, config: FitConfig, data: PreferenceConfig,
+    storage: FeatureConfig,
+) -> AnchorSplit | None:  # fmt: skip
+    if keep is None:
+        return None
+    split = split_anchors(read_anchors(keep, features, backbone, folder / "anchors", data, storage), config.seed)
+    logger.info("Anchors: %d texts to keep to, %d to measure the drift on.", len(split.fitted.reward), len(split.rows))
+    return split
 
 
 def _refuse_unused(reading: Mapping[str, Any], names: Sequence[str], what: str) -> None:
@@ -214,10 +235,12 @@ def _fit_features(
     work: Path,
     on_epoch: Callable[[Epoch], None] | None,
     seconds: dict[str, float],
+    anchors: AnchorSplit | None = None,
     backbone: Backbone | None = None,
     preferences: Preferences | None = None,
 ) -> FitResult:
     prepared = prepare_fit(features, given, config)
+    config = prepared.config
     splits = prepared.splits
     logger.info(
         "Pairs: %d to train on, %d to choose the epoch, %d to measure (%s).",
@@ -228,10 +251,37 @@ def _fit_features(
     fitted = fit_head(
         head, features.embeddings, features.reward, prepared.train, prepared.pairs.select(splits.validation),
         device=device, checkpoint=work / "checkpoint.safetensors", on_epoch=on_epoch,
-        strength=config.strength, seed=config.seed,
+        strength=config.strength, pairs_seen=config.pairs_seen, anchors=None if anchors is None else anchors.fitted,
+        seed=config.seed,
     )  # fmt: skip
     seconds["fit"] = time.monotonic() - started
-    return prepared.result(fitted, backbone, preferences, seconds)
+    result = prepared.result(fitted, backbone, preferences, seconds)
+    return replace(result, **_checks(result, anchors))
+
+
+def _checks(result: FitResult, anchors: AnchorSplit | None) -> dict[str, Any]:
+    """What the report says beside accuracy: drift on anchors held out, pairs known by heart, a head that stays put."""
+    from ebrm.evaluation import measure_anchors, memorization  # not before: it loads SciPy and scikit-learn
+
+    found: dict[str, Any] = {}
+    if anchors is not None:
+        found["anchors"] = measure_anchors(
+            result.model, anchors.features, anchors.rows, anchors.pairs, prompt_id=anchors.prompt_id
+        )
+    if result.model.record.fit.pairs_seen == "unknown" and len(result.splits.train):
+        seen = memorization(
+            result.features.embeddings, result.features.reward, result.pairs.select(result.splits.train)
+        )
+        found["memorization"] = seen
+        if seen is not None and seen.suspected:
+            logger.warning("%s", seen)
+    head = result.model.head
+    if isinstance(head, ResidualHead) and not bool(head.weight.any()):
+        found["notes"] = (
+            "The refined reward is the base reward: with each prompt left out, no correction predicts the labels of "
+            "these pairs clearly better than none.",
+        )
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -271,6 +321,7 @@ class PreparedFit:
                 "validation": len(splits.validation),
                 "test": len(splits.test),
                 "split": splits.how,
+                "pairs_seen": self.config.pairs_seen,
                 "prompts_fitted_on": "not known" if prompts is None else len(prompts),
                 "sources": dict(sorted(Counter(str(name or "-") for name in pairs.source).items())),
             },
@@ -308,6 +359,8 @@ def prepare_fit(features: Features, given: PreferencePairs | None, config: FitCo
     splits = choose_splits(pairs, config)
     started = time.monotonic()
     train, conflicts = _training_pairs(pairs, splits, features, config)
+    if config.pairs_seen == "unknown" and bool(train.rm_training.any()):  # the data say so
+        config = replace(config, pairs_seen="yes")
     return PreparedFit(features, pairs, config, splits, train, conflicts, time.monotonic() - started)
 
 

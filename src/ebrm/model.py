@@ -23,13 +23,13 @@ from ebrm.errors import BackboneError, ConfigError, ModelError, TextError
 from ebrm.fitted_prompts import FittedPrompts, id_kind
 from ebrm.heads import (
     EmbeddingSource,
-    EnergyConfig,
     EstimateConfig,
     FiniteRows,
     FitConfig,
     HeadConfig,
     InferenceConfig,
     Posterior,
+    ResidualConfig,
     RewardHead,
     head_config,
     load_head,
@@ -145,7 +145,7 @@ class ModelRecord:
         abstention: which comparisons are sure enough for the risks asked for, in terms of calibrated P.
     """
 
-    head: HeadConfig = EnergyConfig()
+    head: HeadConfig = ResidualConfig()
     fit: FitConfig = FitConfig()
     backbone: dict[str, Any] = field(default_factory=dict)
     text_rule: dict[str, Any] | None = None

@@ -30,6 +30,10 @@ class FitJob:
             (owner/name[:config][@revision]).
         features: features folder that `ebrm features` wrote, instead of --backbone, --data and the options of
             reading.
+        keep: anchors, texts whose reward should not move: preference pairs or rows of prompt and response, as for
+            --data (labels are not fitted on), or a features folder of the same reward model.
+        risk: find the confidence above which pairs can be decided with this share of wrong decisions, on the test
+            pairs, and store it in the model.
         keep_features: keep the features read in this run in OUT/features, for other fits.
         trackers: also log the curves with these: tensorboard (to OUT-logs), wandb, trackio (extra `trackers`).
         overwrite: replace a model that is there already.
@@ -38,6 +42,8 @@ class FitJob:
     out: str
     data: str | None = None
     features: str | None = None
+    keep: str | None = None
+    risk: float | None = None
     keep_features: bool = False
     trackers: tuple[str, ...] = ()
     overwrite: bool = False
@@ -68,7 +74,10 @@ def fit(console: Console, chosen: Chosen) -> None:
     with tracked(job.trackers, out.with_name(out.name + "-logs"), settings) as log:
         source = job.features or reading["backbone"].backbone
         device = chosen.given(BackboneConfig).get("device", "auto")
-        result = ebrm.fit(source, job.data, head=head, config=config, work=work, device=device, on_epoch=log, **reading)
+        result = ebrm.fit(
+            source, job.data, keep=job.keep, head=head, config=config, work=work, device=device, on_epoch=log, **reading
+        )
+    promises = _promises(result, job.risk)
     made = work / "model"
     shutil.rmtree(made, ignore_errors=True)
     metrics = result.save(made).metrics
@@ -80,7 +89,24 @@ def fit(console: Console, chosen: Chosen) -> None:
     made.rename(out)
     shutil.rmtree(work)
     _show(console, metrics, out)
+    for sentence in promises:
+        console.print(sentence)
     console.result({"out": str(out), "metrics": metrics})
+
+
+def _promises(result: Any, risk: float | None) -> list[str]:
+    """What is promised at a risk, by the test pairs; the thresholds go into the model."""
+    if risk is None:
+        return []
+    import numpy as np
+
+    from ebrm.confidence import abstain
+
+    held = result.pairs.select(result.splits.test)
+    generator = np.random.default_rng(result.model.record.fit.seed)
+    model, *rules = abstain(result.model, result.features, held, risk, generator=generator)
+    result.model.record = model.record
+    return [rule.sentence() for rule in rules]
 
 
 def _reading(job: FitJob, chosen: Chosen) -> dict[str, Any]:
@@ -122,7 +148,7 @@ def _claim(out: Path, job: FitJob, settings: dict[str, Any]) -> Path:
                 f"--out {out} does not hold a model, so --overwrite does not replace it. Choose another name."
             )
     work = out.with_name(f".{out.name}.work")
-    mark = {"job": sha256_json([job.data, job.features, settings])}
+    mark = {"job": sha256_json([job.data, job.features, job.keep, settings])}
     try:
         stored = read_json(work / "job.json") if (work / "job.json").is_file() else mark
     except ValueError:

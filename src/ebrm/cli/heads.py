@@ -9,7 +9,7 @@ from typing import Any, Literal, get_type_hints
 
 from ebrm.cli.parser import Chosen, Part, key_of
 from ebrm.cli.values import read
-from ebrm.heads import HEADS, OBJECTIVES, EnergyConfig, HeadConfig
+from ebrm.heads import HEADS, OBJECTIVES, EnergyConfig, HeadConfig, ResidualConfig
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,8 @@ class HeadChoice:
     """Which head is fitted.
 
     Attributes:
-        head: energy: density p(r | e) of an energy-based model; linear, silu (two layers), bayesian, gaussian,
+        head: residual (unset, unless an objective or paper is given): the base reward plus a linear correction; energy:
+            density p(r | e) of an energy-based model; linear, silu (two layers), bayesian, gaussian,
             min_norm, directional: Bradley-Terry heads; anchored: held near the base reward; prototypes: users' ideal
             points; binary: thumbs; attributes: ratings. Each has options of its own: `ebrm fit --head KIND --help`.
         objective: joint: the pairs' labels and the base reward; likelihood: the base reward alone, exact, log Z by
@@ -27,9 +28,9 @@ class HeadChoice:
     """
 
     head: Literal[
-        "energy", "linear", "silu", "gaussian", "bayesian", "attributes", "binary", "anchored", "min_norm",
+        "residual", "energy", "linear", "silu", "gaussian", "bayesian", "attributes", "binary", "anchored", "min_norm",
         "prototypes", "directional",
-    ] = "energy"  # fmt: skip
+    ] | None = None  # fmt: skip
     objective: Literal["joint", "likelihood", "nce"] | None = None
     paper: Literal["small", "large"] | None = None
 
@@ -92,6 +93,8 @@ def _defaults(choice: Mapping[str, Any]) -> HeadConfig:
         None if choice.get(name) is None else read(choice[name], hints[name], f"--{name}")
         for name in ("head", "objective", "paper")
     )
+    if head is None and objective is None and paper is None:
+        return ResidualConfig()
     if head not in (None, "energy"):
         return HEADS[head]()
     config = EnergyConfig.paper(paper) if paper else EnergyConfig()

@@ -1,0 +1,148 @@
+"""Anchors of a fit: texts whose reward should not move, read with the same reward model, divided by prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ebrm.data import (
+    PreferenceConfig,
+    Preferences,
+    check_messages,
+    check_prompt,
+    check_text,
+    load_preferences,
+    prompt_id,
+    read_rows,
+    split_by_prompt,
+)
+from ebrm.data import RowProblem as _RowProblem
+from ebrm.errors import DataError
+from ebrm.features import FeatureConfig, Features, Text, extract_features, extract_texts, open_features, read_items
+from ebrm.heads import Anchors
+from ebrm.pairs import PreferencePairs
+
+if TYPE_CHECKING:
+    from ebrm.backbone import Backbone
+
+#: Share of the anchors' prompts that is held out to measure the drift on.
+HELD_OUT = 0.3
+
+
+@dataclass(frozen=True, eq=False)
+class AnchorSplit:
+    """Anchors fitted on, and those held out to measure the drift on.
+
+    Attributes:
+        features: of all of them.
+        fitted: what the head keeps to.
+        rows: rows held out.
+        prompt_id: their prompts.
+        pairs: pairs held out, with the labels they came with.
+    """
+
+    features: Features
+    fitted: Anchors
+    rows: Tensor
+    prompt_id: list[str]
+    pairs: PreferencePairs
+
+
+def read_anchors(
+    keep: Any, features: Features, backbone: Backbone | None, folder: Path, data: PreferenceConfig,
+    config: FeatureConfig,
+) -> Features:  # fmt: skip
+    """Features of the anchors.
+
+    Args:
+        keep: features of the same reward model or their folder; or, with a reward model, preference pairs
+            (as of :func:`ebrm.load_preferences`; labels are not fitted on) or rows of prompt and response.
+        features: those of the pairs that are fitted, by which the anchors' are checked.
+        backbone: the reward model, to read texts with.
+        folder: where features that are read here go.
+        data, config: how they are read and stored.
+
+    Raises:
+        DataError: texts without a reward model, no rows, or rows that are neither. FeaturesError: of another one.
+    """
+    if isinstance(keep, str | Path) and (keep == "demo" or (Path(keep) / "manifest.json").is_file()):
+        keep = open_features(keep)
+    if isinstance(keep, Features):
+        keep.check(features.manifest["backbone"], features.manifest["text"])
+        if keep.embedding_size != features.embedding_size:
+            raise DataError(
+                f"The anchors' embeddings have {keep.embedding_size} numbers, the pairs' {features.embedding_size}. "
+                "Read both with the same reward model and the same `layers`."
+            )
+        return keep
+    if backbone is None:
+        raise DataError(
+            f"The anchors are given as {type(keep).__name__}, and there is no reward model to read texts with. Give "
+            "features of them (`ebrm features`), or a reward model and preferences instead of features."
+        )
+    texts = None if isinstance(keep, Preferences) else _texts(keep, data)
+    if texts is not None:
+        return extract_texts(backbone, texts, folder, config)
+    pairs = keep if isinstance(keep, Preferences) else load_preferences(keep, data)
+    return extract_features(backbone, pairs, folder, config)
+
+
+def _texts(keep: Any, data: PreferenceConfig) -> list[Text] | None:
+    """Rows of prompt and response; None where the first row has no such columns."""
+    columns = {"prompt": "prompt", "response": "response"} | dict(data.columns)
+    rows = read_rows(keep, data)
+    first = next(rows, None)
+    if first is None:
+        raise DataError("The anchors have no rows. Give texts or pairs whose reward should not move.")
+    if columns["response"] not in first[1]:
+        return None
+
+    def found() -> Iterator[Text]:
+        for where, row in (first, *rows):
+            try:
+                prompt = row.get(columns["prompt"])
+                turns = [{"role": "user", "content": check_text(prompt, "prompt")}] if isinstance(prompt, str) else None
+                messages = check_prompt(turns or check_messages(prompt, "prompt"), "prompt")
+                yield Text(prompt_id(messages), messages, check_text(row.get(columns["response"]), "response"), where)
+            except _RowProblem as problem:
+                raise DataError(f"An anchor cannot be read: {problem.at(where)}") from None
+
+    return list(found())
+
+
+def split_anchors(features: Features, seed: int) -> AnchorSplit:
+    """Divide anchors by prompt; a row in no pair has its prompt from the features, or is a prompt of its own.
+
+    Raises:
+        DataError: no rows, or one prompt only.
+    """
+    prompts = [f"row {row}" for row in range(len(features))]
+    if features.path is not None:
+        names = read_items(features.path / "items.parquet")["prompt_id"]
+        prompts = [own if name is None else str(name) for own, name in zip(prompts, names, strict=True)]
+    pairs = features.pairs
+    for sides in (pairs.chosen, pairs.rejected):
+        for row, name in zip(sides.tolist(), pairs.prompt_id.tolist(), strict=True):
+            prompts[row] = name
+    parts = split_by_prompt(prompts, {"fitted": 1 - HELD_OUT, "held": HELD_OUT}, seed)
+    fitted, held = (torch.from_numpy(parts[name]) for name in ("fitted", "held"))
+    if not len(fitted) or not len(held):
+        raise DataError(
+            f"The anchors have {len(set(prompts))} different prompts in {len(prompts)} rows; some are held out to "
+            "measure how far rewards move there, so more are needed. Give anchors of 20 prompts or more."
+        )
+    names = np.array(prompts, dtype=object)
+    inside = np.isin(pairs.prompt_id, names[held.numpy()])
+    return AnchorSplit(
+        features,
+        Anchors(features.embedding(fitted), features.reward[fitted], names[fitted.numpy()].tolist()),
+        held,
+        names[held.numpy()].tolist(),
+        pairs.select(np.flatnonzero(inside)),
+    )
