@@ -23,6 +23,7 @@ from .fitting import fit as fit
 from .groups import Groups as Groups
 from .heads import AnchoredConfig as AnchoredConfig
 from .heads import AttributesConfig as AttributesConfig
+from .heads import AutoConfig as AutoConfig
 from .heads import BayesianConfig as BayesianConfig
 from .heads import BinaryConfig as BinaryConfig
 from .heads import DirectionalConfig as DirectionalConfig

@@ -24,7 +24,18 @@ from ebrm.data import PreferenceConfig, Preferences, TextConfig, load_preference
 from ebrm.errors import ConfigError, DataError, ModelError, setting
 from ebrm.features import FeatureConfig, Features, ShardedEmbeddings, extract_features, open_features, read_items
 from ebrm.fitted_prompts import FittedPrompts
-from ebrm.heads import Epoch, FitConfig, FittedHead, HeadConfig, ResidualConfig, ResidualHead, fit_head
+from ebrm.heads import (
+    HEADS,
+    Anchors,
+    AutoConfig,
+    Epoch,
+    FitConfig,
+    FittedHead,
+    HeadConfig,
+    ResidualConfig,
+    ResidualHead,
+    fit_head,
+)
 from ebrm.model import EnergyRewardModel, ModelRecord
 from ebrm.pairs import PreferencePairs
 from ebrm.utils.extras import install_hint
@@ -34,7 +45,7 @@ if TYPE_CHECKING:
     from accelerate.tracking import GeneralTracker
 
     from ebrm.backbone import Backbone
-    from ebrm.evaluation import AnchorDrift, FitEvaluation, LearningCurve, Memorization
+    from ebrm.evaluation import AnchorDrift, FitEvaluation, HeadChoice, LearningCurve, Memorization
 
 logger = logging.getLogger(__name__)
 
@@ -248,15 +259,37 @@ def _fit_features(
     )  # fmt: skip
     seconds["filter"] = prepared.seconds
     started = time.monotonic()
+    held = None if anchors is None else anchors.fitted
+    choice: HeadChoice | None = None
+    if isinstance(head, AutoConfig):
+        head, choice = _choose(head, features, prepared, held, device)
     fitted = fit_head(
         head, features.embeddings, features.reward, prepared.train, prepared.pairs.select(splits.validation),
         device=device, checkpoint=work / "checkpoint.safetensors", on_epoch=on_epoch,
-        strength=config.strength, pairs_seen=config.pairs_seen, anchors=None if anchors is None else anchors.fitted,
-        seed=config.seed,
+        strength=config.strength, pairs_seen=config.pairs_seen, anchors=held, seed=config.seed,
     )  # fmt: skip
+    if choice is not None and choice.chosen == "base" and isinstance(fitted.head, ResidualHead):
+        fitted = replace(fitted, head=fitted.head.unmoved())
     seconds["fit"] = time.monotonic() - started
     result = prepared.result(fitted, backbone, preferences, seconds)
-    return replace(result, **_checks(result, anchors))
+    result = replace(result, **_checks(result, anchors))
+    if choice is None:
+        return result
+    result.model.record.data["head_choice"] = choice.to_dict()
+    return replace(result, notes=(str(choice), *result.notes))
+
+
+def _choose(
+    auto: AutoConfig, features: Features, prepared: PreparedFit, anchors: Anchors | None, device: torch.device
+) -> tuple[HeadConfig, HeadChoice]:
+    """The head that the training pairs favor; the base reward is a residual head without its correction."""
+    from ebrm.evaluation import choose_head  # not before: it loads SciPy and scikit-learn
+
+    choice = choose_head(
+        features.embeddings, features.reward, prepared.train, prepared.config, folds=auto.folds, anchors=anchors,
+        device=device,
+    )  # fmt: skip
+    return HEADS.get(choice.chosen, ResidualConfig)(), choice
 
 
 def _checks(result: FitResult, anchors: AnchorSplit | None) -> dict[str, Any]:

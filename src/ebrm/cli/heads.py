@@ -9,7 +9,7 @@ from typing import Any, Literal, get_type_hints
 
 from ebrm.cli.parser import Chosen, Part, key_of
 from ebrm.cli.values import read
-from ebrm.heads import HEADS, OBJECTIVES, EnergyConfig, HeadConfig, ResidualConfig
+from ebrm.heads import HEADS, OBJECTIVES, AutoConfig, EnergyConfig, HeadConfig, ResidualConfig
 
 
 @dataclass(frozen=True)
@@ -18,9 +18,11 @@ class HeadChoice:
 
     Attributes:
         head: residual (unset, unless an objective or paper is given): the base reward plus a linear correction; energy:
-            density p(r | e) of an energy-based model; linear, silu (two layers), bayesian, gaussian,
-            min_norm, directional: Bradley-Terry heads; anchored: held near the base reward; prototypes: users' ideal
-            points; binary: thumbs; attributes: ratings. Each has options of its own: `ebrm fit --head KIND --help`.
+            density p(r | e) of an energy-based model; linear, silu (two layers), bayesian, gaussian, min_norm,
+            directional: Bradley-Terry heads; anchored: held near the base reward; prototypes: users' ideal points;
+            binary: thumbs; attributes: ratings; auto: the simplest of base reward, residual, linear, silu and energy
+            within one standard error of the best by cross-validation. Each has options of its own:
+            `ebrm fit --head KIND --help`.
         objective: joint: the pairs' labels and the base reward; likelihood: the base reward alone, exact, log Z by
             quadrature on shared nodes; nce: the base reward alone, NCE+ with sampled noise (the paper).
         paper: defaults of the paper (arXiv 2504.13134) for its small or its large network: objective nce, conflict
@@ -29,7 +31,7 @@ class HeadChoice:
 
     head: Literal[
         "residual", "energy", "linear", "silu", "gaussian", "bayesian", "attributes", "binary", "anchored", "min_norm",
-        "prototypes", "directional",
+        "prototypes", "directional", "auto",
     ] | None = None  # fmt: skip
     objective: Literal["joint", "likelihood", "nce"] | None = None
     paper: Literal["small", "large"] | None = None
@@ -95,6 +97,8 @@ def _defaults(choice: Mapping[str, Any]) -> HeadConfig:
     )
     if head is None and objective is None and paper is None:
         return ResidualConfig()
+    if head == "auto":
+        return AutoConfig()
     if head not in (None, "energy"):
         return HEADS[head]()
     config = EnergyConfig.paper(paper) if paper else EnergyConfig()

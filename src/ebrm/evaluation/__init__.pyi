@@ -23,6 +23,8 @@ from .head_benchmark import HeadBenchmark as HeadBenchmark
 from .head_benchmark import check_names as check_names
 from .head_benchmark import compare_heads as compare_heads
 from .head_benchmark import fit_temperature as fit_temperature
+from .head_choice import HeadChoice as HeadChoice
+from .head_choice import choose_head as choose_head
 from .learning import LearningCurve as LearningCurve
 from .learning import learning_curve as learning_curve
 from .measures import MOST_RESAMPLES as MOST_RESAMPLES

@@ -5,6 +5,7 @@ from .config import HEADS as HEADS
 from .config import OBJECTIVES as OBJECTIVES
 from .config import AnchoredConfig as AnchoredConfig
 from .config import AttributesConfig as AttributesConfig
+from .config import AutoConfig as AutoConfig
 from .config import BayesianConfig as BayesianConfig
 from .config import BinaryConfig as BinaryConfig
 from .config import DirectionalConfig as DirectionalConfig

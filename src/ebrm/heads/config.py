@@ -85,12 +85,12 @@ _LIMITS: dict[str, Limit] = {
     "extrapolation": (math.isfinite, "a number"),
     "nodes": _least(8),
     "InferenceConfig.nodes": _least(9),
+    "folds": _least(2),
     "base_weight": (lambda value: value is None or value > 0, "above 0, or unset"),
     **dict.fromkeys(("reward_widths", "joint_widths"), _WIDTHS),
     **dict.fromkeys(("window", "fallback"), _RANGE),
-    **dict.fromkeys(
-        ["reward_noise", "reward_scale", "learning_rate", "clip_norm", "step_size", "step_stop"], _above(0)
-    ),
+    "clip_norm": (lambda value: value is None or value > 0, "above 0, or unset"),
+    **dict.fromkeys(["reward_noise", "reward_scale", "learning_rate", "step_size", "step_stop"], _above(0)),
     **dict.fromkeys(
         ["reward_weight", "beta", "regularization", "weight_decay", "patience", "steps", "seed"], _least(0)
     ),
@@ -174,7 +174,8 @@ class LikelihoodConfig(_Config):
     Attributes:
         noise_scales: standard deviations of the noise mixture, in standard deviations of the reward (paper: 3.5 / 4).
         beta: label noise: the positive is moved by noise of beta times those widths; more widens the densities.
-        nodes: quadrature nodes, shifted at random each step.
+        nodes: quadrature nodes, shifted at random each step; more are used where a cell would be wider than the noise
+            on the positive, whose likelihood would be biased (Jensen).
     """
 
     kind: ClassVar[str] = "likelihood"
@@ -217,7 +218,7 @@ class TrainingConfig(_Config):
         epochs: passes over the training rows. Unset: 3 under the joint objective and 5 else, or as many as make 200 and
             1,000 optimizer steps on little data.
         patience: stop after this many epochs without a better validation result; 0: never.
-        clip_norm: largest norm of the gradient; larger ones are scaled.
+        clip_norm: largest norm of the gradient; larger ones are scaled. None: none is.
     """
 
     reward_scale: float = 1.0
@@ -227,7 +228,7 @@ class TrainingConfig(_Config):
     batch_rows: int = 128
     epochs: int | None = None
     patience: int = 5
-    clip_norm: float = 1.0
+    clip_norm: float | None = 1.0
 
 
 @dataclass(frozen=True)
@@ -321,6 +322,22 @@ class ResidualConfig(HeadConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AutoConfig(HeadConfig):
+    """The head that these pairs favor: base reward, residual, linear, SiLU and energy, cross-validated by prompt.
+
+    The simplest, in this order, that is within one standard error of the best. Unless the reward model has not seen the
+    pairs (`pairs_seen="no"`), its own accuracy on them tells nothing, and the residual head comes first.
+
+    Attributes:
+        folds: parts that the prompts are divided into.
+    """
+
+    kind: ClassVar[str] = "auto"
+    title: ClassVar[str] = "chosen by cross-validation on the pairs"
+    folds: int = 5
+
+
+@dataclass(frozen=True, kw_only=True)
 class EnergyConfig(HeadConfig):
     """The energy model: a density p(r | e) = exp f(e, r) / Z(e) (EBRM, arXiv 2504.13134).
 
@@ -355,7 +372,8 @@ class EnergyConfig(HeadConfig):
     def paper(cls, size: Literal["small", "large"] = "small") -> EnergyConfig:
         """The paper's network, training and hybrid-start inference; fit it with `FitConfig(filter_conflicts=True)`.
 
-        The paper scales rewards to deviation 4 for 8B and not at all for small RMs; here they are standardized first.
+        Where it differs from the paper: docs/evidence.md, "The paper's settings". The paper scales rewards to deviation
+        4 for 8B and not at all for small RMs; here they are standardized first.
         """
         return cls(
             network=NetworkConfig(size=size, standardize_embedding=False),
@@ -367,6 +385,7 @@ class EnergyConfig(HeadConfig):
                 batch_rows=256,
                 epochs=5,
                 patience=0,
+                clip_norm=None,
             ),
             inference=InferenceConfig(estimate="ascent", start="paper"),
         )

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ebrm.errors import ConfigError, DataError
 from ebrm.heads.base import ClosedFormHead, RewardHead
-from ebrm.heads.config import EnergyConfig, HeadConfig, PairsSeen
+from ebrm.heads.config import HEADS, EnergyConfig, HeadConfig, PairsSeen
 from ebrm.heads.data import Anchors, EmbeddingSource, Standardizer, changed_columns, head_data, with_strength
 from ebrm.heads.energy import EnergyHead
 from ebrm.heads.linear import AnchoredHead, BayesianHead, GaussianHead, LinearHead
@@ -82,6 +82,10 @@ def fit_head(
         DataError: a column that the head's loss has no place for, weights that are all 0, or no ratings or sources
             where the head needs them.
     """
+    if config.kind not in _CLASSES:
+        raise ConfigError(
+            f"The head {config.kind!r} is chosen among others by `ebrm.fit`; name one of {', '.join(HEADS)}."
+        )
     kind = _CLASSES[config.kind]
     if anchors is not None and kind is not ResidualHead:
         raise ConfigError(f"The {config.kind} head has no use for anchors; the residual head keeps to them.")

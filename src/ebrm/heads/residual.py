@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 from typing import Any
@@ -78,6 +79,13 @@ class ResidualHead(ClosedFormHead):
     def spread(self, x: Tensor) -> Tensor:  # [n, d] -> [n]
         """Standard deviation of the noise of one comparison, logits; the same for all rows."""
         return x.new_full((len(x),), GUMBEL_STD, dtype=torch.float64) / self.sharpness
+
+    def unmoved(self) -> ResidualHead:
+        """The same head without its correction: the base reward."""
+        head = copy.deepcopy(self)
+        for buffer, value in ((head.weight, 0.0), (head.base_weight, 1.0), (head.gain, 1.0), (head.offset, 0.0)):
+            buffer.fill_(value)
+        return head
 
     def fit_units(self, data: HeadData) -> None:
         """As every head; where nothing moves, the base rewards themselves."""

@@ -190,6 +190,12 @@ def train_step(
     r = head.standardizer.to_internal(reward.to(head.device))
     objective, training = head.config.objective, head.config.training
     samples = objective.negatives if isinstance(objective, NCEConfig) else objective.nodes
+    if isinstance(objective, LikelihoodConfig) and objective.beta > 0:
+        # A cell wider than the positive's noise would make the estimated log Z too low on average: the likelihood
+        # could be raised by peaks between nodes.
+        low, high = head.support_bounds()
+        noise_width = objective.beta * min(objective.noise_scales) * training.reward_scale
+        samples = max(samples, math.ceil((high - low) / noise_width))
     common: dict[str, Any] = {
         "regularization": training.regularization,
         "generator": generator,
@@ -213,7 +219,8 @@ def train_step(
     for loss in losses:
         loss.backward()
         total += float(loss.detach())
-    norm = torch.nn.utils.clip_grad_norm_(head.network.parameters(), training.clip_norm)
+    largest = math.inf if training.clip_norm is None else training.clip_norm
+    norm = torch.nn.utils.clip_grad_norm_(head.network.parameters(), largest)
     if not bool(torch.isfinite(norm)):
         raise ModelError(
             f"The gradient of the {objective.kind} objective is not finite (loss {total}). Lower `learning_rate`, or "
