@@ -46,6 +46,10 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in prompts))
     responses = [{"prompt": f"Say {word}.", "response": word} for word in WORDS]
     (folder / "responses.jsonl").write_text("".join(json.dumps(row) + "\n" for row in responses))
+    anchors = [
+        {"prompt": f"Tell me about {word} {i}.", "response": f"{word} " * (i + 1)} for i in range(8) for word in WORDS
+    ]
+    (folder / "anchors.jsonl").write_text("".join(json.dumps(row) + "\n" for row in anchors))
     graded = [
         {"prompt": f"Say {word}.", "response": text, "gold": gold}
         for word in WORDS
@@ -76,7 +80,7 @@ def run_command(line: str, servers: ExitStack) -> None:
         servers.enter_context(command_serving(words[1:]))
         return
     if words[1] == "fit":  # the guide's own options first; then what makes a tiny fit quick
-        energy = "--head" not in words
+        energy = "--paper" in words or ("--head" in words and words[words.index("--head") + 1] == "energy")
         words += ["--overwrite", *(["--joint-widths", "12,6", "--epochs", "2", "--batch-rows", "16"] if energy else [])]
     assert main(words[1:]) == 0, line
 

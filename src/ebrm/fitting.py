@@ -268,11 +268,12 @@ def _fit_features(
         device=device, checkpoint=work / "checkpoint.safetensors", on_epoch=on_epoch,
         strength=config.strength, pairs_seen=config.pairs_seen, anchors=held, seed=config.seed,
     )  # fmt: skip
-    if choice is not None and choice.chosen == "base" and isinstance(fitted.head, ResidualHead):
+    chosen_base = choice is not None and choice.chosen == "base"
+    if chosen_base and isinstance(fitted.head, ResidualHead):
         fitted = replace(fitted, head=fitted.head.unmoved())
     seconds["fit"] = time.monotonic() - started
     result = prepared.result(fitted, backbone, preferences, seconds)
-    result = replace(result, **_checks(result, anchors))
+    result = replace(result, **_checks(result, anchors, chosen_base))
     if choice is None:
         return result
     result.model.record.data["head_choice"] = choice.to_dict()
@@ -292,7 +293,7 @@ def _choose(
     return HEADS.get(choice.chosen, ResidualConfig)(), choice
 
 
-def _checks(result: FitResult, anchors: AnchorSplit | None) -> dict[str, Any]:
+def _checks(result: FitResult, anchors: AnchorSplit | None, chosen_base: bool) -> dict[str, Any]:
     """What the report says beside accuracy: drift on anchors held out, pairs known by heart, a head that stays put."""
     from ebrm.evaluation import measure_anchors, memorization  # not before: it loads SciPy and scikit-learn
 
@@ -309,7 +310,7 @@ def _checks(result: FitResult, anchors: AnchorSplit | None) -> dict[str, Any]:
         if seen is not None and seen.suspected:
             logger.warning("%s", seen)
     head = result.model.head
-    if isinstance(head, ResidualHead) and not bool(head.weight.any()):
+    if isinstance(head, ResidualHead) and not bool(head.weight.any()) and not chosen_base:
         found["notes"] = (
             "The refined reward is the base reward: with each prompt left out, no correction predicts the labels of "
             "these pairs clearly better than none.",
