@@ -20,9 +20,10 @@ from ebrm.heads.ridge import Comparisons, average, candidates, clear_gain, compa
 logger = logging.getLogger(__name__)
 
 #: α, logits a standard deviation of the base reward, with anchors and without (docs/evidence.md): fixed, unless the
-#: reward model is known not to have seen the pairs, whose labels then choose a multiple.
+#: reward model is known not to have seen the pairs, whose labels then choose a multiple: less than the fixed weight only
+#: where anchors keep the rest.
 FIXED_WEIGHT = {True: 0.25, False: 0.35}
-MULTIPLES = (1.0, 1.4, 2.0, 2.8, 4.0, 5.6)
+MULTIPLES = {True: (0.0, 0.35, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6), False: (1.0, 1.4, 2.0, 2.8, 4.0, 5.6)}
 #: α where the reward model knows these pairs by heart: this share of the correction's standard deviation.
 SEEN_SHARE = 0.25
 #: The constant that stands for the intercept of the classifier of anchors.
@@ -115,8 +116,9 @@ class ResidualHead(ClosedFormHead):
         else:
             alpha = FIXED_WEIGHT[data.anchors is not None]
             if data.pairs_seen == "no":
-                losses = [float(pairs.loss(k * alpha * offset + fixed + moved).sum()) for k in MULTIPLES]
-                alpha *= MULTIPLES[losses.index(min(losses))]
+                multiples = MULTIPLES[data.anchors is not None]
+                losses = [float(pairs.loss(k * alpha * offset + fixed + moved).sum()) for k in multiples]
+                alpha *= multiples[losses.index(min(losses))]
         logger.info("Base weight %.3g logits; no correction has the share %.2g.", alpha, none)
         self.weight.copy_(u / math.sqrt(x.shape[1]))
         self.base_weight.fill_(alpha)
