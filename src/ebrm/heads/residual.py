@@ -20,7 +20,7 @@ from ebrm.heads.ridge import Comparisons, average, candidates, clear_gain, compa
 logger = logging.getLogger(__name__)
 
 #: α, logits a standard deviation of the base reward, with anchors and without (docs/evidence.md): fixed, unless the
-#: reward model is known not to have seen the pairs, whose labels then choose a multiple: less than the fixed weight only
+#: reward model is known not to have seen the pairs, whose labels then choose a multiple: below the fixed weight only
 #: where anchors keep the rest.
 FIXED_WEIGHT = {True: 0.25, False: 0.35}
 MULTIPLES = {True: (0.0, 0.35, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6), False: (1.0, 1.4, 2.0, 2.8, 4.0, 5.6)}
