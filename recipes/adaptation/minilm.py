@@ -78,6 +78,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--model", type=Path)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--skip", nargs="*", default=[], help="kinds that are left out, as NaN")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -87,14 +88,16 @@ def main() -> None:
         file = args.out / f"{first // SHARD:04}.safetensors"
         if file.exists():
             continue
-        texts = [text for group in found[first : first + SHARD] for text in tokens_of(group, tokenizer)]
-        order = sorted(range(len(texts)), key=lambda row: -len(texts[row][0]))
+        part = found[first : first + SHARD]
+        texts = [text for group in part for text in tokens_of(group, tokenizer)]
+        asked = [group.kind not in args.skip for group in part for _ in group.responses]
+        order = sorted((row for row in range(len(texts)) if asked[row]), key=lambda row: -len(texts[row][0]))
         columns: dict[str, Tensor] = {}
         while order:
             many = max(1, BATCH_TOKENS // len(texts[order[0]][0]))
             rows, order = order[:many], order[many:]
             for name, value in read_batch(model, [texts[row] for row in rows]).items():
-                column = columns.setdefault(name, torch.zeros(len(texts), value.shape[1], dtype=value.dtype))
+                column = columns.setdefault(name, torch.full((len(texts), value.shape[1]), torch.nan))
                 column[rows] = value
         partial = file.with_suffix(".partial")
         save_file({n: v if n == "reward" else v.half() for n, v in columns.items()}, partial)
