@@ -2,8 +2,8 @@
 
     python recipes/adaptation/finetune.py --data DATA --out FOLDER --wrong 0.25
 
-The vendor's prompts are those of `splits.FIXED`; `minilm.py --model FOLDER` then reads all prompts with it. A few minutes
-on one core.
+The vendor's prompts are those of `SALT` and `PART`; `minilm.py --model FOLDER` then reads all prompts with it. A few
+minutes on one core.
 """
 
 from __future__ import annotations

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import cho_solve, cholesky, solve_triangular
 
 Floats = NDArray[np.float64]
 
 #: Penalties per pair, from strong to weak.
-PENALTIES = 10.0 ** np.arange(1.0, -3.01, -0.5)
+PENALTIES = 10.0 ** np.arange(1.0, -5.01, -0.5)
 
 
 def sigmoid(x: Floats) -> Floats:
@@ -23,7 +24,7 @@ def sigmoid(x: Floats) -> Floats:
 
 
 def loss(z: Floats) -> Floats:
-    """-log σ(z)"""
+    """-log σ(z)."""
     return np.logaddexp(0, -z)
 
 
@@ -42,7 +43,8 @@ def newton(features: Floats, offset: Floats, ridge: float, start: Floats) -> Flo
     c = start.copy()
     for _ in range(30):
         p = sigmoid(offset + features @ c)
-        step = np.linalg.solve(_curvature(features, p, ridge), features.T @ (1 - p) - ridge * c)
+        factor = cholesky(_curvature(features, p, ridge), lower=True, overwrite_a=True, check_finite=False)
+        step = cho_solve((factor, True), features.T @ (1 - p) - ridge * c, check_finite=False)
         moved = np.abs(features @ step).max(initial=0)
         c += step * min(1, 4 / max(moved, 1e-9))
         if moved < 1e-3:
@@ -54,13 +56,14 @@ def left_out(features: Floats, offset: Floats, c: Floats, ridge: float, prompt: 
     """Logits [p], each without the pairs of its own prompt."""
     z = offset + features @ c
     p = sigmoid(z)
-    influence = np.linalg.solve(_curvature(features, p, ridge), features.T)
+    factor = cholesky(_curvature(features, p, ridge), lower=True, overwrite_a=True, check_finite=False)
+    root = solve_triangular(factor, features.T, lower=True, check_finite=False)  # the hat matrix is rootᵀ root
     weight, out = p * (1 - p) + 1e-12, np.empty_like(z)
     order = np.argsort(prompt, kind="stable")
     ends = np.flatnonzero(np.r_[True, np.diff(prompt[order]) != 0, True])
     for first, last in zip(ends[:-1], ends[1:], strict=True):
         rows = order[first:last]
-        hat = features[rows] @ influence[:, rows]
+        hat = root[:, rows].T @ root[:, rows]
         out[rows] = z[rows] - np.linalg.solve(np.eye(len(rows)) - hat * weight[rows], hat @ (1 - p[rows]))
     return out
 
@@ -81,22 +84,15 @@ class Fit:
     losses: Floats
 
 
-def cross_validated(
-    features: Floats, offset: Floats, prompt: NDArray[np.int64], penalties: Floats = PENALTIES
-) -> Fit:
+def cross_validated(features: Floats, offset: Floats, prompt: NDArray[np.int64], penalties: Floats = PENALTIES) -> Fit:
     """The fit with the lowest left-out loss, no coefficients at all among the candidates."""
     c = np.zeros(features.shape[1])
     best = Fit(c, np.inf, loss(offset))
-    worse = 0
     for penalty in penalties:
         c = newton(features, offset, penalty * len(features), c)
         found = Fit(c, penalty, loss(left_out(features, offset, c, penalty * len(features), prompt)))
         if found.losses.mean() < best.losses.mean():
-            best, worse = found, 0
-        elif np.isfinite(best.penalty):  # behind the lowest point of the path
-            worse += 1
-            if worse == 2:
-                break
+            best = found
     return best
 
 

@@ -275,8 +275,13 @@ def in_units(reward: Floats, rows: Rows) -> Base:
     return Base((reward - center) / spread, float(spread))
 
 
-@lru_cache(maxsize=3)
 def base_of(study: Study, scenario: Scenario, seed: int, fine_tuned: bool) -> Base:
-    """The base of a scenario's vendor, which is the same for all sizes and labels of the user's."""
+    """The base of a scenario's vendor, which is the same whatever the user brings."""
+    plain = Scenario("base", scenario.vendor, scenario.vendor, (1,), wrong=scenario.wrong, by_source=scenario.by_source)
+    return _base(study, plain, seed, fine_tuned)
+
+
+@lru_cache(maxsize=8)
+def _base(study: Study, scenario: Scenario, seed: int, fine_tuned: bool) -> Base:
     case = case_of(study, scenario, 1, seed, fine_tuned)
     return fine_tuned_base(study, case) if fine_tuned else ridge_base(study, case)
