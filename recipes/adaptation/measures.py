@@ -248,10 +248,10 @@ class Measured:
 
     # -- best of n --------------------------------------------------------------------------------------------------
 
-    def best_of_pool(self, method: str) -> Drawn:
-        """Gold score of the response that is picked, above the pool's mean, in gold's unit."""
-        gold = np.array([[pool[method] for pool in result.meta["pools"]] for result in self.results])
-        above = gold - np.array([result.meta["pool_means"] for result in self.results])  # [seeds, pools]
+    def best_of(self, method: str, n: int) -> Drawn:
+        """Gold score of the best-rewarded of n responses of a pool, above the mean of all, in gold's unit."""
+        gold = np.array([result.meta["pools"][method] for result in self.results])  # [seeds, pools, sizes]
+        above = gold[:, :, n - 1] - gold[:, :, 0]
         rng = _generator("pools", above.shape)
         pools = rng.integers(0, above.shape[1], (DRAWS, above.shape[1]))
         seeds = rng.integers(0, len(above), (DRAWS, len(above)))

@@ -273,16 +273,19 @@ def every(problem: Problem, said: tuple[PairsSeen, ...]) -> dict[str, Refined]:
     """All methods that take little time, EBRM under each thing `said` of the pairs."""
     made = {name: method(problem) for name, method in RIVALS.items()}
     made |= silu_heads(problem)
-    for seen in said:
-        made[OURS[seen]] = fitted(problem, ResidualConfig(), seen)
-    if problem.anchors is None:
-        return made
-    for rho in RHOS if len(problem.chosen) < MANY else RHOS[:1]:
-        suffix = ANCHORED if rho == RHOS[0] else f"{ANCHORED}, rho = {rho:g}"
-        made[f"linear{suffix}"] = anchored_linear(problem, rho)
-        made[f"a r0 + ridge{suffix}"] = base_and_linear(problem, anchored_space(problem, rho))
-    for seen in said:
-        made[OURS[seen] + ANCHORED] = fitted(problem, ResidualConfig(), seen, use_anchors=True)
+    if problem.anchors is not None:
+        for rho in RHOS if len(problem.chosen) < MANY else RHOS[:1]:
+            suffix = ANCHORED if rho == RHOS[0] else f"{ANCHORED}, rho = {rho:g}"
+            made[f"linear{suffix}"] = anchored_linear(problem, rho)
+            made[f"a r0 + ridge{suffix}"] = base_and_linear(problem, anchored_space(problem, rho))
+    return made | ours(problem, said)
+
+
+def ours(problem: Problem, said: tuple[PairsSeen, ...]) -> dict[str, Refined]:
+    """EBRM under each thing `said` of the pairs, without and with anchors."""
+    made = {OURS[seen]: fitted(problem, ResidualConfig(), seen) for seen in said}
+    if problem.anchors is not None:
+        made |= {OURS[s] + ANCHORED: fitted(problem, ResidualConfig(), s, use_anchors=True) for s in said}
     return made
 
 

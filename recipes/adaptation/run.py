@@ -22,8 +22,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np  # noqa: E402 - after the number of threads is set
 import torch  # noqa: E402
-from methods import energies, every, other_embeddings, problem_of  # noqa: E402
+from methods import PairsSeen, energies, every, other_embeddings, ours, problem_of  # noqa: E402
 from study import ALTERNATES, EMBEDDING, SCENARIOS, Scenario, Study, base_of, case_of, load  # noqa: E402
+
+from ebrm.optimize import best_of_n_gold  # noqa: E402
 
 SEEDS = 5
 #: Scenarios that a fine-tuned base is measured on, and sizes where the energies are (their first seeds).
@@ -82,8 +84,8 @@ def study_of(cache: Path, data: Path, folder: str, backbone: str) -> tuple[Study
     return study, np.ascontiguousarray(study.embedding(EMBEDDING[backbone]))
 
 
-def measure(cell: Cell, cache: Path, data: Path, out: Path) -> float:
-    """Make a cell's file; gives the seconds it took."""
+def measure(cell: Cell, cache: Path, data: Path, out: Path, again: bool = False) -> float:
+    """Make a cell's file; gives the seconds it took. `again`: only EBRM is fitted, what else the file has is kept."""
     started = time.monotonic()
     torch.set_num_threads(1)
     scenario, fine_tuned = scenario_of(cell), cell.base != "head"
@@ -93,8 +95,9 @@ def measure(cell: Cell, cache: Path, data: Path, out: Path) -> float:
     base = base_of(study, scenario, cell.seed, fine_tuned)
     problem = problem_of(study, case, base, embedding, cell.seed)
     place = (cell.scenario, cell.n)
-    found = every(problem, ("unknown", "yes") if scenario.seen else ("unknown", "no"))
-    if not fine_tuned and place in SLOW and cell.seed < SLOW_SEEDS:
+    said: tuple[PairsSeen, ...] = ("unknown", "yes") if scenario.seen else ("unknown", "no")
+    found = ours(problem, said) if again else every(problem, said)
+    if not again and not fine_tuned and place in SLOW and cell.seed < SLOW_SEEDS:
         found |= energies(problem)
     if not fine_tuned and place in EMBEDDINGS:
         others = {name: study.embedding(names) for name, names in ALTERNATES[cell.backbone].items()}
@@ -110,13 +113,18 @@ def measure(cell: Cell, cache: Path, data: Path, out: Path) -> float:
         difference = refined.reward[study.chosen[where]] - refined.reward[study.rejected[where]]
         columns[f"score {name}"] = (1 + np.sign(difference)).astype(np.int8)  # halves: 2 right, 1 a tie, 0 wrong
         columns[f"probability {name}"] = refined.probabilities(problem.asked).astype(np.float32)
-    pools = []
-    for rows, gold in study.pools:
-        pools.append({name: float(gold[np.argmax(refined.reward[rows])]) for name, refined in found.items()})
+    # Gold of the best of 1, 2, … responses of each pool: exact, so there is no noise but that of the prompts.
+    pools = {
+        name: [best_of_n_gold(refined.reward[rows][None], gold[None])[0].tolist() for rows, gold in study.pools]
+        for name, refined in found.items()
+    }
+    if again:
+        with np.load(out / f"{cell.name}.npz") as old:
+            columns = {name: old[name] for name in old.files if name != "meta"} | columns
+            pools = json.loads(str(old["meta"]))["pools"] | pools
     meta = asdict(cell) | {
         "pairs": len(case.user), "vendor_pairs": len(case.vendor), "prompts_read": study.read,
         "prompts_asked": study.asked, "sets": list(sets), "pools": pools,
-        "pool_means": [float(gold.mean()) for _, gold in study.pools],
         "vendor_sets": [name for name in sets if name in scenario.vendor or scenario.by_source and name == "chat"],
         "base_on_user": float((problem.base_difference > 0).mean()), "seconds": time.monotonic() - started,
     }  # fmt: skip
@@ -134,15 +142,16 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--only", default="", help="cells whose name has this in it")
+    parser.add_argument("--again", action="store_true", help="only EBRM, on the cells that are there")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     every_cell = [cell for cell in cells(args.cache, args.seeds) if args.only in cell.name]
-    todo = [cell for cell in every_cell if not (args.out / f"{cell.name}.npz").exists()]
+    todo = [cell for cell in every_cell if args.again == (args.out / f"{cell.name}.npz").exists()]
     print(f"{len(todo)} of {len(every_cell)} cells to make", flush=True)
     started = time.monotonic()
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(args.jobs, mp_context=context) as pool:
-        running = {pool.submit(measure, cell, args.cache, args.data, args.out): cell for cell in todo}
+        running = {pool.submit(measure, cell, args.cache, args.data, args.out, args.again): cell for cell in todo}
         for done, future in enumerate(as_completed(running), 1):
             cell, took = running[future], future.result()
             left = (time.monotonic() - started) / done * (len(todo) - done) / 60

@@ -24,6 +24,7 @@ FIELDS = (
     "prompts_read",
 )  # fmt: skip
 CONFIDENT = (BASE, "linear", "SiLU head", "5 SiLU heads, mean", UNKNOWN, UNSEEN)
+BEST_OF = (2, 4, 8, 11)
 COVERAGES = tuple(share / 20 for share in range(2, 21))
 
 
@@ -65,8 +66,9 @@ def estimates(key: Key, found: Measured, whole: bool) -> Iterator[dict[str, Any]
         yield row(method, "error AUROC", found.auroc(method))
         ece, chance = found.calibration_error(method)
         yield head | {"method": method, "measure": "ECE", "value": ece, "low": None, "high": None, "score": chance}
-        if meta["pools"]:
-            yield row(method, "best of pool", found.best_of_pool(method))
+        smallest = min(map(len, meta["pools"][method]), default=0)
+        for n in (n for n in BEST_OF if n <= smallest):
+            yield row(method, f"best of {n}", found.best_of(method, n))
 
 
 def number(value: Any) -> Any:
