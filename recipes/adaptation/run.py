@@ -31,7 +31,7 @@ SEEDS = 5
 #: Scenarios that a fine-tuned base is measured on, and sizes where the energies are (their first seeds).
 FINE_TUNED = ("same domain", "chat to grounded", "chat to HH-harmless", "chat to XSTest", "seen", "seen, 25% wrong")
 SLOW = {("same domain", 300), ("chat to HH-harmless", 150), ("seen", 0), ("seen, 25% wrong", 0)}
-SLOW_SEEDS = 2
+SLOW_SEEDS, EMBEDDING_SEEDS = 1, 3
 #: Where embeddings are compared, by the head for what the scenario is.
 EMBEDDINGS = {("same domain", 300), ("chat to grounded", 100), ("chat to HH-harmless", 150)}
 
@@ -99,7 +99,7 @@ def measure(cell: Cell, cache: Path, data: Path, out: Path, again: bool = False)
     found = ours(problem, said) if again else every(problem, said)
     if not again and not fine_tuned and place in SLOW and cell.seed < SLOW_SEEDS:
         found |= energies(problem)
-    if not fine_tuned and place in EMBEDDINGS:
+    if not fine_tuned and place in EMBEDDINGS and cell.seed < EMBEDDING_SEEDS:
         others = {name: study.embedding(names) for name, names in ALTERNATES[cell.backbone].items()}
         found |= other_embeddings(problem, "no", others)
     sets = {"target": case.test, **case.elsewhere}
