@@ -115,7 +115,7 @@ def shift(key: Key, found: Measured) -> Iterator[Bar]:
     most = found.gain(best)
     for method, loss in ((UNSEEN + ANCHORED, -1.0), (UNSEEN, -2.5), (UNKNOWN + ANCHORED, -1.0), (UNKNOWN, -2.5)):
         where, gain, rest = _place(key, method), found.gain(method), found.gain(method, ELSEWHERE)
-        if most.value >= 1:  # of less there is no share to speak of
+        if most.estimate.low > 0:  # of a gain that may be none there is no share to speak of
             share = Drawn(100 * gain.value / most.value, 100 * gain.draws / most.draws.clip(0.1))
             yield at_least("3. shift: percent of the best rival's gain", f"{where} / {best}", share, 90.0)
         yield at_least("3. shift: mean of all other sets", where, rest, loss)

@@ -112,8 +112,16 @@ def apart(places: Sequence[float], gap: float) -> list[float]:
     return found.tolist()
 
 
-def label_ends(axes: Axes, ends: Mapping[str, float], gap: float) -> None:
-    """Name lines at the right, where they end [y], in their colors, at least `gap` apart."""
-    side = axes.get_yaxis_transform()
-    for (name, _), y in zip(ends.items(), apart(list(ends.values()), gap), strict=True):
+def within(places: Sequence[float], low: float, high: float) -> list[float]:
+    """Places moved together until the highest and then the lowest is inside."""
+    moved = np.array(places, dtype=float)
+    moved -= max(0.0, moved.max(initial=low) - high)
+    return (moved + max(0.0, low - moved.min(initial=high))).tolist()
+
+
+def label_ends(axes: Axes, ends: Mapping[str, float]) -> None:
+    """Name lines at the right, where they end [y], in their colors, and apart."""
+    (low, high), side = axes.get_ylim(), axes.get_yaxis_transform()
+    places = within(apart(list(ends.values()), (high - low) / 13), low, high)
+    for name, y in zip(ends, places, strict=True):
         axes.text(1.02, y, name, transform=side, va="center", color=look(name)[0], fontsize=8)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from drawing import GRAY, MUTED, apart, drawn, label_ends, look
+from drawing import GRAY, MUTED, apart, drawn, label_ends, look, within
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
@@ -80,24 +80,23 @@ def _front_panel(axes: Axes, found: dict[str, tuple[Value, Value]]) -> None:
     axes.axhline(0, color=MUTED, linewidth=0.8)
     axes.axvline(0, color=MUTED, linewidth=0.8)
     axes.plot(0, 0, "s", color=GRAY, markersize=6)
-    values = [*found.values(), (Value(0, 0, 0), Value(0, 0, 0))]
-    ends_x = [end for x, _ in values for end in (x.low, x.high)]
-    ends_y = [end for _, y in values for end in (y.low, y.high)]
-    room = max(ends_x) - min(ends_x)
-    axes.set_xlim(min(ends_x) - 0.05 * room, max(ends_x) + 0.75 * room)  # names stand at the right
-    high, low = max(ends_y), min(ends_y)
-    axes.set_ylim(low - 0.08 * (high - low), high + 0.08 * (high - low))
+    axes.annotate("base", (0, 0), (-5, -10), textcoords="offset points", color=GRAY, fontsize=8, ha="right")
+    left, right = (pick(0.0, *(end for x, _ in found.values() for end in x[1:])) for pick in (min, max))
+    low, high = (pick(0.0, *(end for _, y in found.values() for end in y[1:])) for pick in (min, max))
+    width, height = right - left, high - low
+    axes.set_xlim(left - 0.05 * width, right + 0.9 * width)  # names stand at the right
+    axes.set_ylim(low - 0.12 * height, high + 0.08 * height)
+    axes.set_xticks([tick for tick in axes.get_xticks() if left - 0.05 * width <= tick <= right + 0.05 * width])
     for name, (x, y) in found.items():
         color, kept = look(name)[0], "anchors" in name
         axes.plot([x.low, x.high], [y.value] * 2, color=color, linewidth=1, alpha=0.55)
         axes.plot([x.value] * 2, [y.low, y.high], color=color, linewidth=1, alpha=0.55)
         axes.plot(x.value, y.value, "D" if kept else "o", color=color, markersize=6 if "EBRM" in name else 4.5)
-    names = {"base": (0.0, 0.0)} | {name: (x.value, y.value) for name, (x, y) in found.items()}
-    gap = (high - low) * 1.16 / 13
-    for (name, (x, y)), place in zip(names.items(), apart([y for _, y in names.values()], gap), strict=True):
-        color, left = look(name)[0], max(ends_x) + 0.10 * room
-        axes.plot([x, left - 0.02 * room], [y, place], color=color, linewidth=0.5, alpha=0.6)
-        axes.text(left, place, FRONT.get(name, name), va="center", color=color, fontsize=8)
+    places = within(apart([y.value for _, y in found.values()], height * 1.2 / 13), low - 0.05 * height, high)
+    for (name, (x, y)), place in zip(found.items(), places, strict=True):
+        color = look(name)[0]
+        axes.plot([x.value, right + 0.08 * width], [y.value, place], color=color, linewidth=0.5, alpha=0.6)
+        axes.text(right + 0.1 * width, place, FRONT[name], va="center", color=color, fontsize=8)
 
 
 def curves(table: Table, path: Path, scenarios: Sequence[str] = ("same domain", "chat to grounded")) -> None:
@@ -126,8 +125,7 @@ def curves(table: Table, path: Path, scenarios: Sequence[str] = ("same domain", 
                 axes.set_xticks(sizes, [f"{n:,}" for n in sizes])
                 axes.xaxis.set_minor_locator(NullLocator())
                 axes.set_title(f"{NAMES[backbone]}: {scenario}")
-                low, high = axes.get_ylim()
-                label_ends(axes, ends, (high - low) / 13)
+                label_ends(axes, ends)
         figure.supxlabel("preference pairs", fontsize=9)
         figure.supylabel("gain on the target, points", fontsize=9)
 
@@ -150,8 +148,7 @@ def risk_coverage(path: Path, source: Path) -> None:
                 color, dash = look(method)
                 axes.plot(x, y, dash, color=color)
                 ends[method] = y[-1]
-            low, high = axes.get_ylim()
-            label_ends(axes, ends, (high - low) / 13)
+            label_ends(axes, ends)
             axes.set_title(f"{NAMES[backbone]}: same domain, {n:,} pairs")
         for axes in grid[len(panels) :]:
             axes.set_axis_off()

@@ -302,6 +302,11 @@ def test_numbers_of_the_page(recipe):
     assert recipe.page.number(row | {"low": ""}, sign=False) == "−1.2" and recipe.page.number(None) == "–"
 
 
+def test_labels_stay_inside(recipe):
+    assert recipe.drawing.within([1.0, 3.0], 0.0, 2.0) == [0.0, 2.0]
+    assert recipe.drawing.within([0.5, 1.0], 0.0, 2.0) == [0.5, 1.0]
+
+
 def test_labels_are_moved_apart_in_their_order(recipe):
     found = recipe.drawing.apart([1.0, 0.0, 1.1], 0.5)
     assert found[1] < found[0] < found[2] and math.isclose(min(np.diff(sorted(found))), 0.5, abs_tol=1e-6)
