@@ -29,7 +29,7 @@ IDS = [[5, 6, 7], [8], [9] * 6, [10, 11], [12, 13, 14, 15], [16]]
 SMALL: Any = {
     "head": EnergyConfig(network=NetworkConfig(joint_widths=(12, 6)), training=TrainingConfig(epochs=1, batch_rows=16))
 }
-TINY = ("--joint-widths", "12,6", "--epochs", 2, "--batch-rows", 16, "-q")
+TINY = ("--head", "energy", "--joint-widths", "12,6", "--epochs", 2, "--batch-rows", 16, "-q")
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from ebrm.features import FeatureConfig
 from ebrm.hub import fusion_in_words
 from ebrm.model import EnergyRewardModel
 
-QUICK = ("--joint-widths", "12,6", "--epochs", 2)
+QUICK = ("--head", "energy", "--joint-widths", "12,6", "--epochs", 2)
 
 
 @pytest.fixture(autouse=True)
@@ -170,6 +170,7 @@ def test_settings_from_a_file(features: Path, tmp_path: Path) -> None:
     lines = (
         f"features: {features}",
         f"out: {tmp_path / 'm'}",
+        "head: energy",
         "network: {joint_widths: [10, 5]}",
         "training: {epochs: 1}",
     )

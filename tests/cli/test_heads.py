@@ -12,7 +12,7 @@ from tests.terminal import ebrm, refused
 from ebrm.cli import fit
 from ebrm.cli.heads import HeadChoice, chosen_head, heads_in
 from ebrm.cli.parser import Chosen, options_of
-from ebrm.heads import HEADS, OBJECTIVES, EnergyConfig, LinearConfig, NCEConfig
+from ebrm.heads import HEADS, OBJECTIVES, AutoConfig, EnergyConfig, LinearConfig, NCEConfig, ResidualConfig
 from ebrm.model import EnergyRewardModel
 
 
@@ -27,9 +27,10 @@ def head(choice: dict[str, Any], **given: Any) -> Any:
 
 def test_every_head_and_objective_can_be_chosen() -> None:
     hints = get_type_hints(HeadChoice)
-    assert set(get_args(hints["head"])) == set(HEADS)
+    assert set(get_args(get_args(hints["head"])[0])) == {*HEADS, "auto"}
     assert set(get_args(get_args(hints["objective"])[0])) == set(OBJECTIVES)
-    assert head({}) == EnergyConfig()
+    assert head({}) == ResidualConfig()
+    assert head({"head": "auto"}) == AutoConfig() and head({"head": "auto"}, folds=3) == AutoConfig(folds=3)
     for kind, config in HEADS.items():
         assert head({"head": kind}) == config()
     for kind, objective in OBJECTIVES.items():
@@ -56,9 +57,9 @@ def test_the_paper_s_defaults_and_what_is_given_over_them() -> None:
 
 
 def test_help_shows_the_options_of_the_head_and_of_no_other() -> None:
-    linear, energy, nce = (
-        ebrm("fit", *words, "--help").out for words in (("--head", "linear"), (), ("--objective=nce",))
-    )
+    choices = ((), ("--head", "linear"), ("--head", "energy"), ("--objective=nce",))
+    residual, linear, energy, nce = (ebrm("fit", *words, "--help").out for words in choices)
+    assert "--base-weight X" in residual and "--dropout" not in residual and "--ridge" not in residual
     assert "--ridge X" in linear and "--dropout" not in linear and "--objective" not in linear
     assert "--dropout X" in energy and "--ridge" not in energy and "--label-noise" in energy
     assert "--negatives" in nce and "--label-noise" not in nce
@@ -70,7 +71,10 @@ def test_help_shows_the_options_of_the_head_and_of_no_other() -> None:
         ("--head linear --hidden 3", ("--hidden", "head silu, prototypes or directional; the head is linear (--head)")),
         ("--head linear --objective nce", ("--objective", "head energy", "the head is linear")),
         ("--head silu --no-standardize-embedding", ("--standardize-embedding", "head energy")),
-        ("--negatives 3", ("--negatives", "objective nce; the objective is joint (--objective)")),
+        ("--dropout 0.1", ("--dropout", "head energy; the head is residual (--head)")),
+        ("--base-weight 0", ("--base-weight is 0.0; it must be above 0",)),
+        ("--head linear --base-weight 1", ("--base-weight", "head residual; the head is linear")),
+        ("--head energy --negatives 3", ("--negatives", "objective nce; the objective is joint (--objective)")),
         ("--paper small --label-noise 0.1", ("--label-noise", "objective joint; the objective is nce")),
         ("--head liner --ridge 1", ("`liner`", "Did you mean `linear`?")),
         ("--objective jont", ("`jont`", "Did you mean `joint`?")),

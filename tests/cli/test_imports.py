@@ -28,7 +28,7 @@ def test_import_fit_and_score(tmp_path: Path) -> None:
     features = open_features(tmp_path / "f")
     assert features.manifest["backbone"]["name"] == "mine" and len(features.pairs) == 80
     assert (features.reward[features.pairs.chosen] > features.reward[features.pairs.rejected]).all()
-    quick = ("--joint-widths", "12,6", "--epochs", 2, "-q")
+    quick = ("--head", "energy", "--joint-widths", "12,6", "--epochs", 2, "-q")
     ran = ebrm("fit", "--features", tmp_path / "f", "--out", tmp_path / "m", *quick)
     assert ran.code == 0, ran.err
     ran = ebrm("score", tmp_path / "m", tmp_path / "f", "--out", tmp_path / "scored.jsonl", "-q")

@@ -69,7 +69,7 @@ def test_version() -> None:
         (("score", "m", "in.jsonl", "--out", "o.txt"), (".jsonl, .csv or .parquet",)),
         (("fit", "--out", "m"), ("--backbone and --data, or --features",)),
         (("fit", "--out", "m", "--data", "d"), ("--backbone is needed",)),
-        (("fit", "--out", "m", "--size", "huge"), ("small, large",)),
+        (("fit", "--out", "m", "--head", "energy", "--size", "huge"), ("small, large",)),
         (("fit", "--features", "nowhere", "--out", "m"), ("nowhere",)),
     ],
 )

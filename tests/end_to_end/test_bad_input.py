@@ -18,7 +18,7 @@ from tests.tiny import edit_config, save_rm
 
 from ebrm.scoring import score as scoring
 
-QUICK = ("--joint-widths", "12,6", "--epochs", "2")
+QUICK = ("--head", "energy", "--joint-widths", "12,6", "--epochs", "2")
 
 
 @pytest.fixture(autouse=True)

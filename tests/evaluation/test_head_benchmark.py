@@ -248,7 +248,7 @@ def test_the_same_twice() -> None:
 def test_names() -> None:
     assert check_names(["linear", "base", "linear"]) == ("linear", "base")
     assert check_names(["linear", "all"])[0] == "linear" and set(check_names(["all"])) == set(METHODS)
-    with pytest.raises(ConfigError, match=r"no method 'liner'. Did you mean 'linear'\? Known: base, energy, .*`all`"):
+    with pytest.raises(ConfigError, match=r"no method 'liner'. Did you mean 'linear'\? Known: base, residual, .*`all`"):
         check_names(["liner"])
     with pytest.raises(ConfigError, match="nothing to compare"):
         check_names([])

@@ -187,7 +187,7 @@ def test_a_config_comes_back_from_json_and_an_unknown_field_does_not(kind):
 
 
 def test_an_unknown_head_or_objective_is_refused_with_those_that_there_are():
-    with pytest.raises(ConfigError, match="no head of kind 'tree'; the kinds are energy, linear"):
+    with pytest.raises(ConfigError, match="no head of kind 'tree'; the kinds are residual, energy, linear"):
         head_config({"kind": "tree"})
     with pytest.raises(ConfigError, match="no head of kind None"):
         head_config({})
@@ -243,7 +243,7 @@ PAPER = {
     "objective": {"kind": "nce", "noise_scales": (3.5 / 4,), "beta": 0.1, "negatives": 768},  # K = 1; 3.5 at std 4
     "training": {
         "reward_scale": 1.0, "regularization": 0.05, "learning_rate": 9e-5, "weight_decay": 1e-2, "batch_rows": 256,
-        "epochs": 5, "patience": 0, "clip_norm": 1.0,
+        "epochs": 5, "patience": 0, "clip_norm": None,
     },
     "inference": {
         "estimate": "ascent", "start": "paper", "window": (-2.0, 2.0), "fallback": (-4.0, 4.0), "steps": 50,

@@ -28,8 +28,8 @@ class CompareConfig:
     """What is compared, on what, and where the results go.
 
     Attributes:
-        methods: methods, with commas between, or `all`; differences are to the first. Heads: energy, linear, silu,
-            gaussian, bayesian, binary, anchored, min_norm, prototypes, directional. Ensembles of two-layer heads:
+        methods: methods, with commas between, or `all`; differences are to the first. Heads: residual, energy, linear,
+            silu, gaussian, bayesian, binary, anchored, min_norm, prototypes, directional. Ensembles of two-layer heads:
             silu-mean, silu-median, silu-worst-case, silu-uwo, silu-mean-std. Others: base, gaussian-worst-case,
             base-and-silu, base-neighbors, base-par, base-log-sigmoid, base-standardized, base-clipped, base-min-max,
             base-length, base-shorter.
@@ -48,7 +48,7 @@ class CompareConfig:
         seed: seed of the bootstrap and of sampling the pool.
     """
 
-    methods: tuple[str, ...] = ("base", "energy", "linear", "silu")
+    methods: tuple[str, ...] = ("base", "residual", "energy", "linear", "silu")
     out: str | None = None
     save: str | None = None
     pool: str | None = None

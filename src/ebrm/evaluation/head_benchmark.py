@@ -59,7 +59,7 @@ _TIMED_ROWS, _TIMES = 2048, 3
 #: Pairs whose probability is asked for at a time.
 _PAIRS = 4096
 #: Parts of a head's state that are no parameters of its reward.
-_UNITS = ("standardizer.", "support", "trusted", "offset", "gain", "groups", "residual", "share", "names")
+_UNITS = ("standardizer.", "support", "trusted", "offset", "gain", "gate", "groups", "residual", "share", "names")
 #: From this share of the training responses' rewards on, a response counts as good.
 _GOOD = 0.85
 
@@ -139,7 +139,7 @@ class HeadBenchmark:
         return fit_head(
             self.heads.get(kind, HEADS[kind]()), self.features.embeddings, self.features.reward,
             self.train, self.validation, device=self.device,
-            strength=self.config.strength, seed=self.config.seed + member,
+            strength=self.config.strength, pairs_seen=self.config.pairs_seen, seed=self.config.seed + member,
         )  # fmt: skip
 
 
@@ -329,7 +329,7 @@ def check_names(names: Sequence[str]) -> tuple[str, ...]:
 
 def compare_heads(
     features: str | Path | Features,
-    methods: Sequence[str] = ("base", "energy", "linear", "silu"),
+    methods: Sequence[str] = ("base", "residual", "energy", "linear", "silu"),
     *,
     heads: Mapping[str, HeadConfig] | None = None,
     config: FitConfig = FitConfig(),  # noqa: B008 - frozen
@@ -370,7 +370,7 @@ def compare_heads(
             "Give more pairs, or a higher `test_fraction`."
         )
     validation = fit.pairs.select(fit.splits.validation)
-    benchmark = HeadBenchmark(opened, fit.train, validation, members, heads or {}, config, device)
+    benchmark = HeadBenchmark(opened, fit.train, validation, members, heads or {}, fit.config, device)
     if pool is not None:
         pool = _unseen(pool, fit)
     comparison, fitted = measure_methods(names, benchmark, test, pool=pool, bootstrap=bootstrap)

@@ -202,7 +202,7 @@ def shares(found: Sequence[Candidate]) -> Tensor:  # [candidates]
 def average(found: Sequence[Candidate]) -> tuple[Tensor, float]:
     """(weights [r], share of no correction): the candidates averaged by :func:`shares`."""
     share = shares(found)
-    none = float(share[[not math.isfinite(c.penalty) for c in found]].sum())
+    none = sum(one for one, c in zip(share.tolist(), found, strict=True) if not math.isfinite(c.penalty))
     return torch.stack([c.weights for c in found]).T @ share, none
 
 
