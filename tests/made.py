@@ -36,6 +36,19 @@ def model(features: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     with pytest.MonkeyPatch.context() as patched:  # figures take seconds
         patched.setattr("ebrm.report.write_report", lambda path, data: path.write_text("a report"))
-        ran = ebrm("fit", "--features", features, "--out", out, "--head", "energy", "--joint-widths", "12,6", "--epochs", 2, "-q")
+        ran = ebrm(
+            "fit",
+            "--features",
+            features,
+            "--out",
+            out,
+            "--head",
+            "energy",
+            "--joint-widths",
+            "12,6",
+            "--epochs",
+            2,
+            "-q",
+        )
     assert ran.code == 0, ran.err
     return out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,14 @@ from ebrm.pairs import PreferencePairs
 if TYPE_CHECKING:
     from ebrm.backbone import Backbone
 
+logger = logging.getLogger(__name__)
+
+#: Counts in the manifest of what was left out or cut, and what is said of it.
+_LEFT_OUT = {
+    "dropped": "%d pairs of anchors are left out because a text is too long.",
+    "dropped_texts": "%d anchors are left out because the reward model cannot read them, such as too long ones.",
+    "truncated": "%d anchors had their prompt's beginning cut.",
+}
 #: Share of the anchors' prompts that is held out to measure the drift on.
 HELD_OUT = 0.3
 
@@ -88,9 +97,15 @@ def read_anchors(
         )
     texts = None if isinstance(keep, Preferences) else _texts(keep, data)
     if texts is not None:
-        return extract_texts(backbone, texts, folder, config)
-    pairs = keep if isinstance(keep, Preferences) else load_preferences(keep, data)
-    return extract_features(backbone, pairs, folder, config)
+        read = extract_texts(backbone, texts, folder, config)
+    else:
+        read = extract_features(
+            backbone, keep if isinstance(keep, Preferences) else load_preferences(keep, data), folder, config
+        )
+    for name, message in _LEFT_OUT.items():
+        if read.manifest.get(name):
+            logger.warning(message, read.manifest[name])
+    return read
 
 
 def _texts(keep: Any, data: PreferenceConfig) -> list[Text] | None:

@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TRACKERS = ("tensorboard", "wandb", "trackio")
+#: A correction with less than this share of the base reward's standard deviation is said to be almost none.
+LITTLE = 0.2
 #: Names that data sets give to their held-out parts.
 _SPLIT_NAMES = dict(train="train", validation="validation", valid="validation", dev="validation", test="test")
 
@@ -170,6 +172,8 @@ def fit(
         if not isinstance(given, kind):
             example = "ebrm.LinearConfig()" if name == "head" else "ebrm.FitConfig()"
             raise ConfigError(f"`{name}` is {given!r}; a config was expected, such as {example}.")
+    if keep is not None and not isinstance(head, ResidualConfig | AutoConfig):  # before anything is read
+        raise ConfigError(f"The {head.kind} head has no use for anchors (`keep`); the residual head keeps to them.")
     where = _device(device)
     with tempfile.TemporaryDirectory(prefix="ebrm-") as scratch:
         folder = Path(work) if work is not None else Path(scratch)
@@ -310,11 +314,17 @@ def _checks(result: FitResult, anchors: AnchorSplit | None, chosen_base: bool) -
         if seen is not None and seen.suspected:
             logger.warning("%s", seen)
     head = result.model.head
-    if isinstance(head, ResidualHead) and not bool(head.weight.any()) and not chosen_base:
-        found["notes"] = (
-            "The refined reward is the base reward: with each prompt left out, no correction predicts the labels of "
-            "these pairs clearly better than none.",
-        )
+    if isinstance(head, ResidualHead) and not chosen_base:
+        train = result.pairs.select(result.splits.train)
+        rows = torch.unique(torch.cat([train.chosen, train.rejected]))
+        some = rows[:: 1 + len(rows) // 4000]
+        added = float(head.correction(result.features.embedding(some)).std(correction=0))
+        if added < LITTLE:
+            how = "" if added == 0 else f"nearly (what is added has {added:.1%} of its standard deviation) "
+            found["notes"] = (
+                f"The refined reward is {how}the base reward: with each prompt left out, no correction predicts the "
+                "labels of these pairs clearly better than none.",
+            )
     return found
 
 

@@ -58,7 +58,8 @@ def fit_head(
     """Fit a head on preference pairs, with their labels, weights, margins and annotators' strength.
 
     Weights count relative to their mean. Held-out pairs choose the penalty or epoch by their loss with label and
-    weight, and no margin. Heads but the energy read the pairs' rows into memory. The same seed gives the same head.
+    weight, and no margin; the residual head is fitted on them like on the others, and chooses with each prompt left
+    out. Heads but the energy read the pairs' rows into memory. The same seed gives the same head.
 
     Args:
         config: which head, and how it is fitted.
@@ -126,13 +127,17 @@ def head_fitter(
     """`fit(embedding [n, d], pairs) -> reward(embedding [m, d]) -> [m]`, as `ebrm.curate` takes it.
 
     Args:
-        config: which head is fitted; one that does not read base rewards (not residual, energy or anchored) without
-            them.
+        config: which head is fitted; one that is not fitted on base rewards (not energy or anchored) without them; not
+            residual, whose reward is not a function of the embedding alone.
         base_reward: base rewards of the rows [n]; None: rewards have mean 0 and standard deviation 1 on the training
             rows.
         device, seed: as in :func:`fit_head`.
     """
-    if base_reward is None and config.kind in ("residual", "energy", "anchored"):
+    if config.kind == "residual":
+        raise ConfigError(
+            "The residual head adds to base rewards, and here rewards are of embeddings alone: take linear."
+        )
+    if base_reward is None and config.kind in ("energy", "anchored"):
         raise DataError(f"The {config.kind} head is fitted on base rewards, too. Give `base_reward`.")
 
     def fit(embedding: Tensor, pairs: PreferencePairs) -> Callable[[Tensor], Tensor]:

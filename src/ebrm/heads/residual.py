@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from typing import Any
 
 import numpy as np
 import torch
@@ -80,6 +79,12 @@ class ResidualHead(ClosedFormHead):
     def spread(self, x: Tensor) -> Tensor:  # [n, d] -> [n]
         """Standard deviation of the noise of one comparison, logits; the same for all rows."""
         return x.new_full((len(x),), GUMBEL_STD, dtype=torch.float64) / self.sharpness
+
+    @torch.no_grad()
+    def correction(self, embedding: Tensor) -> Tensor:  # [n, d] -> [n]
+        """What is added to the base reward, k u·x / α: in its standard deviations, before units; float64."""
+        x = self.standardizer.embed(embedding.to(self.device))
+        return self.near(x) * (x.double() @ self.weight.double()) / self.base_weight
 
     def unmoved(self) -> ResidualHead:
         """The same head without its correction: the base reward."""
@@ -160,21 +165,22 @@ def _spread_out(rows: Tensor) -> Tensor:
 def _comparisons(
     data: HeadData, x: Tensor, smoothing: float, generator: torch.Generator
 ) -> tuple[Comparisons, Tensor, Tensor]:
-    """All pairs, those held out among them: penalties are chosen with each prompt left out."""
+    """All pairs, those held out among them, with weights as given: penalties are chosen with each prompt left out."""
     both = [part for part in (data.train, data.validation) if len(part)]
     chosen, rejected = (torch.cat([getattr(p, side) for p in both]) for side in ("chosen", "rejected"))
     label = torch.cat([p.label for p in both])
-    columns: dict[str, Any] = {name: torch.cat([getattr(p, name) for p in both]) for name in ("weight", "margin")}
-    prompts = np.concatenate([p.prompt_id for p in both])
+    given = data.train.weight * (data.evidence / len(data.train))  # as those of held-out pairs
+    columns = {"weight": torch.cat([given, data.validation.weight]), "margin": torch.cat([p.margin for p in both])}
+    prompts = [f"{place} {name}" for place, p in enumerate(both) for name in p.prompt_id]  # no prompt is in both
     label = (1 - smoothing) * label + smoothing * (1 - label)
-    made = comparisons(x[chosen] - x[rejected], prompts.tolist(), label=label, generator=generator, **columns)
+    made = comparisons(x[chosen] - x[rejected], prompts, label=label, generator=generator, **columns)
     return made, chosen, rejected
 
 
 def _row_prompts(data: HeadData) -> np.ndarray:
     """The prompt of every row; rated rows of no pair have their own."""
     prompts = np.array([f"row {place}" for place in range(len(data.reward))], dtype=object)
-    for pairs in (data.train, data.validation):
+    for part, pairs in enumerate((data.train, data.validation)):
         for side in (pairs.chosen, pairs.rejected):
-            prompts[side.cpu().numpy()] = pairs.prompt_id
+            prompts[side.cpu().numpy()] = [f"{part} {name}" for name in pairs.prompt_id]
     return prompts
