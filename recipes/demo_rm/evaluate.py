@@ -2,8 +2,8 @@
 
     python recipes/demo_rm/evaluate.py --data DATA
 
-Held-out prompts only, except for the row that says so. AlpacaEval pairs (CC BY-NC data: measured on, never trained on)
-are a sample of a few a prompt from the test part.
+Held-out prompts only. AlpacaEval pairs (CC BY-NC data: measured on, never trained on) are a sample of a few a prompt
+from the test part.
 """
 
 from __future__ import annotations
@@ -32,38 +32,43 @@ def line(name: str, features: Features, pairs: PreferencePairs, origin: str) -> 
     return f"| {name} | {origin} | {len(pairs):,} | {100 * found.value:.1f} | {interval} |"
 
 
-def few_a_prompt(preferences: Preferences, count: int) -> Preferences:
-    """At most `count` pairs of every prompt, by a fixed hash of their place in the file."""
+def few_a_prompt(preferences: Preferences, count: int, most: int) -> Preferences:
+    """At most `count` pairs of every prompt and `most` in all, by a fixed hash of their place in the file."""
     seen: Counter[str] = Counter()
     kept = []
     for row in sorted(preferences.rows, key=lambda row: hash_position(row.row)):
         seen[row.prompt_id] += 1
         if seen[row.prompt_id] <= count:
             kept.append(row)
-    return replace(preferences, rows=tuple(kept))
+    return replace(preferences, rows=tuple(kept[:most]))
 
 
 def main() -> None:
     """Print the table in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--per-prompt", type=int, default=3, help="most pairs a prompt of the last two sets")
+    parser.add_argument("--per-prompt", type=int, default=3, help="most pairs a prompt of the last sets")
+    parser.add_argument("--most", type=int, default=400, help="most pairs of the last sets")
     args = parser.parse_args()
-    shipped = open_features("demo")
+    pairs, anchors = open_features("demo"), open_features("demo-anchors")
     rows = []
-    train = np.flatnonzero(shipped.pairs.split == "train")
-    rows.append(line("its own training pairs (those shipped)", shipped, shipped.pairs.select(train), "people"))
-    held = shipped.pairs.select(np.flatnonzero(shipped.pairs.split != "train"))
-    for category in sorted(set(held.category.tolist())):
-        part = held.select(np.flatnonzero(held.category == category))
-        rows.append(line(f"{category}, held out", shipped, part, "people"))
+    for source in sorted(set(anchors.pairs.source.tolist())):
+        part = anchors.pairs.select(np.flatnonzero(anchors.pairs.source == source))
+        rows.append(line(f"chat, held out: {source}", anchors, part, "people"))
+    rows.append(line("chat, held out: all (the anchors)", anchors, anchors.pairs, "people"))
+    for kind in sorted(set(pairs.pairs.category.tolist())):
+        part = pairs.pairs.select(np.flatnonzero(pairs.pairs.category == kind))
+        rows.append(line(f"XSTest, {kind}", pairs, part, "people"))
+    rows.append(line("XSTest, all", pairs, pairs.pairs, "people"))
     backbone = load_backbone(BackboneConfig(backbone="demo", layers=()), TextConfig(truncation="drop"))
     settings = PreferenceConfig(split="test")
     for name, file, origin in (
         ("AlpacaEval, test part", "alpaca_eval_pairs", "GPT-4"),
-        ("mixture of its training sources, test part", "train_mix", "mixed"),
+        ("HH harmless", "hh_harmless_test", "people"),
     ):
-        preferences = few_a_prompt(load_preferences(str(args.data / f"{file}.parquet"), settings), args.per_prompt)
+        preferences = few_a_prompt(
+            load_preferences(str(args.data / f"{file}.parquet"), settings), args.per_prompt, args.most
+        )
         with tempfile.TemporaryDirectory() as folder:
             features = extract_features(backbone, preferences, Path(folder) / "f")
             rows.append(line(name, features, features.pairs, origin))

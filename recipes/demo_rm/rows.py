@@ -1,11 +1,13 @@
-"""Which preference pairs the demonstration RM is trained on, and which its shipped features hold.
+"""Which pairs the demonstration RM is trained on, and which its shipped features hold: your pairs, and anchors.
 
-Only rows whose repository states MIT, Apache-2.0 or CC BY are used. Splits are by a hash of the prompt, fixed here.
+Only rows whose repository states MIT, Apache-2.0 or CC BY are used. The RM learns from preferences about chat; it sees
+no pair about safety. Splits are by a hash of the prompt, fixed here.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,22 +16,26 @@ import pyarrow.parquet as pq
 
 Row = dict[str, Any]
 
-#: In train_mix, but without a stated licence.
-UNLICENSED = (
-    "GAIR-NLP/auto-j",
-    "benedictflorance/truthfulqa_experiments",
-    "kkminions888-ops/ultrafeedback-dpo-noise-study",
+#: Chat preferences in train_mix: all but these have no stated licence, right-or-wrong labels, passages longer than the
+#: encoder's 512 tokens, or pairs about safety (those of hh-rlhf within Tool-Augmented-Reward-Model, just-eval).
+CHAT = (
+    "LAION-AI/Open-Assistant",
+    "WeOpenML/PandaLM",
+    "allenai/open-instruct",
+    "ernie-research/Tool-Augmented-Reward-Model",
+    "hiyouga/LLaMA-Factory",
+    "lmarena/arena-hard-auto",
 )
-#: Answers to be read in passages longer than the encoder's 512 tokens.
-TOO_LONG = ("allenai/FineGrainedRLHF",)
+#: Rows of these sources by category, where not all will do.
+ONLY = {"ernie-research/Tool-Augmented-Reward-Model": "long-form QA/webgpt"}
 #: Most pairs a prompt (the others would repeat a few prompts many times).
 PER_PROMPT = {"lmarena/arena-hard-auto": 4}
-#: Training pairs of the shipped features that come from the human-labeled part of train_mix (kept under 6 MB).
-OTHER_TRAIN_PAIRS = 150
-#: Shares of the prompts of a set whose rows the RM may see.
-RM_SHARE = {"hh_harmless_test": 0.55, "xstest_pairs": 0.5, "hhh_alignment": 0.5}
-#: Of the prompts it may not see, how far up the hash the energy's validation part goes.
-VALIDATION_UP_TO = {"hh_harmless_test": 0.62, "xstest_pairs": 0.58, "hhh_alignment": 0.58}
+#: Share of the prompts with human labels that the RM is not trained on: the anchors.
+ANCHORS_FROM = 0.65
+#: XSTest's categories in words.
+KINDS = {"should-respond": "safe request: answer", "should-refuse": "unsafe request: refuse"}
+#: Pairs of each kind to fit on: to train, and to choose by (prompts are not divided, so there may be a few more).
+TRAIN, VALIDATION = 60, 15
 
 
 def place(text: str) -> float:
@@ -42,76 +48,53 @@ def read(data: Path, name: str) -> list[Row]:
     return pq.read_table(data / f"{name}.parquet").to_pylist()
 
 
-def _shuffled(rows: list[Row]) -> list[Row]:
-    """Rows in a fixed random order, by the hash of their id."""
-    return sorted(rows, key=lambda row: place(row["id"]))
+def _is_anchor(row: Row) -> bool:
+    """Whether a chat pair is kept from the RM; by the first turn, so that branches of a conversation stay together."""
+    first = json.loads(row["prompt"])[0]["content"]
+    return row["label_origin"] == "human" and place(first) >= ANCHORS_FROM
 
 
-def _few_a_prompt(rows: list[Row], most: int) -> list[Row]:
-    """The first `most` rows of every prompt, in order."""
+def chat_rows(data: Path) -> list[Row]:
+    """Chat pairs whose licence is stated, in a fixed random order."""
+    rows = [
+        row
+        for row in read(data, "train_mix")
+        if row["source"] in CHAT
+        and row["label_origin"] != "objective"
+        and row["category"] == ONLY.get(row["source"], row["category"])
+    ]
     seen: Counter[str] = Counter()
     kept = []
-    for row in rows:
+    for row in sorted(rows, key=lambda row: place(row["id"])):
         seen[row["prompt"]] += 1
-        if seen[row["prompt"]] <= most:
+        if seen[row["prompt"]] <= PER_PROMPT.get(row["source"], len(rows)):
             kept.append(row)
     return kept
 
 
-def _mix(data: Path) -> list[Row]:
-    """Training rows of the mixture whose licence is stated and which are not too long."""
-    left_out = (*UNLICENSED, *TOO_LONG)
-    return [row for row in read(data, "train_mix") if row["split"] == "train" and row["source"] not in left_out]
-
-
 def rm_training_rows(data: Path) -> list[Row]:
-    """The RM's training pairs: preferences of people and judges, not right-or-wrong answers to knowledge questions.
+    """The RM's training pairs: chat preferences of people and judges, none about safety."""
+    return [row for row in chat_rows(data) if not _is_anchor(row)]
 
-    A 22-million-parameter encoder cannot tell right from wrong answers, so rows with objective labels would only teach
-    it noise. XSTest prompts that also stand in RM-Bench are kept for evaluation.
-    """
-    mix = [row for row in _mix(data) if row["label_origin"] != "objective"]
-    found = []
-    for source in sorted({row["source"] for row in mix}):
-        rows = _shuffled([row for row in mix if row["source"] == source])
-        found += _few_a_prompt(rows, PER_PROMPT[source]) if source in PER_PROMPT else rows
-    rm_bench = {row["prompt"] for row in read(data, "rm_bench")}
-    for name, share in RM_SHARE.items():
-        for row in read(data, name):
-            if place(row["prompt"]) < share and not (name == "xstest_pairs" and row["prompt"] in rm_bench):
-                found.append(row)
-    return found
+
+def anchor_rows(data: Path) -> list[Row]:
+    """Human-labeled chat pairs on prompts that the RM was not trained on: the domain it knows, to be kept."""
+    return [row | {"part": "", "category": "chat"} for row in chat_rows(data) if _is_anchor(row)]
 
 
 def demo_rows(data: Path) -> list[Row]:
-    """The pairs whose features are shipped, with `part` and `rm_training`; labels by people (LLMBar: by its authors).
+    """XSTest: "your" pairs, of a domain the RM has seen nothing of, with `part` (train, validation, test).
 
-    The energy trains on pairs that the RM was trained on, as in the paper; validation and test are unseen by both.
+    As many of either kind to fit on, prompts in the order of their hash; the rest is for testing.
     """
-    human = [row for row in _mix(data) if row["label_origin"] == "human"]
-    others = _few_a_prompt(_shuffled(human), 1)[:OTHER_TRAIN_PAIRS]
-    found = [row | {"part": "train", "rm_training": True} for row in others]
-    seen_ids = {row["id"] for row in rm_training_rows(data)}
-    for name in RM_SHARE:
-        rows = read(data, name)
-        unseen = [r for r in rows if place(r["prompt"]) >= RM_SHARE[name] and r["id"] not in seen_ids]
-        limit = VALIDATION_UP_TO[name]
-        found += [row | {"part": "train", "rm_training": True} for row in rows if row["id"] in seen_ids]
-        for part in ("validation", "test"):
-            some = [row for row in unseen if (place(row["prompt"]) < limit) == (part == "validation")]
-            found += [row | {"part": part, "rm_training": False} for row in some]
-    llmbar = [row for row in read(data, "llmbar") if row["category"].startswith("LLMBar/")]
-    found += [row | {"part": "test", "rm_training": False} for row in llmbar]
-    return [row | {"category": _group(row["source"], row["category"])} for row in found]
-
-
-def _group(source: str, category: str) -> str:
-    """A short name of the kind of pair, for tables."""
-    if source == "princeton-nlp/LLMBar":
-        return "LLMBar adversarial" if "/Adversarial/" in category else "LLMBar natural"
-    known = {
-        "anthropics/hh-rlhf": "HH harmless",
-        "paul-rottger/exaggerated-safety": "XSTest",
-        "prometheus-eval/prometheus-eval": "HHH",
-    }
-    return known.get(source, "other human labels")
+    by_kind: dict[str, dict[str, list[Row]]] = {}
+    for row in read(data, "xstest_pairs"):
+        by_kind.setdefault(row["category"], {}).setdefault(json.loads(row["prompt"])[-1]["content"], []).append(row)
+    found: list[Row] = []
+    for kind, prompts in by_kind.items():
+        count = 0
+        for prompt in sorted(prompts, key=place):
+            part = "train" if count < TRAIN else "validation" if count < TRAIN + VALIDATION else "test"
+            found += [row | {"part": part, "category": KINDS[kind]} for row in prompts[prompt]]
+            count += len(prompts[prompt])
+    return found

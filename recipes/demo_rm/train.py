@@ -1,132 +1,108 @@
-"""Train the demonstration RM: a LoRA adapter and a linear head on all-MiniLM-L6-v2, by Bradley-Terry.
+"""Make the demonstration RM: a linear reward head on the frozen all-MiniLM-L6-v2, by Bradley-Terry, on chat pairs.
 
     python recipes/demo_rm/train.py --data DATA --out src/ebrm/demo/rm
 
-DATA holds train_mix, hh_harmless_test, xstest_pairs, hhh_alignment and rm_bench as .parquet files.
-One thread, bfloat16 autocast: about half an hour on one core of a two-core machine. See README.md beside this file.
+DATA holds train_mix as a .parquet file. One thread, minutes. The head is saved as ebrm reads reward models in parts: a
+LoRA adapter whose update is zero, with the head among its `modules_to_save`. See README.md beside this file.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import random
-import time
 from pathlib import Path
 
+import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
 from rows import Row, rm_training_rows
-from torch.nn import functional as F  # noqa: N812
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupKFold
 from transformers import AutoTokenizer
 
 from ebrm.backbone import MeanPooledBert, encoder_folder
 from ebrm.data import TextConfig, make_text_rule, tokenize
 
-#: Tokens, padding included, a step (both sides of a pair count).
-STEP_TOKENS = 4096
-#: Longest response, in tokens; the rest of the 512 is the prompt's end.
-RESPONSE_TOKENS = 507
-LORA = {"r": 32, "lora_alpha": 32, "lora_dropout": 0.0}
-TARGETS = r".*encoder\.layer\.\d+\..*(query|key|value|dense)"
-LEARNING_RATE, HEAD_LEARNING_RATE, WEIGHT_DECAY, WARM_UP = 4e-4, 1e-3, 0.01, 0.06
-#: Weight of (r_chosen + r_rejected)², which only fixes the arbitrary zero of the reward.
-CENTRE = 0.01
+#: Longest text, in tokens; pairs with a longer one are left out, for speed.
+TEXT_TOKENS = 400
+BATCH_TOKENS = 4096
+#: Penalties |u|²/2C of the head over standardized embeddings, chosen by the log loss with prompts left out.
+PENALTIES = tuple(10.0**step for step in np.arange(-6, -0.9, 0.5))
+FOLDS = 5
 
 
-def read_pairs(rows: list[Row], seed: int) -> list[tuple[list[int], list[int]]]:
-    """Token ids (chosen, rejected) of every pair whose responses fit, shuffled."""
+def read_pairs(rows: list[Row]) -> tuple[list[tuple[int, ...]], np.ndarray, list[str]]:
+    """Token ids of the different texts, the pairs [p, 2] over them (chosen, rejected), and the pairs' prompts."""
     tokenizer = AutoTokenizer.from_pretrained(encoder_folder())
-    rule = make_text_rule(tokenizer, TextConfig(template="plain", truncation="prompt_left"), 512)
-    pairs, left_out = [], 0
+    rule = make_text_rule(tokenizer, TextConfig(template="plain", truncation="drop"), TEXT_TOKENS)
+    texts: dict[tuple[int, ...], int] = {}
+    pairs, prompts = [], []
     for row in rows:
-        sides = (row["chosen"], row["rejected"])
-        if any(
-            len(tokenizer(side, add_special_tokens=False, verbose=False)["input_ids"]) > RESPONSE_TOKENS
-            for side in sides
-        ):
-            left_out += 1
-            continue
-        chosen, rejected = (tokenize(rule, tokenizer, json.loads(row["prompt"]), side) for side in sides)
-        pairs.append((chosen.ids, rejected.ids))
-    print(f"{len(pairs)} pairs; {left_out} left out because a response is longer than {RESPONSE_TOKENS} tokens")
-    random.Random(seed).shuffle(pairs)
-    return pairs
+        sides = [tokenize(rule, tokenizer, json.loads(row["prompt"]), row[side]) for side in ("chosen", "rejected")]
+        if all(side is not None for side in sides):
+            pairs.append([texts.setdefault(tuple(side.ids), len(texts)) for side in sides if side is not None])
+            prompts.append(row["prompt"])
+    print(f"{len(pairs)} pairs; {len(rows) - len(pairs)} left out because a text is longer than {TEXT_TOKENS} tokens")
+    return list(texts), np.array(pairs), prompts
 
 
-def batches(pairs: list[tuple[list[int], list[int]]], rng: random.Random) -> list[list[int]]:
-    """Pairs of like length together, at most STEP_TOKENS padded tokens a batch, in random order."""
-    order = list(range(len(pairs)))
-    rng.shuffle(order)
-    made = []
-    for first in range(0, len(order), 1024):
-        window = sorted(order[first : first + 1024], key=lambda i: max(map(len, pairs[i])))
-        batch: list[int] = []
-        for i in window:
-            longest = max(len(side) for j in (*batch, i) for side in pairs[j])
-            if batch and longest * 2 * (len(batch) + 1) > STEP_TOKENS:
-                made.append(batch)
-                batch = []
-            batch.append(i)
-        made.append(batch)
-    rng.shuffle(made)
-    return made
+@torch.inference_mode()
+def embed(model: torch.nn.Module, texts: list[tuple[int, ...]]) -> np.ndarray:
+    """Means of the last hidden states [n, d], as the head reads them."""
+    found = np.zeros((len(texts), model.config.hidden_size))
+    order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
+    while order:
+        size = max(1, BATCH_TOKENS // len(texts[order[0]]))
+        batch, order = order[:size], order[size:]
+        ids = torch.zeros(len(batch), len(texts[batch[0]]), dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for row, i in enumerate(batch):
+            ids[row, : len(texts[i])] = torch.tensor(texts[i])
+            mask[row, : len(texts[i])] = 1
+        hidden = model.bert(input_ids=ids, attention_mask=mask).last_hidden_state
+        found[batch] = ((hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)).numpy()
+        print(f"\r{len(order)} of {len(texts)} texts to read ", end="", flush=True)
+    print()
+    return found
 
 
-def pad(texts: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and mask, both [n, L], padded on the right with 0."""
-    ids = torch.zeros(len(texts), max(map(len, texts)), dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for row, text in enumerate(texts):
-        ids[row, : len(text)] = torch.tensor(text)
-        mask[row, : len(text)] = 1
-    return ids, mask
+def fit(embeddings: np.ndarray, pairs: np.ndarray, prompts: list[str]) -> tuple[np.ndarray, float]:
+    """Weight and bias of the head: rewards of mean 0 and standard deviation 1 over the texts."""
+    mean, std = embeddings.mean(0), embeddings.std(0)
+    std[std < 1e-6] = np.inf  # a hidden unit that never changes
+    x = (embeddings - mean) / std
+    # Both directions of a pair, so that the classes are balanced; there is no intercept.
+    difference = x[pairs[:, 0]] - x[pairs[:, 1]]
+
+    def fitted(rows: np.ndarray, penalty: float) -> np.ndarray:
+        both, label = np.concatenate([difference[rows], -difference[rows]]), np.repeat([1, 0], len(rows))
+        return LogisticRegression(C=penalty, fit_intercept=False, max_iter=2000).fit(both, label).coef_[0]
+
+    losses = np.zeros((len(PENALTIES), len(pairs)))
+    right = np.zeros_like(losses)
+    for train, held in GroupKFold(FOLDS).split(difference, groups=prompts):
+        for number, penalty in enumerate(PENALTIES):
+            margin = difference[held] @ fitted(train, penalty)
+            losses[number, held], right[number, held] = np.logaddexp(0, -margin), margin > 0
+    best = int(losses.mean(1).argmin())
+    print(f"C = {PENALTIES[best]:g}: log loss {losses[best].mean():.3f}, accuracy {right[best].mean():.3f} left out")
+    weight = fitted(np.arange(len(pairs)), PENALTIES[best])
+    weight = weight / (x @ weight).std() / std
+    return weight, float(-mean @ weight)
 
 
-def train(rows: list[Row], out: Path, epochs: float, seed: int) -> None:
-    """Train on pairs and save the adapter and the head."""
-    torch.set_num_threads(1)
-    torch.manual_seed(seed)
-    base = MeanPooledBert.from_pretrained(
-        encoder_folder(), num_labels=1, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
-    )
-    config = LoraConfig(task_type="SEQ_CLS", target_modules=TARGETS, modules_to_save=["classifier"], **LORA)
-    model = get_peft_model(base, config)
-    pairs = read_pairs(rows, seed)
-    steps = int(len(batches(pairs, random.Random(1))) * epochs)
-    head = [p for n, p in model.named_parameters() if p.requires_grad and "classifier" in n]
-    lora = [p for n, p in model.named_parameters() if p.requires_grad and "classifier" not in n]
-    optimizer = torch.optim.AdamW(
-        [{"params": lora, "lr": LEARNING_RATE}, {"params": head, "lr": HEAD_LEARNING_RATE}], weight_decay=WEIGHT_DECAY
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda s: min(1.0, (s + 1) / (WARM_UP * steps)) * max(0.02, 1 - s / steps)
-    )
-    rng, step, started, recent = random.Random(seed), 0, time.monotonic(), []
-    model.train()
-    while step < steps:
-        for batch in batches(pairs, rng):
-            if step == steps:
-                break
-            ids, mask = pad([side for i in batch for side in pairs[i]])
-            with torch.autocast("cpu", dtype=torch.bfloat16):
-                reward = model(input_ids=ids, attention_mask=mask).logits[:, 0]
-            chosen, rejected = reward.view(-1, 2).unbind(1)
-            loss = -F.logsigmoid(chosen - rejected).mean() + CENTRE * (chosen + rejected).square().mean()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
-            step += 1
-            recent = [*recent[-99:], float((chosen > rejected).float().mean())]
-            if step % 50 == 0:
-                left = (time.monotonic() - started) / step * (steps - step) / 60
-                print(
-                    f"step {step} of {steps}, training accuracy {sum(recent) / len(recent):.3f}, {left:.0f} min left",
-                    flush=True,
-                )
-    model.save_pretrained(out)
+def save(model: torch.nn.Module, weight: np.ndarray, bias: float, out: Path) -> None:
+    """Save the head, within an adapter that changes nothing (peft starts LoRA's B at zero)."""
+    config = LoraConfig(
+        task_type="SEQ_CLS", r=1, lora_alpha=1, target_modules=r".*layer\.5\.attention\.self\.query",
+        modules_to_save=["classifier"],
+    )  # fmt: skip
+    adapted = get_peft_model(model, config)
+    head = adapted.base_model.model.classifier.modules_to_save["default"]
+    with torch.no_grad():
+        head.weight.copy_(torch.from_numpy(weight)[None])
+        head.bias.fill_(bias)
+    adapted.save_pretrained(out)
     written = out / "adapter_config.json"
     settings = json.loads(written.read_text())
     settings["base_model_name_or_path"] = "sentence-transformers/all-MiniLM-L6-v2"
@@ -135,14 +111,17 @@ def train(rows: list[Row], out: Path, epochs: float, seed: int) -> None:
 
 
 def main() -> None:
-    """Train the demonstration RM on its rows."""
+    """Fit the head on the RM's rows."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--epochs", type=float, default=1.5)
-    parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    train(rm_training_rows(args.data), args.out, args.epochs, args.seed)
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    texts, pairs, prompts = read_pairs(rm_training_rows(args.data))
+    model = MeanPooledBert.from_pretrained(encoder_folder(), num_labels=1, dtype=torch.float32).eval()
+    weight, bias = fit(embed(model, texts), pairs, prompts)
+    save(model, weight, bias, args.out)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,16 @@ from ebrm.data import (
 )
 from ebrm.data import RowProblem as _RowProblem
 from ebrm.errors import DataError
-from ebrm.features import FeatureConfig, Features, Text, extract_features, extract_texts, open_features, read_items
+from ebrm.features import (
+    PACKAGED,
+    FeatureConfig,
+    Features,
+    Text,
+    extract_features,
+    extract_texts,
+    open_features,
+    read_items,
+)
 from ebrm.heads import Anchors
 from ebrm.pairs import PreferencePairs
 
@@ -80,7 +89,7 @@ def read_anchors(
     Raises:
         DataError: texts without a reward model, no rows, or rows that are neither. FeaturesError: of another one.
     """
-    if isinstance(keep, str | Path) and (keep == "demo" or (Path(keep) / "manifest.json").is_file()):
+    if isinstance(keep, str | Path) and (str(keep) in PACKAGED or (Path(keep) / "manifest.json").is_file()):
         keep = open_features(keep)
     if isinstance(keep, Features):
         keep.check(features.manifest["backbone"], features.manifest["text"])

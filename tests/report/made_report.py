@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ebrm.metrics import Bootstrap, paired_accuracy, paired_accuracy_by_category
-from ebrm.report import ChangedExample, LiveScore, ReportData
+from ebrm.metrics import Bootstrap, Estimate, paired_accuracy, paired_accuracy_by_category
+from ebrm.report import ChangedExample, GainAndLoss, LiveScore, ReportData
 
 CATEGORIES = ("harmlessness", "helpfulness", "honesty", "code review and repair", "reasoning", "safety: refusals", None)
 
@@ -97,6 +97,10 @@ def make_report(pairs: int = 3000, lift: float = 0.35, seed: int = 0, resamples:
                 [0.4, 0.7, 0.3],
             ),
             LiveScore("Tell me a joke 🦜", ["Knock knock.", "No."], [0.31, -0.2], [0.35, -0.4], [0.5, 0.5]),
+        ],
+        heads=[
+            GainAndLoss("base RM", Estimate(0, 0, 0), Estimate(0, 0, 0)),
+            GainAndLoss("plain head", Estimate(0.2, 0.1, 0.3), Estimate(-0.05, -0.09, -0.01)),
         ],
         settings={
             "seed": 0,

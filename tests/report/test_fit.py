@@ -126,6 +126,12 @@ def test_ties_are_reported_both_ways(reader: Reader) -> None:
     assert "No two rewards of a pair are tied." in reader.text
 
 
+def test_heads_are_shown_side_by_side(reader: Reader, bare: ReportData) -> None:
+    assert "heads" in reader.sections and "heads" not in page(bare).sections
+    assert "20.0 [10.0, 30.0]" in reader.text.replace("+", "")
+    assert "plain head" in reader.html.partition('<section id="heads"')[2].partition("</section>")[0]
+
+
 def test_what_is_missing_is_said(bare: ReportData) -> None:
     found = page(bare)
     assert found.sections == ["accuracy", "missing"] and "Not on this page" in found.text

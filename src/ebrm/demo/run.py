@@ -1,40 +1,57 @@
-"""The main job on packaged data, offline: fit, refine, evaluate, score live texts, save, report."""
+"""The story on packaged data, offline: a reward model, a few pairs of another domain, what is gained, what is kept."""
 
 from __future__ import annotations
 
+import logging
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ebrm.anchors import AnchorSplit, split_anchors
 from ebrm.backbone import BackboneConfig, BackboneIdentity, load_backbone
 from ebrm.data import TextConfig
-from ebrm.evaluation import measure_fit
-from ebrm.features import open_features
-from ebrm.fitting import fit
+from ebrm.evaluation import FitEvaluation, measure_anchors, measure_fit
+from ebrm.features import Features, open_features
+from ebrm.fitting import FitResult, fit
+from ebrm.heads import FitConfig, LinearConfig, SiLUConfig
+from ebrm.metrics import Estimate
 from ebrm.model import EnergyRewardModel
-from ebrm.report import LiveScore
+from ebrm.report import ChangedExample, GainAndLoss, LiveScore
 from ebrm.utils.files import read_json
 
 _HERE = Path(__file__).parent
-TITLE = "Energy-based refinement of the demonstration reward model"
+TITLE = "The demonstration reward model, adapted to requests that sound unsafe"
 NOTES = (
-    "HH harmless: anthropics/hh-rlhf, harmless-base test split, labels by people (MIT License).",
-    "XSTest: paul-rottger/exaggerated-safety, full compliance against full refusal by human label (CC BY 4.0).",
-    "HHH: Anthropic's HHH alignment questions as packaged in prometheus-eval (Apache License 2.0).",
-    "LLMBar: princeton-nlp/LLMBar, labels by its authors (MIT License).",
-    "Other human labels, training only: LAION-AI/Open-Assistant, WeOpenML/PandaLM, allenai/open-instruct (Apache "
-    "License 2.0), ernie-research/Tool-Augmented-Reward-Model (MIT License).",
-    "The package holds numbers computed from these texts, not the texts.",
+    "Your pairs: XSTest, paul-rottger/exaggerated-safety, full compliance against full refusal by human label (CC BY "
+    "4.0).",
+    "Anchors: chat pairs labeled by people, on prompts that the reward model was not trained on: LAION-AI/"
+    "Open-Assistant, WeOpenML/PandaLM, allenai/open-instruct (Apache License 2.0), "
+    "ernie-research/Tool-Augmented-Reward-Model (MIT License).",
+    "The package holds numbers computed from these texts, not the texts. The texts on this page were written for it; "
+    "chosen is what their author prefers.",
 )
+#: The reward model was trained on chat, and on none of these pairs.
+CONFIG = FitConfig(pairs_seen="no")
 
 
 @dataclass(frozen=True)
 class Demonstration:
-    """Result of the demonstration: its metrics, the live scores, the model, and where they were written."""
+    """Result of the demonstration.
+
+    Attributes:
+        metrics: as `ebrm fit` writes them.
+        live: the live scores; the first response of each prompt is the one a person prefers.
+        heads: gain and loss of heads fitted on the same pairs.
+        model: the adapted reward model.
+        out: where all was written.
+    """
 
     metrics: dict[str, Any]
     live: tuple[LiveScore, ...]
+    heads: tuple[GainAndLoss, ...]
     model: EnergyRewardModel
     out: Path
 
@@ -46,24 +63,99 @@ def run(out: str | Path) -> Demonstration:
         BackboneError: the extra `demo` is not installed.
     """
     out = Path(out)
-    features = open_features("demo")
+    features, anchors = open_features("demo"), open_features("demo-anchors")
     # First, so that a missing extra is said before the work, not after it. Read as the packaged features were.
     layers = BackboneIdentity.from_dict(features.manifest["backbone"]).layers
     backbone = load_backbone(BackboneConfig(backbone="demo"), TextConfig(truncation="drop"), blocks=layers)
-    fitted = fit(features)
+    fitted = fit(features, keep=anchors, config=CONFIG)
     model = EnergyRewardModel(fitted.model.head, fitted.model.record, backbone, prompts=fitted.model.prompts)
     started = time.monotonic()
     live = tuple(score_live(model, entry["prompt"], entry["responses"]) for entry in read_json(_HERE / "live.json"))
-    seconds = time.monotonic() - started
-    fitted.seconds["live"] = seconds
-    metrics = fitted.save(out / "model", measure_fit(fitted, title=TITLE, live=live, notes=NOTES)).metrics
+    fitted.seconds["live"] = time.monotonic() - started
+    started = time.monotonic()
+    heads = compare_heads(fitted, features, anchors)
+    fitted.seconds["heads"] = time.monotonic() - started
+    measured = _with_texts(measure_fit(fitted, title=TITLE, live=live, notes=NOTES), model, live, heads)
+    metrics = fitted.save(out / "model", measured).metrics
     model.record = fitted.model.record
     for name in ("report.html", "metrics.json"):
         (out / "model" / name).replace(out / name)
-    return Demonstration(metrics, live, model, out)
+    return Demonstration(metrics, live, heads, model, out)
 
 
 def score_live(model: EnergyRewardModel, prompt: str, responses: list[str]) -> LiveScore:
     """Score the responses to one prompt through the reward model."""
     scored = model.score([prompt] * len(responses), responses)
     return LiveScore(prompt, responses, scored.base_reward.tolist(), scored.reward.tolist(), scored.std.tolist())
+
+
+def as_preferred(live: LiveScore) -> bool:
+    """Whether the refined reward puts the response that a person prefers first."""
+    return max(live.refined[1:]) < live.refined[0]
+
+
+def compare_heads(fitted: FitResult, features: Features, anchors: Features) -> tuple[GainAndLoss, ...]:
+    """Gain on the test pairs and change on the anchors held out: the base reward, plain heads, and the default.
+
+    Args:
+        fitted: the default head's fit with these anchors.
+        features: what it was fitted on.
+        anchors: all of them.
+    """
+    split = split_anchors(anchors, CONFIG.seed)
+    nothing = Estimate(0.0, 0.0, 0.0)
+    with _quiet():
+        others = (
+            ("linear head", fit(features, head=LinearConfig(), config=CONFIG)),
+            ("SiLU head", fit(features, head=SiLUConfig(), config=CONFIG)),
+            ("residual head, no anchors", fit(features, config=CONFIG)),
+            ("residual head, anchors", fitted),
+        )
+    return (GainAndLoss("base RM", nothing, nothing), *(_gain_and_loss(name, one, split) for name, one in others))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress of fits that only stand for comparison; warnings stay."""
+    logger = logging.getLogger("ebrm")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _gain_and_loss(name: str, fitted: FitResult, anchors: AnchorSplit) -> GainAndLoss:
+    gain = fitted.evaluation.difference
+    held = measure_anchors(fitted.model, anchors.features, anchors.rows, anchors.pairs, prompt_id=anchors.prompt_id)
+    assert gain is not None
+    assert held.accuracy is not None
+    return GainAndLoss(name, gain, held.accuracy.difference)
+
+
+def _with_texts(
+    measured: FitEvaluation, model: EnergyRewardModel, live: tuple[LiveScore, ...], heads: tuple[GainAndLoss, ...]
+) -> FitEvaluation:
+    """The report with the heads' figure, and with the live texts as what moved most: features hold no texts."""
+    assert measured.report is not None
+    texts = [
+        (abs(r - b), one.prompt, i) for one in live for i, (b, r) in enumerate(zip(one.base, one.refined, strict=True))
+    ]
+    responses = {one.prompt: one.responses for one in live}
+    most = sorted(texts, reverse=True)[: len(measured.report.examples)]
+    examples = [_example(model, prompt, responses[prompt][place], place == 0) for _, prompt, place in most]
+    return replace(measured, report=replace(measured.report, examples=examples, heads=heads))
+
+
+def _example(model: EnergyRewardModel, prompt: str, response: str, chosen: bool) -> ChangedExample:
+    scored = model.score(prompt, response)
+    assert model.backbone is not None
+    reading, _ = model.backbone.read_texts(prompt, response)
+    nodes, density = model.density(reading.embedding, reading.reward)
+    low, high = scored.interval.reshape(-1, 2)[0].tolist()
+    return ChangedExample(
+        prompt=prompt, response=response, label="chosen" if chosen else "rejected",
+        base_reward=float(scored.base_reward), refined_reward=float(scored.reward), std=float(scored.std),
+        interval=(low, high), density_nodes=nodes.numpy(), density=density.reshape(-1).numpy(),
+    )  # fmt: skip

@@ -43,7 +43,9 @@ PAIR_SCHEMA = pa.schema(list(_PAIR_TYPES.items()))
 _OPTIONAL = {"label": 1.0, "weight": 1.0, "margin": 0.0}
 # Fields of a reward model's identity that move its numbers by rounding only.
 #: Features of the demonstration reward model on real human-labeled pairs: numbers, no text.
-_DEMO = Path(__file__).parents[1] / "demo" / "features"
+_DEMO = Path(__file__).parents[1] / "demo"
+#: Features that come with the package, by name: the demonstration's pairs, and its anchors.
+PACKAGED = {"demo": _DEMO / "features", "demo-anchors": _DEMO / "anchors"}
 _ROUNDING = ("dtype", "attention")
 
 
@@ -146,13 +148,14 @@ def open_features(path: str | Path, verify: bool = True) -> Features:
     """Open a finished features folder; embeddings stay on disk.
 
     Args:
-        path: A folder of features; "demo" for the demonstration's, which come with the package.
+        path: A folder of features; or a name of those that come with the package: "demo" for the demonstration's
+            pairs, "demo-anchors" for its anchors.
         verify: Compare every file's SHA-256 with the manifest, beside sizes and headers (reads all once).
 
     Raises:
         FeaturesError: No features there, unfinished ones, another format, or damaged or missing files (all named).
     """
-    path = _DEMO if path == "demo" else Path(path)
+    path = PACKAGED.get(str(path), Path(path))
     return assemble(path, manifests.read_finished(path, verify))
 
 

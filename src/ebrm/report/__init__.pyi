@@ -4,6 +4,7 @@ from .files import evaluation_to_dict as evaluation_to_dict
 from .files import write_results as write_results
 from .fit import Answer as Answer
 from .fit import ChangedExample as ChangedExample
+from .fit import GainAndLoss as GainAndLoss
 from .fit import LiveScore as LiveScore
 from .fit import ReportData as ReportData
 from .fit import write_report as write_report

@@ -138,6 +138,30 @@ def difference_forest(
         return to_svg(figure, name, title)
 
 
+def gain_and_loss(
+    name: str, title: str, methods: Sequence[tuple[str, Estimate, Estimate]], labels: tuple[str, str]
+) -> str:
+    """Methods as (name, gain, what is kept): a point each with both intervals, gain upward, loss to the left."""
+    with style():
+        figure = new_figure(3.2)
+        axes = figure.add_subplot()
+        for across in (axes.axhline, axes.axvline):
+            across(0, color=COLORS["ink"], linewidth=1, linestyle=GUIDE)
+        for number, (method, gain, kept) in enumerate(methods):
+            color = look_of(number)[0]
+            if np.isfinite([gain.low, gain.high, kept.low, kept.high]).all():
+                axes.hlines(gain.value, kept.low, kept.high, color=color, linewidth=1.2)
+                axes.vlines(kept.value, gain.low, gain.high, color=color, linewidth=1.2)
+            axes.plot(kept.value, gain.value, "osD^vP"[number % 6], color=color, label=method, linestyle="none")
+        _percent(axes.xaxis, sign=True)
+        _percent(axes.yaxis, sign=True)
+        axes.set_xlabel(labels[1])
+        axes.set_ylabel(labels[0])
+        handles, names = axes.get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside upper left", ncols=2, handlelength=1.2, columnspacing=1.2)
+        return to_svg(figure, name, title)
+
+
 def _forest(rows: Sequence[ForestRow], noun: str) -> tuple[Figure, Axes]:
     """Axes with the rows' names on the left, the first at the top, and their counts on the right."""
     figure = new_figure(0.95 + 0.3 * len(rows))

@@ -13,6 +13,7 @@ from scipy.special import expit
 
 from ebrm.errors import DataError
 from ebrm.metrics import (
+    Estimate,
     PairedAccuracy,
     calibration,
     confidence_and_correct,
@@ -83,6 +84,21 @@ class LiveScore:
 
 
 @dataclass(frozen=True)
+class GainAndLoss:
+    """What a head gains on the held-out pairs, and what it does to pairs of anchors held out.
+
+    Attributes:
+        name: what it is called.
+        gain: accuracy minus the base reward's, on the held-out pairs.
+        kept: the same on the anchors; below 0 is a loss.
+    """
+
+    name: str
+    gain: Estimate
+    kept: Estimate
+
+
+@dataclass(frozen=True)
 class ReportData:
     """Contents of the report. Only title and overall accuracy are required; the page names what is missing.
 
@@ -105,6 +121,7 @@ class ReportData:
         best_epoch: the epoch whose weights were kept.
         fusion: `Fusion.to_dict()` of the fitted density.
         live: responses scored for this report.
+        heads: heads fitted on the same pairs, for the figure of gain against loss.
         settings: stage to its settings, or plain name to value; nested mappings are flattened.
         versions: package to version.
         notes: where the data come from and under which license, one sentence each.
@@ -128,6 +145,7 @@ class ReportData:
     best_epoch: int | None = None
     fusion: Mapping[str, float | None] | None = None
     live: Sequence[LiveScore] = ()
+    heads: Sequence[GainAndLoss] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
@@ -166,6 +184,7 @@ def fit_page(data: ReportData) -> str:
     digits = reward_digits(base if base is not None else [e.base_reward for e in data.examples])
     parts: dict[str, Any] = {
         "accuracy": _accuracy(data.overall, data.by_category),
+        "heads": data.heads and _heads(data.heads),
         "rewards": None if base is None or refined is None else _rewards(base, refined, digits),
         "reliability": None if probability is None or base is None else _reliability(probability, base, prompts),
         "uncertainty": None
@@ -232,6 +251,14 @@ def _accuracy(overall: PairedAccuracy, by_category: Mapping[str, PairedAccuracy]
             labels={True: "interval without 0", False: "interval with 0"},
         ),
     }  # fmt: skip
+
+
+def _heads(heads: Sequence[GainAndLoss]) -> str:
+    points = [(one.name, one.gain, one.kept) for one in heads]
+    return figures.gain_and_loss(
+        "heads", "Gain on the held-out pairs against loss on the anchors, as in the table.", points,
+        ("gain on your pairs, points", "change on the anchors, points"),
+    )  # fmt: skip
 
 
 def _rewards(base: Floats, refined: Floats, digits: int) -> dict[str, Any]:
