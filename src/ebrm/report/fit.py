@@ -184,7 +184,7 @@ def fit_page(data: ReportData) -> str:
     digits = reward_digits(base if base is not None else [e.base_reward for e in data.examples])
     parts: dict[str, Any] = {
         "accuracy": _accuracy(data.overall, data.by_category),
-        "heads": data.heads and _heads(data.heads),
+        **({"heads": _heads(data.heads)} if data.heads else {}),
         "rewards": None if base is None or refined is None else _rewards(base, refined, digits),
         "reliability": None if probability is None or base is None else _reliability(probability, base, prompts),
         "uncertainty": None
