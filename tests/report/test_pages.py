@@ -16,7 +16,18 @@ from ebrm.report.fit import fit_page
 from ebrm.report.page import breakable, folded
 
 SECTIONS = {
-    "fit": ["accuracy", "rewards", "reliability", "uncertainty", "delta", "live", "filter", "training", "settings"],
+    "fit": [
+        "accuracy",
+        "heads",
+        "rewards",
+        "reliability",
+        "uncertainty",
+        "delta",
+        "live",
+        "filter",
+        "training",
+        "settings",
+    ],
     "benchmarks": ["scores", "changes", "calibration", "abstention", "rewards", "regressions", "measured"],
 }
 
