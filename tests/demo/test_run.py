@@ -120,6 +120,13 @@ def test_the_packaged_features_are_whole_disjoint_and_small() -> None:
     anchors.check(features.manifest["backbone"], features.manifest["text"])
 
 
+def test_the_anchors_are_kept_to_by_their_name() -> None:
+    by_name = ebrm.fit(open_features("demo"), keep="demo-anchors")
+    given = ebrm.fit(open_features("demo"), keep=open_features("demo-anchors"))
+    assert by_name.anchors is not None and given.anchors is not None
+    assert by_name.anchors.to_dict() == given.anchors.to_dict()
+
+
 @pytest.mark.parametrize("name", ["features", "anchors"])
 def test_the_packaged_features_hold_no_text(name: str) -> None:
     folder = PACKAGED / name
