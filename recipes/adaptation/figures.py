@@ -19,11 +19,15 @@ HERE = Path(__file__).parent
 #: Panels of the front: scenario and number of pairs.
 PANELS = (
     ("chat to grounded", 300), ("chat to HH-harmless", 150), ("chat to XSTest", 150), ("grounded to chat", 300),
-    ("judges to people", 300), ("longer is better", 300),
+    ("judges to people", 300),
 )  # fmt: skip
+#: What is lost or kept: accuracy on the vendor's own kind. The mean of all other sets would reward forgetting those on
+#: which the base is below chance.
+KEPT = "vendor's own kind"
 #: Methods of the front, with the names they have there.
 FRONT = {
-    "EBRM + anchors": "EBRM + anchors", "EBRM": "EBRM", "linear": "linear", "linear + anchors": "linear + anchors",
+    "EBRM, unseen + anchors": "EBRM + anchors", "EBRM, unseen": "EBRM", "linear": "linear",
+    "linear + anchors": "linear + anchors",
     "a r0 + ridge": "a r0 + ridge", "a r0 + ridge + anchors": "a r0 + ridge + anchors", "SiLU head": "SiLU head",
     "5 SiLU heads, mean": "5 SiLU heads",
 }  # fmt: skip
@@ -54,7 +58,7 @@ def read_table(path: Path) -> Table:
 
 
 def front(table: Table, backbone: str, base: str, path: Path) -> None:
-    """Gain on the target against gain or loss elsewhere: a panel a shift, a point a method."""
+    """Gain on the target against what is kept of the vendor's own kind: a panel a shift, a point a method."""
     panels = [panel for panel in PANELS if (backbone, base, *panel, "EBRM", "target") in table]
     rows = (len(panels) + 1) // 2
     with drawn(path, 2.9 * rows + 0.3) as figure:
@@ -62,7 +66,7 @@ def front(table: Table, backbone: str, base: str, path: Path) -> None:
         for axes, panel in zip(grid, panels, strict=False):
             found = {
                 name: (
-                    table[(backbone, base, *panel, name, "elsewhere")],
+                    table[(backbone, base, *panel, name, KEPT)],
                     table[(backbone, base, *panel, name, "target")],
                 )
                 for name in FRONT
@@ -72,7 +76,7 @@ def front(table: Table, backbone: str, base: str, path: Path) -> None:
             axes.set_title(f"{panel[0]}, {panel[1]} pairs")
         for axes in grid[len(panels) :]:
             axes.set_axis_off()
-        figure.supxlabel("change on the mean of all other sets, points", fontsize=9)
+        figure.supxlabel("change on the vendor's own kind, points", fontsize=9)
         figure.supylabel("gain on the target, points", fontsize=9)
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 HERE = Path(__file__).parent
-PAGE = HERE.parents[1] / "docs" / "evidence.md"
+PAGES = (HERE.parents[1] / "docs" / "evidence.md", HERE.parents[1] / "README.md")
 NAMES = {"minilm": "MiniLM", "gemma": "Gemma"}
 MAIN = ("EBRM", "EBRM, unseen", "linear", "a r0 + ridge", "linear, averaged weights", "SiLU head", "5 SiLU heads, mean")
 ANCHORED = ("EBRM + anchors", "EBRM, unseen + anchors", "linear + anchors", "a r0 + ridge + anchors")
@@ -53,7 +53,8 @@ class Summary:
     def __init__(self, results: Path) -> None:
         with open(results / "summary.csv", newline="") as handle:
             self.rows = list(csv.DictReader(handle))
-        self._row = {(*self._place(row), row["method"], row["measure"]): row for row in self.rows}
+        # The base's row of all seeds comes before those beside methods that only some seeds have.
+        self._row = {(*self._place(row), row["method"], row["measure"]): row for row in reversed(self.rows)}
         self.places = list(dict.fromkeys(self._place(row) for row in self.rows))
         self.places.sort(key=lambda p: (p[0] != "minilm", p[1] != "head", p[2], int(p[3]) or 10_000))
         self.bars = json.loads((results / "bars.json").read_text())
@@ -73,7 +74,7 @@ class Summary:
 
     def methods(self, place: Place, measure: str) -> list[str]:
         """Methods with this measure, in the order of the file."""
-        return [key[4] for key in self._row if key[:4] == place and key[5] == measure]
+        return [key[4] for key in reversed(self._row) if key[:4] == place and key[5] == measure]
 
 
 def _named(place: Place) -> str:
@@ -230,7 +231,36 @@ def bars(summary: Summary) -> str:
     return table(["bar", "required", "met", "furthest from it", "where"], body)
 
 
+#: Rows of the README's table: scenario, its number of pairs, what is said of it, and what EBRM is told.
+FRONT = (
+    ("same domain", "300", "of the RM's own kind (chat)", "EBRM, unseen"),
+    ("chat to grounded", "300", "on grounded answers", "EBRM, unseen + anchors"),
+    ("chat to HH-harmless", "150", "on harmlessness (HH)", "EBRM, unseen + anchors"),
+    ("chat to XSTest", "150", "on refusals (XSTest)", "EBRM, unseen + anchors"),
+    ("seen", "0", "that the RM was trained on", "EBRM, seen"),
+    ("random labels", "300", "with labels at random", "EBRM"),
+)
+
+
+def front(summary: Summary) -> str:
+    """The README's table: Gemma, gains on the target and changes on the vendor's own kind."""
+    body = []
+    for scenario, n, said, ours in FRONT:
+        place = ("gemma", "head", scenario, n)
+        base = summary(place, "base", "accuracy")
+        if base is None:
+            continue
+        own = [number(summary(place, m, "vendor's own kind"), interval=False) for m in (ours, "linear", "SiLU head")]
+        kept = " / ".join(own) if own[0] != "–" else "–"
+        gained = (number(summary(place, ours, "target")), *(
+            number(summary(place, m, "target"), interval=False) for m in ("linear", "SiLU head")
+        ))  # fmt: skip
+        body.append([f"{int(base['pairs']):,} {said}", f"{number(base, sign=False, interval=False)}%", *gained, kept])
+    return table(["your pairs", "base RM", "ebrm", "linear head", "SiLU head", "the RM's own domain"], body)
+
+
 BLOCKS: dict[str, Callable[[Summary], str]] = {
+    "front": front,
     "bars": bars,
     "same domain": same_domain,
     "shifts": shifts,
@@ -267,7 +297,8 @@ def main() -> None:
     args = parser.parse_args()
     summary = Summary(args.results)
     if args.write:
-        PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), summary), encoding="utf-8")
+        for page in PAGES:
+            page.write_text(filled(page.read_text(encoding="utf-8"), summary), encoding="utf-8")
         return
     for name, make in BLOCKS.items():
         print(f"\n{name}: {make.__doc__}\n\n{make(summary)}")

@@ -271,8 +271,13 @@ def _labels(report: dict[str, Any]) -> str:
     )
 
 
-def fusion_in_words(fusion: Mapping[str, float | None]) -> str:
-    """What `Fusion.to_dict()` says: how far rewards follow the base reward, and how far the fitted density."""
+def fusion_in_words(fusion: Mapping[str, Any]) -> str:
+    """What `RewardHead.goes_by()` says: how far rewards follow the base reward, and how far the fitted density."""
+    if "base_weight" in fusion:
+        if not fusion["correction"]:
+            return "the base reward, without a correction"
+        held = ", which anchors keep to texts like the pairs'" if fusion["anchors"] else ""
+        return f"base reward ({fusion['base_weight']:.2g} logits a standard deviation) plus a linear correction{held}"
     noise, power = fusion["base_noise"], fusion["power"]
     base = "base reward given no weight"
     if noise is not None:
@@ -280,9 +285,9 @@ def fusion_in_words(fusion: Mapping[str, float | None]) -> str:
     return f"{base}; density {f'to the power {power:g}' if power else 'given no weight'}"
 
 
-def fusion_sentence(fusion: Mapping[str, float | None]) -> str:
+def fusion_sentence(fusion: Mapping[str, Any]) -> str:
     """:func:`fusion_in_words` for readers who do not know what it is about."""
-    unit = "" if fusion["base_noise"] is None else " (the standard deviation is that of the training rewards)"
+    unit = "" if fusion.get("base_noise") is None else " (the standard deviation is that of the training rewards)"
     return f"What the refined reward goes by: {fusion_in_words(fusion)}{unit}."
 
 

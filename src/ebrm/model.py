@@ -468,7 +468,7 @@ class EnergyRewardModel(
 
     def written(self) -> dict[str, Any]:
         """The model's record as `config.json` holds it, apart from its format."""
-        return self.record.to_dict() | {"fusion": self.head.fusion.to_dict()}
+        return self.record.to_dict() | {"fusion": self.head.goes_by()}
 
     def tensors(self) -> dict[str, Tensor]:
         """What `energy.safetensors` holds: the head's weights, and fingerprints of the prompts fitted on if known."""

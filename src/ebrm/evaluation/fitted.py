@@ -58,7 +58,7 @@ class FitEvaluation:
         recommendation: deploy it, do not, or bring more pairs (:func:`recommend`).
         metrics: all numbers as JSON values: base.accuracy, refined.accuracy, difference.{value, low, high}, pairs,
             kept_fraction, contradicted_fraction (of training pairs: fitted on, contradicted by the base reward),
-            fusion.{power, base_noise} (None: infinite), recommendation.{action, pairs, sentence}, power.{smallest,
+            fusion (`RewardHead.goes_by()`), recommendation.{action, pairs, sentence}, power.{smallest,
             needed}, anchors, memorization, learning_curve (None: not measured), pairs_seen, seconds, versions, and
             more.
         report: everything the page shows.
@@ -121,7 +121,7 @@ def measure_fit(
         "undecided": len(test) - len(pairs),
         "kept_fraction": labels.kept_fraction if record.fit.filter_conflicts else 1.0,
         "contradicted_fraction": labels.dropped_fraction,
-        "fusion": fitted.model.head.fusion.to_dict(),
+        "fusion": fitted.model.head.goes_by(),
         "pairs_seen": record.data.get("pairs_seen", "unknown"),
         "anchors": fitted.anchors and fitted.anchors.to_dict(),
         "memorization": fitted.memorization and fitted.memorization.to_dict(),

@@ -86,6 +86,10 @@ class RewardHead(nn.Module):
         """Weights of the head's distribution and of the base reward: all on the head, unless a subclass fits them."""
         return Fusion()
 
+    def goes_by(self) -> dict[str, Any]:
+        """What a refined reward goes by, as plain JSON values: the weights of :attr:`fusion`, or a head's own."""
+        return dict(self.fusion.to_dict())
+
     @property
     def nodes(self) -> int:
         """Nodes of a grid over the support where none are asked for: `config.inference.nodes`, or 257."""

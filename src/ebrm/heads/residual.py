@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -85,6 +86,13 @@ class ResidualHead(ClosedFormHead):
         """What is added to the base reward, k u·x / α: in its standard deviations, before units; float64."""
         x = self.standardizer.embed(embedding.to(self.device))
         return self.near(x) * (x.double() @ self.weight.double()) / self.base_weight
+
+    def goes_by(self) -> dict[str, Any]:
+        """The base weight α, whether there is a correction, and whether anchors hold it."""
+        return {
+            "base_weight": float(self.base_weight), "correction": bool(self.weight.any()),
+            "anchors": bool(torch.isfinite(self.gate[-1])),
+        }  # fmt: skip
 
     def unmoved(self) -> ResidualHead:
         """The same head without its correction: the base reward."""

@@ -119,7 +119,7 @@ class ReportData:
         history: one entry an epoch: epoch, loss, validation_accuracy, validation_nll, seconds; a missing or NaN
             number was not measured.
         best_epoch: the epoch whose weights were kept.
-        fusion: `Fusion.to_dict()` of the fitted density.
+        fusion: `RewardHead.goes_by()`.
         live: responses scored for this report.
         heads: heads fitted on the same pairs, for the figure of gain against loss.
         settings: stage to its settings, or plain name to value; nested mappings are flattened.
@@ -143,7 +143,7 @@ class ReportData:
     filtered: bool = True
     history: Sequence[Mapping[str, Any]] = ()
     best_epoch: int | None = None
-    fusion: Mapping[str, float | None] | None = None
+    fusion: Mapping[str, Any] | None = None
     live: Sequence[LiveScore] = ()
     heads: Sequence[GainAndLoss] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
