@@ -1,7 +1,7 @@
 """Put the tables into docs/methods.md, between its `<!-- table NAME -->` and `<!-- end -->` lines.
 
     ebrm compare src/ebrm/demo/features --methods all --out recipes/methods/results
-    ebrm compare src/ebrm/demo/features --methods all --pool tulu_bon_pool --limit 250 --out with_pool  # half an hour
+    ebrm compare src/ebrm/demo/features --methods all --pool tulu_bon_pool --limit 80 --out with_pool  # some minutes
     mv with_pool/results.json recipes/methods/results/with_pool.json  # gold alone is taken from it
     python -m benchmarks.members --out recipes/methods/results/members.json
     python recipes/methods/page.py
@@ -91,6 +91,8 @@ WHEN: Mapping[str, Mapping[str, str]] = {
         "what a KL-regularized policy would gain is asked, without training it": "tilt tilt_to_kl",
     },
     "heads": {
+        "a reward model is to learn from a few pairs and keep what it knew": "ResidualConfig",
+        "which head is best is not known": "AutoConfig",
         "pairs and their base rewards, both noisy; uncertainty is asked for": "EnergyConfig",
         "pairs and nothing else; the first thing to compare with": "LinearConfig SiLUConfig pair_loss",
         "pairs may be ties": "tie_probabilities",
@@ -104,7 +106,7 @@ WHEN: Mapping[str, Mapping[str, str]] = {
         "the reward likes one direction too much, such as length": (
             "DirectionalConfig nuisance_direction remove_direction directional_correction directional_similarity"
         ),
-        "responses that are unlike all known ones have to be found": "fit_centroids Centroids",
+        "responses that are unlike all known ones have to be found": "fit_centroids Centroids Leverage",
         "what an embedding knows is asked": "fit_probe LinearProbe",
     },
 }
@@ -115,11 +117,11 @@ PARTS: Mapping[str, str] = {
     "curate": "ConflictCount ConflictReport Corrupted Peers Strength head_difference",
     "optimize": "Selection Tilted pool_tables pools_by_size tie_groups",
     "heads": (
-        "ClosedFormHead EmbeddingSource EnergyHead EnergyNetwork Epoch EstimateConfig FiniteRows FitConfig "
-        "FittedHead Fusion GaussianHead HeadConfig InferenceConfig JointConfig LikelihoodConfig NCEConfig "
-        "NetworkConfig Posterior PrototypesHead Refinement RewardHead TrainingConfig agreement find_interpolation "
-        "fit_energy fit_head grid_nodes head_config head_fitter load_head posterior read_batch refuse_not_finite "
-        "tanh train_step"
+        "Anchors ClosedFormHead EmbeddingSource EnergyHead EnergyNetwork Epoch EstimateConfig FiniteRows "
+        "FitConfig FittedHead Fusion GaussianHead HeadConfig InferenceConfig JointConfig LikelihoodConfig "
+        "NCEConfig NetworkConfig Posterior PrototypesHead Refinement ResidualHead RewardHead TrainingConfig "
+        "agreement find_interpolation fit_energy fit_head grid_nodes head_config head_fitter load_head posterior "
+        "read_batch refuse_not_finite tanh train_step"
     ),
 }
 #: Method to those of `ebrm compare` that show what it does.

@@ -75,7 +75,9 @@ def compare(
     is for every head that has it; in the --config file a head's options can stand under its name (`silu: {epochs: 5}`).
     """
     settings, config = chosen.of(CompareConfig), chosen.of(FitConfig)
-    heads = {kind: given_head(chosen, head()) for kind, head in HEADS.items()} | {"energy": chosen_head(chosen)}
+    heads = {kind: given_head(chosen, head()) for kind, head in HEADS.items()} | {
+        "energy": chosen_head(chosen, "energy")
+    }
     out = None if settings.out is None else out_folder(settings.out)
     save = None if settings.save is None else Path(settings.save)
     if save is not None and save.exists() and not (save.is_dir() and not any(save.iterdir())):

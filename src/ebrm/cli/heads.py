@@ -50,9 +50,10 @@ def config_parts(config: HeadConfig) -> dict[str, Part]:
     return ({config.kind: Part(config, own)} if own else {}) | inner
 
 
-def chosen_head(chosen: Chosen) -> HeadConfig:
-    """The config of the head that was chosen, with what was given."""
-    return given_head(chosen, _defaults(vars(chosen.of(HeadChoice))))
+def chosen_head(chosen: Chosen, head: str | None = None) -> HeadConfig:
+    """The config of the head that was chosen, or of `head`, with what was given."""
+    choice = vars(chosen.of(HeadChoice))
+    return given_head(chosen, _defaults(choice if head is None else {**choice, "head": head}))
 
 
 def given_head(chosen: Chosen, config: HeadConfig) -> HeadConfig:
