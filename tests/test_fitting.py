@@ -19,7 +19,7 @@ from ebrm.data import TextConfig
 from ebrm.errors import ConfigError, DataError, ModelError
 from ebrm.features import Features
 from ebrm.fitting import FitResult, choose_splits, fit
-from ebrm.heads import HEADS, FitConfig, Fusion, HeadConfig, LinearConfig, NetworkConfig
+from ebrm.heads import HEADS, FitConfig, Fusion, HeadConfig, LinearConfig, NetworkConfig, ResidualConfig
 from ebrm.heads.fusion import BASE_NOISE
 from ebrm.model import EnergyRewardModel
 from ebrm.pairs import PreferencePairs
@@ -143,7 +143,7 @@ def test_without_the_filter_labels_that_all_contradict_the_base_reward_are_learn
     assert fitted.model.head.fusion == Fusion(1.0, BASE_NOISE[-1])  # the base reward is heard least
 
 
-@pytest.mark.parametrize("kind", ["linear", "prototypes", "min_norm"])
+@pytest.mark.parametrize("kind", ["residual", "linear", "prototypes", "min_norm"])
 def test_another_head_is_fitted_on_the_same_pairs_saved_and_loaded(kind: str, tmp_path: Path) -> None:
     features = linear_features(200)
     features.pairs.source[:] = np.array(["a", "b"] * 100, dtype=object)
@@ -199,7 +199,7 @@ def equal(one: FitResult, other: FitResult) -> bool:
     return all(torch.equal(value, state(other)[name]) for name, value in state(one).items())
 
 
-@pytest.mark.parametrize("head", [LinearConfig(), ONE_EPOCH], ids=["linear", "energy"])
+@pytest.mark.parametrize("head", [ResidualConfig(), LinearConfig(), ONE_EPOCH], ids=lambda head: head.kind)
 def test_labels_weights_and_strength_of_given_pairs_reach_the_fit(head: HeadConfig) -> None:
     features, generator = linear_features(200), torch.Generator().manual_seed(1)
     uneven = 0.1 + torch.rand(200, generator=generator)
@@ -212,7 +212,8 @@ def test_labels_weights_and_strength_of_given_pairs_reach_the_fit(head: HeadConf
     assert equal(plain, fit(features, strong, head=head, config=FitConfig(strength="off")))
     train = plain.splits.train
     by_weight = torch.ones(200).double()
-    by_weight[train] = uneven[train].double() * (len(train) / uneven[train].double().sum())
+    for part in (train, plain.splits.validation):  # the mean strength of each part is a weight of 1
+        by_weight[part] = uneven[part].double() * (len(part) / uneven[part].double().sum())
     weighted = fit(features, given_pairs(features, weight=by_weight), head=head).model.refine(
         features.embeddings, features.reward
     )
@@ -231,7 +232,11 @@ def test_strength_can_be_a_margin_and_cannot_be_a_negative_weight() -> None:
     with pytest.raises(DataError, match='pair .* has -1; expected 0 or more.*`strength="margin"`'):
         fit(features, given_pairs(features, strength=strength - 1), head=LinearConfig())
     with pytest.raises(DataError, match="loss of the energy head has no place for the training pairs' margin"):
-        fit(features, strong, config=FitConfig(strength="margin"))
+        fit(features, strong, head=ONE_EPOCH, config=FitConfig(strength="margin"))
+    assert equal(
+        fit(features, given_pairs(features, margin=strength)),
+        fit(features, strong, config=FitConfig(strength="margin")),
+    )
 
 
 def test_a_label_below_a_half_turns_the_pair_around_and_one_of_a_half_is_not_measured() -> None:
@@ -281,3 +286,65 @@ def test_what_cannot_be_fitted_or_has_no_effect_is_refused() -> None:
     with pytest.raises(TypeError, match="network"):
         fit(features, network=NetworkConfig())  # type: ignore[call-arg]
     assert str(inspect.signature(fit)).count("*") == 1 and "head" in inspect.signature(fit).parameters
+
+
+def knowing(features: Features, by: float) -> Features:
+    """The same features of a reward model that has the labels of the pairs by heart."""
+    reward = torch.randn(len(features), generator=torch.Generator().manual_seed(7))
+    reward[features.pairs.chosen] += by
+    return replace(features, reward=reward)
+
+
+def test_pairs_that_the_reward_model_was_trained_on_are_known_as_seen() -> None:
+    features = linear_features(200)
+    flags = torch.zeros(200, dtype=torch.bool)
+    flags[::2] = True
+    flagged, yes = (
+        fit(features, given_pairs(features, rm_training=flags)),
+        fit(features, config=FitConfig(pairs_seen="yes")),
+    )
+    assert flagged.model.record.fit.pairs_seen == flagged.model.record.data["pairs_seen"] == "yes"
+    assert equal(flagged, yes) and not equal(flagged, fit(features))
+    said = fit(features, given_pairs(features, rm_training=flags), config=FitConfig(pairs_seen="no"))
+    assert said.model.record.fit.pairs_seen == "no" and not equal(said, flagged)  # the user knows better
+
+
+def test_unless_pairs_are_unseen_the_result_does_not_depend_on_how_well_the_base_reward_fits_them() -> None:
+    features = linear_features(200)
+    for seen in ("unknown", "yes"):
+        results = [fit(knowing(features, by), config=FitConfig(pairs_seen=seen)) for by in (-3.0, 0.0, 3.0)]
+        for name in ("weight", "base_weight", "gate"):
+            assert all(torch.equal(state(one)[name], state(results[0])[name]) for one in results)
+    heavy, light = (
+        fit(knowing(features, by), config=FitConfig(pairs_seen="no")).model.head.base_weight for by in (3.0, -3.0)
+    )
+    assert heavy > 2 * light
+
+
+def test_a_reward_model_that_knows_the_pairs_by_heart_is_asked_about(caplog: pytest.LogCaptureFixture) -> None:
+    features = knowing(linear_features(200, noise=30.0), 4.0)
+    found = fit(features)
+    assert found.memorization is not None and found.memorization.suspected
+    assert "was it trained on them?" in caplog.text
+    caplog.clear()
+    for seen in ("yes", "no"):
+        assert fit(features, config=FitConfig(pairs_seen=seen)).memorization is None
+    fair = fit(linear_features(200))
+    assert fair.memorization is not None and not fair.memorization.suspected
+    assert "was it trained on them?" not in caplog.text
+
+
+def test_a_head_that_hardly_moves_says_so_and_why() -> None:
+    features = linear_features(400, size=40, noise=1e4)  # labels at random
+    near, same = (fit(features, config=FitConfig(pairs_seen=seen)) for seen in ("unknown", "yes"))
+    refined = [one.model.refine(features.embeddings, features.reward).reward for one in (near, same)]
+    assert torch.equal(refined[1], features.reward) and not torch.equal(refined[0], features.reward)
+    assert torch.corrcoef(torch.stack([refined[0], features.reward]))[0, 1] > 0.98
+    (nearly,), (exactly,) = near.notes, same.notes
+    for note in (nearly, exactly):
+        assert "no correction predicts the labels of these pairs clearly better than none" in note
+    assert nearly.startswith("The refined reward is nearly (what is added has ") and "% of its" in nearly
+    assert exactly.startswith("The refined reward is the base reward: ")
+    evaluation = near.evaluation
+    assert evaluation.metrics["notes"] == [nearly] and evaluation.answers[0].details.count(nearly) == 1
+    assert fit(linear_features(400)).notes == () == fit(features, head=LinearConfig()).notes

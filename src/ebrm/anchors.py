@@ -72,49 +72,66 @@ class AnchorSplit:
     pairs: PreferencePairs
 
 
-def read_anchors(
-    keep: Any, features: Features, backbone: Backbone | None, folder: Path, data: PreferenceConfig,
-    config: FeatureConfig,
-) -> Features:  # fmt: skip
-    """Features of the anchors.
+def open_anchors(keep: Any, data: PreferenceConfig, backbone: bool) -> Features | Preferences | list[Text]:
+    """What is given as anchors, before the reward model reads it, so that mistakes are found first.
 
     Args:
         keep: features of the same reward model or their folder; or, with a reward model, preference pairs
             (as of :func:`ebrm.load_preferences`; labels are not fitted on) or rows of prompt and response.
-        features: those of the pairs that are fitted, by which the anchors' are checked.
-        backbone: the reward model, to read texts with.
-        folder: where features that are read here go.
-        data, config: how they are read and stored.
+        data: how rows are read.
+        backbone: whether there is a reward model.
 
     Raises:
-        DataError: texts without a reward model, no rows, or rows that are neither. FeaturesError: of another one.
+        DataError: texts without a reward model, no rows, or rows that are neither.
     """
     if isinstance(keep, str | Path) and (str(keep) in PACKAGED or (Path(keep) / "manifest.json").is_file()):
-        keep = open_features(keep)
+        return open_features(keep)
     if isinstance(keep, Features):
-        keep.check(features.manifest["backbone"], features.manifest["text"])
-        if keep.embedding_size != features.embedding_size:
-            raise DataError(
-                f"The anchors' embeddings have {keep.embedding_size} numbers, the pairs' {features.embedding_size}. "
-                "Read both with the same reward model and the same `layers`."
-            )
         return keep
-    if backbone is None:
+    if not backbone:
         raise DataError(
             f"The anchors are given as {type(keep).__name__}, and there is no reward model to read texts with. Give "
             "features of them (`ebrm features`), or a reward model and preferences instead of features."
         )
-    texts = None if isinstance(keep, Preferences) else _texts(keep, data)
-    if texts is not None:
-        read = extract_texts(backbone, texts, folder, config)
+    if isinstance(keep, Preferences):
+        return keep
+    texts = _texts(keep, data)
+    return load_preferences(keep, data) if texts is None else texts
+
+
+def read_anchors(
+    opened: Features | Preferences | list[Text], features: Features, backbone: Backbone | None, folder: Path,
+    config: FeatureConfig,
+) -> Features:  # fmt: skip
+    """Features of the anchors that :func:`open_anchors` gave; what is left out or cut is logged.
+
+    Args:
+        opened: the anchors.
+        features: those of the pairs that are fitted, by which the anchors' are checked.
+        backbone: the reward model, to read texts with.
+        folder: where features that are read here go.
+        config: how they are stored.
+
+    Raises:
+        DataError: embeddings of another size. FeaturesError: features of another reward model or text rule.
+    """
+    if isinstance(opened, Features):
+        opened.check(features.manifest["backbone"], features.manifest["text"])
+        if opened.embedding_size != features.embedding_size:
+            raise DataError(
+                f"The anchors' embeddings have {opened.embedding_size} numbers, the pairs' {features.embedding_size}. "
+                "Read both with the same reward model and the same `layers`."
+            )
+        return opened
+    assert backbone is not None
+    if isinstance(opened, list):
+        found = extract_texts(backbone, opened, folder, config)
     else:
-        read = extract_features(
-            backbone, keep if isinstance(keep, Preferences) else load_preferences(keep, data), folder, config
-        )
+        found = extract_features(backbone, opened, folder, config)
     for name, message in _LEFT_OUT.items():
-        if read.manifest.get(name):
-            logger.warning(message, read.manifest[name])
-    return read
+        if found.manifest.get(name):
+            logger.warning(message, found.manifest[name])
+    return found
 
 
 def _texts(keep: Any, data: PreferenceConfig) -> list[Text] | None:

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ebrm.anchors import AnchorSplit, read_anchors, split_anchors
+from ebrm.anchors import AnchorSplit, open_anchors, read_anchors, split_anchors
 from ebrm.backbone import BackboneConfig
 from ebrm.curate import ConflictReport, filter_conflicts
 from ebrm.data import PreferenceConfig, Preferences, TextConfig, load_preferences, split_by_prompt
 from ebrm.errors import ConfigError, DataError, ModelError, setting
-from ebrm.features import FeatureConfig, Features, ShardedEmbeddings, extract_features, open_features, read_items
+from ebrm.features import FeatureConfig, Features, ShardedEmbeddings, Text, extract_features, open_features, read_items
 from ebrm.fitted_prompts import FittedPrompts
 from ebrm.heads import (
     HEADS,
@@ -188,7 +188,8 @@ def fit(
                     f"With features, preferences are PreferencePairs over their items, or left out; they are "
                     f"{type(preferences).__name__}. Give a reward model to read texts with."
                 )
-            anchors = _anchors(keep, source, None, folder, config, data, features)
+            opened = None if keep is None else open_anchors(keep, data, backbone=False)
+            anchors = _anchors(opened, source, None, folder, config, features)
             return _fit_features(source, preferences, head, config, where, folder, on_epoch, seconds, anchors)
         if preferences is None:
             raise DataError(f"There are no preferences to fit on: {source} is not a features folder, so give some.")
@@ -203,6 +204,7 @@ def fit(
         if isinstance(preferences, Preferences):
             _refuse_unused(reading, ("data",), "preferences that are read already")
         prefs = preferences if isinstance(preferences, Preferences) else load_preferences(preferences, data)
+        opened = None if keep is None else open_anchors(keep, data, backbone=True)
         started = time.monotonic()
         read = extract_features(loaded, prefs, folder / "features", features)
         seconds["features"] = time.monotonic() - started
@@ -216,7 +218,7 @@ def fit(
         if work is None:
             everything = ShardedEmbeddings([read.embedding(slice(None))], read.embedding_size)
             read = replace(read, path=None, embeddings=everything)
-        anchors = _anchors(keep, read, loaded, folder, config, data, features)
+        anchors = _anchors(opened, read, loaded, folder, config, features)
         if anchors is not None and work is None:  # the scratch folder goes
             everything = ShardedEmbeddings([anchors.features.embedding(slice(None))], read.embedding_size)
             anchors = replace(anchors, features=replace(anchors.features, path=None, embeddings=everything))
@@ -224,12 +226,12 @@ def fit(
 
 
 def _anchors(
-    keep: Any, features: Features, backbone: Backbone | None, folder: Path, config: FitConfig, data: PreferenceConfig,
-    storage: FeatureConfig,
+    opened: Features | Preferences | list[Text] | None, features: Features, backbone: Backbone | None, folder: Path,
+    config: FitConfig, storage: FeatureConfig,
 ) -> AnchorSplit | None:  # fmt: skip
-    if keep is None:
+    if opened is None:
         return None
-    split = split_anchors(read_anchors(keep, features, backbone, folder / "anchors", data, storage), config.seed)
+    split = split_anchors(read_anchors(opened, features, backbone, folder / "anchors", storage), config.seed)
     logger.info("Anchors: %d texts to keep to, %d to measure the drift on.", len(split.fitted.reward), len(split.rows))
     return split
 
@@ -318,9 +320,9 @@ def _checks(result: FitResult, anchors: AnchorSplit | None, chosen_base: bool) -
         train = result.pairs.select(result.splits.train)
         rows = torch.unique(torch.cat([train.chosen, train.rejected]))
         some = rows[:: 1 + len(rows) // 4000]
-        added = float(head.correction(result.features.embedding(some)).std(correction=0))
-        if added < LITTLE:
-            how = "" if added == 0 else f"nearly (what is added has {added:.1%} of its standard deviation) "
+        added, kept = float(head.correction(result.features.embedding(some)).std(correction=0)), float(head.base_weight)
+        if added < LITTLE * kept:
+            how = "" if added == 0 else f"nearly (what is added has {added / kept:.1%} of its standard deviation) "
             found["notes"] = (
                 f"The refined reward is {how}the base reward: with each prompt left out, no correction predicts the "
                 "labels of these pairs clearly better than none.",

@@ -14,6 +14,7 @@ from ebrm.cli.parser import Chosen, options_of
 from ebrm.data import PreferenceConfig, TextConfig
 from ebrm.errors import ConfigError
 from ebrm.features import FeatureConfig
+from ebrm.heads import ResidualConfig
 from ebrm.hub import fusion_in_words
 from ebrm.model import EnergyRewardModel
 
@@ -178,3 +179,94 @@ def test_settings_from_a_file(features: Path, tmp_path: Path) -> None:
     assert ebrm("fit", "--config", config, "--epochs", 2).code == 0
     head = EnergyRewardModel.from_pretrained(tmp_path / "m").record.head
     assert (head.network.joint_widths, head.training.epochs) == ((10, 5), 2)
+
+
+def residual(rm: Path, pairs: Path, out: Path, *more: object) -> Any:
+    return ebrm("fit", "--backbone", rm, "--data", pairs, "--out", out, *more)
+
+
+def test_by_default_the_residual_head_is_fitted(rm: Path, pairs: Path, tmp_path: Path) -> None:
+    ran = residual(rm, pairs, tmp_path / "m", "--base-weight", 0.5)
+    assert ran.code == 0, ran.err
+    model = EnergyRewardModel.from_pretrained(tmp_path / "m")
+    assert model.record.head == ResidualConfig(base_weight=0.5) and model.record.fit.pairs_seen == "unknown"
+    assert "Epoch" not in ran.err and "the base RM contradicts" in " ".join(ran.out.split())
+    scored = ebrm("score", tmp_path / "m", pairs, "--out", tmp_path / "o.jsonl", "-q")
+    assert scored.code == 0, scored.err
+    assert "residual" in ebrm("info", tmp_path / "m").out
+
+
+def test_anchors_are_kept_to_and_the_drift_is_measured(rm: Path, pairs: Path, tmp_path: Path) -> None:
+    anchors = preference_rows(60, seed=8, prompt="Something else")
+    texts = [{"prompt": row["prompt"], "response": row["chosen"]} for row in anchors]
+    keep = {"pairs": write_lines(tmp_path / "pairs.jsonl", anchors), "texts": write_lines(tmp_path / "t.jsonl", texts)}
+    keep["features"] = tmp_path / "kept"
+    assert ebrm("features", "--backbone", rm, "--data", keep["pairs"], "--out", keep["features"], "-q").code == 0
+    for name, source in keep.items():
+        ran = residual(rm, pairs, tmp_path / name, "--keep", source)
+        assert ran.code == 0, ran.err
+        drift = json.loads((tmp_path / name / "metrics.json").read_text())["anchors"]
+        rows = {"texts": 60}.get(name, 120)
+        assert 0.1 * rows < drift["rows"] < 0.5 * rows and drift["pairs"] == (
+            0 if name == "texts" else drift["rows"] / 2
+        )
+        assert f"{rows - drift['rows']} texts to keep to, {drift['rows']} to measure the drift on" in ran.err
+        assert "there are no anchors" not in " ".join(ran.out.split())
+    gates = [
+        EnergyRewardModel.from_pretrained(tmp_path / name).head.state_dict()["gate"] for name in ("pairs", "features")
+    ]
+    assert gates[0].equal(gates[1]) and bool(gates[0].isfinite().all())
+    assert sorted(path.name for path in (tmp_path / "pairs").iterdir()) == [
+        "README.md", "config.json", "energy.safetensors", "metrics.json", "report.html",
+    ]  # fmt: skip
+
+
+def test_anchors_that_cannot_be_kept_to_are_refused(rm: Path, pairs: Path, features: Path, tmp_path: Path) -> None:
+    keep = write_lines(tmp_path / "keep.jsonl", preference_rows(40, seed=8))
+    refused(
+        residual(rm, pairs, tmp_path / "m", "--keep", keep, "--head", "linear"), "linear", "--keep", "residual head"
+    )
+    refused(residual(rm, pairs, tmp_path / "m", "--keep", tmp_path / "nothing.jsonl"), "nothing.jsonl")
+    refused(
+        ebrm("fit", "--features", features, "--out", tmp_path / "m", "--keep", keep), "no reward model to read texts"
+    )
+    few = write_lines(tmp_path / "few.jsonl", preference_rows(2, seed=8))
+    refused(residual(rm, pairs, tmp_path / "n", "--keep", few), "1 different prompts", "20 prompts or more")
+    assert not (tmp_path / "m").exists() and not (tmp_path / "n").exists()
+
+
+def test_who_has_seen_the_pairs_is_fitted_by_and_stored(features: Path, tmp_path: Path) -> None:
+    heads = {}
+    for seen in ("no", "yes", "unknown"):
+        ran = ebrm("fit", "--features", features, "--out", tmp_path / seen, "--pairs-seen", seen)
+        assert ran.code == 0, ran.err
+        model = EnergyRewardModel.from_pretrained(tmp_path / seen)
+        assert model.record.fit.pairs_seen == seen == model.record.data["pairs_seen"]
+        assert json.loads((tmp_path / seen / "metrics.json").read_text())["pairs_seen"] == seen
+        heads[seen] = model.head.state_dict()
+    assert heads["no"]["weight"].equal(heads["unknown"]["weight"])  # of the labels in any case
+    assert not bool(heads["yes"]["weight"].any())  # random labels: the base reward comes back
+    assert (
+        "The refined reward is the base reward"
+        in json.loads((tmp_path / "yes" / "metrics.json").read_text())["notes"][0]
+    )
+    refused(ebrm("fit", "--features", features, "--out", tmp_path / "m", "--pairs-seen", "maybe"), "no, yes, unknown")
+
+
+def test_a_risk_gives_thresholds_that_the_model_keeps(rm: Path, tmp_path: Path) -> None:
+    pairs = write_lines(tmp_path / "pairs.jsonl", preference_rows(160, seed=3))
+    ran = residual(rm, pairs, tmp_path / "m", "--risk", 0.4, "--test-fraction", 0.4)
+    assert ran.code == 0, ran.err
+    rules = EnergyRewardModel.from_pretrained(tmp_path / "m").record.abstention
+    assert [rule.kind for rule in rules] == ["marginal", "selective"] and all(rule.risk == 0.4 for rule in rules)
+    for rule in rules:
+        assert rule.sentence() in " ".join(ran.out.split())
+    few = residual(rm, pairs, tmp_path / "few", "--risk", 0.001)
+    assert few.code == 0 and "cannot be promised" in few.out
+    assert not EnergyRewardModel.from_pretrained(tmp_path / "few").record.abstention[0].possible
+    for risk in (0, 1, 1.5):
+        refused(
+            residual(rm, "nowhere.jsonl", tmp_path / "n", "--risk", risk),
+            f"--risk` is {float(risk)}",
+            "above 0 and below 1",
+        )

@@ -148,7 +148,8 @@ def test_the_report_and_the_metrics_hold_the_same_answers(fitted: FitResult) -> 
     assert metrics["power"]["discordant"] == pytest.approx(
         (metrics["flips"]["fixed"] + metrics["flips"]["broken"]) / metrics["pairs"]
     )
-    assert metrics["anchors"] is metrics["memorization"] is metrics["learning_curve"] is None
+    assert metrics["anchors"] is metrics["learning_curve"] is None
+    assert fitted.memorization is not None and metrics["memorization"] == fitted.memorization.to_dict()
     assert metrics["pairs_seen"] == "unknown" and metrics["notes"] == []
 
 

@@ -132,9 +132,9 @@ def test_labels_at_random_give_nearly_the_base_reward() -> None:
     many = world(linear_truth, pairs=450, size=40)
     for seed in range(4):
         head = fit(many, **useless(many, seed))
-        assert 0 < float(head.correction(many.embedding).std()) < 0.2
+        assert 0 < float(head.correction(many.embedding).std()) < 0.2 * float(head.base_weight)
         assert spearmanr(many.refined(head).reward, many.reward).statistic > 0.98
-    assert float(fit().correction(WORLD.embedding).std()) > 1
+    assert float(fit().correction(WORLD.embedding).std()) > 0.35
 
 
 @pytest.mark.parametrize("seen", SEEN)

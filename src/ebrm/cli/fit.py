@@ -14,10 +14,11 @@ from ebrm.cli.console import Console
 from ebrm.cli.heads import HeadChoice, chosen_head, head_parts, refuse
 from ebrm.cli.parser import Chosen, Command, Part
 from ebrm.data import PreferenceConfig, TextConfig
-from ebrm.errors import ConfigError, DataError
+from ebrm.errors import ConfigError, DataError, EBRMError
 from ebrm.features import FeatureConfig
 from ebrm.heads import FitConfig
 from ebrm.utils.files import read_json, sha256_json, write_json
+from ebrm.utils.validation import check_setting
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class FitJob:
     overwrite: bool = False
 
 
+#: The file of the working folder that says which command made it.
+_JOB = "job.json"
 #: What decides how features are made, and nothing after that.
 _READING = (BackboneConfig, PreferenceConfig, TextConfig, FeatureConfig)
 
@@ -61,6 +64,8 @@ def fit(console: Console, chosen: Chosen) -> None:
     again. --head chooses what is fitted, and which options there are for it.
     """
     job, head = chosen.of(FitJob), chosen_head(chosen)
+    if job.risk is not None:  # before anything is read
+        check_setting("risk", job.risk, above=0, below=1)
     config = chosen.of(FitConfig(filter_conflicts=chosen.of(HeadChoice).paper is not None))
     reading = _reading(job, chosen)
     settings = {name: asdict(value) for name, value in reading.items()}
@@ -71,12 +76,16 @@ def fit(console: Console, chosen: Chosen) -> None:
     import ebrm
     from ebrm.fitting import tracked
 
-    with tracked(job.trackers, out.with_name(out.name + "-logs"), settings) as log:
-        source = job.features or reading["backbone"].backbone
-        device = chosen.given(BackboneConfig).get("device", "auto")
-        result = ebrm.fit(
-            source, job.data, keep=job.keep, head=head, config=config, work=work, device=device, on_epoch=log, **reading
-        )
+    source = job.features or reading["backbone"].backbone
+    device = chosen.given(BackboneConfig).get("device", "auto")
+    given: dict[str, Any] = {"keep": job.keep, "head": head, "config": config, "work": work, "device": device}
+    try:
+        with tracked(job.trackers, out.with_name(out.name + "-logs"), settings) as log:
+            result = ebrm.fit(source, job.data, on_epoch=log, **given, **reading)
+    except EBRMError:
+        if [path.name for path in work.iterdir()] == [_JOB]:  # nothing to go on with
+            shutil.rmtree(work)
+        raise
     promises = _promises(result, job.risk)
     made = work / "model"
     shutil.rmtree(made, ignore_errors=True)
@@ -150,7 +159,7 @@ def _claim(out: Path, job: FitJob, settings: dict[str, Any]) -> Path:
     work = out.with_name(f".{out.name}.work")
     mark = {"job": sha256_json([job.data, job.features, job.keep, settings])}
     try:
-        stored = read_json(work / "job.json") if (work / "job.json").is_file() else mark
+        stored = read_json(work / _JOB) if (work / _JOB).is_file() else mark
     except ValueError:
         stored = None
     if stored != mark:
@@ -161,7 +170,7 @@ def _claim(out: Path, job: FitJob, settings: dict[str, Any]) -> Path:
             )
         shutil.rmtree(work)
     work.mkdir(parents=True, exist_ok=True)
-    write_json(work / "job.json", mark)
+    write_json(work / _JOB, mark)
     return work
 
 

@@ -38,9 +38,7 @@ def better_for_me(
     details.append(known[seen])
     if memorization is not None and seen != "yes":
         details.append(str(memorization))
-    return Answer(
-        "Better for me?", "No: the refined reward is the base reward" if unchanged else short, (*details, *notes)
-    )
+    return Answer("Better for me?", "No: the refined reward is the base reward" if unchanged else short, tuple(details))
 
 
 def what_else_moves(

@@ -83,9 +83,9 @@ class ResidualHead(ClosedFormHead):
 
     @torch.no_grad()
     def correction(self, embedding: Tensor) -> Tensor:  # [n, d] -> [n]
-        """What is added to the base reward, k u·x / α: in its standard deviations, before units; float64."""
+        """What is added to the base reward, k u·x: in logits, like α r0; float64."""
         x = self.standardizer.embed(embedding.to(self.device))
-        return self.near(x) * (x.double() @ self.weight.double()) / self.base_weight
+        return self.near(x) * (x.double() @ self.weight.double())
 
     def goes_by(self) -> dict[str, Any]:
         """The base weight α, whether there is a correction, and whether anchors hold it."""
