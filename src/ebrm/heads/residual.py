@@ -75,7 +75,8 @@ class ResidualHead(ClosedFormHead):
         if base is None:
             raise ModelError("The residual head adds to the base reward, and none is given. Give the base rewards.")
         near = self.near(x)
-        return (self.base_weight * near + (1 - near)) * base + near * (x.double() @ self.weight.double())
+        # Not α k + 1 - k: with α = 1 and u = 0 this is the base reward to the bit.
+        return base + near * ((self.base_weight - 1) * base + x.double() @ self.weight.double())
 
     def spread(self, x: Tensor) -> Tensor:  # [n, d] -> [n]
         """Standard deviation of the noise of one comparison, logits; the same for all rows."""
