@@ -26,12 +26,12 @@ from ebrm.data import (
 from ebrm.data import RowProblem as _RowProblem
 from ebrm.errors import DataError
 from ebrm.features import (
-    PACKAGED,
     FeatureConfig,
     Features,
     Text,
     extract_features,
     extract_texts,
+    is_features,
     open_features,
     read_items,
 )
@@ -84,7 +84,7 @@ def open_anchors(keep: Any, data: PreferenceConfig, backbone: bool) -> Features 
     Raises:
         DataError: texts without a reward model, no rows, or rows that are neither.
     """
-    if isinstance(keep, str | Path) and (str(keep) in PACKAGED or (Path(keep) / "manifest.json").is_file()):
+    if isinstance(keep, str | Path) and is_features(keep):
         return open_features(keep)
     if isinstance(keep, Features):
         return keep

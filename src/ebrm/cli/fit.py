@@ -18,7 +18,6 @@ from ebrm.errors import ConfigError, DataError, EBRMError
 from ebrm.features import FeatureConfig
 from ebrm.heads import FitConfig
 from ebrm.utils.files import read_json, sha256_json, write_json
-from ebrm.utils.validation import check_setting
 
 
 @dataclass(frozen=True)
@@ -65,6 +64,8 @@ def fit(console: Console, chosen: Chosen) -> None:
     """
     job, head = chosen.of(FitJob), chosen_head(chosen)
     if job.risk is not None:  # before anything is read
+        from ebrm.utils.validation import check_setting  # not before: it loads torch
+
         check_setting("risk", job.risk, above=0, below=1)
     config = chosen.of(FitConfig(filter_conflicts=chosen.of(HeadChoice).paper is not None))
     reading = _reading(job, chosen)

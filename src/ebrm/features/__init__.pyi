@@ -9,8 +9,8 @@ from .manifest import read_finished as read_finished
 from .manifest import read_manifest as read_manifest
 from .ray import ray_engine as ray_engine
 from .shards import ShardedEmbeddings as ShardedEmbeddings
-from .store import PACKAGED as PACKAGED
 from .store import Features as Features
+from .store import is_features as is_features
 from .store import open_features as open_features
 from .store import read_items as read_items
 from .writer import save_features as save_features

@@ -41,11 +41,9 @@ _PAIR_TYPES = {
 PAIR_SCHEMA = pa.schema(list(_PAIR_TYPES.items()))
 #: Further columns of pairs.parquet, and the value that needs no column.
 _OPTIONAL = {"label": 1.0, "weight": 1.0, "margin": 0.0}
-# Fields of a reward model's identity that move its numbers by rounding only.
-#: Features of the demonstration reward model on real human-labeled pairs: numbers, no text.
 _DEMO = Path(__file__).parents[1] / "demo"
-#: Features that come with the package, by name: the demonstration's pairs, and its anchors.
-PACKAGED = {"demo": _DEMO / "features", "demo-anchors": _DEMO / "anchors"}
+_PACKAGED = {"demo": _DEMO / "features", "demo-anchors": _DEMO / "anchors"}
+# Fields of a reward model's identity that move its numbers by rounding only.
 _ROUNDING = ("dtype", "attention")
 
 
@@ -155,8 +153,13 @@ def open_features(path: str | Path, verify: bool = True) -> Features:
     Raises:
         FeaturesError: No features there, unfinished ones, another format, or damaged or missing files (all named).
     """
-    path = PACKAGED.get(str(path), Path(path))
+    path = _PACKAGED.get(str(path), Path(path))
     return assemble(path, manifests.read_finished(path, verify))
+
+
+def is_features(path: str | Path) -> bool:
+    """Whether :func:`open_features` finds features here: a folder with a manifest, or a name of the package's own."""
+    return str(path) in _PACKAGED or (Path(path) / "manifest.json").is_file()
 
 
 def assemble(path: Path, manifest: dict[str, Any]) -> Features:
