@@ -174,8 +174,8 @@ class LikelihoodConfig(_Config):
     Attributes:
         noise_scales: standard deviations of the noise mixture, in standard deviations of the reward (paper: 3.5 / 4).
         beta: label noise: the positive is moved by noise of beta times those widths; more widens the densities.
-        nodes: quadrature nodes, shifted at random each step; more are used where a cell would be wider than the noise
-            on the positive, whose likelihood would be biased (Jensen).
+        nodes: quadrature nodes, shifted at random each step; more, up to 256, are used where a cell would be wider than
+            the noise on the positive, whose likelihood would be biased (Jensen).
     """
 
     kind: ClassVar[str] = "likelihood"

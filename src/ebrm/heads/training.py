@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 #: Floats of one joint layer held at a time in training (rows · rewards · width): 128 MiB. A batch over it is split.
 _ACTIVATIONS = 2**25
+#: Nodes of the likelihood objective, at most: a target of next to no noise would ask for any number.
+_MOST_NODES = 256
 
 
 @dataclass(frozen=True)
@@ -195,7 +197,7 @@ def train_step(
         # could be raised by peaks between nodes.
         low, high = head.support_bounds()
         noise_width = objective.beta * min(objective.noise_scales) * training.reward_scale
-        samples = max(samples, math.ceil((high - low) / noise_width))
+        samples = max(samples, min(_MOST_NODES, math.ceil((high - low) / noise_width)))
     common: dict[str, Any] = {
         "regularization": training.regularization,
         "generator": generator,
