@@ -198,10 +198,10 @@ def model_card(record: dict[str, Any], standalone: bool = False) -> str:
         fusion_sentence(record["fusion"]) + "\n" if record.get("fusion") else "",
         "## Use\n",
         _FROM_TRANSFORMERS if standalone else _FROM_EBRM + ("" if record["text_rule"] is None else _FROM_TRANSFORMERS),
-        "Rewards are in the backbone's own units; their mean and spread over the training rows are the base rewards' under "
-        "the residual head. Check clip ranges and KL coefficients that were tuned for the backbone. Only differences "
-        "between responses to the same prompt mean something. The refined model inherits the backbone's blind spots; its "
-        "std says how spread the fitted density is, not that the backbone is right.\n",
+        "Rewards are in the backbone's own units; under the residual head their mean and spread over the training rows "
+        "are the base rewards'. Check clip ranges and KL coefficients that were tuned for the backbone. Only "
+        "differences between responses to the same prompt mean something. The refined model inherits the backbone's "
+        "blind spots; its std says how spread the fitted density is, not that the backbone is right.\n",
     ]
     return "\n".join(section for section in sections if section)
 
