@@ -10,7 +10,7 @@ from tests.linear import QUICK, linear_features
 
 from ebrm.errors import ModelError
 from ebrm.fitting import fit
-from ebrm.heads import Fusion
+from ebrm.heads import EnergyConfig, Fusion
 from ebrm.hub import download_model, fusion_in_words, model_card, read_model
 from ebrm.model import EnergyRewardModel, ModelRecord
 
@@ -112,6 +112,7 @@ METRICS = {
 
 def card(trust: dict[str, float | None] | None = None, **changes: object) -> str:
     values = {
+        "head": EnergyConfig(),
         "backbone": {"name": "owner/rm", "revision": "abc"},
         "data": {"origin": "pairs|of.jsonl", "pairs": 10, "sources": {"x": 7, "y": 3}},
         "filter": {"kept": 7, "dropped": 2, "tied": 1, "used": True},

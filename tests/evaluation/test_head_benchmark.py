@@ -19,7 +19,17 @@ from ebrm.evaluation.head_benchmark import FittedMethod, Rows, measure_methods
 from ebrm.evaluation.score_models import ReadPool
 from ebrm.fitting import fit
 from ebrm.groups import Groups
-from ebrm.heads import HEADS, DirectionalConfig, FitConfig, FittedHead, LinearConfig, PrototypesConfig, SiLUConfig
+from ebrm.heads import (
+    HEADS,
+    DirectionalConfig,
+    FitConfig,
+    FittedHead,
+    LinearConfig,
+    PrototypesConfig,
+    ResidualConfig,
+    SiLUConfig,
+    fit_head,
+)
 from ebrm.metrics import Bootstrap
 from ebrm.model import EnergyRewardModel
 from ebrm.pairs import PreferencePairs
@@ -54,6 +64,19 @@ ROWS = Rows(EMBEDDING, FEATURES.reward, Groups.of([k // 2 for k in range(400)]),
 @pytest.fixture(scope="module")
 def fitted() -> dict[str, FittedMethod]:
     return {name: method(PROBLEM) for name, method in METHODS.items()}
+
+
+def test_heads_know_who_has_seen_the_pairs() -> None:
+    weights = {}
+    for seen in ("unknown", "yes"):
+        made = problem(config=FitConfig(pairs_seen=seen))
+        alone = fit_head(
+            ResidualConfig(), FEATURES.embeddings, FEATURES.reward, made.train, made.validation, pairs_seen=seen
+        )
+        found = METHODS["residual"](made).head
+        assert found is not None and torch.equal(found.base_weight, alone.head.base_weight)
+        weights[seen] = float(found.base_weight)
+    assert weights["unknown"] != weights["yes"]
 
 
 def test_every_method_gives_each_row_a_reward(fitted: dict[str, FittedMethod]) -> None:

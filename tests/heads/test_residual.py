@@ -202,6 +202,12 @@ def test_a_row_s_result_does_not_depend_on_the_other_rows(moved: ResidualHead) -
                 assert torch.allclose(getattr(part, name), getattr(whole, name)[rows], rtol=1e-6, atol=1e-6), name
 
 
+def test_many_rows_are_read_a_few_at_a_time(moved: ResidualHead, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = WORLD.refined(moved)
+    monkeypatch.setattr("ebrm.heads.data._READ_FLOATS", 35)  # seven rows
+    assert torch.equal(WORLD.refined(moved).reward, whole.reward) and torch.equal(WORLD.refined(moved).std, whole.std)
+
+
 def test_more_numbers_than_are_fitted_in_full_stay_close(monkeypatch: pytest.MonkeyPatch) -> None:
     wide = world(linear_truth, pairs=150, size=40, seed=2)
     wide = replace(wide, embedding=wide.embedding + 6 * wide.embedding[:, :1] @ torch.ones(1, 40) + wide.truth[:, None])
@@ -309,20 +315,36 @@ def test_where_pairs_are_unseen_a_base_reward_that_predicts_labels_weighs_more()
     assert min(float(fit(pairs_seen=seen).base_weight) for seen in ("no", "unknown")) >= 0.35
 
 
-def test_the_base_weight_of_unseen_pairs_is_the_likeliest_with_prompts_left_out() -> None:
-    """By refits without each pair, exact but for the averaging's shares."""
-    few = world(linear_truth, pairs=60, size=3, seed=8)
-    chosen = float(fit(few, pairs_seen="no").base_weight)
-    head = fit(few)
+@pytest.mark.parametrize("kept", [False, True])
+def test_base_weight_and_sharpness_of_unseen_pairs_are_the_likeliest_with_prompts_left_out(kept: bool) -> None:
+    """The correction of pairs of which a share k is near, and then what of α and s predicts each pair without it."""
+    few, other = (world(linear_truth, pairs=120, size=5, seed=seed) for seed in (8, 9))
+    close = Anchors(other.embedding + OFFSET / 6, other.reward, [f"a{row}" for row in range(240)])
+    head = fit(few, pairs_seen="no", anchors=close if kept else None)
     both = [few.train, few.validation]
     c, r = (torch.cat([getattr(p, side) for p in both]) for side in ("chosen", "rejected"))
-    x = head.standardizer.embed(few.embedding).double() / math.sqrt(3)
-    pairs = ridge.comparisons(x[c] - x[r], list(range(len(c))), generator=torch.Generator())
-    moved = ridge.left_out_average(ridge.candidates(pairs))
+    x = head.standardizer.embed(few.embedding)
+    k = head.near(x)
+    assert bool((k[c] < 0.9).any()) == kept
+    near = k[:, None] * x.double() / math.sqrt(5)
+    pairs = ridge.comparisons(near[c] - near[r], list(range(len(c))), generator=torch.Generator())
+    found = ridge.candidates(pairs)
+    u = pairs.back @ ridge.average(found)[0] / math.sqrt(5)
+    assert torch.allclose(head.weight.double(), u, rtol=1e-4)
     base = head.standardizer.to_internal64(few.reward)
-    loss = {k: float(-torch.nn.functional.logsigmoid(0.35 * k * (base[c] - base[r]) + moved).sum())
-            for k in (1.0, 1.4, 2.0, 2.8, 4.0, 5.6)}  # fmt: skip
-    assert chosen == pytest.approx(0.35 * min(loss, key=lambda k: loss[k]))
+    others, steps = (0.25, (0, 0.35, 0.7, 1, 1.4, 2, 2.8, 4, 5.6)) if kept else (0.35, (1, 1.4, 2, 2.8, 4, 5.6))
+
+    def z(alpha: float) -> Tensor:
+        whole = (alpha * k + 1 - k) * base
+        return whole[c] - whole[r] + ridge.left_out_average(found)
+
+    def loss(value: Tensor) -> float:
+        return float(-torch.nn.functional.logsigmoid(value).sum())
+
+    alpha = min((others * step for step in steps), key=lambda one: loss(z(one)))
+    assert float(head.base_weight) == pytest.approx(alpha)
+    sharp = min((2 ** (step / 4) for step in range(-12, 9)), key=lambda s: loss(s * z(alpha)) + 0.5 * math.log(s) ** 2)
+    assert float(head.sharpness) == pytest.approx(sharp)
 
 
 def test_on_its_own_pairs_the_base_reward_comes_back_unless_labels_favor_a_correction() -> None:
