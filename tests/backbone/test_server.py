@@ -301,6 +301,7 @@ def test_benchmarks_keep_what_a_server_said_apart(folder, vllm, pairs, tmp_path,
     fit(load(folder), load_preferences(str(pairs)), **SMALL).model.save_pretrained(tmp_path / "m")
     said = []
     quick = ("--benchmark", pairs, "--resamples", 100, "--permutations", 99, "--json", "--layers", "none")
+    quick += ("--training-items", "label")  # else the pairs fitted on are not read
     for more, read in ((("--server", vllm.url), 48), ((), 48), (("--server", vllm.url), 0)):
         ran = ebrm("eval", tmp_path / "m", folder, "--out", tmp_path / "e", *quick, *more)
         assert ran.code == 0, ran.err
