@@ -963,23 +963,12 @@ MUTATIONS = [
     M("heads/ridge.py", "return len(gain) > 1 and", "return", "one pair has a standard error"),
     M(
         "heads/residual.py",
-        "(self.base_weight * near + (1 - near)) * base",
-        "self.base_weight * base",
-        "base reward lost far away",
+        "return base + near * ((self.base_weight - 1) * base",
+        "return base + ((self.base_weight - 1) * base",
+        "correction everywhere, near the pairs or not",
     ),
-    M(
-        "heads/residual.py",
-        "* base + near * (x.double()",
-        "* base + (x.double()",
-        "correction everywhere, anchors or not",
-    ),
+    M("heads/residual.py", "((self.base_weight - 1) * base", "(self.base_weight * base", "base reward counted twice"),
     M("heads/residual.py", ".double())).clamp_max(1.0)", ".double()))", "more than the correction near the pairs"),
-    M(
-        "heads/residual.py",
-        "        if bool(self.weight.any()):\n",
-        "        if True:\n",
-        "base reward rounded where nothing moves",
-    ),
     M(
         "heads/residual.py",
         "x = data.embedding.double() / math.sqrt(data.embedding.shape[1])",
