@@ -133,7 +133,10 @@ class ResidualHead(ClosedFormHead):
                 multiples = MULTIPLES[data.anchors is not None]
                 losses = [float(pairs.loss(k * alpha * offset + fixed + moved).sum()) for k in multiples]
                 alpha *= multiples[losses.index(min(losses))]
-        logger.info("Base weight %.3g logits; no correction has the share %.2g.", alpha, none)
+        logger.info(
+            "The base reward weighs %.3g logits a standard deviation; fits without a correction have the weight %.2g.",
+            alpha, none,
+        )  # fmt: skip
         self.weight.copy_(u / math.sqrt(x.shape[1]))
         self.base_weight.fill_(alpha)
         self._fit_sharpness(pairs, alpha * offset + fixed + moved, trusted=data.pairs_seen == "no")
