@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from ebrm.data import (
     PreferenceConfig,
     Preferences,
+    RowProblem,
     check_messages,
     check_prompt,
     check_text,
@@ -23,7 +24,6 @@ from ebrm.data import (
     read_rows,
     split_by_prompt,
 )
-from ebrm.data import RowProblem as _RowProblem
 from ebrm.errors import DataError
 from ebrm.features import (
     FeatureConfig,
@@ -78,7 +78,7 @@ def open_anchors(keep: Any, data: PreferenceConfig, backbone: bool) -> Features 
     Args:
         keep: features of the same reward model or their folder; or, with a reward model, preference pairs
             (as of :func:`ebrm.load_preferences`; labels are not fitted on) or rows of prompt and response.
-        data: how rows are read.
+        data: how rows are read; all of them, whatever its `limit`.
         backbone: whether there is a reward model.
 
     Raises:
@@ -95,6 +95,7 @@ def open_anchors(keep: Any, data: PreferenceConfig, backbone: bool) -> Features 
         )
     if isinstance(keep, Preferences):
         return keep
+    data = replace(data, limit=None)  # which is of the pairs to fit on
     texts = _texts(keep, data)
     return load_preferences(keep, data) if texts is None else texts
 
@@ -151,7 +152,7 @@ def _texts(keep: Any, data: PreferenceConfig) -> list[Text] | None:
                 turns = [{"role": "user", "content": check_text(prompt, "prompt")}] if isinstance(prompt, str) else None
                 messages = check_prompt(turns or check_messages(prompt, "prompt"), "prompt")
                 yield Text(prompt_id(messages), messages, check_text(row.get(columns["response"]), "response"), where)
-            except _RowProblem as problem:
+            except RowProblem as problem:
                 raise DataError(f"An anchor cannot be read: {problem.at(where)}") from None
 
     return list(found())

@@ -701,3 +701,27 @@ def test_held_out_pairs_count_by_label_and_weight():
     ties = PreferencePairs.of(held.chosen, held.rejected, label=torch.full((15,), 0.5))
     accuracy_, _, loss = fit_module.validate(head, embedding, reward, ties)
     assert math.isnan(accuracy_) and loss >= math.log(2) - 1e-6
+
+
+@pytest.mark.parametrize(("beta", "fewest", "most"), [(0.0, 32, 32), (0.1, 100, 256), (1e-6, 256, 256)])
+def test_a_cell_of_the_likelihood_is_no_wider_than_the_noise_on_the_positive(monkeypatch, beta, fewest, most):
+    from ebrm.heads import LikelihoodConfig, TrainingConfig, fit_head, training
+
+    seen, step = [], training.likelihood_step_losses
+
+    def noted(*arguments, **options):
+        seen.append((options["nodes"], options["support"]))
+        return step(*arguments, **options)
+
+    monkeypatch.setattr(training, "likelihood_step_losses", noted)
+    draws = torch.Generator().manual_seed(0)
+    config = EnergyConfig(
+        network=NetworkConfig(reward_widths=(4,), joint_widths=(4,)),
+        objective=LikelihoodConfig(beta=beta), training=TrainingConfig(epochs=1),
+    )  # fmt: skip
+    embedding, reward = torch.randn(40, 3, generator=draws), torch.randn(40, generator=draws)
+    fit_head(config, embedding, reward, pairs_of(20), pairs_of(0))
+    nodes, (low, high) = seen[0]
+    assert fewest <= nodes <= most
+    if beta == 0.1:
+        assert (high - low) / nodes <= beta * 0.875

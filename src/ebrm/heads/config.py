@@ -336,6 +336,14 @@ class AutoConfig(HeadConfig):
     title: ClassVar[str] = "chosen by cross-validation on the pairs"
     folds: int = 5
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.inference != EstimateConfig():  # the heads differ in theirs, and are compared by their defaults
+            raise ConfigError(
+                "The head auto compares heads as they are by default, so inference settings would have no effect. Name "
+                "the head that they are for."
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class EnergyConfig(HeadConfig):

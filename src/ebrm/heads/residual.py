@@ -44,8 +44,8 @@ class ResidualHead(ClosedFormHead):
     move further from the base reward, and with u = 0 the refined reward is the base reward to the bit. How well the
     base reward fits the labels decides nothing, unless `pairs_seen` is "no": α is then the likeliest multiple, prompts
     left out. With "yes" α is a quarter of the correction's deviation, and u = 0 unless the labels favor it by one
-    standard error. With anchors, k(e) = min(1, 2 P(target | e)) by a logistic classifier of the
-    pairs' rows against the anchors keeps the correction to texts like the pairs'; without, k = 1.
+    standard error. With anchors, k(e) = min(1, 2 P(target | e)) by a logistic classifier of the pairs' rows against the
+    anchors keeps the correction to texts like the pairs'; without, k = 1.
     """
 
     noise = "gumbel"
