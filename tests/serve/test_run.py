@@ -67,38 +67,63 @@ def test_the_process_scores_as_offline(server, energy):
 def test_sigterm_under_load_loses_no_accepted_request(server, energy):  # the last: it ends the server
     texts = [(f"Question {i}", f"alpha {i % 7}") for i in range(160)]
     expected = energy.score([p for p, _ in texts], [r for _, r in texts]).reward.tolist()
-    answered = asyncio.Event()
 
     async def main():
-        async with httpx.AsyncClient(base_url=server.url, timeout=60, limits=httpx.Limits(max_connections=None)) as c:
+        answered, ending = asyncio.Event(), asyncio.Event()
 
-            async def one(i):
-                # Two requests each: some are sent before the signal and some after it.
-                seen = []
-                for _ in range(2):
-                    body = {"prompts": [texts[i][0]], "responses": [texts[i][1]]}
-                    try:
-                        answer = await c.post("/v1/score", json=body)
-                    except httpx.ConnectError:  # it has ended: refused, not lost
-                        seen.append("ended")
-                        continue
-                    if answer.status_code == 200:
-                        assert answer.json()["results"][0]["reward"] == pytest.approx(expected[i], abs=1e-5)
-                        answered.set()
-                    else:
-                        assert (answer.status_code, answer.json()["error"]["kind"]) == (503, "draining")
-                    seen.append(answer.status_code)
-                return seen
+        async def one(client, i):
+            # Two requests each: some are sent before the signal and some after it.
+            seen = []
+            for _ in range(2):
+                sent_before = False
 
-            tasks = [asyncio.create_task(one(i)) for i in range(len(texts))]
+                async def trace(event, _):
+                    nonlocal sent_before
+                    if event == "http11.send_request_body.complete":
+                        sent_before = not ending.is_set()
+
+                body = {"prompts": [texts[i][0]], "responses": [texts[i][1]]}
+                try:
+                    answer = await client.post("/v1/score", json=body, extensions={"trace": trace})
+                except httpx.TransportError:
+                    assert not sent_before, "sent before the signal, and lost"
+                    seen.append("ended")
+                    continue
+                if answer.status_code == 200:
+                    assert answer.json()["results"][0]["reward"] == pytest.approx(expected[i], abs=1e-5)
+                    answered.set()
+                else:
+                    assert (answer.status_code, answer.json()["error"]["kind"]) == (503, "draining")
+                if ending.is_set() and answer.status_code == 503:
+                    assert answer.headers["connection"] == "close"
+                seen.append(answer.status_code)
+            return seen
+
+        limits = httpx.Limits(max_connections=None)
+        async with (
+            httpx.AsyncClient(base_url=server.url, timeout=60, limits=limits) as client,
+            asyncio.TaskGroup() as group,  # cancels and awaits all, or a failure leaves sockets to other tests
+        ):
+            tasks = [group.create_task(one(client, i)) for i in range(len(texts))]
             await answered.wait()
+            ending.set()
             os.kill(server.process.pid, signal.SIGTERM)
-            return await asyncio.gather(*tasks)
+        return [task.result() for task in tasks]
 
     seen = asyncio.run(main())
     assert sum(one.count(200) for one in seen) > 0
     assert server.process.wait(timeout=60) == 0
     assert "Traceback" not in "".join(iter(lambda: server.said.get_nowait() if not server.said.empty() else "", ""))
+
+
+def test_a_request_that_reaches_a_server_as_it_ends_is_refused_not_reset(energy):
+    with serving(energy) as live, httpx.Client(base_url=live.url) as client:
+        assert client.get("/ready").status_code == 200
+        live.server.handle_exit(signal.SIGTERM, None)
+        while any(listening.is_serving() for listening in live.server.servers):
+            pass
+        answer = client.post("/v1/score", json={"prompts": ["a"], "responses": ["b"]})  # on the connection still open
+        assert (answer.status_code, answer.headers["connection"]) == (503, "close")
 
 
 def test_a_second_signal_or_the_end_of_drain_ends_it(energy, caplog):

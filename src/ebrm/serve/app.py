@@ -71,7 +71,7 @@ def create_app(
     _own_routes(app, scoring, name)
     add_compat_routes(app, scoring, name)
     _state_routes(app, scoring, name)
-    app.add_middleware(RequestLimits, config=config, metrics=scoring.metrics)
+    app.add_middleware(RequestLimits, scoring=scoring)
     return app
 
 

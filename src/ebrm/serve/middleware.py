@@ -7,13 +7,12 @@ import hmac
 import logging
 from time import monotonic
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from ebrm.serve.config import ServeConfig
-from ebrm.serve.metrics import Metrics
 from ebrm.serve.requests import Refused
+from ebrm.serve.scoring import Scoring
 
 logger = logging.getLogger(__name__)
 
@@ -25,10 +24,10 @@ _CLIENT_GONE = 499  # counted when the client went away before its answer
 class RequestLimits:
     """ASGI middleware around all routes: a body is refused by its declared length, or once it is read too far."""
 
-    def __init__(self, app: ASGIApp, config: ServeConfig, metrics: Metrics) -> None:
-        self.config = config
-        self._app, self._metrics = app, metrics
-        self._token = None if config.token is None else config.token.encode()
+    def __init__(self, app: ASGIApp, scoring: Scoring) -> None:
+        self.config = scoring.config
+        self._app, self._scoring, self._metrics = app, scoring, scoring.metrics
+        self._token = None if self.config.token is None else self.config.token.encode()
         self._held = 0  # bytes of bodies of all requests under way
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -42,6 +41,9 @@ class RequestLimits:
             nonlocal code
             if message["type"] == "http.response.start":
                 code = message["status"]
+                if self._scoring.draining:
+                    # Or the client sends its next request on a connection that is about to be closed.
+                    MutableHeaders(scope=message)["connection"] = "close"
             await send(message)
 
         try:

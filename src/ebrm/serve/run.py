@@ -26,6 +26,7 @@ from ebrm.serve.scoring import Scoring
 logger = logging.getLogger(__name__)
 
 _KEEP_ALIVE = 75  # seconds a connection may stay idle: longer than trainers take between their requests
+_LINGER = 0.5  # seconds that requests already sent to a server that ends are still read in, to be refused with 503
 
 
 def serve(
@@ -121,7 +122,14 @@ class _Server(uvicorn.Server):
             logger.warning("%d texts were not answered within the %g seconds of drain", self._scoring.held, seconds)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close idle connections at once, and the others when their answers are sent."""
+        """Listen no more, refuse what was sent meanwhile, then close connections when their answers are sent."""
+        for server in self.servers:
+            server.close()
+        # A connection that is closed before its request is read is reset, and its client cannot tell whether the
+        # request was answered.
+        until = monotonic() + _LINGER
+        while self.server_state.connections and monotonic() < until and not self.force_exit:
+            await asyncio.sleep(0.02)
         self.config.timeout_graceful_shutdown = max(1, math.ceil(min(self._until - monotonic(), 60)))
         await super().shutdown(sockets)
 
