@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from ebrm.data import COLUMN_NAMES, BadRow, PreferenceConfig, Preferences, RowProblem, TextConfig, conversation, schema
+from ebrm.data import COLUMN_NAMES, BadRow, PreferenceConfig, Preferences, RowProblem, TextConfig, check_prompt, schema
 from ebrm.data.schema import Preference, PreferenceReport
 from ebrm.errors import ConfigError, setting
 
@@ -70,14 +70,9 @@ def test_bad_row_shows_a_shortened_printable_value():
     assert str(row).startswith("f.jsonl:3, chosen: lone surrogate, 'xxx")
 
 
-def test_messages_keep_role_and_content_only_and_an_empty_system_message():
-    given = [{"role": "system", "content": ""}, {"role": "user", "content": "x", "time": 3, "tool_calls": None}]
-    assert schema.check_messages(given, "p") == [{"role": "system", "content": ""}, {"role": "user", "content": "x"}]
-
-
 def test_usable_prompts_strengths_and_names():
     system = {"role": "system", "content": "s"}
-    assert schema.check_prompt([system, *ASK], "p") == (system, *ASK)
+    assert check_prompt([system, *ASK], "p") == (system, *ASK)
     given: list[object] = [None, "", 2, 0.5, "0.25", -1]
     assert [schema.check_strength(v, "s") for v in given] == [None, None, 2.0, 0.5, 0.25, -1.0]
     assert [schema.check_name(v, "c") for v in (None, "", "x", 3)] == [None, None, "x", "3"]
@@ -102,9 +97,3 @@ def test_the_docstring_of_the_columns_names_them_all():
 def test_an_error_writes_a_setting_as_python_in_backticks():
     assert setting("bad_rows", "skip") == '`bad_rows="skip"`'
     assert setting("columns", {"prompt": "Frage ü"}) == '`columns={"prompt": "Frage ü"}`'
-
-
-def test_a_conversation_shows_its_roles_only_where_there_are_several_turns():
-    assert conversation([{"role": "user", "content": "Hi"}]) == "Hi"
-    turns = [{"role": role, "content": text} for role, text in (("user", "Hi"), ("assistant", "Yes?"), ("user", "Go"))]
-    assert conversation(turns) == "user: Hi\n\nassistant: Yes?\n\nuser: Go"

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ebrm.backbone.families import Loaded
 from ebrm.backbone.forward import Forward, Head, InnerLayers, configs, float32_head, unreadable, vocabulary_size
 from ebrm.backbone.identity import BackboneIdentity
-from ebrm.data import Message, TextRule, TokenizedText, tokenize, tokenize_rendered
+from ebrm.data import Message, Reply, TextRule, TokenizedText, tokenize, tokenize_rendered
 from ebrm.errors import BackboneError, ConfigError, ModelError, TextError, TextTooLongError, setting
 
 logger = logging.getLogger(__name__)
@@ -102,9 +102,7 @@ class Backbone:
             if difference is not None:
                 raise ModelError(f"Scores would not be comparable with those the model was fitted on: {difference}.")
 
-    def tokenize(
-        self, prompt: Sequence[Mapping[str, str]] | str, response: str, where: str = ""
-    ) -> TokenizedText | None:
+    def tokenize(self, prompt: Sequence[Message] | str, response: Reply, where: str = "") -> TokenizedText | None:
         """Token ids of a prompt with its response under `text_rule`; None or TextError as of `ebrm.data.tokenize`."""
         with self._tokenizing:
             return tokenize(self.text_rule, self.tokenizer, prompt, response, where)
@@ -115,7 +113,7 @@ class Backbone:
             return tokenize_rendered(self.text_rule, self.tokenizer, written, where)
 
     def read_texts(
-        self, prompts: Prompt | Sequence[Prompt], responses: str | Sequence[str], on_error: OnError = "raise"
+        self, prompts: Prompt | Sequence[Prompt], responses: Reply | Sequence[Reply], on_error: OnError = "raise"
     ) -> tuple[Reading, tuple[str | None, ...]]:
         """Embeddings and rewards of prompts with their responses, and for each row why it has none (None where it has).
 
@@ -252,7 +250,7 @@ class Backbone:
         return None
 
 
-def pair_texts(prompts: Prompt | Sequence[Prompt], responses: str | Sequence[str]) -> list[tuple[Prompt, str]]:
+def pair_texts(prompts: Prompt | Sequence[Prompt], responses: Reply | Sequence[Reply]) -> list[tuple[Prompt, Reply]]:
     """The texts to score, one (prompt, response) a row.
 
     Args:

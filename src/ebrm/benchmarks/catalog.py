@@ -230,7 +230,10 @@ def _pair_item(row: Row) -> Item:
 def _preference_item(layout: Layout, row: Row) -> Item:
     """Messages as sides, a prompt that both sides begin with, or two replies and a label."""
     found, _ = read_preference(row.values, row.where, Columns({}), layout)
-    sides = (found.chosen, found.rejected)
+    for side, reply in (("chosen", found.chosen), ("rejected", found.rejected)):
+        if not isinstance(reply, str):
+            raise RowProblem("a reply with more than text, which is not measured", side, reply)
+    sides = (str(found.chosen), str(found.rejected))
     return Item(_id(row), found.prompt, sides, (1.0, 0.0), found.category or "", row.where)
 
 

@@ -13,16 +13,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from ebrm.data.schema import (
-    Message,
-    Preference,
-    RowProblem,
-    check_messages,
-    check_name,
-    check_prompt,
-    check_strength,
-    check_text,
-)
+from ebrm.data.messages import as_reply, check_messages, check_prompt, check_reply
+from ebrm.data.schema import Message, Preference, RowProblem, check_name, check_strength, check_text
 from ebrm.errors import setting
 
 Layout = Literal["explicit", "implicit", "labeled"]
@@ -121,7 +113,7 @@ def read_preference(row: Mapping[str, Any], where: str, columns: Columns, layout
         prompt, texts, shape = _explicit(prompt_value, prompt_name, chosen, rejected, names)
     if layout == "labeled":
         shape += ", two replies and a label"
-    chosen_text, rejected_text = (check_text(text, name) for text, name in zip(texts, names, strict=True))
+    chosen_text, rejected_text = (check_reply(text, name) for text, name in zip(texts, names, strict=True))
     if chosen_text == rejected_text:
         raise RowProblem("equal sides", rejected_name, rejected_text)
     checked, strength = check_prompt(prompt, prompt_name), check_strength(*columns.get("strength", row))
@@ -174,7 +166,7 @@ def _explicit(
 
 
 def _reply(side: Any, name: str) -> Any:
-    """The reply of one side: a string, or a list of exactly one assistant message."""
+    """The reply of one side: a string, or what a list of exactly one assistant message holds."""
     if not _is_list(side):
         return side
     messages = check_messages(side, name)
@@ -182,7 +174,7 @@ def _reply(side: Any, name: str) -> Any:
         raise RowProblem("more than one reply message", name, side)
     if messages[0]["role"] != "assistant":
         raise RowProblem("reply is not an assistant message", name, side)
-    return messages[0]["content"]
+    return as_reply(messages[0])
 
 
 def _is_list(value: Any) -> bool:
@@ -241,7 +233,7 @@ def _split_conversations(chosen: Any, rejected: Any, names: tuple[str, str]) -> 
         raise RowProblem("prompts differ between the sides", f"{names[1]}[{at}]", sides[1][at])
     if len(sides[0]) == 1:
         raise RowProblem("no user turn", names[0], chosen)
-    return sides[0][:-1], [side[-1]["content"] for side in sides]
+    return sides[0][:-1], [as_reply(side[-1]) for side in sides]
 
 
 def _implicit_text(chosen: str, rejected: str, names: tuple[str, str]) -> tuple[list[Message], list[Any], str]:

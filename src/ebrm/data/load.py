@@ -16,6 +16,7 @@ import numpy as np
 
 from ebrm.data.config import PreferenceConfig
 from ebrm.data.formats import COMMON_BEGINNING, USUAL_PROMPT_NAMES, Columns, Layout, read_preference
+from ebrm.data.messages import reply_key
 from ebrm.data.schema import EXAMPLES, BadRow, Preference, PreferenceReport, Preferences, RowProblem, count_kinds
 from ebrm.data.sources import Source, open_source
 from ebrm.errors import ConfigError, DataError, setting
@@ -151,8 +152,8 @@ def _count_repeats(rows: list[Preference]) -> int:
     seen: set[bytes] = set()
     for row in rows:
         digest = sha256(row.prompt_id.encode())
-        for text in (row.chosen, row.rejected):
-            data = text.encode("utf-8")
+        for reply in (row.chosen, row.rejected):
+            data = reply_key(reply).encode("utf-8")
             digest.update(len(data).to_bytes(8, "big") + data)  # the length keeps "ab","c" and "a","bc" apart
         seen.add(digest.digest())
     return len(rows) - len(seen)

@@ -7,16 +7,16 @@ import hashlib
 import json
 import math
 import reprlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from ebrm.utils.files import sha256_json
 
-Message = dict[str, str]  # {"role": "user", "content": "…"}
+Message = dict[str, Any]  # {"role": "user", "content": "…"}, and what `ebrm.data.messages` lets go with it
+Reply = str | Message  # the text, or the assistant's message where it holds more than text
 
-ROLES = ("system", "developer", "user", "assistant", "tool")
 EXAMPLES = 5  # bad rows shown in full
 
 _short = reprlib.Repr()
@@ -30,37 +30,33 @@ class Preference:
 
     Attributes:
         prompt: The conversation up to the reply; ends in a user (or tool) turn.
-        chosen, rejected: Replies that differ, not blank, byte for byte as in the data.
+        chosen, rejected: Replies that differ, not blank, byte for byte as in the data: a string, or the assistant's
+            message where it holds tool calls or reasoning besides its content.
         strength: How strongly the preference was felt, finite, in the data's own unit; None if not given.
         source, category, split: None if not given.
         row: Where it was read: `file.jsonl:12` (line or row, from 1) or `rows[11]` (from 0).
+        tools: Descriptions of the tools that the prompt offers; None for none.
     """
 
     prompt: tuple[Message, ...]
-    chosen: str
-    rejected: str
+    chosen: Reply
+    rejected: Reply
     strength: float | None
     source: str | None
     category: str | None
     row: str
     split: str | None
+    tools: tuple[dict[str, Any], ...] | None = None
 
     @property
     def prompt_id(self) -> str:
-        """The first 16 hexadecimal digits of the SHA-256 of the prompt's canonical JSON."""
-        return prompt_id(self.prompt)
+        """The first 16 hexadecimal digits of the SHA-256 of the prompt's canonical JSON, tools included."""
+        return prompt_id(self.prompt, self.tools)
 
 
-def prompt_id(prompt: Sequence[Message]) -> str:
-    """The first 16 hexadecimal digits of the SHA-256 of a message list's canonical JSON."""
-    return sha256_json(list(prompt))[:16]
-
-
-def conversation(messages: Sequence[Mapping[str, str]]) -> str:
-    """A prompt as people read it: a single user turn as it stands, more turns with their roles."""
-    if len(messages) == 1:
-        return messages[0]["content"]
-    return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
+def prompt_id(prompt: Sequence[Message], tools: Sequence[dict[str, Any]] | None = None) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of a message list's canonical JSON, with its tools if any."""
+    return sha256_json({"messages": list(prompt), "tools": list(tools)} if tools else list(prompt))[:16]
 
 
 @dataclass(frozen=True)
@@ -143,7 +139,8 @@ class Preferences:
         """SHA-256 (64 hexadecimal digits) of the rows' contents in order; where they were read does not count."""
         digest = hashlib.sha256()
         for r in self.rows:
-            content = [list(r.prompt), r.chosen, r.rejected, r.strength, r.source, r.category, r.split]
+            content: list[Any] = [list(r.prompt), r.chosen, r.rejected, r.strength, r.source, r.category, r.split]
+            content += [list(r.tools)] if r.tools else []
             text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
             digest.update(text.encode("utf-8", "surrogatepass") + b"\n")
         return digest.hexdigest()
@@ -189,39 +186,6 @@ def check_encodable(value: str, field: str) -> str:
     except UnicodeEncodeError:
         raise RowProblem("lone surrogate", field, value) from None
     return value
-
-
-def check_messages(value: object, field: str) -> list[Message]:
-    """A non-empty list of messages, reduced to role and content; only a system message may be empty; no tool calls."""
-    if value is None:
-        raise RowProblem("missing", field, value)
-    if not isinstance(value, Sequence) or isinstance(value, str):
-        raise RowProblem("not a list of messages", field, value)
-    if not value:
-        raise RowProblem("empty", field, value)
-    messages: list[Message] = []
-    for i, message in enumerate(value):
-        at = f"{field}[{i}]"
-        if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
-            raise RowProblem("not a message with role and content", at, message)
-        role, content = message["role"], message["content"]
-        if role not in ROLES:
-            raise RowProblem("unknown role", f"{at}.role", role)
-        if message.get("tool_calls"):
-            raise RowProblem("tool calls", f"{at}.tool_calls", message["tool_calls"])
-        if not (role == "system" and content == ""):
-            content = check_text(content, f"{at}.content")
-        messages.append({"role": role, "content": content})
-    return messages
-
-
-def check_prompt(prompt: Sequence[Message], field: str) -> tuple[Message, ...]:
-    """A conversation with a user turn, whose last turn is a user's (or a tool's answer)."""
-    if not any(message["role"] == "user" for message in prompt):
-        raise RowProblem("no user turn", field, list(prompt))
-    if prompt[-1]["role"] not in ("user", "tool"):
-        raise RowProblem("prompt does not end in a user turn", field, prompt[-1])
-    return tuple(prompt)
 
 
 def check_strength(value: object, field: str) -> float | None:

@@ -11,6 +11,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from ebrm.data.config import TextConfig
+from ebrm.data.schema import Message, Reply
 from ebrm.errors import ConfigError, TextError, TextTooLongError, setting
 from ebrm.utils.files import sha256_json
 
@@ -182,7 +183,7 @@ def render(rule: TextRule, tokenizer: Any, messages: Sequence[Mapping[str, str]]
 
 
 def tokenize(
-    rule: TextRule, tokenizer: Any, prompt: Sequence[Mapping[str, str]] | str, response: str, where: str = ""
+    rule: TextRule, tokenizer: Any, prompt: Sequence[Message] | str, response: Reply, where: str = ""
 ) -> TokenizedText | None:
     """Token ids of a prompt (messages, or a string: one user turn) and a response, which may be empty.
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ebrm.data import conversation
+from ebrm.data import conversation, message_words
 from ebrm.evaluation.answers import better_for_me, clearly_worse, deploy, what_else_moves
 from ebrm.evaluation.recommendation import DeploymentRule, Recommendation, Seen, fit_power, recommend
 from ebrm.heads import HeadConfig
@@ -255,7 +255,7 @@ def _examples(
         chosen = bool((pairs.chosen == item).any())
         pair = int(((pairs.chosen if chosen else pairs.rejected) == item).nonzero()[0])
         text = texts.get(pairs.where[pair])
-        response = None if text is None else (text.chosen if chosen else text.rejected)
+        response = None if text is None else message_words(text.chosen if chosen else text.rejected)
         low, high = refined.interval[index].tolist()
         examples.append(
             ChangedExample(

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ebrm.backbone import SERVER, Backbone, BackboneConfig, BackboneIdentity, load_backbone, reload_backbone
 from ebrm.benchmarks import Benchmark, Floats, Integers, padded
-from ebrm.data import TextConfig, prompt_id
+from ebrm.data import TextConfig, message_words, prompt_id
 from ebrm.errors import DataError, EBRMError, FeaturesError, ModelError
 from ebrm.evaluation.cache import ReadTexts, RefinedTexts, TextCache
 from ebrm.evaluation.results import Scores, prompt_ids
@@ -219,7 +219,9 @@ def score_function(
         ModelError: another number of rewards than of texts.
     """
     texts = BenchmarkTexts.of(benchmark)
-    given = list(reward([list(text.prompt) for text in texts.texts], [text.response for text in texts.texts]))
+    given = list(
+        reward([list(text.prompt) for text in texts.texts], [message_words(text.response) for text in texts.texts])
+    )
     if len(given) != len(texts.texts):
         raise ModelError(f"{name} gave {len(given)} rewards for {len(texts.texts)} texts; it must give one for each.")
     return Scores(name, texts.table(np.array([np.nan if value is None else value for value in given], dtype=float)))

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ebrm.data import Message, Preferences
+from ebrm.data import Message, Preferences, Reply, reply_key
 from ebrm.errors import BackboneError, FeaturesError, TextError, TextTooLongError, setting
 from ebrm.features import manifest as manifests
 from ebrm.features.config import FeatureConfig
@@ -39,7 +39,7 @@ class Text(NamedTuple):
 
     prompt_id: str
     prompt: tuple[Message, ...]
-    response: str
+    response: Reply
     where: str
 
     @property
@@ -94,9 +94,9 @@ class TokenizedTexts:
         return TokenizedTexts(self.ids[np.repeat(keep, lengths)], ends, self.truncated[used], *about)
 
 
-def text_id(prompt_id: str, response: str) -> str:
+def text_id(prompt_id: str, response: Reply) -> str:
     """Key of a response to a prompt: 16 hexadecimal digits of a SHA-256."""
-    return hashlib.sha256(f"{prompt_id}\n{response}".encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return hashlib.sha256(f"{prompt_id}\n{reply_key(response)}".encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def extract_features(
@@ -219,7 +219,7 @@ def tokenize_texts(
     refused: dict[str, str] = {}
     with world.progress("tokenizing", count, "texts") as advance:
         for text in texts:
-            key = (text.prompt_id, text.response)
+            key = (text.prompt_id, reply_key(text.response))
             if key not in found:
                 tokens, reason = None, f"longer than the {backbone.text_rule.max_length} tokens that the RM reads"
                 try:

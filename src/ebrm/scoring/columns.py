@@ -15,7 +15,9 @@ from ebrm.data import (
     COLUMN_NAMES,
     Columns,
     Message,
+    Reply,
     RowProblem,
+    as_reply,
     check_messages,
     check_prompt,
     check_text,
@@ -41,7 +43,7 @@ class Side:
     """One text to score."""
 
     prompt: tuple[Message, ...]
-    response: str
+    response: Reply
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Shape:
             messages = check_messages(_from_json(row.get(name)), name)
             if messages[-1]["role"] != "assistant":
                 raise RowProblem("does not end in an assistant message", name, messages[-1])
-            return (Side(check_prompt(messages[:-1] or [messages[0]], name), messages[-1]["content"]),)
+            return (Side(check_prompt(messages[:-1] or [messages[0]], name), as_reply(messages[-1])),)
         # Read as a pair whose other side is made up: prompts that are transcripts or JSON, and replies that are
         # message lists, are then taken apart exactly as in fitting.
         name = self.columns["response"]
