@@ -18,7 +18,7 @@ from tests.linear import ONE_EPOCH, QUICK, linear_features
 from ebrm.data import TextConfig
 from ebrm.errors import ConfigError, DataError, ModelError
 from ebrm.features import Features
-from ebrm.fitting import FitResult, choose_splits, fit
+from ebrm.fitting import FitResult, choose_splits, fit, outlying
 from ebrm.heads import HEADS, FitConfig, Fusion, HeadConfig, LinearConfig, NetworkConfig, ResidualConfig
 from ebrm.heads.fusion import BASE_NOISE
 from ebrm.model import EnergyRewardModel
@@ -141,6 +141,51 @@ def test_without_the_filter_labels_that_all_contradict_the_base_reward_are_learn
     refined = fitted.model.refine(features.embedding(slice(None)), features.reward).reward
     assert (refined[chosen] > refined[rejected]).float().mean() > 0.9
     assert fitted.model.head.fusion == Fusion(1.0, BASE_NOISE[-1])  # the base reward is heard least
+
+
+@pytest.mark.parametrize("kind", ["residual", "linear", "energy"])
+@pytest.mark.parametrize("value", [65504.0, -1e30, 3.0e38])
+def test_a_reward_that_overflowed_moves_nothing_and_is_named(
+    kind: str, value: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    head = ONE_EPOCH if kind == "energy" else HEADS[kind]()
+    features = linear_features(200)
+    place = int(choose_splits(features.pairs).train[3])
+    features.pairs.where[place] = "pairs.jsonl:12"
+    row = int(features.pairs.rejected[place])
+    reward = features.reward.clone()
+    reward[row] = value
+    rest = (torch.arange(len(reward)) != row).nonzero().squeeze(1)
+    clean = fit(replace(features, pairs=features.pairs.select(np.arange(200) != place)), head=head)
+    caplog.clear()
+    fitted = fit(replace(features, reward=reward), head=head)
+    assert np.isin(fitted.splits.train, place).sum() == 0 and len(fitted.splits.train) == len(clean.splits.train)
+    here, there = (m.refine(features.embeddings[rest], reward[rest]).reward for m in (fitted.model, clean.model))
+    torch.testing.assert_close(here, there)
+    (note,) = fitted.warnings
+    assert f"1 texts, the first is pairs.jsonl:12, rejected, with {value:g}" in note and note in caplog.text
+
+
+def test_only_rare_rewards_far_from_all_others_are_outliers() -> None:
+    normal = torch.randn(2000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    heavy = torch.distributions.Laplace(0.0, 1.0).icdf(torch.linspace(1e-5, 1 - 1e-5, 2000, dtype=torch.float64))
+    saturated = torch.cat([torch.full((1800,), 0.999).double() + 1e-6 * normal[:1800], torch.rand(200).double()])
+    for reward in (normal, heavy, saturated, torch.zeros(50), torch.tensor([0.0, 1.0] * 20), torch.tensor([0.0, 1e9])):
+        assert not outlying(reward.double()).any()
+    for n in (10, 20, 2000):
+        some = normal[:n].clone()
+        some[7] = -1e30
+        assert outlying(some).nonzero().flatten().tolist() == [7]
+    assert outlying(torch.cat([normal, normal.new_tensor([19.0, 21.0])])).nonzero().flatten().tolist() == [2001]
+
+
+def test_swapped_labels_are_asked_about_however_good_the_numbers_look(caplog: pytest.LogCaptureFixture) -> None:
+    fitted = fit(linear_features(100, noise=0.5, swapped=True))
+    (warning,) = fitted.warnings
+    assert "are chosen and rejected swapped?" in warning and warning in caplog.text
+    assert str(fitted.evaluation).splitlines()[0].endswith(warning)
+    assert warning in fitted.evaluation.answers[0].details and fitted.evaluation.metrics["warnings"] == [warning]
+    assert fit(linear_features(100, noise=5.0)).warnings == ()  # labels close to chance
 
 
 @pytest.mark.parametrize("kind", ["residual", "linear", "prototypes", "min_norm"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import tempfile
 import time
 from collections import Counter
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ebrm.anchors import AnchorSplit, open_anchors, read_anchors, split_anchors
 from ebrm.backbone import BackboneConfig
@@ -52,6 +54,15 @@ logger = logging.getLogger(__name__)
 TRACKERS = ("tensorboard", "wandb", "trackio")
 #: A correction with less than this share of the base reward's standard deviation is said to be almost none.
 LITTLE = 0.2
+#: Base rewards this many standard deviations (of the middle 80%) from the median are outliers, whose pairs are not
+#: fitted on, unless more than this share of the rows are so: then it is how this reward model rewards.
+OUTLYING = 20.0
+OUTLIERS_AT_MOST = 0.05
+#: Standard deviations of a normal distribution between its 10th and its 90th percentile.
+_MIDDLE = 2.5631
+#: A base reward that ranks this share of at least so many training pairs as labeled, or less, is said.
+SWAPPED = 0.3
+_SWAPPED_PAIRS = 20
 #: Names that data sets give to their held-out parts.
 _SPLIT_NAMES = dict(train="train", validation="validation", valid="validation", dev="validation", test="test")
 
@@ -83,6 +94,7 @@ class FitResult:
         memorization: whether the reward model seems to have been trained on these pairs, where that was checked.
         curve: accuracy by the number of training pairs, where that was measured.
         notes: what there is to know about this result, one sentence each, such as why it is the base reward.
+        warnings: what may be wrong with the pairs, one sentence each: swapped sides, rewards that overflowed.
     """
 
     model: EnergyRewardModel
@@ -97,6 +109,7 @@ class FitResult:
     memorization: Memorization | None = None
     curve: LearningCurve | None = None
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @cached_property
     def evaluation(self) -> FitEvaluation:
@@ -286,6 +299,19 @@ def _fit_features(
     return replace(result, notes=(str(choice), *result.notes))
 
 
+def _swapped(conflicts: ConflictReport) -> tuple[str, ...]:
+    """The question whether chosen and rejected are swapped, where the base reward contradicts most labels."""
+    overall = conflicts.overall
+    decided = overall.kept + overall.dropped
+    if decided < _SWAPPED_PAIRS or overall.kept > SWAPPED * decided:
+        return ()
+    return (
+        f"The reward model ranks {overall.kept:,} of {decided:,} training pairs as labeled "
+        f"({overall.kept / decided:.0%}), far fewer than by chance: are chosen and rejected swapped? If they are, what "
+        "is fitted is wrong, however good the numbers look.",
+    )
+
+
 def _choose(
     auto: AutoConfig, features: Features, prepared: PreparedFit, anchors: Anchors | None, device: torch.device
 ) -> tuple[HeadConfig, HeadChoice]:
@@ -341,6 +367,7 @@ class PreparedFit:
     train: PreferencePairs
     conflicts: ConflictReport
     seconds: float
+    warnings: tuple[str, ...] = ()
 
     def result(
         self,
@@ -377,8 +404,9 @@ class PreparedFit:
         )
         model = EnergyRewardModel(fitted.head, record, backbone, prompts=prompts)
         return FitResult(
-            model, features, pairs, splits, self.conflicts, fitted.history, preferences, dict(seconds or {})
-        )
+            model, features, pairs, splits, self.conflicts, fitted.history, preferences, dict(seconds or {}),
+            warnings=self.warnings,
+        )  # fmt: skip
 
     def _prompts(self, rated: bool) -> FittedPrompts | None:
         """The prompts of training and validation pairs, and of rated rows; None where one has no id that names it."""
@@ -402,12 +430,52 @@ def prepare_fit(features: Features, given: PreferencePairs | None, config: FitCo
     """Divide and filter the pairs (None: the features' own) as `fit` does."""
     pairs = likelier_first((features.pairs if given is None else given).to("cpu"))
     pairs.check_rows(len(features))
-    splits = choose_splits(pairs, config)
+    splits, warnings = _without_outliers(pairs, choose_splits(pairs, config), features.reward)
     started = time.monotonic()
     train, conflicts = _training_pairs(pairs, splits, features, config)
     if config.pairs_seen == "unknown" and bool(train.rm_training.any()):  # the data say so
         config = replace(config, pairs_seen="yes")
-    return PreparedFit(features, pairs, config, splits, train, conflicts, time.monotonic() - started)
+    warnings = (*warnings, *_swapped(conflicts))
+    for warning in warnings:
+        logger.warning("%s", warning)
+    return PreparedFit(features, pairs, config, splits, train, conflicts, time.monotonic() - started, warnings)
+
+
+def _without_outliers(pairs: PreferencePairs, splits: Splits, reward: Tensor) -> tuple[Splits, tuple[str, ...]]:
+    """The splits without pairs that have an outlier among base rewards, and the sentence that says so.
+
+    One reward of 65,504 (float16's largest number) would set the units of the others, and the base weight.
+    """
+    fitted = pairs.select(np.concatenate([splits.train, splits.validation]))
+    rows = torch.unique(torch.cat([fitted.chosen, fitted.rejected]))
+    outliers = rows[outlying(reward[rows].double())]
+    if not len(outliers):
+        return splits, ()
+    hit = (torch.isin(pairs.chosen, outliers) | torch.isin(pairs.rejected, outliers)).numpy()
+    train, validation = (part[~hit[part]] for part in (splits.train, splits.validation))
+    left = np.sort(np.concatenate([part[hit[part]] for part in (splits.train, splits.validation)]))
+    first = int(left[0])
+    side = "chosen" if bool(torch.isin(pairs.chosen[first], outliers)) else "rejected"
+    place, value = pairs.where[first] or f"pair {first}", float(reward[getattr(pairs, side)[first]])
+    median = float(reward[rows].double().median())
+    warning = (
+        f"{len(left):,} pairs are not fitted on, because a base reward of theirs lies more than {OUTLYING:g} standard "
+        f"deviations from all others: {len(outliers):,} texts, the first is {place}, {side}, with {value:g} (the "
+        f"median is {median:.3g}). Numbers that overflowed look like this; find out where they come from."
+    )
+    return replace(splits, train=train, validation=validation), (warning,)
+
+
+def outlying(reward: Tensor) -> Tensor:  # [n] -> [n]
+    """Which of these rewards are outliers: none where they are a share of the rows, or the middle has no spread."""
+    if len(reward) < 10:
+        return torch.zeros(len(reward), dtype=torch.bool)
+    ordered = reward.sort().values
+    tenth = math.ceil(0.1 * (len(reward) - 1))
+    low, high = ordered[tenth], ordered[len(reward) - 1 - tenth]
+    far = (reward - ordered[len(reward) // 2]).abs() > OUTLYING * (high - low) / _MIDDLE
+    rare = int(far.sum()) <= max(1, OUTLIERS_AT_MOST * len(reward))
+    return far if rare and bool(high > low) else torch.zeros_like(far)
 
 
 def likelier_first(pairs: PreferencePairs) -> PreferencePairs:

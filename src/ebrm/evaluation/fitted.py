@@ -83,7 +83,7 @@ class FitEvaluation:
             f"accuracy on {self.pairs:,} held-out pairs: base {base}, refined {refined}, "
             f"difference {points_estimate(self.difference, ' points')}"
         )
-        lines = [f"better for me?    {accuracy}"]
+        lines = [*(f"warning           {text}" for text in self.metrics["warnings"]), f"better for me?    {accuracy}"]
         lines += [f"what else moves?  {answer.answer}" for answer in self.answers[1:2]]
         return "\n".join([*lines, f"deploy it?        {self.recommendation}"])
 
@@ -127,6 +127,7 @@ def measure_fit(
         "memorization": fitted.memorization and fitted.memorization.to_dict(),
         "learning_curve": fitted.curve and fitted.curve.to_dict(),
         "notes": list(fitted.notes),
+        "warnings": list(fitted.warnings),
         "versions": versions(),
     }
     if len(pairs) == 0:
@@ -175,7 +176,7 @@ def measure_fit(
     power, trained = fit_power(overall, effect, rule), fitted.pairs.select(fitted.splits.train)
     of_kind = trained.category if kinds is by_category else trained.source
     answers = (
-        better_for_me(overall, seen, memorization, fitted.notes, unchanged),
+        better_for_me(overall, seen, memorization, [*fitted.warnings, *fitted.notes], unchanged),
         what_else_moves(fitted.anchors, kinds, {name or NO_CATEGORY for name in of_kind}, rule),
         deploy(recommendation, power, overall, fitted.curve),
     )
