@@ -31,7 +31,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Give the libraries an empty cache folder, so that nothing there helps a test along, and none is left behind."""
     cache = tempfile.TemporaryDirectory(prefix="ebrm-tests-")
     config.add_cleanup(cache.cleanup)
-    os.environ |= {"HF_HOME": cache.name, "MPLCONFIGDIR": cache.name}
+    os.environ |= {"HF_HOME": cache.name, "MPLCONFIGDIR": cache.name, "XDG_CACHE_HOME": cache.name}
 
 
 @pytest.fixture(scope="session")

@@ -120,7 +120,8 @@ def test_every_option_is_either_refused_with_features_or_matters_to_the_fit() ->
             refused_fields |= {(kind, option.field) for kind in option.configs}
     read_by = (BackboneConfig, PreferenceConfig, TextConfig, FeatureConfig)
     expected = {(kind, field.name) for kind in read_by for field in fields(kind)}
-    assert refused_fields == expected - {(BackboneConfig, "device")}  # where the head is fitted, too
+    # The device is also where the head is fitted; to restart is of the whole fit.
+    assert refused_fields == expected - {(BackboneConfig, "device"), (FeatureConfig, "restart")}
 
 
 def test_what_is_there_is_left_alone(features: Path, model: Path, tmp_path: Path) -> None:
@@ -159,9 +160,13 @@ def test_an_unfinished_fit_is_not_mixed_with_another(
         patched.setattr("ebrm.evaluation.measure_fit", interrupted)
         ran = fitted(features, tmp_path / "m")
     assert ran.code == 130 and "run the same command again" in ran.err
-    for other in (("--seed", 1), ("--objective", "nce"), ("--dropout", 0.1)):
-        refused(fitted(features, tmp_path / "m", *other), "unfinished fit", "--overwrite")
-    ran = fitted(features, tmp_path / "m")
+    for other, words in (
+        (("--seed", 1), "(--seed was 0 and is 1)"),
+        (("--objective", "nce"), "(--objective was joint and is nce)"),
+        (("--dropout", 0.1, "--overwrite"), "(--dropout was 0.5 and is 0.1)"),
+    ):
+        refused(fitted(features, tmp_path / "m", *other), "unfinished fit with other settings", words, "--restart")
+    ran = fitted(features, tmp_path / "m", "--device", "cpu")
     assert ran.code == 0, ran.err
     assert "Going on after epoch 2" in ran.err
 

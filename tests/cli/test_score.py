@@ -47,8 +47,20 @@ def test_an_interruption_says_what_is_kept(model: Path, tmp_path: Path, monkeypa
         raise KeyboardInterrupt
 
     monkeypatch.setattr(scoring, "write_part", interrupted)
-    ran = score(model, write_lines(tmp_path / "in.jsonl", answer_rows(3)), tmp_path / "out.jsonl")
+    source = write_lines(tmp_path / "in.jsonl", answer_rows(3))
+    ran = score(model, source, tmp_path / "out.jsonl")
+    assert ran.code == 130 and "Nothing was written" in ran.err
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+    monkeypatch.undo()
+    monkeypatch.setattr(scoring, "join_parts", interrupted)
+    ran = score(model, source, tmp_path / "out.jsonl")
     assert ran.code == 130 and "kept; run the same command again" in ran.err
+    other = ("--steps", 7, "--token-budget", 60)
+    words = ("`--steps` was 50 and is 7; `--token-budget` was unset and is 60", "`--restart`")
+    refused(score(model, source, tmp_path / "out.jsonl", *other), *words)
+    monkeypatch.undo()
+    assert score(model, source, tmp_path / "out.jsonl", *other, "--restart").code == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"in.jsonl", "out.jsonl"}
 
 
 def test_json_output_is_one_object(model: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -8,8 +9,8 @@ from pathlib import Path
 import pytest
 from tests.features.fakes import FakeBackbone, contents, some_preferences
 
-from ebrm.errors import FeaturesError
-from ebrm.features import extract_features
+from ebrm.errors import FeaturesError, TextError
+from ebrm.features import FeatureConfig, extract_features
 from ebrm.features import manifest as manifests
 from ebrm.features.distributed import World
 from ebrm.features.lock import lock_folder
@@ -56,6 +57,37 @@ def test_what_killed_runs_left_half_written_is_removed(tmp_path):
         extract_features(FakeBackbone(), some_preferences(), tmp_path)
         finished = finished or contents(tmp_path)
         assert contents(tmp_path) == finished and not any(name.startswith(".") for name in finished)
+
+
+def test_a_run_that_failed_before_its_first_shard_stops_no_other(tmp_path):
+    out = tmp_path / "f"
+    backbone = FakeBackbone(on_read=lambda count: os.kill(os.getpid(), signal.SIGINT))
+    for fails in (FakeBackbone(max_length=1), backbone):
+        with pytest.raises((FeaturesError, TextError, KeyboardInterrupt)):
+            extract_features(fails, some_preferences(), out, FeatureConfig(shard_rows=8))
+    extract_features(FakeBackbone(), some_preferences(15), out)
+    extract_features(FakeBackbone(), some_preferences(15), tmp_path / "g")
+    assert contents(out) == contents(tmp_path / "g")
+
+
+def test_unfinished_features_of_another_kind_go_only_when_a_restart_is_asked_for(tmp_path):
+    def stop(count):
+        if count == 2:
+            raise KeyboardInterrupt
+
+    out, small = tmp_path / "f", FeatureConfig(shard_rows=8)
+    with pytest.raises(KeyboardInterrupt):
+        extract_features(FakeBackbone(token_budget=400, on_read=stop), some_preferences(), out, small)
+    assert (out / "shard-00000.safetensors").exists()
+    with pytest.raises(FeaturesError, match="the beginning of other features.*`restart=true` to discard"):
+        extract_features(FakeBackbone(), some_preferences(15), out, small)
+    restart = FeatureConfig(shard_rows=8, restart=True)
+    extract_features(FakeBackbone(), some_preferences(15), out, restart)
+    finished = contents(out)
+    extract_features(FakeBackbone(), some_preferences(15), out, restart)
+    with pytest.raises(FeaturesError, match="holds other features"):
+        extract_features(FakeBackbone(), some_preferences(), out, restart)
+    assert contents(out) == finished
 
 
 HOLD = """

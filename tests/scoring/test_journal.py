@@ -8,6 +8,14 @@ from ebrm.errors import DataError
 from ebrm.scoring.files import Journal
 
 JOB = {"input": "1", "model": "2"}
+SHOWN = {"input": "a.jsonl", "token_budget": 100}
+
+
+def begun(out: Path) -> Journal:
+    journal = Journal(out, JOB, SHOWN)
+    assert not journal.open(overwrite=False)
+    journal.part(0, "jsonl").write_text("x")
+    return journal
 
 
 def finished(out: Path) -> Journal:
@@ -44,7 +52,7 @@ def test_a_kill_between_output_and_record_is_mended(tmp_path):
 def test_what_is_not_ours_is_left_alone(tmp_path):
     out = tmp_path / "o.jsonl"
     out.write_text("mine")
-    with pytest.raises(DataError, match="exists already.*`overwrite=true`"):
+    with pytest.raises(DataError, match="exists already; it was left.*`overwrite=true`"):
         Journal(out, JOB).open(overwrite=False)
     assert out.read_text() == "mine"
     assert list(tmp_path.iterdir()) == [out]
@@ -75,25 +83,49 @@ def test_overwriting_a_finished_job_starts_anew(tmp_path):
     assert not journal.part(0, "jsonl").exists()
 
 
-def test_unfinished_work_of_another_job_is_named(tmp_path):
+@pytest.mark.parametrize(
+    ("job", "shown", "words"),
+    [
+        ({"input": "3"}, {}, r"\(the contents of the rows changed\)"),
+        ({"input": "3"}, {"input": "b.jsonl"}, r'`input` was "a.jsonl" and is "b.jsonl"'),
+        ({"settings": "3"}, {"token_budget": 50}, "`token_budget` was 100 and is 50"),
+        ({"model": "3"}, {}, r"\(the model changed\)"),
+    ],
+)
+def test_unfinished_work_of_another_job_is_named(tmp_path, job, shown, words):
     out = tmp_path / "o.jsonl"
-    first = Journal(out, JOB)
-    first.open(overwrite=False)
-    first.part(0, "jsonl").write_text("x")
-    other = Journal(out, {**JOB, "model": "3"})
-    with pytest.raises(DataError, match=r"another model.*`overwrite=true`"):
-        other.open(overwrite=False)
+    first, other = begun(out), Journal(out, JOB | job, SHOWN | shown)
+    for overwrite in (False, True):
+        with pytest.raises(DataError, match=words + ".*`restart=true`"):
+            other.open(overwrite)
     assert first.part(0, "jsonl").exists()
-    assert not other.open(overwrite=True)
+    assert not other.open(overwrite=False, restart=True)
     assert not first.part(0, "jsonl").exists()
+
+
+def test_a_job_without_a_part_leaves_nothing_and_stops_no_other(tmp_path):
+    out = tmp_path / "o.jsonl"
+    Journal(out, JOB).open(overwrite=False)  # killed
+    other = Journal(out, {**JOB, "model": "3"})
+    assert not other.open(overwrite=False)
+    with pytest.raises(KeyError), other.keeping():
+        raise KeyError
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_restart_leaves_a_finished_output_alone(tmp_path):
+    out = tmp_path / "o.jsonl"
+    finished(out)
+    assert Journal(out, JOB).open(overwrite=False, restart=True)
+    with pytest.raises(DataError, match="exists already"):
+        Journal(out, {**JOB, "model": "3"}).open(overwrite=False, restart=True)
+    assert out.read_text() == "done" and [path.name for path in tmp_path.iterdir()] == ["o.jsonl"]
 
 
 def test_a_torn_record_is_not_trusted(tmp_path):
     out = tmp_path / "o.jsonl"
-    journal = Journal(out, JOB)
-    journal.open(overwrite=False)
-    (journal.folder / "job.json").write_text("{")
-    with pytest.raises(DataError, match="`overwrite=true`"):
+    (begun(out).folder / "job.json").write_text("{")
+    with pytest.raises(DataError, match="record cannot be read.*`restart=true`"):
         Journal(out, JOB).open(overwrite=False)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,11 @@ from ebrm.cli.common import out_folder, show_accuracy, written_facts
 from ebrm.cli.console import Console
 from ebrm.cli.heads import HeadChoice, chosen_head, head_parts, refuse
 from ebrm.cli.parser import Chosen, Command, Part
+from ebrm.cli.work import check_out, place, work_folder
 from ebrm.data import PreferenceConfig, TextConfig
-from ebrm.errors import ConfigError, DataError, EBRMError
+from ebrm.errors import ConfigError
 from ebrm.features import FeatureConfig
 from ebrm.heads import FitConfig
-from ebrm.utils.files import read_json, sha256_json, write_json
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class FitJob:
         keep_features: keep the features read in this run in OUT/features, for other fits.
         trackers: also log the curves with these: tensorboard (to OUT-logs), wandb, trackio (extra `trackers`).
         overwrite: replace a model that is there already.
+        restart: discard an unfinished fit that would write to the same place, and begin anew; a finished model stays.
     """
 
     out: str
@@ -47,10 +49,9 @@ class FitJob:
     keep_features: bool = False
     trackers: tuple[str, ...] = ()
     overwrite: bool = False
+    restart: bool = False
 
 
-#: The file of the working folder that says which command made it.
-_JOB = "job.json"
 #: What decides how features are made, and nothing after that.
 _READING = (BackboneConfig, PreferenceConfig, TextConfig, FeatureConfig)
 
@@ -72,36 +73,51 @@ def fit(console: Console, chosen: Chosen) -> None:
     settings = {name: asdict(value) for name, value in reading.items()}
     settings |= {"head": head.to_dict(), "fit": asdict(config)}
     out = out_folder(job.out)
-    work = _claim(out, job, settings)
-    console.kept = "What is finished is kept; run the same command again to go on."
-    import ebrm
-    from ebrm.fitting import tracked
+    check_out(out, job.overwrite)
+    with work_folder(out, _groups(job, settings), job.restart, partial(_flag, chosen), console) as work:
+        import ebrm
+        from ebrm.fitting import tracked
 
-    source = job.features or reading["backbone"].backbone
-    device = chosen.given(BackboneConfig).get("device", "auto")
-    given: dict[str, Any] = {"keep": job.keep, "head": head, "config": config, "work": work, "device": device}
-    try:
+        source = job.features or reading["backbone"].backbone
+        device = chosen.given(BackboneConfig).get("device", "auto")
+        given: dict[str, Any] = {"keep": job.keep, "head": head, "config": config, "work": work, "device": device}
         with tracked(job.trackers, out.with_name(out.name + "-logs"), settings) as log:
             result = ebrm.fit(source, job.data, on_epoch=log, **given, **reading)
-    except EBRMError:
-        if [path.name for path in work.iterdir()] == [_JOB]:  # nothing to go on with
-            shutil.rmtree(work)
-        raise
-    promises = _promises(result, job.risk)
-    made = work / "model"
-    shutil.rmtree(made, ignore_errors=True)
-    metrics = result.save(made).metrics
-    if job.keep_features:
-        (work / "features").rename(made / "features")
-    shutil.rmtree(work / "old", ignore_errors=True)
-    if out.exists():  # what was there goes only now that the model is complete
-        out.rename(work / "old")
-    made.rename(out)
-    shutil.rmtree(work)
+        promises = _promises(result, job.risk)
+        made = work / "model"
+        shutil.rmtree(made, ignore_errors=True)
+        metrics = result.save(made).metrics
+        if job.keep_features:
+            (work / "features").rename(made / "features")
+        shutil.rmtree(work / "old", ignore_errors=True)
+        if out.exists():  # what was there goes only now that the model is complete
+            out.rename(work / "old")
+        made.rename(out)
+        shutil.rmtree(work)
     _show(console, metrics, out)
     for sentence in promises:
         console.print(sentence)
     console.result({"out": str(out), "metrics": metrics})
+
+
+def _groups(job: FitJob, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a fit by what depends on them: what is read and how, the anchors, the head and its fit."""
+    return {
+        "source": {"data": place(job.data), "features": place(job.features)},
+        "reading": {name: settings[name] for name in settings if name not in ("head", "fit")},
+        "anchors": {"keep": place(job.keep)},
+        "head": settings["head"],
+        "fit": settings["fit"],
+    }
+
+
+def _flag(chosen: Chosen, name: str) -> str:
+    """The option that a setting of `_groups` came from."""
+    path = name.removesuffix(".kind").split(".")
+    group, field = path[1:3] if path[0] == "reading" else (["", *path][-2], path[-1])
+    group = {"backbone": "reward_model", "features": "storage"}.get(group, group)
+    known = {option.group: option.flag for option in chosen.options if option.field == field}
+    return known.get(group) or next(iter(known.values()), "--" + field.replace("_", "-"))
 
 
 def _promises(result: Any, risk: float | None) -> list[str]:
@@ -131,7 +147,8 @@ def _reading(job: FitJob, chosen: Chosen) -> dict[str, Any]:
         configs = {"backbone": BackboneConfig, "data": PreferenceConfig, "text": TextConfig, "features": FeatureConfig}
         return {name: chosen.of(config) for name, config in configs.items()}
     unused = ["--data"] * (job.data is not None) + ["--keep-features"] * job.keep_features
-    unused += [flag for flag in chosen.flags(*_READING) if flag != "--device"]  # which is also where the head is fitted
+    # The device is also where the head is fitted, and to restart is of the whole fit.
+    unused += [flag for flag in chosen.flags(*_READING) if flag not in ("--device", "--restart")]
     if unused:
         raise ConfigError(
             f"--features was given together with {', '.join(unused)} (typed or in the --config file). Features hold "
@@ -139,40 +156,6 @@ def _reading(job: FitJob, chosen: Chosen) -> dict[str, Any]:
             "options of reading."
         )
     return {}
-
-
-def _claim(out: Path, job: FitJob, settings: dict[str, Any]) -> Path:
-    """The folder beside `out` where the fit works until it is complete.
-
-    Raises:
-        DataError: something is at `out`, or another fit is unfinished there, without --overwrite.
-    """
-    if out.is_dir() and any(out.iterdir()):
-        if not job.overwrite:
-            raise DataError(
-                f"--out {out} exists already and is not empty; it was left as it is. Choose another name, or "
-                "--overwrite to replace it."
-            )
-        if not (out / "config.json").is_file():
-            raise DataError(
-                f"--out {out} does not hold a model, so --overwrite does not replace it. Choose another name."
-            )
-    work = out.with_name(f".{out.name}.work")
-    mark = {"job": sha256_json([job.data, job.features, job.keep, settings])}
-    try:
-        stored = read_json(work / _JOB) if (work / _JOB).is_file() else mark
-    except ValueError:
-        stored = None
-    if stored != mark:
-        if not job.overwrite:
-            raise DataError(
-                f"{work} holds an unfinished fit with other data or settings. Give the command that began it to finish "
-                "it, or --overwrite to discard it and start anew."
-            )
-        shutil.rmtree(work)
-    work.mkdir(parents=True, exist_ok=True)
-    write_json(work / _JOB, mark)
-    return work
 
 
 def _show(console: Console, metrics: dict[str, Any], out: Path) -> None:

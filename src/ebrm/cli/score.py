@@ -53,10 +53,11 @@ def score(
     file_kind(Path(out))
     loaded = EnergyRewardModel.from_pretrained(model).with_inference(**chosen.given(InferenceConfig))
 
-    def started(done: int, rows: int) -> None:
-        console.kept = "The rows scored so far are kept; run the same command again to go on."
+    def scored(done: int, rows: int) -> None:
+        if done:
+            console.kept = "The rows scored so far are kept; run the same command again to go on."
 
-    found = score_file(loaded, source, out, config, backbone=chosen.given(BackboneConfig), on_progress=started)
+    found = score_file(loaded, source, out, config, backbone=chosen.given(BackboneConfig), on_progress=scored)
     if found["errors"]:
         console.note(
             f"{found['errors']:,} of {found['rows']:,} rows could not be scored; the reason stands in their column "

@@ -23,6 +23,7 @@ from ebrm.evaluation.training_items import FITTED_ON, find_training_items
 from ebrm.features import MANIFEST, FeatureConfig, open_features
 from ebrm.metrics import Bootstrap
 from ebrm.model import EnergyRewardModel
+from ebrm.utils import files
 
 logger = logging.getLogger(__name__)
 
@@ -189,10 +190,7 @@ def seen_prompts(sources: Sequence[str]) -> set[str]:
 
 def cache_folder(settings: BenchmarkConfig) -> Path:
     """Folder of the caches of reward models."""
-    folder = settings.cache or os.environ.get("EBRM_CACHE")
-    if folder:
-        return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ebrm"
+    return Path(settings.cache) if settings.cache else files.cache_folder()
 
 
 def _about(energy: Any) -> dict[str, Any]:

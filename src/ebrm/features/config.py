@@ -21,6 +21,7 @@ class FeatureConfig:
             always float32, and all is read back as float32.
         shard_rows: Texts a shard. A shard is written whole or not at all, so a killed run may have to redo one a
             process.
+        restart: Discard unfinished work there and begin anew; what is finished stays.
 
     Raises:
         ConfigError: a value outside its range.
@@ -28,6 +29,7 @@ class FeatureConfig:
 
     embedding_dtype: EmbeddingDtype = "float32"
     shard_rows: int = 4096
+    restart: bool = False
 
     def __post_init__(self) -> None:
         if self.embedding_dtype not in get_args(EmbeddingDtype):

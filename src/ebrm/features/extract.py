@@ -151,7 +151,7 @@ def extract_features(
         more = {"dropped": dropped, "dropped_texts": refused}
         return _plan(backbone, texts, pairs, manifest | more, engine)
 
-    return write_features(Path(out), manifest, plan, world)
+    return write_features(Path(out), manifest, plan, world, config is not None and config.restart)
 
 
 def extract_texts(
@@ -173,7 +173,7 @@ def extract_texts(
         more = {"dropped_texts": len(refused), "refused": refused}
         return _plan(backbone, made, PreferencePairs.of([], []), manifest | more)
 
-    return write_features(Path(out), manifest, plan, world)
+    return write_features(Path(out), manifest, plan, world, config is not None and config.restart)
 
 
 def _manifest(backbone: Backbone, data: dict[str, Any], config: FeatureConfig | None, **more: Any) -> dict[str, Any]:

@@ -111,7 +111,7 @@ def import_features(
     items = {"prompt_id": item_prompts(pairs, len(embedding))}
     reader = ItemReader(read, lambda item: f"row {item}")
     plan = Plan(manifest, items, pairs, reader, np.ones(len(embedding), np.int64), "rows")
-    return write_features(Path(out), manifest, lambda: plan, World())
+    return write_features(Path(out), manifest, lambda: plan, World(), config.restart)
 
 
 def _rename(found: dict[str, Column], columns: Mapping[str, str]) -> dict[str, Column]:

@@ -9,25 +9,35 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ebrm.errors import EBRMError, FeaturesError
+from ebrm.errors import EBRMError, FeaturesError, setting
 from ebrm.features import manifest as manifests
 from ebrm.features.distributed import World
 from ebrm.features.manifest import MANIFEST
 
 _LOCK = ".lock"
+_SHARDS = "shard-*.safetensors"
 
 
 @contextmanager
-def lock_folder(out: Path, identity: dict[str, Any], world: World) -> Iterator[dict[str, Any] | None]:
-    """Lock the folder `out` for writing, and make it if it is not there; yield its manifest if it has one."""
+def lock_folder(
+    out: Path, identity: dict[str, Any], world: World, restart: bool = False
+) -> Iterator[dict[str, Any] | None]:
+    """Lock the folder `out` for writing, and make it if it is not there; yield its manifest if it has one.
+
+    An unfinished folder without a shard holds no work, and does not stand in the way of other features. `restart`
+    discards any unfinished one. A folder made here that is empty at the end is removed.
+    """
     lock: FileLock | None = None
     error: EBRMError | None = None
+    made = not out.exists()
     if world.main:
         try:
-            found = _inspect(out, identity)
+            found = _inspect(out, identity, restart)
             if found is None or not found["complete"] or missing_files(out, found):
                 lock = _lock(out)
-                _inspect(out, identity)  # another run may have finished or begun in between
+                # Another run may have finished or begun in between.
+                if _inspect(out, identity, restart) is None:
+                    discard(out)
                 tidy(out)
             elif any(out.glob(".*")):  # killed at its very end, or just ending
                 with suppress(EBRMError):
@@ -43,6 +53,9 @@ def lock_folder(out: Path, identity: dict[str, Any], world: World) -> Iterator[d
             # Unlinked while it is held: whoever opened this file meanwhile finds it unlinked and tries anew.
             (out / _LOCK).unlink(missing_ok=True)
             lock.release()
+            with suppress(OSError):  # it holds features, or another run has begun
+                if made:
+                    out.rmdir()
 
 
 def missing_files(out: Path, manifest: dict[str, Any]) -> list[str]:
@@ -50,8 +63,14 @@ def missing_files(out: Path, manifest: dict[str, Any]) -> list[str]:
     return [name for name in manifests.file_names(manifest) if not (out / name).exists()]
 
 
-def _inspect(out: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
-    """The manifest of a folder that may be written to or returned; None for one that is empty or not there."""
+def discard(out: Path) -> None:
+    """Remove the files of an unfinished folder, the manifest last; only under the lock."""
+    for path in [*out.glob(_SHARDS), *(out / name for name in manifests.TABLES), out / MANIFEST]:
+        path.unlink(missing_ok=True)
+
+
+def _inspect(out: Path, identity: dict[str, Any], restart: bool) -> dict[str, Any] | None:
+    """The manifest of a folder that may be written to or returned; None for one that holds nothing to go on with."""
     if not out.exists():
         return None
     if not out.is_dir():
@@ -67,10 +86,17 @@ def _inspect(out: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
         return None
     found = manifests.read_manifest(out)
     unlike = manifests.difference(manifests.identity(found), identity, "what is there", "this run")
+    if not found["complete"] and (restart or (unlike is not None and not any(out.glob(_SHARDS)))):
+        return None
+    if unlike is not None and found["complete"]:
+        raise FeaturesError(
+            f"{out} holds other features than this run makes: {unlike}. Nothing was changed in it; choose another "
+            "folder, or delete this one to make it anew."
+        )
     if unlike is not None:
         raise FeaturesError(
-            f"{out} holds {'' if found['complete'] else 'the beginning of '}other features than this run makes: "
-            f"{unlike}. Nothing was changed in it; choose another folder, or delete this one to make it anew."
+            f"{out} holds the beginning of other features than this run makes: {unlike}. Nothing was changed in it; "
+            f"choose another folder, or {setting('restart', True)} to discard what is there and begin anew."
         )
     if found["complete"]:
         faults = manifests.find_faults(out, found, verify=True)

@@ -89,9 +89,11 @@ class Plan:
     writer: Writer | None = None
 
 
-def write_features(out: Path, manifest: dict[str, Any], plan: Callable[[], Plan], world: World) -> Features:
+def write_features(
+    out: Path, manifest: dict[str, Any], plan: Callable[[], Plan], world: World, restart: bool = False
+) -> Features:
     """Write or continue a features folder and open it; `plan` is called, under the lock, unless it is finished."""
-    with lock_folder(out, manifests.identity(manifest), world) as found:
+    with lock_folder(out, manifests.identity(manifest), world, restart) as found:
         if found is not None and found["complete"] and not missing_files(out, found):
             return open_features(out, verify=False)  # verified while it was locked
         return _write(out, plan(), found, world)
@@ -149,7 +151,7 @@ def save_features(features: Features, out: str | Path, config: FeatureConfig | N
 
     reader = ItemReader(read, lambda item: f"item {item}")
     plan = Plan(manifest, items, features.pairs, reader, np.ones(len(features), np.int64), "items")
-    return write_features(Path(out), manifest, lambda: plan, World())
+    return write_features(Path(out), manifest, lambda: plan, World(), config.restart)
 
 
 def item_prompts(pairs: PreferencePairs, items: int) -> list[str | None]:
@@ -169,7 +171,8 @@ def _refuse_other_content(out: Path, found: dict[str, Any], planned: dict[str, A
     if unlike is not None:
         raise FeaturesError(
             f"The features in {out} were begun with the same reward model, text rule and data, but these now give "
-            f"other texts or tokens: {unlike}. A tokenizer or library has changed; choose another folder."
+            f"other texts or tokens: {unlike}. A tokenizer or library has changed; choose another folder, or "
+            f"{setting('restart', True)} to begin anew."
         )
 
 

@@ -21,6 +21,7 @@ class ScoreConfig:
             empty rewards and the reason in the column `error`.
         prefix: Put before the names of the added columns, where the data has such names already.
         overwrite: Replace an output that is there already.
+        restart: Discard unfinished work on this output, which another run left, and begin anew.
 
     Raises:
         ConfigError: a value that is none of those above.
@@ -30,6 +31,7 @@ class ScoreConfig:
     bad_rows: BadRows = "stop"
     prefix: str = ""
     overwrite: bool = False
+    restart: bool = False
 
     def __post_init__(self) -> None:
         if self.bad_rows not in get_args(BadRows):

@@ -9,7 +9,8 @@ import csv
 import glob
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 
 from ebrm.data import read_rows
 from ebrm.errors import ConfigError, DataError, setting
-from ebrm.utils.files import atomic_path, read_json, sha256_file, write_json
+from ebrm.utils.files import atomic_path, cache_folder, changed, read_json, sha256_file, sha256_json, write_json
 
 Row = dict[str, Any]
 
@@ -106,44 +107,68 @@ def join_parts(parts: Sequence[Path], out: Path, kind: str, header: Sequence[str
 
 
 class Journal:
-    """Finished parts of a long job beside its output, so that a run that was killed goes on.
+    """Finished parts of a long job beside its output, so that a run that was stopped goes on.
 
-    For `scored.jsonl` the folder `.scored.jsonl.progress` holds `job.json` and one file a finished chunk. When all is
-    done the parts go and `job.json` keeps the output's checksum: one changed since is not taken for ours.
+    For `scored.jsonl` the folder `.scored.jsonl.progress` holds `job.json` and one file a finished chunk; it goes when
+    the output is complete. The user's cache keeps the output's checksum then, by which the same job is known as done.
+
+    Args:
+        out: the output.
+        job: what decides its bytes.
+        shown: the same for people, by name; what an error says of another job's work.
     """
 
-    def __init__(self, out: Path, job: dict[str, Any]) -> None:
-        self.out, self.job = out, job
+    def __init__(self, out: Path, job: dict[str, Any], shown: Mapping[str, Any] | None = None) -> None:
+        self.out, self.job, self.shown = out, job, dict(shown or {})
         self.folder = out.with_name(f".{out.name}.progress")
+        self.done = cache_folder() / "scored" / f"{sha256_json(str(out.absolute()))[:32]}.json"
         self.record: dict[str, Any] = {}
 
-    def open(self, overwrite: bool) -> bool:
-        """Start or take up the job; True if its output is there already, complete and unchanged."""
-        stored = self._stored()
-        finished = stored.get("finished")
-        same = stored.get("job") == self.job
-        if same and finished and not overwrite and self._is_whole(finished):
+    def open(self, overwrite: bool, restart: bool = False) -> bool:
+        """Start or take up the job; True if its output is there already, complete and unchanged.
+
+        Args:
+            overwrite: replace another output.
+            restart: discard unfinished work, of this or another job.
+
+        Raises:
+            DataError: there is one or the other, and it is not to go.
+        """
+        stored = _record(self.done)
+        if stored.get("job") == self.job and not overwrite and self._is_whole(stored.get("finished") or {}):
             self.record = stored
             return True
         if self.out.is_dir():
             raise DataError(f"out is {self.out}, a folder. Give the name of a file.")
-        if not overwrite:
-            if self.out.exists() and (finished or not same):
-                why = "was changed since ebrm wrote it" if same else "exists already and holds something else"
-                raise DataError(
-                    f"out is {self.out}, which {why}; it was left as it is. Choose another name, or "
-                    f"{setting('overwrite', True)} to replace it."
-                )
-            if stored and not same and not finished:
-                raise DataError(
-                    f"{self.folder} holds unfinished work of another run ({self._difference(stored)}). Run that again "
-                    f"to finish it, or give {setting('overwrite', True)} to discard it and start anew."
-                )
-        if not same or finished:
+        begun = _record(self.folder / "job.json")
+        left = self._parts() and not restart
+        same = begun.get("job") == self.job
+        if self.out.exists() and not overwrite and not (left and same):  # what was stopped while joining goes on
+            why = "was changed since ebrm wrote it" if stored.get("job") == self.job else "exists already"
+            raise DataError(
+                f"out is {self.out}, which {why}; it was left as it is. Choose another name, or "
+                f"{setting('overwrite', True)} to replace it."
+            )
+        if left and not same:
+            raise DataError(
+                f"{self.folder} holds unfinished work of other rows or settings ({self._difference(begun)}). Give "
+                f"those again to finish it, or {setting('restart', True)} to discard it and begin anew."
+            )
+        if not left:
             shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(self.folder / "job.json", {"job": self.job})
+        write_json(self.folder / "job.json", {"job": self.job, "shown": self._now()})
         return False
+
+    @contextmanager
+    def keeping(self) -> Iterator[None]:
+        """Where the body fails before the first part, nothing is left."""
+        try:
+            yield
+        except BaseException:
+            if not self._parts():
+                shutil.rmtree(self.folder, ignore_errors=True)
+            raise
 
     def part(self, number: int, ending: str) -> Path:
         """Where chunk `number` goes."""
@@ -153,29 +178,47 @@ class Journal:
         """Record the complete output, then let the parts go."""
         finished = {"bytes": self.out.stat().st_size, "sha256": sha256_file(self.out)}
         self.record = {"job": self.job, "finished": finished, "summary": summary}
-        write_json(self.folder / "job.json", self.record)
-        leftovers = self.out.parent.glob(f".{glob.escape(self.out.name)}.*.partial")  # of runs killed while joining
-        for path in [*self.folder.iterdir(), *leftovers]:
-            if path.name != "job.json":
-                path.unlink()
+        with suppress(OSError):  # without a place for it, the same job is refused instead of known as done
+            write_json(self.done, self.record)
+        for path in self.out.parent.glob(f".{glob.escape(self.out.name)}.*.partial"):  # of runs killed while joining
+            path.unlink()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _stored(self) -> dict[str, Any]:
-        try:
-            stored = read_json(self.folder / "job.json")
-        except (FileNotFoundError, NotADirectoryError):
-            return {}
-        except ValueError:
-            return {"job": None}
-        return stored if isinstance(stored, dict) else {"job": None}
+    def _now(self) -> dict[str, Any]:
+        """`shown` as the record gives it back."""
+        value: dict[str, Any] = json.loads(json.dumps(self.shown, default=str))
+        return value
+
+    def _parts(self) -> bool:
+        return any(path.stem.isdigit() for path in self.folder.glob("*.*"))
 
     def _is_whole(self, finished: dict[str, Any]) -> bool:
         same_size = self.out.is_file() and self.out.stat().st_size == finished.get("bytes")
         return same_size and sha256_file(self.out) == finished.get("sha256")
 
-    def _difference(self, stored: dict[str, Any]) -> str:
-        theirs = stored.get("job") or {}
-        names = [name for name in self.job if theirs.get(name) != self.job[name]]
-        return "another " + ", ".join(names) if names else "unreadable"
+    def _difference(self, begun: dict[str, Any]) -> str:
+        if not begun:
+            return "its record cannot be read"
+        found = [
+            f"`{name.partition('.')[0]}` was {_said(then)} and is {_said(this)}"
+            for name, then, this in changed(begun.get("shown") or {}, self._now())
+        ]
+        what = {"input": "the contents of the rows", "model": "the model", "version": "the version of ebrm"}
+        theirs = begun.get("job") or {}
+        names = [words for name, words in what.items() if theirs.get(name) != self.job.get(name)]
+        return "; ".join(found or [f"{' and '.join(names) or 'a setting'} changed"])
+
+
+def _record(path: Path) -> dict[str, Any]:
+    try:
+        stored = read_json(path)
+    except (OSError, ValueError):
+        return {}
+    return stored if isinstance(stored, dict) else {}
+
+
+def _said(value: Any) -> str:
+    return "unset" if value in (None, "", {}, []) else json.dumps(value, ensure_ascii=False)
 
 
 def _parquet_chunks(path: Path, size: int) -> Iterator[Chunk]:

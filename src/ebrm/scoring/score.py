@@ -110,8 +110,10 @@ def score_file(
         "columns": [list(opened.columns), dict(sorted(config.columns.items())), config.prefix],
         "chunk_rows": CHUNK_ROWS, "version": __version__,
     }  # fmt: skip
-    journal = Journal(out, job)
-    if journal.open(config.overwrite):
+    shown = {"input": str(source), "columns": dict(config.columns), "prefix": config.prefix}
+    shown |= vars(model.record.head.inference) | dict(backbone or {})
+    journal = Journal(out, job, shown)
+    if journal.open(config.overwrite, config.restart):
         logger.info(
             "%s is complete already: the same rows by the same model. %s scores them again.",
             out, setting("overwrite", True),
@@ -125,7 +127,7 @@ def score_file(
     if on_progress is not None:
         on_progress(done, opened.count)
     loaded = False
-    with progress("score", opened.count, "rows") as bar:
+    with journal.keeping(), progress("score", opened.count, "rows") as bar:
         for number, chunk in enumerate(opened.chunks()):
             if not parts[number].exists():
                 if not loaded and backbone and model.record.text_rule is not None:
@@ -347,7 +349,7 @@ def _summarize(out: Path, source: _Source, prefix: str) -> dict[str, Any]:
 
 def _explain(source: _Source, kinds: Counter[str], bad: Iterable[BadRow], scored: int) -> str:
     listed = "".join(f"\n  {row}" for row in bad)
-    kept = f" {scored:,} rows before them are scored and kept." if scored else ""
+    kept = f" The {scored:,} rows before them are scored, and kept for that." if scored else ""
     return (
         f"{source.name}: {sum(kinds.values()):,} of {source.count:,} rows cannot be scored "
         f"({count_kinds(dict(kinds))}). The first (row, field: what is wrong, value):{listed}\nMend them, or give "

@@ -54,6 +54,21 @@ def read_json(path: str | Path) -> Any:
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
+def cache_folder() -> Path:
+    """Where what can be made again is kept: EBRM_CACHE if it is set, else `ebrm` in the user's cache folder."""
+    folder = os.environ.get("EBRM_CACHE")
+    return Path(folder) if folder else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ebrm"
+
+
+def changed(then: Any, now: Any, name: str = "") -> list[tuple[str, Any, Any]]:
+    """Where two values of JSON differ: (dotted name, then, now), None for what one side does not have."""
+    if not (then and now and isinstance(then, dict) and isinstance(now, dict)):
+        return [] if then == now else [(name, then, now)]
+    keys = dict.fromkeys([*then, *now])
+    inner = (changed(then.get(key), now.get(key), f"{name}.{key}" if name else str(key)) for key in keys)
+    return [one for found in inner for one in found]
+
+
 def sha256_file(path: str | Path) -> str:
     """SHA-256 of a file's bytes, as 64 hexadecimal digits."""
     with open(path, "rb") as handle:
