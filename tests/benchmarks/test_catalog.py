@@ -232,6 +232,82 @@ def test_best_of_n(tmp_path: Path) -> None:
     assert benchmark.origin.endswith("(best-of-n)")
 
 
+@pytest.mark.parametrize("form", ["strings", "messages", "single messages", "csv"])
+def test_a_list_of_one_right_and_several_wrong_replies_is_best_of_n(tmp_path: Path, form: str) -> None:
+    def as_form(texts: list[str]) -> Any:
+        if form == "messages":
+            return [reply(text) for text in texts]
+        return [reply(text)[0] for text in texts] if form == "single messages" else texts
+
+    rows = [{"prompt": f"q{k}", "chosen": as_form(["yes"]), "rejected": as_form(["no", "never"])} for k in range(3)]
+    if form == "single messages":
+        for row in rows:
+            row["chosen"] = row["chosen"][0]
+    if form == "csv":
+        rows = [{name: json.dumps(cell) if name != "prompt" else cell for name, cell in row.items()} for row in rows]
+    found = open_file(
+        (write_csv if form == "csv" else write_jsonl)(tmp_path / ("b.csv" if form == "csv" else "b.jsonl"), rows)
+    )
+    assert "(best-of-n)" in found.origin
+    assert [(item.responses, item.gold) for item in found.items] == [(("yes", "no", "never"), (1.0, 0.0, 0.0))] * 3
+
+
+def test_several_right_replies_all_count_as_right(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "b.jsonl", [{"prompt": "q", "chosen": ["a", "b"], "rejected": ["c", "d"]}])
+    assert open_file(path).items[0].gold == (1.0, 1.0, 0.0, 0.0)
+
+
+def test_the_first_row_may_have_one_wrong_reply(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "p", "chosen": reply("a"), "rejected": reply("b")},
+        {"prompt": "q", "chosen": reply("a"), "rejected": reply("b") + reply("c")},
+    ]
+    found = open_file(write_jsonl(tmp_path / "b.jsonl", rows))
+    assert [item.responses for item in found.items] == [("a", "b"), ("a", "b", "c")]
+
+
+def test_the_messages_of_one_reply_are_no_list_of_replies(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "q"}]
+    rows = [
+        {"prompt": "q", "chosen": reply("a"), "rejected": reply("b")},
+        {"prompt": "q", "chosen": turns + reply("a"), "rejected": turns + reply("c")},
+    ]
+    assert "(pairwise)" in open_file(write_jsonl(tmp_path / "p.jsonl", rows)).origin
+
+
+@pytest.mark.parametrize(
+    ("row", "columns"),
+    [
+        (
+            {"question": "q", "response_A": "no", "response_B": "yes", "label": "B>A", "chosen": "x", "rejected": "y"},
+            {"prompt": "question", "a": "response_A", "b": "response_B"},
+        ),
+        ({"q": "q", "good": "yes", "bad": "no"}, {"prompt": "q", "chosen": "good", "rejected": "bad"}),
+        ({"prompt": "old", "q": "q", "good": ["yes"], "bad": ["no"]}, {"prompt": "q", "best": "good", "losers": "bad"}),
+        ({"q": "q", "texts": ["yes", "no"], "grade": [2, 1]}, {"prompt": "q", "responses": "texts", "gold": "grade"}),
+    ],
+)
+def test_columns_of_other_names(tmp_path: Path, row: dict[str, Any], columns: dict[str, str]) -> None:
+    path = write_jsonl(tmp_path / "mine.jsonl", [{**row, "key": "one", "kind": "k"}])
+    (item,) = open_file(path, columns | {"id": "key", "category": "kind"}).items
+    assert (item.id, item.group, item.prompt[0]["content"]) == ("one", "k", "q")
+    assert item.responses == ("yes", "no") and item.gold[0] > item.gold[1]
+
+
+def test_a_mapping_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "mine.jsonl", [{"question": "q", "good": "a", "bad": None}])
+    with pytest.raises(
+        DataError, match=r"no column 'questoin'. Did you mean 'question'\? Its columns: question, good, bad"
+    ):
+        open_file(path, {"prompt": "questoin"})
+    with pytest.raises(ConfigError, match=r"'query' is not one of our names \(prompt, chosen"):
+        open_file(path, {"query": "question"})
+    with pytest.raises(DataError, match=r"mine.jsonl:1, bad: missing"):  # under the file's own name
+        open_file(path, {"prompt": "question", "chosen": "good", "rejected": "bad"})
+    with pytest.raises(DataError, match=r"Name the columns of the data with `columns="):
+        open_file(path)
+
+
 def test_a_pool_by_hand(tmp_path: Path) -> None:
     rows = [
         {"id": "a", "prompt": "p", "responses": ["x", "y", "z"], "gold": [0.1, 0.9, 0.1], "category": "c"},

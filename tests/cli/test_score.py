@@ -31,7 +31,7 @@ def test_options_reach_the_scoring(model: Path, rm: Path, tmp_path: Path) -> Non
 
 
 def test_bad_rows_are_listed_with_the_option_that_marks_them(model: Path, tmp_path: Path) -> None:
-    source = write_lines(tmp_path / "in.jsonl", [*answer_rows(2), {"prompt": "a", "response": ""}])
+    source = write_lines(tmp_path / "in.jsonl", [*answer_rows(2), {"prompt": "a", "response": None}])
     before = snapshot(tmp_path)
     refused(score(model, source, tmp_path / "out.jsonl"), "1 of 3 rows", "in.jsonl:3", "--bad-rows mark")
     assert snapshot(tmp_path) == before

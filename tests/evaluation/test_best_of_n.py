@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import json
 from itertools import combinations
 from pathlib import Path
@@ -11,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from tests.terminal import write_lines
 
-from ebrm.errors import DataError
+from ebrm.errors import ConfigError, DataError
 from ebrm.evaluation import gold_curves, longest_axis, read_pools, select, selection_axes
-from ebrm.evaluation.best_of_n import INCOMPLETE, ResponsePools
+from ebrm.evaluation.best_of_n import FITTED_PROMPT, INCOMPLETE, ResponsePools
 from ebrm.metrics import Bootstrap, mean_curve
 
 ROWS: list[dict[str, Any]] = [
@@ -65,6 +66,47 @@ def test_a_prompt_with_a_missing_number_is_left_out_whole(tmp_path: Path, cell: 
     assert pools.gold.tolist() == [[1.0]] and pools.left_out == {INCOMPLETE: 1}
     # Where the column is not compared, nothing is missing.
     assert not read_pools(str(path), ["base_reward"]).left_out
+
+
+@pytest.mark.parametrize("ending", [".csv", ".jsonl"])
+def test_a_row_may_hold_all_responses_to_a_prompt(tmp_path: Path, ending: str) -> None:
+    rows = [
+        {"prompt": "a", "reward": [0.5, 1.5, -0.5], "gold": [0, 1, 0.5], "fitted_on": False},
+        {"prompt": "b", "reward": [3.5], "gold": [1], "fitted_on": False},
+        {"prompt": "c", "reward": [1.0, None], "gold": [1, 2], "fitted_on": False},
+        {"prompt": "d", "reward": None, "gold": [1, 2], "fitted_on": None},
+        {"prompt": "e", "reward": [1.0, 2.0], "gold": [1, 2], "fitted_on": True},
+    ]
+    path = tmp_path / f"p{ending}"
+    if ending == ".csv":
+        with open(path, "w", newline="") as handle:
+            writer = csv.writer(handle)
+            writer.writerow(rows[0])
+            writer.writerows([json.dumps(v) if isinstance(v, list) else v for v in row.values()] for row in rows)
+    else:
+        write_lines(path, rows)
+    pools = read_pools(str(path))
+    np.testing.assert_array_equal(pools.gold, [[0, 1, 0.5], [1, np.nan, np.nan]])
+    np.testing.assert_array_equal(pools.reward["reward"], [[0.5, 1.5, -0.5], [3.5, np.nan, np.nan]])
+    assert pools.left_out == {INCOMPLETE: 2, FITTED_PROMPT: 1}
+
+
+@pytest.mark.parametrize("reward", [1.0, [1.0], [1.0, 2.0, 3.0]])
+def test_lists_of_different_lengths_are_refused(tmp_path: Path, reward: object) -> None:
+    path = write_lines(tmp_path / "p.jsonl", [{"prompt": "a", "reward": reward, "gold": [1, 2]}])
+    with pytest.raises(DataError, match=r"p.jsonl:1: gold is a list of 2 and reward (one number|a list of [13])"):
+        read_pools(str(path))
+
+
+def test_columns_may_have_other_names(tmp_path: Path) -> None:
+    rows = [{"q": p, "prompt_id": "x", "score": k, "worth": k} for k, p in enumerate("aabb")]
+    path = str(write_lines(tmp_path / "p.jsonl", rows))
+    pools = read_pools(path, columns={"prompt": "q", "reward": "score", "gold": "worth"})
+    assert pools.sizes.tolist() == [2, 2] and list(pools.reward) == ["reward"]
+    with pytest.raises(DataError, match="no column 'scroe'. Did you mean 'score'"):
+        read_pools(path, columns={"reward": "scroe"})
+    with pytest.raises(ConfigError, match="'length' is not one of our names"):
+        read_pools(path, columns={"length": "score"})
 
 
 @pytest.mark.parametrize(

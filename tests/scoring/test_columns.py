@@ -68,8 +68,6 @@ def test_a_response_beside_a_pair_is_what_is_scored():
 @pytest.mark.parametrize(
     ("row", "field", "kind"),
     [
-        ({"prompt": "Hi", "response": ""}, "response", "empty"),
-        ({"prompt": "Hi", "response": " \n"}, "response", "empty"),
         ({"prompt": "Hi", "response": None}, "response", "missing"),
         ({"prompt": "Hi", "response": 4}, "response", "not a string"),
         ({"prompt": "Hi", "response": "\ud83d"}, "response", "lone surrogate"),
@@ -81,7 +79,10 @@ def test_a_response_beside_a_pair_is_what_is_scored():
         ({"messages": [USER]}, "messages", "does not end in an assistant"),
         ({"messages": [REPLY]}, "messages", "no user turn"),
         ({"messages": "Hi"}, "messages", "not a list"),
-        ({"chosen": "", "rejected": "No", "prompt": "Hi"}, "chosen", "empty"),
+        ({"prompt": "Hi", "responses": None}, "responses", "missing"),
+        ({"prompt": "Hi", "responses": "Yes"}, "responses", "not a list"),
+        ({"prompt": "Hi", "responses": []}, "responses", "empty list"),
+        ({"prompt": "", "responses": ["Yes"]}, "prompt", "empty"),
         ({"chosen": "a", "rejected": "a", "prompt": "Hi"}, "rejected", "equal"),
     ],
 )
@@ -90,6 +91,53 @@ def test_rows_that_cannot_be_scored(row, field, kind):
         sides(row)
     assert caught.value.field.startswith(field)
     assert kind in caught.value.kind
+
+
+EMPTY = {"role": "assistant", "content": ""}
+
+
+@pytest.mark.parametrize(
+    ("row", "found"),
+    [
+        ({"prompt": "Hi", "response": ""}, [""]),
+        ({"prompt": "Hi", "response": " \n"}, [" \n"]),
+        ({"prompt": [USER], "response": [EMPTY]}, [""]),
+        ({"messages": [USER, EMPTY]}, [""]),
+        ({"messages": json.dumps([USER, EMPTY])}, [""]),
+        ({"prompt": "Hi", "responses": ["", "Yes", " "]}, ["", "Yes", " "]),
+        ({"prompt": "Hi", "chosen": "", "rejected": "No"}, ["", "No"]),
+        ({"prompt": "Hi", "a": "No", "b": "", "label": "B>A"}, ["", "No"]),
+        ({"chosen": [USER, REPLY], "rejected": [USER, EMPTY]}, ["Yes", ""]),
+        ({"chosen": json.dumps([USER, EMPTY]), "rejected": json.dumps([USER, REPLY])}, ["", "Yes"]),
+        ({"chosen": "\n\nHuman: Hi\n\nAssistant:", "rejected": "\n\nHuman: Hi\n\nAssistant: No"}, ["", "No"]),
+    ],
+)
+def test_an_empty_reply_is_a_text(row, found):
+    assert [response for _, response in sides(row)] == found
+    assert [prompt for prompt, _ in sides(row)] == [[USER]] * len(found)
+
+
+@pytest.mark.parametrize(
+    "responses",
+    [
+        ["Yes", "No"],
+        json.dumps(["Yes", "No"]),
+        ("Yes", "No"),
+        [[REPLY], [{**REPLY, "content": "No"}]],
+        [REPLY, {**REPLY, "content": "No"}],
+    ],
+)
+def test_a_list_of_responses_to_one_prompt(responses):
+    row = {"question": "Hi", "answers": responses}
+    assert sides(row, prompt="question", responses="answers") == [([USER], "Yes"), ([USER], "No")]
+
+
+def test_a_response_of_a_list_that_cannot_be_scored_leaves_the_others():
+    shape = find_shape(["prompt", "responses"], {}, "f")
+    first, second, third = shape.sides({"prompt": "Hi", "responses": ["Yes", None, 4]}, "f:1")
+    assert first.response == "Yes"
+    assert (second.field, second.kind) == ("responses[1]", "missing")
+    assert (third.field, third.kind) == ("responses[2]", "not a string")
 
 
 def test_a_row_may_lack_the_column():

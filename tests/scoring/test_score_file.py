@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,23 @@ from ebrm.scoring.score import MEASURES
 # An ascent carries the rounding of the embedding, which depends on the batch a text is read in, a little further.
 REWARD = 1e-4
 MARK = ScoreConfig(bad_rows="mark")
+#: Values of a column by row (the last one goes on) that have no one type in Arrow, within a chunk of seven or across.
+NOT_PARQUET: dict[str, list[Any]] = {
+    "an int of 70 bits": [2**70],
+    "2**63": [1, 2**63],
+    "a negative one": [1] * 8 + [-(2**63) - 1],
+    "mixed types": [1, "a"],
+    "mixed in another chunk": [1] * 8 + ["a"],
+    "a lone surrogate": ["a", "\ud800"],
+    "a lone surrogate inside": [{"a": ["\ud800"]}],
+    "an int inside": [{"a": [2**64]}],
+    "mixed inside": [{"a": 1}, {"a": {"b": 1}}],
+    "mixed inside lists": [[1], ["a"]],
+    "list and number": [[1], 1],
+    "true and a number": [True, 3],
+    "an empty object": [{}],
+    "a large whole number and a fraction": [2**60 + 1] * 8 + [0.5],
+}
 
 
 @pytest.fixture
@@ -66,11 +84,15 @@ def test_every_row_comes_out_in_order_with_what_the_model_gives(model, tmp_path,
     expected = EnergyRewardModel.from_pretrained(model).score(
         [row["prompt"] for row in rows], [row["response"] for row in rows]
     )
+    known = torch.tensor([str(row["fitted_on"]) == "True" for row in found])
+    assert summary["fitted_on"] == int(known.sum()) and summary["training_texts"] == int(known.sum())
     for name in ("reward", "base_reward", "std"):
         values, tolerance = getattr(expected, name), REWARD if name == "reward" else 1e-5
         given = torch.tensor([float(row[name]) for row in found])
         torch.testing.assert_close(given, values, atol=tolerance, rtol=1e-5)
-        assert summary[f"mean_{name}"] == pytest.approx(float(values.double().mean()), abs=REWARD)
+        # What the model was fitted on is in numbers of its own.
+        assert summary[f"mean_{name}"] == pytest.approx(float(values[~known].double().mean()), abs=REWARD)
+        assert summary[f"training_mean_{name}"] == pytest.approx(float(values[known].double().mean()), abs=REWARD)
     for row in found:
         low, high, delta, reward, base = (
             float(row[name]) for name in ("interval_low", "interval_high", "delta", "reward", "base_reward")
@@ -124,8 +146,8 @@ def test_features_need_no_reward_model(model, features, pairs, tmp_path, monkeyp
 
 BAD = [
     {"prompt": "a", "response": "fine"},
-    {"prompt": "a", "response": ""},
     {"prompt": "a", "response": None},
+    {"prompt": "a", "response": ["x"]},
     {"prompt": "a", "response": 3},
     {"prompt": "a", "response": "\ud83d"},
     {"prompt": "", "response": "b"},
@@ -148,14 +170,60 @@ def test_bad_rows_stop_before_anything_is_written_or_loaded(model, tmp_path, mon
 
 @pytest.mark.parametrize("ending", ["jsonl", "parquet", "csv"])
 def test_bad_rows_can_be_marked(model, tmp_path, small_chunks, ending):
-    rows = [row for row in BAD if ending == "jsonl" or row.get("response") not in (3, "\ud83d")]
+    rows = [row for row in BAD if ending == "jsonl" or row.get("response") in ("fine", "b", None)]
     source = write_lines(tmp_path / "in.jsonl", rows)
     summary = ebrm.score_file(model, source, tmp_path / f"out.{ending}", MARK)
     assert (summary["rows"], summary["scored"], summary["errors"]) == (len(rows), 2, len(rows) - 2)
     found = load(tmp_path / f"out.{ending}")
     fine = [True, *[False] * (len(rows) - 2), True]
     assert [not row["error"] for row in found] == [row["reward"] not in (None, "") for row in found] == fine
-    assert found[1]["error"] == "response: empty"
+    assert found[1]["error"] == "response: missing"
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
+def test_a_list_of_responses_gets_lists_of_numbers(model, tmp_path, small_chunks, ending):
+    rows = [{"prompt": f"New {k}", "responses": ["alpha", "", "beta gamma"][: k % 3 + 1]} for k in range(9)]
+    out = tmp_path / f"out.{ending}"
+    summary = ebrm.score_file(model, write_lines(tmp_path / "in.jsonl", rows), out)
+    assert (summary["rows"], summary["scored"], summary["texts"], summary["empty"]) == (9, 9, 18, 6)
+    ebm, found = EnergyRewardModel.from_pretrained(model), load(out)
+    for row, scored in zip(rows, found, strict=True):
+        rewards = json.loads(scored["reward"]) if ending == "csv" else scored["reward"]
+        expected = ebm.score(row["prompt"], row["responses"])
+        assert rewards == pytest.approx(expected.reward.tolist(), abs=REWARD)
+        assert not scored["error"] and str(scored["fitted_on"]) == "False"
+    if ending == "parquet":
+        assert pq.read_schema(out).field("std").type == pa.list_(pa.float32())
+
+
+def test_one_response_that_cannot_be_scored_leaves_a_hole_in_the_list(model, tmp_path, small_chunks):
+    rows = [{"prompt": "a", "responses": ["b", "word " * 500, None, "c"]}, {"prompt": "a", "responses": 3}]
+    source, out = write_lines(tmp_path / "in.jsonl", rows), tmp_path / "out.parquet"
+    with pytest.raises(DataError, match=r"2 of 2 rows(?s:.)*in.jsonl:1, responses\[2\]: missing"):
+        ebrm.score_file(model, source, tmp_path / "other.jsonl")
+    summary = ebrm.score_file(model, write_lines(tmp_path / "in2.jsonl", rows[:1] * 8), out, MARK)
+    assert (summary["scored"], summary["errors"], summary["texts"]) == (0, 8, 16)
+    row = load(out)[7]
+    assert [one is None for one in row["base_reward"]] == [False, True, True, False]
+    assert row["error"] == "responses[2]: missing"
+    ebrm.score_file(model, source, tmp_path / "other.jsonl", MARK)
+    assert load(tmp_path / "other.jsonl")[1]["reward"] is None
+
+
+@pytest.mark.parametrize("ids", NOT_PARQUET.values(), ids=NOT_PARQUET)
+def test_what_parquet_cannot_hold_is_said_before_anything_is_scored(model, tmp_path, monkeypatch, small_chunks, ids):
+    monkeypatch.setattr(EnergyRewardModel, "backbone", property(lambda _: pytest.fail("the reward model was loaded")))
+    rows = [{"prompt": "a", "response": "b", "id": ids[min(k, len(ids) - 1)]} for k in range(9)]
+    source = write_lines(tmp_path / "in.jsonl", rows)
+    before = snapshot(tmp_path)
+    with pytest.raises(
+        DataError, match=r"column 'id' cannot be written as Parquet \((?s:.)*`out` a name ending in .jsonl"
+    ):
+        ebrm.score_file(model, source, tmp_path / "out.parquet")
+    assert snapshot(tmp_path) == before
+    monkeypatch.undo()
+    ebrm.score_file(model, source, tmp_path / "out.jsonl")
+    assert [row["id"] for row in load(tmp_path / "out.jsonl")] == [row["id"] for row in rows]
 
 
 @pytest.mark.parametrize("kind", ["response", "pair"])

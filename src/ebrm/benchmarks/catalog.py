@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from ebrm.benchmarks import pairwise, read, rewardbench, rewardbench2, rewardmath, rm_bench, rmb
 from ebrm.benchmarks.benchmark import Benchmark, Item, item_success, mean_of_items, pair_agreement, terms_by_group
-from ebrm.benchmarks.read import Files, Place, Row, Rows, find_files, read_files, read_items, remarks
+from ebrm.benchmarks.read import (
+    Files,
+    Place,
+    Row,
+    Rows,
+    check_columns,
+    find_files,
+    read_files,
+    read_items,
+    remarks,
+    renamed,
+)
 from ebrm.data import READERS, Columns, Layout, RowProblem, hash_position, read_preference, reader_of
 from ebrm.errors import ConfigError, DataError
 
@@ -47,27 +60,32 @@ Kind = Literal["pairwise", "best-of-n", "pool"]
 
 SCHEMAS = (
     "pairwise: prompt, chosen, rejected (or any other form that `ebrm fit` reads as preference pairs); "
-    "best-of-n: prompt, best, losers (or prompt, chosen and a list rejected); "
+    "best-of-n: prompt, best, losers (or prompt, chosen and a list rejected, as RewardBench 2 has them); "
     "pool: prompt, responses, gold"
 )
 
+#: Our names for the columns of a file.
+FILE_COLUMNS = (
+    "prompt", "chosen", "rejected", "a", "b", "label", "best", "losers", "responses", "gold", "id", "category", "split",
+)  # fmt: skip
 _ALL = "all items"
 
 
-def open_benchmark(name: str, data: Path | None = None) -> Benchmark:
+def open_benchmark(name: str, data: Path | None = None, columns: Mapping[str, str] = MappingProxyType({})) -> Benchmark:
     """Load a benchmark: one of `NAMES`, the stem of a file in the folder `data`, or a path to a file (`open_file`).
 
-    `data` is a folder of prepared files or of clones; None loads named benchmarks from the Hub. ConfigError: no such
-    benchmark (the nearest name is suggested and all are listed). DataError: it cannot be found or read.
+    `data` is a folder of prepared files or of clones; None loads named benchmarks from the Hub. `columns` (our name →
+    the file's) is for files. ConfigError: no such benchmark (the nearest name is suggested and all are listed).
+    DataError: it cannot be found or read.
     """
     if name in NAMES:
         return NAMES[name].load(data)
     others = _others(data) if data is not None and data.expanduser().is_dir() else {}
     if name in others:
-        return open_file(others[name])
+        return open_file(others[name], columns)
     path = Path(name).expanduser()
     if path.is_file():
-        return open_file(path)
+        return open_file(path, columns)
     if path.is_dir():
         raise DataError(
             f"{name} is a folder. Name one file, or a benchmark ({', '.join(NAMES)}) with this as its data."
@@ -147,25 +165,32 @@ def sample_prompts(benchmark: Benchmark, prompts: int, seed: int) -> Benchmark:
     return replace(sample, notes=(*benchmark.notes, note))
 
 
-def open_file(path: Path) -> Benchmark:
+def open_file(path: Path, columns: Mapping[str, str] = MappingProxyType({})) -> Benchmark:
     """Read a file (.jsonl, .ndjson, .json, .csv, .tsv or .parquet; text also in .gz) as a benchmark called by its stem.
 
-    Which kind it is follows from the columns: `SCHEMAS`. Prompts are strings or messages (also as JSON); lists may be
-    JSON strings, as in CSV. Optional columns: `id` (unique; else the row's place), `category` (each gets a subset
-    score) and `split` (all rows are used; the notes count them). A pair or list is right if the right response has a
-    higher reward than every other. A pool item's success is the share of its response pairs with different gold that
-    the rewards order the same way; items whose gold is all equal have no such pair and are left out, with their number
-    in the notes. Overall is the mean over all items.
+    Which kind it is follows from the columns: `SCHEMAS`, under the names that `columns` (our name → the file's) gives
+    them. Prompts are strings or messages (also as JSON), replies strings or assistant messages; lists may be JSON
+    strings, as in CSV. Several right replies (a list `chosen`) must all be above all wrong ones. Optional columns:
+    `id` (unique; else the row's place), `category` (each gets a subset score) and `split` (all rows are used; the notes
+    count them). A pair or list is right if the right response has a higher reward than every other. A pool item's
+    success is the share of its response pairs with different gold that the rewards order the same way; items whose gold
+    is all equal have no such pair and are left out, with their number in the notes. Overall is the mean over all items.
 
     Raises:
         DataError: not such a file, no columns that make a schema, or rows that cannot be used.
+        ConfigError: `columns` has a name that is not ours.
     """
     stem = stem_of(path)
     if reader_of(path) is None:
         raise DataError(f"{path} is not a kind of file that can be read here: expected {', '.join(READERS)}.")
     rows = read_files(Files(path.parent.absolute(), (path.absolute(),)), stem)
+    if columns:
+        check_columns(
+            columns, FILE_COLUMNS, list(dict.fromkeys(name for row in rows.rows for name in row.values)), stem
+        )
+        rows = Rows(rows.origin, tuple(Row(row.where, row.part, _renamed(row.values, columns)) for row in rows.rows))
     kind, make = _form(rows)
-    items = read_items(rows, make)
+    items = read_items(rows, partial(_under_its_name, columns, make), columns.get("id", "id"))
     notes = _splits(rows)
     if kind == "pool":
         kept = tuple(item for item in items if len(set(item.gold)) > 1)
@@ -196,19 +221,50 @@ def kind_of_columns(row: Mapping[str, Any]) -> Kind | None:
         return "pool"
     if {"best", "losers"} <= row.keys():
         return "best-of-n"
-    if {"prompt", "chosen", "rejected"} <= row.keys() and _strings(row["rejected"]) and not _strings(row["chosen"]):
-        return "best-of-n"
+    if {"prompt", "chosen", "rejected"} <= row.keys() and _several(row["rejected"]):
+        # Of two empty lists nobody knows what they would hold.
+        return "best-of-n" if row["rejected"] or isinstance(row["chosen"], str) else "pairwise"
     return "pairwise" if Columns({}).layout(row) is not None else None
 
 
-def _strings(given: Any) -> bool:
-    """Whether this is a list that does not hold messages."""
-    return isinstance(given, Sequence) and not isinstance(given, str) and not any(isinstance(e, Mapping) for e in given)
+def _several(given: Any) -> bool:
+    """Whether this is a list of replies (also as JSON): not text, and not the messages of one conversation or reply."""
+    if isinstance(given, str) and given.lstrip().startswith("["):
+        try:
+            given = json.loads(given)
+        except (ValueError, RecursionError):
+            return False
+        # Text may look like JSON; a list of texts or of replies is none.
+        return isinstance(given, list) and bool(given) and _several(given)
+    if not isinstance(given, Sequence) or isinstance(given, str | bytes):
+        return False
+    messages = [each for each in given if isinstance(each, Mapping)]
+    return not messages or (len(messages) > 1 and all(each.get("role") == "assistant" for each in messages))
+
+
+def _renamed(values: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
+    """The row under our names; with two replies and a label mapped, other columns make no pair."""
+    kept = renamed(values, columns)
+    if {"a", "b", "label"} & columns.keys():
+        kept = {name: cell for name, cell in kept.items() if name not in ("chosen", "rejected") or name in columns}
+    return kept
+
+
+def _under_its_name(columns: Mapping[str, str], make: Callable[[Row], Item], row: Row) -> Item:
+    """The item of a row; what is wrong with it is told under the file's own names."""
+    try:
+        return make(row)
+    except RowProblem as problem:
+        ours = re.split(r"[.\[]", problem.field, maxsplit=1)[0]
+        raise RowProblem(problem.kind, columns.get(ours, ours) + problem.field[len(ours) :], problem.value) from None
 
 
 def _form(rows: Rows) -> tuple[Kind, Callable[[Row], Item]]:
     first = rows.rows[0].values
     kind = kind_of_columns(first)
+    alone = kind == "pairwise" and isinstance(first.get("rejected"), list)
+    if alone and any(kind_of_columns(row.values) == "best-of-n" for row in rows.rows):
+        kind = "best-of-n"  # the first has a list of one
     if kind == "pool":
         return kind, _pool_item
     if kind == "best-of-n":
@@ -217,14 +273,14 @@ def _form(rows: Rows) -> tuple[Kind, Callable[[Row], Item]]:
     if kind is None or layout is None:
         raise DataError(
             f"{rows.origin}: the columns of its first row ({', '.join(map(str, first)) or 'none'}) are not those of a "
-            f"benchmark. Expected {SCHEMAS}. Rename the columns."
+            f"benchmark. Expected {SCHEMAS}. {Columns({}).explain(list(first)).rpartition('. ')[2]}"
         )
     plain = layout == "explicit" and isinstance(first["chosen"], str) and isinstance(first["rejected"], str)
     return kind, _pair_item if plain else partial(_preference_item, layout)
 
 
 def _pair_item(row: Row) -> Item:
-    return read.pair(row, _id(row), read.name(row, "category", default=""))
+    return read.pair(row, _id(row), _category(row))
 
 
 def _preference_item(layout: Layout, row: Row) -> Item:
@@ -238,16 +294,20 @@ def _preference_item(layout: Layout, row: Row) -> Item:
 
 
 def _best_item(columns: tuple[str, str], row: Row) -> Item:
-    best, losers = read.text(row, columns[0]), read.texts(row, columns[1])
-    gold = (1.0, *(0.0 for _ in losers))
-    return Item(_id(row), read.prompt(row), (best, *losers), gold, read.name(row, "category", default=""), row.where)
+    best, losers = read.replies(row, columns[0], alone=True), read.replies(row, columns[1])
+    gold = (1.0,) * len(best) + (0.0,) * len(losers)
+    return Item(_id(row), read.prompt(row), (*best, *losers), gold, _category(row), row.where)
 
 
 def _pool_item(row: Row) -> Item:
-    responses, gold = read.texts(row, "responses", least=2), read.numbers(row, "gold", least=2)
+    responses, gold = read.replies(row, "responses", least=2), read.numbers(row, "gold", least=2)
     if len(responses) != len(gold):
         raise RowProblem("not as many as responses", "gold", list(gold))
-    return Item(_id(row), read.prompt(row), responses, gold, read.name(row, "category", default=""), row.where)
+    return Item(_id(row), read.prompt(row), responses, gold, _category(row), row.where)
+
+
+def _category(row: Row) -> str:
+    return read.name(row, "category", default="")
 
 
 def _id(row: Row) -> str:

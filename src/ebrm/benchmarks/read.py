@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 import re
@@ -26,7 +27,7 @@ from ebrm.data import (
     prompt_id,
     reader_of,
 )
-from ebrm.errors import DataError
+from ebrm.errors import ConfigError, DataError, setting
 
 _DEPTH = 2  # folders below the one given that are searched for a benchmark's files
 _PROMPTS = 4096  # parsed prompts kept: the same prompt often stands in many rows
@@ -197,6 +198,33 @@ def _read_hub(place: Place) -> Rows:
     return Rows(f"Hub data set {place.hub}, {', '.join(place.splits)}", tuple(rows))
 
 
+def near(name: str, known: Sequence[str]) -> str:
+    """`Did you mean 'question'? ` of the nearest known name, or nothing."""
+    found = difflib.get_close_matches(name, known, n=1)
+    return f"Did you mean {found[0]!r}? " if found else ""
+
+
+def check_columns(columns: Mapping[str, str], ours: Sequence[str], seen: Sequence[str], origin: str) -> None:
+    """Check {our name: the file's}: ConfigError for a name that is not ours, DataError for a column not there."""
+    for name, theirs in columns.items():
+        if name not in ours:
+            raise ConfigError(
+                f"columns has {name}={theirs}, but {name!r} is not one of our names ({', '.join(ours)}). Write our "
+                f"name first: {setting('columns', {ours[0]: 'question'})}."
+            )
+        if theirs not in seen:
+            raise DataError(
+                f"columns has {name}={theirs}, but {origin} has no column {theirs!r}. {near(theirs, list(seen))}Its "
+                f"columns: {', '.join(map(str, seen)) or 'none'}."
+            )
+
+
+def renamed(values: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
+    """A row under our names; columns that are mapped to others lose their own, those of the same name theirs."""
+    kept = {name: cell for name, cell in values.items() if name not in columns and name not in columns.values()}
+    return {ours: values[theirs] for ours, theirs in columns.items() if theirs in values} | kept
+
+
 # ---- fields of a row ----------------------------------------------------------------------------------------------
 
 
@@ -215,6 +243,30 @@ def value(row: Row, field: str) -> Any:
 def text(row: Row, field: str) -> str:
     """A string; it may be empty, as some responses of public benchmarks are."""
     return _text(value(row, field), field)
+
+
+def replies(row: Row, field: str, least: int = 1, alone: bool = False) -> tuple[str, ...]:
+    """A list of `least` or more replies (also as JSON), each text, an assistant message, or a list that holds one.
+
+    A reply that stands `alone` is a list of one.
+    """
+    given = value(row, field)
+    if alone and (isinstance(given, Mapping) or (isinstance(given, str) and not given.lstrip().startswith("["))):
+        given = [given]
+    entries = _list(given, field, least)
+    return tuple(_reply(entry, f"{field}[{number}]") for number, entry in enumerate(entries))
+
+
+def _reply(given: Any, field: str) -> str:
+    if isinstance(given, Sequence) and not isinstance(given, str | bytes):
+        if len(given) != 1:
+            raise RowProblem("not a reply of one message", field, given)
+        given = given[0]
+    if not isinstance(given, Mapping):
+        return _text(given, field)
+    if given.get("role") != "assistant":
+        raise RowProblem("reply is not an assistant message", field, given)
+    return _text(given.get("content"), f"{field}.content")
 
 
 def texts(row: Row, field: str, least: int = 1, key: str | None = None) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +24,8 @@ class PoolConfig:
             reward, as `ebrm score` writes them, those of them that there are.
         gold: column with the worth of a response; higher is better.
         prompt_column: column that the responses to one prompt have in common. Unset: prompt_id, else prompt.
+        columns: where a column has another name in the data: our name = its name (prompt=question). Our names:
+            prompt, gold, reward, base_reward, fitted_on.
         training_items: prompts that a model was fitted on, by the column fitted_on that `ebrm score` writes: `skip`
             leaves them out and counts them; `label` keeps them, and calls the numbers those of training prompts.
         least: leave out prompts with fewer responses; curves end at the smallest pool that stays. Unset: as
@@ -36,6 +38,7 @@ class PoolConfig:
     reward: tuple[str, ...] = ()
     gold: str = "gold"
     prompt_column: str | None = None
+    columns: dict[str, str] = field(default_factory=dict)
     training_items: TrainingRule = "skip"
     least: int | None = None
     resamples: int = 2000
@@ -53,8 +56,8 @@ def best_of_n(
         str,
         Parameter(
             name="POOL",
-            help="Responses, one a row (.jsonl, .json, .csv, .tsv, .parquet): the prompt's id, one or more "
-            "rewards, and gold. `ebrm score` adds the rewards to such a file.",
+            help="Responses, one a row or a list of them (.jsonl, .json, .csv, .tsv, .parquet): the prompt or its id, "
+            "one or more rewards, and gold. `ebrm score` adds the rewards to such a file.",
         ),
     ],
 ) -> None:
@@ -70,7 +73,9 @@ def best_of_n(
     from ebrm.metrics import Bootstrap
     from ebrm.report import selection_summary, write_selection
 
-    pools = read_pools(pool, settings.reward, settings.gold, settings.prompt_column, settings.training_items)
+    pools = read_pools(
+        pool, settings.reward, settings.gold, settings.prompt_column, settings.training_items, settings.columns
+    )
     selection = select(pools, settings.least, bootstrap=Bootstrap(settings.resamples, seed=settings.seed))
     write_selection(out, selection, settings.gold, {"pool": Path(pool).name})
     show_summary(console, selection_summary(selection, settings.gold))

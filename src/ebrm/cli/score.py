@@ -35,8 +35,9 @@ def score(
         str,
         Parameter(
             name="IN",
-            help="Rows to score (.jsonl, .json, .csv, .tsv, .parquet): prompt and response, or messages that end "
-            "in the assistant's, or preference pairs. Or a features folder, which needs no reward model.",
+            help="Rows to score (.jsonl, .json, .csv, .tsv, .parquet): prompt and response, or prompt and a list of "
+            "responses, or messages that end in the assistant's, or preference pairs. Or a features folder, which "
+            "needs no reward model.",
         ),
     ],
 ) -> None:
@@ -63,17 +64,22 @@ def score(
             f"{found['errors']:,} of {found['rows']:,} rows could not be scored; the reason stands in their column "
             f"{config.prefix}error."
         )
-    facts = [
-        ("rows", f"{found['rows']:,}, {found['scored']:,} scored"),
-        ("mean reward", f"{found['mean_reward']:.4g} (base {found['mean_base_reward']:.4g})"),
-        ("mean std", f"{found['mean_std']:.4g}"),
-        ("mean change", f"{found['mean_abs_delta']:.4g} up or down"),
-    ]
-    facts.append(("prompts fitted on", fitted_words(found)))
-    for name, words in (("", "chosen first"), ("training_", "training pairs")):
+    if found["empty"]:
+        console.note(f"{found['empty']:,} responses are empty; they are scored like any other.")
+    facts = [("rows", f"{found['rows']:,}, {found['scored']:,} scored"), ("prompts fitted on", fitted_words(found))]
+    for name, words in (("", ""), ("training_", "training rows: ")):
+        if found.get(f"{name}mean_reward") is not None:
+            facts += [
+                (
+                    f"{words}mean reward",
+                    f"{found[f'{name}mean_reward']:.4g} (base {found[f'{name}mean_base_reward']:.4g})",
+                ),
+                (f"{words}mean std", f"{found[f'{name}mean_std']:.4g}"),
+                (f"{words}mean change", f"{found[f'{name}mean_abs_delta']:.4g} up or down"),
+            ]
         if found.get(f"{name}accuracy") is not None:
             share = f"{found[f'{name}accuracy']:.1%} (base {found[f'{name}base_accuracy']:.1%})"
-            facts.append((words, f"chosen first {share}, which says nothing of others" if name else share))
+            facts.append((f"{words}chosen first", f"{share}, which says nothing of others" if name else share))
     console.facts([*facts, ("written", out)])
     console.result({"out": out, **found})
 

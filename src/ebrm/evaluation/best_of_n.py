@@ -10,12 +10,13 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ebrm.benchmarks import Floats, padded
+from ebrm.benchmarks import Floats, check_columns, padded, renamed
 from ebrm.data import read_rows
 from ebrm.errors import DataError, setting
 from ebrm.evaluation.config import TrainingRule
@@ -25,6 +26,8 @@ from ebrm.optimize import best_of_n_gold, best_of_n_kl, tilt_to_kl
 #: Columns that are taken where none are named: what `ebrm score` writes, and what the prompt is called in files.
 REWARDS = ("base_reward", "reward")
 PROMPTS = ("prompt_id", "prompt")
+#: Our names for columns that may have others.
+COLUMNS = ("prompt", "gold", "reward", "base_reward", "fitted_on")
 _WORDS = {"true": 1.0, "false": 0.0}
 INCOMPLETE = "a response without one of the numbers"
 FITTED_PROMPT = "a model was fitted on it"
@@ -65,11 +68,14 @@ def read_pools(
     gold: str = "gold",
     prompt_column: str | None = None,
     training_items: TrainingRule = "skip",
+    columns: Mapping[str, str] = MappingProxyType({}),
 ) -> ResponsePools:
     """Read pools from rows of responses: .jsonl, .json, .csv, .tsv or .parquet.
 
-    A prompt with a response that lacks a number (missing, empty or NaN) is left out whole and counted; so is one that a
-    model was fitted on, by the column `fitted_on` that :func:`ebrm.score_file` writes beside its rewards.
+    A row is one response, with numbers, or several to one prompt, with lists of numbers (as JSON in CSV): what
+    :func:`ebrm.score_file` writes for a list `responses`. A prompt with a response that lacks a number (missing, empty
+    or NaN) is left out whole and counted; so is one that a model was fitted on, by the column `fitted_on` that
+    :func:`ebrm.score_file` writes beside its rewards.
 
     Args:
         source: the file.
@@ -77,16 +83,21 @@ def read_pools(
         gold: column with the worth of a response, in any unit; true and false are 1 and 0.
         prompt_column: column that rows of one prompt share, of any type; None: the first of `PROMPTS`.
         training_items: prompts that a model was fitted on: "skip" leaves them out, "label" keeps them.
+        columns: where a column has another name, our name (one of `COLUMNS`) → the file's.
 
     Raises:
         DataError: no rows, a missing column, a cell that is no finite number, or no prompt left.
+        ConfigError: `columns` has a name that is not ours.
     """
     names: tuple[str, ...] = tuple(dict.fromkeys(reward))
-    key = prompt_column
+    key = prompt_column or ("prompt" if "prompt" in columns else None)
     numbers: dict[str, int] = {}
     pools: list[list[list[float]]] = []  # by prompt and response: gold, then the rewards
     fitted: set[int] = set()  # numbers of the prompts that a model was fitted on
-    for where, row in read_rows(source):
+    for where, given in read_rows(source):
+        if not pools:
+            check_columns(columns, COLUMNS, [*given], source)
+        row = renamed(given, columns)
         if key is None:
             key = next((name for name in PROMPTS if name in row), PROMPTS[0])
         if not names:
@@ -94,16 +105,16 @@ def read_pools(
         for name in (key, gold, *names):
             if name not in row:
                 raise DataError(
-                    f"{where} has no column {name!r}; it has {', '.join(map(str, row))}. Every response needs its "
+                    f"{where} has no column {name!r}; it has {', '.join(map(str, given))}. Every response needs its "
                     "prompt (`prompt_column`), its gold (`gold`) and every reward that is compared (`reward`); name "
                     "the columns they are in."
                 )
-        values = [_number(row[name], name, where) for name in (gold, *names)]
+        values = _responses({name: row[name] for name in (gold, *names)}, where)
         known = row[key] if isinstance(row[key], str) else json.dumps(row[key], sort_keys=True, default=str)
         place = numbers.setdefault(known, len(numbers))
         if place == len(pools):
             pools.append([])
-        pools[place].append(values)
+        pools[place] += values
         beside = (
             name.removesuffix("reward").removesuffix("base_") + _FITTED_ON for name in names if name.endswith("reward")
         )
@@ -132,6 +143,38 @@ def read_pools(
         )
     left_out[FITTED_PROMPT] = int(on.sum())
     return replace(found.take(~on), left_out=left_out, fitted_on=None)
+
+
+def _responses(cells: Mapping[str, Any], where: str) -> list[list[float]]:
+    """Gold and rewards of each response of a row: one number a cell, or lists of one length."""
+    lists = {name: cell for name, value in cells.items() if isinstance(cell := _from_json(value), list)}
+    if not lists:
+        return [[_number(value, name, where) for name, value in cells.items()]]
+    length = len(next(iter(lists.values())))
+    columns = []
+    for name, value in cells.items():
+        cell = lists.get(name)
+        if cell is None and math.isnan(_number(value, name, where)):
+            cell = [None] * length  # a row that could not be scored
+        if cell is None or len(cell) != length:
+            first = next(iter(lists))
+            found = "one number" if cell is None else f"a list of {len(cell)}"
+            raise DataError(
+                f"{where}: {first} is a list of {length} and {name} {found}. Of several responses in a row, each needs "
+                "every number."
+            )
+        columns.append([_number(one, f"{name}[{k}]", where) for k, one in enumerate(cell)])
+    return [list(response) for response in zip(*columns, strict=True)]
+
+
+def _from_json(value: Any) -> Any:
+    """A list that is written as JSON, as CSV has it; any other value as it is."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+    return value
 
 
 def _number(value: Any, column: str, where: str) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from ebrm.errors import ConfigError
@@ -30,6 +30,8 @@ class BenchmarkConfig:
         permutations: random sign flips of the permutation test, where not all can be tried.
         seed: seed of sampling, bootstrap and permutation test.
         cache: folder that keeps base rewards and embeddings of texts. Unset: EBRM_CACHE, else ebrm in the user's cache.
+        columns: where a column of your own files has another name: our name = its name (prompt=question). Our names:
+            prompt, chosen, rejected, a, b, label, best, losers, responses, gold, id, category, split.
     """
 
     benchmark: tuple[str, ...]
@@ -42,6 +44,7 @@ class BenchmarkConfig:
     permutations: int = 9999
     seed: int = 0
     cache: str | None = None
+    columns: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.benchmark or not all(name.strip() for name in self.benchmark):

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from ebrm.benchmarks import Benchmark, available, open_benchmark, sample_prompts
+from ebrm.benchmarks import NAMES, Benchmark, available, open_benchmark, sample_prompts
 from ebrm.data import PreferenceConfig, TextConfig, load_preferences, prompt_id
 from ebrm.errors import ConfigError
 from ebrm.evaluation.comparison import evaluate_scores
@@ -133,7 +133,12 @@ def open_benchmarks(settings: BenchmarkConfig) -> list[Benchmark]:
         names += available(data) if name == ALL and data is not None else [name]
     if not names:
         raise ConfigError(f"There is no benchmark in {data}. Name the files or another folder.")
-    return [open_benchmark(name, data) for name in dict.fromkeys(names)]
+    if settings.columns and all(name in NAMES for name in names):
+        raise ConfigError(
+            "`columns` is for files of your own, and none is among the benchmarks: public benchmarks have columns of "
+            "their own. Leave it out, or name a file."
+        )
+    return [open_benchmark(name, data, settings.columns) for name in dict.fromkeys(names)]
 
 
 @dataclass(frozen=True)

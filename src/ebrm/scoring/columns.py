@@ -1,12 +1,14 @@
-"""Columns of a file to score: one response a row, or the two sides of a preference pair.
+"""Columns of a file to score: one response a row, several to one prompt, or the two sides of a preference pair.
 
-Prompts and replies are read by the rules of `ebrm.data`, so a text is scored in the form it was fitted in.
+Prompts and replies are read by the rules of `ebrm.data`, so a text is scored in the form it was fitted in. An empty
+reply is a text like any other here.
 """
 
 from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -21,21 +23,26 @@ from ebrm.data import (
     check_messages,
     check_prompt,
     check_text,
+    messages_in,
     read_preference,
 )
 from ebrm.errors import ConfigError, DataError, setting
 
-Kind = Literal["response", "messages", "pair"]
+Kind = Literal["response", "responses", "messages", "pair"]
 
 #: Our name for a column of rows to score -> what it holds.
 SCORE_COLUMNS: dict[str, str] = {
     "response": "the reply to score (with prompt)",
+    "responses": "a list of replies to score (with prompt)",
     "messages": "a conversation that ends in the reply to score",
     **{name: COLUMN_NAMES[name] for name in ("prompt", "chosen", "rejected", "a", "b", "label")},
 }
 
 # The other side of the pair that a single response is read as; it is never scored.
 _OTHER = "\0other"
+# Put behind an empty reply while it is read: a reply that is fitted on must not be empty, one that is scored may be.
+_FILL = "\ue000"
+_UNANSWERED = re.compile(r"\n\nAssistant:\s*\Z")
 
 
 @dataclass(frozen=True)
@@ -45,13 +52,19 @@ class Side:
     prompt: tuple[Message, ...]
     response: Reply
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether the response is an empty text."""
+        return isinstance(self.response, str) and not self.response.strip()
+
 
 @dataclass(frozen=True)
 class Shape:
     """How the columns of a file hold what is to be scored.
 
     Attributes:
-        kind: "response" (with prompt), "messages" (a conversation that ends in the response) or "pair".
+        kind: "response" (with prompt), "responses" (a list of them), "messages" (a conversation that ends in the
+            response) or "pair".
         columns: our name → the file's.
         layout: how a pair's columns name its sides (`ebrm.data.Columns.layout`).
     """
@@ -65,33 +78,90 @@ class Shape:
         """Prefix of the added columns of each side."""
         return ("chosen_", "rejected_") if self.kind == "pair" else ("",)
 
-    def sides(self, row: Mapping[str, Any], where: str) -> tuple[Side, ...]:
-        """The texts of a row; RowProblem if there are none to score."""
+    def side(self, number: int) -> str:
+        """What the text `number` of a row is called where it cannot be scored."""
+        if self.kind == "responses":
+            return f"{self.columns['responses']}[{number}]"
+        return self.prefixes[number].removesuffix("_") or "text"
+
+    def sides(self, row: Mapping[str, Any], where: str) -> tuple[Side | RowProblem, ...]:
+        """The texts of a row, of a list also what is wrong with one; RowProblem if there are none to score."""
         if self.kind == "pair":
             return self._pair(row, where)
         if self.kind == "messages":
             name = self.columns["messages"]
-            messages = check_messages(_from_json(row.get(name)), name)
+            given, filled = _filled(row.get(name))
+            messages = check_messages(given, name)
             if messages[-1]["role"] != "assistant":
                 raise RowProblem("does not end in an assistant message", name, messages[-1])
-            return (Side(check_prompt(messages[:-1] or [messages[0]], name), as_reply(messages[-1])),)
+            reply = as_reply(messages[-1])
+            return (Side(check_prompt(messages[:-1] or [messages[0]], name), _unfilled(reply) if filled else reply),)
+        if self.kind == "response":
+            name = self.columns["response"]
+            return (self._reply(row, row.get(name), name, where),)
+        name = self.columns["responses"]
+        given = _from_json(row.get(name))
+        if given is None:
+            raise RowProblem("missing", name, given)
+        if not isinstance(given, Sequence) or isinstance(given, str | bytes):
+            raise RowProblem("not a list", name, given)
+        if not given:
+            raise RowProblem("empty list", name, given)
+        self._reply(row, "-", name, where)  # a prompt that cannot be read is wrong for all of them
+        sides: list[Side | RowProblem] = []
+        for number, reply in enumerate(given):
+            try:
+                sides.append(self._reply(row, reply, self.side(number), where))
+            except RowProblem as problem:
+                sides.append(problem)
+        return tuple(sides)
+
+    def _reply(self, row: Mapping[str, Any], reply: Any, name: str, where: str) -> Side:
         # Read as a pair whose other side is made up: prompts that are transcripts or JSON, and replies that are
         # message lists, are then taken apart exactly as in fitting.
-        name = self.columns["response"]
-        response = row.get(name)
-        check_text(response, name) if not isinstance(response, list) else None
-        other = "-" if response != "-" else "--"
-        columns = Columns({"prompt": self.columns["prompt"], "chosen": name, "rejected": _OTHER})
-        pseudo = {self.columns["prompt"]: row.get(self.columns["prompt"]), name: response, _OTHER: other}
+        reply, filled = _filled([reply] if isinstance(reply, Mapping) else reply)
+        if not isinstance(reply, list):
+            check_text(reply, name)
+        prompt = self.columns["prompt"]
+        columns = Columns({"prompt": prompt, "chosen": name, "rejected": _OTHER})
+        pseudo = {prompt: row.get(prompt), name: reply, _OTHER: "-" if reply != "-" else "--"}
         preference, _ = read_preference(pseudo, where, columns, "explicit")
-        return (Side(preference.prompt, preference.chosen),)
+        return Side(preference.prompt, _unfilled(preference.chosen) if filled else preference.chosen)
 
     def _pair(self, row: Mapping[str, Any], where: str) -> tuple[Side, ...]:
         columns = Columns({ours: theirs for ours, theirs in self.columns.items() if ours in COLUMN_NAMES})
         # Only the texts matter here: a row with an odd margin or category can still be scored.
         texts = {name: row.get(name) for ours, name in self.columns.items() if ours in SCORE_COLUMNS}
+        empty = False
+        for ours in {"chosen", "rejected", "a", "b"} & self.columns.keys():
+            name = self.columns[ours]
+            texts[name], filled = _filled(texts[name], whole=self.layout == "implicit")
+            empty |= filled
         preference, _ = read_preference(texts, where, columns, self.layout)
-        return Side(preference.prompt, preference.chosen), Side(preference.prompt, preference.rejected)
+        sides = (preference.chosen, preference.rejected)
+        return tuple(Side(preference.prompt, _unfilled(side) if empty else side) for side in sides)
+
+
+def _filled(reply: Any, whole: bool = False) -> tuple[Any, bool]:
+    """A reply with a mark behind it if it is empty, and whether it is.
+
+    Text, messages that end in it (in any form), or, if it holds the `whole` conversation, a transcript.
+    """
+    text = isinstance(reply, str)
+    try:
+        messages = check_messages(messages_in(reply) if text else reply, "", strict=False)
+    except RowProblem:  # no messages, or some whose fault is told where they are read
+        messages = []
+    if messages and messages[-1]["role"] == "assistant" and Side((), as_reply(messages[-1])).is_empty:
+        messages[-1] = {"role": "assistant", "content": messages[-1]["content"] + _FILL}
+        return json.dumps(messages) if text else messages, True
+    if text and not messages and (_UNANSWERED.search(reply) is not None if whole else not reply.strip()):
+        return reply + _FILL, True
+    return reply, False
+
+
+def _unfilled(reply: Reply) -> Reply:
+    return reply.removesuffix(_FILL) if isinstance(reply, str) else reply
 
 
 def _from_json(value: Any) -> Any:
@@ -121,8 +191,9 @@ def find_shape(seen: Sequence[str], mapping: Mapping[str, str], path: str) -> Sh
             )
     names = {ours: mapping.get(ours, ours) for ours in SCORE_COLUMNS}
     there = {ours: name for ours, name in names.items() if name in seen}
-    if {"prompt", "response"} <= there.keys():
-        return Shape("response", {ours: there[ours] for ours in ("prompt", "response")})
+    for kind in ("response", "responses"):
+        if {"prompt", kind} <= there.keys() and not (kind == "response" and "responses" in mapping):
+            return Shape(kind, {ours: there[ours] for ours in ("prompt", kind)})
     layout = Columns({ours: name for ours, name in there.items() if ours in COLUMN_NAMES}).layout(
         dict.fromkeys(map(str, seen))
     )
@@ -133,6 +204,7 @@ def find_shape(seen: Sequence[str], mapping: Mapping[str, str], path: str) -> Sh
         return Shape("messages", {"messages": there["messages"]})
     raise DataError(
         f"{path} has the columns {', '.join(map(str, seen)) or '(none)'}, and nothing in them to score. "
-        "Expected prompt and response, or messages that end in the assistant's, or chosen and rejected "
-        f"(with or without prompt). Name yours: {setting('columns', {'prompt': 'question', 'response': 'answer'})}."
+        "Expected prompt and response, or prompt and a list of responses, or messages that end in the assistant's, or "
+        "chosen and rejected (with or without prompt). "
+        f"Name yours: {setting('columns', {'prompt': 'question', 'response': 'answer'})}."
     )

@@ -16,8 +16,8 @@ class ScoreConfig:
 
     Attributes:
         columns: Where a column has another name in the data: our name = its name (response=answer). Our names:
-            prompt, response, messages, chosen, rejected, a, b, label.
-        bad_rows: Rows that cannot be scored (empty, not text, too long): `stop` and list them, or `mark` them with
+            prompt, response, responses, messages, chosen, rejected, a, b, label.
+        bad_rows: Rows that cannot be scored (not text, too long): `stop` and list them, or `mark` them with
             empty rewards and the reason in the column `error`.
         prefix: Put before the names of the added columns, where the data has such names already.
         overwrite: Replace an output that is there already.

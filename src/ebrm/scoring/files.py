@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import csv
 import glob
+import io
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count, islice
@@ -27,6 +28,8 @@ _LINE_ENDS = {ord(char): f"\\u{ord(char):04x}" for char in "\x85\u2028\u2029"}
 # A group of joined Parquet files ends with the part that brings it to so many rows or bytes.
 _ROW_GROUP = 32768
 _GROUP_BYTES = 128 * 2**20
+# What pyarrow raises for values that have no type in Arrow or Parquet: its own errors are of these kinds too.
+_NOT_ARROW = (ValueError, TypeError, NotImplementedError, OverflowError)
 
 
 @dataclass(frozen=True)
@@ -72,13 +75,15 @@ def read_chunks(path: Path, size: int) -> Iterator[Chunk]:
         del chunk
 
 
-def write_part(path: Path, kind: str, chunk: Chunk, added: Sequence[Row], columns: Sequence[str]) -> None:
-    """Write a chunk's rows with the columns of `added` after their own, atomically."""
+def write_part(
+    path: Path, kind: str, chunk: Chunk, added: Sequence[Row], columns: Sequence[str], lists: bool = False
+) -> None:
+    """Write a chunk's rows with the columns of `added` after their own, atomically; `lists`: cells hold lists there."""
     with atomic_path(path) as partial:
         if kind == "parquet":
             import pyarrow.parquet as pq
 
-            pq.write_table(_table(chunk, added, columns), partial)
+            pq.write_table(_table(chunk, added, columns, lists), partial)
         elif kind == "csv":
             names = [*columns, *added[0]]
             with open(partial, "w", encoding="utf-8", newline="", errors="surrogatepass") as handle:
@@ -242,23 +247,94 @@ def _parquet_chunks(path: Path, size: int) -> Iterator[Chunk]:
         raise DataError(f"{path} is damaged: {str(error).splitlines()[0]}.") from None
 
 
-def _table(chunk: Chunk, added: Sequence[Row], columns: Sequence[str]) -> Any:
+class ParquetCheck:
+    """Whether rows that are no Arrow table yet can be written as Parquet: their columns have one type each.
+
+    Give it every chunk, in order, and then `again` those that it names.
+    """
+
+    def __init__(self, columns: Sequence[str]) -> None:
+        self.columns, self._schemas, self._first = tuple(columns), list[Any](), list[str]()
+
+    def add(self, chunk: Chunk) -> None:
+        """Raise a DataError for a column whose values in this chunk have no common type."""
+        schema = _own_table(chunk, self.columns).schema
+        if schema not in self._schemas:
+            self._schemas.append(schema)
+            self._first.append(chunk.where[0])
+
+    def finish(self, chunks: Callable[[], Iterator[Chunk]]) -> None:
+        """Raise a DataError for a column whose values in different chunks have none, or one that Parquet lacks."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        if not self._schemas:
+            return
+        for name in self.columns:
+            fields = [pa.schema([schema.field(name)]) for schema in self._schemas]
+            for last in range(1, len(fields) + 1):
+                try:
+                    merged = pa.unify_schemas(fields[:last], promote_options="permissive")
+                    pq.ParquetWriter(io.BytesIO(), merged).close()
+                except _NOT_ARROW as error:
+                    raise _no_parquet(name, error, f"rows from {self._first[last - 1]}") from None
+        if len(self._schemas) == 1:
+            return
+        schema = pa.unify_schemas(self._schemas, promote_options="permissive")
+        for chunk in chunks():  # whole numbers beyond 2**53 beside fractions, say
+            table = _own_table(chunk, self.columns)
+            for name in self.columns:
+                try:
+                    table.column(name).cast(schema.field(name).type)
+                except _NOT_ARROW as error:
+                    raise _no_parquet(name, error, f"rows from {chunk.where[0]}") from None
+            del chunk
+
+
+def _own_table(chunk: Chunk, columns: Sequence[str]) -> Any:
+    """The rows' own columns in Arrow; DataError for values that have no common type there."""
     import pyarrow as pa
 
-    table = chunk.table
-    if table is None:
-        arrays = {}
-        for name in columns:
-            try:
-                arrays[name] = pa.array([row.get(name) for row in chunk.rows])
-            except (pa.ArrowInvalid, pa.ArrowTypeError, UnicodeEncodeError) as error:
-                raise DataError(
-                    f"The column {name!r} cannot be written as Parquet ({str(error).splitlines()[0]}, rows from "
-                    f"{chunk.where[0]}): a column has one type there. Give `out` a name ending in .jsonl."
-                ) from None
-        table = pa.table(arrays)
+    arrays = {}
+    for name in columns:
+        values = [row.get(name) for row in chunk.rows]
+        try:
+            name.encode()  # it becomes a field's name, which has a UTF-8 form
+            arrays[name] = pa.array(values)
+        except _NOT_ARROW as error:
+            raise _no_parquet(name, error, _first_bad(values, chunk.where)) from None
+    return pa.table(arrays)
+
+
+def _first_bad(values: Sequence[Any], where: Sequence[str]) -> str:
+    """The row with which a column can no longer be made."""
+    import pyarrow as pa
+
+    good, bad = 0, len(values)
+    while bad - good > 1:  # the first `good` can be, the first `bad` cannot
+        middle = (good + bad) // 2
+        try:
+            pa.array(values[:middle])
+            good = middle
+        except _NOT_ARROW:
+            bad = middle
+    return where[bad - 1]
+
+
+def _no_parquet(name: str, error: Exception, where: str) -> DataError:
+    why = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+    return DataError(
+        f"The column {name!r} cannot be written as Parquet ({where}: {why}): a column has one type there, and whole "
+        "numbers have 64 bits. Give `out` a name ending in .jsonl."
+    )
+
+
+def _table(chunk: Chunk, added: Sequence[Row], columns: Sequence[str], lists: bool) -> Any:
+    import pyarrow as pa
+
+    table = chunk.table if chunk.table is not None else _own_table(chunk, columns)
     for name, sample in added[0].items():
-        kind = pa.float32()
+        kind = pa.list_(pa.float32()) if lists else pa.float32()
         if name.endswith("error"):
             kind = pa.string()
         elif name.endswith("fitted_on"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from collections import Counter
@@ -22,7 +23,7 @@ from ebrm.features import MANIFEST, open_features
 from ebrm.model import EnergyRewardModel
 from ebrm.scoring.columns import Shape, Side, find_shape
 from ebrm.scoring.config import ScoreConfig
-from ebrm.scoring.files import Chunk, Journal, Row, file_kind, join_parts, read_chunks, write_part
+from ebrm.scoring.files import Chunk, Journal, ParquetCheck, Row, file_kind, join_parts, read_chunks, write_part
 from ebrm.utils.files import sha256_file, sha256_json
 from ebrm.utils.progress_bar import progress
 
@@ -33,13 +34,34 @@ CHUNK_ROWS = 512
 
 #: Columns added for each text, in this order.
 MEASURES = ("reward", "base_reward", "std", "interval_low", "interval_high", "log_density", "delta")
+# Those whose means are in the summary.
+_AVERAGED = ("reward", "base_reward", "std", "delta")
 
-_ROWS = {"response": "a prompt and a response", "messages": "a conversation", "pair": "a preference pair"}
+#: Texts read and refined at a time.
+_TEXTS = 2 * CHUNK_ROWS
+
+_ROWS = {
+    "response": "a prompt and a response",
+    "responses": "a prompt and its responses",
+    "messages": "a conversation",
+    "pair": "a preference pair",
+}
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """What is to be scored of a chunk's n rows: t texts, in the order of the rows."""
+
+    what: list[Any]  # sides, or item numbers of a features folder [t]
+    row: list[int]  # of each text, its place in the chunk, rising [t]
+    number: list[int]  # of each text, its place in the row [t]
+    sizes: list[int]  # of each row, its texts and those that cannot be read [n]
+    problems: list[BadRow | None]  # of each row, the first thing wrong with it [n]
 
 
 @dataclass(frozen=True)
 class _Source:
-    """Rows to score. `score` gives the added columns of a chunk, one row a row, and the rows without a reward."""
+    """Rows to score: their texts, how these are read, and the rows without a reward."""
 
     name: str
     contents: str
@@ -47,11 +69,15 @@ class _Source:
     count: int
     columns: tuple[str, ...]
     prefixes: tuple[str, ...]  # of the added columns, one a side
+    lists: bool  # whether a row has a list of texts, and its added columns lists
     chunks: Callable[[], Iterator[Chunk]]
-    read: Callable[[EnergyRewardModel, Chunk], tuple[Reading, list[BadRow | None]]]
+    texts: Callable[[Chunk], _Texts]
+    read: Callable[[EnergyRewardModel, Sequence[Any]], tuple[Reading, Sequence[str | None]]]
+    side: Callable[[int], str]  # what the text `number` of a row is called
     fitted_on: Callable[[EnergyRewardModel, Chunk], Sequence[bool | None]]  # whether each row's prompt was fitted on
     bad: tuple[BadRow, ...] = ()  # the first rows that are seen to be bad without tokenizing
     kinds: Counter[str] = field(default_factory=Counter)
+    empty: int = 0  # empty responses
 
 
 def score_file(
@@ -63,28 +89,32 @@ def score_file(
 
     Rows keep their columns and order; added are `reward`, `base_reward`, `std`, `interval_low`, `interval_high`,
     `log_density`, `delta`, `fitted_on` and `error`; of pairs for each side (`chosen_reward`, …), `p_chosen`, P(chosen
-    better), calibrated where the model has a calibration, and `confidence`, max(p_chosen, 1 - p_chosen). `fitted_on`
-    says whether the model was fitted on the row's prompt, None where it does not know. A run that was stopped is
-    continued and ends with the same bytes; a complete one gives its summary at once.
+    better), calibrated where the model has a calibration, and `confidence`, max(p_chosen, 1 - p_chosen). Of a row with
+    a list `responses` the numbers are lists, one a response and in its order. An empty response is scored like any
+    other. `fitted_on` says whether the model was fitted on the row's prompt, None where it does not know. A run that
+    was stopped is continued and ends with the same bytes; a complete one gives its summary at once.
 
     Args:
         model: the model, or its folder or Hub name.
-        source: rows of prompt and response, messages or pairs (.jsonl, .json, .csv, .tsv, .parquet), or a features
-            folder, whose pairs need no reward model.
+        source: rows of prompt and response, of prompt and a list of responses, messages or pairs (.jsonl, .json,
+            .csv, .tsv, .parquet), or a features folder, whose pairs need no reward model.
         out: file to write, .jsonl, .csv or .parquet.
         config: columns, and what becomes of rows that cannot be scored.
         backbone: fields of `BackboneConfig` by which the model's RM is loaded; others as saved.
         on_progress: called with (rows done, rows) as the work goes on.
 
     Returns:
-        `rows`, `scored`, `errors`, `mean_reward`, `mean_base_reward`, `mean_std`, `mean_abs_delta`; of pairs also
-        `accuracy`, `base_accuracy` (share with chosen above rejected; None for none), `mean_p_chosen` and
-        `mean_confidence`, of the pairs with prompts that the model was not fitted on. `fitted_on`: number of rows with
-        prompts that it was fitted on, None where it does not know; of such pairs `training_accuracy` and
-        `training_base_accuracy`.
+        `rows`, `scored` and `errors` (rows with something that could not be scored), `texts` and `empty` (responses
+        with a reward, and empty ones), `mean_reward`, `mean_base_reward`, `mean_std`, `mean_abs_delta` (None for
+        none); of pairs also `pairs`, `accuracy`, `base_accuracy` (share with chosen above rejected; None for none),
+        `mean_p_chosen` and `mean_confidence`, of the pairs with prompts that the model was not fitted on. `fitted_on`:
+        number of rows with prompts that it was fitted on, None where it does not know; of such pairs `training_pairs`,
+        `training_accuracy` and `training_base_accuracy`, of such texts the same means as `training_mean_reward`, …,
+        which are in no other number.
 
     Raises:
-        DataError: rows that cannot be scored (`bad_rows="stop"`), a bad source, names that collide, or `out` taken.
+        DataError: rows that cannot be scored (`bad_rows="stop"`), a bad source, names that collide, values that
+            Parquet cannot hold, or `out` taken.
         ConfigError, FeaturesError, ModelError, BackboneError: `out`'s ending, other features, model or RM not loadable.
     """
     source, out = Path(source), Path(out)
@@ -92,7 +122,7 @@ def score_file(
     if not isinstance(model, EnergyRewardModel):
         model = EnergyRewardModel.from_pretrained(model)
     # The rows first: a mistake in them should not wait for a reward model to load.
-    opened = _open_pairs(source, model) if (source / MANIFEST).is_file() else _open_texts(source, config)
+    opened = _open_pairs(source, model) if (source / MANIFEST).is_file() else _open_texts(source, config, kind)
     logger.info("%s: %s rows, %s.", opened.name, f"{opened.count:,}", opened.contents)
     added = _added_names(opened.prefixes, config.prefix)
     clash = [name for name in added if name in opened.columns]
@@ -137,7 +167,7 @@ def score_file(
                 if bad and config.bad_rows == "stop":
                     kinds = Counter(row.kind for row in bad)
                     raise DataError(_explain(opened, kinds, bad[:EXAMPLES], chunk.first))
-                write_part(parts[number], kind, chunk, rows, opened.columns)
+                write_part(parts[number], kind, chunk, rows, opened.columns, opened.lists)
                 del rows
             done += len(chunk.rows)
             bar.advance(len(chunk.rows))
@@ -150,10 +180,10 @@ def score_file(
     return summary
 
 
-def _open_texts(path: Path, config: ScoreConfig) -> _Source:
-    """Read a file once: columns, shape, row count, and every row that cannot be scored for what it holds."""
+def _open_texts(path: Path, config: ScoreConfig, kind: str) -> _Source:
+    """Read a file once: columns, shape, row count, and every row that cannot be scored or written for what it holds."""
     seen: dict[str, None] = {}
-    count, kinds = 0, Counter[str]()
+    count, empty, kinds = 0, 0, Counter[str]()
     shape: Shape | None = None
     bad: list[BadRow] = []
     for chunk in read_chunks(path, CHUNK_ROWS):
@@ -161,21 +191,51 @@ def _open_texts(path: Path, config: ScoreConfig) -> _Source:
             seen.update(dict.fromkeys(row))
         shape = shape or find_shape(list(seen), config.columns, str(path))
         count += len(chunk.rows)
-        for row, where in zip(chunk.rows, chunk.where, strict=True):
-            try:
-                shape.sides(row, where)
-            except RowProblem as problem:
+        texts = _texts(shape, chunk)
+        empty += sum(side.is_empty for side in texts.what)
+        for problem in texts.problems:
+            if problem is not None:
                 kinds[problem.kind] += 1
                 if len(bad) < EXAMPLES:
-                    bad.append(problem.at(where))
+                    bad.append(problem)
         del chunk  # before the next is read
     if shape is None:
         raise DataError(f"{path} holds no rows. Check that it is the file meant and is complete.")
+    columns = tuple(map(str, seen))
+    if kind == "parquet" and path.suffix.lower() != ".parquet":
+        check = ParquetCheck(columns)
+        for chunk in read_chunks(path, CHUNK_ROWS):
+            check.add(chunk)
+            del chunk
+        check.finish(lambda: read_chunks(path, CHUNK_ROWS))
     return _Source(
-        str(path), f"{_ROWS[shape.kind]} a row", sha256_file(path), count, tuple(map(str, seen)), shape.prefixes,
-        lambda: read_chunks(path, CHUNK_ROWS), partial(_read_texts, shape), partial(_texts_fitted_on, shape),
-        tuple(bad), kinds,
+        str(path), f"{_ROWS[shape.kind]} a row", sha256_file(path), count, columns, shape.prefixes,
+        shape.kind == "responses", lambda: read_chunks(path, CHUNK_ROWS), partial(_texts, shape), _read_texts,
+        shape.side, partial(_texts_fitted_on, shape), tuple(bad), kinds, empty,
     )  # fmt: skip
+
+
+def _texts(shape: Shape, chunk: Chunk) -> _Texts:
+    """The texts of a chunk's rows, and what is wrong with rows."""
+    found = _Texts([], [], [], [], [])
+    for place, (row, where) in enumerate(zip(chunk.rows, chunk.where, strict=True)):
+        try:
+            sides = shape.sides(row, where)
+        except RowProblem as problem:
+            found.sizes.append(0)
+            found.problems.append(problem.at(where))
+            continue
+        wrong = None
+        for number, side in enumerate(sides):
+            if isinstance(side, RowProblem):
+                wrong = wrong or side.at(where)
+                continue
+            found.what.append(side)
+            found.row.append(place)
+            found.number.append(number)
+        found.sizes.append(len(sides))
+        found.problems.append(wrong)
+    return found
 
 
 def _open_pairs(path: Path, model: EnergyRewardModel) -> _Source:
@@ -199,13 +259,18 @@ def _open_pairs(path: Path, model: EnergyRewardModel) -> _Source:
             rows = [dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True)]
             yield Chunk(first, rows, [f"pair {i}" for i in block])
 
-    def read(_: EnergyRewardModel, chunk: Chunk) -> tuple[Reading, list[BadRow | None]]:
-        index = torch.tensor([[row["chosen_item"], row["rejected_item"]] for row in chunk.rows]).reshape(-1)
-        return Reading(features.embedding(index), features.reward[index]), [None] * len(chunk.rows)
+    def texts(chunk: Chunk) -> _Texts:
+        items = [row[name] for row in chunk.rows for name in ("chosen_item", "rejected_item")]
+        n = len(chunk.rows)
+        return _Texts(items, [k // 2 for k in range(2 * n)], [0, 1] * n, [2] * n, [None] * n)
+
+    def read(_: EnergyRewardModel, items: Sequence[int]) -> tuple[Reading, Sequence[str | None]]:
+        index = torch.tensor(items)
+        return Reading(features.embedding(index), features.reward[index]), [None] * len(items)
 
     return _Source(
         str(path), "the pairs of a features folder", sha256_json(features.manifest["files"]), len(pairs),
-        tuple(columns), ("chosen_", "rejected_"), chunks, read,
+        tuple(columns), ("chosen_", "rejected_"), False, chunks, texts, read, ("chosen", "rejected").__getitem__,
         lambda _, chunk: (
             [None] * len(chunk.rows) if fitted is None else fitted[chunk.first : chunk.first + len(chunk.rows)].tolist()
         ),
@@ -214,77 +279,65 @@ def _open_pairs(path: Path, model: EnergyRewardModel) -> _Source:
 
 def _texts_fitted_on(shape: Shape, model: EnergyRewardModel, chunk: Chunk) -> list[bool | None]:
     """Whether the model was fitted on the prompt of each row; None for rows that cannot be read too."""
-    ids: dict[int, str] = {}
-    for place, (row, where) in enumerate(zip(chunk.rows, chunk.where, strict=True)):
-        try:
-            ids[place] = prompt_id(shape.sides(row, where)[0].prompt)
-        except RowProblem:
-            continue
+    texts = _texts(shape, chunk)
+    ids = {row: prompt_id(side.prompt) for row, side in zip(texts.row, texts.what, strict=True)}
     found = model.fitted_on(list(ids.values()))
     known = {} if found is None else dict(zip(ids, found.tolist(), strict=True))
     return [known.get(place) for place in range(len(chunk.rows))]
 
 
-def _read_texts(shape: Shape, model: EnergyRewardModel, chunk: Chunk) -> tuple[Reading, list[BadRow | None]]:
-    """Embeddings and base rewards of a chunk's texts, the sides of each row beside each other; NaN for bad rows."""
-    problems: list[BadRow | None] = []
-    texts: list[Side] = []
-    places: list[int] = []  # of the rows that hold texts
-    for row, where in zip(chunk.rows, chunk.where, strict=True):
-        try:
-            sides = shape.sides(row, where)
-        except RowProblem as problem:
-            problems.append(problem.at(where))
-            continue
-        places.append(len(problems))
-        texts += sides
-        problems.append(None)
-    reading, errors = model.backbone.read_texts(
-        [side.prompt for side in texts], [side.response for side in texts], on_error="nan"
-    )
-    count = len(shape.prefixes)
-    for k, error in enumerate(errors):
-        at = places[k // count]
-        if error is not None and problems[at] is None:
-            side = shape.prefixes[k % count].removesuffix("_") or "text"
-            problems[at] = BadRow(chunk.where[at], side, error, "cannot be read by the reward model")
-    n = len(chunk.rows)
-    embedding = torch.full((n, count, reading.embedding.shape[1]), torch.nan)
-    reward = torch.full((n, count), torch.nan)
-    embedding[places] = reading.embedding.reshape(len(places), count, -1)
-    reward[places] = reading.reward.reshape(len(places), count)
-    return Reading(embedding.flatten(0, 1), reward.flatten()), problems
+def _read_texts(model: EnergyRewardModel, sides: Sequence[Side]) -> tuple[Reading, Sequence[str | None]]:
+    """Embeddings and base rewards of texts [t], NaN where they cannot be read, and why."""
+    return model.backbone.read_texts([side.prompt for side in sides], [side.response for side in sides], on_error="nan")
 
 
 def _score(model: EnergyRewardModel, source: _Source, chunk: Chunk, prefix: str) -> tuple[list[Row], list[BadRow]]:
-    """The added columns of a chunk, one row a row, `error` last; and its rows without a reward."""
-    reading, problems = source.read(model, chunk)
-    sides = len(source.prefixes)
-    refined = model.refine(reading.embedding, reading.reward, on_error="nan")
-    for k, error in enumerate(refined.errors):
-        row = k // sides
-        if error is not None and problems[row] is None:
-            side = source.prefixes[k % sides].removesuffix("_") or "reward"
-            problems[row] = BadRow(chunk.where[row], side, error, "not finite")
-    good = torch.tensor([problem is None for problem in problems])
-    wins: Iterator[float] = iter(())
-    if sides == 2:
-        embedding, reward = reading.embedding.unflatten(0, (-1, 2))[good], reading.reward.reshape(-1, 2)[good]
-        wins = iter(model.prefer_rows(tuple(embedding.unbind(1)), tuple(reward.unbind(1))).tolist())  # type: ignore[arg-type]
-    measured, fitted = refined.to_rows(), source.fitted_on(model, chunk)
+    """The added columns of a chunk, one row a row, `error` last; and its rows with something that has no reward."""
+    texts = source.texts(chunk)
+    problems, pairs = list(texts.problems), len(source.prefixes) == 2
+    measured: list[dict[str, Any] | None] = []
+    wins: dict[int, float] = {}
+    for start in range(0, len(texts.what), _TEXTS):  # an even number, so that the sides of a pair stay together
+        block = slice(start, start + _TEXTS)
+        rows, numbers = texts.row[block], texts.number[block]
+        reading, unread = source.read(model, texts.what[block])
+        refined = model.refine(reading.embedding, reading.reward, on_error="nan")
+        values = refined.to_rows()
+        for k, (row, number) in enumerate(zip(rows, numbers, strict=True)):
+            error, kind = unread[k], "cannot be read by the reward model"
+            if error is None:
+                error, kind = refined.errors[k], "not finite"
+            if error is not None and problems[row] is None:
+                problems[row] = BadRow(chunk.where[row], source.side(number), error, kind)
+            measured.append(values[k] if error is None else None)
+        if pairs:
+            good = torch.tensor([problems[row] is None for row in rows[::2]])
+            embedding, reward = reading.embedding.unflatten(0, (-1, 2))[good], reading.reward.reshape(-1, 2)[good]
+            found = model.prefer_rows(tuple(embedding.unbind(1)), tuple(reward.unbind(1)))  # type: ignore[arg-type]
+            wins |= zip((row for row in rows[::2] if problems[row] is None), found.tolist(), strict=True)
+    fitted = source.fitted_on(model, chunk)
+    by_row: list[dict[int, dict[str, Any]]] = [{} for _ in chunk.rows]
+    for row, number, one in zip(texts.row, texts.number, measured, strict=True):
+        if one is not None:
+            by_row[row][number] = one
     empty: Row = dict.fromkeys(_added_names(source.prefixes, prefix))
     added = []
     for row, problem in enumerate(problems):
-        values = dict(empty)
-        if problem is None:
-            for k, side in enumerate(source.prefixes):
-                values |= {f"{prefix}{side}{name}": _short(measured[row * sides + k][name]) for name in MEASURES}
-            if sides == 2:
-                p = next(wins)
-                values |= {f"{prefix}p_chosen": _short(p), f"{prefix}confidence": _short(max(p, 1 - p))}
-        values[f"{prefix}fitted_on"] = fitted[row]
-        values[f"{prefix}error"] = None if problem is None else _reason(problem)
-        added.append(values)
+        given = dict(empty)
+        if source.lists and texts.sizes[row]:
+            of_row = [by_row[row].get(number) for number in range(texts.sizes[row])]
+            given |= {
+                f"{prefix}{name}": [None if one is None else _short(one[name]) for one in of_row] for name in MEASURES
+            }
+        elif problem is None:
+            for number, side in enumerate(source.prefixes):
+                given |= {f"{prefix}{side}{name}": _short(by_row[row][number][name]) for name in MEASURES}
+            if pairs:
+                p = wins[row]
+                given |= {f"{prefix}p_chosen": _short(p), f"{prefix}confidence": _short(max(p, 1 - p))}
+        given[f"{prefix}fitted_on"] = fitted[row]
+        given[f"{prefix}error"] = None if problem is None else _reason(problem)
+        added.append(given)
     return added, [problem for problem in problems if problem is not None]
 
 
@@ -313,38 +366,56 @@ def _summarize(out: Path, source: _Source, prefix: str) -> dict[str, Any]:
             fitted = known and str(row[f"{prefix}fitted_on"]) == "True"
             sums["known"] += known
             sums["fitted_on"] += fitted
-            if row[f"{prefix}error"]:
-                sums["errors"] += 1
+            error = bool(row[f"{prefix}error"])
+            sums["errors"] += error
+            if error and not source.lists:
                 continue
-            for side in ("chosen_", "rejected_") if pair else ("",):
-                for name in ("reward", "base_reward", "std", "delta"):
-                    value = float(row[f"{prefix}{side}{name}"])
-                    sums[name] += abs(value) if name == "delta" else value  # type: ignore[assignment]
-                sums["texts"] += 1
+            training = "training_" if fitted else ""
+            for side in source.prefixes:
+                numbers = {name: _numbers(row[f"{prefix}{side}{name}"]) for name in _AVERAGED}
+                sums[f"{training}texts"] += len(numbers["reward"])
+                for name, values in numbers.items():
+                    total = math.fsum(abs(value) if name == "delta" else value for value in values)
+                    sums[f"{training}{name}"] += total  # type: ignore[assignment]
             if pair:
                 for name, count in (("base_reward", "base_right"), ("reward", "right")):
                     right = float(row[f"{prefix}chosen_{name}"]) > float(row[f"{prefix}rejected_{name}"])
-                    sums[f"training_{count}" if fitted else count] += right
-                sums["training_pairs" if fitted else "pairs"] += 1
+                    sums[f"{training}{count}"] += right
+                sums[f"{training}pairs"] += 1
                 for name in () if fitted else ("p_chosen", "confidence"):
                     sums[name] += float(row[f"{prefix}{name}"])  # type: ignore[assignment]
         del chunk  # before the next is read
     if sums["rows"] != source.count:
         raise AssertionError(f"{out} has {sums['rows']} rows for {source.count} rows in")
-    texts = max(sums["texts"], 1)
+
+    def share(key: str, of: str) -> float | None:
+        return sums[key] / sums[of] if sums[of] else None
+
+    texts = sums["texts"] + sums["training_texts"]
     summary: dict[str, Any] = {"rows": sums["rows"], "scored": sums["rows"] - sums["errors"], "errors": sums["errors"]}
-    summary |= {f"mean_{name}": sums[name] / texts for name in ("reward", "base_reward", "std")}
-    summary["mean_abs_delta"] = sums["delta"] / texts
+    summary |= {"texts": texts, "empty": source.empty}
+    means = {f"mean_{'abs_' * (name == 'delta')}{name}": name for name in _AVERAGED}
+    summary |= {mean: share(name, "texts") for mean, name in means.items()}
     summary["fitted_on"] = sums["fitted_on"] if sums["known"] else None
+    shares = {"base_accuracy": "base_right", "accuracy": "right", "mean_p_chosen": "p_chosen"}
+    shares["mean_confidence"] = "confidence"
     if pair:
-        shares = {"base_accuracy": "base_right", "accuracy": "right", "mean_p_chosen": "p_chosen"}
-        shares["mean_confidence"] = "confidence"
-        pairs, training = sums["pairs"], sums["training_pairs"]
-        summary |= {name: sums[key] / pairs if pairs else None for name, key in shares.items()}
-        if training:
-            found = {f"training_{name}": sums[f"training_{shares[name]}"] for name in ("base_accuracy", "accuracy")}
-            summary |= {name: count / training for name, count in found.items()}
+        summary |= {"pairs": sums["pairs"]} | {name: share(key, "pairs") for name, key in shares.items()}
+    if sums["training_texts"]:
+        summary["training_texts"] = sums["training_texts"]
+        summary |= {f"training_{mean}": share(f"training_{name}", "training_texts") for mean, name in means.items()}
+    if sums["training_pairs"]:
+        summary["training_pairs"] = sums["training_pairs"]
+        for name in ("base_accuracy", "accuracy"):
+            summary[f"training_{name}"] = share(f"training_{shares[name]}", "training_pairs")
     return summary
+
+
+def _numbers(cell: Any) -> list[float]:
+    """The numbers in a cell of the output: one, or a list of them (as JSON in CSV) without those that are not there."""
+    if isinstance(cell, str) and cell.startswith("["):
+        cell = json.loads(cell)
+    return [float(value) for value in (cell if isinstance(cell, list) else [cell]) if value not in (None, "")]
 
 
 def _explain(source: _Source, kinds: Counter[str], bad: Iterable[BadRow], scored: int) -> str:
