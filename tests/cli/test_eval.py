@@ -105,6 +105,20 @@ def test_what_is_left_out_is_said_and_counted(model: Path, tmp_path: Path, pairs
     assert "1 of 28 items in no number" in ran.out and "1 item (longer than the 128 tokens" in ran.out
 
 
+def test_columns_of_other_names_are_named(model: Path, tmp_path: Path, no_report: None) -> None:
+    rows = [
+        {"question": row["prompt"], "response_A": row["chosen"], "response_B": row["rejected"], "label": "A>B"}
+        for row in preference_rows(6, seed=5, prompt="New question")
+    ]
+    source = write_lines(tmp_path / "mine.jsonl", rows)
+    names = ["--column", "prompt=question", "--column", "a=response_A", "--column", "b=response_B"]
+    ran = evaluate(model, "--benchmark", source, *names, "--json", out=tmp_path / "out")
+    assert (ran.code, ran.value["benchmarks"][0]["items"]) == (0, 6)
+    refused(evaluate(model, "--benchmark", source, out=tmp_path / "out"), "--column a=response_A")
+    refused(evaluate(model, "--benchmark", source, *names[:3], "a=response_X", out=tmp_path / "out"), "'response_A'?")
+    refused(evaluate(model, "--benchmark", "xstest", *names, out=tmp_path / "out"), "`--column` is for files")
+
+
 @pytest.mark.parametrize(("form", "name"), [("markdown", "scores.md"), ("csv", "scores.csv")])
 def test_formats(model: Path, mine: Path, tmp_path: Path, no_report: None, form: str, name: str) -> None:
     ran = evaluate(model, "--benchmark", mine, "--format", form, out=tmp_path / "out")

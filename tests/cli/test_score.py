@@ -42,6 +42,30 @@ def test_bad_rows_are_listed_with_the_option_that_marks_them(model: Path, tmp_pa
     assert again.value == ran.value and "complete already" in again.err
 
 
+def test_a_column_that_parquet_cannot_hold_is_refused_with_the_option(model: Path, tmp_path: Path) -> None:
+    source = write_lines(tmp_path / "in.jsonl", [{**row, "id": 2**70} for row in answer_rows(2)])
+    before = snapshot(tmp_path)
+    ran = score(model, source, tmp_path / "out.parquet")
+    refused(ran, "column 'id'", "in.jsonl:1", "64 bits", "`--out` a name ending in .jsonl")
+    assert snapshot(tmp_path) == before
+
+
+def test_lists_of_responses_are_scored_for_best_of_n(model: Path, tmp_path: Path) -> None:
+    rows = [{"question": f"Say {k}.", "responses": ["alpha", "", "beta"], "worth": [0.1, k, 2]} for k in range(4)]
+    source, scored = write_lines(tmp_path / "in.jsonl", rows), tmp_path / "scored.jsonl"
+    ran = score(model, source, scored, "--column", "prompt=question")
+    assert ran.code == 0, ran.err
+    assert "4 responses are empty; they are scored like any other" in ran.err
+    ran = ebrm(
+        "best-of-n", scored, "--column", "prompt=question", "--column", "gold=worth", "--resamples", 100, "--json",
+        "--out", tmp_path / "curves",
+    )  # fmt: skip
+    assert (ran.code, ran.value["prompts"], ran.value["responses"]) == (0, 4, 12)
+    refused(
+        ebrm("best-of-n", scored, "--column", "prompt=questoin", "--out", tmp_path / "o"), "Did you mean 'question'"
+    )
+
+
 def test_an_interruption_says_what_is_kept(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt

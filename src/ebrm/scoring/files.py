@@ -323,9 +323,11 @@ def _first_bad(values: Sequence[Any], where: Sequence[str]) -> str:
 
 def _no_parquet(name: str, error: Exception, where: str) -> DataError:
     why = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+    if isinstance(error, OverflowError):
+        why = "a whole number that 64 bits do not hold"
     return DataError(
-        f"The column {name!r} cannot be written as Parquet ({where}: {why}): a column has one type there, and whole "
-        "numbers have 64 bits. Give `out` a name ending in .jsonl."
+        f"The column {name!r} cannot be written as Parquet ({where}: {why}): a column has one type there. Give "
+        "`out` a name ending in .jsonl."
     )
 
 
