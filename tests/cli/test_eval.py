@@ -115,7 +115,8 @@ def test_columns_of_other_names_are_named(model: Path, tmp_path: Path, no_report
     ran = evaluate(model, "--benchmark", source, *names, "--json", out=tmp_path / "out")
     assert (ran.code, ran.value["benchmarks"][0]["items"]) == (0, 6)
     refused(evaluate(model, "--benchmark", source, out=tmp_path / "out"), "--column a=response_A")
-    refused(evaluate(model, "--benchmark", source, *names[:3], "a=response_X", out=tmp_path / "out"), "no column 'response_X'")
+    wrong = evaluate(model, "--benchmark", source, *names[:3], "a=response_X", out=tmp_path / "out")
+    refused(wrong, "no column 'response_X'")
     refused(evaluate(model, "--benchmark", "xstest", *names, out=tmp_path / "out"), "`--column` is for files")
 
 
