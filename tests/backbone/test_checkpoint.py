@@ -14,12 +14,13 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from tests.backbone.pooling_server import FakeServer, serving
 from tests.backbone.shared import IDS, close, load, refuses
-from tests.tiny import build_model, save_rm
+from tests.tiny import build_model, edit_config, save_rm
 from torch import nn
 from transformers import AutoModelForSequenceClassification
 
 from ebrm.backbone import open_checkpoint
-from ebrm.backbone.checkpoint import attach_adapter
+from ebrm.backbone.adapters import attach_adapter
+from ebrm.backbone.identity import fingerprint
 
 
 def test_lists_tensors_without_loading_and_reads_one(tmp_path):
@@ -42,6 +43,60 @@ def test_reads_shards_through_their_index_and_nothing_else(tmp_path):
         open_checkpoint(str(tmp_path))
 
 
+class TestFilesThatTransformersLoads:
+    """The weights that are fingerprinted and searched for the head are those of the model that runs."""
+
+    def check(self, folder: Path, seed: int) -> None:
+        save_file({}, folder / "other.safetensors")  # a stray file is nobody's
+        backbone = load(folder)
+        assert torch.equal(backbone.head.weight, build_model("llama", seed=seed).score.weight)
+        own, _ = AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True)
+        with torch.no_grad():
+            expected = torch.cat([own(input_ids=torch.tensor([ids])).logits[:, 0] for ids in IDS])
+        close(backbone.read(IDS).reward, expected)
+        assert backbone.identity.weights_fingerprint == fingerprint(
+            (file.name, file) for file in open_checkpoint(str(folder)).weights
+        )
+
+    def test_one_file_beside_an_index(self, tmp_path, caplog):
+        save_rm(tmp_path)
+        build_model("llama").save_pretrained(tmp_path, max_shard_size="20KB")
+        before = load(tmp_path).identity
+        build_model("llama", seed=9).save_pretrained(tmp_path / "one")
+        (tmp_path / "one" / "model.safetensors").rename(tmp_path / "model.safetensors")
+        self.check(tmp_path, seed=9)
+        assert "holds model.safetensors and model.safetensors.index.json. transformers loads the former" in caplog.text
+        assert load(tmp_path).identity.mismatch(before) is not None
+        next(tmp_path.glob("model-*")).unlink()  # which nobody reads
+        self.check(tmp_path, seed=9)
+
+    def test_a_pickle_or_a_variant_beside_them(self, tmp_path):
+        save_rm(tmp_path)
+        torch.save(build_model("llama", seed=9).state_dict(), tmp_path / "pytorch_model.bin")
+        build_model("llama", seed=9).save_pretrained(tmp_path, variant="fp16")
+        assert (tmp_path / "model.fp16.safetensors").is_file()
+        self.check(tmp_path, seed=0)
+
+    def test_the_file_that_the_configuration_names(self, tmp_path):
+        save_rm(tmp_path)
+        build_model("llama", seed=9).save_pretrained(tmp_path / "two")
+        (tmp_path / "two" / "model.safetensors").rename(tmp_path / "chosen.safetensors")
+        edit_config(tmp_path, transformers_weights="chosen.safetensors")
+        self.check(tmp_path, seed=9)
+        edit_config(tmp_path, transformers_weights="gone.safetensors")
+        with refuses("lacks its weight file: config.json names gone.safetensors"):
+            open_checkpoint(str(tmp_path))
+
+    def test_none_of_them(self, tmp_path):
+        save_rm(tmp_path)
+        (tmp_path / "model.safetensors").rename(tmp_path / "model.fp16.safetensors")
+        with refuses(r"What is there has other names \(model.fp16.safetensors\): rename it"):
+            open_checkpoint(str(tmp_path))
+        (tmp_path / "shard-00001-model-00001-of-00002.safetensors").touch()
+        with refuses("saved in the parts of a distributed run"):
+            open_checkpoint(str(tmp_path))
+
+
 def test_a_folder_that_is_no_model(tmp_path):
     with refuses("neither config.json nor adapter_config.json"):
         open_checkpoint(str(tmp_path))
@@ -57,7 +112,7 @@ def test_a_damaged_configuration(tmp_path, content):
 def test_pickles_are_not_opened(tmp_path):
     save_rm(tmp_path)
     (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
-    with refuses(r"only as pickles \(pytorch_model.bin\).*save_pretrained"):
+    with refuses(r"only as pickles \(pytorch_model.bin\).*Convert once, in that folder: python -c .*weights_only=True"):
         open_checkpoint(str(tmp_path))
     (tmp_path / "pytorch_model.bin").unlink()
     with refuses("has no weights in safetensors"):

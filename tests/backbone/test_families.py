@@ -158,7 +158,9 @@ class TestRule:
         head = random_linear(1, 32, 1)
         save_with_head(tmp_path, "v_head", head, kind="classifier")
         base = build_model("llama").base_model
-        assert load(tmp_path).identity.head_module == "score"
+        with refuses(r"more than one reward head: score, and v_head \(2 weights\).*`head=\"score\"`, or another"):
+            load(tmp_path)
+        assert load(tmp_path, head="score").identity.head_module == "score"
         backbone = load(tmp_path, head="v_head")
         assert backbone.identity.head_module == "v_head"
         with torch.no_grad():

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.backbone.shared import close, load, refuses
-from tests.tiny import DECODERS, FAMILIES, MORE_FAMILIES, byte_tokenizer, edit_config, save_rm
+from tests.tiny import DECODERS, FAMILIES, MORE_FAMILIES, build_model, byte_tokenizer, edit_config, save_rm
 from torch import Tensor
 
 from ebrm.backbone import Backbone, BackboneConfig, families, forward, load_backbone
@@ -331,3 +331,40 @@ def test_texts_that_cannot_be_read_leave_the_others_as_they_are(llama):
     assert "longer than the 128 tokens" in str(why)
     with pytest.raises(TextError, match="Text 0: The text is longer .*`truncation=.prompt_left.`"):
         dropping.read_rendered("word " * 200)
+
+
+class TestTokenThatPads:
+    """Any token of the model will do to pad with: what pads is masked."""
+
+    def rewards(self, folder: Path) -> torch.Tensor:
+        backbone = load(folder)
+        texts = [backbone.tokenize("a", "b"), backbone.tokenize("a longer prompt", "b")]
+        together = backbone.read([text.ids for text in texts if text is not None])
+        close(together.reward, torch.cat([backbone.read([text.ids]).reward for text in texts if text is not None]))
+        return together.reward
+
+    @pytest.mark.parametrize("family", ["llama", "gpt_neox", "gpt2"])
+    def test_a_token_that_was_added_without_resizing_the_model(self, tmp_path, family):
+        expected = self.rewards(save_rm(tmp_path / "rm", family))
+        tokenizer = byte_tokenizer()
+        tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+        assert tokenizer.pad_token_id >= build_model(family).get_input_embeddings().weight.shape[0]
+        tokenizer.save_pretrained(tmp_path / "rm")
+        close(self.rewards(tmp_path / "rm"), expected)
+
+    @pytest.mark.parametrize("pad", [5000, -1, None])
+    @pytest.mark.parametrize("own", ["<pad>", None])
+    def test_a_configuration_that_names_none_that_there_is(self, tmp_path, pad, own):
+        expected = self.rewards(save_rm(tmp_path / "rm"))
+        edit_config(tmp_path / "rm", pad_token_id=pad)
+        byte_tokenizer(pad=own).save_pretrained(tmp_path / "rm") if own else None
+        close(self.rewards(tmp_path / "rm"), expected)
+
+    def test_no_token_at_all_that_the_model_knows(self, tmp_path):
+        folder = save_rm(tmp_path / "rm")
+        expected = self.rewards(folder)
+        edit_config(folder, pad_token_id=5000, eos_token_id=5001, bos_token_id=5002)
+        tokenizer = byte_tokenizer()
+        tokenizer.add_special_tokens({"pad_token": "[PAD]", "eos_token": "[END]"})
+        tokenizer.save_pretrained(folder)
+        close(self.rewards(folder), expected)

@@ -2,7 +2,6 @@ from .build import assemble as assemble
 from .build import load_model as load_model
 from .build import model_limit as model_limit
 from .build import quiet as quiet
-from .check import refuse_missing as refuse_missing
 from .check import require_linear as require_linear
 from .checkpoint import open_checkpoint as open_checkpoint
 from .config import BackboneConfig as BackboneConfig
@@ -29,3 +28,4 @@ from .read import Reading as Reading
 from .read import as_list as as_list
 from .read import is_prompt as is_prompt
 from .read import pair_texts as pair_texts
+from .weights import refuse_missing as refuse_missing

@@ -14,8 +14,9 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
-from ebrm.backbone.check import refuse_missing, refuse_unsupported, require_head, require_linear
-from ebrm.backbone.checkpoint import HEAD_FILE, Checkpoint, merge_adapter, open_base
+from ebrm.backbone.adapters import brought, merge_adapter, open_base
+from ebrm.backbone.check import refuse_unsupported, require_head, require_linear
+from ebrm.backbone.checkpoint import Checkpoint
 from ebrm.backbone.config import BackboneConfig
 from ebrm.backbone.families import (
     Loaded,
@@ -23,12 +24,13 @@ from ebrm.backbone.families import (
     ValueHeadModel,
     attach_value_head,
     head_names,
-    plain_name,
+    refuse_unknown_parts,
     stored_head,
 )
 from ebrm.backbone.forward import inner_layers
 from ebrm.backbone.identity import BackboneIdentity, fingerprint
 from ebrm.backbone.read import Backbone
+from ebrm.backbone.weights import Loading, refuse_unfit, stored_twice, use_bias
 from ebrm.data import TextConfig, make_text_rule
 from ebrm.errors import BackboneError, setting
 
@@ -39,10 +41,24 @@ _ALIASES = {"gpt_neox_reward_model": "gpt_neox"}
 
 
 def with_base(checkpoint: Checkpoint, settings: BackboneConfig) -> list[Checkpoint]:
-    """[model], or [adapter, base] for an adapter."""
+    """[model], or [adapter, base] for an adapter.
+
+    Raises:
+        BackboneError: a base model that cannot be opened, or one that was named for a whole model.
+    """
     if checkpoint.adapter is None:
+        refuse_base(checkpoint.name, settings)
         return [checkpoint]
-    return [checkpoint, open_base(checkpoint, settings.trust_remote_code)]
+    return [checkpoint, open_base(checkpoint, settings.trust_remote_code, settings.base)]
+
+
+def refuse_base(name: str, settings: BackboneConfig) -> None:
+    """BackboneError where a base model is named for a reward model that is no adapter."""
+    if settings.base is not None:
+        raise BackboneError(
+            f"A base model is named ({setting('base', settings.base)}), but {name} is no LoRA adapter: it needs none. "
+            "Leave `base` out, or give the adapter's folder as the reward model."
+        )
 
 
 def find_head(sources: Sequence[Checkpoint], settings: BackboneConfig) -> tuple[Checkpoint, StoredHead]:
@@ -66,21 +82,23 @@ def load_model(sources: Sequence[Checkpoint], settings: BackboneConfig, model_cl
     adapter = sources[0] if len(sources) > 1 else None
     owner, stored = find_head(sources, settings)
     with quiet():
-        model, missing = _load_transformers(base, settings, model_class)
+        model, loading = _load_transformers(base, settings, model_class)
         if adapter is not None:
-            model = merge_adapter(model, adapter)
-            # A head saved beside the adapter is not part of it: peft did not load that.
-            brought = [name for name, info in adapter.tensors.items() if info.file.name != HEAD_FILE]
-            missing -= {plain_name(name) for name in brought}
+            model, left = merge_adapter(model, adapter)
+            given = brought(adapter)
+            shapes = {name: shape for name, shape in loading.mismatched.items() if name not in given}
+            loading = Loading(loading.missing - given, loading.unexpected | left, shapes)
     module = dict(model.named_modules()).get(stored.name)
-    if module is not None and stored.name + ".weight" not in missing:
-        refuse_missing(base.name, missing)
-        return Loaded(model, require_linear(base.name, stored.name, module), stored.name)
+    if module is not None and stored.name + ".weight" not in loading.missing:
+        refuse_unfit(sources, owner, stored, loading, settings.head)
+        linear = require_linear(base.name, stored.name, module)
+        use_bias(owner, stored, linear)
+        return Loaded(model, linear, stored.name)
     # transformers' class has no head of that name: keep its base model, put the stored head on it.
     prefix = getattr(model, "base_model_prefix", "")
     inner = getattr(model, prefix, model) if prefix else model
-    whole = inner is model
-    refuse_missing(base.name, {name for name in missing if whole or name.startswith(prefix + ".")})
+    refuse_unknown_parts(owner, stored)
+    refuse_unfit(sources, owner, stored, loading if inner is model else loading.part(prefix + "."), settings.head)
     return attach_value_head(inner, owner, stored)
 
 
@@ -110,7 +128,7 @@ def assemble(
     attention = str(getattr(config, "_attn_implementation", None) or "own")
     identity = BackboneIdentity(
         called, sources[0].revision, weights_fingerprint(sources), type(inner).__name__, loaded.head_module, dtype,
-        attention, layers.indices,
+        attention, layers.indices, base_name(sources, settings),
     )  # fmt: skip
     warn_of_attention(identity, str(getattr(config, "model_type", "")))
     rule = make_text_rule(tokenizer, text, limit)
@@ -123,6 +141,11 @@ def assemble(
 def full_name(sources: Sequence[Checkpoint]) -> str:
     """What [model] or [adapter, base] is called: its Hub name, or its folder's full path."""
     return sources[0].name if sources[0].revision else str(sources[0].folder.resolve())
+
+
+def base_name(sources: Sequence[Checkpoint], settings: BackboneConfig) -> str | None:
+    """What the base model is called if the settings name it, None where the adapter does or there is none."""
+    return None if settings.base is None else full_name(sources[-1:])
 
 
 def weights_fingerprint(sources: Sequence[Checkpoint]) -> str:
@@ -189,14 +212,15 @@ def quiet() -> Iterator[None]:
             log.enable_progress_bar()
 
 
-def _load_transformers(
-    checkpoint: Checkpoint, settings: BackboneConfig, model_class: Any
-) -> tuple[nn.Module, set[str]]:
-    """Load through transformers; also give the names of weights that were not in the checkpoint."""
+def _load_transformers(checkpoint: Checkpoint, settings: BackboneConfig, model_class: Any) -> tuple[nn.Module, Loading]:
+    """Load through transformers; also tell which weights did not fit."""
     trust = settings.trust_remote_code
     config = load_config(checkpoint, trust)
     dtype = settings.dtype if settings.dtype == "auto" else getattr(torch, settings.dtype)
-    options: dict[str, Any] = {"config": config, "dtype": dtype, "output_loading_info": True, "use_safetensors": True}
+    options: dict[str, Any] = {
+        "config": config, "dtype": dtype, "output_loading_info": True, "use_safetensors": True,
+        "ignore_mismatched_sizes": True,  # told, and refused by name
+    }  # fmt: skip
     if settings.attention is not None:
         options["attn_implementation"] = settings.attention
     if model_class is None:
@@ -210,7 +234,9 @@ def _load_transformers(
             f"{' '.join(str(error).split())[:400]}. If the files are complete, use a transformers version that knows "
             "this model, or teach ebrm with ebrm.backbone.register_family."
         ) from error
-    return model, set(info["missing_keys"])
+    loading = Loading.of(info)
+    loading.unexpected |= stored_twice(checkpoint, getattr(model, "base_model_prefix", ""))
+    return model, loading
 
 
 def choose_class(checkpoint: Checkpoint, config: Any, trust: bool) -> Any:
@@ -236,7 +262,7 @@ def load_config(checkpoint: Checkpoint, trust: bool) -> Any:
         values = {key: value for key, value in checkpoint.config.items() if key != "model_type"}
         return AutoConfig.for_model(_ALIASES[kind], **{**values, "num_labels": 1})
     try:
-        return AutoConfig.from_pretrained(str(checkpoint.folder), num_labels=1, trust_remote_code=trust)
+        config = AutoConfig.from_pretrained(str(checkpoint.folder), num_labels=1, trust_remote_code=trust)
     except (ValueError, TypeError, KeyError, OSError, ImportError, AttributeError, StrictDataclassError) as error:
         advice = (
             "Use a transformers version that knows it, or teach ebrm with ebrm.backbone.register_family; "
@@ -249,6 +275,14 @@ def load_config(checkpoint: Checkpoint, trust: bool) -> Any:
             f"transformers {transformers.__version__} cannot read the configuration of {checkpoint.name} (model_type "
             f"{kind!r}): {reason.rstrip('.')}. {advice}"
         ) from error
+    text = config.get_text_config()
+    size = getattr(text, "vocab_size", None)
+    for part in (config, text):
+        # A model cannot be built with a padding token that it has no embedding of; which one pads is chosen later.
+        pad = getattr(part, "pad_token_id", None)
+        if isinstance(pad, int) and isinstance(size, int) and not 0 <= pad < size:
+            part.pad_token_id = None
+    return config
 
 
 def load_tokenizer(sources: Sequence[Checkpoint], trust: bool) -> Any:

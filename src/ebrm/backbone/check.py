@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ebrm.backbone.checkpoint import Checkpoint
+from ebrm.backbone.checkpoint import Checkpoint, TensorInfo, conversion, pickles
 from ebrm.backbone.families import SEVERAL_OBJECTIVES, StoredHead, last_position, plain_name
-from ebrm.errors import BackboneError
+from ebrm.errors import BackboneError, setting
 
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 # How far head(embedding) in float32 may be from the model's own reward, in units of |reward| + ‖weight ∘ embedding‖₂:
@@ -62,6 +62,17 @@ def require_head(checkpoint: Checkpoint, head: StoredHead | None, looked_for: It
 
 
 def _no_head(checkpoint: Checkpoint, looked_for: tuple[str, ...]) -> str:
+    if found := [name for name, info in checkpoint.tensors.items() if _may_be_head(name, info)]:
+        listed = ", ".join(f"{name} {list(checkpoint.tensors[name].shape)}" for name in found[:3])
+        return (
+            f"{checkpoint.name} has no reward head where it is looked for ({', '.join(looked_for)}), but {listed}. If "
+            f"that is it, name it: {setting('head', plain_name(found[0]).removesuffix('.weight'))}."
+        )
+    if (own := [name for name in pickles(checkpoint.folder) if "head" in name]) and checkpoint.tensors:
+        return (
+            f"{checkpoint.name} has no reward head in its weights, but {own[0]}, a pickle, which can run code when "
+            f"opened; ebrm reads safetensors. Convert once, in that folder: {conversion(own, False)}"
+        )
     classes = [str(name) for name in checkpoint.config.get("architectures") or []]
     if any(name.startswith("lm_head.") for name in checkpoint.tensors) or any("CausalLM" in name for name in classes):
         kind = classes[0] if classes else "with lm_head"
@@ -84,15 +95,9 @@ def _no_head(checkpoint: Checkpoint, looked_for: tuple[str, ...]) -> str:
     )
 
 
-def refuse_missing(name: str, missing: Iterable[str]) -> None:
-    """Refuse (BackboneError) a model some of whose weights were not in the checkpoint: they hold random numbers now."""
-    lost = sorted(missing)
-    if lost:
-        more = f" and {len(lost) - 5} more" if len(lost) > 5 else ""
-        raise BackboneError(
-            f"The checkpoint {name} lacks weights that the model needs: {', '.join(lost[:5])}{more}. They would hold "
-            "random numbers. Save the model again with all its weights (for an adapter: list them in modules_to_save)."
-        )
+def _may_be_head(name: str, info: TensorInfo) -> bool:
+    """Whether a tensor has the shape of a linear map to one number, and is no part of an adapter or a layer."""
+    return len(info.shape) == 2 and info.shape[0] == 1 and name.endswith(".weight") and ".layers." not in name
 
 
 def require_linear(name: str, path: str, module: nn.Module | None) -> nn.Linear:
@@ -139,9 +144,9 @@ def check_reading(
     scale = reported.abs() + terms.norm(dim=-1)
     tolerance = _TOLERANCE.get(head.weight.dtype, 4e-2) * scale + 1e-6
     off = (ours - reported).abs()
-    if bool((off <= tolerance).all()):
+    if bool(((off <= tolerance) & reported.isfinite()).all()):
         return
-    worst = int((off - tolerance).argmax())
+    worst = int((off - tolerance).nan_to_num(torch.inf).argmax())
     raise BackboneError(
         f"{name}: the head applied to the embedding gives {ours[worst]:.6g}, but the model reports "
         f"{reported[worst]:.6g} (text {worst + 1} of the first batch; up to {tolerance[worst]:.2g} is rounding). "
@@ -155,6 +160,8 @@ def _diagnosis(
     tolerance: Tensor,
 ) -> str:  # fmt: skip
     """An explanation of the difference: another position, a lost bias, or something done after the head."""
+    if not bool(reported.isfinite().all()):
+        return "The embedding is finite, so something after the head is not: it overflows there, or divides by zero."
     if captured.ndim == 3:
         everywhere = captured.float() @ weight + bias  # [n, L]
         fits = (everywhere - reported[:, None]).abs() <= tolerance[:, None]

@@ -1,25 +1,38 @@
-"""Checkpoints: find a model's files (folder or Hub), read its tensors by name; LoRA adapters with their base."""
+"""Checkpoints: find a model's files (folder or Hub), read its tensors by name."""
 
 from __future__ import annotations
 
+import fnmatch
 import json
+import logging
+import re
 import struct
-import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
-from torch import Tensor, nn
+from torch import Tensor
 
 from ebrm.errors import BackboneError
 from ebrm.utils.files import read_json
 
+logger = logging.getLogger(__name__)
+
 # Only JSON, text and safetensors leave the Hub: pickles are never fetched, let alone opened.
 _PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
-_SINGLE = ("model.safetensors", "adapter_model.safetensors")
+_SINGLE, _INDEX, _ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"
+# Parts as torch.distributed writes them; transformers takes these before all others.
+_PARTS = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
+_PICKLES = ("*.bin", "*.pt", "*.pth")
 # A reward head that some trainers save beside the model (LLaMA-Factory).
 HEAD_FILE = "value_head.safetensors"
+# Converts pickled tensors, all of them under their own names, without running what else is in the files.
+_CONVERT = (
+    "python -c 'import glob, torch; from safetensors.torch import save_file; save_file({{k: v.contiguous().clone() "
+    'for f in glob.glob("{pickles}") for k, v in torch.load(f, weights_only=True).items()}}, "{out}", '
+    '{{"format": "pt"}})\''
+)
 
 
 @dataclass(frozen=True)
@@ -75,67 +88,11 @@ def open_checkpoint(name: str, revision: str | None = None, with_code: bool = Fa
             f"{name} holds neither config.json nor adapter_config.json, so it is not a saved model. Give the folder "
             "that `save_pretrained` wrote, or the Hub name of a reward model."
         )
-    weights = _weight_files(name, folder)
+    weights = _weight_files(name, folder, config or {}, adapter is not None)
     tensors: dict[str, TensorInfo] = {}
     for path in weights:
         tensors.update(_header(path))
     return Checkpoint(name, folder, commit, config or {}, adapter, weights, tensors)
-
-
-def open_base(adapter: Checkpoint, with_code: bool = False) -> Checkpoint:
-    """Find the base model that an adapter's configuration names."""
-    config = adapter.adapter or {}
-    name = config.get("base_model_name_or_path")
-    if not name:
-        raise BackboneError(
-            f"The adapter {adapter.name} does not name its base model (base_model_name_or_path in "
-            "adapter_config.json). Write the base model's name or folder there."
-        )
-    # A relative folder is first looked for beside the adapter, so that both can be moved together.
-    beside = adapter.folder / str(name)
-    try:
-        return open_checkpoint(str(beside) if beside.is_dir() else str(name), config.get("revision"), with_code)
-    except BackboneError as error:
-        raise BackboneError(f"{adapter.name} is an adapter on {name}, which could not be opened. {error}") from error
-
-
-def merge_adapter(model: nn.Module, adapter: Checkpoint) -> nn.Module:
-    """Add an adapter's trained parts to a loaded base model and merge them into its weights."""
-    dtype = next(model.parameters()).dtype
-    try:
-        attached: Any = attach_adapter(model, adapter.folder)
-        merged: nn.Module = attached.merge_and_unload(safe_merge=True)
-    except (ValueError, RuntimeError, KeyError, AttributeError, TypeError, UserWarning) as error:
-        base = (adapter.adapter or {}).get("base_model_name_or_path")
-        raise BackboneError(
-            f"The adapter {adapter.name} does not fit its base model {base} ({type(model).__name__}): "
-            f"{' '.join(str(error).split())[:300]}. Use the base model it was trained on, or merge it yourself and "
-            "give the merged folder."
-        ) from error
-    return merged.to(dtype)
-
-
-def attach_adapter(model: nn.Module, folder: Path) -> nn.Module:
-    """Put an adapter on a model without merging it (peft's own view of base + adapter)."""
-    try:
-        from peft import PeftConfig, PeftModel
-    except ImportError as error:
-        raise BackboneError(
-            f"{folder} is a LoRA adapter, and reading it needs peft, which is not installed: pip install peft"
-        ) from error
-    config = PeftConfig.from_pretrained(str(folder))
-    config.inference_mode = True
-    if config.task_type != "SEQ_CLS":
-        # peft's wrapper for other tasks expects methods that a sequence classifier lacks; the weights are the same.
-        config.task_type = None
-    with warnings.catch_warnings():
-        # What peft and transformers have to tell each other about names that will change is not the user's concern,
-        # nor that the base model is not where the adapter was trained: it has been found.
-        warnings.simplefilter("ignore", FutureWarning)
-        warnings.filterwarnings("ignore", message="Could not find a config file")
-        # A tensor that the adapter should bring and does not would stay random: peft only warns.
-        warnings.filterwarnings("error", message=".*missing adapter keys.*")
-        return PeftModel.from_pretrained(model, str(folder), config=config, torch_device="cpu")
 
 
 def _fetch(name: str, revision: str | None, with_code: bool) -> tuple[Path, str | None]:
@@ -188,33 +145,81 @@ def _json(path: Path) -> dict[str, Any] | None:
     return value
 
 
-def _weight_files(name: str, folder: Path) -> tuple[Path, ...]:
-    index = _json(folder / "model.safetensors.index.json")
-    if index is not None:
-        files = [folder / file for file in sorted(set(index.get("weight_map", {}).values()))]
-    else:
-        files = [folder / file for file in _SINGLE if (folder / file).is_file()]
+def pickles(folder: Path) -> list[str]:
+    """Names of the pickle files in a folder."""
+    return sorted(file.name for pattern in _PICKLES for file in folder.glob(pattern))
+
+
+def _weight_files(name: str, folder: Path, config: dict[str, Any], is_adapter: bool) -> tuple[Path, ...]:
+    """The files that peft loads of an adapter and transformers of a model, in its order, and a head beside them."""
+    files = _adapter_files(name, folder) if is_adapter else _model_files(name, folder, config)
     if (folder / HEAD_FILE).is_file():
         files.append(folder / HEAD_FILE)
+    if files:
+        return tuple(files)
+    found = pickles(folder)
+    if found:
+        raise BackboneError(
+            f"{name} has its weights only as pickles ({', '.join(found[:3])}), which can run code when opened; ebrm "
+            f"reads safetensors. Convert once, in that folder: {conversion(found, is_adapter)}"
+        )
+    others = sorted(file.name for file in folder.glob("*.safetensors"))
+    seen = f" What is there has other names ({', '.join(others[:3])}): rename it, or save the model again." * bool(
+        others
+    )
+    wanted = _ADAPTER if is_adapter else f"{_SINGLE}, or {_INDEX} with its shards"
+    raise BackboneError(
+        f"{name} has no weights in safetensors ({wanted}).{seen} Give the folder that `save_pretrained` wrote. A Hub "
+        "repository whose weights are only .bin files has to be downloaded and converted first."
+    )
+
+
+def _adapter_files(name: str, folder: Path) -> list[Path]:
+    whole = [file for file in (_SINGLE, _INDEX) if (folder / file).is_file()]
+    if whole:
+        raise BackboneError(
+            f"{name} holds an adapter (adapter_config.json) and a whole model ({whole[0]}), and it cannot be told "
+            "whether the adapter is merged into it. Move one of the two to another folder, and give the one you mean."
+        )
+    return [folder / _ADAPTER] if (folder / _ADAPTER).is_file() else []
+
+
+def _model_files(name: str, folder: Path, config: dict[str, Any]) -> list[Path]:
+    if any(_PARTS.fullmatch(file.name) for file in folder.iterdir()):
+        raise BackboneError(
+            f"{name} is saved in the parts of a distributed run (shard-….safetensors). Load it with transformers and "
+            "`save_pretrained(…)` it to a new folder."
+        )
+    stated = config.get("transformers_weights")
+    chosen = next((file for file in (stated, _SINGLE, _INDEX) if file and (folder / str(file)).is_file()), None)
+    if chosen == _SINGLE and (folder / _INDEX).is_file():
+        logger.warning(
+            "%s holds %s and %s. transformers loads the former alone, and so is it read here; other programs (vLLM) "
+            "load the shards. Delete the one that is not meant.", name, _SINGLE, _INDEX,
+        )  # fmt: skip
+    if stated and chosen != stated:
+        raise BackboneError(f"{name} lacks its weight file: config.json names {stated} (transformers_weights).")
+    if chosen is None or not chosen.endswith(".json"):
+        return [] if chosen is None else [folder / chosen]
+    index = _json(folder / chosen) or {}
+    files = [folder / file for file in sorted(set(index.get("weight_map", {}).values()))]
     absent = [file.name for file in files if not file.is_file()]
     if absent:
         raise BackboneError(
             f"{name} lacks weight files that its index lists: {', '.join(absent)}. The copy is incomplete; fetch it "
             "again."
         )
-    if files:
-        return tuple(files)
-    pickles = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in folder.glob(pattern))
-    if pickles:
-        raise BackboneError(
-            f"{name} has its weights only as pickles ({', '.join(pickles[:3])}), which can run code when opened; ebrm "
-            "reads safetensors. Convert once, from a source you trust: load it with transformers' "
-            "`AutoModelForSequenceClassification.from_pretrained(…)` and `save_pretrained(…)` it to a new folder."
-        )
-    raise BackboneError(
-        f"{name} has no weights in safetensors (model.safetensors, or model.safetensors.index.json with its shards). "
-        "Give the folder that `save_pretrained` wrote. A Hub repository whose weights are only .bin files has to be "
-        "converted first: load it with transformers and `save_pretrained(…)` it to a folder."
+    return files
+
+
+def conversion(found: list[str], is_adapter: bool) -> str:
+    """How to convert pickles: commands, where their names tell what they are."""
+    whole = ("adapter_model*.bin", _ADAPTER) if is_adapter else ("pytorch_model*.bin", _SINGLE)
+    known = [(old, new) for old, new in (whole, ("value_head.bin", HEAD_FILE)) if fnmatch.filter(found, old)]
+    if known:
+        return " and ".join(_CONVERT.format(pickles=old, out=new) for old, new in known)
+    return (
+        "load it with the program that wrote it, from a source you trust, and `save_pretrained(…)` it to a new folder."
     )
 
 

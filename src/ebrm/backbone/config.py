@@ -22,6 +22,8 @@ class BackboneConfig:
         backbone: The reward model: a Hub name (owner/name), a folder, or `demo` for the small one that comes with the
             package (extra `demo`).
         revision: Hub revision: branch, tag or commit. Unset: the default branch. Ignored for folders.
+        base: The base model of a LoRA adapter, a Hub name or folder. Unset: the one that the adapter's own
+            configuration names, which may have moved.
         head: Where the reward head is, as a dotted path (`score`, `v_head.summary`). Unset: found by name.
         dtype: Precision of the reward model: `auto` keeps the checkpoint's. The head is always float32.
         device: Where it runs: `auto` takes a GPU if there is one; else a torch device (cpu, cuda:1).
@@ -43,6 +45,7 @@ class BackboneConfig:
 
     backbone: str
     revision: str | None = None
+    base: str | None = None
     head: str | None = None
     dtype: Dtype = "auto"
     device: str = "auto"

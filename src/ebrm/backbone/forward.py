@@ -137,9 +137,7 @@ class Forward:
         captured, means, output = self._capture(ids, mask)
         parts = [pooled(captured, mask), *means]
         if check:
-            reported = reported_reward(output, mask).to(captured.device)
-            check_reading(self.name, self.head, captured, mask.to(captured.device), parts[0], reported)
-            self._check_padding(rows, ids, mask, parts)
+            self._check(rows, ids, mask, captured, parts, reported_reward(output, mask))
         return torch.cat([part.float().cpu() for part in parts], dim=1)
 
     def _capture(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, list[Tensor], Any]:
@@ -158,17 +156,41 @@ class Forward:
             )
         return seen[0], means, output
 
-    def _check_padding(self, rows: Sequence[Sequence[int]], ids: Tensor, mask: Tensor, parts: list[Tensor]) -> None:
-        """Read the shortest text of the batch without padding, and compare it part by part."""
-        shortest = min(range(len(rows)), key=lambda row: len(rows[row]))
-        length = len(rows[shortest])
+    def _check(
+        self, rows: Sequence[Sequence[int]], ids: Tensor, mask: Tensor, captured: Tensor, parts: list[Tensor],
+        reported: Tensor,
+    ) -> None:  # fmt: skip
+        """Check the rows that are finite; the others have no reward, and whoever reads them says so."""
+        finite = torch.stack([part.isfinite().all(dim=1).cpu() for part in parts]).all(dim=0)
+        lengths = mask.sum(dim=1).tolist()
+        # A row that is finite only without padding has read the padding.
+        padded = [row for row in range(len(rows)) if not finite[row] and lengths[row] < ids.shape[1]]
+        self._check_padding(padded, ids, mask, parts)
+        self._check_padding(finite.nonzero().flatten().tolist(), ids, mask, parts)
+        reported = reported.to(captured.device)
+        # The model's own head may overflow in float16 where the embedding does not; here it is applied in float32.
+        over = reported.isinf() if self.head.weight.dtype == torch.float16 else torch.zeros_like(reported).bool()
+        some = finite.to(captured.device) & ~over
+        if bool(some.any()):
+            check_reading(
+                self.name, self.head, captured[some], mask.to(captured.device)[some], parts[0][some], reported[some]
+            )
+
+    def _check_padding(self, some: Sequence[int], ids: Tensor, mask: Tensor, parts: list[Tensor]) -> None:
+        """Read the shortest text of some of the batch without padding, and compare it part by part."""
+        if not some:
+            return
+        lengths = mask.sum(dim=1).tolist()
+        shortest = min(some, key=lambda row: lengths[row])
+        length = lengths[shortest]
         if length < ids.shape[1]:
             text = slice(shortest, shortest + 1), slice(length)
             captured, means, _ = self._capture(ids[text], mask[text])
             alone = [pooled(captured, mask[text]), *means]
             called = ["embedding", *(f"mean of the hidden states after block {index}" for index in self.layers.indices)]
             for padded, single, part in zip(parts, alone, called, strict=True):
-                check_padding(self.name, padded[shortest], single[0], self.head.weight.dtype, part)
+                if bool(single.isfinite().all()):
+                    check_padding(self.name, padded[shortest], single[0], self.head.weight.dtype, part)
 
     def _pad_rows(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Token ids and mask [n, L], padded on the right."""

@@ -27,6 +27,7 @@ class BackboneIdentity:
         dtype: precision it ran in ("bfloat16", …).
         attention: attention implementation ("sdpa", …); "server" where it ran in a vLLM or SGLang server.
         layers: the blocks, counted from 1, whose hidden states were averaged into the embedding; () for none.
+        base: an adapter's base model, if it was named otherwise than the adapter does; not compared, but found by.
     """
 
     name: str
@@ -37,16 +38,17 @@ class BackboneIdentity:
     dtype: str
     attention: str
     layers: tuple[int, ...] = ()
+    base: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The identity as JSON values; `layers` is a list, left out where it is empty, as before there were any."""
+        """The identity as JSON values; `layers` (a list) and `base` are left out where there are none."""
         values = asdict(self) | {"layers": list(self.layers)}
-        return {name: value for name, value in values.items() if name != "layers" or value}
+        return {name: value for name, value in values.items() if name not in ("layers", "base") or value}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> BackboneIdentity:
-        """The identity of a `to_dict()`; BackboneError where a field other than `layers` is missing."""
-        values = {"layers": (), **values}
+        """The identity of a `to_dict()`; BackboneError where a field other than `layers` and `base` is missing."""
+        values = {"layers": (), "base": None, **values}
         missing = [f.name for f in fields(cls) if f.name not in values]
         if missing:
             raise BackboneError(

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from ebrm.backbone.build import assemble, choose_device, load_model, quiet, with_base
+from ebrm.backbone.build import assemble, choose_device, load_model, quiet, refuse_base, with_base
 from ebrm.backbone.checkpoint import open_checkpoint
 from ebrm.backbone.config import BackboneConfig
 from ebrm.backbone.demo import load_demo
@@ -46,10 +46,12 @@ def _load(config: BackboneConfig, text: TextConfig, blocks: Sequence[int] | None
         return load_server(config, text, blocks)
     choose_device(config.device)  # a device that is not there is said before minutes of loading, not after
     if config.backbone == "demo":
+        refuse_base("demo", config)
         return load_demo(config, text, blocks)
     checkpoint = open_checkpoint(config.backbone, config.revision, config.trust_remote_code)
     load = find_family(checkpoint.config)
     if load is not None:
+        refuse_base(checkpoint.name, config)
         with quiet():
             return assemble(load(checkpoint, config), [checkpoint], config, text, blocks=blocks)
     sources = with_base(checkpoint, config)
@@ -69,7 +71,9 @@ def reload_backbone(
         ModelError: another reward model or text rule was found. BackboneError, ServerError: as `load_backbone`.
     """
     stated, rule, changes = BackboneIdentity.from_dict(identity), TextRule.from_identity(dict(text_rule)), config or {}
-    saved = {"backbone": stated.name, "revision": stated.revision, "dtype": stated.dtype}
+    saved = {"backbone": stated.name, "revision": stated.revision, "dtype": stated.dtype, "base": stated.base}
+    if not stated.head_module.rpartition(".")[2].isdigit():  # of several maps, which have to be found together
+        saved["head"] = stated.head_module
     backbone = load_backbone(
         BackboneConfig(**{**saved, **changes}),
         TextConfig(**{field.name: getattr(rule, field.name) for field in fields(TextConfig)}),

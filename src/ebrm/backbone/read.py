@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 #: Most tokens in a batch on a CPU: what its caches hold; 16,384 take about twice as long (docs/performance.md).
 _CPU_BATCH_TOKENS = 1024
 
-_BFLOAT16 = setting("dtype", "bfloat16")
+_BFLOAT16, _FLOAT32 = setting("dtype", "bfloat16"), setting("dtype", "float32")
 
 #: A prompt: a string (one user turn), or messages that end in a user's turn.
 Prompt = str | Sequence[Message]
@@ -166,19 +166,22 @@ class Backbone:
         embedding[rows], reward[rows] = found, self.head(found)
         for row in rows:
             if not (reward[row].isfinite() and embedding[row].isfinite().all()):
-                what = "gives this text an embedding or reward that is not a finite number."
-                errors[row] = f"{self.identity.name} {what} {self._overflow()}"
+                errors[row] = self.not_finite()
                 if on_error == "raise":
                     raise TextError(f"Text {row}: {errors[row]}")
         bad = [row for row, error in enumerate(errors) if error is not None]
         embedding[bad], reward[bad] = torch.nan, torch.nan
         return Reading(embedding, reward), tuple(errors)
 
-    def read(self, token_ids: Sequence[Sequence[int]]) -> Reading:
+    def read(self, token_ids: Sequence[Sequence[int]], on_error: OnError = "raise") -> Reading:
         """Embeddings and rewards of n token sequences, in the order given; n may be 0.
 
         Batches of `token_budget` tokens, halved when memory runs out. On the first, the head on the embedding must give
         the reward the model reports, and padding must move no part of the embedding.
+
+        Args:
+            token_ids: the sequences.
+            on_error: of rows that are not finite numbers: "raise", or "nan" in all their numbers.
 
         Raises:
             BackboneError: a bad sequence, numbers that are not finite, memory too small for one text (by row),
@@ -191,6 +194,9 @@ class Backbone:
         reward = self.head(embedding)
         bad = ~(embedding.isfinite().all(dim=1) & reward.isfinite())
         if bool(bad.any()):
+            if on_error == "nan":
+                embedding[bad], reward[bad] = torch.nan, torch.nan
+                return Reading(embedding, reward)
             row = int(bad.nonzero()[0])
             raise BackboneError(
                 f"{self.identity.name} gives {int(bad.sum())} of {len(token_ids)} texts an embedding or reward that is "
@@ -201,8 +207,15 @@ class Backbone:
     def _unreadable(self, ids: Sequence[int]) -> str | None:
         return unreadable(self.identity.name, ids, self.limit, self._vocabulary)
 
+    def not_finite(self) -> str:
+        """Why a text has no reward where the model's numbers for it are NaN or infinite."""
+        what = "gives this text an embedding or reward that is not a finite number."
+        return f"{self.identity.name} {what} {self._overflow()}"
+
     def _overflow(self) -> str:
-        return f'In float16 this is overflow: use {_BFLOAT16} or `dtype="float32"`; else the weights are damaged.'
+        if self.identity.dtype == "float16":
+            return f"In float16 this is overflow, as a rule (above 65,504): use {_BFLOAT16} or {_FLOAT32}."
+        return f"In {self.identity.dtype} this is hardly overflow: the model's weights hold NaN or infinite numbers."
 
     def _embed(self, token_ids: Sequence[Sequence[int]]) -> Tensor:
         """Embeddings [n, d + k·h] of sequences that the model can take."""
@@ -239,7 +252,8 @@ class Backbone:
         """Embeddings of one batch, float32 on the CPU; None when memory ran out."""
         try:
             found = self.forward.embed(rows, check=not self._checked)
-            self._checked = True
+            # Rows that are not finite could not be checked.
+            self._checked = self._checked or bool(found.isfinite().all(dim=1).any())
             return found
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if not _out_of_memory(error):
@@ -292,6 +306,9 @@ def _out_of_memory(error: BaseException) -> bool:
 
 
 def _pad_id(tokenizer: Any, model: nn.Module) -> int:
+    """The token to pad with: any that the model knows will do, since what pads is masked."""
     own = (getattr(config, "pad_token_id", None) for config in configs(model))
     choices = [tokenizer.pad_token_id, *own, tokenizer.eos_token_id]
-    return next((int(token) for token in choices if isinstance(token, int) and token >= 0), 0)
+    # A tokenizer may have been given a padding token without the model having been resized.
+    size = vocabulary_size(model) or float("inf")
+    return next((int(token) for token in choices if isinstance(token, int) and 0 <= token < size), 0)

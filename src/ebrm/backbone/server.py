@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ebrm.backbone.build import (
+    base_name,
     choose_class,
     find_head,
     full_name,
@@ -105,7 +106,7 @@ def load_server(settings: BackboneConfig, text: TextConfig, blocks: Sequence[int
         inner = getattr(skeleton, getattr(skeleton, "base_model_prefix", "") or "-", skeleton)
     identity = BackboneIdentity(
         full_name(sources), checkpoint.revision, weights_fingerprint(sources), type(inner).__name__, stored.name,
-        _dtype(sources[-1], config, settings), SERVER,
+        _dtype(sources[-1], config, settings), SERVER, base=base_name(sources, settings),
     )  # fmt: skip
     tokenizer = load_tokenizer(sources, settings.trust_remote_code)
     limit = model_limit(skeleton)

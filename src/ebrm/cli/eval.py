@@ -79,7 +79,7 @@ def evaluate(
 
 # An energy model brings its own reward model, which is not named here.
 _READING = (
-    "revision", "head", "device", "dtype", "attention", "trust_remote_code", "layers", "token_budget", "server",
+    "revision", "base", "head", "device", "dtype", "attention", "trust_remote_code", "layers", "token_budget", "server",
 )  # fmt: skip
 command = Command(
     "eval",

@@ -50,5 +50,5 @@ def export(console: Console, chosen: Chosen, model: Model) -> None:
 
 
 # Where to find the reward model, and in which precision its weights are written.
-_PLACE = ("backbone", "revision", "device", "dtype", "trust_remote_code")
+_PLACE = ("backbone", "revision", "base", "device", "dtype", "trust_remote_code")
 command = Command("export", export, {"job": Part(ExportJob), "reward_model": Part(BackboneConfig, _PLACE, saved=True)})

@@ -93,7 +93,17 @@ def fitted_words(found: dict[str, Any]) -> str:
 
 
 # What a stored model leaves open: where and how fast its reward model runs, and where to find it.
-_RUNNING = ("backbone", "revision", "device", "dtype", "attention", "trust_remote_code", "token_budget", "server")
+_RUNNING = (
+    "backbone",
+    "revision",
+    "base",
+    "device",
+    "dtype",
+    "attention",
+    "trust_remote_code",
+    "token_budget",
+    "server",
+)
 command = Command(
     "score",
     score,

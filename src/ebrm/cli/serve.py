@@ -44,7 +44,7 @@ def serve(console: Console, chosen: Chosen, model: Model) -> None:
     serve(loaded, settings, model, backbone, listening, lambda: console.note(f"ready: {model}"))
 
 
-_RUNNING = ("backbone", "revision", "device", "dtype", "attention", "trust_remote_code", "token_budget")
+_RUNNING = ("backbone", "revision", "base", "device", "dtype", "attention", "trust_remote_code", "token_budget")
 command = Command(
     "serve",
     serve,

@@ -175,7 +175,15 @@ class EBRMForSequenceClassification(PreTrainedModel):
         if not rows:
             return torch.empty(0, self._head().in_features + self._layers.size)
         embedding = forward.embed(rows, check=not self._checked)
-        self._checked = True
+        finite = embedding.isfinite().all(dim=1)
+        self._checked = self._checked or bool(finite.any())
+        if not bool(finite.all()):
+            row = int((~finite).nonzero()[0])
+            advice = "Load it with dtype=torch.bfloat16 or float32." if self.dtype == torch.float16 else ""
+            raise BackboneError(
+                f"{name} gives {int((~finite).sum())} of {len(rows)} texts an embedding that is not a finite number, "
+                f"first row {row} ({len(rows[row])} tokens, {self.dtype}). {advice}".rstrip()
+            )
         return embedding
 
     def _rows(self, input_ids: Tensor | None, attention_mask: Tensor | None) -> list[list[int]]:
@@ -340,7 +348,8 @@ def describe_base(model: nn.Module, head: str) -> dict[str, Any] | None:
     """How to build a base RM from nothing but its weights: JSON values, or None where transformers and ebrm cannot.
 
     `config` is transformers' configuration; `head` the place of the last linear map; `maps`, for a value head that
-    transformers has no class for (:class:`ValueHeadModel`), the [inputs, outputs, has bias] of its linear maps.
+    transformers has no class for (:class:`ValueHeadModel`), the [inputs, outputs, has bias] of its linear maps; `bias`
+    is there, and true, where the head has one that transformers' class does not.
     """
     config = getattr(model, "config", None)
     if config is None or not getattr(config, "model_type", ""):
@@ -351,8 +360,9 @@ def describe_base(model: nn.Module, head: str) -> dict[str, Any] | None:
         parts = [model.head] if isinstance(model.head, nn.Linear) else list(model.head)
         linears = [part for part in parts if isinstance(part, nn.Linear)]
         maps = [[part.in_features, part.out_features, part.bias is not None] for part in linears]
-    description = {"config": values, "head": head, "maps": maps}
-    return description if _same(model, description) else None
+    description: dict[str, Any] = {"config": values, "head": head, "maps": maps}
+    candidates = [description, description | {"bias": True}] if maps is None else [description]
+    return next((candidate for candidate in candidates if _same(model, candidate)), None)
 
 
 def build_base(description: dict[str, Any], attention: str | None = None) -> nn.Module:
@@ -362,7 +372,11 @@ def build_base(description: dict[str, Any], attention: str | None = None) -> nn.
     config.dtype = torch.get_default_dtype()  # whoever loads the weights has set it
     more = {} if attention is None else {"attn_implementation": attention}
     if description["maps"] is None:
-        return AutoModelForSequenceClassification.from_config(config, **more)
+        built = AutoModelForSequenceClassification.from_config(config, **more)
+        if description.get("bias"):
+            linear = built.get_submodule(description["head"])
+            linear.bias = nn.Parameter(linear.weight.new_zeros(linear.out_features))
+        return built
     base = AutoModel.from_config(config, **more)
     parts: list[nn.Module] = []
     for inputs, outputs, bias in description["maps"]:
