@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.terminal import ebrm as in_process
+from tests.terminal import refused
 
 import ebrm
 from ebrm.backbone.demo import ENCODER_PACKAGE
 from ebrm.cli.main import main
+from ebrm.demo import run as demo
 from ebrm.demo.run import as_preferred, score_live
 from ebrm.features import open_features
 from ebrm.model import EnergyRewardModel
@@ -46,6 +49,28 @@ def test_it_gains_on_the_pairs_and_keeps_chat(metrics: dict[str, Any]) -> None:
     kept = metrics["anchors"]
     assert kept["base_accuracy"]["low"] > 0.5 and kept["accuracy_difference"]["value"] > -0.02
     assert kept["mean_abs"]["value"] < 0.5 and metrics["pairs_seen"] == "no"
+
+
+def test_an_earlier_demonstration_is_replaced_and_nothing_else(
+    ran: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def reached(*_: Any) -> None:
+        raise RuntimeError("the demonstration begins")
+
+    monkeypatch.setattr(demo, "open_features", reached)
+    for name in ("report.html", "metrics.json", "model"):
+        mine = tmp_path / name
+        (mine / "model" if name == "model" else mine).mkdir(parents=True)
+        if name != "model":
+            (mine / name).write_text("mine")
+        refused(in_process("demo", "--out", mine), "--out", name, "Choose another name")
+        if name != "model":
+            with pytest.raises(RuntimeError, match="begins"):
+                demo.run(mine, overwrite=True)
+    (tmp_path / "empty").mkdir()
+    for fine in (ran[0], tmp_path / "new", tmp_path / "empty"):
+        with pytest.raises(RuntimeError, match="begins"):
+            demo.run(fine)
 
 
 def test_it_writes_what_it_promises(ran: tuple[Path, str], metrics: dict[str, Any]) -> None:

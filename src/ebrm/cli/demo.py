@@ -15,10 +15,12 @@ class DemoJob:
     """Where the demonstration goes.
 
     Attributes:
-        out: folder for the model, the report and the numbers.
+        out: folder for the model, the report and the numbers; those of an earlier demonstration are replaced.
+        overwrite: replace files of these names that something else wrote.
     """
 
     out: str = "demo-out"
+    overwrite: bool = False
 
 
 def demo(console: Console, chosen: Chosen) -> None:
@@ -26,11 +28,12 @@ def demo(console: Console, chosen: Chosen) -> None:
 
     Needs the extra `demo` for the small reward model that scores the live examples.
     """
-    out = out_folder(chosen.of(DemoJob).out)
+    job = chosen.of(DemoJob)
+    out = out_folder(job.out)
     from ebrm.demo.run import as_preferred, run
     from ebrm.report import points_estimate
 
-    made = run(out)
+    made = run(out, job.overwrite)
     console.print(
         "A reward model trained on chat, adapted to requests that sound unsafe: answer the safe ones, refuse the rest.",
         "",

@@ -21,6 +21,7 @@ from ebrm.cli.console import Console, logging_to_stderr, write
 from ebrm.cli.help import Page
 from ebrm.cli.parser import SWITCHES, Chosen, parse
 from ebrm.errors import EBRMError
+from ebrm.utils.threads import choose_threads
 
 _INTERRUPTED = 130
 
@@ -63,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             app = App("ebrm", help=_ABOUT, version=f"ebrm {__version__}", help_format="plaintext",
                       help_formatter=Page(), print_error=False, exit_on_error=False, verbose=False)  # fmt: skip
             chosen, run = parse(app, COMMANDS, [word for word in words if word not in _SWITCHES])
+            if chosen is not None and chosen.command != info.command.name:  # which computes nothing
+                console.note(choose_threads())
             run(console)
             sys.stdout.flush()
             return 0

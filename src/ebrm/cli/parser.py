@@ -126,6 +126,7 @@ class Chosen:
     values: Mapping[tuple[type, str], Any]
     file: str = ""
     written: frozenset[str] = frozenset()
+    command: str = ""
 
     @overload
     def of(self, config: type[T], **more: Any) -> T: ...
@@ -270,7 +271,7 @@ def parse(app: App, commands: Sequence[Command], argv: Sequence[str]) -> tuple[C
             given[kind, option.field] = read(whole, option.hint, option.flag)
         keys.discard(option.key)
     arguments = [value for key, value in bound.arguments.items() if key not in {"config", *SWITCHES}]
-    chosen = Chosen(options, given, file, frozenset(keys))
+    chosen = Chosen(options, given, file, frozenset(keys), command.name)
     return chosen, lambda console: command.function(console, chosen, *arguments)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from typing import Any
 from ebrm.anchors import AnchorSplit, split_anchors
 from ebrm.backbone import BackboneConfig, BackboneIdentity, load_backbone
 from ebrm.data import TextConfig
+from ebrm.errors import DataError, setting
 from ebrm.evaluation import FitEvaluation, measure_anchors, measure_fit
 from ebrm.features import Features, open_features
 from ebrm.fitting import FitResult, fit
@@ -33,6 +35,9 @@ NOTES = (
     "The package holds numbers computed from these texts, not the texts. The texts on this page were written for it; "
     "chosen is what their author prefers.",
 )
+_WRITTEN = ("report.html", "metrics.json", "model")
+#: What a model says it was fitted on, by which a demonstration is known.
+_ORIGIN = "demo/features"
 #: The reward model was trained on chat, and on none of these pairs.
 CONFIG = FitConfig(pairs_seen="no")
 
@@ -56,13 +61,18 @@ class Demonstration:
     out: Path
 
 
-def run(out: str | Path) -> Demonstration:
-    """Run the demonstration and write `metrics.json`, `model/` and `report.html` into `out`, replacing earlier ones.
+def run(out: str | Path, overwrite: bool = False) -> Demonstration:
+    """Run the demonstration and write `metrics.json`, `model/` and `report.html` into `out`.
+
+    Args:
+        out: folder that is not there, is empty, or holds an earlier demonstration, which is replaced.
+        overwrite: replace what has these names in any other folder, too.
 
     Raises:
-        BackboneError: the extra `demo` is not installed.
+        BackboneError: the extra `demo` is not installed. DataError: `out` holds something else.
     """
     out = Path(out)
+    _check_out(out, overwrite)
     features, anchors = open_features("demo"), open_features("demo-anchors")
     # First, so that a missing extra is said before the work, not after it. Read as the packaged features were.
     layers = BackboneIdentity.from_dict(features.manifest["backbone"]).layers
@@ -76,11 +86,32 @@ def run(out: str | Path) -> Demonstration:
     heads = compare_heads(fitted, features, anchors)
     fitted.seconds["heads"] = time.monotonic() - started
     measured = _with_texts(measure_fit(fitted, title=TITLE, live=live, notes=NOTES), model, live, heads)
-    metrics = fitted.save(out / "model", measured).metrics
-    model.record = fitted.model.record
-    for name in ("report.html", "metrics.json"):
-        (out / "model" / name).replace(out / name)
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".", dir=out) as made:
+        metrics = fitted.save(Path(made) / "model", measured).metrics
+        model.record = fitted.model.record
+        for name in ("report.html", "metrics.json"):
+            (Path(made) / "model" / name).replace(out / name)
+        if (out / "model").exists():
+            (out / "model").rename(Path(made) / "old")
+        (Path(made) / "model").rename(out / "model")
     return Demonstration(metrics, live, heads, model, out)
+
+
+def _check_out(out: Path, overwrite: bool) -> None:
+    """DataError where something would be lost at `out` that is no demonstration."""
+    taken = [name for name in _WRITTEN if (out / name).exists()]
+    try:
+        ours = read_json(out / "model" / "config.json")["data"]["origin"] == _ORIGIN
+    except (OSError, ValueError, KeyError, TypeError):
+        ours = False
+    if taken and not ours and not overwrite:
+        raise DataError(
+            f"out is {out}, which holds {' and '.join(taken)} that `ebrm demo` did not write; nothing was changed in "
+            f"it. Choose another name, or {setting('overwrite', True)} to replace them."
+        )
+    if (out / "model").exists() and not (out / "model" / "config.json").is_file():
+        raise DataError(f"out is {out}, whose `model` is no model, so it is not replaced. Choose another name.")
 
 
 def score_live(model: EnergyRewardModel, prompt: str, responses: list[str]) -> LiveScore:
