@@ -70,8 +70,47 @@ def test_what_is_no_config_or_device_is_refused(given: dict[str, Any], said: str
         fit(linear_features(20), **given)
 
 
-def test_data_that_are_all_test_are_cut_by_prompt_instead() -> None:
-    pairs = pairs_with([f"p{i}" for i in range(400)], ["test"] * 400)
+@pytest.mark.parametrize(
+    ("names", "parts"),
+    [
+        (["train"] * 20 + ["val"] * 5 + ["test"] * 5, ["train"] * 20 + ["validation"] * 5 + ["test"] * 5),
+        (["training"] * 20 + ["dev"] * 5 + ["evaluation"] * 5, ["train"] * 20 + ["validation"] * 5 + ["test"] * 5),
+        (["Train"] * 20 + ["VALID"] * 5 + ["Testing"] * 5, ["train"] * 20 + ["validation"] * 5 + ["test"] * 5),
+        (["train_prefs"] * 25 + ["test_prefs"] * 5, [""] * 25 + ["test"] * 5),  # what is not held out is cut by prompt
+        (["train_sft"] * 25 + ["val_gen"] * 5, [""] * 25 + ["validation"] * 5),
+        ([None] * 25 + ["test"] * 5, [""] * 25 + ["test"] * 5),
+        ([None] * 20 + ["eval-00"] * 5 + ["dpo_dev"] * 5, [""] * 20 + ["test"] * 5 + ["validation"] * 5),
+    ],
+)
+def test_rows_of_a_held_out_split_are_never_trained_on(names: list[str | None], parts: list[str]) -> None:
+    found = choose_splits(pairs_with([f"p{i}" for i in range(30)], names), FitConfig())
+    of = {row: part for part in ("train", "validation", "test") for row in getattr(found, part).tolist()}
+    assert all(
+        of[row] == part if part else of[row] in ("train", "validation", "test") for row, part in enumerate(parts)
+    )
+    assert {of[row] for row, part in enumerate(parts) if part in ("validation", "test")} <= {"validation", "test"}
+    assert len(found.train) and found.how.startswith("the data's own splits")
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["train"] * 8 + ["holdout"] * 2, r"not known: 'holdout' \(2 pairs\)"),
+        (["train"] * 8 + ["0", "1"], r"'0' \(1 pairs\), '1' \(1 pairs\)"),
+        (["filtered"] * 10, r"'filtered' \(10 pairs\)"),
+        (["train_test"] * 10, "not known: 'train_test'"),
+        (["test"] * 10, r"All 10 pairs are held out \(test\)"),
+        (["val"] * 5 + ["test_prefs"] * 5, r"All 10 pairs are held out \(test_prefs, val\)"),
+    ],
+)
+def test_splits_that_are_not_known_or_leave_nothing_to_train_on_stop_a_fit(names: list[str], said: str) -> None:
+    with pytest.raises(DataError, match=said) as caught:
+        choose_splits(pairs_with([f"p{i}" for i in range(10)], list(names)), FitConfig())
+    assert '`columns={"split": ""}`' in str(caught.value)
+
+
+def test_a_split_of_training_pairs_alone_is_cut_by_prompt() -> None:
+    pairs = pairs_with([f"p{i}" for i in range(400)], ["train"] * 400)
     found = choose_splits(pairs, FitConfig(validation_fraction=0.1, test_fraction=0.2))
     assert len(found.train) + len(found.validation) + len(found.test) == 400
     assert 0.6 < len(found.train) / 400 < 0.8 and 0.05 < len(found.validation) / 400 < 0.16

@@ -22,7 +22,7 @@ from torch import Tensor
 from ebrm.anchors import AnchorSplit, open_anchors, read_anchors, split_anchors
 from ebrm.backbone import BackboneConfig
 from ebrm.curate import ConflictReport, filter_conflicts
-from ebrm.data import PreferenceConfig, Preferences, TextConfig, load_preferences, split_by_prompt
+from ebrm.data import PreferenceConfig, Preferences, TextConfig, load_preferences, parts_of, split_by_prompt
 from ebrm.errors import ConfigError, DataError, ModelError, setting
 from ebrm.features import FeatureConfig, Features, ShardedEmbeddings, Text, extract_features, open_features, read_items
 from ebrm.fitted_prompts import FittedPrompts
@@ -63,8 +63,6 @@ _MIDDLE = 2.5631
 #: A base reward that ranks this share of at least so many training pairs as labeled, or less, is said.
 SWAPPED = 0.3
 _SWAPPED_PAIRS = 20
-#: Names that data sets give to their held-out parts.
-_SPLIT_NAMES = dict(train="train", validation="validation", valid="validation", dev="validation", test="test")
 
 
 @dataclass(frozen=True)
@@ -518,24 +516,27 @@ def choose_splits(
 ) -> Splits:
     """Divide pairs into train / validation / test, never with a prompt in two of them.
 
-    Where the data's `split` column names two of these and train is one, it is followed: training pairs of held-out
-    prompts are left out, and a missing part is cut from the training prompts. Else all are cut by a hash of the prompt.
+    Where the pairs have splits (`ebrm.data.part_of`), they are followed: pairs of a held-out split are never trained
+    on, training pairs of held-out prompts are left out, and a missing part is cut from the prompts that are not held
+    out. Else all are cut by a hash of the prompt.
 
     Raises:
-        DataError: no training pairs are left.
+        DataError: a split of a name that is not known, nothing but held-out splits, or no training pairs left.
     """
     if len(pairs) == 0 and pairs.ratings is not None:  # a head for ratings
         none = np.empty(0, dtype=np.int64)
         return Splits(none, none, none, "ratings without pairs")
-    named = np.array([_SPLIT_NAMES.get(str(name).lower(), "") for name in pairs.split], dtype=object)
-    present = {name for name in named if name}
+    named = np.array([part or "" for part in parts_of(pairs.split)], dtype=object)
     wanted = {"validation": config.validation_fraction, "test": config.test_fraction}
-    if len(present) >= 2 and "train" in present:
-        rest = np.flatnonzero((named == "train") | (named == ""))
-        parts = {name: np.flatnonzero(named == name) for name in wanted if name in present}
-        how = "the data's own splits"
-    else:
-        rest, parts, how = np.arange(len(pairs)), {}, f"by prompt, seed {config.seed}"
+    parts = {name: np.flatnonzero(named == name) for name in wanted if (named == name).any()}
+    rest = np.flatnonzero((named == "train") | (named == ""))
+    how = "the data's own splits" if parts else f"by prompt, seed {config.seed}"
+    if parts and not len(rest):
+        raise DataError(
+            f"All {len(pairs):,} pairs are held out ({', '.join(sorted({*map(str, pairs.split)}))}), so that there is "
+            "none to train on. Give the pairs of the training split, too, or have all pairs divided by "
+            f"prompt whatever their split, with {setting('columns', {'split': ''})}."
+        )
     missing = {name: share for name, share in wanted.items() if name not in parts}
     cut = split_by_prompt(pairs.prompt_id[rest].tolist(), missing | {"train": 1 - sum(missing.values())}, config.seed)
     for name in missing:

@@ -1,14 +1,13 @@
 from __future__ import annotations
 
 import json
-import math
 from typing import Any
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from ebrm.data import Columns, RowProblem, read_preference
+from ebrm.data import Reader, RowProblem, find_layout
 from ebrm.data.formats import prompt_end
 from ebrm.data.schema import Preference
 
@@ -21,11 +20,13 @@ def reply(text: str) -> dict[str, str]:
     return {"role": "assistant", "content": text}
 
 
-def take(row: dict[str, Any], **mapping: str) -> tuple[Preference, str]:
-    columns = Columns(mapping)
-    layout = columns.layout(row)
+def take(row: dict[str, Any], label_map: dict[str, str] | None = None, **mapping: str) -> tuple[Preference, str]:
+    layout = find_layout(row, mapping, label_map or {})
     assert layout is not None
-    return read_preference(row, "f:1", columns, layout)
+    (found,) = Reader(layout, mapping).pairs(row, "f:1")
+    if isinstance(found, RowProblem):
+        raise found
+    return found.preference, found.shape
 
 
 def problem(row: dict[str, Any], **mapping: str) -> tuple[str, str]:
@@ -52,13 +53,13 @@ LABELED = {"prompt": "2+2?", "a": "5", "b": "4", "label": "B>A"}
         (PLAIN, [user("2+2?")], "explicit prompt, standard"),
         (PLAIN | {"prompt": TURNS}, TURNS, "explicit prompt, conversational"),
         (PLAIN | {"prompt": TURNS, "chosen": [reply("4")]}, TURNS, "explicit prompt, conversational"),
-        (PLAIN | {"prompt": json.dumps(TURNS)}, TURNS, "explicit prompt, conversational (messages as a JSON string)"),
+        (PLAIN | {"prompt": json.dumps(TURNS)}, TURNS, "explicit prompt, conversational (messages written as text)"),
         (
             PLAIN | {"prompt": TRANSCRIPT, "chosen": " 4"},
             TURNS, "explicit prompt, standard (Human/Assistant transcripts)",
         ),
         (TALKS, TURNS, "implicit prompt, conversational"),
-        (AS_JSON, TURNS, "implicit prompt, conversational (messages as a JSON string)"),
+        (AS_JSON, TURNS, "implicit prompt, conversational (messages written as text)"),
         (AS_TRANSCRIPT, TURNS, "implicit prompt, standard (Human/Assistant transcripts)"),
         (
             {"chosen": "Q: 2+2?\nA:\n4", "rejected": "Q: 2+2?\nA:\n5"},
@@ -67,7 +68,7 @@ LABELED = {"prompt": "2+2?", "a": "5", "b": "4", "label": "B>A"}
         (TALKS | {"prompt": "2+2?"}, TURNS, REPEATED),
         (TALKS | {"prompt": None}, TURNS, REPEATED),
         (TALKS | {"prompt": TURNS}, TURNS, REPEATED),
-        (LABELED, [user("2+2?")], "explicit prompt, standard, two replies and a label"),
+        (LABELED, [user("2+2?")], "explicit prompt, standard"),
     ],
 )  # fmt: skip
 def test_every_shape(row, prompt, shape):
@@ -79,8 +80,8 @@ def test_every_shape(row, prompt, shape):
 @pytest.mark.parametrize(
     ("label", "chosen"),
     [
-        ("A>B", "x"), ("B>A", "y"), ("A", "x"), ("b", "y"), (0, "x"), (1, "y"), ("0", "x"), ("1", "y"), (0.0, "x"),
-        (1.0, "y"), ("[[A>>B]]", "x"), ("B > A", "y"), ("model_a", "x"), ("model_b", "y"),
+        ("A>B", "x"), ("B>A", "y"), ("A", "x"), ("b", "y"), ("[[A>>B]]", "x"), ("B > A", "y"), ("model_a", "x"),
+        ("model_b", "y"), ("A<B", "y"), ("response_A", "x"), ("Response B", "y"), ("assistant_b", "y"),
     ],
 )  # fmt: skip
 def test_labels(label, chosen):
@@ -94,9 +95,9 @@ def test_labels(label, chosen):
 @pytest.mark.parametrize(
     ("label", "kind"),
     [
-        *((label, "tie") for label in ("A=B", "tie")),
-        *((label, "label not understood") for label in ("C", 2, -1, True, float("nan"))),
-        (None, "missing"),
+        *((label, "label not understood") for label in ("C", 0, 1, "0", "1", 2, -1, True, "chosen")),
+        *((label, "missing") for label in (None, "", float("nan"))),
+        ([1], "label is not a word or a number"),
     ],
 )
 def test_labels_that_say_nothing(label, kind):
@@ -120,10 +121,6 @@ def test_labels_that_say_nothing(label, kind):
         ({"prompt": "[" + json.dumps(reply("x")) + "]"}, "no user turn", "prompt"),
         ({"prompt": "\ud83d"}, "lone surrogate", "prompt"),
         ({"chosen": "\udc00"}, "lone surrogate", "chosen"),
-        *(({"strength": value}, "strength is not finite", "strength") for value in (math.nan, math.inf, "nan")),
-        *(({"margin": value}, "strength is not a number", "margin") for value in ("much", True, [1])),
-        ({"category": "\ud83d"}, "lone surrogate", "category"),
-        *(({"source": value}, "not a string", "source") for value in (0.5, math.nan)),
         ({"prompt": ["hello"]}, "not a message with role and content", "prompt[0]"),
         ({"prompt": [{"role": "user"}]}, "not a message with role and content", "prompt[0]"),
         ({"prompt": [{"role": "alien", "content": "x"}]}, "unknown role", "prompt[0].role"),
@@ -183,9 +180,16 @@ def test_a_json_looking_prompt_that_is_no_message_list_is_text():
         assert (preference.prompt, shape) == ((user(text),), "explicit prompt, standard")
 
 
-def test_a_reply_that_is_a_json_message_list_stays_text():
-    text = json.dumps([user("x"), reply("y")])
-    assert take(PLAIN | {"chosen": text})[0].chosen == text
+def test_messages_as_text_are_read_in_sides_as_in_prompts():
+    for write in (json.dumps, repr):
+        row = PLAIN | {"chosen": write([reply("4")]), "rejected": write([reply("5")])}
+        preference, shape = take(row)
+        assert (preference.prompt, preference.chosen, preference.rejected) == ((user("2+2?"),), "4", "5")
+        assert shape == "explicit prompt, standard (messages written as text)"
+        row = {"prompt": "2+2?", "chosen": write(TALKS["chosen"]), "rejected": write(TALKS["rejected"])}
+        preference, shape = take(row)
+        assert (list(preference.prompt), preference.chosen, preference.rejected) == (TURNS, "4", "5")
+        assert shape == f"{REPEATED} (messages written as text)"
 
 
 def test_transcript_turns_lose_one_space_and_nothing_else():

@@ -33,7 +33,7 @@ def jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 def bad_file(tmp_path: Path) -> Path:
     empty: dict[str, Any] = {"chosen": ""}
-    bad = [empty, {"rejected": "4"}, empty, {"prompt": None}, {"strength": float("nan")}] * 2
+    bad = [empty, {"rejected": "4"}, empty, {"prompt": None}, {"prompt": float("nan")}] * 2
     return jsonl(tmp_path / "a.jsonl", [GOOD, *({**GOOD, **change} for change in bad), {**GOOD, "chosen": "four"}])
 
 
@@ -59,21 +59,21 @@ def test_bad_rows_stop_with_count_kinds_the_first_five_and_the_way_out_or_are_sk
     with pytest.raises(DataError) as caught:
         load(bad_file(tmp_path))
     said = str(caught.value)
-    assert "10 of 12 rows cannot be used (4 empty, 2 equal sides, 2 missing, 2 strength is not finite)" in said
+    assert "10 of 12 rows cannot be used (4 empty, 4 missing, 2 equal sides)" in said
     shown = [line.strip() for line in said.splitlines() if line.startswith("  ")]
     assert shown == [
         "a.jsonl:2, chosen: empty, ''",
         "a.jsonl:3, rejected: equal sides, '4'",
         "a.jsonl:4, chosen: empty, ''",
         "a.jsonl:5, prompt: missing, None",
-        "a.jsonl:6, strength: strength is not finite, nan",
+        "a.jsonl:6, prompt: missing, None",
     ]
     assert '`bad_rows="skip"`' in said and "\n\n" not in said
     loaded = load(bad_file(tmp_path), bad_rows="skip")
     report = loaded.report
     assert [row.row for row in loaded] == ["a.jsonl:1", "a.jsonl:12"]
     assert (report.read, report.kept, sum(report.skipped.values())) == (12, 2, 10)
-    assert report.skipped == {"empty": 4, "equal sides": 2, "missing": 2, "strength is not finite": 2}
+    assert report.skipped == {"empty": 4, "equal sides": 2, "missing": 4}
     assert [row.where for row in report.examples] == [f"a.jsonl:{i}" for i in range(2, 7)]
 
 
@@ -120,7 +120,8 @@ def test_one_row_and_a_reply_of_a_megabyte():
 @pytest.mark.parametrize(
     ("seen", "mapping", "option"),
     [
-        ("question, response_A, response_B, label", {}, '{"prompt": "question", "a": "response_A", "b": "response_B"}'),
+        ("post, response_A, response_B, won", {}, '{"prompt": "post", "a": "response_A", "b": "response_B"}'),
+        ("Prompt, Chosen, Rejected", {}, '{"prompt": "Prompt", "chosen": "Chosen", "rejected": "Rejected"}'),
         ("question, chosen", {}, '{"prompt": "question"}'),
         ("x, y", {}, '{"prompt": "question"}'),
         ("prompt, chosen", {"rejected": "worse"}, "rejected=worse"),
@@ -162,11 +163,11 @@ def test_rows_without_the_columns_are_bad_rows_wherever_they_stand():
 
 
 def test_two_replies_do_not_make_a_prompt_when_a_column_looks_like_one():
-    row = {"question": "Who?", "chosen": "The cat", "rejected": "The dog"}
+    row = {"post": "Who?", "chosen": "The cat", "rejected": "The dog"}
     for bad_rows in ("stop", "skip"):
-        with pytest.raises(DataError, match=r"'question' looks like the prompt.*columns=\{\"prompt\": \"question\"\}"):
+        with pytest.raises(DataError, match=r"'post' looks like the prompt.*columns=\{\"prompt\": \"post\"\}"):
             load([row], bad_rows=bad_rows)
-    assert load([row], columns={"prompt": "question"})[0].prompt[0]["content"] == "Who?"
+    assert load([row], columns={"prompt": "post"})[0].prompt[0]["content"] == "Who?"
 
 
 def test_a_mixture_of_shapes_is_said_aloud(caplog):

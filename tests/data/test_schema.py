@@ -70,12 +70,20 @@ def test_bad_row_shows_a_shortened_printable_value():
     assert str(row).startswith("f.jsonl:3, chosen: lone surrogate, 'xxx")
 
 
-def test_usable_prompts_strengths_and_names():
+def test_usable_prompts_numbers_and_names():
     system = {"role": "system", "content": "s"}
     assert check_prompt([system, *ASK], "p") == (system, *ASK)
-    given: list[object] = [None, "", 2, 0.5, "0.25", -1]
-    assert [schema.check_strength(v, "s") for v in given] == [None, None, 2.0, 0.5, 0.25, -1.0]
-    assert [schema.check_name(v, "c") for v in (None, "", "x", 3)] == [None, None, "x", "3"]
+    given: list[object] = [2, 0.5, "0.25", -1]
+    assert [schema.number_of(v, "s") for v in given] == [2.0, 0.5, 0.25, -1.0]
+    assert [schema.name_of(v, "c") for v in ("x", 3, 1.0, 0.5, True)] == ["x", "3", "1", "0.5", "True"]
+    assert [schema.is_missing(v) for v in (None, "", float("nan"), 0, "x", [])] == [
+        True,
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]
 
 
 def test_settings_refuse_what_they_do_not_know():

@@ -27,7 +27,7 @@ from ebrm.benchmarks.read import (
     remarks,
     renamed,
 )
-from ebrm.data import READERS, Columns, Layout, RowProblem, hash_position, read_preference, reader_of
+from ebrm.data import READERS, Layout, Reader, RowProblem, explain_columns, find_layout, hash_position, reader_of
 from ebrm.errors import ConfigError, DataError
 
 
@@ -212,7 +212,7 @@ def open_file(path: Path, columns: Mapping[str, str] = MappingProxyType({})) -> 
 
 def stem_of(path: Path) -> str:
     """A file's name without its endings: "mine" for mine.jsonl.gz."""
-    return Path(path.name.removesuffix(".gz")).stem
+    return Path(path.name.removesuffix(".gz").removesuffix(".zst")).stem
 
 
 def kind_of_columns(row: Mapping[str, Any]) -> Kind | None:
@@ -224,7 +224,13 @@ def kind_of_columns(row: Mapping[str, Any]) -> Kind | None:
     if {"prompt", "chosen", "rejected"} <= row.keys() and _several(row["rejected"]):
         # Of two empty lists nobody knows what they would hold.
         return "best-of-n" if row["rejected"] or isinstance(row["chosen"], str) else "pairwise"
-    return "pairwise" if Columns({}).layout(row) is not None else None
+    return "pairwise" if _layout(row) is not None else None
+
+
+def _layout(row: Mapping[str, Any]) -> Layout | None:
+    """How a row holds one pair; None if it does not."""
+    layout = find_layout(row, {}, {})
+    return None if layout is None or layout.kind in ("responses", "rated") else layout
 
 
 def _several(given: Any) -> bool:
@@ -269,13 +275,14 @@ def _form(rows: Rows) -> tuple[Kind, Callable[[Row], Item]]:
         return kind, _pool_item
     if kind == "best-of-n":
         return kind, partial(_best_item, ("best", "losers") if "best" in first else ("chosen", "rejected"))
-    layout = Columns({}).layout(first)
+    layout = _layout(first)
     if kind is None or layout is None:
         raise DataError(
             f"{rows.origin}: the columns of its first row ({', '.join(map(str, first)) or 'none'}) are not those of a "
-            f"benchmark. Expected {SCHEMAS}. {Columns({}).explain(list(first)).rpartition('. ')[2]}"
+            f"benchmark. Expected {SCHEMAS}. {explain_columns(list(first), {}).rpartition('. ')[2]}"
         )
-    plain = layout == "explicit" and isinstance(first["chosen"], str) and isinstance(first["rejected"], str)
+    named = dict(layout.fields) == {name: name for name in ("prompt", "chosen", "rejected")}
+    plain = named and isinstance(first["chosen"], str) and isinstance(first["rejected"], str)
     return kind, _pair_item if plain else partial(_preference_item, layout)
 
 
@@ -285,7 +292,13 @@ def _pair_item(row: Row) -> Item:
 
 def _preference_item(layout: Layout, row: Row) -> Item:
     """Messages as sides, a prompt that both sides begin with, or two replies and a label."""
-    found, _ = read_preference(row.values, row.where, Columns({}), layout)
+    pairs = list(Reader(layout, {}).pairs(row.values, row.where))
+    if len(pairs) != 1:
+        name = layout.fields.get("label") or layout.fields.get("rejected", "")
+        raise RowProblem("tie" if not pairs else "several pairs in one row", name, row.values.get(name))
+    if isinstance(pairs[0], RowProblem):
+        raise pairs[0]
+    found = pairs[0].preference
     for side, reply in (("chosen", found.chosen), ("rejected", found.rejected)):
         if not isinstance(reply, str):
             raise RowProblem("a reply with more than text, which is not measured", side, reply)

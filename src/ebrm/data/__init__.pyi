@@ -1,9 +1,14 @@
 from .config import COLUMN_NAMES as COLUMN_NAMES
 from .config import PreferenceConfig as PreferenceConfig
 from .config import TextConfig as TextConfig
-from .formats import Columns as Columns
-from .formats import Layout as Layout
-from .formats import read_preference as read_preference
+from .formats import Extras as Extras
+from .formats import Sides as Sides
+from .formats import read_sides as read_sides
+from .labels import LabelRule as LabelRule
+from .labels import parse_label_map as parse_label_map
+from .layouts import Layout as Layout
+from .layouts import explain_columns as explain_columns
+from .layouts import find_layout as find_layout
 from .load import hash_position as hash_position
 from .load import load_preferences as load_preferences
 from .load import split_by_prompt as split_by_prompt
@@ -18,6 +23,8 @@ from .messages import message_words as message_words
 from .messages import messages_in as messages_in
 from .messages import reply_key as reply_key
 from .messages import reply_message as reply_message
+from .reading import Pair as Pair
+from .reading import Reader as Reader
 from .schema import EXAMPLES as EXAMPLES
 from .schema import BadRow as BadRow
 from .schema import Message as Message
@@ -32,6 +39,8 @@ from .sources import READERS as READERS
 from .sources import one_line as one_line
 from .sources import read_rows as read_rows
 from .sources import reader_of as reader_of
+from .splits import part_of as part_of
+from .splits import parts_of as parts_of
 from .text import PLAIN as PLAIN
 from .text import TextRule as TextRule
 from .text import TokenizedText as TokenizedText

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from ebrm.data.labels import parse_label_map
 from ebrm.errors import ConfigError, setting
 
 BadRows = Literal["stop", "skip"]
@@ -14,29 +15,38 @@ Truncation = Literal["error", "prompt_left", "drop"]
 
 # Our name for a column -> what it holds. `columns` maps these names to the names in the user's data.
 COLUMN_NAMES: dict[str, str] = {
-    "prompt": "the prompt: a string, a list of messages, or such a list as a JSON string",
-    "chosen": "the preferred reply (or the whole conversation ending in it)",
-    "rejected": "the other reply (or the whole conversation ending in it)",
+    "prompt": "the prompt: a string, a list of messages, or such a list as text",
+    "chosen": "the preferred reply (or the whole conversation ending in it, or a list of replies)",
+    "rejected": "the other reply (or the whole conversation ending in it, or a list of replies)",
     "a": "the first of two replies, where a label says which is better",
     "b": "the second of two replies, where a label says which is better",
-    "label": "which of a and b is better: A>B, B>A, A, B, 0 (a) or 1 (b)",
+    "label": "which of a and b is better: A>B, B>A, A, B, or values that `label_map` explains",
+    "responses": "a list of replies, where scores or ranks beside it say which are better",
+    "scores": "a list of the responses' scores, higher is better",
+    "ranks": "a list of the responses' ranks, lower is better",
+    "system": "a system text that comes before the prompt",
+    "tools": "descriptions of the tools that the prompt offers",
     "strength": "how strongly the preference was felt (a number, any unit; also read from `margin`)",
     "source": "where the row comes from",
     "category": "what kind of row it is; reports are broken down by it",
     "split": "train, validation, test, …",
 }
+# Columns that may be mapped to "", which leaves them unread.
+OPTIONAL_COLUMNS = ("system", "tools", "strength", "source", "category", "split")
 
 
 @dataclass(frozen=True)
 class PreferenceConfig:
-    """Reading of preference pairs: split, column names, bad rows, limit.
+    """Reading of preference pairs: split, column names, labels, bad rows, limit.
 
     Attributes:
         split: Split to read. Unset: `train` of a Hub data set, every row of local data. Set: that split of a Hub data
-            set, or the local rows whose `split` column holds this name.
+            set, the local rows whose `split` column holds this name, or the files of that split.
         columns: Where a column has another name in the data: our name = its name (prompt=question, a=response_A,
-            b=response_B, label=label). Our names: prompt, chosen, rejected, a, b, label, strength, source, category,
-            split.
+            b=response_B, label=label). Our names: prompt, chosen, rejected, a, b, label, responses, scores, ranks,
+            system, tools, strength, source, category, split. The last six may be left unread (split=).
+        label_map: What the values of a label say: value = a, b or tie (1=a, 0=b); for a scale, comparisons (<0=a,
+            >0=b, 0=tie). Unset: words such as A>B and model_a, and the conventions of known layouts.
         bad_rows: Rows that cannot be used: `stop` and list them, or `skip` and count them.
         limit: Keep at most this many rows, chosen prompt by prompt with a fixed hash. A prompt's rows stay together,
             and at least one prompt is kept. Unset: all.
@@ -47,6 +57,7 @@ class PreferenceConfig:
 
     split: str | None = None
     columns: dict[str, str] = field(default_factory=dict)
+    label_map: dict[str, str] = field(default_factory=dict)
     bad_rows: BadRows = "stop"
     limit: int | None = None
 
@@ -60,6 +71,11 @@ class PreferenceConfig:
                     f"columns has {ours}={theirs}, but {ours!r} is not one of our column names "
                     f"({', '.join(COLUMN_NAMES)}). Our name comes first: {setting('columns', {'prompt': 'question'})}."
                 )
+            if theirs == "" and ours not in OPTIONAL_COLUMNS:
+                raise ConfigError(
+                    f"columns has {ours}= with no name; only {', '.join(OPTIONAL_COLUMNS)} can be left unread."
+                )
+        parse_label_map(self.label_map)
 
 
 @dataclass(frozen=True)

@@ -1,175 +1,202 @@
-"""Formats of preference pairs (TRL's names), each turned into (prompt, chosen, rejected).
+"""Pairs as rows hold them, each turned into (prompt, chosen, rejected), checked.
 
 An *explicit* prompt has a column of its own, an *implicit* one is what both sides begin with; *standard* sides are
-strings, *conversational* ones lists of messages. The columns decide what is explicit, once for the data; strings or
-messages are recognized row by row.
+strings, *conversational* ones lists of messages (TRL's names). The layout decides what is explicit, once for the data;
+strings or messages are recognized row by row.
 """
 
 from __future__ import annotations
 
+import ast
+import io
 import json
 import os
 import re
+import tokenize
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
-from ebrm.data.messages import as_reply, check_messages, check_prompt, check_reply
-from ebrm.data.schema import Message, Preference, RowProblem, check_name, check_strength, check_text
-from ebrm.errors import setting
+import numpy as np
 
-Layout = Literal["explicit", "implicit", "labeled"]
+from ebrm.data.messages import (
+    ROLE_NAMES,
+    as_reply,
+    check_messages,
+    check_prompt,
+    check_reply,
+    check_tools,
+    is_message,
+    messages_in,
+)
+from ebrm.data.schema import Message, Preference, RowProblem, check_text
 
-# Names under which a column is looked for when it is not mapped.
-_ALIASES = {"strength": ("strength", "margin")}
-
-# Names other data sets use, only to suggest a mapping.
-_USUAL = {
-    "prompt": "question instruction query input conversation_input context",
-    "chosen": "chosen_response response_chosen preferred winner_response best positive",
-    "rejected": "rejected_response response_rejected reject dispreferred loser_response negative",
-    "a": "response_a answer_a completion_a output_a response_0 response_1 response1 answer_0",
-    "b": "response_b answer_b completion_b output_b response_1 response_2 response2 answer_1",
-    "label": "label preference winner better better_response_id overall_preference",
-}
-_USUAL_NAMES = {ours: tuple(names.split()) for ours, names in _USUAL.items()}
-
-USUAL_PROMPT_NAMES = _USUAL_NAMES["prompt"]
 COMMON_BEGINNING = "implicit prompt, standard (longest common beginning)"
 
-_BETTER_A = {"a>b", "a>>b", "a", "0", "0.0", "model_a", "response_a"}
-_BETTER_B = {"b>a", "b>>a", "b", "1", "1.0", "model_b", "response_b"}
-_TIE = {"a=b", "b=a", "tie", "ties", "tie (bothbad)", "both", "neither", "none"}
+Value = tuple[Any, str]  # a value, and its column's name
+
+AS_TEXT = " (messages written as text)"
 
 _TURN = re.compile(r"\n\n(Human|Assistant):")
 _ROLE_OF = {"Human": "user", "Assistant": "assistant"}
 
 
-class Columns:
-    """Columns of the data that hold our fields."""
+@dataclass(frozen=True)
+class Sides:
+    """A pair as a row holds it.
 
-    def __init__(self, mapping: Mapping[str, str]) -> None:
-        self.mapping = dict(mapping)
+    Attributes:
+        prompt: of a column of its own; None where both sides begin with it.
+        chosen, rejected: replies, or whole conversations that end in them.
+        before: turns that come before the prompt: a system text, earlier questions and answers.
+        tools: descriptions of tools.
+    """
 
-    def name(self, ours: str, row: Mapping[str, Any]) -> str | None:
-        """The name of our field in this row, or None if the row does not have it."""
-        names = (self.mapping[ours],) if ours in self.mapping else _ALIASES.get(ours, (ours,))
-        return next((name for name in names if name in row), None)
-
-    def get(self, ours: str, row: Mapping[str, Any]) -> tuple[Any, str]:
-        """The value of our field and its name in this row; (None, our name) if the row does not have it."""
-        name = self.name(ours, row)
-        return (None, self.mapping.get(ours, ours)) if name is None else (row[name], name)
-
-    def layout(self, row: Mapping[str, Any]) -> Layout | None:
-        """How this row's columns hold a preference; None if they do not."""
-        has = {ours for ours in ("prompt", "chosen", "rejected", "a", "b", "label") if self.name(ours, row)}
-        labeled = {"prompt", "a", "b", "label"} <= has
-        if labeled and not {"a", "b", "label"}.isdisjoint(self.mapping):
-            return "labeled"  # as mapped, whatever other columns there are
-        if {"chosen", "rejected"} <= has:
-            return "explicit" if "prompt" in has else "implicit"
-        return "labeled" if labeled else None
-
-    def explain(self, seen: Sequence[str]) -> str:
-        """Sentence for an error: columns seen, columns expected, and how to map them."""
-        lower = {str(name).lower(): str(name) for name in seen}
-        labeled = {"a", "b"} & self.mapping.keys() or any(name in lower for name in _USUAL_NAMES["a"])
-        guesses: dict[str, str] = {}
-        taken: set[str] = set()
-        for ours in ("prompt", "a", "b", "label") if labeled else ("prompt", "chosen", "rejected"):
-            if ours not in self.mapping and ours in seen:
-                continue
-            names = [self.mapping.get(ours, ""), *_USUAL_NAMES[ours]]
-            guess = next((lower[n.lower()] for n in names if n.lower() in lower.keys() - taken), None)
-            if guess is not None:
-                taken.add(guess.lower())
-                guesses[ours] = guess
-        absent = [f"{ours}={theirs}" for ours, theirs in self.mapping.items() if theirs not in seen]
-        mapped = f" The mapping names columns that are not there: {', '.join(absent)}." if absent else ""
-        return (
-            f"The columns are {', '.join(map(str, seen)) or 'none'}; expected prompt, chosen and rejected (the prompt "
-            "may also be the common beginning of chosen and rejected), or prompt, a, b and label."
-            f"{mapped} Name the columns of the data with {setting('columns', guesses or {'prompt': 'question'})}."
-        )
+    prompt: Value | None
+    chosen: Value
+    rejected: Value
+    before: tuple[Message, ...] = ()
+    tools: Value | None = None
 
 
-def read_preference(row: Mapping[str, Any], where: str, columns: Columns, layout: Layout) -> tuple[Preference, str]:
-    """One row as a checked preference, and its format in words; raises RowProblem for a row that cannot be used."""
-    prompt_value, prompt_name = columns.get("prompt", row)
-    sides = (
-        _by_label(row, columns) if layout == "labeled" else (columns.get("chosen", row), columns.get("rejected", row))
-    )
-    (chosen, chosen_name), (rejected, rejected_name) = sides
-    if layout == "implicit" and prompt_value is not None:
-        raise RowProblem("prompt in some rows only", prompt_name, prompt_value)
-    for value, name in ((chosen, chosen_name), (rejected, rejected_name)):
+@dataclass(frozen=True)
+class Extras:
+    """What is kept beside a pair: None where it is not given."""
+
+    strength: float | None = None
+    source: str | None = None
+    category: str | None = None
+    split: str | None = None
+
+
+def read_sides(
+    sides: Sides, where: str, extras: Extras | None = None, unread: Counter[str] | None = None
+) -> tuple[Preference, str]:
+    """A pair as a checked preference, and its format in words; raises RowProblem for one that cannot be used.
+
+    Keys of messages that are not read are counted in `unread`.
+    """
+    values = [sides.chosen, sides.rejected]
+    names = (sides.chosen[1], sides.rejected[1])
+    for value, name in values:
         if value is None:
             raise RowProblem("missing", name, value)
-    names = (chosen_name, rejected_name)
-    if layout == "implicit":
-        prompt, texts, shape = _implicit(chosen, rejected, names)
-        prompt_name = chosen_name
+    written = [isinstance(value, str) for value, _ in values]
+    chosen, rejected = (_parsed(value, name) for value, name in values)
+    if sides.prompt is None:
+        prompt_name = names[0]
+        prompt, replies, shape = _implicit(chosen, rejected, names, unread)
     else:
-        prompt, texts, shape = _explicit(prompt_value, prompt_name, chosen, rejected, names)
-    if layout == "labeled":
-        shape += ", two replies and a label"
-    chosen_text, rejected_text = (check_reply(text, name) for text, name in zip(texts, names, strict=True))
-    if chosen_text == rejected_text:
-        raise RowProblem("equal sides", rejected_name, rejected_text)
-    checked, strength = check_prompt(prompt, prompt_name), check_strength(*columns.get("strength", row))
-    source, category, split = (check_name(*columns.get(name, row)) for name in ("source", "category", "split"))
-    return Preference(checked, chosen_text, rejected_text, strength, source, category, where, split), shape
+        value, prompt_name = sides.prompt
+        prompt, replies, shape = _explicit(value, prompt_name, chosen, rejected, names, unread)
+    if any(was and not isinstance(now, str) for was, now in zip(written, (chosen, rejected), strict=True)):
+        shape += AS_TEXT if AS_TEXT not in shape else ""
+    prompt = _with_before(sides.before, prompt)
+    chosen_reply, rejected_reply = (check_reply(reply, name) for reply, name in zip(replies, names, strict=True))
+    if chosen_reply == rejected_reply:
+        raise RowProblem("equal sides", names[1], rejected_reply)
+    tools = check_tools(*sides.tools) if sides.tools is not None else None
+    more = extras or Extras()
+    checked = check_prompt(prompt, prompt_name)
+    return Preference(
+        checked, chosen_reply, rejected_reply, more.strength, more.source, more.category, where, more.split, tools
+    ), shape
 
 
-def _by_label(row: Mapping[str, Any], columns: Columns) -> tuple[tuple[Any, str], tuple[Any, str]]:
-    """(better, worse) of the two replies, each with its column's name."""
-    a, b = columns.get("a", row), columns.get("b", row)
-    label, name = columns.get("label", row)
-    if label is None:
-        raise RowProblem("missing", name, label)
-    # True and False are not among the words: which reply `True` names is not known.
-    word = str(label).strip().strip("[]").replace(" > ", ">").strip().lower()
-    if word in _BETTER_A:
-        return a, b
-    if word in _BETTER_B:
-        return b, a
-    raise RowProblem("tie" if word in _TIE else "label not understood", name, label)
+def _with_before(before: Sequence[Message], prompt: list[Message]) -> list[Message]:
+    if not before:
+        return prompt
+    if before[0]["role"] == "system" and prompt[0]["role"] in ("system", "developer"):
+        if prompt[0]["content"] != before[0]["content"]:
+            raise RowProblem("system column and system turn disagree", "system", before[0]["content"])
+        before = before[1:]
+        return [prompt[0], *before, *prompt[1:]]
+    return [*before, *prompt]
+
+
+def _parsed(value: Any, name: str) -> Any:
+    """A side with messages that are written as text (JSON, a Python repr) as the messages; else as it is."""
+    if isinstance(value, str):
+        found = messages_in(value, name)
+        return value if found is None else found
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return [value] if is_message(value) else check_messages(value, name, strict=False)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def holds_conversation(value: Any) -> bool:
+    """Whether a value holds a conversation that begins before the reply: messages in any form, or a transcript."""
+    try:
+        found = _parsed(value, "")
+    except RowProblem:
+        return False
+    return _transcript(found) is not None if isinstance(found, str) else _is_conversation(found)
+
+
+def as_list(value: Any) -> list[Any] | None:
+    """A list, also one that is written as text: JSON, Python's repr, or NumPy's of numbers; None for anything else."""
+    if isinstance(value, np.ndarray):
+        return list(value.tolist())
+    if isinstance(value, str):
+        text = value.strip()
+        if not (text.startswith("[") and text.endswith("]")):
+            return None
+        try:
+            found = json.loads(text)
+        except (ValueError, RecursionError):
+            if re.fullmatch(r"\[[-+.\deE\s]*\]", text):
+                return list(text[1:-1].split())
+            found = _literal(text)
+        return found if isinstance(found, list) else None
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, bytes) else None
+
+
+def _literal(text: str) -> Any:
+    """A Python literal; None if it is none, or holds strings side by side (NumPy's repr), which Python would join."""
+    try:
+        kinds = [token.type for token in tokenize.generate_tokens(io.StringIO(text).readline)]
+        kinds = [kind for kind in kinds if kind not in (tokenize.NL, tokenize.NEWLINE)]
+        joined = any(x == y == tokenize.STRING for x, y in zip(kinds, kinds[1:], strict=False))
+        return None if joined else ast.literal_eval(text)
+    except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError, tokenize.TokenError):
+        return None
 
 
 def _explicit(
-    prompt: Any, prompt_name: str, chosen: Any, rejected: Any, names: tuple[str, str]
+    prompt: Any, prompt_name: str, chosen: Any, rejected: Any, names: tuple[str, str], unread: Counter[str] | None
 ) -> tuple[list[Message], list[Any], str]:
     sides = (chosen, rejected)
     if _is_conversation(chosen) and _is_conversation(rejected):
         # The sides hold the whole conversation, so a prompt column can only repeat (part of) it.
-        messages, texts = _split_conversations(chosen, rejected, names)
-        if prompt is not None and not _repeats(prompt, messages):
+        messages, replies = _split_conversations(chosen, rejected, names, unread)
+        if prompt is not None and not _repeats(prompt, prompt_name, messages):
             raise RowProblem("prompt column and conversation disagree", prompt_name, prompt)
-        return messages, texts, "implicit prompt, conversational (repeated in the prompt column)"
-    texts = [_reply(side, name) for side, name in zip(sides, names, strict=True)]
-    if not isinstance(prompt, str):
-        if prompt is not None and not _is_list(prompt):
+        return messages, replies, "implicit prompt, conversational (repeated in the prompt column)"
+    replies = [_reply(side, name, unread) for side, name in zip(sides, names, strict=True)]
+    found = _parsed(prompt, prompt_name)
+    if not isinstance(found, str):
+        if found is not None and not _is_list(found):
             raise RowProblem("not a string", prompt_name, prompt)
-        return check_messages(prompt, prompt_name), texts, "explicit prompt, conversational"
-    parsed = _messages_in(prompt)
-    if parsed is not None:
-        messages = check_messages(parsed, prompt_name)
-        return messages, texts, "explicit prompt, conversational (messages as a JSON string)"
+        shape = "explicit prompt, conversational" + (AS_TEXT if isinstance(prompt, str) else "")
+        return check_messages(found, prompt_name, unread), replies, shape
     check_text(prompt, prompt_name)
     turns = _transcript(prompt)
     if turns is not None and turns[-1]["role"] == "assistant" and not turns[-1]["content"].strip():
         # "…\n\nAssistant:" with the reply in the other column, where the space after the colon went too.
         messages = check_messages(turns[:-1], prompt_name)
-        texts = [text.removeprefix(" ") if isinstance(text, str) else text for text in texts]
-        return messages, texts, "explicit prompt, standard (Human/Assistant transcripts)"
-    return [{"role": "user", "content": prompt}], texts, "explicit prompt, standard"
+        replies = [reply.removeprefix(" ") if isinstance(reply, str) else reply for reply in replies]
+        return messages, replies, "explicit prompt, standard (Human/Assistant transcripts)"
+    return [{"role": "user", "content": prompt}], replies, "explicit prompt, standard"
 
 
-def _reply(side: Any, name: str) -> Any:
+def _reply(side: Any, name: str, unread: Counter[str] | None) -> Any:
     """The reply of one side: a string, or what a list of exactly one assistant message holds."""
     if not _is_list(side):
         return side
-    messages = check_messages(side, name)
+    messages = check_messages(side, name, unread)
     if len(messages) > 1:
         raise RowProblem("more than one reply message", name, side)
     if messages[0]["role"] != "assistant":
@@ -183,47 +210,40 @@ def _is_list(value: Any) -> bool:
 
 def _is_conversation(side: Any) -> bool:
     """Whether a side is a message list that begins before the reply."""
-    return _is_list(side) and len(side) > 1 and isinstance(side[0], Mapping) and side[0].get("role") != "assistant"
+    if not _is_list(side) or len(side) < 2 or not isinstance(side[0], Mapping):
+        return False
+    role = str(side[0].get("role", side[0].get("from"))).strip().lower()
+    return ROLE_NAMES.get(role) != "assistant"
 
 
-def _repeats(prompt: Any, messages: Sequence[Message]) -> bool:
-    """Whether a prompt column repeats the conversation, or one of its user turns."""
-    turns = _messages_in(prompt) if isinstance(prompt, str) else prompt
-    if turns is None:
-        return any(m["role"] == "user" and m["content"].strip() == prompt.strip() for m in messages)
-    return isinstance(turns, Sequence) and [dict(m) for m in turns if isinstance(m, Mapping)] == list(messages)
+def _repeats(prompt: Any, name: str, messages: Sequence[Message]) -> bool:
+    """Whether a prompt column repeats the conversation (also with a reply), or one of its user turns."""
+    turns = _parsed(prompt, name)
+    if isinstance(turns, str):
+        return any(m["role"] == "user" and m["content"].strip() == turns.strip() for m in messages)
+    if not _is_list(turns):
+        return False
+    told = check_messages(turns, name, strict=False)
+    return told == list(messages) or (told[:-1] == list(messages) and told[-1]["role"] == "assistant")
 
 
-def _messages_in(text: str) -> list[Any] | None:
-    """The message list that a string holds as JSON; None if it holds none, and is just text."""
-    if not (text.lstrip().startswith("[") and '"role"' in text):
-        return None
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    is_list = isinstance(value, list) and all(isinstance(m, dict) and {"role", "content"} <= m.keys() for m in value)
-    return value if is_list and value else None
-
-
-def _implicit(chosen: Any, rejected: Any, names: tuple[str, str]) -> tuple[list[Message], list[Any], str]:
-    shape = "implicit prompt, conversational"
+def _implicit(
+    chosen: Any, rejected: Any, names: tuple[str, str], unread: Counter[str] | None
+) -> tuple[list[Message], list[Any], str]:
     if isinstance(chosen, str) and isinstance(rejected, str):
-        parsed = _messages_in(chosen), _messages_in(rejected)
-        if parsed[0] is None or parsed[1] is None:
-            return _implicit_text(chosen, rejected, names)
-        chosen, rejected = parsed
-        shape += " (messages as a JSON string)"
+        return _implicit_text(chosen, rejected, names)
     for side, name in zip((chosen, rejected), names, strict=True):
         if not _is_list(side):
             raise RowProblem("the sides are not of one type" if isinstance(side, str) else "not a string", name, side)
-    messages, texts = _split_conversations(chosen, rejected, names)
-    return messages, texts, shape
+    messages, replies = _split_conversations(chosen, rejected, names, unread)
+    return messages, replies, "implicit prompt, conversational"
 
 
-def _split_conversations(chosen: Any, rejected: Any, names: tuple[str, str]) -> tuple[list[Message], list[Any]]:
+def _split_conversations(
+    chosen: Any, rejected: Any, names: tuple[str, str], unread: Counter[str] | None = None
+) -> tuple[list[Message], list[Any]]:
     """Both sides are conversations that differ in nothing but the last, the assistant's message."""
-    sides = [check_messages(chosen, names[0]), check_messages(rejected, names[1])]
+    sides = [check_messages(chosen, names[0], unread), check_messages(rejected, names[1], unread)]
     for side, name in zip(sides, names, strict=True):
         if side[-1]["role"] != "assistant":
             raise RowProblem("reply is not an assistant message", f"{name}[{len(side) - 1}].role", side[-1]["role"])

@@ -5,141 +5,240 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from itertools import accumulate
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from itertools import accumulate, chain
+from typing import Any
 
 import numpy as np
 
 from ebrm.data.config import PreferenceConfig
-from ebrm.data.formats import COMMON_BEGINNING, USUAL_PROMPT_NAMES, Columns, Layout, read_preference
-from ebrm.data.messages import reply_key
+from ebrm.data.formats import COMMON_BEGINNING
+from ebrm.data.layouts import USUAL_PROMPT_NAMES, Layout, explain_columns, find_layout
+from ebrm.data.messages import message_words, reply_key
+from ebrm.data.reading import OPTIONAL, Reader
 from ebrm.data.schema import EXAMPLES, BadRow, Preference, PreferenceReport, Preferences, RowProblem, count_kinds
 from ebrm.data.sources import Source, open_source
 from ebrm.errors import ConfigError, DataError, setting
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 logger = logging.getLogger(__name__)
 
 # After this many rows without the columns of a preference, the columns are wrong, not the rows.
 _PATIENCE = 100
 
+Located = tuple[str, dict[str, Any], str | None]  # where, row, split
+
 _SPAN = 2**64  # positions of `hash_position`
 
 
-def load_preferences(
-    source: str | Path | Dataset | list[dict[str, Any]], config: PreferenceConfig | None = None
-) -> Preferences:
-    """Preference pairs in the one checked schema, in the order read, with a report (format, counts, bad rows, repeats).
+def load_preferences(source: Any, config: PreferenceConfig | None = None) -> Preferences:
+    """Preference pairs in the one checked schema, in the order read, with a report of all that was read and left out.
 
     Args:
-        source: A file, folder or glob (JSONL, JSON, CSV, TSV, Parquet; text also in .gz), a Hub name
-            `owner/name[:config][@revision]`, a `datasets.Dataset`, or a list of dicts.
-        config: Split, column names, bad rows, limit.
+        source: A file, folder or glob (JSONL, JSON, CSV, TSV, Parquet; text also in .gz and .zst), a Hub name
+            `owner/name[:config][@revision]`, a list of these, a `datasets.Dataset`, a table (pandas, Arrow, polars), a
+            NumPy array of records, or a list of dicts.
+        config: Split, column names, labels, bad rows, limit.
 
     Raises:
-        DataError: no such source, damage, no rows, no columns of a preference, or bad rows with `bad_rows="stop"`.
+        DataError: no such source, damage, no rows, no columns of a preference, a label whose meaning is not known, or
+            bad rows with `bad_rows="stop"`.
     """
     config = config or PreferenceConfig()
     opened = open_source(source, config)
-    rows, shapes, kinds, examples, read = _read(opened, config)
-    if read == 0:
+    read = _read(opened, config)
+    if read.rows == 0:
         raise DataError(f"{opened.origin} holds no rows. Check that it is the file meant and is complete.")
-    if kinds and (config.bad_rows == "stop" or not rows):
-        raise DataError(_explain_bad_rows(opened.origin, read, kinds, examples))
-    good = len(rows)
+    assert read.reader is not None
+    if read.kinds and (config.bad_rows == "stop" or not read.kept):
+        raise DataError(_explain_bad_rows(opened.origin, read))
+    if not read.kept:
+        raise DataError(f"{opened.origin}: all {read.reader.ties:,} rows are ties, so that there is no pair to read.")
+    kept, reader = read.kept, read.reader
     if config.limit is not None:
-        rows = limit_by_prompt(rows, config.limit)
+        kept = limit_by_prompt(kept, config.limit)
+    odd = dict(reader.odd)
+    if reader.disagreed:
+        odd["label and scores prefer different replies"] = reader.disagreed
     report = PreferenceReport(
-        opened.origin, _format(shapes), read, len(rows), dict(kinds), tuple(examples), _count_repeats(rows),
-        limited=good - len(rows),
+        opened.origin, _format(read.shapes), read.rows, len(kept), dict(read.kinds), tuple(read.examples),
+        _count_repeats(kept), limited=len(read.kept) - len(kept), layout=_named(reader), pairs=read.pairs,
+        ties=reader.ties, labels=None if reader.labels is None else reader.labels.report(),
+        splits=dict(Counter(row.split or "" for row in kept).most_common()), odd=odd,
+        unread_columns=dict(reader.unread_columns), unread_keys=dict(reader.unread_keys),
+        unread_files=opened.left_out, lengths=_lengths(kept),
     )  # fmt: skip
     logger.info("%s", report.summary())
-    for row in examples:
+    for row in read.examples:
         logger.info("skipped %s", row)
-    return Preferences(tuple(rows), report)
+    return Preferences(tuple(kept), report)
 
 
-def _read(
-    source: Source, config: PreferenceConfig
-) -> tuple[list[Preference], Counter[str], Counter[str], list[BadRow], int]:
-    columns = Columns(config.columns)
+@dataclass
+class _Reading:
+    """What was read of a source so far."""
+
+    reader: Reader | None = None
+    kept: list[Preference] = field(default_factory=list)
+    shapes: Counter[str] = field(default_factory=Counter)
+    kinds: Counter[str] = field(default_factory=Counter)
+    examples: list[BadRow] = field(default_factory=list)
+    rows: int = 0
+    pairs: int = 0
+
+    def take(self, where: str, row: dict[str, Any], split: str | None) -> None:
+        assert self.reader is not None
+        ties = self.reader.ties
+        for found in self.reader.pairs(row, where):
+            self.pairs += 1
+            if isinstance(found, RowProblem):
+                self.kinds[found.kind] += 1
+                if len(self.examples) < EXAMPLES:
+                    self.examples.append(found.at(where))
+                continue
+            self.shapes[found.shape] += 1
+            pair = found.preference
+            self.kept.append(replace(pair, split=split) if pair.split is None and split is not None else pair)
+        self.pairs += self.reader.ties - ties
+
+
+def _read(source: Source, config: PreferenceConfig) -> _Reading:
+    done, mapping = _Reading(), config.columns
+    by_name = mapping.get("split") != ""  # else splits are not read, from columns or from names
+    located = ((where, row, split if by_name else None) for split, rows in source.parts() for where, row in rows)
+    first: list[Located] = []  # up to the first row with a layout
     layout: Layout | None = None
-    waiting: list[tuple[str, dict[str, Any]]] = []  # rows before the first with the columns of a preference
-    rows: list[Preference] = []
-    shapes: Counter[str] = Counter()
-    kinds: Counter[str] = Counter()
-    examples: list[BadRow] = []
-    unseen = set(config.columns)  # our names whose mapped column no row has shown yet
-    first_columns: list[str] = []
-    read = 0
+    for found in located:
+        first.append(found)
+        layout = find_layout(found[1], mapping, config.label_map)
+        if layout is not None or len(first) >= _PATIENCE:
+            break
+    if layout is None:
+        if first:
+            raise DataError(
+                f"{source.origin} does not hold preferences that can be found. "
+                f"{explain_columns(list(dict.fromkeys(name for _, row, _ in first for name in row)), mapping)}"
+            )
+        return done
+    done.reader = reader = Reader(layout, mapping)
+    unseen = {ours for ours, theirs in mapping.items() if theirs}  # whose mapped column no row has shown yet
 
-    def take(where: str, row: dict[str, Any], layout: Layout) -> None:
-        try:
-            preference, shape = read_preference(row, where, columns, layout)
-        except RowProblem as problem:
-            kinds[problem.kind] += 1
-            if len(examples) < EXAMPLES:
-                examples.append(problem.at(where))
-        else:
-            shapes[shape] += 1
-            if preference.split is None and source.split is not None:
-                preference = replace(preference, split=source.split)
-            rows.append(preference)
+    def rows() -> Iterator[Located]:
+        for where, row, split in chain(first, located):
+            done.rows += 1
+            unseen.difference_update([ours for ours in unseen if mapping[ours] in row])
+            yield where, row, split
 
-    for where, row in source.rows():
-        read += 1
-        first_columns = first_columns or list(row)
-        if unseen:
-            unseen = {ours for ours in unseen if config.columns[ours] not in row}
-        layout = layout or columns.layout(row)
-        if layout is None:
-            waiting.append((where, row))
-            if read >= _PATIENCE:
+    unknown_since = 0
+    for where, row, split in _grouped(rows(), reader) if layout.kind == "rated" else rows():
+        done.take(where, row, split)
+        if reader.labels is not None and reader.labels.unknown:
+            unknown_since = unknown_since or done.rows
+            if done.rows >= unknown_since + 10 * _PATIENCE:
                 break
-            continue
-        for earlier in waiting:
-            take(*earlier, layout)
-        waiting.clear()
-        take(where, row, layout)
-    if waiting:
-        seen = list(dict.fromkeys(name for _, row in waiting for name in row))
-        raise DataError(f"{source.origin} does not hold preferences that can be found. {columns.explain(seen)}")
-    if read and unseen:
-        missing = {ours: config.columns[ours] for ours in sorted(unseen)}
+    if reader.labels is not None:
+        reader.labels.check(source.origin)
+    columns = list(first[0][1])
+    if unseen:
+        missing = {ours: mapping[ours] for ours in sorted(unseen)}
         raise DataError(
             f"{setting('columns', missing)} names what no row of {source.origin} has. The first row's columns are "
-            f"{', '.join(map(str, first_columns))}."
+            f"{', '.join(map(str, columns))}."
         )
-    overlooked = next((name for name in first_columns if name in USUAL_PROMPT_NAMES), None)
-    if layout == "implicit" and overlooked and (COMMON_BEGINNING in shapes or "no common prompt" in kinds):
+    _check(source.origin, done, columns)
+    return done
+
+
+def _grouped(rows: Iterator[Located], reader: Reader) -> Iterator[Located]:
+    """Rows of one rated response each, those of a prompt that follow each other made one row with lists."""
+    fields = reader.layout.fields
+    lists = (fields["responses"], fields["scores"])
+    kept = {*fields.values(), *(reader.columns.get(ours, name) for ours, names in OPTIONAL.items() for name in names)}
+    held: Located | None = None
+    for where, row, split in rows:
+        reader.count_unread(row)
+        if held is not None and held[1].get(fields["prompt"]) == row.get(fields["prompt"]) and held[2] == split:
+            for name in lists:
+                held[1][name].append(row.get(name))
+            continue
+        if held is not None:
+            yield held
+        held = (where, {k: [v] if k in lists else v for k, v in row.items() if k in kept}, split)
+    if held is not None:
+        yield held
+
+
+def _check(origin: str, done: _Reading, columns: Sequence[str]) -> None:
+    """DataError for what only all rows together show: it looks like another layout than it was read by."""
+    reader = done.reader
+    assert reader is not None
+    layout = reader.layout
+    overlooked = next((name for name in columns if name in USUAL_PROMPT_NAMES and name in reader.unread_columns), None)
+    if layout.implicit and overlooked and (COMMON_BEGINNING in done.shapes or "no common prompt" in done.kinds):
         # Two replies that both start with "The" would otherwise yield the prompt "The ".
         raise DataError(
-            f"{source.origin} has no column prompt, so the prompt would be what chosen and rejected both begin with; "
+            f"{origin} has no column prompt, so the prompt would be what chosen and rejected both begin with; "
             f"but its column {overlooked!r} looks like the prompt. Set {setting('columns', {'prompt': overlooked})}; "
             "if it is not the prompt, rename it."
         )
-    return rows, shapes, kinds, examples, read
+    if reader.disagreed and 2 * reader.disagreed >= reader.compared:
+        fields = layout.fields
+        raise DataError(
+            f"{origin}: the label {fields['label']!r} and the scores {fields['score_a']!r}, {fields['score_b']!r} "
+            f"prefer different replies in {reader.disagreed:,} of {reader.compared:,} rows, where 1 is read as "
+            f"{fields['a']!r} better ({layout.name}). The labels seem to be turned round; if they are right as they "
+            f"stand, say what they mean: {setting('label_map', {'1': 'b', '0': 'a'})}."
+        )
+    if done.rows and reader.list_texts == done.rows:
+        name = layout.fields["rejected"]
+        raise DataError(
+            f"{origin}: each {name} is a text that reads as a list of texts, as tables write several replies. It is "
+            "not known whether lists are meant. If so, read them as lists:\n"
+            "  rows = [dict(row) for _, row in ebrm.data.read_rows(source)]\n"
+            f"  pairs = [row | {{{name!r}: ast.literal_eval(row[{name!r}])}} for row in rows]\n"
+            "and give the pairs to ebrm.load_preferences; if a reply is such a text, write it as "
+            '[{"role": "assistant", "content": …}].'
+        )
 
 
-def _explain_bad_rows(origin: str, read: int, kinds: Counter[str], examples: list[BadRow]) -> str:
-    bad = sum(kinds.values())
-    shown = "The first:" if bad > len(examples) else "They are:"
-    listed = "".join(f"\n  {row}" for row in examples)
-    if bad == read:
+def _explain_bad_rows(origin: str, done: _Reading) -> str:
+    bad = sum(done.kinds.values())
+    shown = "The first:" if bad > len(done.examples) else "They are:"
+    listed = "".join(f"\n  {row}" for row in done.examples)
+    if not done.kept:
         example = setting("columns", {"prompt": "question"})
         way_out = f"No row is left to use: check the file and the column names ({example})."
     else:
         way_out = f"Correct them, or leave them out and have them counted with {setting('bad_rows', 'skip')}."
+    what = f"{done.pairs:,} rows" if done.pairs == done.rows else f"{done.pairs:,} pairs in {done.rows:,} rows"
     return (
-        f"{origin}: {bad:,} of {read:,} rows cannot be used ({count_kinds(kinds)}). {shown} (row, field: kind, "
+        f"{origin}: {bad:,} of {what} cannot be used ({count_kinds(done.kinds)}). {shown} (row, field: kind, "
         f"value){listed}\n{way_out}"
     )
+
+
+def _named(reader: Reader) -> str:
+    """The layout in the report: with what it makes of several responses."""
+    layout = reader.layout
+    text = str(layout)
+    if layout.kind in ("responses", "rated"):
+        order = layout.entries[1] if layout.entries else layout.fields["ranks" if layout.ascending else "scores"]
+        text += f"; the best by {order} ({'lowest' if layout.ascending else 'highest'}) against each worse one"
+    return text
+
+
+def _lengths(rows: Sequence[Preference]) -> dict[str, tuple[int, int, int]]:
+    """Least, median and most characters of prompts and replies."""
+    found: dict[str, tuple[int, int, int]] = {}
+    for name in ("prompt", "chosen", "rejected"):
+        counts = np.array([
+            sum(len(message_words(message)) for message in row.prompt) if name == "prompt"
+            else len(message_words(getattr(row, name)))
+            for row in rows
+        ])  # fmt: skip
+        found[name] = (int(counts.min()), int(np.median(counts)), int(counts.max()))
+    return found
 
 
 def _format(shapes: Counter[str]) -> str:

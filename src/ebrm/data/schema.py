@@ -8,7 +8,7 @@ import json
 import math
 import reprlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -80,17 +80,51 @@ class BadRow:
 
 
 @dataclass(frozen=True)
+class LabelCounts:
+    """What the values of a label were read as, and how often each was there.
+
+    Attributes:
+        column: the column (or columns) of the label.
+        source: where the rule comes from: `label_map`, the name of a known layout, or "" for words that say it.
+        sides: the columns of a and b.
+        meaning: value → a, b or tie.
+        counts: value → rows.
+    """
+
+    column: str
+    source: str
+    sides: tuple[str, str]
+    meaning: dict[str, str]
+    counts: dict[str, int]
+
+    def __str__(self) -> str:
+        said = dict(zip("ab", (f"{side} better" for side in self.sides), strict=True)) | {"tie": "a tie"}
+        values = (f"{value} -> {said[self.meaning[value]]} ({count:,})" for value, count in self.counts.items())
+        return f"{self.column}{f' (as {self.source})' if self.source else ''}: {', '.join(values)}"
+
+
+@dataclass(frozen=True)
 class PreferenceReport:
-    """Counts of a reading, its format and the rows left out: `read = kept + skipped + limited`.
+    """Counts of a reading, its format and the rows left out: `pairs = kept + skipped + ties + limited`.
 
     Attributes:
         origin: The source's name in messages.
         format: The detected format, such as "explicit prompt, conversational".
-        read, kept: Rows of the chosen split, and rows in the result.
+        read, kept: Rows of the chosen split, and pairs in the result.
         skipped: Bad rows by kind.
         examples: The first five bad rows.
-        duplicates: Kept rows that repeat an earlier one exactly: two annotators who agree are two observations.
-        limited: Good rows left out by `limit`.
+        duplicates: Kept pairs that repeat an earlier one exactly: two annotators who agree are two observations.
+        limited: Good pairs left out by `limit`.
+        layout: The layout that was recognized, and the columns that it reads.
+        pairs: Pairs that the rows hold: one a row, more where it has several responses. Unset: as many as rows.
+        ties: Rows whose label, scores or ranks prefer no reply; they are left out.
+        labels: What the values of the label were read as, and their counts; None without a label.
+        splits: Kept pairs by the name of their split, "" for none.
+        odd: Optional values that were left out, by what was odd: `{"margin not a number": 1}`.
+        unread_columns: Columns that were not read, and in how many rows each holds something.
+        unread_keys: Keys of messages and responses that were not read, and how often each was there.
+        unread_files: Files of a folder that were not read, since others are named as splits and they are not.
+        lengths: Least, median and most characters of the kept prompts and replies.
     """
 
     origin: str
@@ -101,20 +135,51 @@ class PreferenceReport:
     examples: tuple[BadRow, ...]
     duplicates: int
     limited: int = 0
+    layout: str = ""
+    pairs: int | None = None
+    ties: int = 0
+    labels: LabelCounts | None = None
+    splits: dict[str, int] = field(default_factory=dict)
+    odd: dict[str, int] = field(default_factory=dict)
+    unread_columns: dict[str, int] = field(default_factory=dict)
+    unread_keys: dict[str, int] = field(default_factory=dict)
+    unread_files: tuple[str, ...] = ()
+    lengths: dict[str, tuple[int, int, int]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON values."""
-        return dataclasses.asdict(self) | {"examples": [dataclasses.asdict(row) for row in self.examples]}
+        lists = {"examples": [dataclasses.asdict(row) for row in self.examples], "unread_files": [*self.unread_files]}
+        lists |= {"lengths": {name: [*three] for name, three in self.lengths.items()}}
+        labels = self.labels and dataclasses.asdict(self.labels) | {"sides": [*self.labels.sides]}
+        return dataclasses.asdict(self) | lists | {"labels": labels}
 
     def summary(self) -> str:
-        """The report in one line, with the skipped kinds and exact repeats if there are any."""
-        text = f"{self.origin}: {self.kept:,} of {self.read:,} rows kept ({self.format})"
+        """The report in one line: what was read and how, and all that was left out or not read."""
+        if self.pairs in (None, self.read):
+            text = f"{self.origin}: {self.kept:,} of {self.read:,} rows kept ({self.format})"
+        else:
+            text = f"{self.origin}: {self.kept:,} pairs kept of {self.pairs:,} in {self.read:,} rows ({self.format})"
+        if self.layout not in ("", "prompt, chosen, rejected", "chosen, rejected"):
+            text += f"; read as {self.layout}"
+        if self.labels is not None:
+            text += f"; labels {self.labels}"
+        if self.ties:
+            text += f"; {self.ties:,} ties left out"
         if self.skipped:
             text += f"; {sum(self.skipped.values()):,} skipped ({count_kinds(self.skipped)})"
+        for what, rows in self.odd.items():
+            text += f"; {what} in {rows:,} {'row' if rows == 1 else 'rows'} (left out)"
         if self.limited:
             text += f"; {self.limited:,} beyond the limit"
         if self.duplicates:
             text += f"; {self.duplicates:,} exact repeats among the kept"
+        if set(self.splits) - {""}:
+            text += f"; splits: {', '.join(f'{name or None} {count:,}' for name, count in self.splits.items())}"
+        for what, counts in (("columns", self.unread_columns), ("keys", self.unread_keys)):
+            if counts:
+                text += f"; {what} not read: {', '.join(f'{name} ({count:,})' for name, count in counts.items())}"
+        if self.unread_files:
+            text += f"; files not read, of no split: {', '.join(self.unread_files)}"
         return text
 
 
@@ -188,27 +253,30 @@ def check_encodable(value: str, field: str) -> str:
     return value
 
 
-def check_strength(value: object, field: str) -> float | None:
-    """A finite number, also as a numeral (CSV); None and "" mean not given."""
-    if value is None or value == "":
-        return None
+def is_missing(value: object) -> bool:
+    """Whether a value stands for none: None, "", or NaN, which tables write where nothing is."""
+    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
+
+
+def number_of(value: object, field: str) -> float:
+    """A finite number, also as a numeral (CSV)."""
     try:
         if isinstance(value, bool) or not isinstance(value, (int, float, str)):
             raise ValueError
         number = float(value)
     except (ValueError, OverflowError):
-        raise RowProblem("strength is not a number", field, value) from None
+        raise RowProblem("not a number", field, value) from None
     if not math.isfinite(number):
-        raise RowProblem("strength is not finite", field, value)
+        raise RowProblem("not finite", field, value)
     return number
 
 
-def check_name(value: object, field: str) -> str | None:
-    """An optional name (source, category, split); whole numbers are taken as their numerals, "" as not given."""
-    if value is None or value == "":
-        return None
+def name_of(value: object, field: str) -> str:
+    """A name (source, category, split): a string, or a number as its numeral (1.0, of a column with gaps, is "1")."""
+    if isinstance(value, float) and math.isfinite(value):
+        return str(int(value)) if value == int(value) else repr(value)
     if isinstance(value, int):
         return str(value)
     if not isinstance(value, str):
-        raise RowProblem("not a string", field, value)
+        raise RowProblem("not a name", field, value)
     return check_encodable(value, field)

@@ -1,4 +1,4 @@
-"""Rows of files (JSON lines, JSON, CSV, Parquet), folders, globs, Hub data sets, a `Dataset` or a list of dicts.
+"""Rows of files (JSON lines, JSON, CSV, Parquet), folders, globs, Hub data sets, tables or a list of dicts.
 
 Every row comes with its place, `file.jsonl:12`. A file that is not what its name says stops the reading also under
 `bad_rows="skip"`: past the damage nothing can be trusted to be a row.
@@ -9,12 +9,14 @@ from __future__ import annotations
 import csv
 import glob
 import gzip
+import importlib
+import io
 import json
 import os
 import re
 import sys
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +24,8 @@ from typing import IO, Any, cast
 
 from ebrm.data.config import PreferenceConfig
 from ebrm.data.schema import shorten
+from ebrm.data.splits import NOT_DATA, file_splits, named_splits, part_of
+from ebrm.data.tables import list_rows, open_table
 from ebrm.errors import DataError, setting
 
 Row = dict[str, Any]
@@ -30,6 +34,7 @@ Reader = Callable[[Path, str], Iterator[LocatedRow]]  # (the file, its name in `
 
 _PARQUET_BATCH = 256  # rows in memory at a time; a row may hold megabytes
 _DAMAGE = (OSError, EOFError, zlib.error)
+_PACKED = (".gz", ".zst")
 
 _HUB_NAME = re.compile(
     r"(?P<name>[A-Za-z0-9][\w.-]*/[\w.-]+)(?::(?P<config>[^@:/\s]+))?(?:@(?P<revision>[^@\s]+))?", re.ASCII
@@ -43,12 +48,19 @@ class Source:
     Attributes:
         origin: Its name in messages.
         split: The Hub split being read; None for local data.
-        rows: Starts reading; yields (where, row): `file:N` (line or row from 1), or `rows[i]`, `dataset[i]` from 0.
+        parts: Starts reading; yields each file's (or table's) split, None where none is known, and its rows as (where,
+            row): `file:N` (line or row, from 1), or `rows[i]`, `dataset[i]` from 0.
+        left_out: Files of a folder that are in none of its splits, and are not read.
     """
 
     origin: str
     split: str | None
-    rows: Callable[[], Iterator[LocatedRow]]
+    parts: Callable[[], Iterator[tuple[str | None, Iterator[LocatedRow]]]]
+    left_out: tuple[str, ...] = ()
+
+    def rows(self) -> Iterator[LocatedRow]:
+        """Start reading; the rows of all parts."""
+        return (found for _, rows in self.parts() for found in rows)
 
 
 def read_rows(source: Any, config: PreferenceConfig | None = None) -> Iterator[LocatedRow]:
@@ -69,12 +81,32 @@ def open_source(source: Any, config: PreferenceConfig | None = None) -> Source:
     if datasets is not None and isinstance(source, (datasets.DatasetDict, datasets.IterableDatasetDict)):
         return _open_dataset_dict(source, "DatasetDict", config)
     if datasets is not None and isinstance(source, (datasets.Dataset, datasets.IterableDataset)):
-        return _local(f"Dataset ({source.info.dataset_name or 'unnamed'})", _dataset(source, "dataset"), config)
+        return _local_rows(f"Dataset ({source.info.dataset_name or 'unnamed'})", _dataset(source, "dataset"), config)
+    if isinstance(source, (list, tuple)) and source and all(isinstance(one, (str, os.PathLike)) for one in source):
+        return _open_several(source, config)
+    if (table := open_table(source)) is not None:
+        return _local_rows(*table, config)
     if isinstance(source, (list, tuple)):
-        return _local(f"list of {len(source):,} rows", lambda: _list(source), config)
+        return _local_rows(f"list of {len(source):,} rows", lambda: list_rows(source), config)
     raise DataError(
         f"The data are given as {type(source).__name__}; expected a path, a glob, a Hub name "
-        "(owner/name[:config][@revision]), a datasets.Dataset or a list of dicts."
+        "(owner/name[:config][@revision]), a list of these, a datasets.Dataset, a DataFrame or a list of dicts."
+    )
+
+
+def _open_several(names: Sequence[str | os.PathLike[str]], config: PreferenceConfig) -> Source:
+    """Several sources one after the other; files alone are read like those that a glob finds."""
+    paths = [Path(name).expanduser() for name in names]
+    if all(path.is_file() for path in paths):
+        root = Path(os.path.commonpath([path.absolute().parent for path in paths]))
+        shown = ", ".join(str(os.fspath(name)) for name in names[:3]) + (", …" if len(names) > 3 else "")
+        return _open_files(shown, [path.absolute() for path in paths], root, config)
+    opened = [_open_named(name, config) for name in names]
+    return Source(
+        "; ".join(one.origin for one in opened),
+        None,
+        lambda: ((split or one.split, rows) for one in opened for split, rows in one.parts()),
+        tuple(name for one in opened for name in one.left_out),
     )
 
 
@@ -113,7 +145,7 @@ def _open_local(name: str, config: PreferenceConfig) -> Source | None:
     if path.is_dir():
         if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
             return _open_saved_dataset(path, config)
-        return _open_files(name, _files_in(path), path, config)
+        return _open_files(name, _files_in(path), path, config, whole=True)
     if path.exists():
         return _open_files(name, [path], path.parent, config)
     if not glob.has_magic(name):
@@ -138,7 +170,7 @@ def _open_hub(hub: re.Match[str], absent: str, config: PreferenceConfig) -> Sour
             f"{type(error).__name__}: {one_line(error)} Check the path or the name, choose another `split`, or a "
             "config with owner/name:config."
         ) from error
-    return Source(f"Hub data set {shown}, split {split}", split, _dataset(data, f"{name} {split}"))
+    return _split_of_set(f"Hub data set {shown}, split {split}", split, data, f"{name} {split}")
 
 
 def _open_saved_dataset(path: Path, config: PreferenceConfig) -> Source:
@@ -153,7 +185,7 @@ def _open_saved_dataset(path: Path, config: PreferenceConfig) -> Source:
         ) from error
     if isinstance(data, datasets.DatasetDict):
         return _open_dataset_dict(data, str(path), config)
-    return _local(str(path), _dataset(data, path.name), config)
+    return _local_rows(str(path), _dataset(data, path.name), config)
 
 
 def _open_dataset_dict(data: Mapping[Any, Any], origin: str, config: PreferenceConfig) -> Source:
@@ -162,30 +194,54 @@ def _open_dataset_dict(data: Mapping[Any, Any], origin: str, config: PreferenceC
         raise DataError(
             f"{origin} has no split {split!r}; it has {', '.join(map(str, data))}. Set `split` to one of these."
         )
-    return Source(f"{origin}, split {split}", split, _dataset(data[split], f"dataset {split}"))
+    return _split_of_set(f"{origin}, split {split}", split, data[split], f"dataset {split}")
 
 
-def _open_files(name: str, paths: list[Path], root: Path, config: PreferenceConfig) -> Source:
+def _split_of_set(origin: str, split: str, data: Any, label: str) -> Source:
+    return Source(origin, split, lambda: iter([(split, _dataset(data, label)())]))
+
+
+def _open_files(name: str, paths: list[Path], root: Path, config: PreferenceConfig, whole: bool = False) -> Source:
+    """Files, with the splits that their names say: of a `whole` folder as `datasets` finds them.
+
+    Files that were named one by one or by a pattern are all read, and their splits matter where they differ: a single
+    `test.jsonl` is what the user wants to read.
+    """
     readers = [(path, reader) for path in paths if (reader := reader_of(path)) is not None]
     if len(readers) < len(paths):
         other = next(path for path in paths if reader_of(path) is None)
         raise DataError(
             f"{other} is not a kind of file that can be read here: its name must end in {', '.join(READERS)} (text "
-            "also in .gz). Rename it, or name the data files alone."
+            "also in .gz and .zst). Rename it, or name the data files alone."
         )
 
-    def rows() -> Iterator[LocatedRow]:
-        for path, reader in readers:
-            yield from reader(path, _printable(str(path.relative_to(root))))
+    names = [_printable(path.relative_to(root).as_posix()) for path, _ in readers]
+    found = file_splits(names) if whole else named_splits(names)
+    files = [
+        (split, partial(reader, path, label))
+        for (path, reader), label, split, left_out in zip(readers, names, found.split, found.left_out, strict=True)
+        if not left_out
+    ]
+    shown = _printable(name) + ("" if len(paths) == 1 else f" ({len(files):,} files)")
+    if config.split is not None and any(split is not None for split, _ in files):
+        files = [(split, rows) for split, rows in files if _is_split(config.split, split)]
+        if not files:
+            there = ", ".join(dict.fromkeys(split for split in found.split if split is not None))
+            raise DataError(f"{shown} has no file of the split {config.split!r}; it has {there}. Set `split` to one.")
+        return Source(f"{shown}, split {config.split}", None, lambda: ((split, rows()) for split, rows in files))
+    left_out = tuple(label for label, out in zip(names, found.left_out, strict=True) if out)
+    return _local(shown, lambda: ((split, rows()) for split, rows in files), config, left_out)
 
-    files = "" if len(paths) == 1 else f" ({len(paths):,} files)"
-    return _local(_printable(name) + files, rows, config)
+
+def _is_split(wanted: str, split: str | None) -> bool:
+    """Whether a file's split is the wanted one, by name or (validation for val) by what both mean."""
+    return split is not None and (split == wanted or (part_of(wanted) is not None and split == part_of(wanted)))
 
 
 def _files_in(folder: Path) -> list[Path]:
     """Data files below a folder, in order of their names; hidden ones and other kinds of file are not data."""
     shown = (p for p in sorted(folder.rglob("*")) if not any(n.startswith(".") for n in p.relative_to(folder).parts))
-    found = [path for path in shown if path.is_file() and reader_of(path) is not None]
+    found = [path for path in shown if path.is_file() and reader_of(path) is not None and path.name not in NOT_DATA]
     kinds = sorted({kind_of(path) for path in found})
     if not found:
         raise DataError(f"The folder {folder} holds no data file ({', '.join(READERS)}). Check the path.")
@@ -197,12 +253,22 @@ def _files_in(folder: Path) -> list[Path]:
     return found
 
 
-def _local(origin: str, rows: Callable[[], Iterator[LocatedRow]], config: PreferenceConfig) -> Source:
-    wanted = config.split
+def _local_rows(origin: str, rows: Callable[[], Iterator[LocatedRow]], config: PreferenceConfig) -> Source:
+    return _local(origin, lambda: iter([(None, rows())]), config)
+
+
+def _local(
+    origin: str,
+    parts: Callable[[], Iterator[tuple[str | None, Iterator[LocatedRow]]]],
+    config: PreferenceConfig,
+    left_out: tuple[str, ...] = (),
+) -> Source:
+    wanted, column = config.split, config.columns.get("split", "split")
     if wanted is None:
-        return Source(origin, None, rows)
-    column = config.columns.get("split", "split")
-    return Source(f"{origin}, split {wanted}", None, lambda: _only(rows(), column, wanted, origin))
+        return Source(origin, None, parts, left_out)
+    named = f"{origin}, split {wanted}"
+    rows = lambda: _only((found for _, rows in parts() for found in rows), column, wanted, origin)  # noqa: E731
+    return Source(named, None, lambda: iter([(None, rows())]), left_out)
 
 
 def _only(rows: Iterable[LocatedRow], column: str, wanted: str, origin: str) -> Iterator[LocatedRow]:
@@ -227,13 +293,6 @@ def _only(rows: Iterable[LocatedRow], column: str, wanted: str, origin: str) -> 
         )
 
 
-def _list(source: Iterable[Any]) -> Iterator[LocatedRow]:
-    for i, row in enumerate(source):
-        if not isinstance(row, Mapping):
-            raise DataError(f"rows[{i}] is {type(row).__name__} {shorten(row)}; every row must be a dict.")
-        yield f"rows[{i}]", dict(row)
-
-
 def _dataset(data: Any, label: str) -> Callable[[], Iterator[LocatedRow]]:
     # A Dataset may be set to give arrays or tensors; plain Python values are wanted.
     return lambda: ((f"{label}[{i}]", dict(row)) for i, row in enumerate(data.with_format(None)))
@@ -246,12 +305,14 @@ def _printable(name: str) -> str:
 
 def reader_of(path: Path) -> Reader | None:
     """The reader for a file by the ending of its name, or None if there is none."""
-    return None if path.name.lower().endswith(".parquet.gz") else READERS.get(kind_of(path))
+    packed = path.name.lower().endswith(_PACKED)
+    return None if packed and kind_of(path) == ".parquet" else READERS.get(kind_of(path))
 
 
 def kind_of(path: Path) -> str:
-    """The ending that names a file's format, without `.gz`, in lower case: `.jsonl`."""
-    return os.path.splitext(path.name.lower().removesuffix(".gz"))[1]
+    """The ending that names a file's format, without `.gz` or `.zst`, in lower case: `.jsonl`."""
+    name = path.name.lower()
+    return os.path.splitext(os.path.splitext(name)[0] if name.endswith(_PACKED) else name)[1]
 
 
 def one_line(error: BaseException) -> str:
@@ -380,8 +441,29 @@ READERS: dict[str, Callable[[Path, str], Iterator[LocatedRow]]] = {
 
 
 def _open(path: Path, mode: str = "rb", **text: str) -> IO[Any]:
-    opener: Callable[..., Any] = gzip.open if path.name.lower().endswith(".gz") else open
+    name = path.name.lower()
+    if name.endswith(".zst"):
+        packed = _open_zst(path)
+        return packed if mode == "rb" else io.TextIOWrapper(packed, **cast("Any", text))
+    opener: Callable[..., Any] = gzip.open if name.endswith(".gz") else open
     return cast("IO[Any]", opener(path, mode, **text))
+
+
+def _open_zst(path: Path) -> io.BufferedReader:
+    """A file packed by Zstandard, unpacked as it is read: by pyarrow, or by the package zstandard."""
+    import pyarrow
+
+    if pyarrow.Codec.is_available("zstd"):
+        return io.BufferedReader(cast("io.RawIOBase", pyarrow.input_stream(str(path), compression="zstd")))
+    try:
+        zstandard = importlib.import_module("zstandard")
+    except ImportError:
+        raise DataError(
+            f"{path} is packed by Zstandard, which this pyarrow was built without. Run `pip install zstandard`, or "
+            f"unpack it first: `zstd -d {path.name}`."
+        ) from None
+    packed = open(path, "rb")  # noqa: SIM115 - closed with what reads it
+    return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(packed, read_across_frames=True, closefd=True))
 
 
 def _decode(data: bytes, where: str, first: bool) -> str:

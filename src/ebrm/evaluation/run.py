@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ebrm.benchmarks import NAMES, Benchmark, available, open_benchmark, sample_prompts
-from ebrm.data import PreferenceConfig, TextConfig, load_preferences, prompt_id
+from ebrm.data import PreferenceConfig, TextConfig, load_preferences, part_of, prompt_id
 from ebrm.errors import ConfigError
 from ebrm.evaluation.comparison import evaluate_scores
 from ebrm.evaluation.config import BenchmarkConfig
@@ -180,16 +180,15 @@ def choose_items(
 
 
 def seen_prompts(sources: Sequence[str]) -> set[str]:
-    """Ids of the prompts in preference data and features folders, those of a "test" split aside."""
+    """Ids of the prompts in preference data and features folders, those of a test split (`part_of`) aside."""
     seen: set[str] = set()
     for source in sources:
         if (Path(source) / MANIFEST).is_file():
             pairs = open_features(source, verify=False).pairs
-            seen.update(
-                name for name, split in zip(pairs.prompt_id.tolist(), pairs.split, strict=True) if split != "test"
-            )
+            found = list(zip(pairs.prompt_id.tolist(), pairs.split, strict=True))
         else:
-            seen.update(row.prompt_id for row in load_preferences(source, PreferenceConfig()) if row.split != "test")
+            found = [(row.prompt_id, row.split) for row in load_preferences(source, PreferenceConfig())]
+        seen.update(name for name, split in found if part_of(split) != "test")
     return seen
 
 

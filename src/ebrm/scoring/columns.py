@@ -9,22 +9,24 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from ebrm.data import (
     COLUMN_NAMES,
-    Columns,
     Message,
+    Reader,
     Reply,
     RowProblem,
+    Sides,
     as_reply,
     check_messages,
     check_prompt,
     check_text,
+    find_layout,
     messages_in,
-    read_preference,
+    read_sides,
 )
 from ebrm.errors import ConfigError, DataError, setting
 
@@ -38,8 +40,6 @@ SCORE_COLUMNS: dict[str, str] = {
     **{name: COLUMN_NAMES[name] for name in ("prompt", "chosen", "rejected", "a", "b", "label")},
 }
 
-# The other side of the pair that a single response is read as; it is never scored.
-_OTHER = "\0other"
 # Put behind an empty reply while it is read: a reply that is fitted on must not be empty, one that is scored may be.
 _FILL = "\ue000"
 _UNANSWERED = re.compile(r"\n\nAssistant:\s*\Z")
@@ -66,12 +66,12 @@ class Shape:
         kind: "response" (with prompt), "responses" (a list of them), "messages" (a conversation that ends in the
             response) or "pair".
         columns: our name → the file's.
-        layout: how a pair's columns name its sides (`ebrm.data.Columns.layout`).
+        reader: of a pair's rows, by the layout of their columns.
     """
 
     kind: Kind
     columns: Mapping[str, str]
-    layout: Any = None
+    reader: Reader | None = None
 
     @property
     def prefixes(self) -> tuple[str, ...]:
@@ -122,24 +122,27 @@ class Shape:
         reply, filled = _filled([reply] if isinstance(reply, Mapping) else reply)
         if not isinstance(reply, list):
             check_text(reply, name)
-        prompt = self.columns["prompt"]
-        columns = Columns({"prompt": prompt, "chosen": name, "rejected": _OTHER})
-        pseudo = {prompt: row.get(prompt), name: reply, _OTHER: "-" if reply != "-" else "--"}
-        preference, _ = read_preference(pseudo, where, columns, "explicit")
+        prompt = (row.get(self.columns["prompt"]), self.columns["prompt"])
+        pair = Sides(prompt, (reply, name), ("-" if reply != "-" else "--", "the other reply"))
+        preference, _ = read_sides(pair, where)
         return Side(preference.prompt, _unfilled(preference.chosen) if filled else preference.chosen)
 
     def _pair(self, row: Mapping[str, Any], where: str) -> tuple[Side, ...]:
-        columns = Columns({ours: theirs for ours, theirs in self.columns.items() if ours in COLUMN_NAMES})
-        # Only the texts matter here: a row with an odd margin or category can still be scored.
-        texts = {name: row.get(name) for ours, name in self.columns.items() if ours in SCORE_COLUMNS}
+        assert self.reader is not None
+        texts = dict(row)
         empty = False
         for ours in {"chosen", "rejected", "a", "b"} & self.columns.keys():
             name = self.columns[ours]
-            texts[name], filled = _filled(texts[name], whole=self.layout == "implicit")
+            texts[name], filled = _filled(texts.get(name), whole=self.reader.layout.implicit)
             empty |= filled
-        preference, _ = read_preference(texts, where, columns, self.layout)
-        sides = (preference.chosen, preference.rejected)
-        return tuple(Side(preference.prompt, _unfilled(side) if empty else side) for side in sides)
+        found = list(self.reader.pairs(texts, where))
+        if len(found) != 1:
+            name = self.columns.get("label") or self.columns.get("rejected", "")
+            raise RowProblem("several pairs in one row" if found else "tie", name, row.get(name))
+        if isinstance(found[0], RowProblem):
+            raise found[0]
+        pair = found[0].preference
+        return tuple(Side(pair.prompt, _unfilled(one) if empty else one) for one in (pair.chosen, pair.rejected))
 
 
 def _filled(reply: Any, whole: bool = False) -> tuple[Any, bool]:
@@ -174,8 +177,11 @@ def _from_json(value: Any) -> Any:
     return value
 
 
-def find_shape(seen: Sequence[str], mapping: Mapping[str, str], path: str) -> Shape:
-    """Decide by the columns what a file holds; `mapping` is {our name: the file's}."""
+def find_shape(
+    seen: Collection[str], mapping: Mapping[str, str], path: str, label_map: Mapping[str, str] | None = None
+) -> Shape:
+    """Decide by the columns what a file holds: `seen` are their names, or a value of each; `mapping` is {ours: its}."""
+    row = seen if isinstance(seen, Mapping) else dict.fromkeys(seen)
     for ours, theirs in mapping.items():
         if ours not in SCORE_COLUMNS:
             raise ConfigError(
@@ -183,7 +189,7 @@ def find_shape(seen: Sequence[str], mapping: Mapping[str, str], path: str) -> Sh
                 f"Write our name first: {setting('columns', {'response': 'answer'})}."
             )
         if theirs not in seen:
-            near = difflib.get_close_matches(theirs, seen, n=1)
+            near = difflib.get_close_matches(theirs, list(seen), n=1)
             raise DataError(
                 f"columns has {ours}={theirs}, but {path} has no column {theirs!r}. "
                 + (f"Did you mean {near[0]!r}? " if near else "")
@@ -194,12 +200,9 @@ def find_shape(seen: Sequence[str], mapping: Mapping[str, str], path: str) -> Sh
     for kind in ("response", "responses"):
         if {"prompt", kind} <= there.keys() and not (kind == "response" and "responses" in mapping):
             return Shape(kind, {ours: there[ours] for ours in ("prompt", kind)})
-    layout = Columns({ours: name for ours, name in there.items() if ours in COLUMN_NAMES}).layout(
-        dict.fromkeys(map(str, seen))
-    )
-    if layout is not None:
-        wanted = ("prompt", "a", "b", "label") if layout == "labeled" else ("prompt", "chosen", "rejected")
-        return Shape("pair", {ours: there[ours] for ours in wanted if ours in there}, layout)
+    layout = find_layout(row, {ours: name for ours, name in mapping.items() if ours in COLUMN_NAMES}, label_map or {})
+    if layout is not None and layout.kind not in ("responses", "rated"):
+        return Shape("pair", dict(layout.fields), Reader(layout, {}))
     if "messages" in there:
         return Shape("messages", {"messages": there["messages"]})
     raise DataError(

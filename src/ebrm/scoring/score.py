@@ -138,6 +138,7 @@ def score_file(
         "input": opened.fingerprint, "model": model.fingerprint(), "settings": sha256_json(dict(backbone or {})),
         "prompts": None if model.prompts is None else sha256_json(model.prompts.fingerprints.tolist()),
         "columns": [list(opened.columns), dict(sorted(config.columns.items())), config.prefix],
+        "label_map": dict(sorted(config.label_map.items())),
         "chunk_rows": CHUNK_ROWS, "version": __version__,
     }  # fmt: skip
     shown = {"input": str(source), "columns": dict(config.columns), "prefix": config.prefix}
@@ -182,14 +183,14 @@ def score_file(
 
 def _open_texts(path: Path, config: ScoreConfig, kind: str) -> _Source:
     """Read a file once: columns, shape, row count, and every row that cannot be scored or written for what it holds."""
-    seen: dict[str, None] = {}
+    seen: dict[str, Any] = {}  # columns, each with the first value that there is
     count, empty, kinds = 0, 0, Counter[str]()
     shape: Shape | None = None
     bad: list[BadRow] = []
     for chunk in read_chunks(path, CHUNK_ROWS):
         for row in chunk.rows:
-            seen.update(dict.fromkeys(row))
-        shape = shape or find_shape(list(seen), config.columns, str(path))
+            seen.update({name: value for name, value in row.items() if seen.get(name) is None})
+        shape = shape or find_shape(seen, config.columns, str(path), config.label_map)
         count += len(chunk.rows)
         texts = _texts(shape, chunk)
         empty += sum(side.is_empty for side in texts.what)
@@ -201,6 +202,8 @@ def _open_texts(path: Path, config: ScoreConfig, kind: str) -> _Source:
         del chunk  # before the next is read
     if shape is None:
         raise DataError(f"{path} holds no rows. Check that it is the file meant and is complete.")
+    if shape.reader is not None and shape.reader.labels is not None:
+        shape.reader.labels.check(str(path))
     columns = tuple(map(str, seen))
     if kind == "parquet" and path.suffix.lower() != ".parquet":
         check = ParquetCheck(columns)
