@@ -17,8 +17,13 @@ if TYPE_CHECKING:
 
 FORMAT = "ebrm-model-3"
 _WEIGHTS, _CONFIG, _CARD = "energy.safetensors", "config.json", "README.md"
+# By these, transformers' pipelines and sentence-transformers' CrossEncoder give rewards as they are, without a sigmoid.
+AS_IT_IS: dict[str, Any] = {
+    "problem_type": "regression",
+    "sentence_transformers": {"activation_fn": "torch.nn.modules.linear.Identity"},
+}
 # What transformers' Auto classes go by (ebrm.integrations).
-_FOR_TRANSFORMERS = {"model_type": "ebrm", "architectures": ["EBRMForSequenceClassification"]}
+_FOR_TRANSFORMERS = {"model_type": "ebrm", "architectures": ["EBRMForSequenceClassification"], **AS_IT_IS}
 # What a model is made of; a config that transformers wrote says more.
 _RECORD = (
     "head", "fit", "backbone", "text_rule", "data", "filter", "history", "best_epoch", "metrics", "calibration",

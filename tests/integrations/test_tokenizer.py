@@ -41,7 +41,9 @@ KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
 
 def ids(tokenizer: Any, prompt: Any, response: str) -> list[int]:
     text = tokenizer.apply_chat_template(messages(prompt, response), tokenize=False)
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
+    bare = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert tokenizer(text)["input_ids"] == bare  # it has none to add
+    return bare
 
 
 @pytest.mark.parametrize("kind", KINDS)

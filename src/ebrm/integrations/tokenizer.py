@@ -1,19 +1,29 @@
 """A tokenizer whose chat template alone renders texts as ebrm does, for libraries that tokenize by themselves.
 
 TRL renders a conversation by the tokenizer's chat template and tokenizes that without adding special tokens, so the
-text rule's decisions about start and end tokens have to be in the template.
+text rule's decisions about start and end tokens have to be in the template. transformers' pipelines tokenize the same
+text and do add special tokens, so the tokenizer must have none of its own to add.
 """
 
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from transformers import PreTrainedTokenizerFast
+
 from ebrm.data import PLAIN, TextRule, tokenize
 from ebrm.errors import ModelError, TextError
 
+logger = logging.getLogger(__name__)
+
+# More tokens than any text has: nothing is cut by whoever truncates to the tokenizer's limit; the model refuses.
+_NO_LIMIT = int(1e30)
+# sentence-transformers' CrossEncoder writes a pair of texts as turns of these roles.
+_PAIR = {"query": "user", "document": "assistant"}
 _PLAIN_TEMPLATE = (
     "{%- set names = {'system': 'System', 'user': 'User', 'assistant': 'Assistant'} -%}"
     "{%- for message in messages -%}"
@@ -35,20 +45,28 @@ _PROBES: tuple[tuple[list[dict[str, str]], str], ...] = (
 
 
 def make_tokenizer(rule: TextRule, tokenizer: Any) -> Any:
-    """A copy of a base RM's tokenizer whose chat template follows the text rule.
+    """A copy of a base RM's tokenizer whose chat template follows the text rule, and which adds no special tokens.
 
-    `tok(tok.apply_chat_template(messages, tokenize=False), add_special_tokens=False)` gives the ids of
-    :func:`ebrm.data.text.tokenize`, except that nothing is cut: a longer text is left as it is.
+    `tok(tok.apply_chat_template(messages, tokenize=False))` gives the ids of :func:`ebrm.data.text.tokenize`, with
+    `add_special_tokens` or without, except that nothing is cut: a longer text is left as it is. The template also takes
+    the turns `query` and `document`, as which sentence-transformers writes a pair, for a user's and an assistant's.
 
     Raises:
         ModelError: this tokenizer gives other ids with any template.
     """
-    own = copy.deepcopy(tokenizer)
+    own = _adding_nothing(tokenizer)
     own.chat_template = write_template(rule, tokenizer)
-    own.padding_side, own.model_max_length = "right", rule.max_length
+    own.padding_side, own.model_max_length = "right", _NO_LIMIT
     own.model_input_names = ["input_ids", "attention_mask"]
     if own.pad_token is None:
         own.pad_token = own.eos_token
+    if list(own("a", verbose=False)["input_ids"]) != list(
+        own("a", add_special_tokens=False, verbose=False)["input_ids"]
+    ):
+        logger.warning(
+            "The tokenizer (%s) adds special tokens of its own to texts that have them already. Where a library "
+            "tokenizes by itself, tell it not to (add_special_tokens=False).", type(tokenizer).__name__,
+        )  # fmt: skip
     different = first_difference(rule, tokenizer, own)
     if different is not None:
         raise ModelError(
@@ -56,6 +74,30 @@ def make_tokenizer(rule: TextRule, tokenizer: Any) -> Any:
             f"text rule does: {different}. Score with EnergyRewardModel, or in TRL with ebrm.reward_function."
         )
     return own
+
+
+def _adding_nothing(tokenizer: Any) -> Any:
+    """A copy that adds no start or end tokens to a text, as far as its kind can be told not to."""
+    own = copy.deepcopy(tokenizer)
+    for name in ("add_bos_token", "add_eos_token"):
+        if getattr(own, name, False):
+            setattr(own, name, False)
+    inner = getattr(own, "backend_tokenizer", None)
+    adds = list(tokenizer("a", verbose=False)["input_ids"]) != list(
+        tokenizer("a", add_special_tokens=False, verbose=False)["input_ids"]
+    )
+    if inner is None or not adds:
+        return own
+    inner.post_processor = None
+    # Classes of model families put their special tokens back when they are loaded; the general class does not.
+    more = (
+        {"extra_special_tokens": list(own.extra_special_tokens)} if getattr(own, "extra_special_tokens", None) else {}
+    )
+    names = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+    special = {name: getattr(own, name) for name in names if getattr(own, name, None) is not None}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner, clean_up_tokenization_spaces=own.clean_up_tokenization_spaces, **special, **more
+    )
 
 
 def first_difference(rule: TextRule, tokenizer: Any, other: Any) -> str | None:
@@ -83,7 +125,8 @@ def write_template(rule: TextRule, tokenizer: Any) -> str:
     """The source of a chat template that renders whole texts, start and end tokens included."""
     before, after = _added(tokenizer) if rule.template == PLAIN else ("", "")
     template = _PLAIN_TEMPLATE if rule.template == PLAIN else rule.template
-    given = "".join(f"{{%- set {name} = {value!r} +%}}" for name, value in rule.template_kwargs.items())
+    given = _pair_roles(template)
+    given += "".join(f"{{%- set {name} = {value!r} +%}}" for name, value in rule.template_kwargs.items())
     rules = _end(rule, tokenizer) + _start(rule, tokenizer)
     if not rules and not before and not after:
         return given + template
@@ -91,6 +134,17 @@ def write_template(rule: TextRule, tokenizer: Any) -> str:
     written = f"{{%+ set written +%}}{template.removesuffix(chr(10))}{{%+ endset -%}}"
     whole = f"{{%- set ns = namespace(text={before!r} + written + {after!r}, starts=0) -%}}"
     return given + written + whole + rules + "{{- ns.text -}}"
+
+
+def _pair_roles(template: str) -> str:
+    """Gives turns of `_PAIR` the roles that the template knows, unless it knows those."""
+    if any(f"{quote}query{quote}" in template for quote in "'\""):
+        return ""
+    return (
+        "{%- set turns = namespace(all=[]) -%}{%- for turn in messages -%}"
+        f"{{%- set turns.all = turns.all + [dict(turn, role={_PAIR!r}.get(turn['role'], turn['role']))] -%}}"
+        "{%- endfor -%}{%- set messages = turns.all +%}"
+    )
 
 
 def _end(rule: TextRule, tokenizer: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import shutil
@@ -29,7 +30,7 @@ from ebrm.backbone import (
 )
 from ebrm.data import TextRule
 from ebrm.errors import BackboneError, DataError, ModelError, TextTooLongError
-from ebrm.hub import write_card, write_energy, write_model
+from ebrm.hub import AS_IT_IS, write_card, write_energy, write_model
 from ebrm.integrations.tokenizer import first_difference, make_tokenizer
 from ebrm.model import EnergyRewardModel, ModelRecord
 
@@ -59,6 +60,8 @@ class EBRMConfig(PretrainedConfig):
     def __init__(self, base: dict[str, Any] | None = None, own_tokenizer: bool = False, **kwargs: Any) -> None:
         if kwargs.get("id2label") is None:
             kwargs.setdefault("num_labels", 1)
+        for name, value in AS_IT_IS.items():
+            kwargs[name] = kwargs.get(name) or copy.deepcopy(value)
         super().__init__(**kwargs)
         self.base, self.own_tokenizer = base, own_tokenizer
 
