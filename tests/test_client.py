@@ -193,7 +193,7 @@ def test_the_plain_client_ranks_and_closes():
     with Client("http://a", token="word", transport=servers) as client:
         first, _ = client.rank([{"role": "user", "content": "a", "name": "x"}], ["b", "c"])
     assert (first.index, first.response, first.p_best) == (1, "c", 0.7)
-    assert servers.asked[0][2]["prompt"] == [{"role": "user", "content": "a"}]
+    assert servers.asked[0][2]["prompt"] == [{"role": "user", "content": "a", "name": "x"}]
     client, _ = one((200, {"results": [{"index": 9}]}))
     with pytest.raises(ServerError, match="no ranking"):
         client.rank("a", ["b"])

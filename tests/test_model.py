@@ -153,8 +153,8 @@ def test_one_pair_is_one_row_and_one_prompt_stands_for_all(model, prompts, respo
         (["a", None], ["b", "c"], "Text 1: The prompt is a NoneType"),
         (["a", "b"], ["c", 7], "Text 1: The response is a int"),
         ({"a", "b"}, ["c", "d"], "`prompts` is a set"),  # which has no order
-        (["a"], np.array("b"), "`responses` is a str; a list was expected"),
-        ([["a"]], ["b"], "Text 0: Message 1 is 'a', a str"),
+        (["a"], np.array("b"), r"`responses` is one string; give a list, one response a row"),
+        ([["a"]], ["b"], r"Text 0: prompt\[0\] cannot be read: not a message"),
         ([b"a"], ["b"], "Text 0: The prompt is a bytes"),
     ],
 )
@@ -165,7 +165,11 @@ def test_texts_that_do_not_match_are_refused(model, prompts, responses, message)
 
 @pytest.mark.parametrize(
     ("prompt", "responses", "message"),
-    [("hi", "abc", "`responses` is a str"), (["hi", "ho"], ["a", "b"], "`prompt` is a list"), ([], ["a"], "is a list")],
+    [
+        ("hi", "abc", "`responses` is one string"),
+        (["hi", "ho"], ["a", "b"], "`prompt` is a list"),
+        ([], ["a"], "is a list"),
+    ],
 )
 def test_ranking_splits_no_string_and_takes_one_prompt(model, prompt, responses, message):
     with pytest.raises(TextError, match=message):
@@ -186,7 +190,7 @@ def test_token_ids_are_lists_of_whole_numbers(model, ids, row):
 def test_preferring_takes_one_prompt_and_two_strings(model):
     with pytest.raises(TextError, match="`prompt` is a list"):
         model.prefer(["a", "b"], "c", "d")
-    with pytest.raises(TextError, match="Text 1: The response is a list"):
+    with pytest.raises(TextError, match=r"Text 1: response\[0\] cannot be read"):
         model.prefer("a", "c", ["d"])
 
 

@@ -13,13 +13,20 @@ import torch
 from torch import Tensor
 
 from ebrm.data import (
+    BadRows,
     PreferenceConfig,
     Preferences,
+    Prompt,
+    Reply,
     RowProblem,
+    as_reply,
     check_messages,
     check_prompt,
+    check_reply,
     check_text,
+    check_tools,
     load_preferences,
+    messages_in,
     prompt_id,
     read_rows,
     split_by_prompt,
@@ -102,7 +109,7 @@ def open_anchors(keep: Any, data: PreferenceConfig, backbone: bool) -> Features 
 
 def read_anchors(
     opened: Features | Preferences | list[Text], features: Features, backbone: Backbone | None, folder: Path,
-    config: FeatureConfig,
+    config: FeatureConfig, bad_rows: BadRows = "stop",
 ) -> Features:  # fmt: skip
     """Features of the anchors that :func:`open_anchors` gave; what is left out or cut is logged.
 
@@ -112,6 +119,7 @@ def read_anchors(
         backbone: the reward model, to read texts with.
         folder: where features that are read here go.
         config: how they are stored.
+        bad_rows: of pairs that the reward model cannot read, as in `extract_features`.
 
     Raises:
         DataError: embeddings of another size. FeaturesError: features of another reward model or text rule.
@@ -128,7 +136,7 @@ def read_anchors(
     if isinstance(opened, list):
         found = extract_texts(backbone, opened, folder, config)
     else:
-        found = extract_features(backbone, opened, folder, config)
+        found = extract_features(backbone, opened, folder, config, bad_rows=bad_rows)
     for name, message in _LEFT_OUT.items():
         if found.manifest.get(name):
             logger.warning(message, found.manifest[name])
@@ -149,13 +157,27 @@ def _texts(keep: Any, data: PreferenceConfig) -> list[Text] | None:
         for where, row in (first, *rows):
             try:
                 prompt = row.get(columns["prompt"])
-                turns = [{"role": "user", "content": check_text(prompt, "prompt")}] if isinstance(prompt, str) else None
+                turns = None
+                if isinstance(prompt, str) and messages_in(prompt, "prompt") is None:
+                    turns = [{"role": "user", "content": check_text(prompt, "prompt")}]
                 messages = check_prompt(turns or check_messages(prompt, "prompt"), "prompt")
-                yield Text(prompt_id(messages), messages, check_text(row.get(columns["response"]), "response"), where)
+                tools = check_tools(row.get(columns.get("tools", "tools")), "tools")
+                asked: Prompt = {"messages": messages, "tools": tools} if tools else messages
+                yield Text(prompt_id(messages, tools), asked, _reply(row.get(columns["response"])), where)
             except RowProblem as problem:
                 raise DataError(f"An anchor cannot be read: {problem.at(where)}") from None
 
     return list(found())
+
+
+def _reply(value: Any) -> Reply:
+    """A response: text, or one assistant's message (alone, or in a list)."""
+    if value is None or (isinstance(value, str) and messages_in(value, "response") is None):
+        return check_reply(value, "response")
+    messages = check_messages(value, "response")
+    if len(messages) != 1 or messages[0]["role"] != "assistant":
+        raise RowProblem("reply is not an assistant message", "response", value)
+    return as_reply(messages[0])
 
 
 def split_anchors(features: Features, seed: int) -> AnchorSplit:

@@ -18,7 +18,8 @@ from ebrm.errors import ConfigError, ServerError, TextError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ebrm.backbone import OnError, Prompt
+    from ebrm.backbone import OnError
+    from ebrm.data import Prompt, Reply
     from ebrm.model import Ranked, RefinedReward
 
 T = TypeVar("T")
@@ -67,13 +68,14 @@ class Requests:
         self._info: dict[str, Any] | None = None
 
     def score(
-        self, prompts: Prompt | Sequence[Prompt], responses: str | Sequence[str], *, on_error: OnError = "raise"
+        self, prompts: Prompt | Sequence[Prompt], responses: Reply | Sequence[Reply], *, on_error: OnError = "raise"
     ) -> Steps[RefinedReward]:
         """Refined rewards of responses [n]; a list over the server's limits goes in several requests.
 
         Args:
-            prompts: one prompt (a string, or a list of {"role", "content"} messages), or one for each response.
-            responses: the assistant's answers; a single string is one row.
+            prompts: one prompt (a string, a list of messages, or a mapping of `messages` and `tools`), or one for each
+                response.
+            responses: the assistant's answers, strings or messages; one alone is one row.
             on_error: for rows that the reward model cannot read: "raise", or "nan" with the reason in `errors`.
 
         Raises:
@@ -90,7 +92,7 @@ class Requests:
         """As `score`, of conversations that already went through the RM's chat template, one text each."""
         return (yield from self._score({"rendered": [texts] if isinstance(texts, str) else list(texts)}, on_error))
 
-    def rank(self, prompt: Prompt, responses: Sequence[str]) -> Steps[list[Ranked]]:
+    def rank(self, prompt: Prompt, responses: Sequence[Reply]) -> Steps[list[Ranked]]:
         """The responses to one prompt, best refined reward first; errors as `score`."""
         from ebrm.model import Ranked
 
@@ -401,11 +403,18 @@ def _refined(results: Sequence[Mapping[str, Any] | None], errors: Sequence[str |
 
 
 def _plain(prompt: Prompt) -> Any:
-    if isinstance(prompt, str):
-        return prompt
-    return [{"role": message.get("role"), "content": message.get("content")} for message in prompt]
+    return prompt if isinstance(prompt, str | Mapping) else list(prompt)
 
 
 def _dumps(value: Any) -> bytes:
     # In ASCII: lone surrogates have no UTF-8 form, and the server reads them as `ebrm score` does.
-    return json.dumps(value).encode("ascii")
+    return json.dumps(value, default=_as_json).encode("ascii")
+
+
+def _as_json(value: Any) -> Any:
+    """Arrays as lists, and other mappings as objects."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} cannot be sent")

@@ -20,11 +20,26 @@ class DataError(EBRMError):
 
 
 class TextError(EBRMError):
-    """A text that cannot be turned into token ids under the text rule."""
+    """A text that cannot be turned into token ids under the text rule: the fact, and what to do where that is known."""
+
+    #: The kind of problem, where texts are counted.
+    kind = "not readable"
+
+    def __init__(self, fact: str, advice: str = "") -> None:
+        super().__init__(f"{fact} {advice}" if advice else fact)
+        self.fact, self.advice = fact, advice
 
 
 class TextTooLongError(TextError):
     """A text with more tokens than the reward model reads."""
+
+    kind = "too long"
+
+
+class TextRefusedError(TextError):
+    """A conversation that the chat template refuses, or of which it would leave something out."""
+
+    kind = "refused by the chat template"
 
 
 class BackboneError(EBRMError):

@@ -22,7 +22,7 @@ from torch import Tensor
 from ebrm.anchors import AnchorSplit, open_anchors, read_anchors, split_anchors
 from ebrm.backbone import BackboneConfig
 from ebrm.curate import ConflictReport, filter_conflicts
-from ebrm.data import PreferenceConfig, Preferences, TextConfig, load_preferences, parts_of, split_by_prompt
+from ebrm.data import BadRows, PreferenceConfig, Preferences, TextConfig, load_preferences, parts_of, split_by_prompt
 from ebrm.errors import ConfigError, DataError, ModelError, setting
 from ebrm.features import FeatureConfig, Features, ShardedEmbeddings, Text, extract_features, open_features, read_items
 from ebrm.fitted_prompts import FittedPrompts
@@ -217,7 +217,7 @@ def fit(
         prefs = preferences if isinstance(preferences, Preferences) else load_preferences(preferences, data)
         opened = None if keep is None else open_anchors(keep, data, backbone=True)
         started = time.monotonic()
-        read = extract_features(loaded, prefs, folder / "features", features)
+        read = extract_features(loaded, prefs, folder / "features", features, bad_rows=data.bad_rows)
         seconds["features"] = time.monotonic() - started
         counted = {
             "%d pairs are left out because a text has more than %d tokens.": "dropped",
@@ -229,7 +229,7 @@ def fit(
         if work is None:
             everything = ShardedEmbeddings([read.embedding(slice(None))], read.embedding_size)
             read = replace(read, path=None, embeddings=everything)
-        anchors = _anchors(opened, read, loaded, folder, config, features)
+        anchors = _anchors(opened, read, loaded, folder, config, features, data.bad_rows)
         if anchors is not None and work is None:  # the scratch folder goes
             everything = ShardedEmbeddings([anchors.features.embedding(slice(None))], read.embedding_size)
             anchors = replace(anchors, features=replace(anchors.features, path=None, embeddings=everything))
@@ -238,11 +238,12 @@ def fit(
 
 def _anchors(
     opened: Features | Preferences | list[Text] | None, features: Features, backbone: Backbone | None, folder: Path,
-    config: FitConfig, storage: FeatureConfig,
+    config: FitConfig, storage: FeatureConfig, bad_rows: BadRows = "stop",
 ) -> AnchorSplit | None:  # fmt: skip
     if opened is None:
         return None
-    split = split_anchors(read_anchors(opened, features, backbone, folder / "anchors", storage), config.seed)
+    read = read_anchors(opened, features, backbone, folder / "anchors", storage, bad_rows)
+    split = split_anchors(read, config.seed)
     logger.info("Anchors: %d texts to keep to, %d to measure the drift on.", len(split.fitted.reward), len(split.rows))
     return split
 

@@ -17,8 +17,9 @@ from huggingface_hub import ModelHubMixin
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ebrm.backbone import Backbone, OnError, Prompt, Reading, as_list, is_prompt
+from ebrm.backbone import Backbone, OnError, Reading, as_list, is_prompt
 from ebrm.calibration import Abstention, PreferenceCalibration
+from ebrm.data import Prompt, Reply
 from ebrm.errors import BackboneError, ConfigError, ModelError, TextError
 from ebrm.fitted_prompts import FittedPrompts, id_kind
 from ebrm.heads import (
@@ -115,13 +116,13 @@ class Ranked:
 
     Attributes:
         index: its place in the list that was given.
-        response: its text.
+        response: its text, or the message that was given.
         reward, base_reward, std: as in :class:`RefinedReward`, base units.
         p_best: P(it is the best of the list), as `EnergyRewardModel.p_best`.
     """
 
     index: int
-    response: str
+    response: Reply
     reward: float
     base_reward: float
     std: float
@@ -230,6 +231,9 @@ class EnergyRewardModel(
     def with_backbone(self, **changes: Any) -> EnergyRewardModel:
         """The same model with its RM loaded by other fields of :class:`BackboneConfig`, e.g. `device="cuda:1"`.
 
+        `truncation` and `rendered` of :class:`TextConfig` may be changed, too: texts that they do not concern keep
+        their rewards.
+
         Raises:
             ModelError, BackboneError: as `backbone`.
         """
@@ -307,13 +311,15 @@ class EnergyRewardModel(
         return self.prompts.contains(ids, id_kind(ids) if ids else self.prompts.kind)
 
     def score(
-        self, prompts: Prompt | Sequence[Prompt], responses: str | Sequence[str], *, on_error: OnError = "raise"
+        self, prompts: Prompt | Sequence[Prompt], responses: Reply | Sequence[Reply], *, on_error: OnError = "raise"
     ) -> RefinedReward:
         """Refined rewards of responses [n].
 
         Args:
-            prompts: one prompt, or one for each response: a string (one user turn) or {"role", "content"} messages.
-            responses: the assistant's answers; a single string is one row.
+            prompts: one prompt, or one for each response: a string (one user turn), messages that end in a user's or a
+                tool's turn, or a mapping of `messages` and `tools`.
+            responses: the assistant's answers, strings, or messages where they hold tool calls or reasoning; one alone
+                is one row.
             on_error: of a row that is refused, too long or not finite: "raise", or "nan" with reasons in `errors`.
 
         Raises:
@@ -344,7 +350,7 @@ class EnergyRewardModel(
                 raise TextError(f"Text {row}: {error}")
         return replace(refined, errors=found)
 
-    def rank(self, prompt: Prompt, responses: Sequence[str]) -> list[Ranked]:
+    def rank(self, prompt: Prompt, responses: Sequence[Reply]) -> list[Ranked]:
         """The responses to one prompt, best refined reward first (ties in the order given); TextError as of `score`."""
         given = as_list("responses", responses)
         embedding, base_reward = self._read_responses(prompt, given)
@@ -354,13 +360,13 @@ class EnergyRewardModel(
         rows = [Ranked(i, given[i], *numbers) for i, numbers in enumerate(zip(*columns, strict=True))]
         return sorted(rows, key=lambda row: -row.reward)
 
-    def prefer(self, prompt: Prompt, a: str, b: str, *, calibrated: bool = True) -> float:
+    def prefer(self, prompt: Prompt, a: Reply, b: Reply, *, calibrated: bool = True) -> float:
         """P(a is better than b), as :meth:`prefer_rows`; TextError as of `score`."""
         embedding, reward = self._read_responses(prompt, [a, b])
         sides = (embedding[:1], embedding[1:]), (reward[:1], reward[1:])
         return float(self.prefer_rows(*sides, calibrated=calibrated))
 
-    def _read_responses(self, prompt: Prompt, responses: list[str]) -> tuple[Tensor, Tensor]:
+    def _read_responses(self, prompt: Prompt, responses: list[Reply]) -> tuple[Tensor, Tensor]:
         if not is_prompt(prompt):
             raise TextError(f"`prompt` is a {type(prompt).__name__}; one string or a list of messages was expected.")
         reading, _ = self.backbone.read_texts(prompt, responses)

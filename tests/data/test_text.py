@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.tiny import CHAT_TEMPLATE, byte_tokenizer, word_tokenizer
 
-from ebrm.data import TextConfig, TextRule, make_text_rule, render, text, tokenize, tokenize_rendered
+from ebrm.data import TextConfig, TextRule, make_text_rule, render, template, tokenize, tokenize_rendered
 from ebrm.errors import ConfigError, TextError, TextTooLongError
 
 CHAT = byte_tokenizer()
@@ -59,7 +59,7 @@ class TestPlain:
 
     def test_refuses_a_role_it_does_not_know(self):
         with pytest.raises(TextError, match=r"data\.jsonl:3: .*role 'tool'; the plain format knows system, user"):
-            tokenize(rule_for(PLAIN), PLAIN, [{"role": "tool", "content": "x"}], "y", "data.jsonl:3")
+            tokenize(rule_for(PLAIN), PLAIN, [TALK[1], {"role": "tool", "content": "x"}], "y", "data.jsonl:3")
 
 
 class TestTemplate:
@@ -81,7 +81,9 @@ class TestTemplate:
         assert PLAIN.decode(ids_of(rule, "Hi", "Yes", PLAIN)) == "<s>[Hi][Yes]"
 
     def test_that_refuses_a_conversation_is_an_error_with_the_place(self):
-        stops = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system turn') }}{% endif %}"
+        stops = (
+            "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system turn') }}{% endif %}{{ messages }}"
+        )
         rule = rule_for(template=stops)
         with pytest.raises(TextError, match=r"rows:7: The chat template refuses .*system → user.*no system turn"):
             tokenize(rule, CHAT, TALK, "La", "rows:7")
@@ -110,7 +112,7 @@ class TestStartToken:
         assert BOS not in ids_of(rule_for(quiet, template=self.NONE), "Hi", "Yes", quiet)
 
     def test_doubled_is_logged_once(self, caplog):
-        text._warn_once.cache_clear()
+        template.warn_once.cache_clear()
         with caplog.at_level(logging.WARNING):
             for _ in range(3):
                 ids_of(rule_for(template=self.TWO), "Hi", "Yes")
@@ -159,7 +161,7 @@ class TestTooLong:
             tokenize(rule, CHAT, self.PROMPT, "Yes", "pairs.jsonl:12")
         said = str(caught.value)
         assert said.startswith(f"pairs.jsonl:12: The text has {self.LONG} tokens, and the limit is {self.LONG - 1}.")
-        options = ("raise `max_length`", '`truncation="prompt_left"`', '`truncation="drop"`')
+        options = ('`truncation="prompt_left"`', '`truncation="drop"`', '`truncation="prompt_left_or_drop"`')
         assert all(option in said for option in options)
 
     def test_prompt_left_keeps_the_start_token_and_the_end(self):
@@ -192,7 +194,7 @@ class TestTooLong:
         with pytest.raises(TextError, match=f"The response alone has {tail} tokens"):
             tokenize(replace(rule, max_length=tail), PLAIN, self.PROMPT, "Yes")
 
-    @given(prompt=st.text(max_size=60), response=st.text(max_size=12), length=st.integers(1, 80))
+    @given(prompt=st.text(max_size=60).filter(str.strip), response=st.text(max_size=12), length=st.integers(1, 80))
     def test_cut_texts_are_the_end_of_whole_ones(self, prompt, response, length):
         rule = rule_for(truncation="prompt_left")
         whole = ids_of(rule, prompt, response)
@@ -209,7 +211,7 @@ class TestTooLong:
 
 class TestOddText:
     @pytest.mark.parametrize("tokenizer", [CHAT, PLAIN, WORDS], ids=["chat", "plain", "bert"])
-    @given(prompt=st.text(max_size=40), response=st.text(max_size=40))
+    @given(prompt=st.text(max_size=40).filter(str.strip), response=st.text(max_size=40))
     def test_any_unicode_gives_the_same_ids_each_time(self, tokenizer, prompt, response):
         rule = rule_for(tokenizer)
         assert ids_of(rule, prompt, response, tokenizer) == ids_of(rule, prompt, response, tokenizer)
@@ -238,10 +240,14 @@ class TestOddText:
     @pytest.mark.parametrize(
         ("prompt", "response", "said"),
         [
-            ([{"role": "user", "content": None}], "y", r"f:1: Message 1 has content = None"),
-            ([{"content": "x"}], "y", r"f:1: Message 1 has role = None"),
+            (
+                [{"role": "user", "content": None}],
+                "y",
+                r"f:1: prompt\[0\]\.content cannot be read: missing, None\.",
+            ),
+            ([{"content": "x"}], "y", r"f:1: prompt\[0\] cannot be read: not a message with role and content"),
             ("x", None, r"f:1: The response is a NoneType"),
-            (["x"], "y", r"f:1: Message 1 is 'x', a str\. A prompt is a string, or messages"),
+            (["x"], "y", r"f:1: prompt\[0\] cannot be read: not a message with role and content\."),
         ],
     )
     def test_what_is_not_text(self, prompt, response, said):
@@ -329,10 +335,10 @@ class TestMaking:
 
     def test_named_ones(self):
         several = byte_tokenizer()
-        several.chat_template = {"default": "{{ 'd' }}", "tool_use": "{{ 't' }}"}
-        assert rule_for(several).template == "{{ 'd' }}"
-        assert rule_for(several, template="tool_use").template == "{{ 't' }}"
-        several.chat_template = {"rag": "{{ 'r' }}", "tool_use": "{{ 't' }}"}
+        several.chat_template = {"default": "d{{ messages }}", "tool_use": "t{{ messages }}"}
+        assert rule_for(several).template == "d{{ messages }}"
+        assert rule_for(several, template="tool_use").template == "t{{ messages }}"
+        several.chat_template = {"rag": "r{{ messages }}", "tool_use": "t{{ messages }}"}
         with pytest.raises(ConfigError, match=r"several chat templates \(rag, tool_use\) and none is called default"):
             rule_for(several)
 

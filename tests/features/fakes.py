@@ -57,7 +57,7 @@ class FakeBackbone:
         if over <= 0:
             return TokenizedText(ids, 0)
         if self.text_rule.truncation == "error":
-            raise TextTooLongError(f"{where}: {len(ids)} tokens, more than {self.text_rule.max_length}")
+            raise TextTooLongError(f"{where}{len(ids)} tokens, more than {self.text_rule.max_length}")
         return None if self.text_rule.truncation == "drop" else TokenizedText(ids[over:], over)
 
     def embed(self, ids: list[int]) -> torch.Tensor:

@@ -98,7 +98,7 @@ class TestRows:
         turns = [
             {"role": "assistant", "content": "Wait."},
             {"role": "user", "content": "Well?"},
-            {"role": "assistant", "content": "Yes.", "reasoning_content": "hm"},
+            {"role": "assistant", "content": "Yes.", "name": None, "tool_calls": []},
         ]
         parts = [{"role": "assistant", "content": [{"type": "text", "text": "Y"}, {"type": "text", "text": "es."}]}]
         typed = [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]
@@ -110,13 +110,17 @@ class TestRows:
         ("prompt", "completion", "why"),
         [
             (LONG, "Yes", r"has \d+ tokens, and the limit is 128"),
-            ("Hi", None, "The completion is None, neither a string nor a list"),
-            ("Hi", [], r"The completion is \[\], neither"),
-            ("Hi", [{"role": "tool", "content": "4"}], "ends with .*'tool'.*, not with an assistant's turn"),
-            ("Hi", [{"role": "assistant", "content": None}], "ends with .*None"),
-            ("Hi", [{"role": "assistant", "content": [{"type": "image"}]}], "ends with .*image"),
-            ([{"role": "user", "content": None}], "Yes", "Message 1 has content = None"),
-            (None, "Yes", "The prompt is None"),
+            ("Hi", None, "completion: missing"),
+            ("Hi", [], "completion: empty"),
+            ("Hi", [{"role": "tool", "content": "4"}], "ends with a turn of the tool, not with the assistant's"),
+            ("Hi", [{"role": "assistant", "content": None}], "content: missing"),
+            (
+                "Hi",
+                [{"role": "assistant", "content": [{"type": "image"}]}],
+                "content\\[0\\]: image: this reward model reads text",
+            ),
+            ([{"role": "user", "content": None}], "Yes", r"prompt\[0\]\.content: missing"),
+            (None, "Yes", "prompt: missing"),
         ],
     )
     def test_unusable_ones_are_none_and_counted_and_said_once(
@@ -144,8 +148,8 @@ class TestRows:
     @pytest.mark.parametrize(
         ("prompts", "completions", "said"),
         [
-            ("Hi", ["Yes"], "`prompts` is a str"),
-            (["Hi"], "Y", "`completions` is a str"),
+            ("Hi", ["Yes"], "`prompts` is one string; give a list, one prompt a row"),
+            (["Hi"], "Y", "`completions` is one string"),
             (["a", "b"], ["c"], "2 prompts"),
         ],
     )

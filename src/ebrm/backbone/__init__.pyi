@@ -21,9 +21,9 @@ from .identity import SERVER as SERVER
 from .identity import BackboneIdentity as BackboneIdentity
 from .load import load_backbone as load_backbone
 from .load import reload_backbone as reload_backbone
+from .read import DROPPED as DROPPED
 from .read import Backbone as Backbone
 from .read import OnError as OnError
-from .read import Prompt as Prompt
 from .read import Reading as Reading
 from .read import as_list as as_list
 from .read import is_prompt as is_prompt

@@ -65,19 +65,25 @@ def reload_backbone(
 
     Args:
         identity, text_rule: of the features or the model made with it (`to_dict()`, `identity()`).
-        config: fields of `BackboneConfig` that are to differ: where and how fast it runs, or where it is found.
+        config: fields of `BackboneConfig` that are to differ: where and how fast it runs, or where it is found; and of
+            `TextConfig`, `truncation` and `rendered`, which leave other texts as they are.
 
     Raises:
         ModelError: another reward model or text rule was found. BackboneError, ServerError: as `load_backbone`.
     """
-    stated, rule, changes = BackboneIdentity.from_dict(identity), TextRule.from_identity(dict(text_rule)), config or {}
+    stated, rule = BackboneIdentity.from_dict(identity), TextRule.from_identity(dict(text_rule))
+    changes = dict(config or {})
+    texts = {name: changes.pop(name) for name in ("truncation", "rendered") if name in changes}
+    kept = {field.name: getattr(rule, field.name) for field in fields(TextConfig)}
+    if rule.date is None:
+        kept["date"] = "today"  # without effect where the template does not ask for it
     saved = {"backbone": stated.name, "revision": stated.revision, "dtype": stated.dtype, "base": stated.base}
     if not stated.head_module.rpartition(".")[2].isdigit():  # of several maps, which have to be found together
         saved["head"] = stated.head_module
     backbone = load_backbone(
         BackboneConfig(**{**saved, **changes}),
-        TextConfig(**{field.name: getattr(rule, field.name) for field in fields(TextConfig)}),
+        TextConfig(**kept | texts),
         blocks=None if "layers" in changes else stated.layers,
     )
-    backbone.check(identity, text_rule)
+    backbone.check(identity, text_rule, ignore=tuple(texts))
     return backbone

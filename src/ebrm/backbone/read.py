@@ -16,7 +16,18 @@ from torch import Tensor, nn
 from ebrm.backbone.families import Loaded
 from ebrm.backbone.forward import Forward, Head, InnerLayers, configs, float32_head, unreadable, vocabulary_size
 from ebrm.backbone.identity import BackboneIdentity
-from ebrm.data import Message, Reply, TextRule, TokenizedText, tokenize, tokenize_rendered
+from ebrm.data import (
+    Prompt,
+    Reply,
+    TextLook,
+    TextRule,
+    TokenizedText,
+    look_at,
+    rendered_already,
+    tokenize,
+    tokenize_rendered,
+    warn_once,
+)
 from ebrm.errors import BackboneError, ConfigError, ModelError, TextError, TextTooLongError, setting
 
 logger = logging.getLogger(__name__)
@@ -26,8 +37,6 @@ _CPU_BATCH_TOKENS = 1024
 
 _BFLOAT16, _FLOAT32 = setting("dtype", "bfloat16"), setting("dtype", "float32")
 
-#: A prompt: a string (one user turn), or messages that end in a user's turn.
-Prompt = str | Sequence[Message]
 #: What becomes of texts that cannot be read: an error, or rows of NaN with the reason.
 OnError = Literal["raise", "nan"]
 
@@ -39,10 +48,12 @@ class Reading:
     Attributes:
         embedding: [n, d + k·h]: the head's input (d), then means of hidden states over the text's tokens, h a layer.
         reward: [n], the head applied in float32.
+        truncated: tokens cut from the prompt of each, where texts were tokenized; else empty.
     """
 
     embedding: Tensor
     reward: Tensor
+    truncated: tuple[int, ...] = ()
 
 
 class Backbone:
@@ -83,8 +94,12 @@ class Backbone:
         self._checked = False
         self._tokenizing = threading.Lock()  # a tokenizer fails in two threads at once
 
-    def check(self, identity: Mapping[str, Any], text_rule: Mapping[str, Any] | None) -> None:
+    def check(
+        self, identity: Mapping[str, Any], text_rule: Mapping[str, Any] | None, ignore: Sequence[str] = ()
+    ) -> None:
         """Check that this is the reward model of an identity, read by the text rule (if any) that was stored with it.
+
+        Fields of the text rule named in `ignore` may differ.
 
         Raises:
             ModelError: naming the difference.
@@ -98,14 +113,19 @@ class Backbone:
             )
         if text_rule is not None:
             rule = TextRule.from_identity(text_rule)
-            difference = rule.mismatch(self.text_rule, ours="in the fitted model", theirs="now")
+            difference = rule.mismatch(self.text_rule, ours="in the fitted model", theirs="now", ignore=ignore)
             if difference is not None:
                 raise ModelError(f"Scores would not be comparable with those the model was fitted on: {difference}.")
 
-    def tokenize(self, prompt: Sequence[Message] | str, response: Reply, where: str = "") -> TokenizedText | None:
+    def tokenize(self, prompt: Prompt, response: Reply, where: str = "") -> TokenizedText | None:
         """Token ids of a prompt with its response under `text_rule`; None or TextError as of `ebrm.data.tokenize`."""
         with self._tokenizing:
             return tokenize(self.text_rule, self.tokenizer, prompt, response, where)
+
+    def look(self, prompt: Prompt, response: Reply) -> TextLook:
+        """A prompt with a response as this reward model gets it, for people to look at (`ebrm.data.look_at`)."""
+        with self._tokenizing:
+            return look_at(self.text_rule, self.tokenizer, prompt, response)
 
     def tokenize_rendered(self, written: str, where: str = "") -> TokenizedText | None:
         """Token ids of a conversation that is already one text (`ebrm.data.tokenize_rendered`)."""
@@ -142,23 +162,22 @@ class Backbone:
             raise ConfigError(f"`on_error` is {on_error!r}; it must be one of {', '.join(get_args(OnError))}.")
         errors: list[str | None] = [None] * len(texts)
         ids: dict[int, list[int]] = {}
+        cut = [0] * len(texts)
         for row, tokens_of in enumerate(texts):
             try:
                 tokens = tokens_of()
                 if tokens is None:
-                    raise TextTooLongError(
-                        f"The text is longer than the {self.text_rule.max_length} tokens that the reward model reads, "
-                        "and the text rule drops such texts. Leave it out, or load with "
-                        f"{setting('truncation', 'prompt_left')}."
-                    )
+                    raise dropped_text(self.text_rule)
+                if tokens.marker is not None:
+                    warn_once(rendered_already(tokens.marker))
                 if (why := self._unreadable(tokens.ids)) is not None:
                     raise TextError(f"The text {why}")
             except TextError as error:
                 if on_error == "raise":
-                    raise type(error)(f"Text {row}: {error}") from error
+                    raise type(error)(f"Text {row}: {error.fact}", error.advice) from error
                 errors[row] = str(error)
                 continue
-            ids[row] = tokens.ids
+            ids[row], cut[row] = tokens.ids, tokens.truncated
         embedding = torch.full((len(texts), self.embedding_size), torch.nan)
         reward = torch.full((len(texts),), torch.nan)
         rows = list(ids)
@@ -171,7 +190,7 @@ class Backbone:
                     raise TextError(f"Text {row}: {errors[row]}")
         bad = [row for row, error in enumerate(errors) if error is not None]
         embedding[bad], reward[bad] = torch.nan, torch.nan
-        return Reading(embedding, reward), tuple(errors)
+        return Reading(embedding, reward, tuple(cut)), tuple(errors)
 
     def read(self, token_ids: Sequence[Sequence[int]], on_error: OnError = "raise") -> Reading:
         """Embeddings and rewards of n token sequences, in the order given; n may be 0.
@@ -264,22 +283,36 @@ class Backbone:
         return None
 
 
+#: What the error of every such text has.
+DROPPED = "and the text rule drops such texts"
+
+
+def dropped_text(rule: TextRule) -> TextTooLongError:
+    """The error of a text that the text rule drops."""
+    return TextTooLongError(
+        f"The text is longer than the {rule.max_length} tokens that the reward model reads, {DROPPED}.",
+        f"Leave it out, or cut the prompt's beginning with {setting('truncation', 'prompt_left')}.",
+    )
+
+
 def pair_texts(prompts: Prompt | Sequence[Prompt], responses: Reply | Sequence[Reply]) -> list[tuple[Prompt, Reply]]:
     """The texts to score, one (prompt, response) a row.
 
     Args:
-        prompts: one prompt (a string or messages), or a list of prompts.
-        responses: one response, or a list. One prompt is that of all responses.
+        prompts: one prompt (a string, messages, or a mapping of messages and tools), or a list of prompts.
+        responses: one response (a string, or an assistant's message), or a list. One prompt is that of all responses.
 
     Raises:
         TextError: lists of different lengths, or a list of prompts with one response.
     """
     one = is_prompt(prompts)
-    if one and isinstance(responses, str):
+    if one and isinstance(responses, str | Mapping):
         return [(prompts, responses)]  # type: ignore[list-item]
-    if isinstance(responses, str):
+    if isinstance(responses, str | Mapping):
         count = len(as_list("prompts", prompts))
-        raise TextError(f"There are {count} prompts in a list, but one response (a string); give a list of responses.")
+        raise TextError(
+            f"There are {count} prompts in a list, but one response (not a list); give a list of responses."
+        )
     answers = as_list("responses", responses)
     given = [prompts] * len(answers) if one else as_list("prompts", prompts)
     if len(given) != len(answers):
@@ -288,15 +321,20 @@ def pair_texts(prompts: Prompt | Sequence[Prompt], responses: Reply | Sequence[R
 
 
 def is_prompt(value: Any) -> bool:
-    """Whether a value is one prompt, not a list of prompts: a string, or messages."""
-    return isinstance(value, str) or (isinstance(value, list | tuple) and bool(value) and isinstance(value[0], Mapping))
+    """Whether a value is one prompt, not a list of prompts: a string, messages, or a mapping of messages and tools."""
+    if isinstance(value, str | Mapping):
+        return True
+    first = value[0] if isinstance(value, list | tuple) and value else None
+    return isinstance(first, Mapping) and "messages" not in first
 
 
 def as_list(name: str, value: Iterable[Any]) -> list[Any]:
     """A list of texts as a list; one text, or no list, is a TextError that names the argument."""
     found = value.tolist() if isinstance(value, np.ndarray) else value  # of no dimension: one text
     if isinstance(found, str | bytes | Mapping | Set) or not isinstance(found, Iterable):  # a set has no order
-        raise TextError(f"`{name}` is a {type(found).__name__}; a list was expected.")
+        one = name.removesuffix("s")
+        what = f"one string; give a list, one {one} a row ([{one}] * n)" if isinstance(found, str) else None
+        raise TextError(f"`{name}` is {what or f'a {type(found).__name__}; a list was expected'}.")
     return list(found)
 
 

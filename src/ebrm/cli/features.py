@@ -53,7 +53,8 @@ def features(console: Console, chosen: Chosen) -> None:
 
     preferences = load_preferences(job.data, data)  # logs its report
     console.kept = "Finished shards are kept; run the same command again to go on."
-    made = extract_features(load_backbone(here, text), preferences, job.out, storage, engine=engine).manifest
+    backbone = load_backbone(here, text)
+    made = extract_features(backbone, preferences, job.out, storage, engine=engine, bad_rows=data.bad_rows).manifest
     texts = f"{made['items']:,} different, {made['pairs']:,} pairs"
     for name, words in _LEFT_OUT.items():
         texts += f"; {made[name]:,} {words}" if made.get(name) else ""
@@ -67,7 +68,7 @@ def features(console: Console, chosen: Chosen) -> None:
             ("written", job.out),
         ]
     )
-    names = ("items", "pairs", "embedding_size", "embedding_dtype", "truncated", "dropped", "batch_drift")
+    names = ("items", "pairs", "embedding_size", "embedding_dtype", "truncated", "dropped", "bad_rows", "batch_drift")
     data_report = {"out": job.out, "data": preferences.report.to_dict()}
     console.result(data_report | {name: made.get(name) for name in names})
 

@@ -12,6 +12,7 @@ from ebrm.backbone import BackboneConfig
 from ebrm.cli.common import Model
 from ebrm.cli.console import Console
 from ebrm.cli.parser import Chosen, Command, Part
+from ebrm.data import TextConfig
 from ebrm.heads import InferenceConfig
 from ebrm.scoring import ScoreConfig
 
@@ -58,7 +59,8 @@ def score(
         if done:
             console.kept = "The rows scored so far are kept; run the same command again to go on."
 
-    found = score_file(loaded, source, out, config, backbone=chosen.given(BackboneConfig), on_progress=scored)
+    how = chosen.given(BackboneConfig) | chosen.given(TextConfig)
+    found = score_file(loaded, source, out, config, backbone=how, on_progress=scored)
     if found["errors"]:
         console.note(
             f"{found['errors']:,} of {found['rows']:,} rows could not be scored; the reason stands in their column "
@@ -67,6 +69,8 @@ def score(
     if found["empty"]:
         console.note(f"{found['empty']:,} responses are empty; they are scored like any other.")
     facts = [("rows", f"{found['rows']:,}, {found['scored']:,} scored"), ("prompts fitted on", fitted_words(found))]
+    if found.get("truncated"):
+        facts.append(("prompts cut", f"in {found['truncated']:,} rows (column {config.prefix}truncated: tokens)"))
     for name, words in (("", ""), ("training_", "training rows: ")):
         if found.get(f"{name}mean_reward") is not None:
             facts += [
@@ -111,6 +115,7 @@ command = Command(
         "output": Part(Output),
         "scoring": Part(ScoreConfig),
         "inference": Part(InferenceConfig, saved=True),
+        "text": Part(TextConfig, ("truncation", "rendered"), saved=True),
         "reward_model": Part(BackboneConfig, _RUNNING, saved=True),
     },
 )

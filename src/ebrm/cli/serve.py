@@ -8,6 +8,7 @@ from ebrm.backbone import BackboneConfig
 from ebrm.cli.common import Model
 from ebrm.cli.console import Console
 from ebrm.cli.parser import Chosen, Command, Part
+from ebrm.data import TextConfig
 from ebrm.errors import ConfigError
 from ebrm.heads import InferenceConfig
 from ebrm.serve import ServeConfig
@@ -40,7 +41,7 @@ def serve(console: Console, chosen: Chosen, model: Model) -> None:
         console.result({"url": url, "model": model})
         console.note("The reward model is being loaded; GET /ready says when texts are scored.")
 
-    backbone = chosen.given(BackboneConfig)
+    backbone = chosen.given(BackboneConfig) | chosen.given(TextConfig)
     serve(loaded, settings, model, backbone, listening, lambda: console.note(f"ready: {model}"))
 
 
@@ -51,6 +52,7 @@ command = Command(
     {
         "server": Part(ServeConfig),
         "inference": Part(InferenceConfig, saved=True),
+        "text": Part(TextConfig, ("truncation", "rendered"), saved=True),
         "reward_model": Part(BackboneConfig, _RUNNING, saved=True),
     },
 )

@@ -1,4 +1,5 @@
 from .config import COLUMN_NAMES as COLUMN_NAMES
+from .config import BadRows as BadRows
 from .config import PreferenceConfig as PreferenceConfig
 from .config import TextConfig as TextConfig
 from .formats import Extras as Extras
@@ -12,6 +13,7 @@ from .layouts import find_layout as find_layout
 from .load import hash_position as hash_position
 from .load import load_preferences as load_preferences
 from .load import split_by_prompt as split_by_prompt
+from .messages import ROLE_NAMES as ROLE_NAMES
 from .messages import ROLES as ROLES
 from .messages import as_reply as as_reply
 from .messages import check_messages as check_messages
@@ -25,10 +27,13 @@ from .messages import reply_key as reply_key
 from .messages import reply_message as reply_message
 from .reading import Pair as Pair
 from .reading import Reader as Reader
+from .rendered import rendered_already as rendered_already
 from .schema import EXAMPLES as EXAMPLES
 from .schema import BadRow as BadRow
 from .schema import Message as Message
+from .schema import Preference as Preference
 from .schema import Preferences as Preferences
+from .schema import Prompt as Prompt
 from .schema import Reply as Reply
 from .schema import RowProblem as RowProblem
 from .schema import check_encodable as check_encodable
@@ -41,9 +46,13 @@ from .sources import read_rows as read_rows
 from .sources import reader_of as reader_of
 from .splits import part_of as part_of
 from .splits import parts_of as parts_of
-from .text import PLAIN as PLAIN
-from .text import TextRule as TextRule
+from .template import PLAIN as PLAIN
+from .template import TextRule as TextRule
+from .template import template_source as template_source
+from .template import warn_once as warn_once
+from .text import TextLook as TextLook
 from .text import TokenizedText as TokenizedText
+from .text import look_at as look_at
 from .text import make_text_rule as make_text_rule
 from .text import render as render
 from .text import tokenize as tokenize

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Any, Literal, get_args
 
 from ebrm.data.labels import parse_label_map
@@ -11,7 +12,9 @@ from ebrm.errors import ConfigError, setting
 BadRows = Literal["stop", "skip"]
 Bos = Literal["auto", "keep", "strip"]
 Eos = Literal["auto", "append", "keep"]
-Truncation = Literal["error", "prompt_left", "drop"]
+Truncation = Literal["error", "prompt_left", "drop", "prompt_left_or_drop"]
+System = Literal["keep", "fold"]
+Rendered = Literal["warn", "parse", "keep"]
 
 # Our name for a column -> what it holds. `columns` maps these names to the names in the user's data.
 COLUMN_NAMES: dict[str, str] = {
@@ -91,9 +94,15 @@ class TextConfig:
         eos: End-of-text token. `auto` and `keep`: as the template and tokenizer give it; `append`: the text ends with
             exactly one.
         truncation: Texts over max_length: `error` stops and names the text, `prompt_left` cuts the prompt's beginning
-            (never the response), `drop` leaves the row out and counts it. Unset: error, but drop for the `demo`
-            model, which takes 512 tokens only.
+            (never the response), `drop` leaves the row out and counts it, `prompt_left_or_drop` cuts where that is
+            enough and drops the rest. Unset: error, but drop for the `demo` model, which takes 512 tokens only.
         max_length: Longest text, in tokens. Unset: the model's own limit.
+        date: The day (2026-12-31) for chat templates that write today's date. Unset: the day on which the text rule is
+            made; either is stored, and used ever after. `today`: each day's own, so that rewards change with the day.
+        system: System turns. `keep`: as they are; `fold`: their text goes before the user's turn that follows, for
+            chat templates that refuse them.
+        rendered: Prompts and replies that went through a chat template before (they hold its special tokens). `warn`:
+            read as they stand, and counted; `parse`: their turns are taken apart; `keep`: as they stand.
 
     Raises:
         ConfigError: a value outside its range.
@@ -105,6 +114,9 @@ class TextConfig:
     eos: Eos = "auto"
     truncation: Truncation | None = None
     max_length: int | None = None
+    date: str | None = None
+    system: System = "keep"
+    rendered: Rendered = "warn"
 
     def __post_init__(self) -> None:
         if self.template == "auto":
@@ -115,6 +127,17 @@ class TextConfig:
             _one_of("truncation", self.truncation, Truncation)
         if self.max_length is not None and self.max_length < 1:
             raise ConfigError(f"max_length is {self.max_length} tokens; it must be at least 1.")
+        _one_of("system", self.system, System)
+        _one_of("rendered", self.rendered, Rendered)
+        if self.date not in (None, "today") and not _is_day(self.date):
+            raise ConfigError(f"date is {self.date!r}; a day was expected, such as {setting('date', '2026-12-31')}.")
+
+
+def _is_day(text: object) -> bool:
+    try:
+        return date.fromisoformat(str(text)).isoformat() == text
+    except ValueError:
+        return False
 
 
 def _one_of(name: str, value: object, choices: Any) -> None:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import reprlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -16,6 +16,8 @@ from ebrm.utils.files import sha256_json
 
 Message = dict[str, Any]  # {"role": "user", "content": "…"}, and what `ebrm.data.messages` lets go with it
 Reply = str | Message  # the text, or the assistant's message where it holds more than text
+#: A prompt: a string (one user turn), messages that end in a user's turn, or {"messages": …, "tools": …}.
+Prompt = str | Sequence[Message] | Mapping[str, Any]
 
 EXAMPLES = 5  # bad rows shown in full
 
@@ -47,6 +49,11 @@ class Preference:
     row: str
     split: str | None
     tools: tuple[dict[str, Any], ...] | None = None
+
+    @property
+    def asked(self) -> Prompt:
+        """The prompt in the form that texts are read in: its messages, with the tools if there are any."""
+        return {"messages": self.prompt, "tools": self.tools} if self.tools else self.prompt
 
     @property
     def prompt_id(self) -> str:

@@ -2,77 +2,36 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import cache
+from dataclasses import dataclass, field, replace
+from datetime import date
 from typing import Any
 
-from jinja2 import TemplateError
-
 from ebrm.data.config import TextConfig
-from ebrm.data.schema import Message, Reply
+from ebrm.data.messages import check_messages, check_prompt, check_tools, reply_message
+from ebrm.data.rendered import find_marker, take_apart
+from ebrm.data.schema import Message, Prompt, Reply, RowProblem
+from ebrm.data.template import (
+    PLAIN,
+    TextRule,
+    apply_template,
+    asks_for_the_date,
+    left_out_roles,
+    warn_once,
+    write,
+    writes_a_response,
+)
 from ebrm.errors import ConfigError, TextError, TextTooLongError, setting
-from ebrm.utils.files import sha256_json
 
-logger = logging.getLogger(__name__)
-
-PLAIN = "plain"
 # Arguments of apply_chat_template that ebrm decides itself.
 _RESERVED_KWARGS = {"conversation", "messages", "tokenize", "chat_template", "add_generation_prompt", "return_dict"}
+#: Truncation that cuts the prompt where that is enough, and drops the text where it is not.
+CUT_OR_DROP = "prompt_left_or_drop"
 # tokenizers without a limit carry int(1e30); anything this large is no limit of a model.
 _SANE_LENGTH = 1_000_000
 
-_PLAIN_ROLES = {"system": "System", "user": "User", "assistant": "Assistant"}
 # Stand for a prompt and a response where a template's own writing is looked at.
 _PROMPT, _RESPONSE = "\ue000", "\ue001"
-
-
-@dataclass(frozen=True)
-class TextRule:
-    """Template, special tokens, truncation and length for one tokenizer; stored with features and models.
-
-    Attributes:
-        template: "plain", or the source of the chat template.
-        template_kwargs: arguments of the chat template (`{"enable_thinking": False}`).
-        bos, eos, truncation: as in `TextConfig`.
-        max_length: longest text, in tokens, special tokens counted.
-    """
-
-    template: str
-    template_kwargs: dict[str, Any]
-    bos: str
-    eos: str
-    truncation: str
-    max_length: int
-
-    def identity(self) -> dict[str, Any]:
-        """Identity of the text rule: all that decides the ids, as JSON-ready values, with the template's SHA-256."""
-        return {**asdict(self), "template_sha256": sha256_json(self.template)}
-
-    @classmethod
-    def from_identity(cls, identity: Mapping[str, Any]) -> TextRule:
-        """The rule of an `identity()`; TextError where a field is missing or the template does not have its SHA-256."""
-        try:
-            rule = cls(**{name: identity[name] for name in cls.__dataclass_fields__})
-        except KeyError as error:
-            raise TextError(
-                f"The stored text rule has no field {error.args[0]!r} (it has {', '.join(sorted(identity))}). It was "
-                "written by another version or damaged; make the features or the model again."
-            ) from error
-        if identity.get("template_sha256") != sha256_json(rule.template):
-            raise TextError(
-                "The stored text rule's template does not match the SHA-256 stored beside it: the file was edited or "
-                "damaged. Restore it, or make the features or the model again."
-            )
-        return rule
-
-    def mismatch(self, other: TextRule, *, ours: str = "here", theirs: str = "there") -> str | None:
-        """Say where two rules differ, naming both sides; None when they make the same token ids."""
-        a, b = self.identity(), other.identity()
-        names = ("template_sha256", "template_kwargs", "bos", "eos", "truncation", "max_length")
-        parts = [f"{name} is {a[name]!r} {ours} and {b[name]!r} {theirs}" for name in names if a[name] != b[name]]
-        return "the text rule differs: " + "; ".join(parts) if parts else None
 
 
 def make_text_rule(tokenizer: Any, config: TextConfig, model_limit: int | None) -> TextRule:
@@ -100,9 +59,39 @@ def make_text_rule(tokenizer: Any, config: TextConfig, model_limit: int | None) 
             f"template_kwargs ({', '.join(sorted(config.template_kwargs))}) would have no effect: the text goes in "
             "the plain format, which takes no arguments. Remove them, or give a chat template."
         )
+    if template == PLAIN and config.system == "fold":
+        raise ConfigError(
+            "system is 'fold', which would have no effect: the text goes in the plain format, which has a place for "
+            f"system turns. Leave it at {setting('system', 'keep')}."
+        )
     length = _choose_length(tokenizer, config.max_length, model_limit)
     kwargs, truncation = dict(config.template_kwargs), config.truncation or "error"
-    return TextRule(template, kwargs, config.bos, config.eos, truncation, length)
+    rule = TextRule(
+        template, kwargs, config.bos, config.eos, truncation, length, system=config.system, rendered=config.rendered
+    )
+    if not writes_a_response(rule, tokenizer):
+        raise ConfigError(
+            "The chat template writes nothing of a response that is text (templates of models that see images expect "
+            f"lists of parts), so all texts would be the same. Set `template` to one for text, or {PLAIN}."
+        )
+    return _with_date(rule, tokenizer, config.date)
+
+
+def _with_date(rule: TextRule, tokenizer: Any, given: str | None) -> TextRule:
+    """The rule, with a date where its texts would depend on the day."""
+    if not asks_for_the_date(rule, tokenizer):
+        return rule
+    if given == "today":
+        warn_once("The chat template writes today's date, which is not fixed: rewards change with the day.")
+        return rule
+    if given is not None:
+        return replace(rule, date=given, date_given=True)
+    today = date.today().isoformat()
+    warn_once(
+        f"The chat template writes today's date. It is {today} in all texts from now on, also when the result is used "
+        f"later; {setting('date', today)} gives the same texts on another day."
+    )
+    return replace(rule, date=today)
 
 
 def _choose_template(tokenizer: Any, config: TextConfig) -> str:
@@ -152,57 +141,222 @@ def _choose_length(tokenizer: Any, wanted: int | None, model_limit: int | None) 
 
 @dataclass(frozen=True)
 class TokenizedText:
-    """Token ids of one prompt with its response, and how many were cut from the prompt's beginning (0 = none)."""
+    """Token ids of one prompt with its response.
+
+    Attributes:
+        ids: the token ids.
+        truncated: how many were cut from the prompt's beginning (0 = none).
+        marker: a special token or a template's marker that the prompt or the response held as text, as texts do that
+            went through a chat template before; None: there is none, or the rule does not look for any.
+        marked_prompt: whether the prompt holds it.
+    """
 
     ids: list[int]
     truncated: int
+    marker: str | None = field(default=None, compare=False)
+    marked_prompt: bool = field(default=False, compare=False)
 
 
-def render(rule: TextRule, tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> str:
+def render(
+    rule: TextRule, tokenizer: Any, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None
+) -> str:
     r"""A conversation as the text the model reads; plain format: `Role: content`, joined by blank lines.
 
     Raises:
-        TextError: no messages, an unknown role, a role or content that is no string, or the chat template refuses.
+        TextError: no messages, an unknown role, a content that is not text, or the chat template refuses, or leaves out
+            tools, tool calls or reasoning.
     """
-    if not messages:
+    if isinstance(messages, Sequence) and not messages:
         raise TextError("There are no messages to write. A prompt needs at least one turn.")
-    clean = [_clean_message(message, place) for place, message in enumerate(messages)]
-    if rule.template == PLAIN:
-        return "\n\n".join(f"{_plain_role(message['role'])}: {message['content']}" for message in clean)
+    return write(rule, tokenizer, [_encodable(message) for message in _messages(messages, "messages")], tools)
+
+
+def read_prompt(prompt: Prompt) -> tuple[list[Message], tuple[dict[str, Any], ...] | None]:
+    """Messages and tools of a prompt as it is given to score: a string, messages, or {"messages": …, "tools": …}.
+
+    Raises:
+        TextError: none of these; no turn of the user's that says something; or the last turn is not a user's or tool's.
+    """
+    tools = None
+    if isinstance(prompt, Mapping) and "messages" in prompt:
+        unknown = sorted(str(key) for key in prompt.keys() - {"messages", "tools"} if prompt[key] is not None)
+        if unknown:
+            raise TextError(f"The prompt has {', '.join(unknown)} beside messages; it may have messages and tools.")
+        try:
+            tools = check_tools(prompt.get("tools"), "tools")
+        except RowProblem as problem:
+            raise TextError(f"The prompt's {problem.field} cannot be read: {_said(problem)}.") from None
+        prompt = prompt["messages"]
+    if isinstance(prompt, str):
+        turns: list[Message] = [{"role": "user", "content": prompt}]
+    elif not isinstance(prompt, Sequence | Mapping) or type(prompt).__name__ in ("bytes", "bytearray"):
+        raise TextError(f"The prompt is a {type(prompt).__name__}, neither a string nor messages.")
+    elif not prompt:
+        raise TextError("The prompt has no messages. It needs at least a user's turn.")
+    else:
+        turns = _messages(prompt, "prompt")
     try:
-        text = tokenizer.apply_chat_template(
-            clean, chat_template=rule.template, tokenize=False, add_generation_prompt=False, **rule.template_kwargs
-        )
-    except TemplateError as error:
-        roles = " → ".join(message["role"] for message in clean)
+        check_prompt(turns, "prompt")
+    except RowProblem as problem:
+        roles = " → ".join(turn["role"] for turn in turns)
         raise TextError(
-            f"The chat template refuses this conversation (turns: {roles}): {error}. Change the turns, or choose "
-            f"another template ({setting('template', PLAIN)} takes any order of system, user and assistant)."
-        ) from error
-    return str(text)
+            f"The prompt cannot be answered: {problem.kind} (its turns: {roles}). End it in a user's turn."
+        ) from None
+    if not any(turn["role"] == "user" and turn["content"].strip() for turn in turns):
+        raise TextError("The prompt is empty: no user's turn says something.")
+    return [_encodable(turn) for turn in turns], tools
+
+
+def read_reply(reply: Reply) -> Message:
+    """A reply as it is given to score, as the assistant's message: a string, or one message (alone or in a list).
+
+    Raises:
+        TextError: anything else.
+    """
+    if isinstance(reply, str):
+        return _encodable(reply_message(reply))
+    if not isinstance(reply, Mapping | list | tuple) or not reply:
+        raise TextError(
+            f"The response is a {type(reply).__name__}, not a string. Give the response as text, or as an assistant's "
+            "message."
+        )
+    found = _messages(reply, "response")
+    if len(found) != 1 or found[0]["role"] != "assistant":
+        roles = " → ".join(message["role"] for message in found)
+        raise TextError(
+            f"The response has the turns {roles}; one assistant's message was expected. Turns before it belong to the "
+            "prompt."
+        )
+    return _encodable(found[0])
+
+
+def _messages(value: Any, field: str) -> list[Message]:
+    try:
+        return check_messages(value, field, strict=False)
+    except RowProblem as problem:
+        raise TextError(
+            f"{problem.field} cannot be read: {_said(problem)}. Give messages, each with a role and a content that is "
+            "text (or a string instead of messages)."
+        ) from None
+
+
+def _said(problem: RowProblem) -> str:
+    """The problem, with a value that is no text: errors of servers must not hold what they were sent."""
+    short = isinstance(problem.value, str) and problem.field.endswith(".role") and len(problem.value) < 20
+    shown = short or problem.value is None or isinstance(problem.value, bool | int | float)
+    return f"{problem.kind}, {problem.value!r}" if shown else problem.kind
+
+
+def _encodable(value: Any) -> Any:
+    """A message or a part of one with lone surrogates replaced."""
+    if isinstance(value, str):
+        return _without_surrogates(value)
+    if isinstance(value, dict):
+        return {key: _encodable(entry) for key, entry in value.items()}
+    return [_encodable(entry) for entry in value] if isinstance(value, list) else value
+
+
+@dataclass(frozen=True)
+class _Conversation:
+    """What is written as one text: turns, reply and tools, and the marker that was found in them."""
+
+    turns: list[Message]
+    reply: Message
+    tools: tuple[dict[str, Any], ...] | None
+    marker: str | None
+    marked_prompt: bool
+
+    @classmethod
+    def of(cls, rule: TextRule, tokenizer: Any, prompt: Prompt, response: Reply) -> _Conversation:
+        turns, tools = read_prompt(prompt)
+        reply = read_reply(response)
+        if rule.rendered == "parse":
+            turns, content = take_apart(rule, tokenizer, turns, reply["content"])
+            reply = {**reply, "content": content}
+        marker, in_prompt = None, False
+        if rule.rendered != "keep":
+            found = (find_marker(tokenizer, turn["content"]) for turn in turns)
+            marker = next((one for one in found if one is not None), None)
+            in_prompt = marker is not None
+            marker = marker or find_marker(tokenizer, reply["content"])
+        return cls(turns, reply, tools, marker, in_prompt)
 
 
 def tokenize(
-    rule: TextRule, tokenizer: Any, prompt: Sequence[Message] | str, response: Reply, where: str = ""
-) -> TokenizedText | None:
-    """Token ids of a prompt (messages, or a string: one user turn) and a response, which may be empty.
+    rule: TextRule, tokenizer: Any, prompt: Prompt, response: Reply, where: str = ""
+) -> TokenizedText | None:  # fmt: skip
+    """Token ids of a prompt and a response.
 
-    `where` is the row's place for errors. None when the text is too long and `truncation` is "drop".
+    Args:
+        rule: the text rule.
+        tokenizer: the reward model's.
+        prompt: a string (one user turn), messages that end in a user's or a tool's turn, or a mapping of `messages` and
+            `tools`.
+        response: a string, which may be empty, or the assistant's message where it holds tool calls or reasoning.
+        where: the row's place, for errors.
+
+    Returns:
+        None when the text is too long and `truncation` is "drop", or "prompt_left_or_drop" and the response alone is.
 
     Raises:
         TextError: a text that cannot be written or is too long.
     """
     at = f"{where}: " if where else ""
-    if not isinstance(response, str):
-        raise TextError(f"{at}The response is a {type(response).__name__}, not a string. Give the response as text.")
-    if not isinstance(prompt, Sequence) or type(prompt).__name__ in ("bytes", "bytearray"):
-        raise TextError(f"{at}The prompt is a {type(prompt).__name__}, neither a string nor messages.")
-    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
     try:
-        text = render(rule, tokenizer, [*turns, {"role": "assistant", "content": response}])
+        given = _Conversation.of(rule, tokenizer, prompt, response)
+        text = write(rule, tokenizer, [*given.turns, given.reply], given.tools)
     except TextError as error:
-        raise TextError(f"{at}{error}") from error
-    return _fit(rule, tokenizer, text, at, lambda: _response_start(rule, tokenizer, turns, text))
+        raise type(error)(f"{at}{error.fact}", error.advice) from error
+    found = _fit(rule, tokenizer, text, at, lambda: _response_start(rule, tokenizer, given, text))
+    return found and replace(found, marker=given.marker, marked_prompt=given.marked_prompt)
+
+
+@dataclass(frozen=True)
+class TextLook:
+    """One text as the reward model gets it, for people to look at.
+
+    Attributes:
+        rendered: the text that the template writes.
+        decoded: its token ids decoded, special tokens visible: what is left of it after start and end tokens are
+            settled and the prompt is cut.
+        ids: the token ids; empty where there are none.
+        tokens: how many the whole text has, before anything is cut.
+        truncated: how many were cut from the prompt.
+        marker: a special token that the prompt or the response held as text (see `TokenizedText`).
+        left_out: roles of turns of which the template writes nothing.
+        error: why the reward model does not read it (refused, too long); None where it does.
+    """
+
+    rendered: str
+    decoded: str
+    ids: tuple[int, ...]
+    tokens: int
+    truncated: int = 0
+    marker: str | None = None
+    left_out: tuple[str, ...] = ()
+    error: str | None = None
+
+
+def look_at(rule: TextRule, tokenizer: Any, prompt: Prompt, response: Reply) -> TextLook:
+    """A prompt with a response as the reward model gets it; refused and too long texts too, with the reason."""
+    text, tokens, found = "", 0, None
+    marker: str | None = None
+    error: str | None = None
+    gone: tuple[str, ...] = ()
+    try:
+        given = _Conversation.of(rule, tokenizer, prompt, response)
+        marker, messages = given.marker, [*given.turns, given.reply]
+        text = apply_template(rule, tokenizer, messages, given.tools)
+        gone = tuple(left_out_roles(rule, tokenizer, [message["role"] for message in messages]))
+        tokens = len(_token_ids(rule, tokenizer, text))
+        found = tokenize(rule, tokenizer, prompt, response)
+        if found is None:
+            error = f"The text has {tokens} tokens, more than {rule.max_length}; the text rule drops it."
+    except TextError as refused:
+        error = refused.fact
+    ids = () if found is None else tuple(found.ids)
+    cut = 0 if found is None else found.truncated
+    return TextLook(text, tokenizer.decode(list(ids)), ids, tokens, cut, marker, gone, error)
 
 
 def tokenize_rendered(rule: TextRule, tokenizer: Any, text: str, where: str = "") -> TokenizedText | None:
@@ -244,18 +398,22 @@ def _fit(rule: TextRule, tokenizer: Any, text: str, at: str, response_start: Cal
         return None
     if rule.truncation == "error":
         raise TextTooLongError(
-            f"{at}The text has {len(ids)} tokens, and the limit is {rule.max_length}. Choose one: raise `max_length` "
-            f"(if the model takes longer texts), {setting('truncation', 'prompt_left')} to cut the prompt's beginning, "
-            f"or {setting('truncation', 'drop')} to leave such rows out and count them."
+            f"{at}The text has {len(ids)} tokens, and the limit is {rule.max_length}.",
+            f"Choose one: {setting('truncation', 'prompt_left')} to cut the prompt's beginning, "
+            f"{setting('truncation', 'drop')} to leave such rows out and count them, or "
+            f"{setting('truncation', CUT_OR_DROP)} to cut where that is enough and else leave out.",
         )
     leading = 1 if ids[0] in (tokenizer.bos_token_id, tokenizer.cls_token_id) else 0
     tail = _tokens_from(rule, tokenizer, text, response_start())
     kept = rule.max_length - leading
+    if tail > kept and rule.truncation == CUT_OR_DROP:
+        return None
     if tail > kept:
         raise TextTooLongError(
             f"{at}The response alone has {tail} tokens (those that close the turn included), and the limit is "
-            f"{rule.max_length}. ebrm never cuts a response: raise `max_length`, use {setting('truncation', 'drop')} "
-            "to leave such rows out and count them, or shorten it."
+            f"{rule.max_length}.",
+            f"ebrm never cuts a response: leave such rows out with {setting('truncation', CUT_OR_DROP)}, which counts "
+            "them, or shorten it.",
         )
     return TokenizedText(ids[:leading] + ids[len(ids) - kept :], surplus)
 
@@ -264,7 +422,7 @@ def _assistant_marks(rule: TextRule, tokenizer: Any) -> tuple[str, str]:
     """Template text between a user's turn and the assistant's, and after that; empty where it refuses both."""
     try:
         turns = [{"role": "user", "content": _PROMPT}, {"role": "assistant", "content": _RESPONSE}]
-        written = render(rule, tokenizer, turns).partition(_PROMPT)[2]
+        written = apply_template(rule, tokenizer, turns).partition(_PROMPT)[2]
     except TextError:
         return "", ""
     opening, _, closing = written.partition(_RESPONSE)
@@ -288,39 +446,12 @@ def _closed(text: str, opening: str, closing: str, eos: str | None) -> str:
     return head + response + closing
 
 
-def _plain_role(role: str) -> str:
-    if role not in _PLAIN_ROLES:
-        raise TextError(
-            f"A message has the role {role!r}; the plain format knows system, user and assistant. Rename the role, or "
-            "give a chat template that has it."
-        )
-    return _PLAIN_ROLES[role]
-
-
-def _clean_message(message: Mapping[str, str], place: int) -> dict[str, str]:
-    if not isinstance(message, Mapping):
-        raise TextError(
-            f"Message {place + 1} is {message!r:.60}, a {type(message).__name__}. A prompt is a string, or messages, "
-            "each with a role and a content."
-        )
-    clean = {}
-    for name in ("role", "content"):
-        value = message.get(name)
-        if not isinstance(value, str):
-            raise TextError(
-                f"Message {place + 1} has {name} = {value!r}, which is not a string. Each message needs a role and a "
-                "content, both text."
-            )
-        clean[name] = _without_surrogates(value)
-    return clean
-
-
 def _without_surrogates(text: str) -> str:
     """Join surrogate pairs and replace lone surrogates by U+FFFD: they have no UTF-8 form, tokenizers crash on them."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
-        _warn_once("Some texts hold lone surrogates (broken emoji, usually); each is replaced by U+FFFD.")
+        warn_once("Some texts hold lone surrogates (broken emoji, usually); each is replaced by U+FFFD.")
         return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return text
 
@@ -361,18 +492,18 @@ def _open(rule: TextRule, tokenizer: Any, ids: list[int]) -> list[int]:
         # Where the start token is also the token that is pooled (RoBERTa's <s>), one has to stay.
         return ids[given - 1 if given and bos == tokenizer.cls_token_id else given :]
     if given > 1:
-        _warn_once(f"Texts start with {given} start-of-text tokens ({tokenizer.bos_token!r}); all but one are removed.")
+        warn_once(f"Texts start with {given} start-of-text tokens ({tokenizer.bos_token!r}); all but one are removed.")
         return ids[given - 1 :]
     if given == 0 and rule.template != PLAIN and list(tokenizer("a", verbose=False)["input_ids"][:1]) == [bos]:
         return [bos, *ids]  # as this tokenizer adds it
     return ids
 
 
-def _response_start(rule: TextRule, tokenizer: Any, turns: Sequence[Mapping[str, str]], text: str) -> int:
+def _response_start(rule: TextRule, tokenizer: Any, given: _Conversation, text: str) -> int:
     """Where in the written `text` the response starts."""
     # Where the texts of two different responses part: no assumption about the template, which may trim the response or
     # leave parts of it out.
-    other = render(rule, tokenizer, [*turns, {"role": "assistant", "content": _RESPONSE}])
+    other = apply_template(rule, tokenizer, [*given.turns, reply_message(_RESPONSE)], given.tools)
     return next((i for i, (a, b) in enumerate(zip(text, other, strict=False)) if a != b), min(len(text), len(other)))
 
 
@@ -390,8 +521,3 @@ def _tokens_from(rule: TextRule, tokenizer: Any, text: str, start: int) -> int:
         while first and ends[first - 1] == 0:
             first -= 1
     return len(_close(rule, tokenizer, ids)) - first
-
-
-@cache
-def _warn_once(message: str) -> None:
-    logger.warning(message)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import os
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,7 +17,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ebrm.data import Message, Preferences, Reply, reply_key
+from ebrm.data import (
+    EXAMPLES,
+    BadRows,
+    Message,
+    Preference,
+    Preferences,
+    Prompt,
+    Reply,
+    TokenizedText,
+    count_kinds,
+    message_words,
+    rendered_already,
+    reply_key,
+    tokenize,
+)
 from ebrm.errors import BackboneError, FeaturesError, TextError, TextTooLongError, setting
 from ebrm.features import manifest as manifests
 from ebrm.features.config import FeatureConfig
@@ -27,6 +44,8 @@ from ebrm.utils.files import sha256_json
 if TYPE_CHECKING:
     from ebrm.backbone import Backbone
 
+logger = logging.getLogger(__name__)
+
 #: Writes shards of texts in other processes: texts, then the arguments of a `Writer`.
 Engine = Callable[["TokenizedTexts", Path, dict[str, Any], Sequence[int], Callable[[int], None]], dict[str, Any]]
 
@@ -38,7 +57,7 @@ class Text(NamedTuple):
     """A prompt with a response, the prompt's id, and their place in the data ("train.jsonl:12, chosen")."""
 
     prompt_id: str
-    prompt: tuple[Message, ...]
+    prompt: Prompt
     response: Reply
     where: str
 
@@ -102,6 +121,7 @@ def text_id(prompt_id: str, response: Reply) -> str:
 def extract_features(
     backbone: Backbone, preferences: Preferences, out: str | Path, config: FeatureConfig | None = None,
     rm_training: Sequence[bool] | np.ndarray | None = None, engine: Engine | None = None,
+    bad_rows: BadRows = "stop",
 ) -> Features:  # fmt: skip
     """Embedding and reward of every different (prompt, response) of `preferences`, in the folder `out`.
 
@@ -116,10 +136,13 @@ def extract_features(
         config: Number type and shard size.
         rm_training: Whether the reward model was trained on each pair, bool [len(preferences)], if known.
         engine: Reads the texts in other processes (:func:`ray_engine`), with the same result.
+        bad_rows: Pairs with a text that the chat template refuses, or that is too long under truncation="error":
+            "stop", or "skip", which leaves them out and counts them in the manifest (`bad_rows`).
 
     Raises:
-        TextError: A text that is too long under truncation="error"; nothing has been written then.
-        FeaturesError: A folder with something else, damage, numbers that are not finite, a full disk, or no pair left.
+        TextError: With bad_rows="stop", such pairs; all are counted and the first named. Nothing has been written then.
+        FeaturesError: A folder with something else, damage, numbers that are not finite, a full disk, no pair left, or
+            most pairs the same text on both sides once they are token ids.
         BackboneError: The reward model cannot be read.
     """
     world = World()
@@ -135,23 +158,56 @@ def extract_features(
             "without `accelerate launch`."
         )
     seen = None if rm_training is None else [bool(value) for value in rm_training]
+    adopt_date(backbone, out)
     data = {"fingerprint": preferences.fingerprint, "rm_training": None if seen is None else sha256_json(seen)}
     report = {key: value for key, value in preferences.report.to_dict().items() if key != "examples"}
     manifest = _manifest(backbone, data, config, preferences=report)
 
     def plan() -> Plan:
-        texts, pairs, refused = tokenize_preferences(backbone, preferences, world, seen)
-        dropped = len(preferences) - len(pairs)
-        if len(pairs) == 0:
-            raise FeaturesError(
-                f"No pair is left: all {dropped} have a side longer than max_length "
-                f"({backbone.text_rule.max_length} tokens). Raise `max_length`, or cut prompts with "
-                f"{setting('truncation', 'prompt_left')}."
-            )
-        more = {"dropped": dropped, "dropped_texts": refused}
-        return _plan(backbone, texts, pairs, manifest | more, engine)
+        texts, pairs, notes = tokenize_preferences(backbone, preferences, world, seen, bad_rows)
+        return _plan(backbone, texts, pairs, manifest | notes, engine)
 
-    return write_features(Path(out), manifest, plan, world, config is not None and config.restart)
+    found = write_features(Path(out), manifest, plan, world, config is not None and config.restart)
+    if world.main:
+        for said in what_was_noticed(found.manifest):
+            logger.warning("%s", said)
+    return found
+
+
+def adopt_date(backbone: Backbone, out: str | Path) -> None:
+    """Take over the date of features that were begun in `out` on another day, unless a date was given."""
+    rule = backbone.text_rule
+    if getattr(rule, "date", None) is None or rule.date_given:
+        return
+    try:
+        stored = manifests.read_manifest(Path(out)).get("text") or {}
+    except FeaturesError:
+        return
+    dated = replace(rule, date=stored.get("date"))
+    if stored.get("date") not in (None, rule.date) and dated.identity() == stored:
+        logger.info("%s was begun on %s, which stays the date in its texts.", out, stored["date"])
+        backbone.text_rule = dated
+
+
+def what_was_noticed(manifest: dict[str, Any]) -> list[str]:
+    """Sentences for people about the texts of a features folder: left out, the same on both sides, rendered before."""
+    said = []
+    if bad := manifest.get("bad_rows"):
+        said.append(f"{sum(bad.values()):,} pairs are left out: {count_kinds(bad)}.")
+    if same := manifest.get("same_sides"):
+        said.append(
+            f"{same:,} of {manifest['pairs']:,} pairs are the same text to this reward model on both sides: its chat "
+            "template leaves out what differs. They teach nothing."
+        )
+    if marked := manifest.get("rendered"):
+        count = " and ".join(f"{marked[what]:,} {what}" for what in ("prompts", "replies") if marked[what])
+        said.append(rendered_already(marked["marker"], f"{count} hold"))
+    if repeated := manifest.get("repeated_prompts"):
+        said.append(
+            f"{repeated:,} of {manifest['pairs']:,} pairs repeat the prompt at the start of both replies, where it is "
+            f"read again; {setting('rendered', 'parse')} takes it off."
+        )
+    return said
 
 
 def extract_texts(
@@ -169,7 +225,12 @@ def extract_texts(
     manifest = _manifest(backbone, {"fingerprint": sha256_json([text.id for text in texts])}, config)
 
     def plan() -> Plan:
-        made, _, refused = tokenize_texts(backbone, texts, len(texts), world, tolerant=True)
+        made, _, errors, _ = tokenize_texts(backbone, texts, len(texts), world)
+        longest = f"longer than the {backbone.text_rule.max_length} tokens that the RM reads"
+        refused = {
+            texts[number].id: longest if error is None or error.kind == TextTooLongError.kind else error.fact
+            for number, error in errors.items()
+        }
         more = {"dropped_texts": len(refused), "refused": refused}
         return _plan(backbone, made, PreferencePairs.of([], []), manifest | more)
 
@@ -209,60 +270,114 @@ def text_reader(backbone: Backbone, texts: TokenizedTexts) -> ItemReader:
 
 
 def tokenize_texts(
-    backbone: Backbone, texts: Iterable[Text], count: int, world: World, tolerant: bool = False
-) -> tuple[TokenizedTexts, list[int | None], dict[str, str]]:
-    """The different texts, the number of each given one among them (None if refused), and reasons by text id."""
-    found: dict[tuple[str, str], int | None] = {}
+    backbone: Backbone, texts: Iterable[Text], count: int, world: World
+) -> tuple[TokenizedTexts, list[int | None], dict[int, TextError | None], Rendered]:
+    """The different texts, and of those given: the number of each among them, and why some have none.
+
+    Returns:
+        the texts; the number of each given one (None if there are no token ids); why, by its place (None: too long,
+        and the text rule drops such texts); and which hold a template's markers.
+    """
+    found: dict[tuple[str, str], int | TextError | None] = {}
     ids, ends, truncated = array("i"), [0], []
     about: tuple[list[str], list[str], list[str]] = ([], [], [])
     numbers: list[int | None] = []
-    refused: dict[str, str] = {}
+    errors: dict[int, TextError | None] = {}
+    rendered = Rendered()
     with world.progress("tokenizing", count, "texts") as advance:
-        for text in texts:
+        for place, text in enumerate(texts):
             key = (text.prompt_id, reply_key(text.response))
             if key not in found:
-                tokens, reason = None, f"longer than the {backbone.text_rule.max_length} tokens that the RM reads"
                 try:
-                    tokens = backbone.tokenize(text.prompt, text.response, text.where)
+                    tokens = backbone.tokenize(text.prompt, text.response)
                 except TextError as error:
-                    if not tolerant:
-                        raise
-                    if not isinstance(error, TextTooLongError):
-                        reason = str(error).removeprefix(f"{text.where}: ")
-                if tokens is None:
-                    refused[text.id] = reason
-                found[key] = None if tokens is None else len(about[0])
-                if tokens is not None:
-                    ids.extend(tokens.ids)
-                    ends.append(len(ids))
-                    truncated.append(tokens.truncated)
-                    for column, value in zip(about, (text.prompt_id, text.id, text.where), strict=True):
-                        column.append(value)
-            numbers.append(found[key])
+                    found[key] = error
+                else:
+                    found[key] = None if tokens is None else len(about[0])
+                    if tokens is not None:
+                        ids.extend(tokens.ids)
+                        ends.append(len(ids))
+                        truncated.append(tokens.truncated)
+                        rendered.note(text.prompt_id, tokens)
+                        for column, value in zip(about, (text.prompt_id, text.id, text.where), strict=True):
+                            column.append(value)
+            known = found[key]
+            if isinstance(known, int):
+                numbers.append(known)
+            else:
+                numbers.append(None)
+                errors[place] = known
             advance(1)
     cut = np.array(truncated, dtype=np.int32)
     made = TokenizedTexts(np.array(ids, dtype=np.int32), np.array(ends, dtype=np.int64), cut, *about)
-    return made, numbers, refused
+    return made, numbers, errors, rendered
+
+
+@dataclass
+class Rendered:
+    """Texts that hold a chat template's markers: ids of such prompts, how many replies, and the first marker."""
+
+    prompts: set[str] = field(default_factory=set)
+    replies: int = 0
+    marker: str = ""
+
+    def note(self, prompt_id: str, tokens: TokenizedText) -> None:
+        """Count a text."""
+        if tokens.marker is None:
+            return
+        self.marker = self.marker or tokens.marker
+        if tokens.marked_prompt:
+            self.prompts.add(prompt_id)
+        else:
+            self.replies += 1
+
+    def notes(self) -> dict[str, Any]:
+        """An entry of the manifest, if there is something to say."""
+        if not self.marker:
+            return {}
+        return {"rendered": {"prompts": len(self.prompts), "replies": self.replies, "marker": self.marker}}
 
 
 def tokenize_preferences(
-    backbone: Backbone, preferences: Preferences, world: World, rm_training: Sequence[bool] | None = None
-) -> tuple[TokenizedTexts, PreferencePairs, int]:
-    """Every different text that is in a pair with both sides, those pairs, and how many texts were too long."""
+    backbone: Backbone, preferences: Preferences, world: World, rm_training: Sequence[bool] | None = None,
+    bad_rows: BadRows = "stop",
+) -> tuple[TokenizedTexts, PreferencePairs, dict[str, Any]]:  # fmt: skip
+    """Every different text that is in a pair with both sides, those pairs, and what the manifest says of the others.
+
+    Raises:
+        TextError, FeaturesError: as `extract_features`.
+    """
     both = (
-        Text(prompt_id, pair.prompt, response, f"{pair.row}, {side}")
+        Text(prompt_id, pair.asked, response, f"{pair.row}, {side}")
         for pair in preferences
         for prompt_id in (pair.prompt_id,)
         for side, response in (("chosen", pair.chosen), ("rejected", pair.rejected))
     )
-    texts, numbers, refused = tokenize_texts(backbone, both, 2 * len(preferences), world)
+    texts, numbers, errors, rendered = tokenize_texts(backbone, both, 2 * len(preferences), world)
+    bad: dict[int, tuple[str, TextError]] = {}  # row -> side and error
+    for place, error in errors.items():
+        if error is not None:
+            bad.setdefault(place // 2, (("chosen", "rejected")[place % 2], error))
+    kinds = Counter(error.kind for _, error in bad.values())
+    if bad and bad_rows == "stop":
+        raise _explain_bad_rows(backbone, preferences, bad, kinds)
     sides = list(zip(numbers[::2], numbers[1::2], strict=True))
     kept = [row for row, pair in enumerate(sides) if None not in pair]
+    if not kept:
+        longest = f"longer than max_length ({backbone.text_rule.max_length} tokens)"
+        if not bad:
+            raise FeaturesError(
+                f"No pair is left: all {len(sides):,} have a side {longest}. Raise `max_length`, or cut prompts with "
+                f"{setting('truncation', 'prompt_left')}."
+            )
+        more = {longest: len(sides) - len(bad)} if len(sides) > len(bad) else {}
+        raise _explain_bad_rows(backbone, preferences, bad, kinds + Counter(more))
     # A text whose only partner was dropped is in no pair, and is not read. `unique` sorts; numbers follow appearance.
     used, renumbered = np.unique(np.array([sides[row] for row in kept], dtype=np.int64), return_inverse=True)
     renumbered = renumbered.reshape(-1, 2)
     texts = texts.take(used)
     rows = [preferences[row] for row in kept]
+    same = _same_sides(backbone, texts, renumbered, rows)
     columns = ("source", "category", "strength", "split")
     known: dict[str, Any] = {name: [getattr(pair, name) for pair in rows] for name in columns}
     pairs = PreferencePairs.of(
@@ -270,7 +385,84 @@ def tokenize_preferences(
         where=[pair.row for pair in rows],
         rm_training=None if rm_training is None else [rm_training[row] for row in kept],
     )  # fmt: skip
-    return texts, pairs, len(refused)
+    notes: dict[str, Any] = {
+        "dropped": len(preferences) - len(pairs) - len(bad),
+        "dropped_texts": len({_key(preferences, place) for place, error in errors.items() if error is None}),
+    }
+    noticed = {"bad_rows": dict(kinds), "same_sides": same}
+    if getattr(backbone.text_rule, "rendered", "keep") == "warn":
+        noticed["repeated_prompts"] = _repeated_prompts(rows)
+    return texts, pairs, notes | {name: value for name, value in noticed.items() if value} | rendered.notes()
+
+
+def _key(preferences: Preferences, place: int) -> tuple[str, str]:
+    pair = preferences[place // 2]
+    return pair.prompt_id, reply_key(pair.rejected if place % 2 else pair.chosen)
+
+
+def _explain_bad_rows(
+    backbone: Backbone, preferences: Preferences, bad: dict[int, tuple[str, TextError]], kinds: Counter[str]
+) -> TextError:
+    """The error for pairs that cannot be read: all counted, the first named, and the ways out."""
+    first = list(bad.items())[:EXAMPLES]
+    listed = "".join(f"\n  {preferences[row].row}, {side}: {error.fact}" for row, (side, error) in first)
+    advice = list(dict.fromkeys(error.advice for _, error in bad.values() if error.advice))
+    if TextTooLongError.kind in kinds:
+        advice.append("Raise `max_length` if the model takes longer texts.")
+    if any(_folds(backbone, preferences[row].prompt) for row in bad):
+        advice.append(f"{setting('system', 'fold')} puts system texts before the user's turn that follows.")
+    kind = TextTooLongError if set(kinds) == {TextTooLongError.kind} else TextError
+    count = sum(kinds.values())
+    if count == len(preferences):
+        way_out = "No pair is left to use."
+    else:
+        way_out = f"Correct them, or leave them out and have them counted with {setting('bad_rows', 'skip')}."
+    return kind(
+        f"{count:,} of {len(preferences):,} pairs cannot be read by the reward model ({count_kinds(kinds)}). "
+        f"{'The first:' if count > len(first) else 'They are:'}{listed}\n{way_out}",
+        " ".join(advice),
+    )
+
+
+def _folds(backbone: Backbone, prompt: Sequence[Message]) -> bool:
+    """Whether a prompt is refused for its system turn alone."""
+    rule, tokenizer = backbone.text_rule, getattr(backbone, "tokenizer", None)
+    if tokenizer is None or not any(message["role"] in ("system", "developer") for message in prompt):
+        return False
+    try:
+        tokenize(replace(rule, system="fold", truncation="drop"), tokenizer, prompt, "Yes")
+    except TextError:
+        return False
+    return True
+
+
+def _same_sides(backbone: Backbone, texts: TokenizedTexts, sides: np.ndarray, rows: Sequence[Preference]) -> int:
+    """How many pairs have two sides of equal token ids; FeaturesError if they are most."""
+    lengths = texts.lengths
+    same = [
+        row for row, (a, b) in enumerate(sides.tolist()) if lengths[a] == lengths[b] and texts.item(a) == texts.item(b)
+    ]
+    if 2 * len(same) > len(rows):
+        pair = rows[same[0]]
+        chosen, rejected = (" ".join(message_words(side).split()) for side in (pair.chosen, pair.rejected))
+        start = max(0, len(os.path.commonprefix([chosen, rejected])) - 10)
+        raise FeaturesError(
+            f"{len(same):,} of {len(rows):,} pairs are the same text to this reward model: its chat template leaves "
+            f"out what differs. In {pair.row}, chosen has {chosen[start : start + 40]!r} where rejected has "
+            f"{rejected[start : start + 40]!r}, and both become the same {lengths[sides[same[0]][0]]} tokens. Give a "
+            "chat template that writes it (`template`), or data that differs in what the reward model reads."
+        )
+    return len(same)
+
+
+def _repeated_prompts(rows: Sequence[Preference]) -> int:
+    """How many pairs repeat the last turn of the prompt at the start of both replies."""
+    count = 0
+    for pair in rows:
+        asked = pair.prompt[-1]["content"]
+        replies = [side for side in (pair.chosen, pair.rejected) if isinstance(side, str)]
+        count += bool(asked.strip()) and len(replies) == 2 and all(reply.startswith(asked) for reply in replies)
+    return count
 
 
 def _read(

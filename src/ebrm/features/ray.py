@@ -16,6 +16,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -159,6 +160,9 @@ class _Actor:
                 "the output folder under the same path: put it on a shared file system."
             )
         backbone = self._load()
+        stored = self._manifest["text"].get("date")
+        if stored is not None:  # a run may go past midnight, or be gone on with on another day
+            backbone.text_rule = replace(backbone.text_rule, date=stored)
         here, rule = os.uname().nodename, backbone.text_rule.identity()
         wanted = BackboneIdentity.from_dict(self._manifest["backbone"])
         unlike = backbone.identity.mismatch(wanted, ours=f"on {here}", theirs="where the run was started", exact=True)

@@ -18,8 +18,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ebrm.backbone import OnError, Prompt
+from ebrm.backbone import OnError
 from ebrm.client import Client
+from ebrm.data import Prompt, Reply
 from ebrm.errors import ConfigError, ModelError
 from ebrm.model import EnergyRewardModel, RefinedReward
 
@@ -30,7 +31,7 @@ class Scorer(Protocol):
     """Scores texts: an :class:`EnergyRewardModel`, a :class:`ebrm.Client`, or anything alike."""
 
     def score(
-        self, prompts: Sequence[Prompt], responses: Sequence[str], *, on_error: OnError = "raise"
+        self, prompts: Sequence[Prompt], responses: Sequence[Reply], *, on_error: OnError = "raise"
     ) -> RefinedReward:
         """As `EnergyRewardModel.score`."""
 

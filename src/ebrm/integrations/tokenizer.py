@@ -15,7 +15,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from ebrm.data import PLAIN, TextRule, tokenize
+from ebrm.data import PLAIN, TextRule, template_source, tokenize
 from ebrm.errors import ModelError, TextError
 
 logger = logging.getLogger(__name__)
@@ -32,6 +32,16 @@ _PLAIN_TEMPLATE = (
     "{%- endif -%}"
     "{{- '' if loop.first else '\\n\\n' -}}{{- names[message['role']] + ': ' + message['content'] -}}"
     "{%- endfor -%}"
+)
+#: As `ebrm.data.template.fold_system`.
+_FOLDED = (
+    "{%- set fold = namespace(texts=[], turns=[]) -%}{%- for turn in messages -%}"
+    "{%- if turn['role'] in ['system', 'developer'] -%}"
+    "{%- set fold.texts = fold.texts + ([turn['content']] if turn['content'] else []) -%}"
+    "{%- elif turn['role'] == 'user' and fold.texts -%}"
+    "{%- set fold.turns = fold.turns + [dict(turn, content=(fold.texts + [turn['content']]) | join('\\n\\n'))] -%}"
+    "{%- set fold.texts = [] -%}{%- else -%}{%- set fold.turns = fold.turns + [turn] -%}{%- endif -%}"
+    "{%- endfor -%}{%- set messages = fold.turns +%}"
 )
 _USER, _ANSWER = {"role": "user", "content": "What is 2 + 2?"}, {"role": "assistant", "content": "Four."}
 # Conversations on which a template is compared with ebrm's own rendering, as (prompt, response).
@@ -124,9 +134,10 @@ def first_difference(rule: TextRule, tokenizer: Any, other: Any) -> str | None:
 def write_template(rule: TextRule, tokenizer: Any) -> str:
     """The source of a chat template that renders whole texts, start and end tokens included."""
     before, after = _added(tokenizer) if rule.template == PLAIN else ("", "")
-    template = _PLAIN_TEMPLATE if rule.template == PLAIN else rule.template
+    template = _PLAIN_TEMPLATE if rule.template == PLAIN else template_source(rule)
     given = _pair_roles(template)
     given += "".join(f"{{%- set {name} = {value!r} +%}}" for name, value in rule.template_kwargs.items())
+    given += _FOLDED if rule.system == "fold" else ""
     rules = _end(rule, tokenizer) + _start(rule, tokenizer)
     if not rules and not before and not after:
         return given + template

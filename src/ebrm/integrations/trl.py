@@ -13,8 +13,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ebrm.backbone import Prompt, as_list
+from ebrm.backbone import as_list
 from ebrm.client import Client
+from ebrm.data import Prompt, Reply, RowProblem, as_reply, check_messages, check_tools
 from ebrm.errors import ConfigError, TextError
 from ebrm.integrations.scorer import Scorer, open_scorer
 from ebrm.model import EnergyRewardModel
@@ -34,6 +35,7 @@ def reward_function(
     k: float = 1.0,
     asynchronous: bool = False,
     name: str | None = None,
+    tools: Sequence[Any] | None = None,
 ) -> RewardFunction:
     """A reward function for `reward_funcs` of TRL's `GRPOTrainer` and `RLOOTrainer`.
 
@@ -48,6 +50,8 @@ def reward_function(
         k: standard deviations that "pessimistic" subtracts.
         asynchronous: return an `async def` function, which scores in a thread and leaves the event loop to others.
         name: the function's name in TRL's logs; by default `ebrm`, `ebrm_mode` or `ebrm_pessimistic`.
+        tools: those that the trainer has (`GRPOTrainer(tools=…)`), functions or descriptions: they go to the reward
+            model's chat template, as its `tools`. By default the column `tools` of the data set, if it has one.
 
     Returns:
         A function of `prompts`, `completions` and TRL's other columns that returns a list of float or None. It logs the
@@ -68,8 +72,10 @@ def reward_function(
     called = name or _NAMES[mode]
     warned: list[str] = []
 
-    def score(prompts: Sequence[Any], completions: Sequence[Any]) -> _Rows:
-        rows = _score(scorer, prompts, completions)
+    offered = None if tools is None else [_described(tool) for tool in tools]
+
+    def score(prompts: Sequence[Any], completions: Sequence[Any], given: Sequence[Any] | None) -> _Rows:
+        rows = _score(scorer, prompts, completions, given if offered is None else [offered] * len(prompts))
         row, why = next(((row, why) for row, why in enumerate(rows.errors) if why is not None), (0, None))
         if why is not None and not warned:
             warned.append(why)
@@ -82,10 +88,10 @@ def reward_function(
         return rows.usable(rows.reward - penalty * rows.std)
 
     def plain(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> Rewards:
-        return finish(score(prompts, completions), columns)
+        return finish(score(prompts, completions, columns.pop("tools", None)), columns)
 
     async def threaded(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> Rewards:
-        return finish(await asyncio.to_thread(score, prompts, completions), columns)
+        return finish(await asyncio.to_thread(score, prompts, completions, columns.pop("tools", None)), columns)
 
     function: Any = threaded if asynchronous else plain
     function.__name__ = function.__qualname__ = called
@@ -118,12 +124,13 @@ class _Rows:
         return [value if error is None else None for value, error in zip(values.tolist(), self.errors, strict=True)]
 
 
-def _score(scorer: Scorer, prompts: Sequence[Any], completions: Sequence[Any]) -> _Rows:
-    """Score completions in TRL's two forms: strings, or lists of messages."""
+def _score(scorer: Scorer, prompts: Sequence[Any], completions: Sequence[Any], tools: Sequence[Any] | None) -> _Rows:
+    """Score completions in TRL's two forms: strings, or lists of messages; `tools` are one entry a row, or None."""
     rows = as_list("prompts", prompts), as_list("completions", completions)
     if len(rows[0]) != len(rows[1]):
         raise TextError(f"There are {len(rows[0])} prompts but {len(rows[1])} completions; give one each.")
-    texts = [_split(prompt, completion) for prompt, completion in zip(*rows, strict=True)]
+    offered = [None] * len(rows[0]) if tools is None else as_list("tools", tools)
+    texts = [_split(*row) for row in zip(*rows, offered, strict=True)]
     errors = [text if isinstance(text, str) else None for text in texts]
     good = [row for row, error in enumerate(errors) if error is None]
     pairs = [text for text in texts if not isinstance(text, str)]
@@ -135,27 +142,32 @@ def _score(scorer: Scorer, prompts: Sequence[Any], completions: Sequence[Any]) -
     return _Rows(columns[0], columns[1], columns[2], errors)
 
 
-def _split(prompt: Any, completion: Any) -> tuple[Prompt, str] | str:
+def _split(prompt: Any, completion: Any, tools: Any) -> tuple[Prompt, Reply] | str:
     """The conversation up to the last assistant's turn, and that turn; or why there is none."""
-    if not isinstance(prompt, str | list):
-        return f"The prompt is {prompt!r:.60}, neither a string nor a list of messages."
-    if isinstance(completion, str):
-        return prompt, completion
-    if not isinstance(completion, list) or not completion:
-        return f"The completion is {completion!r:.60}, neither a string nor a list of messages."
-    *before, last = [_flat(message) for message in completion]
-    if not isinstance(last, dict) or last.get("role") != "assistant" or not isinstance(last.get("content"), str):
-        return f"The completion ends with {completion[-1]!r:.60}, not with an assistant's turn of text."
-    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-    return [_flat(message) for message in turns] + before, last["content"]
+    try:
+        if isinstance(prompt, str):
+            turns = [{"role": "user", "content": prompt}]
+        else:
+            turns = check_messages(prompt, "prompt", strict=False)
+        offered = check_tools(tools, "tools")
+        reply: Reply = completion
+        if not isinstance(completion, str):
+            *before, last = check_messages(completion, "completion", strict=False)
+            if last["role"] != "assistant":
+                return f"The completion ends with a turn of the {last['role']}, not with the assistant's."
+            turns, reply = turns + before, as_reply(last)
+    except RowProblem as problem:
+        return f"The row cannot be read: {problem.field}: {problem.kind}."
+    return ({"messages": turns, "tools": offered} if offered else turns), reply
 
 
-def _flat(message: Any) -> Any:
-    """A message whose content is a list of text parts, as models with images have it, with one string instead."""
-    parts = message.get("content") if isinstance(message, dict) else None
-    if isinstance(parts, list) and all(isinstance(p, dict) and p.get("type") == "text" for p in parts):
-        return {**message, "content": "".join(str(part["text"]) for part in parts)}
-    return message
+def _described(tool: Any) -> Any:
+    """A function as the description that chat templates take, made by transformers; a description as it is."""
+    if not callable(tool):
+        return tool
+    from transformers.utils.chat_template_utils import get_json_schema
+
+    return get_json_schema(tool)
 
 
 def _log(

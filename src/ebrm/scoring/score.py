@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 from ebrm._version import __version__
-from ebrm.backbone import Reading
+from ebrm.backbone import DROPPED, Reading
 from ebrm.data import EXAMPLES, BadRow, RowProblem, count_kinds, prompt_id
 from ebrm.errors import DataError, setting
-from ebrm.features import MANIFEST, open_features
+from ebrm.features import MANIFEST, is_features, open_features
 from ebrm.model import EnergyRewardModel
 from ebrm.scoring.columns import Shape, Side, find_shape
 from ebrm.scoring.config import ScoreConfig
@@ -37,6 +37,8 @@ MEASURES = ("reward", "base_reward", "std", "interval_low", "interval_high", "lo
 # Those whose means are in the summary.
 _AVERAGED = ("reward", "base_reward", "std", "delta")
 
+_UNREADABLE = "cannot be read by the reward model"
+_DROPPED = "too long, dropped by the text rule"
 #: Texts read and refined at a time.
 _TEXTS = 2 * CHUNK_ROWS
 
@@ -100,7 +102,9 @@ def score_file(
             .csv, .tsv, .parquet), or a features folder, whose pairs need no reward model.
         out: file to write, .jsonl, .csv or .parquet.
         config: columns, and what becomes of rows that cannot be scored.
-        backbone: fields of `BackboneConfig` by which the model's RM is loaded; others as saved.
+        backbone: fields of `BackboneConfig` by which the model's RM is loaded, and `truncation` and `rendered` of
+            `TextConfig`; others as saved. Under truncation="drop" a row that is too long has empty rewards and the
+            reason; where prompts are cut, a column `truncated` says by how many tokens.
         on_progress: called with (rows done, rows) as the work goes on.
 
     Returns:
@@ -124,7 +128,9 @@ def score_file(
     # The rows first: a mistake in them should not wait for a reward model to load.
     opened = _open_pairs(source, model) if (source / MANIFEST).is_file() else _open_texts(source, config, kind)
     logger.info("%s: %s rows, %s.", opened.name, f"{opened.count:,}", opened.contents)
-    added = _added_names(opened.prefixes, config.prefix)
+    truncation = (backbone or {}).get("truncation") or (model.record.text_rule or {}).get("truncation")
+    cuts = str(truncation).startswith("prompt_left") and not is_features(source)
+    added = _added_names(opened.prefixes, config.prefix, cuts)
     clash = [name for name in added if name in opened.columns]
     if clash:
         raise DataError(
@@ -164,7 +170,8 @@ def score_file(
                 if not loaded and backbone and model.record.text_rule is not None:
                     model = model.with_backbone(**backbone)
                 loaded = True
-                rows, bad = _score(model, opened, chunk, config.prefix)
+                rows, bad = _score(model, opened, chunk, config.prefix, cuts)
+                bad = [row for row in bad if row.kind != _DROPPED]
                 if bad and config.bad_rows == "stop":
                     kinds = Counter(row.kind for row in bad)
                     raise DataError(_explain(opened, kinds, bad[:EXAMPLES], chunk.first))
@@ -176,7 +183,9 @@ def score_file(
                 on_progress(done, opened.count)
             del chunk  # before the next is read
     join_parts(parts, out, kind, [*opened.columns, *added])
-    summary = _summarize(out, opened, config.prefix)
+    summary = _summarize(out, opened, config.prefix, cuts)
+    if truncation is not None and not is_features(source):
+        summary["truncation"] = truncation
     journal.finish(summary)
     return summary
 
@@ -294,7 +303,14 @@ def _read_texts(model: EnergyRewardModel, sides: Sequence[Side]) -> tuple[Readin
     return model.backbone.read_texts([side.prompt for side in sides], [side.response for side in sides], on_error="nan")
 
 
-def _score(model: EnergyRewardModel, source: _Source, chunk: Chunk, prefix: str) -> tuple[list[Row], list[BadRow]]:
+def _measures(cuts: bool) -> tuple[str, ...]:
+    """The columns of a text; `truncated` where prompts may be cut."""
+    return (*MEASURES, "truncated") if cuts else MEASURES
+
+
+def _score(
+    model: EnergyRewardModel, source: _Source, chunk: Chunk, prefix: str, cuts: bool
+) -> tuple[list[Row], list[BadRow]]:
     """The added columns of a chunk, one row a row, `error` last; and its rows with something that has no reward."""
     texts = source.texts(chunk)
     problems, pairs = list(texts.problems), len(source.prefixes) == 2
@@ -307,12 +323,15 @@ def _score(model: EnergyRewardModel, source: _Source, chunk: Chunk, prefix: str)
         refined = model.refine(reading.embedding, reading.reward, on_error="nan")
         values = refined.to_rows()
         for k, (row, number) in enumerate(zip(rows, numbers, strict=True)):
-            error, kind = unread[k], "cannot be read by the reward model"
+            error, kind = unread[k], _UNREADABLE
+            if error is not None and DROPPED in error:
+                kind = _DROPPED
             if error is None:
                 error, kind = refined.errors[k], "not finite"
             if error is not None and problems[row] is None:
                 problems[row] = BadRow(chunk.where[row], source.side(number), error, kind)
-            measured.append(values[k] if error is None else None)
+            cut = {"truncated": reading.truncated[k]} if cuts else {}
+            measured.append(values[k] | cut if error is None else None)
         if pairs:
             good = torch.tensor([problems[row] is None for row in rows[::2]])
             embedding, reward = reading.embedding.unflatten(0, (-1, 2))[good], reading.reward.reshape(-1, 2)[good]
@@ -323,18 +342,19 @@ def _score(model: EnergyRewardModel, source: _Source, chunk: Chunk, prefix: str)
     for row, number, one in zip(texts.row, texts.number, measured, strict=True):
         if one is not None:
             by_row[row][number] = one
-    empty: Row = dict.fromkeys(_added_names(source.prefixes, prefix))
+    empty: Row = dict.fromkeys(_added_names(source.prefixes, prefix, cuts))
     added = []
     for row, problem in enumerate(problems):
         given = dict(empty)
         if source.lists and texts.sizes[row]:
             of_row = [by_row[row].get(number) for number in range(texts.sizes[row])]
             given |= {
-                f"{prefix}{name}": [None if one is None else _short(one[name]) for one in of_row] for name in MEASURES
+                f"{prefix}{name}": [None if one is None else _short(one[name]) for one in of_row]
+                for name in _measures(cuts)
             }
         elif problem is None:
             for number, side in enumerate(source.prefixes):
-                given |= {f"{prefix}{side}{name}": _short(by_row[row][number][name]) for name in MEASURES}
+                given |= {f"{prefix}{side}{name}": _short(by_row[row][number][name]) for name in _measures(cuts)}
             if pairs:
                 p = wins[row]
                 given |= {f"{prefix}p_chosen": _short(p), f"{prefix}confidence": _short(max(p, 1 - p))}
@@ -346,18 +366,18 @@ def _score(model: EnergyRewardModel, source: _Source, chunk: Chunk, prefix: str)
 
 def _reason(problem: BadRow) -> str:
     """The column `error`: the sentence of what could not be read, else field and fault."""
-    if problem.kind in ("cannot be read by the reward model", "not finite"):
+    if problem.kind in (_UNREADABLE, _DROPPED, "not finite"):
         return problem.value if problem.field in ("text", "reward") else f"{problem.field}: {problem.value}"
     return f"{problem.field}: {problem.kind}"
 
 
-def _added_names(prefixes: Sequence[str], prefix: str) -> tuple[str, ...]:
-    names = [f"{prefix}{side}{name}" for side in prefixes for name in MEASURES]
+def _added_names(prefixes: Sequence[str], prefix: str, cuts: bool) -> tuple[str, ...]:
+    names = [f"{prefix}{side}{name}" for side in prefixes for name in _measures(cuts)]
     pair = [f"{prefix}p_chosen", f"{prefix}confidence"] if len(prefixes) == 2 else []
     return (*names, *pair, f"{prefix}fitted_on", f"{prefix}error")
 
 
-def _summarize(out: Path, source: _Source, prefix: str) -> dict[str, Any]:
+def _summarize(out: Path, source: _Source, prefix: str, cuts: bool) -> dict[str, Any]:
     """Counts and means, read back from the finished output."""
     pair = len(source.prefixes) == 2
     sums: Counter[str] = Counter()
@@ -373,6 +393,7 @@ def _summarize(out: Path, source: _Source, prefix: str) -> dict[str, Any]:
             sums["errors"] += error
             if error and not source.lists:
                 continue
+            sums["cut"] += cuts and any(any(_numbers(row[f"{prefix}{side}truncated"])) for side in source.prefixes)
             training = "training_" if fitted else ""
             for side in source.prefixes:
                 numbers = {name: _numbers(row[f"{prefix}{side}{name}"]) for name in _AVERAGED}
@@ -399,6 +420,7 @@ def _summarize(out: Path, source: _Source, prefix: str) -> dict[str, Any]:
     summary |= {"texts": texts, "empty": source.empty}
     means = {f"mean_{'abs_' * (name == 'delta')}{name}": name for name in _AVERAGED}
     summary |= {mean: share(name, "texts") for mean, name in means.items()}
+    summary |= {"truncated": sums["cut"]} if cuts else {}
     summary["fitted_on"] = sums["fitted_on"] if sums["known"] else None
     shares = {"base_accuracy": "base_right", "accuracy": "right", "mean_p_chosen": "p_chosen"}
     shares["mean_confidence"] = "confidence"
@@ -432,5 +454,5 @@ def _explain(source: _Source, kinds: Counter[str], bad: Iterable[BadRow], scored
 
 
 def _short(value: float) -> float:
-    """A float32 as the shortest decimal that reads back as it."""
-    return float(str(np.float32(value)))
+    """A float32 as the shortest decimal that reads back as it; a count as it is."""
+    return value if isinstance(value, int) else float(str(np.float32(value)))

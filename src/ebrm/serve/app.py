@@ -28,6 +28,8 @@ from ebrm.serve.requests import (
     ScoreResult,
     handle_errors,
     prompt_of,
+    response_of,
+    split_conversation,
 )
 from ebrm.serve.scoring import Scored, ScoreItem, Scoring
 
@@ -87,8 +89,8 @@ def _own_routes(app: FastAPI, scoring: Scoring, name: str) -> None:
         """Refined reward, base reward, standard deviation and interval of each response."""
         pairs = zip(body.responses or [], body.prompts or [], strict=True)
         texts = [ScoreItem(text) for text in body.rendered or []]
-        texts += [ScoreItem(turns[-1].content, prompt_of(turns[:-1])) for turns in body.messages or []]
-        texts += [ScoreItem(response, prompt_of(prompt)) for response, prompt in pairs]
+        texts += [ScoreItem(response, prompt) for prompt, response in map(split_conversation, body.messages or [])]
+        texts += [ScoreItem(response_of(response), prompt_of(prompt)) for response, prompt in pairs]
 
         async def work() -> ScoreAnswer:
             scored = await scoring.score(texts)
@@ -103,7 +105,7 @@ def _own_routes(app: FastAPI, scoring: Scoring, name: str) -> None:
         prompt = prompt_of(body.prompt)
 
         async def work() -> RankAnswer:
-            scored = await scoring.score([ScoreItem(response, prompt) for response in body.responses])
+            scored = await scoring.score([ScoreItem(response_of(response), prompt) for response in body.responses])
             order = sorted(range(len(scored)), key=lambda i: -scored[i].values["reward"])
             features = scoring.features(scored)
             best, sure = await scoring.on_model(lambda: _probabilities(scoring.model, *features, order))
@@ -166,7 +168,7 @@ def _state_routes(app: FastAPI, scoring: Scoring, name: str) -> None:
 
 def _about(scoring: Scoring, name: str) -> dict[str, Any]:
     record, head = scoring.model.record, scoring.model.head
-    rule = {key: value for key, value in (record.text_rule or {}).items() if key not in ("template", "template_kwargs")}
+    rule = {key: value for key, value in scoring.text_rule().items() if key not in ("template", "template_kwargs")}
     low, high = (float(r) for r in head.standardizer.to_base(head.support.double()))
     return {
         "ebrm_version": __version__,

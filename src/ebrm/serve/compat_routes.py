@@ -11,7 +11,7 @@ from fastapi import FastAPI, Request
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from ebrm.serve.requests import ERRORS, Conversation, must_end_in_answer, prompt_of
+from ebrm.serve.requests import ERRORS, Conversation, PromptWithTools, must_end_in_answer, split_conversation
 from ebrm.serve.scoring import ScoreItem, Scoring
 
 T = TypeVar("T")
@@ -28,6 +28,7 @@ class PoolingRequest(BaseModel):
     messages: Conversation | None = Field(
         default=None, description="Instead of input: a conversation that ends in the assistant's answer."
     )
+    tools: list[dict[str, Any]] | None = Field(default=None, description="With messages: the tools they offer.")
     use_activation: Literal[False] = Field(description="Must be false: rewards come without an activation.")
 
     @model_validator(mode="before")
@@ -52,7 +53,8 @@ class PoolingRequest(BaseModel):
     def texts(self) -> list[ScoreItem]:
         """The texts to score."""
         if self.messages is not None:
-            return [ScoreItem(self.messages[-1].content, prompt_of(self.messages[:-1]))]
+            prompt, response = split_conversation(PromptWithTools(messages=self.messages, tools=self.tools))
+            return [ScoreItem(response, prompt)]
         return [ScoreItem(text) for text in ([self.input] if isinstance(self.input, str) else self.input or [])]
 
 

@@ -11,37 +11,83 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 from starlette.exceptions import HTTPException
 
+from ebrm.data import ROLE_NAMES
+
 #: Most nodes of a density curve.
 MAX_NODES = 1025
 
 
 class Message(BaseModel):
-    """One turn; other fields of a message are ignored, as offline."""
+    """One turn; tool_calls, tool_call_id, name and reasoning_content go to the chat template, others are ignored."""
+
+    model_config = ConfigDict(extra="allow")
 
     role: str = Field(max_length=64, examples=["user"])
-    content: str = Field(examples=["What is the capital of France?"])
+    content: str | list[str | dict[str, Any]] | None = Field(
+        default=None,
+        examples=["What is the capital of France?"],
+        description="A text, or parts of type text; null beside tool calls.",
+    )
 
 
 Conversation = list[Message]
-PromptBody = str | Conversation
 
-_PROMPT = "A string (one user turn), or messages that end in a user turn."
+
+class PromptWithTools(BaseModel):
+    """A conversation with the tools that it offers, which go to the chat template."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    messages: Conversation
+    tools: list[dict[str, Any]] | None = None
+
+
+PromptBody = str | Conversation | PromptWithTools
+ResponseBody = str | Message
+
+_PROMPT = "A string (one user turn), messages that end in a user turn, or messages and tools."
 _NODES = "Also return p(r | e) at this many rewards, equally spaced over its range."
 _Nodes = Annotated[int | None, Field(ge=3, le=MAX_NODES, description=_NODES)]
-_RESPONSES = "The assistant's answers; they may be empty."
+_RESPONSES = "The assistant's answers: strings, which may be empty, or messages with tool calls or reasoning."
 
 
 def prompt_of(body: PromptBody) -> Any:
-    """The prompt in the form `EnergyRewardModel.score` takes: a string, or messages of role and content."""
-    return body if isinstance(body, str) else [{"role": m.role, "content": m.content} for m in body]
+    """The prompt in the form `EnergyRewardModel.score` takes: a string, messages, or messages and tools."""
+    if isinstance(body, PromptWithTools):
+        return {"messages": prompt_of(body.messages), "tools": body.tools}
+    return body if isinstance(body, str) else [response_of(message) for message in body]
 
 
-def must_end_in_answer(messages: Conversation, row: int) -> None:
+def response_of(body: ResponseBody) -> Any:
+    """The response in the form `EnergyRewardModel.score` takes: a string, or a message."""
+    return body if isinstance(body, str) else body.model_dump(exclude_none=True)
+
+
+def split_conversation(body: Conversation | PromptWithTools) -> tuple[Any, Any]:
+    """(prompt, response) of a conversation that ends in the response."""
+    messages = body.messages if isinstance(body, PromptWithTools) else body
+    prompt = prompt_of(messages[:-1])
+    tools = body.tools if isinstance(body, PromptWithTools) else None
+    return ({"messages": prompt, "tools": tools} if tools else prompt), response_of(messages[-1])
+
+
+def must_end_in_answer(body: Conversation | PromptWithTools, row: int) -> None:
     """Refuse a conversation that has no response to score."""
-    if not messages or messages[-1].role != "assistant":
+    messages = body.messages if isinstance(body, PromptWithTools) else body
+    if not messages or ROLE_NAMES.get(messages[-1].role.strip().lower()) != "assistant":
         raise PydanticCustomError(
             "conversation", "Conversation {row} does not end in an assistant message: nothing to score", {"row": row}
         )
+
+
+def _refuse_one_string(data: Any, *names: str) -> Any:
+    """Refuse one string where a list is meant: it would be read letter by letter."""
+    for name in names if isinstance(data, dict) else ():
+        if isinstance(data.get(name), str):
+            one = "text" if name == "rendered" else name.removesuffix("s")
+            told = {"name": name, "one": one}
+            raise PydanticCustomError("one_string", "{name} is one string; give a list, one {one} a row", told)
+    return data
 
 
 def _body(example: dict[str, Any]) -> ConfigDict:
@@ -54,14 +100,19 @@ class ScoreRequest(BaseModel):
     model_config = _body({"prompts": ["What is the capital of France?"], "responses": ["Paris."]})
 
     prompts: list[PromptBody] | None = Field(default=None, description=f"One a response. {_PROMPT}")
-    responses: list[str] | None = Field(default=None, description=_RESPONSES)
-    messages: list[Conversation] | None = Field(
+    responses: list[ResponseBody] | None = Field(default=None, description=_RESPONSES)
+    messages: list[Conversation | PromptWithTools] | None = Field(
         default=None, description="Conversations that end in the assistant's answer, which is scored."
     )
     rendered: list[str] | None = Field(
         default=None, description="Whole texts that went through the reward model's chat template already."
     )
     density: _Nodes = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lists(cls, data: Any) -> Any:
+        return _refuse_one_string(data, "prompts", "responses", "rendered")
 
     @model_validator(mode="after")
     def _one_form(self) -> ScoreRequest:
@@ -85,8 +136,13 @@ class RankRequest(BaseModel):
     model_config = _body({"prompt": "What is the capital of France?", "responses": ["Paris.", "I don't know."]})
 
     prompt: PromptBody = Field(description=_PROMPT)
-    responses: list[str] = Field(description=_RESPONSES)
+    responses: list[ResponseBody] = Field(description=_RESPONSES)
     density: _Nodes = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lists(cls, data: Any) -> Any:
+        return _refuse_one_string(data, "responses")
 
 
 class _Numbers(BaseModel):

@@ -16,8 +16,7 @@ import torch
 from fastapi import Request
 from torch import Tensor
 
-from ebrm.backbone import Prompt
-from ebrm.data import TokenizedText
+from ebrm.data import Prompt, Reply, TokenizedText, rendered_already, warn_once
 from ebrm.errors import EBRMError, ModelError, TextError
 from ebrm.model import EnergyRewardModel
 from ebrm.serve.config import ServeConfig
@@ -37,7 +36,7 @@ _TOKENIZED = 8
 class ScoreItem:
     """A text to score: a prompt and its response, or without a prompt a whole text, rendered already."""
 
-    response: str
+    response: Reply
     prompt: Prompt | None = None
 
 
@@ -67,6 +66,11 @@ class Scoring:
         # One thread each, so that tokenizing goes on while the model runs.
         self._texts = ThreadPoolExecutor(1, "ebrm-tokenize")
         self._model = ThreadPoolExecutor(1, "ebrm-model")
+
+    def text_rule(self) -> dict[str, Any]:
+        """Identity of the text rule that requests are read by."""
+        changed = {name: value for name, value in self._backbone.items() if name in ("truncation", "rendered")}
+        return {**(self.model.record.text_rule or {}), **changed}
 
     @property
     def ready(self) -> bool:
@@ -178,13 +182,15 @@ class Scoring:
         backbone, where = self.model.backbone, f"Text {row}"
         try:
             if text.prompt is None:
-                tokens = backbone.tokenize_rendered(text.response, where)
+                tokens = backbone.tokenize_rendered(str(text.response), where)
             else:
                 tokens = backbone.tokenize(text.prompt, text.response, where)
             if tokens is None:
                 longest = f"the {backbone.text_rule.max_length} tokens that the reward model reads"
-                rule = "and the model's text rule drops such texts. Leave it out."
+                rule = "and the server's text rule drops such texts. Leave it out."
                 raise TextError(f"{where} is longer than {longest}, {rule}")
+            if tokens.marker is not None:
+                warn_once(rendered_already(tokens.marker))
         except TextError as error:
             self.metrics.refused.inc()
             raise Refused(422, "text", str(error), row) from error
