@@ -12,6 +12,7 @@ from cyclopts import App, Parameter
 from ebrm.backbone import BackboneConfig
 from ebrm.cli.main import COMMANDS
 from ebrm.cli.parser import Chosen, Command, Part, field_help, options_of, parse
+from ebrm.data import PreferenceConfig
 from ebrm.errors import ConfigError, setting
 
 
@@ -241,3 +242,16 @@ def test_one_option_has_one_meaning_in_all_commands() -> None:
     assert {name.split(".")[0] for name in meanings["data"]} == {"FitJob", "FeaturesJob"}
     assert not {"InferenceConfig.seed", "BenchmarkConfig.seed", "CompareConfig.seed"} & meanings["seed"]
     assert "InferenceConfig.nodes" not in meanings["nodes"] and "BackboneConfig.head" not in meanings["head"]
+
+
+def test_what_labels_mean_is_typed_value_by_value_or_by_comparison():
+    data = {"data": Part(PreferenceConfig)}
+    chosen, _ = run(
+        "--label-map", "1=a", "--label-map", "0=b", "--label-map", ">1=tie", "--column", "split=", parts=data
+    )
+    config = chosen.of(PreferenceConfig)
+    assert config.label_map == {"1": "a", "0": "b", ">1": "tie"} and config.columns == {"split": ""}
+    said = f"Say it with {setting('label_map', {'<0': 'a', '>0': 'b'})}, or {setting('columns', {'split': ''})}."
+    assert chosen.in_options(said) == "Say it with `--label-map '<0=a' --label-map '>0=b'`, or `--column split=`."
+    with pytest.raises(ConfigError, match=r"^--label-map has 1=better"):
+        run("--label-map", "1=better", parts=data)[0].of(PreferenceConfig)

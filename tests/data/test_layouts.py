@@ -174,7 +174,7 @@ def test_a_map_says_what_labels_mean_and_the_report_what_was_done():
     assert report.labels is not None
     assert report.labels.counts == {"1": 3, "2": 1, "both": 1} and report.labels.source == "label_map"
     assert (report.ties, report.read, report.kept, report.skipped) == (1, 5, 4, {})
-    said = "labels label (as label_map): 1 -> b better (3), 2 -> a better (1), both -> a tie (1); 1 ties left out"
+    said = "label 'label', read as label_map: 1 -> b better (3), 2 -> a better (1), both -> a tie (1); 1 ties left out"
     assert said in report.summary()
     with pytest.raises(DataError, match=r"holds 3 \(2 rows\).*1 is read as b"):
         load([*rows, LABELED | {"label": 3}, LABELED | {"label": 3}], label_map={"1": "b", "2": "a", "both": "tie"})
@@ -204,9 +204,9 @@ def test_conventions_go_by_the_columns_also_when_these_are_mapped_even_turned_ro
     for columns in ({}, mapped, turned):
         loaded = load(rows, columns=columns)
         assert [pair.chosen for pair in loaded] == ["4", "4"]
-        assert "labels (as SHP)" in loaded.report.summary()
+        assert "label 'labels', read as SHP: " in loaded.report.summary()
     other = load(rows, columns=mapped, label_map={"1": "b", "0": "a"})  # the user knows better, and it is said
-    assert [pair.chosen for pair in other] == ["5", "5"] and "(as label_map)" in other.report.summary()
+    assert [pair.chosen for pair in other] == ["5", "5"] and "read as label_map" in other.report.summary()
 
 
 def test_words_do_not_decide_where_the_columns_are_mapped_against_them():
@@ -278,3 +278,22 @@ def test_lists_written_as_text_are_not_taken_for_replies():
     with pytest.raises(DataError, match=r"(?s)each rejected is a text that reads as a list of texts.*literal_eval"):
         load([row, row | {"rejected": "['7']"}])
     assert [p.rejected for p in load([row, row | {"rejected": "5"}])] == ['["5", "6"]', "5"]  # code, it seems
+
+
+def test_a_column_of_split_names_is_not_overlooked():
+    rows = [{"prompt": str(i), "chosen": "4", "rejected": "5", "fold": "val" if i % 4 else "train"} for i in range(8)]
+    with pytest.raises(DataError, match=r"'fold' holds train, val.*`columns=\{\"split\": \"fold\"\}`"):
+        load(rows)
+    assert {p.split for p in load(rows, columns={"split": "fold"})} == {"train", "val"}
+    assert {p.split for p in load(rows, columns={"split": ""})} == {None}
+    assert load([row | {"fold": "test"} for row in rows]).report.unread_columns == {"fold": 8}  # one value says little
+    assert load([row | {"fold": row["fold"] + " drive"} for row in rows]).report.kept == 8
+
+
+def test_parts_of_a_content_are_a_prompt_or_a_reply():
+    def parts(text: str) -> list[dict[str, str]]:
+        return [{"type": "text", "text": text[:1]}, {"type": "text", "text": text[1:]}]
+
+    assert pairs([{"prompt": parts("2+2?"), "chosen": parts("4"), "rejected": "5"}]) == [([ASK], "4", "5")]
+    with pytest.raises(DataError, match="image_url: this reward model reads text"):
+        load([{"prompt": [{"type": "image_url", "image_url": "x"}], "chosen": "4", "rejected": "5"}])

@@ -196,6 +196,49 @@ def test_splits(monkeypatch, tmp_path):
     assert load("owner/name", split="validation")[0].split == "validation"
 
 
+@pytest.mark.parametrize(
+    ("more", "kept", "odd"),
+    [
+        ({"category": 1.0}, "1", {}),  # a whole number in a pandas column with gaps
+        ({"category": 0.5}, "0.5", {}),
+        ({"category": True}, "True", {}),
+        ({"category": float("nan")}, None, {}),
+        ({"category": ["x"]}, None, {"category not a name": 1}),
+        ({"category": "\ud83d"}, None, {"category lone surrogate": 1}),
+        ({"source": {"name": "x"}}, None, {"source not a name": 1}),
+        ({"margin": "significantly better"}, None, {"margin not a number": 1}),
+        ({"strength": True}, None, {"strength not a number": 1}),
+        ({"margin": float("inf")}, None, {"margin not finite": 1}),
+        ({"margin": float("nan")}, None, {}),
+        ({"margin": "2.5"}, 2.5, {}),
+    ],
+)
+def test_an_odd_optional_value_costs_only_itself(more, kept, odd):
+    loaded = load([{**GOOD, **more}, GOOD])
+    field = "strength" if {"margin", "strength"} & more.keys() else next(iter(more))
+    assert [getattr(row, field) for row in loaded] == [kept, None]
+    assert loaded.report.odd == odd
+    for what in odd:
+        assert f"{what} in 1 row (left out)" in loaded.report.summary()
+
+
+def test_what_is_not_read_is_listed_with_its_rows():
+    rows = [
+        {**GOOD, "id": 7, "meta": None},
+        {**GOOD, "id": "", "note": float("nan")},
+        {**GOOD, "margin": 1, "strength": 2},
+    ]
+    report = load(rows).report
+    assert report.unread_columns == {"id": 1, "meta": 0, "note": 0, "margin": 1}
+    assert "columns not read: id (1), meta (0), note (0), margin (1)" in report.summary()
+    keyed = load([{**GOOD, "prompt": [ASK[0] | {"weight": 3}]}] * 2).report
+    assert keyed.unread_keys == {"prompt[].weight": 2} and "keys not read: prompt[].weight (2)" in keyed.summary()
+    scored = load(
+        [{"prompt": "q", "completions": [{"text": "4", "score": 2, "model": "m"}, {"text": "5", "score": 1}]}]
+    )
+    assert scored.report.unread_keys == {"completions[].model": 1}
+
+
 def test_limit_keeps_whole_prompts(tmp_path):
     rows = [{"prompt": f"p{i % 10}", "chosen": f"c{i}", "rejected": "r"} for i in range(30)]
     loaded = load(rows, limit=10)

@@ -2,11 +2,15 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import datasets
+import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -122,6 +126,58 @@ def test_gzip(tmp_path):
     (tmp_path / "a.csv.gz").write_bytes(gzip.compress("n\né\n".encode()))
     assert read(tmp_path / "a.jsonl.gz") == [("a.jsonl.gz:1", {"n": 1})]
     assert read(tmp_path / "a.csv.gz") == [("a.csv.gz:2", {"n": "é"})]
+
+
+def zst(data: bytes) -> bytes:
+    return pa.compress(data, "zstd", asbytes=True)
+
+
+def test_zstandard(tmp_path, monkeypatch):
+    (tmp_path / "a.jsonl.zst").write_bytes(zst(b'{"n": 1}\n') + zst(b'{"n": 2}\n'))  # frames, as `zstd` appends them
+    (tmp_path / "a.csv.zst").write_bytes(zst("n\ne\u0301\n".encode()))
+    (tmp_path / "a.json.zst").write_bytes(zst(b'[{"n": 3}]'))
+    assert read(tmp_path / "a.jsonl.zst") == [("a.jsonl.zst:1", {"n": 1}), ("a.jsonl.zst:2", {"n": 2})]
+    assert read(tmp_path / "a.csv.zst") == [("a.csv.zst:2", {"n": "e\u0301"})]
+    assert read(tmp_path / "a.json.zst") == [("a.json.zst:1", {"n": 3})]
+    (tmp_path / "cut.jsonl.zst").write_bytes(zst(b'{"n": "%s"}\n' % os.urandom(9999).hex().encode())[:-99])
+    with pytest.raises(
+        DataError, match=r"cut\.jsonl\.zst (cannot be read as \.jsonl|is not JSON)|cut\.jsonl\.zst:1 is not"
+    ):
+        read(tmp_path / "cut.jsonl.zst")
+    (tmp_path / "no.jsonl.zst").write_bytes(b"plain")
+    with pytest.raises(DataError, match=r"no\.jsonl\.zst cannot be read as \.jsonl"):
+        read(tmp_path / "no.jsonl.zst")
+    monkeypatch.setattr(pa, "Codec", SimpleNamespace(is_available=lambda name: False))
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    with pytest.raises(DataError, match=r"a\.jsonl\.zst is packed by Zstandard.*pip install zstandard.*zstd -d"):
+        read(tmp_path / "a.jsonl.zst")
+
+
+def test_tables(tmp_path):
+    numpy_rows = [{"prompt": [{"role": "user", "content": "p"}], "n": 1}, {"prompt": [], "n": 2}]
+    frame = pd.DataFrame({"prompt": [np.array(row["prompt"], dtype=object) for row in numpy_rows], "n": [1, 2]})
+    expected = [("rows[0]", numpy_rows[0]), ("rows[1]", numpy_rows[1])]
+    assert read(frame) == read(frame.to_records(index=False)) == expected
+    assert read([*frame.to_dict("records")]) == read([row for _, row in frame.iterrows()]) == expected
+    assert read(np.array(numpy_rows, dtype=object)) == read(pa.Table.from_pylist(numpy_rows)) == expected
+    assert [type(row["n"]) for _, row in read(frame)] == [int, int]
+    gaps = pd.DataFrame({"n": pd.array([1, None], dtype="Int64"), "x": [float("nan"), 2.0], "s": [None, "a"]})
+    assert read(gaps) == [("rows[0]", {"n": 1, "x": None, "s": None}), ("rows[1]", {"n": None, "x": 2.0, "s": "a"})]
+    assert open_source(frame).origin == "DataFrame of 2 rows"
+    assert [row["n"] for _, row in read(frame.assign(split=["train", "test"]), split="test")] == [2]
+    with pytest.raises(DataError, match="names a column twice: n, n"):
+        read(pd.DataFrame([[1, 2]], columns=["n", "n"]))
+    with pytest.raises(DataError, match=r"array of shape \(2, 2\).*records"):
+        read(np.zeros((2, 2)))
+
+
+def test_several_sources(tmp_path):
+    one, two = jsonl(tmp_path / "x/a.jsonl", [{"n": 1}]), jsonl(tmp_path / "y/a.jsonl", [{"n": 2}])
+    assert read([one, str(two)]) == [("x/a.jsonl:1", {"n": 1}), ("y/a.jsonl:1", {"n": 2})]
+    assert read([tmp_path / "x", two]) == [("a.jsonl:1", {"n": 1}), ("a.jsonl:1", {"n": 2})]
+    assert open_source([one, two]).origin.endswith("(2 files)")
+    with pytest.raises(DataError, match="no file or folder"):
+        read([one, tmp_path / "none.jsonl"])
 
 
 def test_folders_and_globs_read_in_order_with_relative_names(tmp_path):

@@ -27,6 +27,7 @@ from ebrm.data.messages import (
     check_prompt,
     check_reply,
     check_tools,
+    flat_content,
     is_message,
     messages_in,
 )
@@ -121,10 +122,17 @@ def _parsed(value: Any, name: str) -> Any:
         found = messages_in(value, name)
         return value if found is None else found
     if isinstance(value, np.ndarray):
-        return value.tolist()
+        value = value.tolist()
+    if _is_list(value) and value and all(isinstance(part, Mapping) and _is_part(part) for part in value):
+        return flat_content(list(value), name)
     if isinstance(value, Mapping):
         return [value] if is_message(value) else check_messages(value, name, strict=False)
     return list(value) if isinstance(value, tuple) else value
+
+
+def _is_part(value: Mapping[str, Any]) -> bool:
+    """Whether an object is a part of a content, and no message."""
+    return "type" in value and not {"role", "from"} & value.keys()
 
 
 def holds_conversation(value: Any) -> bool:
@@ -182,14 +190,14 @@ def _explicit(
             raise RowProblem("not a string", prompt_name, prompt)
         shape = "explicit prompt, conversational" + (AS_TEXT if isinstance(prompt, str) else "")
         return check_messages(found, prompt_name, unread), replies, shape
-    check_text(prompt, prompt_name)
-    turns = _transcript(prompt)
+    check_text(found, prompt_name)
+    turns = _transcript(found)
     if turns is not None and turns[-1]["role"] == "assistant" and not turns[-1]["content"].strip():
         # "…\n\nAssistant:" with the reply in the other column, where the space after the colon went too.
         messages = check_messages(turns[:-1], prompt_name)
         replies = [reply.removeprefix(" ") if isinstance(reply, str) else reply for reply in replies]
         return messages, replies, "explicit prompt, standard (Human/Assistant transcripts)"
-    return [{"role": "user", "content": prompt}], replies, "explicit prompt, standard"
+    return [{"role": "user", "content": found}], replies, "explicit prompt, standard"
 
 
 def _reply(side: Any, name: str, unread: Counter[str] | None) -> Any:
@@ -205,7 +213,7 @@ def _reply(side: Any, name: str, unread: Counter[str] | None) -> Any:
 
 
 def _is_list(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+    return isinstance(value, (list, tuple)) or (isinstance(value, Sequence) and not isinstance(value, (str, bytes)))
 
 
 def _is_conversation(side: Any) -> bool:

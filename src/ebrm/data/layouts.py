@@ -98,7 +98,7 @@ _PROMPTS = ("instruction", "question", "query", "input", "messages", "conversati
 _MESSAGES_ONLY = ("messages", "conversations", "conversation", "context")
 _PAIRS = (
     ("chosen", "rejected"), ("chosen_response", "rejected_response"), ("response_chosen", "response_rejected"),
-    ("response", "rejected_response"), ("response_j", "response_k"),
+    ("chosen_messages", "rejected_messages"), ("response", "rejected_response"), ("response_j", "response_k"),
 )  # fmt: skip
 _SIDES = (
     ("a", "b"), ("response1", "response2"), ("conv_A", "conv_B"),
@@ -115,7 +115,7 @@ _RANKS = ("ranks", "rank")
 # Of responses that are objects: keys of the text, and of what they are ordered by, the first that there is.
 ENTRY_TEXTS = ("completion", "response", "answer", "text", "output", "generation", "content", "message", "messages")
 _ENTRY_RANKS = ("rank", "ranks")
-_ENTRY_SCORES = ("score", "rating", "reward", "fine-grained_score", "overall_score", "overall_rating")
+_ENTRY_SCORES = ("score", "rating", "reward", "fine-grained_score", "overall_score", "overall_rating", "pm_score")
 
 _PROMPT_FIELDS = ("prompt", "input", "history", "system", "tools")
 

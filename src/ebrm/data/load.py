@@ -63,8 +63,9 @@ def load_preferences(source: Any, config: PreferenceConfig | None = None) -> Pre
         odd["label and scores prefer different replies"] = reader.disagreed
     report = PreferenceReport(
         opened.origin, _format(read.shapes), read.rows, len(kept), dict(read.kinds), tuple(read.examples),
-        _count_repeats(kept), limited=len(read.kept) - len(kept), layout=_named(reader), pairs=read.pairs,
-        ties=reader.ties, labels=None if reader.labels is None else reader.labels.report(),
+        _count_repeats(kept), limited=len(read.kept) - len(kept),
+        layout=_named(reader, several=read.pairs > read.rows), pairs=read.pairs, ties=reader.ties,
+        labels=None if reader.labels is None else reader.labels.report(),
         splits=dict(Counter(row.split or "" for row in kept).most_common()), odd=odd,
         unread_columns=dict(reader.unread_columns), unread_keys=dict(reader.unread_keys),
         unread_files=opened.left_out, lengths=_lengths(kept),
@@ -190,6 +191,12 @@ def _check(origin: str, done: _Reading, columns: Sequence[str]) -> None:
             f"{fields['a']!r} better ({layout.name}). The labels seem to be turned round; if they are right as they "
             f"stand, say what they mean: {setting('label_map', {'1': 'b', '0': 'a'})}."
         )
+    for name, values in reader.split_like().items():
+        raise DataError(
+            f"{origin}: the column {name!r} holds {', '.join(sorted(values))}, which look like splits, and is not read "
+            f"as such. Rows that are held out are never trained on: set {setting('columns', {'split': name})}, or "
+            f"{setting('columns', {'split': ''})} if it says something else."
+        )
     if done.rows and reader.list_texts == done.rows:
         name = layout.fields["rejected"]
         raise DataError(
@@ -218,13 +225,15 @@ def _explain_bad_rows(origin: str, done: _Reading) -> str:
     )
 
 
-def _named(reader: Reader) -> str:
+def _named(reader: Reader, several: bool) -> str:
     """The layout in the report: with what it makes of several responses."""
     layout = reader.layout
     text = str(layout)
     if layout.kind in ("responses", "rated"):
         order = layout.entries[1] if layout.entries else layout.fields["ranks" if layout.ascending else "scores"]
         text += f"; the best by {order} ({'lowest' if layout.ascending else 'highest'}) against each worse one"
+    elif several:
+        text += "; lists of replies, each chosen one against each rejected one"
     return text
 
 

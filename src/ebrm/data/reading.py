@@ -13,7 +13,9 @@ from ebrm.data.labels import Labels, Outcome
 from ebrm.data.layouts import ENTRY_TEXTS, Layout
 from ebrm.data.messages import check_messages, is_message
 from ebrm.data.schema import Message, Preference, RowProblem, is_missing, name_of, number_of
+from ebrm.data.splits import part_of
 
+_FEW = 8  # different values at most of a column that looks like one of splits
 # Optional columns: under which names each is looked for when it is not mapped.
 OPTIONAL = {"strength": ("strength", "margin"), "source": ("source",), "category": ("category",), "split": ("split",)}
 
@@ -50,6 +52,9 @@ class Reader:
         self.odd: Counter[str] = Counter()
         self.unread_columns: Counter[str] = Counter()
         self.unread_keys: Counter[str] = Counter()
+        self._words: dict[str, set[str]] = {}  # values of unread columns, while they are few
+        self._plans: dict[tuple[str, ...], tuple[dict[str, str], list[str]]] = {}
+        self._has_splits = False
 
     def pairs(self, row: Mapping[str, Any], where: str) -> Iterator[Pair | RowProblem]:
         """The pairs of a row, none for a tie; instead of one that cannot be used, what is wrong with it."""
@@ -67,9 +72,9 @@ class Reader:
     def extras(self, row: Mapping[str, Any]) -> Extras:
         """Strength, source, category and split; a value that is none of these is left out and counted."""
         found: dict[str, Any] = {}
-        for ours in OPTIONAL:
-            name = self._optional(ours, row)
-            if name is None or is_missing(row[name]):
+        optional, _ = self._plan(row)
+        for ours, name in optional.items():
+            if is_missing(row[name]):
                 continue
             try:
                 found[ours] = number_of(row[name], name) if ours == "strength" else name_of(row[name], name)
@@ -78,20 +83,40 @@ class Reader:
                     found[ours] = ascii(row[name])[:100]
                 else:
                     self.odd[f"{name} {problem.kind}"] += 1
-        if self.labels is not None and self._optional("strength", row) == self.labels.column and "strength" in found:
+        if "strength" in found and self.labels is not None and optional["strength"] == self.labels.column:
             found["strength"] = abs(found["strength"])  # of a scale, the sign is the label
         return Extras(**found)
 
-    def _optional(self, ours: str, row: Mapping[str, Any]) -> str | None:
-        names = (self.columns[ours],) if ours in self.columns else OPTIONAL[ours]
-        return next((name for name in names if name and name in row), None)
+    def _plan(self, row: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
+        """The optional columns that rows of these columns have, and those that are not read."""
+        key = tuple(row)
+        if key not in self._plans:
+            optional: dict[str, str] = {}
+            for ours, names in OPTIONAL.items():
+                names = (self.columns[ours],) if ours in self.columns else names
+                if (name := next((name for name in names if name and name in row), None)) is not None:
+                    optional[ours] = name
+            read = {*self.layout.fields.values(), *optional.values()}
+            self._plans[key] = optional, [name for name in row if name not in read]
+            self._has_splits |= "split" in optional
+        return self._plans[key]
 
     def count_unread(self, row: Mapping[str, Any]) -> None:
         """Count the columns of a row that are not read (`pairs` does it for its row)."""
-        read = {*self.layout.fields.values(), *(self._optional(ours, row) for ours in OPTIONAL)}
-        for name, value in row.items():
-            if name not in read:
-                self.unread_columns[str(name)] += not is_missing(value)
+        for name in self._plan(row)[1]:
+            value = row[name]
+            missing = is_missing(value)
+            self.unread_columns[str(name)] += not missing
+            words = self._words.setdefault(str(name), set())
+            if len(words) <= _FEW and not missing:
+                words.add(value if isinstance(value, str) and len(value) < 40 else "")
+
+    def split_like(self) -> dict[str, set[str]]:
+        """Unread columns whose values name two parts of a fit or more; none where splits are read, or not wanted."""
+        if "split" in self.columns or self._has_splits:
+            return {}
+        found = {name: {part_of(word) for word in words} for name, words in self._words.items() if len(words) <= _FEW}
+        return {name: self._words[name] for name, parts in found.items() if len(parts) > 1 and None not in parts}
 
     def _value(self, ours: str, row: Mapping[str, Any]) -> Value:
         """The value of a field, None for NaN, and its column's name."""

@@ -107,7 +107,7 @@ class LabelCounts:
     def __str__(self) -> str:
         said = dict(zip("ab", (f"{side} better" for side in self.sides), strict=True)) | {"tie": "a tie"}
         values = (f"{value} -> {said[self.meaning[value]]} ({count:,})" for value, count in self.counts.items())
-        return f"{self.column}{f' (as {self.source})' if self.source else ''}: {', '.join(values)}"
+        return f"{self.column!r}{f', read as {self.source}' if self.source else ''}: {', '.join(values)}"
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ class PreferenceReport:
         if self.layout not in ("", "prompt, chosen, rejected", "chosen, rejected"):
             text += f"; read as {self.layout}"
         if self.labels is not None:
-            text += f"; labels {self.labels}"
+            text += f"; label {self.labels}"
         if self.ties:
             text += f"; {self.ties:,} ties left out"
         if self.skipped:
