@@ -212,7 +212,7 @@ def test_sources_use_the_words_of_the_field():
 #: A command to type, up to its end, and options of other programs that errors and docstrings name.
 COMMAND = re.compile(r"\b(ebrm|pip install|ray start|vllm serve|python -m) [^`\"]*")
 FOREIGN_OPTIONS = {
-    "--api-key", "--context-length", "--dtype", "--max-model-len", "--multi-item-scoring-delimiter",
+    "--api-key", "--context-length", "--dtype", "--enable-mis", "--max-model-len",
     "--override-pooler-config", "--pooler-config", "--reward.remote_url", "--served-model-name", "--single_game",
 }  # fmt: skip
 

@@ -120,7 +120,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     if found_format != FORMAT:
         raise ModelError(
             f"{folder / _CONFIG} does not say format {FORMAT!r}, so this is not an ebrm model (perhaps a plain reward "
-            "model: give that as `backbone`) or one of an unknown version."
+            "model, on which one can be fitted) or one of an unknown version."
         )
     must_be_there(_WEIGHTS)
     expected, found = config.get("weights_sha256"), sha256_file(folder / _WEIGHTS)

@@ -91,7 +91,7 @@ def test_an_error_for_machines_also_where_the_flag_is_before_the_command() -> No
     ("number", "words"),
     [
         (errno.ENOSPC, "No space left"), (errno.EACCES, "Permission denied"), (errno.EFBIG, "File too large"),
-        (errno.EEXIST, "--overwrite"), (errno.EDQUOT, "quota"), (errno.EROFS, "can be written"),
+        (errno.EEXIST, "Choose another name"), (errno.EDQUOT, "quota"), (errno.EROFS, "can be written"),
     ],
 )  # fmt: skip
 def test_the_system_refuses(monkeypatch: pytest.MonkeyPatch, number: int, words: str) -> None:

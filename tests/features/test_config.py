@@ -28,7 +28,7 @@ def test_every_offered_number_type_can_be_stored():
         (
             EngineConfig,
             {"ray_actors": 2, "ray_gpus": 0},
-            "ray_actors, ray_gpus is for engine ray, and engine is 'local'",
+            "`ray_actors`, `ray_gpus` is for engine ray, and `engine` is 'local'",
         ),
         (EngineConfig, {"engine": "ray", "ray_actors": 0}, "ray_actors is 0"),
         (EngineConfig, {"engine": "ray", "ray_gpus": -1}, "ray_gpus is -1"),

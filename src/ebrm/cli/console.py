@@ -12,7 +12,7 @@ import shutil
 import sys
 import textwrap
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TextIO
@@ -22,6 +22,8 @@ _ENVIRONMENT = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_VERBOSITY": "error",
+    "DATASETS_VERBOSITY": "error",
     "TRANSFORMERS_VERBOSITY": "error",
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
     # A forked data loader after tokenizing in threads would print a page of advice.
@@ -136,13 +138,13 @@ def facts_text(rows: Sequence[tuple[str, Any]], columns: int) -> str:
 
 
 @contextmanager
-def logging_to_stderr(quiet: bool, verbose: bool) -> Iterator[None]:
+def logging_to_stderr(quiet: bool, verbose: bool) -> Iterator[Stderr]:
     """Send logs to stderr while the body runs: ours from INFO on, those of other libraries from ERROR on.
 
     Quiet: ours from WARNING on. Verbose: all of ours, others from INFO on.
     """
     root, ours = logging.getLogger(), logging.getLogger("ebrm")
-    handler, levels = _Stderr(), (root.level, ours.level)
+    handler, levels = Stderr(), (root.level, ours.level)
     set_here = {} if verbose else {k: v for k, v in _ENVIRONMENT.items() if k not in os.environ}
     os.environ.update(set_here)
     root.addHandler(handler)
@@ -152,7 +154,7 @@ def logging_to_stderr(quiet: bool, verbose: bool) -> Iterator[None]:
         with warnings.catch_warnings():
             if not verbose and not sys.warnoptions:
                 warnings.simplefilter("ignore")
-            yield
+            yield handler
     finally:
         root.removeHandler(handler)
         root.setLevel(levels[0])
@@ -161,12 +163,23 @@ def logging_to_stderr(quiet: bool, verbose: bool) -> Iterator[None]:
             os.environ.pop(key, None)
 
 
-class _Stderr(logging.Handler):
-    """Log records as paragraphs on whatever stderr is at that moment, such as rich's while it shows a progress bar."""
+class Stderr(logging.Handler):
+    """Log records as paragraphs on whatever stderr is at that moment, such as rich's while it shows a progress bar.
+
+    `translate` is what becomes of our own sentences: fields in them are shown as options.
+    """
+
+    translate: Callable[[str], str] | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Write a record, unless its library writes to stderr itself."""
+        library = record.name.partition(".")[0]
+        if library != "ebrm" and logging.getLogger(library).handlers:
+            return
         try:
             text = self.format(record)
+            if library == "ebrm" and self.translate is not None:
+                text = self.translate(text)
             write(sys.stderr, text if record.levelno == logging.INFO else f"{record.levelname.lower()}: {text}")
         except BrokenPipeError:
             raise

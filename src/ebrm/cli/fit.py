@@ -171,7 +171,7 @@ def _show(console: Console, metrics: dict[str, Any], out: Path) -> None:
 def _parts(choice: Mapping[str, Any]) -> dict[str, Part]:
     return {
         "job": Part(FitJob),
-        "reward_model": Part(BackboneConfig),
+        "reward_model": Part(BackboneConfig, unless="--features"),
         "data": Part(PreferenceConfig),
         "text": Part(TextConfig),
         **head_parts(choice),

@@ -7,6 +7,7 @@ kept · 1 a defect of ours, with its traceback.
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import re
 import sys
@@ -16,11 +17,15 @@ from cyclopts import App, CycloptsError
 from cyclopts.exceptions import MissingArgumentError, UnusedCliTokensError
 
 from ebrm._version import __version__
+from ebrm.backbone import BackboneConfig
 from ebrm.cli import best_of_n, compare, demo, eval, export, features, fit, imports, info, score, serve
 from ebrm.cli.console import Console, logging_to_stderr, write
 from ebrm.cli.help import Page
-from ebrm.cli.parser import SWITCHES, Chosen, parse
+from ebrm.cli.parser import SWITCHES, Chosen, Option, options_of, parse
+from ebrm.data import PreferenceConfig, TextConfig
 from ebrm.errors import EBRMError
+from ebrm.features import FeatureConfig
+from ebrm.heads import FitConfig
 from ebrm.utils.threads import choose_threads
 
 _INTERRUPTED = 130
@@ -33,8 +38,8 @@ _ADVICE = {
     errno.EACCES: "Check who may read and write there, or choose another place.",
     errno.EPERM: "Check who may read and write there, or choose another place.",
     errno.EROFS: "Choose a place that can be written.",
-    errno.EEXIST: "Choose another name, or --overwrite where the command has it.",
-    errno.ENOTEMPTY: "Choose another name, or --overwrite where the command has it.",
+    errno.EEXIST: "Choose another name.",
+    errno.ENOTEMPTY: "Choose another name.",
     errno.ENOENT: "Check the path.",
     errno.ENOTDIR: "Check the path: one of its folders is a file.",
     errno.EISDIR: "Name a file, not a folder.",
@@ -44,11 +49,14 @@ _ADVICE = {
     errno.ESTALE: "The network drive was reconnected; run the same command again.",
 }
 
+_TAKEN = (errno.EEXIST, errno.ENOTEMPTY)
 _ABOUT = "Adapt a frozen reward model to preference pairs: refined rewards, each with its uncertainty."
 #: In the order of the work.
 COMMANDS = tuple(
     module.command for module in (fit, score, eval, serve, features, imports, export, info, demo, best_of_n, compare)
 )
+#: Fields whose names alone mean other things, too.
+_OF_ANY = ("backbone", "device", "head", "limit", "seed", "server")
 #: They stand before or after the command's name.
 _SWITCHES = {flag: name for name, (flags, _) in SWITCHES.items() for flag in flags}
 
@@ -59,11 +67,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = {_SWITCHES[word] for word in words if word in _SWITCHES}
     console = Console("json" in given, "quiet" in given, "verbose" in given)
     chosen: Chosen | None = None
-    with logging_to_stderr(console.quiet, console.verbose):
+    with logging_to_stderr(console.quiet, console.verbose) as logs:
         try:
             app = App("ebrm", help=_ABOUT, version=f"ebrm {__version__}", help_format="plaintext",
                       help_formatter=Page(), print_error=False, exit_on_error=False, verbose=False)  # fmt: skip
             chosen, run = parse(app, COMMANDS, [word for word in words if word not in _SWITCHES])
+            logs.translate = functools.partial(in_options, chosen=chosen)
             if chosen is not None and chosen.command != info.command.name:  # which computes nothing
                 console.note(choose_threads())
             run(console)
@@ -89,14 +98,41 @@ def main(argv: Sequence[str] | None = None) -> int:
 def explain(error: BaseException, chosen: Chosen | None = None) -> str | None:
     """The paragraph for an error the user can mend, in the running command's options; None for a defect of ours."""
     if isinstance(error, EBRMError):
-        return str(error) if chosen is None else chosen.in_options(str(error))
+        return in_options(str(error), chosen)
     if isinstance(error, CycloptsError):
         path = " ".join(["ebrm", *(error.command_chain or ())])
         return f"{_usage(error)} See `{path} --help`."
     number, place = _system_error(error)
     if number in _ADVICE:
         what = f"{os.strerror(number)}{f': {place}' if place else ''}"
-        return f"{what}. {_ADVICE[number]}"
+        advice = _ADVICE[number]
+        if number in _TAKEN and chosen is not None and any(option.key == "overwrite" for option in chosen.options):
+            advice = "Choose another name, or --overwrite."
+        return f"{what}. {advice}"
+    return None
+
+
+def in_options(text: str, chosen: Chosen | None) -> str:
+    """A library's sentence with the running command's options for its fields.
+
+    A field of reading or fitting that this command has no option for is shown as that of the command which makes what
+    this one takes: a model (`ebrm fit --truncation drop`), and for `ebrm eval` also features.
+    """
+    if chosen is None:
+        return text
+    makers = ("features", "fit") if chosen.command == eval.command.name else ("fit", "features")
+    return chosen.in_options(text, elsewhere=lambda name, valued: _elsewhere(name, valued, makers))
+
+
+@functools.cache
+def _elsewhere(name: str, valued: bool, makers: tuple[str, ...]) -> tuple[str, Option] | None:
+    if name in _OF_ANY and not valued:
+        return None
+    kinds = {PreferenceConfig, TextConfig, FeatureConfig, FitConfig, BackboneConfig}
+    for command in sorted((each for each in COMMANDS if each.name in makers), key=lambda each: makers.index(each.name)):
+        for option in options_of(command.parts_for()):
+            if option.field == name and kinds & {*option.configs}:
+                return command.name, option
     return None
 
 

@@ -55,11 +55,15 @@ _SETTING = re.compile(r'`(?P<name>[a-z_]+)(?:=(?P<value>(?:"(?:\\.|[^"\\])*"|[^"
 
 @dataclass(frozen=True)
 class Part:
-    """A config whose fields are options of a command: `only` these, or all; no default is shown of a `saved` one."""
+    """A config whose fields are options of a command: `only` these, or all; no default is shown of a `saved` one.
+
+    What has no default must be given, `unless` the option of that name is.
+    """
 
     config: Any  # the dataclass, or an instance of it that holds the defaults
     only: tuple[str, ...] = ()
     saved: bool = False
+    unless: str = ""
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,7 @@ class Option:
     hint: Any
     default: Any  # MISSING when the field must be given
     help: str
+    unless: str = ""
 
     @property
     def is_mapping(self) -> bool:
@@ -90,10 +95,18 @@ class Option:
             return self.flag if value else f"--no-{self.flag[2:]}"
         return f"{self.flag} {'none' if value in (None, [], ()) else shlex.quote(show(value))}"
 
+    def in_flags(self, flags: Mapping[str, str]) -> str:
+        """The help with the names of other fields (max_length) as their flags."""
+        return re.sub(
+            r"(?<![\w.])[a-z]+(?:_[a-z]+)+(?![\w.=])", lambda found: flags.get(found[0], found[0]), self.shown_help
+        )
+
     @property
     def shown_help(self) -> str:
-        """The field's help and its default."""
-        if self.default in (MISSING, None, (), "") or self.default == {}:
+        """The field's help and its default, or that it must be given."""
+        if self.default is MISSING:
+            return f"{self.help} (required{f' unless {self.unless} is given' if self.unless else ''})"
+        if self.default in (None, (), "") or self.default == {}:
             return self.help
         default = self.typed(self.default) if isinstance(self.default, bool) else show(self.default)
         return f"{self.help} (default: {default})".strip()
@@ -159,10 +172,17 @@ class Chosen:
         """The options of these configs that were given."""
         return [o.flag for o in self.options if any((kind, o.field) in self.values for kind in {*kinds} & {*o.configs})]
 
-    def in_options(self, text: str, kind: type | None = None) -> str:
+    def in_options(
+        self,
+        text: str,
+        kind: type | None = None,
+        elsewhere: Callable[[str, bool], tuple[str, Option] | None] | None = None,
+    ) -> str:
         """A library's sentence with its fields (of `kind`, if given) as the options or the keys they came from.
 
         Fields stand in backticks, with a value (`bad_rows="skip"`) or alone, or at the beginning (``epochs is 0``).
+        One that this command has no option for is the option of the command that `elsewhere` gives for its name, and
+        whether it has a value there.
         """
         options = {o.field: o for o in reversed(self.options) if kind is None or kind in o.configs}
 
@@ -170,17 +190,19 @@ class Chosen:
             return f"{self.file}: {option.key}" if option.key in self.written else option.flag
 
         def shown(found: re.Match[str]) -> str:
-            option, value = options.get(found["name"]), found["value"]
+            option, value, command = options.get(found["name"]), found["value"], ""
+            if option is None and elsewhere is not None and (there := elsewhere(found["name"], value is not None)):
+                command, option = f"ebrm {there[0]} ", there[1]
             if option is None:
                 return found[0]
             if value is None:
-                return f"`{name(option)}`"
+                return f"`{command}{option.flag if command else name(option)}`"
             value = json.loads(value)
             items = [f"{key}={item}" for key, item in value.items()] if isinstance(value, dict) else [value]
-            return f"`{' '.join(map(option.typed, items))}`"
+            return f"`{command}{' '.join(map(option.typed, items))}`"
 
         text = _SETTING.sub(shown, text)
-        start = re.match(r"(?:The setting )?([a-z_]+)(?= (?:is|has|names) )", text)
+        start = re.match(r"(?:The setting )?([a-z_]+)(?= (?:is|has|names|sets|\() ?)", text)
         return name(options[start[1]]) + text[start.end() :] if start and start[1] in options else text
 
 
@@ -202,7 +224,7 @@ def options_of(parts: Mapping[str, Part]) -> list[Option]:
                 found[key] = dataclasses.replace(first, configs=(*first.configs, kind), default=default)
             else:
                 help = texts.get(each.name, "")
-                found[key] = Option(key, group, each.name, (kind,), hints[each.name], default, help)
+                found[key] = Option(key, group, each.name, (kind,), hints[each.name], default, help, part.unless)
     return list(found.values())
 
 
@@ -290,13 +312,14 @@ def _stub(command: Command, options: Sequence[Option]) -> Callable[..., None]:
         annotation = Annotated[kind | None, how]
         parameters.append(inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
 
+    flags = {option.field: option.flag for option in options}
     names = dict.fromkeys(option.group for option in options)
     groups = {name: Group(name.replace("_", " ").capitalize(), sort_key=k) for k, name in enumerate(names)}
     for option in options:
         kind = bool if without_none(option.hint) is bool else list[str] if option.is_mapping else str
         what = metavar(option.hint)
         add(
-            option.key, kind, group=groups[option.group], name=option.flag, help=option.shown_help, metavar=what,
+            option.key, kind, group=groups[option.group], name=option.flag, help=option.in_flags(flags), metavar=what,
             allow_leading_hyphen=what[0] in "NX",
         )  # fmt: skip
     run = Group("Run", sort_key=len(groups))

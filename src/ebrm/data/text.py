@@ -45,7 +45,7 @@ def make_text_rule(tokenizer: Any, config: TextConfig, model_limit: int | None) 
     if reserved:
         raise ConfigError(
             f"template_kwargs sets {', '.join(reserved)}, which ebrm decides itself (the text is the whole "
-            "conversation, without a generation prompt). Remove it; template_kwargs is for the template's own "
+            "conversation, without a generation prompt). Remove it; `template_kwargs` is for the template's own "
             "variables."
         )
     if config.eos == "append" and tokenizer.eos_token_id is None:

@@ -67,7 +67,9 @@ class EngineConfig:
             raise ConfigError(f"engine is {self.engine!r}; expected one of {', '.join(get_args(EngineName))}.")
         given = [n for n in ("ray_address", "ray_actors", "ray_gpus") if getattr(self, n) is not None]
         if self.engine != "ray" and given:
-            raise ConfigError(f"{', '.join(given)} is for engine ray, and engine is {self.engine!r}.")
+            raise ConfigError(
+                f"{', '.join(f'`{name}`' for name in given)} is for engine ray, and `engine` is {self.engine!r}."
+            )
         if self.ray_actors is not None and self.ray_actors < 1:
             raise ConfigError(f"ray_actors is {self.ray_actors}; expected a whole number of at least 1.")
         if self.ray_gpus is not None and not 0 <= self.ray_gpus < math.inf:

@@ -258,7 +258,7 @@ def _actors(ray: Any, config: EngineConfig, most: int) -> tuple[int, float, floa
         seen = "; ".join(f"{machine.get('CPU', 0):g} CPUs, {machine.get('GPU', 0):g} GPUs" for machine in machines)
         raise ConfigError(
             f"No machine of the Ray cluster has {cpus:g} CPUs and {gpus:g} GPUs for an actor; they have {seen}. Set "
-            "ray_gpus, or, without GPUs, OMP_NUM_THREADS to the CPUs for each."
+            "`ray_gpus`, or, without GPUs, OMP_NUM_THREADS to the CPUs for each."
         )
     wanted = most_now if config.ray_actors is None else config.ray_actors
     if wanted > most_now:

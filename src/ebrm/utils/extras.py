@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from ebrm._version import __version__
+import importlib.metadata
+import re
 
 
 def install_hint(extras: str) -> str:
-    """How to install extras, as a clause for an error: ebrm is on no package index, so from a clone or a wheel.
+    """How to install extras, as a clause for an error: ebrm is on no package index, but what its extras bring is.
 
     Args:
         extras: names of extras, separated by commas ("ray,serve").
     """
-    return (
-        f"pip install '.[{extras}]' in a clone of the repository, or "
-        f"pip install 'ebrm-{__version__}-py3-none-any.whl[{extras}]'"
-    )
+    clone = f"pip install '.[{extras}]' in a clone of the repository"
+    try:
+        wanted = importlib.metadata.requires("ebrm") or []
+    except importlib.metadata.PackageNotFoundError:  # run from its sources
+        wanted = []
+    named = "|".join(map(re.escape, extras.split(",")))
+    found = [text.partition(";")[0].strip() for text in wanted if re.search(rf"extra == ['\"]({named})['\"]", text)]
+    return f"pip install {' '.join(map(repr, found))}, or {clone}" if found else clone
