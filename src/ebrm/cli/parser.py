@@ -312,14 +312,14 @@ def _stub(command: Command, options: Sequence[Option]) -> Callable[..., None]:
         annotation = Annotated[kind | None, how]
         parameters.append(inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
 
-    flags = {option.field: option.flag for option in options}
+    named = {option.field: option.flag for option in options}
     names = dict.fromkeys(option.group for option in options)
     groups = {name: Group(name.replace("_", " ").capitalize(), sort_key=k) for k, name in enumerate(names)}
     for option in options:
         kind = bool if without_none(option.hint) is bool else list[str] if option.is_mapping else str
         what = metavar(option.hint)
         add(
-            option.key, kind, group=groups[option.group], name=option.flag, help=option.in_flags(flags), metavar=what,
+            option.key, kind, group=groups[option.group], name=option.flag, help=option.in_flags(named), metavar=what,
             allow_leading_hyphen=what[0] in "NX",
         )  # fmt: skip
     run = Group("Run", sort_key=len(groups))
