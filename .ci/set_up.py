@@ -112,7 +112,7 @@ def run(lock, *command: str, packages: Path | None = None) -> None:
     # The children hold the lock too: if this process alone is killed, the next set-up waits for its pip to end.
     with subprocess.Popen(
         command, env=environment, pass_fds=(lock.fileno(),), text=True, errors="replace",
-        stdout=None if packages is None else subprocess.PIPE,
+        stdout=None if packages is None else subprocess.PIPE, stderr=None if packages is None else subprocess.STDOUT,
     ) as process:  # fmt: skip
         if packages is not None:
             watch(process, packages, said)
