@@ -42,6 +42,16 @@ def test_curves_table_and_picture(pool: Path, tmp_path: Path) -> None:
     assert [row["gain"] for row in rows if row["reward"] == "base_reward"] == [""] * 25
 
 
+def test_few_prompts_are_said_to_be_too_few(pool: Path, tmp_path: Path) -> None:
+    ran = ebrm("best-of-n", pool, "--out", tmp_path / "out", "--resamples", 100)
+    found = json.loads((tmp_path / "out" / "results.json").read_text())["smallest"]
+    said = f"only a difference in gold of about {found['base_reward']:.3f} or more between base_reward and any response"
+    assert "11 prompts are too few to tell; at n = 4" in ran.out and said in ran.out
+    rows = [{"prompt": f"p{k}", "reward": k + n, "gold": (k + n) % 3} for k in range(30) for n in range(3)]
+    ran = ebrm("best-of-n", write_lines(tmp_path / "many.jsonl", rows), "--out", tmp_path / "o", "--resamples", 100)
+    assert "too few" not in ran.out
+
+
 def test_for_machines_and_one_reward(pool: Path, tmp_path: Path) -> None:
     ran = ebrm("best-of-n", pool, "--reward", "reward", "--least", 2, "--out", tmp_path / "out", "--json")
     assert ran.code == 0, ran.err

@@ -105,6 +105,18 @@ def test_what_is_left_out_is_said_and_counted(model: Path, tmp_path: Path, pairs
     assert "1 of 28 items in no number" in ran.out and "1 item (longer than the 128 tokens" in ran.out
 
 
+def test_few_items_are_said_to_be_too_few(model: Path, tmp_path: Path, mine: Path) -> None:
+    few = write_lines(tmp_path / "few.jsonl", preference_rows(9, seed=5, prompt="New question"))
+    ran = evaluate(model, "--benchmark", f"{few},{mine}", "--json", out=tmp_path / "out")
+    assert ran.code == 0, ran.err
+    entries = [one["scorers"]["m"]["scores"]["overall"] for one in ran.value["benchmarks"]]
+    counts = [one["scores"][0] for one in ran.value["benchmarks"]]
+    assert [entry["few"] for entry in entries] == [min(c["items"], c["prompts"]) < 30 for c in counts]
+    assert entries[0]["few"] and entries[0]["smallest"] > 0.3
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "are too few to tell; only a difference of about" in page and "NaN" not in page
+
+
 def test_columns_of_other_names_are_named(model: Path, tmp_path: Path, no_report: None) -> None:
     rows = [
         {"question": row["prompt"], "response_A": row["chosen"], "response_B": row["rejected"], "label": "A>B"}

@@ -120,9 +120,11 @@ def test_few_prompts_are_never_enough_to_deploy(prompts: int, action: str) -> No
 def test_from_few_prompts_at_least_as_many_pairs_are_asked_for_as_reach_enough() -> None:
     few = accuracy(0.4, 0.1, 0.5, pairs=10, prompts=5, flips=0.5)
     found = recommend(few)
-    assert found.pairs == 30 and "5 held-out prompts are too few to rely on" in str(found)
+    assert found.pairs == 30 and "10 pairs are too few to tell; only a difference of about" in str(found)
     one = accuracy(0.0, math.nan, math.nan, pairs=3, prompts=1)
-    assert "1 held-out prompt is too few" in str(recommend(one)) and recommend(one).pairs == 57
+    assert "3 pairs are too few to tell; no difference at all" in str(recommend(one)) and recommend(one).pairs == 57
+    assert recommend(accuracy(-0.4, -0.5, -0.1, pairs=29, prompts=29, flips=0.5)).action == "bring more pairs"
+    assert recommend(accuracy(-0.4, -0.5, -0.1, pairs=30, prompts=30, flips=0.5)).action == "do not deploy"
 
 
 @pytest.mark.parametrize(
@@ -200,15 +202,25 @@ def plain(answer: Any) -> str:
     ],
 )
 def test_better_for_me_has_the_difference_and_both_accuracies(overall: PairedAccuracy, short: str) -> None:
-    said = plain(better_for_me(overall, "unknown", None, (), False))
+    said = plain(better_for_me(overall, fit_power(overall, 1.0), "unknown", None, (), False))
     assert said.startswith(short) and "On 1,000 held-out pairs from 1,000 prompts the base reward ranks 60.0%" in said
+
+
+def test_better_for_me_says_that_pairs_are_too_few() -> None:
+    few = accuracy(0.4, 0.1, 0.5, pairs=12, prompts=12, flips=0.5)
+    found = better_for_me(few, fit_power(few, 1.0), "unknown", None, (), False)
+    smallest = 100 * (fit_power(few, 1.0).smallest or 0)
+    assert found.answer == (
+        f"12 pairs are too few to tell; only a difference of about {smallest:.0f} points or more could be seen"
+    )
 
 
 def test_better_for_me_says_whether_the_pairs_were_seen() -> None:
     suspicious = Memorization(accuracy(0.14, 0.1, 0.18), 0.05)
     found = {
-        seen: plain(better_for_me(BETTER, seen, suspicious, ("A note.",), False)) for seen in ("yes", "no", "unknown")
-    }  # type: ignore[arg-type]
+        seen: plain(better_for_me(BETTER, fit_power(BETTER, 1.0), seen, suspicious, ("A note.",), False))  # type: ignore[arg-type]
+        for seen in ("yes", "no", "unknown")
+    }
     assert "The reward model was trained on these pairs" in found["yes"] and "trained on them?" not in found["yes"]
     assert "has not seen these pairs" in found["no"] and "trained on them?" in found["no"]
     assert "was not stated" in found["unknown"] and "trained on them?" in found["unknown"]

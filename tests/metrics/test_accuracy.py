@@ -24,6 +24,7 @@ from ebrm.metrics import (
     paired_accuracy,
     paired_accuracy_by_category,
     preference_rate,
+    smallest_difference,
     tie_threshold,
 )
 
@@ -50,7 +51,7 @@ def test_known_counts() -> None:
     assert result.base.value == pytest.approx(3 / 6) and result.refined.value == pytest.approx(3 / 6)
     assert result.base_ties_half.value == pytest.approx(3.5 / 6)
     assert result.refined_ties_half.value == pytest.approx(3.5 / 6)
-    assert result.difference.value == 0 and result.verdict == "no clear difference"
+    assert result.difference.value == 0 and result.verdict == "too few to tell"
     assert result.sign_test == pytest.approx(1.0)
 
 
@@ -116,7 +117,40 @@ def test_a_category_does_not_depend_on_the_others() -> None:
 def test_one_prompt_has_no_interval_and_no_verdict() -> None:
     result = paired_accuracy([0, 0], [1, 1], [1, 1], [0, 0], ["a", "a"])
     assert result.difference.value == 1 and np.isnan(result.difference.low)
-    assert result.verdict == "no clear difference"
+    assert result.verdict == "too few to tell"
+
+
+def test_fewer_than_30_pairs_have_no_verdict() -> None:
+    rng = np.random.default_rng(0)
+    for pairs, verdict in ((29, "too few to tell"), (30, "better")):
+        base, refined, zero = rng.normal(size=pairs) - 2, rng.normal(size=pairs) + 2, np.zeros(pairs)
+        assert paired_accuracy(base, zero, refined, zero, np.arange(pairs)).verdict == verdict
+    zero, noise = np.zeros(29), rng.normal(size=29)
+    found = paired_accuracy(noise, zero, -noise, zero, np.arange(29))
+    assert found.smallest == smallest_difference(1.0, 29) and 0.4 < (found.smallest or 0) < 0.7
+    assert paired_accuracy(noise[:2], zero[:2], -noise[:2], zero[:2]).smallest is None
+
+
+@pytest.mark.parametrize("pairs", [2, 15, 40])
+def test_where_all_pairs_agree_the_interval_is_that_of_clopper_and_pearson(pairs: int) -> None:
+    noise, zero = 1 + np.random.default_rng(0).random(pairs), np.zeros(pairs)
+    exact = stats.binomtest(pairs, pairs).proportion_ci(method="exact")
+    all_right = paired_accuracy(-noise, zero, noise, zero, np.arange(pairs))
+    assert (all_right.refined.low, all_right.refined.high) == (pytest.approx(exact.low), 1.0)
+    assert (all_right.base.low, all_right.base.high) == (0.0, pytest.approx(1 - exact.low))
+    assert all_right.difference.value == 1.0
+    assert (all_right.difference.low, all_right.difference.high) == (pytest.approx(2 * exact.low - 1), 1.0)
+    # Two rewards that agree on every pair here need not agree on others...
+    other = paired_accuracy(noise, zero, noise[::-1], zero, np.arange(pairs))
+    assert other.difference.value == 0 and other.difference.low == -other.difference.high == pytest.approx(
+        exact.low - 1
+    )
+    # ... unless one is the other, scaled or bent.
+    bent = paired_accuracy(noise, zero, np.tanh(noise), zero, np.arange(pairs))
+    assert (bent.difference.low, bent.difference.high) == (0, 0)
+    # Prompts, not pairs, are what is independent.
+    by_prompt = paired_accuracy(-noise, zero, noise, zero, np.arange(pairs) // 2)
+    assert by_prompt.refined.low < exact.low or np.isnan(by_prompt.refined.low)
 
 
 def test_groups_by_hand() -> None:

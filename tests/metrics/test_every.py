@@ -194,7 +194,7 @@ def test_every_metric_with_an_interval_is_here() -> None:
         and "bootstrap" in inspect.signature(getattr(metrics, name)).parameters
         and name[0].islower()
     }
-    assert with_interval - {case.name for case in CASES} == {"bootstrap_scores", "resample_sums"}
+    assert with_interval - {case.name for case in CASES} == {"bootstrap_scores", "resample_sums", "share_interval"}
 
 
 # What changes nothing: (metric, the columns that a map applies to).

@@ -75,9 +75,9 @@ def changed(evaluation: Evaluation, place: int = 0, scorer: str | None = None, *
         (0.1, 0.0501, "no clear difference"),
         (-0.1, 0.0001, "worse"),
         (-0.1, 0.6, "no clear difference"),
-        (0.1, None, "not tested"),
-        (0.1, math.nan, "not tested"),
-        (None, 0.01, "not tested"),
+        (0.1, None, "too few to tell"),
+        (0.1, math.nan, "too few to tell"),
+        (None, 0.01, "too few to tell"),
     ],
 )
 def test_only_the_corrected_test_counts(difference: float | None, p_holm: float | None, found: str) -> None:
@@ -87,14 +87,14 @@ def test_only_the_corrected_test_counts(difference: float | None, p_holm: float 
 
 def test_what_is_absent_is_not_tested() -> None:
     made = pair(BETTER).benchmarks[0]
-    assert verdict(report.entry_of(made, "absent")) == "not tested"
+    assert verdict(report.entry_of(made, "absent")) == "too few to tell"
     assert report.entry_of(made, "rm", "absent") is None and verdict(report.entry_of(made, "ebrm")) == "better"
 
 
 def test_the_verdict_table_has_every_benchmark_once() -> None:
     table = report.verdict_table(pair(BETTER, WORSE, UNCLEAR, UNTESTED, BETTER))
     assert table["ebrm"] == {
-        "better": ["A", "E"], "worse": ["B"], "no clear difference": ["C"], "not tested": ["D"],
+        "better": ["A", "E"], "worse": ["B"], "no clear difference": ["C"], "too few to tell": ["D"],
         "highest": ["A", "C", "D", "E"], "clearly highest": ["A", "C", "D", "E"],
     }  # fmt: skip
     assert not any(table["rm"][word] for word in report.VERDICTS) and table["rm"]["highest"] == ["B"]
@@ -106,14 +106,14 @@ def test_the_verdict_table_has_every_benchmark_once() -> None:
         ([BETTER], "ebrm is better than rm on A"),
         ([WORSE], "ebrm is worse than rm on A"),
         ([UNCLEAR], "No clear difference between ebrm and rm on A"),
-        ([UNTESTED], "Too few prompts to tell ebrm and rm apart on A"),
+        ([UNTESTED], "Too few items to tell ebrm and rm apart on A"),
         ([BETTER, BETTER, WORSE, UNCLEAR], "ebrm is better than rm on 2 of 4 benchmarks, and worse on 1"),
         ([BETTER, UNCLEAR, UNTESTED], "ebrm is better than rm on 1 of 3 benchmarks, and worse on none"),
         ([WORSE, UNCLEAR, WORSE], "ebrm is better than rm on none of 3 benchmarks, and worse on 2"),
         ([BETTER, BETTER], "ebrm is better than rm on all 2 benchmarks"),
         ([WORSE, WORSE], "ebrm is worse than rm on all 2 benchmarks"),
         ([UNCLEAR, UNTESTED], "No clear difference between ebrm and rm on any of 2 benchmarks"),
-        ([UNTESTED, UNTESTED], "Too few prompts to tell ebrm and rm apart on any of 2 benchmarks"),
+        ([UNTESTED, UNTESTED], "Too few items to tell ebrm and rm apart on any of 2 benchmarks"),
     ],
 )
 def test_the_headline_counts_significant_differences_only(refined: list[small.Numbers], text: str) -> None:

@@ -79,6 +79,7 @@ def test_results_hold_every_number(made: tuple[Evaluation, list[ScoredBenchmark]
                     "value": estimate(cell.value), "shared": estimate(cell.shared),
                     "difference": estimate(cell.difference), "p": cell.p, "p_holm": cell.p_holm,
                     "gain": estimate(cell.gain), "p_gain": cell.p_gain, "p_gain_holm": cell.p_gain_holm,
+                    "few": cell.few, "smallest": cell.smallest,
                     "best": score in scorer.best, "not_worse": score in scorer.not_worse,
                 }  # fmt: skip
             assert there["metrics"] == {metric: estimate(value) for metric, value in scorer.metrics.items()}
@@ -203,7 +204,8 @@ def test_plain_values() -> None:
         "cell": {
             "value": {"value": 1.0, "low": None, "high": None},
             "shared": {"value": 0, "low": 0, "high": 0},
-            **dict.fromkeys(("difference", "p", "p_holm", "gain", "p_gain", "p_gain_holm")),
+            **dict.fromkeys(("difference", "p", "p_holm", "gain", "p_gain", "p_gain_holm", "smallest")),
+            "few": False,
         },
         "text": "x",
         "none": None,

@@ -42,9 +42,16 @@ def show_summary(console: Console, summary: tuple[Table, Sequence[str]]) -> None
 
 
 def show_accuracy(console: Console, metrics: dict[str, Any]) -> None:
-    """The table of base and refined accuracy and what to do; nothing where no pairs were held out."""
-    if metrics["pairs"]:
-        title = f"Held-out pairs ranked correctly ({metrics['pairs']:,} pairs, {metrics['prompts']:,} prompts)"
+    """The table of base and refined accuracy and what to do."""
+    if not metrics["pairs"]:
+        from ebrm.evaluation import NOTHING_HELD_OUT
+
+        console.print(NOTHING_HELD_OUT)
+    else:
+        from ebrm.report import count
+
+        behind = f"{count(metrics['pairs'], 'pair')}, {count(metrics['prompts'], 'prompt')}"
+        title = f"Held-out pairs ranked correctly ({behind})"
         console.table(("", "accuracy", "95% interval"), accuracy_rows(metrics), title)
         console.print(metrics["recommendation"]["sentence"])
 

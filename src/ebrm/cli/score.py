@@ -48,6 +48,7 @@ def score(
     the same command is given again, and ends with the same bytes. Settings of inference and of the reward model
     that are not given are those the model was saved with.
     """
+    from ebrm.metrics import FEW
     from ebrm.model import EnergyRewardModel
     from ebrm.scoring import file_kind, score_file
 
@@ -83,6 +84,8 @@ def score(
             ]
         if found.get(f"{name}accuracy") is not None:
             share = f"{found[f'{name}accuracy']:.1%} (base {found[f'{name}base_accuracy']:.1%})"
+            pairs = found[f"{name}pairs"]
+            share += f" of {pairs:,} pairs{', too few to tell' if pairs < FEW else ''}"
             facts.append((f"{words}chosen first", f"{share}, which says nothing of others" if name else share))
     console.facts([*facts, ("written", out)])
     console.result({"out": out, **found})

@@ -15,6 +15,7 @@ from .comparison import evaluate_scores as evaluate_scores
 from .config import BenchmarkConfig as BenchmarkConfig
 from .config import TrainingRule as TrainingRule
 from .config import check_training_rule as check_training_rule
+from .fitted import NOTHING_HELD_OUT as NOTHING_HELD_OUT
 from .fitted import FitEvaluation as FitEvaluation
 from .fitted import measure_fit as measure_fit
 from .head_benchmark import METHODS as METHODS

@@ -10,18 +10,28 @@ from ebrm.evaluation.learning import LearningCurve
 from ebrm.evaluation.recommendation import DeploymentRule, FitPower, Recommendation, Seen, about, drifts
 from ebrm.evaluation.seen_pairs import Memorization
 from ebrm.metrics import NO_CATEGORY, Estimate, PairedAccuracy
-from ebrm.report import Answer, count, decimal, interval, percent_estimate, points_estimate
+from ebrm.report import Answer, count, decimal, interval, percent_estimate, points_estimate, too_few
 
 #: Kinds that are named in a sentence; the others are counted.
 _NAMED = 4
 
 
 def better_for_me(
-    overall: PairedAccuracy, seen: Seen, memorization: Memorization | None, notes: Sequence[str], unchanged: bool
+    overall: PairedAccuracy,
+    power: FitPower,
+    seen: Seen,
+    memorization: Memorization | None,
+    notes: Sequence[str],
+    unchanged: bool,
 ) -> Answer:
     """Answer on the target: accuracy base to refined, whether the pairs were seen, and why where nothing changed."""
-    points = _points(overall.difference)
-    short = {"better": f"Yes: {points}", "worse": f"No, worse: {points}"}.get(overall.verdict, f"Not clear: {points}")
+    points, few = _points(overall.difference), too_few(overall.pairs, power.smallest)
+    short = {
+        "better": f"Yes: {points}",
+        "worse": f"No, worse: {points}",
+        "no clear difference": f"Not clear: {points}",
+        "too few to tell": few,
+    }[overall.verdict]
     base, refined = (percent_estimate(side, "%") for side in (overall.base, overall.refined))
     details = [
         f"On {count(overall.pairs, 'held-out pair')} from {count(overall.prompts, 'prompt')} the base reward ranks "
@@ -106,7 +116,7 @@ def _kinds(kinds: Mapping[str, PairedAccuracy], fitted: Collection[str], rule: D
             more = f" and {count(len(names) - _NAMED, 'other')}" if len(names) > _NAMED else ""
             said.append(f"clearly {verdict} on {', '.join(listed)}{more}")
     judged = f"Of {len(enough)} kinds of held-out pairs with {rule.least_prompts} prompts or more"
-    rest = len(enough) - sum(one.verdict != "no clear difference" for one in enough.values())
+    rest = len(enough) - sum(one.verdict in ("better", "worse") for one in enough.values())
     if not said:
         return [f"{judged} none is clearly better or worse."]
     others = f"; {rest} {'is' if rest == 1 else 'are'} not clearly changed" if rest else ""

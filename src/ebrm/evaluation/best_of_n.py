@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from ebrm.benchmarks import Floats, check_columns, padded, renamed
 from ebrm.data import read_rows
 from ebrm.errors import DataError, setting
 from ebrm.evaluation.config import TrainingRule
-from ebrm.metrics import Bootstrap, MeanCurve, Peak, curve_peak, mean_curve
+from ebrm.metrics import Bootstrap, MeanCurve, Peak, curve_peak, mean_curve, smallest_mean
 from ebrm.optimize import best_of_n_gold, best_of_n_kl, tilt_to_kl
 
 #: Columns that are taken where none are named: what `ebrm score` writes, and what the prompt is called in files.
@@ -227,6 +227,8 @@ class Selection:
         left_out: reason to number of prompts that are in no curve.
         bootstrap: of the intervals.
         training_prompts: prompts in the curves that a model was fitted on.
+        smallest: reward to the smallest difference in gold of the best of all n that so many prompts show with a
+            probability of 80%, to the first reward (of the first: to any response); None: none at all.
     """
 
     along: Mapping[str, Mapping[Axis, Along]]
@@ -236,6 +238,7 @@ class Selection:
     left_out: Mapping[str, int]
     bootstrap: Bootstrap
     training_prompts: int = 0
+    smallest: Mapping[str, float | None] = field(default_factory=dict)
 
     @property
     def random(self) -> tuple[float, float, float]:
@@ -250,6 +253,7 @@ class Selection:
             "responses": self.responses,
             "left_out": dict(self.left_out),
             "training_prompts": self.training_prompts,
+            "smallest": dict(self.smallest),
             **asdict(self.bootstrap),
             "random": _plain(np.array(self.random)),
             "oracle": {axis: _curve(curve) for axis, curve in self.oracle.items()},
@@ -320,7 +324,12 @@ def select(pools: ResponsePools, least: int | None = None, *, bootstrap: Bootstr
         axis: mean_curve(curve, bootstrap=bootstrap) for axis, curve in gold_curves(kept.gold, kept.gold, axes).items()
     }
     training = 0 if kept.fitted_on is None else int(kept.fitted_on.sum())
-    return Selection(along, oracle, len(kept.gold), int(kept.sizes.sum()), left_out, bootstrap, training)
+    smallest: dict[str, float | None] = {}
+    for name, found in by_reward.items():
+        other = found["n"][:, 0] if name == first else by_reward[first]["n"][:, -1]
+        least_seen = smallest_mean(found["n"][:, -1] - other, level=bootstrap.level)
+        smallest[name] = None if math.isnan(least_seen) else least_seen
+    return Selection(along, oracle, len(kept.gold), int(kept.sizes.sum()), left_out, bootstrap, training, smallest)
 
 
 def _along(axis: Axis, found: Along) -> dict[str, Any]:

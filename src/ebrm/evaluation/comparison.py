@@ -27,6 +27,7 @@ from ebrm.evaluation.results import (
     official_values,
 )
 from ebrm.metrics import (
+    FEW,
     PERMUTATIONS,
     Bootstrap,
     Estimate,
@@ -35,6 +36,8 @@ from ebrm.metrics import (
     holm,
     permutation_test,
     score_values,
+    share_interval,
+    smallest_difference,
 )
 
 
@@ -209,6 +212,13 @@ def standings(
     value = estimates(point, draws, bootstrap)
     tests = _tests(official, permutations, bootstrap.seed)
     overall = np.array([score.kind == "overall" for score in scores])
+    behind = [min(counts) for counts in official.counts().values()]  # items, or prompts, which are independent
+    for row, prompts in enumerate(behind):
+        for column in range(count):
+            for place in {column, int(shared[column])}:
+                if value[row][place].low == value[row][place].high:  # all the same: no spread to resample
+                    one = float(point[row, place])
+                    value[row][place] = share_interval(one, draws[:, row, place], prompts, bootstrap)
 
     def versus(others: Sequence[int | None]) -> tuple[list[list[Estimate]], Floats, Floats]:
         """Every scorer minus another one: the differences, their p-values and the corrected ones [Q, S]."""
@@ -231,6 +241,13 @@ def standings(
     def cell(row: int, column: int) -> Entry:
         made = Entry(value[row][column], value[row][shared[column]])
         at = row, column
+        if behind[row] < FEW:
+            of = (official.weights[row] > 0)[official.term]
+            moved = official.value[of, column] != official.value[of, against]
+            smallest = smallest_difference(
+                float(moved.mean()) if len(moved) else 0.0, behind[row], level=bootstrap.level
+            )
+            made = replace(made, few=True, smallest=None if np.isnan(smallest) else smallest)
         if references[column] is not None:
             made = replace(made, difference=difference[row][column], p=_number(p[at]), p_holm=_number(p_holm[at]))
         if own[column] is not None:

@@ -18,6 +18,7 @@ from ebrm.evaluation.answers import better_for_me, clearly_worse, deploy, what_e
 from ebrm.evaluation.recommendation import DeploymentRule, Recommendation, Seen, fit_power, recommend
 from ebrm.heads import HeadConfig
 from ebrm.metrics import (
+    FEW,
     NO_CATEGORY,
     Bootstrap,
     Calibration,
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from ebrm.fitting import FitResult
 
 _PACKAGES = ("ebrm", "torch", "transformers", "safetensors", "numpy", "scipy", "scikit-learn", "peft")
+#: Said in place of numbers where no pair was held out.
+NOTHING_HELD_OUT = "Too few pairs to tell anything: none is held out to measure on."
 _EXAMPLES = 6
 #: Rows read and refined at a time.
 _ROWS = 4096
@@ -77,13 +80,17 @@ class FitEvaluation:
     def __str__(self) -> str:
         """The three questions, a line each; the first with both accuracies and their difference with intervals."""
         if self.base is None or self.refined is None or self.difference is None or self.recommendation is None:
-            return "No held-out pairs to measure on."
+            return NOTHING_HELD_OUT
         base, refined = (percent_estimate(side, "%") for side in (self.base, self.refined))
         accuracy = (
             f"accuracy on {self.pairs:,} held-out pairs: base {base}, refined {refined}, "
             f"difference {points_estimate(self.difference, ' points')}"
         )
-        lines = [*(f"warning           {text}" for text in self.metrics["warnings"]), f"better for me?    {accuracy}"]
+        few = f"{self.answers[0].answer}; " if self.answers and self.pairs < FEW else ""
+        lines = [
+            *(f"warning           {text}" for text in self.metrics["warnings"]),
+            f"better for me?    {few}{accuracy}",
+        ]
         lines += [f"what else moves?  {answer.answer}" for answer in self.answers[1:2]]
         return "\n".join([*lines, f"deploy it?        {self.recommendation}"])
 
@@ -176,7 +183,7 @@ def measure_fit(
     power, trained = fit_power(overall, effect, rule), fitted.pairs.select(fitted.splits.train)
     of_kind = trained.category if kinds is by_category else trained.source
     answers = (
-        better_for_me(overall, seen, memorization, [*fitted.warnings, *fitted.notes], unchanged),
+        better_for_me(overall, power, seen, memorization, [*fitted.warnings, *fitted.notes], unchanged),
         what_else_moves(fitted.anchors, kinds, {name or NO_CATEGORY for name in of_kind}, rule),
         deploy(recommendation, power, overall, fitted.curve),
     )

@@ -262,6 +262,8 @@ class MethodResult:
         parameters: numbers the method learned.
         microseconds: a row, when rows are scored together.
         seconds: to fit.
+        smallest: the smallest difference to the first method that the test pairs could show, a share; None for the
+            first, or if they are too few for any.
     """
 
     name: str
@@ -276,6 +278,7 @@ class MethodResult:
     parameters: int
     microseconds: float
     seconds: float
+    smallest: float | None = None
 
 
 @dataclass(frozen=True)
@@ -439,7 +442,7 @@ def measure_methods(
             MethodResult(
                 name, accuracy.refined, None if name == first else accuracy.difference, accuracy.ties_refined,
                 reliability.ece, reliability.log_loss, temperature, gold, gain, method.parameters,
-                held.microseconds(method), seconds[name],
+                held.microseconds(method), seconds[name], None if name == first else accuracy.smallest,
             )
         )  # fmt: skip
     comparison = Comparison(

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from ebrm.errors import ConfigError
 from ebrm.evaluation.anchors import AnchorDrift
-from ebrm.metrics import PairedAccuracy, pairs_needed, smallest_difference
-from ebrm.report import count, points_estimate
+from ebrm.metrics import FEW, PairedAccuracy, pairs_needed, smallest_difference
+from ebrm.report import count, points_estimate, too_few
 
 Action = Literal["deploy", "do not deploy", "bring more pairs"]
 #: Whether the reward model was trained on the pairs.
@@ -25,7 +25,7 @@ class DeploymentRule:
         worth: the smallest difference of accuracies that is worth anything, a share.
         most_moved: mean |refined - base| on anchors that is allowed, in standard deviations of their base rewards.
         most_lost: accuracy on labeled anchors that may be lost, a share; more counts if its interval is below zero.
-        least_prompts: held-out prompts from which on an interval is relied on.
+        least_prompts: held-out prompts from which on an interval is relied on, if there are also 30 pairs.
         power: chance to find a difference, of the numbers of pairs that are named, from 0.5 to below 1.
 
     Raises:
@@ -137,8 +137,8 @@ def recommend(
     1. It is the base reward: do not deploy.
     2. The reward model was trained on the pairs and the refined reward is not better: bring pairs it has not seen, for
        its accuracy on these is not the one it has elsewhere.
-    3. The interval of the difference is below zero: do not deploy.
-    4. Fewer prompts than `rule.least_prompts`: bring more.
+    3. Fewer pairs than `ebrm.metrics.FEW` (30) or prompts than `rule.least_prompts`: too few to tell, bring more.
+    4. The interval of the difference is below zero: do not deploy.
     5. The interval is above zero: deploy, unless it `drifts` on the anchors.
     6. It holds zero, and the difference is above zero: bring as many more as would show it, or `rule.worth` if that is
        larger; if there are that many already, or the difference is not above zero, do not deploy.
@@ -160,18 +160,18 @@ def recommend(
     if seen == "yes" and not better:
         why = f"the reward model was trained on these, and is better on them than on new ones ({points})"
         return Recommendation("bring more pairs", None, "Bring pairs that the reward model has not seen", why)
-    if harmful:
-        return _not(f"it is worse, {points}")
     found = fit_power(overall, effect, rule)
     wanted = 0
     if difference.value > 0:
         settings = {"design_effect": effect, "power": rule.power, "level": overall.bootstrap.level}
         wanted = pairs_needed(max(difference.value, rule.worth), found.discordant, **settings) or 0
     more = wanted - pairs
-    if overall.prompts < rule.least_prompts:
-        least = math.ceil(pairs * (rule.least_prompts / overall.prompts - 1))
-        why = f"{count(overall.prompts, 'held-out prompt')} are too few to rely on ({points})"
-        return _bring(max(least, more), why if overall.prompts > 1 else why.replace(" are ", " is "))
+    if overall.prompts < rule.least_prompts or pairs < FEW:
+        least = max(math.ceil(pairs * (rule.least_prompts / overall.prompts - 1)), FEW - pairs)
+        held = f"{count(pairs, 'held-out pair')} of {count(overall.prompts, 'prompt')}"
+        return _bring(max(least, more), f"{too_few(pairs, found.smallest)} ({points} on {held})")
+    if harmful:
+        return _not(f"it is worse, {points}")
     if better:
         if anchors is not None and drifts(anchors, rule):
             return _not(f"it is better on these pairs, {points}, but moves too far on the anchors")

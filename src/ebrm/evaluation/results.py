@@ -30,6 +30,8 @@ class Entry:
             scores by all scorers another.
         gain: minus the scorer's own base, for refined scorers.
         p_gain, p_gain_holm: as `p` and `p_holm`, for the gains.
+        few: whether fewer than `ebrm.metrics.FEW` items or prompts are behind the score: too few to tell a difference.
+        smallest: where there are few, the smallest difference that they could show, a share; None: not any.
     """
 
     value: Estimate
@@ -40,6 +42,8 @@ class Entry:
     gain: Estimate | None = None
     p_gain: float | None = None
     p_gain_holm: float | None = None
+    few: bool = False
+    smallest: float | None = None
 
 
 @dataclass(frozen=True)

@@ -138,7 +138,8 @@ def fit_energy(
         bar.advance(len(history) * passed.numel())
         while len(history) < epochs and len(history) - _best_epoch(history, config) < patience:
             started, loss = time.monotonic(), 0.0
-            shown = {"accuracy": history[-1].validation_accuracy} if history else {}
+            known = bool(history) and not math.isnan(history[-1].validation_accuracy)
+            shown = {"accuracy": history[-1].validation_accuracy} if known else {}
             for places in torch.randperm(len(passed), generator=generator).split(at_once):
                 batch = passed[places]
                 columns = (None if column is None else column[places] for column in (label, weight))

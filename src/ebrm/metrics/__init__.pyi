@@ -19,6 +19,7 @@ from .bootstrap import Estimate as Estimate
 from .bootstrap import cluster_sums as cluster_sums
 from .bootstrap import clustered_mean as clustered_mean
 from .bootstrap import resample_sums as resample_sums
+from .bootstrap import share_interval as share_interval
 from .downstream import DimensionAccuracy as DimensionAccuracy
 from .downstream import DownstreamCorrelation as DownstreamCorrelation
 from .downstream import MeanCurve as MeanCurve
@@ -28,9 +29,11 @@ from .downstream import curve_peak as curve_peak
 from .downstream import downstream_correlation as downstream_correlation
 from .downstream import mean_curve as mean_curve
 from .downstream import probe_accuracy as probe_accuracy
+from .power import FEW as FEW
 from .power import design_effect as design_effect
 from .power import pairs_needed as pairs_needed
 from .power import smallest_difference as smallest_difference
+from .power import smallest_mean as smallest_mean
 from .ranking import OneToMany as OneToMany
 from .ranking import TiesScore as TiesScore
 from .ranking import item_tables as item_tables

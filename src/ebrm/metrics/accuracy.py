@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
@@ -22,14 +23,16 @@ from ebrm.metrics.bootstrap import (
     clustered_mean,
     finite_array,
     resample_sums,
+    share_interval,
 )
+from ebrm.metrics.power import FEW, smallest_difference
 from ebrm.metrics.significance import sign_test
 from ebrm.metrics.uncertainty import detection_auroc
 from ebrm.metrics.within import check_nested
 
 #: Under this name go pairs without a category, here and in the conflict filter's report.
 NO_CATEGORY = "-"
-Verdict = Literal["better", "worse", "no clear difference"]
+Verdict = Literal["better", "worse", "no clear difference", "too few to tell"]
 T = TypeVar("T")
 
 
@@ -64,8 +67,20 @@ class PairedAccuracy:
     bootstrap: Bootstrap
 
     @property
+    def smallest(self) -> float | None:
+        """The smallest difference that so many pairs could show, a share; None: too few for any.
+
+        It is found with a probability of 80% (:func:`ebrm.metrics.smallest_difference`), each prompt counting once.
+        """
+        discordant = (self.flips_fixed + self.flips_broken) / self.pairs
+        found = smallest_difference(discordant, min(self.pairs, self.prompts), level=self.bootstrap.level)
+        return None if math.isnan(found) else found
+
+    @property
     def verdict(self) -> Verdict:
-        """Sign of the difference where its interval excludes zero."""
+        """Sign of the difference where its interval excludes zero; of fewer than `FEW` pairs, that they are too few."""
+        if self.pairs < FEW:
+            return "too few to tell"
         if not self.difference.excludes(0.0):
             return "no clear difference"
         return "better" if self.difference.value > 0 else "worse"
@@ -141,7 +156,12 @@ def paired_accuracy(
     *,
     bootstrap: Bootstrap = Bootstrap(),
 ) -> PairedAccuracy:
-    """Compare a base and a refined reward on the same pairs [p each], paired."""
+    """Compare a base and a refined reward on the same pairs [p each], paired.
+
+    Where all prompts agree, the bootstrap has no spread: shares of 0 or 1 then have the interval of `share_interval`,
+    and a difference the one that follows for the pairs fixed and broken. It is exactly 0
+    where one reward rises with the other, so that they order everything alike.
+    """
     base = correct_pairs(base_chosen, base_rejected)
     refined = correct_pairs(refined_chosen, refined_rejected)
     base_half = correct_pairs(base_chosen, base_rejected, tie=0.5)
@@ -154,12 +174,24 @@ def paired_accuracy(
     share = draws[:, 1:] / draws[:, :1]
     fixed = int(((base == 0) & (refined == 1)).sum())
     broken = int(((base == 1) & (refined == 0)).sum())
+    difference = bootstrap.estimate((fixed - broken) / len(base), share[:, 1] - share[:, 0])
+    if (
+        difference.low == difference.high
+        and {fixed, broken} <= {0, len(base)}
+        and not _one_order(
+            np.concatenate([as_floats(base_chosen, ""), as_floats(base_rejected, "")]),
+            np.concatenate([as_floats(refined_chosen, ""), as_floats(refined_rejected, "")]),
+        )
+    ):
+        flat = np.zeros(1)
+        up, down = (share_interval(flips / len(base), flat, len(sums), bootstrap) for flips in (fixed, broken))
+        difference = Estimate(difference.value, up.low - down.high, up.high - down.low)
     return PairedAccuracy(
-        base=bootstrap.estimate(float(base.mean()), share[:, 0]),
-        refined=bootstrap.estimate(float(refined.mean()), share[:, 1]),
-        difference=bootstrap.estimate((fixed - broken) / len(base), share[:, 1] - share[:, 0]),
-        base_ties_half=bootstrap.estimate(float(base_half.mean()), share[:, 2]),
-        refined_ties_half=bootstrap.estimate(float(refined_half.mean()), share[:, 3]),
+        base=share_interval(float(base.mean()), share[:, 0], len(sums), bootstrap),
+        refined=share_interval(float(refined.mean()), share[:, 1], len(sums), bootstrap),
+        difference=difference,
+        base_ties_half=share_interval(float(base_half.mean()), share[:, 2], len(sums), bootstrap),
+        refined_ties_half=share_interval(float(refined_half.mean()), share[:, 3], len(sums), bootstrap),
         pairs=len(base),
         prompts=len(sums),
         flips_fixed=fixed,
@@ -169,6 +201,13 @@ def paired_accuracy(
         sign_test=sign_test(fixed, broken),
         bootstrap=bootstrap,
     )
+
+
+def _one_order(first: Floats, second: Floats) -> bool:
+    """Whether the second reward [n] rises with the first and is equal where it is: the same order, scaled or bent."""
+    order = np.argsort(first, kind="stable")
+    steps, others = np.diff(first[order]), np.diff(second[order])
+    return bool((others[steps > 0] > 0).all() and (others[steps == 0] == 0).all())
 
 
 def paired_accuracy_by_category(

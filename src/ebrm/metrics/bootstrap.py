@@ -84,6 +84,20 @@ class Bootstrap:
         return Estimate(float(value), float(low), float(high))
 
 
+def share_interval(share: float, draws: Floats, clusters: int, bootstrap: Bootstrap) -> Estimate:
+    """`Bootstrap.estimate` of a share from its resampled values [B], also where these say nothing: at 0 and at 1.
+
+    Where every one of the clusters is right, or none, all resamples are equal and the bootstrap's interval is a point.
+    Then the exact one of Clopper and Pearson (Biometrika 26, 1934) is taken, of as many independent trials as there are
+    clusters: from (α/2)^(1/clusters) to 1, or from 0 to 1 minus that.
+    """
+    found = bootstrap.estimate(share, draws)
+    if not np.isfinite(found.low) or found.low != found.high or share not in (0.0, 1.0):
+        return found
+    far = ((1 - bootstrap.level) / 2) ** (1 / clusters)
+    return Estimate(share, far, 1.0) if share == 1.0 else Estimate(share, 0.0, 1 - far)
+
+
 def as_array(value: ArrayLike) -> NDArray[np.generic]:
     """A list, array or tensor (of any device or precision, with or without gradient) as a NumPy array."""
     if hasattr(value, "detach"):

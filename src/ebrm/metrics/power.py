@@ -18,10 +18,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import brentq
 from scipy.stats import norm
+from scipy.stats import t as student
 
 from ebrm.errors import ConfigError
 from ebrm.metrics.bootstrap import cluster_labels, cluster_sums, finite_array
 
+#: With fewer pairs or prompts to measure on, nothing is said of a difference but that they are too few to tell.
+FEW = 30
 #: Differences below this are not told from 0.
 _LEAST = 1e-9
 
@@ -68,6 +71,20 @@ def pairs_needed(
     if abs(difference) < _LEAST:
         return None
     return math.ceil(design_effect * _independent(abs(difference), discordant, z) * (1 - 1e-12))
+
+
+def smallest_mean(value: ArrayLike, *, power: float = 0.8, level: float = 0.95) -> float:
+    """The smallest mean of independent differences [n] that a two-sided t-test finds with `power`, in their unit.
+
+    (t(1 - α/2) + t(power)) s / √n with the t-distribution of n - 1 degrees of freedom and the deviation s of `value`.
+    NaN where the values do not tell how they spread: fewer than two, or all equal.
+    """
+    value = finite_array(value, "the differences")
+    _quantiles(0.0, 1.0, power, level)
+    if len(value) < 2 or np.ptp(value) == 0:
+        return math.nan
+    quantiles = student.ppf([(1 + level) / 2, power], len(value) - 1).sum()
+    return float(quantiles * value.std(ddof=1) / math.sqrt(len(value)))
 
 
 def design_effect(value: ArrayLike, cluster: ArrayLike | None = None) -> float:

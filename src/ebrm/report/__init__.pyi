@@ -23,3 +23,4 @@ from .words import decimal as decimal
 from .words import interval as interval
 from .words import percent_estimate as percent_estimate
 from .words import points_estimate as points_estimate
+from .words import too_few as too_few

@@ -17,7 +17,17 @@ from ebrm.metrics import Estimate
 from ebrm.report import figures
 from ebrm.report.figures import ForestRow, PanelKind
 from ebrm.report.page import FEW_PROMPTS, number, render
-from ebrm.report.tables import ABSTENTION, CALIBRATION, FLIPS, ORDER, PAIRS, Column, known_metrics, training_notes
+from ebrm.report.tables import (
+    ABSTENTION,
+    CALIBRATION,
+    FLIPS,
+    ORDER,
+    PAIRS,
+    Column,
+    few_notes,
+    known_metrics,
+    training_notes,
+)
 from ebrm.report.words import name_in_text
 from ebrm.utils.files import write_text
 
@@ -28,8 +38,8 @@ _OPEN_SCORES, _OPEN_ROWS, _OPEN_METRICS = 10, 60, 12  # longer tables are folded
 _FIGURES = 36  # curves of one kind, but at least one for each benchmark
 _WIDE = 4  # with so many scorers the page is wide, and intervals of differences are left to the figures
 
-Verdict = Literal["better", "worse", "no clear difference", "not tested"]
-VERDICTS: tuple[Verdict, ...] = ("better", "worse", "no clear difference", "not tested")
+Verdict = Literal["better", "worse", "no clear difference", "too few to tell"]
+VERDICTS: tuple[Verdict, ...] = ("better", "worse", "no clear difference", "too few to tell")
 _NAN = Estimate(math.nan, math.nan, math.nan)
 
 
@@ -91,7 +101,7 @@ def benchmark_page(evaluation: Evaluation, *, notes: Sequence[str] = ()) -> str:
         bootstrap=evaluation.bootstrap,
         significant=SIGNIFICANT,
         few_prompts=FEW_PROMPTS,
-        training=training_notes(evaluation.benchmarks),
+        training=[*few_notes(evaluation.benchmarks), *training_notes(evaluation.benchmarks)],
         few=any(prompts < FEW_PROMPTS for b in evaluation.benchmarks for _, prompts in b.counts.values()),
         compared=compared,
         refined=refined,
@@ -122,9 +132,15 @@ def benchmark_page(evaluation: Evaluation, *, notes: Sequence[str] = ()) -> str:
 
 
 def verdict(entry: Entry | None) -> Verdict:
-    """Whether a score is significantly above or below the reference's; "not tested" without a corrected p-value."""
-    if entry is None or entry.difference is None or entry.p_holm is None or not math.isfinite(entry.p_holm):
-        return "not tested"
+    """Whether a score is significantly above or below the reference's; "too few to tell" of few items or prompts."""
+    if (
+        entry is None
+        or entry.few
+        or entry.difference is None
+        or entry.p_holm is None
+        or not math.isfinite(entry.p_holm)
+    ):
+        return "too few to tell"
     if entry.p_holm > SIGNIFICANT:
         return "no clear difference"
     return "better" if entry.difference.value > 0 else "worse"

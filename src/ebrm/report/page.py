@@ -43,6 +43,7 @@ def _environment() -> Environment:
     formats = (
         words.count, words.decimal, words.group_name, words.interval, words.listing, words.p_number, words.p_value,
         words.percent, words.percent_estimate, words.points_estimate, words.reward_digits, words.setting_rows,
+        words.too_few,
     )  # fmt: skip
     environment.filters |= {function.__name__: function for function in formats}
     environment.filters |= {"name": words.name_in_text, "folded": folded, "breakable": breakable}

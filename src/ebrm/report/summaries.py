@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ebrm.evaluation import Along, Comparison, Evaluation, Selection, apart
-from ebrm.metrics import Estimate
+from ebrm.metrics import FEW, Estimate
 from ebrm.report.figures import write_selection_figure
 from ebrm.report.tables import Table, left_out, markdown
-from ebrm.report.words import count, decimal, interval, p_number
+from ebrm.report.words import count, decimal, interval, listing, p_number, too_few
 from ebrm.utils.files import write_json, write_text
 
 _CURVES = ("reward", "axis", "x", "gold", "low", "high", "gain", "gain_low", "gain_high", "prompts", "training_prompts")
@@ -61,6 +62,11 @@ def comparison_summary(comparison: Comparison, caption: str = "Methods") -> tupl
         "wrongly. P(chosen > rejected) of every method is calibrated alike, with one temperature fitted on the "
         "validation pairs."
     ]
+    if comparison.pairs < FEW:
+        smallest = max((m.smallest or math.inf for m in comparison.methods[1:]), default=math.inf)
+        notes.insert(0, f"{too_few(comparison.pairs, smallest if math.isfinite(smallest) else None, 'held-out pair')}.")
+    if pool and comparison.pool_prompts < FEW:
+        notes.append(f"{count(comparison.pool_prompts, 'prompt')} of the pool: too few to tell by gold.")
     if pool:
         notes.append(
             f"Best of {comparison.n}: mean gold over {count(comparison.pool_prompts, 'prompt')}; any response: "
@@ -89,6 +95,8 @@ def selection_summary(selection: Selection, gold: str = "gold") -> tuple[Table, 
         f"{decimal(float(selection.oracle['n'].value[-1]), 3)}. {100 * selection.bootstrap.level:g}% intervals over "
         f"{count(selection.prompts, 'prompt')}."
     )
+    if selection.prompts < FEW:
+        notes.insert(0, f"{_smallest(selection, gold, last)}.")
     notes += [f"Left out: {count(number, 'prompt')} ({reason})." for reason, number in selection.left_out.items()]
     caption = f"{gold} of the best of n"
     if selection.training_prompts:
@@ -98,6 +106,20 @@ def selection_summary(selection: Selection, gold: str = "gold") -> tuple[Table, 
             f"{share[0].upper()}{share[1:]} were fitted on; the numbers do not say what rewards are worth on others."
         )
     return Table(caption, head, body), notes
+
+
+def _smallest(selection: Selection, gold: str, last: int) -> str:
+    """The smallest difference of gold that so few prompts could show, for each reward."""
+    known = [(name, one) for name, one in selection.smallest.items() if one is not None]
+    if not known:
+        return too_few(selection.prompts, None, "prompt")
+    said = too_few(selection.prompts, None, "prompt").partition(";")[0]
+    first = next(iter(selection.along))
+    sizes = [
+        f"{decimal(one, 3)} or more between {name} and {'any response' if name == first else first}"
+        for name, one in known
+    ]
+    return f"{said}; at n = {last} only a difference in {gold} of about {listing(sizes)} could be seen"
 
 
 def write_comparison(

@@ -14,7 +14,7 @@ from ebrm.benchmarks import Score
 from ebrm.errors import ConfigError
 from ebrm.evaluation import FITTED_ON, MOST_RESAMPLES, SIGNIFICANT, BenchmarkResult, Evaluation, apart
 from ebrm.metrics import Estimate
-from ebrm.report.words import clean, count, decimal, interval, p_value, percent
+from ebrm.report.words import clean, count, decimal, interval, p_value, percent, too_few
 
 Format = Literal["markdown", "csv"]
 FORMATS: tuple[Format, ...] = ("markdown", "csv")
@@ -299,9 +299,26 @@ def training_notes(results: Sequence[BenchmarkResult]) -> list[str]:
     return lines
 
 
+def few_notes(results: Sequence[BenchmarkResult]) -> list[str]:
+    """Benchmarks with too few items to tell rewards apart, and the smallest difference that they could show."""
+    lines = []
+    for result in results:
+        score = result.scores[0].name
+        entries = [scorer.entries[score] for scorer in result.scorers.values() if score in scorer.entries]
+        few = [one for one in entries if one.few]
+        if few:
+            compared = [one for one in few if one.difference is not None] or few
+            seen = [one.smallest for one in compared if one.smallest is not None]
+            smallest = max(seen) if len(seen) == len(compared) else None
+            items, prompts = result.counts[score]
+            behind = (items, "item") if items <= prompts else (prompts, "prompt")
+            lines.append(f"{result.title}: {too_few(behind[0], smallest, behind[1])}.")
+    return lines
+
+
 def left_out(results: Sequence[BenchmarkResult]) -> list[str]:
     """Items that are in no number, by benchmark and reason, and training pairs that are in some."""
-    lines = training_notes(results)
+    lines = [*few_notes(results), *training_notes(results)]
     for result in results:
         if excluded := {reason: n for reason, n in result.excluded.items() if reason != FITTED_ON}:
             lines.append(f"{result.title}: left out before scoring: {_reasons(excluded)}.")

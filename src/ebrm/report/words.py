@@ -83,6 +83,14 @@ def points_estimate(estimate: Estimate, unit: str = "") -> str:
     return f"{value}{unit} {interval(100 * estimate.low, 100 * estimate.high, 1, sign=True)}"
 
 
+def too_few(number: int, smallest: float | None, noun: str = "pair") -> str:
+    """Say that so few pairs tell nothing, and the smallest difference (a share) that they could show; None: not any."""
+    said = f"{count(number, noun)} {'is' if number == 1 else 'are'} too few to tell"
+    if smallest is None:
+        return f"{said}; no difference at all could be seen"
+    return f"{said}; only a difference of about {decimal(100 * smallest, 0)} points or more could be seen"
+
+
 def p_value(value: float) -> str:
     """Write a p-value: p = 0.031, or p < 0.001."""
     return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
