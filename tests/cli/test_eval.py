@@ -119,16 +119,15 @@ def test_few_items_are_said_to_be_too_few(model: Path, tmp_path: Path, mine: Pat
 
 def test_columns_of_other_names_are_named(model: Path, tmp_path: Path, no_report: None) -> None:
     rows = [
-        {"question": row["prompt"], "response_A": row["chosen"], "response_B": row["rejected"], "label": "A>B"}
+        {"question": row["prompt"], "first": row["chosen"], "second": row["rejected"], "label": "A>B"}
         for row in preference_rows(6, seed=5, prompt="New question")
     ]
     source = write_lines(tmp_path / "mine.jsonl", rows)
-    names = ["--column", "prompt=question", "--column", "a=response_A", "--column", "b=response_B"]
+    names = ["--column", "prompt=question", "--column", "a=first", "--column", "b=second"]
     ran = evaluate(model, "--benchmark", source, *names, "--json", out=tmp_path / "out")
     assert (ran.code, ran.value["benchmarks"][0]["items"]) == (0, 6)
-    refused(evaluate(model, "--benchmark", source, out=tmp_path / "out"), "--column a=response_A")
-    wrong = evaluate(model, "--benchmark", source, *names[:3], "a=response_X", out=tmp_path / "out")
-    refused(wrong, "no column 'response_X'")
+    wrong = evaluate(model, "--benchmark", source, *names[:3], "a=third", out=tmp_path / "out")
+    refused(wrong, "no column 'third'")
     refused(evaluate(model, "--benchmark", "xstest", *names, out=tmp_path / "out"), "`--column` is for files")
 
 
