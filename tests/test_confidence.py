@@ -13,7 +13,7 @@ from tests.linear import ONE_EPOCH, linear_features
 import ebrm
 from ebrm.calibration import confidence
 from ebrm.confidence import abstain, assumed_label_noise, pair_probability
-from ebrm.errors import ConfigError, ModelError
+from ebrm.errors import ConfigError, DataError, ModelError
 from ebrm.features import save_features
 from ebrm.hub import model_card
 from ebrm.model import EnergyRewardModel, ModelRecord
@@ -88,6 +88,22 @@ def test_pairs_that_the_reward_model_was_trained_on_are_left_out(model, features
     everything = ebrm.calibrate(model, features, replace(held, rm_training=torch.ones(300, dtype=torch.bool)))
     assert everything.record.calibration.temperature == 1 and everything.record.calibration.pairs == 0
     assert abstain(model, features, marked, 0.1, generator=np.random.default_rng(0))[1].pairs == 100
+
+
+def test_pairs_that_the_model_was_fitted_on_are_left_out(features, caplog):
+    named = features.with_pairs(replace(features.pairs, prompt_id=np.array([f"{k:016x}" for k in range(400)])))
+    result = ebrm.fit(named, head=OVERCONFIDENT)
+    fitted, test = (result.pairs.select(getattr(result.splits, name)) for name in ("train", "test"))
+    found = ebrm.calibrate(result.model, named, result.pairs).record.calibration
+    assert found == ebrm.calibrate(result.model, named, test).record.calibration and found.pairs == len(test)
+    assert f"{400 - len(test)} with prompts that the model was fitted on" in caplog.text
+    rules = [
+        abstain(result.model, named, pairs, 0.3, generator=np.random.default_rng(0))[1]
+        for pairs in (result.pairs, test)
+    ]
+    assert rules[0] == rules[1]
+    with pytest.raises(DataError, match=f"None of the {len(fitted)} pairs can say how sure"):
+        ebrm.calibrate(result.model, named, fitted)
 
 
 def test_a_pair_counts_by_its_label_and_weight(model, features, held):

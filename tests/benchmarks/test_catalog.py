@@ -294,6 +294,18 @@ def test_columns_of_other_names(tmp_path: Path, row: dict[str, Any], columns: di
     assert item.responses == ("yes", "no") and item.gold[0] > item.gold[1]
 
 
+def test_what_a_label_says_is_asked_for_and_ties_are_left_out(tmp_path: Path) -> None:
+    rows = [{"prompt": f"q{k}", "a": "x", "b": "y", "label": label} for k, label in enumerate([7, 8, 9])]
+    path = write_jsonl(tmp_path / "mine.jsonl", rows)
+    with pytest.raises(DataError, match=r"label 'label' holds 7(?s:.)*`label_map="):
+        open_file(path, {"a": "a"})
+    found = open_file(path, {"a": "a"}, {"7": "a", "8": "b", "9": "tie"})
+    assert [item.responses for item in found.items] == [("x", "y"), ("y", "x")]
+    assert "1 of 3 rows are ties by their label, with no right side: left out." in found.notes
+    with pytest.raises(DataError, match="each of the 3 rows is a tie"):
+        open_file(path, {"a": "a"}, {"7": "tie", "8": "tie", "9": "tie"})
+
+
 def test_a_mapping_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "mine.jsonl", [{"question": "q", "good": "a", "bad": None}])
     with pytest.raises(

@@ -66,6 +66,21 @@ def test_a_changed_page_is_noticed(page: ModuleType) -> None:
         page.filled(text, {"c": ""})
 
 
+def test_simple_methods_ahead_of_ours_are_named(page: ModuleType) -> None:
+    def method(name: str, accuracy: float, gold: float) -> dict[str, object]:
+        return {"name": name, "accuracy": {"value": accuracy}, "gold": {"value": gold}}
+
+    methods = [
+        method("base", 0.5, 0.4), method("residual", 0.7, 0.45), method("energy", 0.6, 0.39),
+        method("linear", 0.65, 0.3), method("silu-mean", 0.9, 0.9), method("base-par", 0.5, 0.4),
+        method("base-shorter", 0.62, 0.1),
+    ]  # fmt: skip
+    said = page.ahead({"methods": methods, "n": 8})
+    assert "than the energy (60.0%): `linear` 65.0%, `base-shorter` 62.0%; than" in said
+    assert "residual head, (70.0%): none. Their best of 8" in said
+    assert "than the energy (0.390): `base` 0.400; than the default, the residual head, (0.450): none." in said
+
+
 def test_numbers_are_written_with_their_intervals(page: ModuleType) -> None:
     found = {"value": 0.012, "low": -0.004, "high": 0.03}
     assert page.change(found, 100, 1) == "+1.2 (−0.4 to +3.0)"

@@ -71,21 +71,26 @@ FILE_COLUMNS = (
 _ALL = "all items"
 
 
-def open_benchmark(name: str, data: Path | None = None, columns: Mapping[str, str] = MappingProxyType({})) -> Benchmark:
+def open_benchmark(
+    name: str,
+    data: Path | None = None,
+    columns: Mapping[str, str] = MappingProxyType({}),
+    label_map: Mapping[str, str] = MappingProxyType({}),
+) -> Benchmark:
     """Load a benchmark: one of `NAMES`, the stem of a file in the folder `data`, or a path to a file (`open_file`).
 
     `data` is a folder of prepared files or of clones; None loads named benchmarks from the Hub. `columns` (our name →
-    the file's) is for files. ConfigError: no such benchmark (the nearest name is suggested and all are listed).
-    DataError: it cannot be found or read.
+    the file's) and `label_map` (a label's value → a, b or tie) are for files. ConfigError: no such benchmark (the
+    nearest name is suggested and all are listed). DataError: it cannot be found or read.
     """
     if name in NAMES:
         return NAMES[name].load(data)
     others = _others(data) if data is not None and data.expanduser().is_dir() else {}
     if name in others:
-        return open_file(others[name], columns)
+        return open_file(others[name], columns, label_map)
     path = Path(name).expanduser()
     if path.is_file():
-        return open_file(path, columns)
+        return open_file(path, columns, label_map)
     if path.is_dir():
         raise DataError(
             f"{name} is a folder. Name one file, or a benchmark ({', '.join(NAMES)}) with this as its data."
@@ -165,7 +170,9 @@ def sample_prompts(benchmark: Benchmark, prompts: int, seed: int) -> Benchmark:
     return replace(sample, notes=(*benchmark.notes, note))
 
 
-def open_file(path: Path, columns: Mapping[str, str] = MappingProxyType({})) -> Benchmark:
+def open_file(
+    path: Path, columns: Mapping[str, str] = MappingProxyType({}), label_map: Mapping[str, str] = MappingProxyType({})
+) -> Benchmark:
     """Read a file (.jsonl, .ndjson, .json, .csv, .tsv or .parquet; text also in .gz) as a benchmark called by its stem.
 
     Which kind it is follows from the columns: `SCHEMAS`, under the names that `columns` (our name → the file's) gives
@@ -174,10 +181,13 @@ def open_file(path: Path, columns: Mapping[str, str] = MappingProxyType({})) -> 
     `id` (unique; else the row's place), `category` (each gets a subset score) and `split` (all rows are used; the notes
     count them). A pair or list is right if the right response has a higher reward than every other. A pool item's
     success is the share of its response pairs with different gold that the rewards order the same way; items whose gold
-    is all equal have no such pair and are left out, with their number in the notes. Overall is the mean over all items.
+    is all equal have no such pair and are left out, as are pairs whose label is a tie, with their number in the notes.
+    What the values of a label mean is known of common layouts, else `label_map` says it. Overall is the mean over all
+    items.
 
     Raises:
-        DataError: not such a file, no columns that make a schema, or rows that cannot be used.
+        DataError: not such a file, no columns that make a schema, labels whose meaning is not known, or rows that
+            cannot be used.
         ConfigError: `columns` has a name that is not ours.
     """
     stem = stem_of(path)
@@ -189,9 +199,11 @@ def open_file(path: Path, columns: Mapping[str, str] = MappingProxyType({})) -> 
             columns, FILE_COLUMNS, list(dict.fromkeys(name for row in rows.rows for name in row.values)), stem
         )
         rows = Rows(rows.origin, tuple(Row(row.where, row.part, _renamed(row.values, columns)) for row in rows.rows))
-    kind, make = _form(rows)
-    items = read_items(rows, partial(_under_its_name, columns, make), columns.get("id", "id"))
     notes = _splits(rows)
+    kind, make, reader = _form(rows, label_map)
+    if reader is not None and reader.labels is not None:
+        rows = _decided(rows, reader, notes)
+    items = read_items(rows, partial(_under_its_name, columns, make), columns.get("id", "id"))
     if kind == "pool":
         kept = tuple(item for item in items if len(set(item.gold)) > 1)
         if len(kept) < len(items):
@@ -215,7 +227,7 @@ def stem_of(path: Path) -> str:
     return Path(path.name.removesuffix(".gz").removesuffix(".zst")).stem
 
 
-def kind_of_columns(row: Mapping[str, Any]) -> Kind | None:
+def kind_of_columns(row: Mapping[str, Any], label_map: Mapping[str, str] = MappingProxyType({})) -> Kind | None:
     """Which schema a row's columns (and whether they hold lists) make; None for none."""
     if {"responses", "gold"} <= row.keys():
         return "pool"
@@ -224,12 +236,12 @@ def kind_of_columns(row: Mapping[str, Any]) -> Kind | None:
     if {"prompt", "chosen", "rejected"} <= row.keys() and _several(row["rejected"]):
         # Of two empty lists nobody knows what they would hold.
         return "best-of-n" if row["rejected"] or isinstance(row["chosen"], str) else "pairwise"
-    return "pairwise" if _layout(row) is not None else None
+    return "pairwise" if _layout(row, label_map) is not None else None
 
 
-def _layout(row: Mapping[str, Any]) -> Layout | None:
+def _layout(row: Mapping[str, Any], label_map: Mapping[str, str]) -> Layout | None:
     """How a row holds one pair; None if it does not."""
-    layout = find_layout(row, {}, {})
+    layout = find_layout(row, {}, label_map)
     return None if layout is None or layout.kind in ("responses", "rated") else layout
 
 
@@ -265,17 +277,29 @@ def _under_its_name(columns: Mapping[str, str], make: Callable[[Row], Item], row
         raise RowProblem(problem.kind, columns.get(ours, ours) + problem.field[len(ours) :], problem.value) from None
 
 
-def _form(rows: Rows) -> tuple[Kind, Callable[[Row], Item]]:
+def _decided(rows: Rows, reader: Reader, notes: list[str]) -> Rows:
+    """The rows whose label prefers one side; DataError for a label whose meaning is not known."""
+    kept = tuple(row for row in rows.rows if list(reader.pairs(row.values, row.where)))
+    if reader.labels is not None:
+        reader.labels.check(rows.origin)
+    if not kept:
+        raise DataError(f"{rows.origin}: the label of each of the {len(rows.rows):,} rows is a tie; nothing to score.")
+    if ties := len(rows.rows) - len(kept):
+        notes.append(f"{ties:,} of {len(rows.rows):,} rows are ties by their label, with no right side: left out.")
+    return Rows(rows.origin, kept)
+
+
+def _form(rows: Rows, label_map: Mapping[str, str]) -> tuple[Kind, Callable[[Row], Item], Reader | None]:
     first = rows.rows[0].values
-    kind = kind_of_columns(first)
+    kind = kind_of_columns(first, label_map)
     alone = kind == "pairwise" and isinstance(first.get("rejected"), list)
-    if alone and any(kind_of_columns(row.values) == "best-of-n" for row in rows.rows):
+    if alone and any(kind_of_columns(row.values, label_map) == "best-of-n" for row in rows.rows):
         kind = "best-of-n"  # the first has a list of one
     if kind == "pool":
-        return kind, _pool_item
+        return kind, _pool_item, None
     if kind == "best-of-n":
-        return kind, partial(_best_item, ("best", "losers") if "best" in first else ("chosen", "rejected"))
-    layout = _layout(first)
+        return kind, partial(_best_item, ("best", "losers") if "best" in first else ("chosen", "rejected")), None
+    layout = _layout(first, label_map)
     if kind is None or layout is None:
         raise DataError(
             f"{rows.origin}: the columns of its first row ({', '.join(map(str, first)) or 'none'}) are not those of a "
@@ -283,18 +307,19 @@ def _form(rows: Rows) -> tuple[Kind, Callable[[Row], Item]]:
         )
     named = dict(layout.fields) == {name: name for name in ("prompt", "chosen", "rejected")}
     plain = named and isinstance(first["chosen"], str) and isinstance(first["rejected"], str)
-    return kind, _pair_item if plain else partial(_preference_item, layout)
+    reader = Reader(layout, {})
+    return (kind, _pair_item, None) if plain else (kind, partial(_preference_item, reader), reader)
 
 
 def _pair_item(row: Row) -> Item:
     return read.pair(row, _id(row), _category(row))
 
 
-def _preference_item(layout: Layout, row: Row) -> Item:
+def _preference_item(reader: Reader, row: Row) -> Item:
     """Messages as sides, a prompt that both sides begin with, or two replies and a label."""
-    pairs = list(Reader(layout, {}).pairs(row.values, row.where))
+    pairs = list(reader.pairs(row.values, row.where))
     if len(pairs) != 1:
-        name = layout.fields.get("label") or layout.fields.get("rejected", "")
+        name = reader.layout.fields.get("label") or reader.layout.fields.get("rejected", "")
         raise RowProblem("tie" if not pairs else "several pairs in one row", name, row.values.get(name))
     if isinstance(pairs[0], RowProblem):
         raise pairs[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from ebrm.data import parse_label_map
 from ebrm.errors import ConfigError
 
 #: Items whose prompts a model was fitted on: left out, or counted under the name of training pairs.
@@ -32,6 +33,7 @@ class BenchmarkConfig:
         cache: folder that keeps base rewards and embeddings of texts. Unset: EBRM_CACHE, else ebrm in the user's cache.
         columns: where a column of your own files has another name: our name = its name (prompt=question). Our names:
             prompt, chosen, rejected, a, b, label, best, losers, responses, gold, id, category, split.
+        label_map: what the values of a label in your own files say, as for `PreferenceConfig` (1=a, 0=b).
     """
 
     benchmark: tuple[str, ...]
@@ -45,11 +47,13 @@ class BenchmarkConfig:
     seed: int = 0
     cache: str | None = None
     columns: dict[str, str] = field(default_factory=dict)
+    label_map: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.benchmark or not all(name.strip() for name in self.benchmark):
             raise ConfigError("benchmark names nothing to evaluate on; name benchmarks or files, or `all`.")
         check_training_rule(self.training_items)
+        parse_label_map(self.label_map)
         for name, least in (("limit", 1), ("resamples", 100), ("permutations", 99), ("seed", 0)):
             value = getattr(self, name)
             if value is not None and value < least:

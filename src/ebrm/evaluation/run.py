@@ -133,12 +133,13 @@ def open_benchmarks(settings: BenchmarkConfig) -> list[Benchmark]:
         names += available(data) if name == ALL and data is not None else [name]
     if not names:
         raise ConfigError(f"There is no benchmark in {data}. Name the files or another folder.")
-    if settings.columns and all(name in NAMES for name in names):
+    given = "columns" if settings.columns else "label_map" if settings.label_map else None
+    if given is not None and all(name in NAMES for name in names):
         raise ConfigError(
-            "`columns` is for files of your own, and none is among the benchmarks: public benchmarks have columns of "
+            f"`{given}` is for files of your own, and none is among the benchmarks: public benchmarks have columns of "
             "their own. Leave it out, or name a file."
         )
-    return [open_benchmark(name, data, settings.columns) for name in dict.fromkeys(names)]
+    return [open_benchmark(name, data, settings.columns, settings.label_map) for name in dict.fromkeys(names)]
 
 
 @dataclass(frozen=True)
