@@ -42,6 +42,8 @@ from .heads import PrototypesConfig as PrototypesConfig
 from .heads import ResidualConfig as ResidualConfig
 from .heads import SiLUConfig as SiLUConfig
 from .heads import TrainingConfig as TrainingConfig
+from .inspection import Inspection as Inspection
+from .inspection import inspect_data as inspect_data
 from .integrations import EBRMConfig as EBRMConfig
 from .integrations import EBRMForSequenceClassification as EBRMForSequenceClassification
 from .integrations import register as register

@@ -19,7 +19,9 @@ from .forward import unreadable as unreadable
 from .forward import vocabulary_size as vocabulary_size
 from .identity import SERVER as SERVER
 from .identity import BackboneIdentity as BackboneIdentity
+from .load import TextReader as TextReader
 from .load import load_backbone as load_backbone
+from .load import load_text_reader as load_text_reader
 from .load import reload_backbone as reload_backbone
 from .read import DROPPED as DROPPED
 from .read import Backbone as Backbone

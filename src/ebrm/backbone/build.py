@@ -239,6 +239,21 @@ def _load_transformers(checkpoint: Checkpoint, settings: BackboneConfig, model_c
     return model, loading
 
 
+def skeleton(base: Checkpoint, config: Any, settings: BackboneConfig) -> nn.Module:
+    """The model without its weights: what tells its class, its parts and its limits."""
+    trust = settings.trust_remote_code
+    model_class, options = choose_class(base, config, trust), {"trust_remote_code": True} if trust else {}
+    try:
+        with quiet(), torch.device("meta"):
+            model: nn.Module = model_class.from_config(config, **options)
+    except (ValueError, RuntimeError, ImportError, KeyError, AttributeError, TypeError) as error:
+        raise BackboneError(
+            f"transformers cannot build {base.name} from its configuration: {' '.join(str(error).split())[:300]}. Use "
+            "a version that knows this model."
+        ) from error
+    return model
+
+
 def choose_class(checkpoint: Checkpoint, config: Any, trust: bool) -> Any:
     """The transformers class that loads a checkpoint."""
     own = checkpoint.config.get("auto_map") or {} if trust else {}

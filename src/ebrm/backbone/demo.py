@@ -13,7 +13,7 @@ from transformers import BertForSequenceClassification
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from ebrm.backbone.build import assemble, load_model
-from ebrm.backbone.checkpoint import open_checkpoint
+from ebrm.backbone.checkpoint import Checkpoint, open_checkpoint
 from ebrm.backbone.config import BackboneConfig
 from ebrm.backbone.read import Backbone
 from ebrm.data import TextConfig
@@ -40,12 +40,19 @@ class MeanPooledBert(BertForSequenceClassification):
 
 def load_demo(settings: BackboneConfig, text: TextConfig, blocks: Sequence[int] | None = None) -> Backbone:
     """The demonstration reward model: all-MiniLM-L6-v2 with ebrm's adapter and reward head (card beside them)."""
-    encoder = open_checkpoint(str(encoder_folder()))
-    sources = [open_checkpoint(str(adapter_folder())), encoder]
+    sources = demo_sources()
     loaded = load_model(sources, replace(settings, head=None), model_class=MeanPooledBert)
-    # Its 512 tokens are fewer than many people's pairs; those left out are counted and said.
-    text = replace(text, truncation=text.truncation or "drop")
-    return assemble(loaded, sources, settings, text, name="demo", blocks=blocks)
+    return assemble(loaded, sources, settings, demo_text(text), name="demo", blocks=blocks)
+
+
+def demo_sources() -> list[Checkpoint]:
+    """[adapter, encoder] of the demonstration reward model."""
+    return [open_checkpoint(str(adapter_folder())), open_checkpoint(str(encoder_folder()))]
+
+
+def demo_text(text: TextConfig) -> TextConfig:
+    """Its text settings: 512 tokens are fewer than many people's pairs have; those left out are counted and said."""
+    return replace(text, truncation=text.truncation or "drop")
 
 
 def adapter_folder() -> Path:

@@ -4,18 +4,39 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any
 
-from ebrm.backbone.build import assemble, choose_device, load_model, quiet, refuse_base, with_base
+from ebrm.backbone.build import (
+    assemble,
+    choose_device,
+    load_config,
+    load_model,
+    load_tokenizer,
+    model_limit,
+    quiet,
+    refuse_base,
+    skeleton,
+    with_base,
+)
 from ebrm.backbone.checkpoint import open_checkpoint
 from ebrm.backbone.config import BackboneConfig
-from ebrm.backbone.demo import load_demo
+from ebrm.backbone.demo import demo_sources, demo_text, load_demo
 from ebrm.backbone.families import find_family
 from ebrm.backbone.identity import BackboneIdentity
 from ebrm.backbone.read import Backbone
 from ebrm.backbone.server import load_server
-from ebrm.data import TextConfig, TextRule
+from ebrm.data import (
+    Prompt,
+    Reply,
+    TextConfig,
+    TextLook,
+    TextRule,
+    TokenizedText,
+    look_at,
+    make_text_rule,
+    tokenize,
+)
 
 # transformers changes the process's default precision and log level while it loads a model.
 _loading = threading.RLock()  # a family's loader may load another
@@ -56,6 +77,48 @@ def _load(config: BackboneConfig, text: TextConfig, blocks: Sequence[int] | None
             return assemble(load(checkpoint, config), [checkpoint], config, text, blocks=blocks)
     sources = with_base(checkpoint, config)
     return assemble(load_model(sources, config), sources, config, text, blocks=blocks)
+
+
+@dataclass(frozen=True)
+class TextReader:
+    """Tokenizer and text rule of a reward model whose weights are not loaded."""
+
+    name: str
+    tokenizer: Any
+    text_rule: TextRule
+
+    def tokenize(self, prompt: Prompt, response: Reply, where: str = "") -> TokenizedText | None:
+        """Token ids of a prompt with its response, as of `Backbone.tokenize`."""
+        return tokenize(self.text_rule, self.tokenizer, prompt, response, where)
+
+    def look_at(self, prompt: Prompt, response: Reply) -> TextLook:
+        """A prompt with a response as the reward model gets it (`ebrm.data.look_at`)."""
+        return look_at(self.text_rule, self.tokenizer, prompt, response)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Token ids as text, special tokens shown."""
+        return str(self.tokenizer.decode(list(ids)))
+
+
+def load_text_reader(config: BackboneConfig | str, text: TextConfig | None = None) -> TextReader:
+    """The tokenizer and the text rule of a reward model; its weights are loaded only where a registered family does so.
+
+    Args, Raises: as :func:`load_backbone`.
+    """
+    config, text = BackboneConfig(config) if isinstance(config, str) else config, text or TextConfig()
+    trust = config.trust_remote_code
+    if config.backbone == "demo":
+        sources, text = demo_sources(), demo_text(text)
+    else:
+        checkpoint = open_checkpoint(config.backbone, config.revision, trust)
+        if find_family(checkpoint.config) is not None:
+            backbone = load_backbone(config, text)
+            return TextReader(backbone.identity.name, backbone.tokenizer, backbone.text_rule)
+        sources = with_base(checkpoint, config)
+    with _loading:
+        limit = model_limit(skeleton(sources[-1], load_config(sources[-1], trust), config))
+        tokenizer = load_tokenizer(sources, trust)
+    return TextReader(config.backbone, tokenizer, make_text_rule(tokenizer, text, limit))
 
 
 def reload_backbone(

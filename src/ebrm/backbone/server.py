@@ -9,17 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ebrm.backbone.build import (
     base_name,
-    choose_class,
     find_head,
     full_name,
     load_config,
     load_tokenizer,
     model_limit,
-    quiet,
+    skeleton,
     weights_fingerprint,
     with_base,
 )
@@ -98,18 +97,18 @@ def load_server(settings: BackboneConfig, text: TextConfig, blocks: Sequence[int
     sources = with_base(checkpoint, settings)
     owner, stored = find_head(sources, settings)
     config = load_config(sources[-1], settings.trust_remote_code)
-    skeleton = _skeleton(sources[-1], config, settings)
+    without = skeleton(sources[-1], config, settings)
     head = _read_head(owner, stored, config)
-    inner = skeleton
-    if stored.name not in dict(skeleton.named_modules()):
+    inner = without
+    if stored.name not in dict(without.named_modules()):
         refuse_unknown_parts(owner, stored)
-        inner = getattr(skeleton, getattr(skeleton, "base_model_prefix", "") or "-", skeleton)
+        inner = getattr(without, getattr(without, "base_model_prefix", "") or "-", without)
     identity = BackboneIdentity(
         full_name(sources), checkpoint.revision, weights_fingerprint(sources), type(inner).__name__, stored.name,
         _dtype(sources[-1], config, settings), SERVER, base=base_name(sources, settings),
     )  # fmt: skip
     tokenizer = load_tokenizer(sources, settings.trust_remote_code)
-    limit = model_limit(skeleton)
+    limit = model_limit(without)
     rule = make_text_rule(tokenizer, text, limit)
     if server.limit is not None and server.limit < rule.max_length:
         logger.warning(
@@ -121,7 +120,7 @@ def load_server(settings: BackboneConfig, text: TextConfig, blocks: Sequence[int
         server, head, tokenizer, rule, identity,
         token_budget=settings.token_budget,
         limit=min((known for known in (limit, server.limit) if known is not None), default=None),
-        vocabulary=vocabulary_size(skeleton),
+        vocabulary=vocabulary_size(without),
     )  # fmt: skip
 
 
@@ -158,21 +157,6 @@ def _refuse_other_model(server: PoolingServer, checkpoint: Checkpoint) -> None:
 
 def _last(name: str) -> str:
     return name.replace("\\", "/").rstrip("/").rpartition("/")[2]
-
-
-def _skeleton(base: Checkpoint, config: Any, settings: BackboneConfig) -> nn.Module:
-    """The model without its weights: what tells its class, its parts and its limits."""
-    trust = settings.trust_remote_code
-    model_class, options = choose_class(base, config, trust), {"trust_remote_code": True} if trust else {}
-    try:
-        with quiet(), torch.device("meta"):
-            model: nn.Module = model_class.from_config(config, **options)
-    except (ValueError, RuntimeError, ImportError, KeyError, AttributeError, TypeError) as error:
-        raise BackboneError(
-            f"transformers cannot build {base.name} from its configuration: {' '.join(str(error).split())[:300]}. Use "
-            "a version that knows this model."
-        ) from error
-    return model
 
 
 def _read_head(owner: Checkpoint, stored: StoredHead, config: Any) -> Head:

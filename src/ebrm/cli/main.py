@@ -18,7 +18,7 @@ from cyclopts.exceptions import MissingArgumentError, UnusedCliTokensError
 
 from ebrm._version import __version__
 from ebrm.backbone import BackboneConfig
-from ebrm.cli import best_of_n, compare, demo, eval, export, features, fit, imports, info, score, serve
+from ebrm.cli import best_of_n, compare, demo, eval, export, features, fit, imports, info, inspect, score, serve
 from ebrm.cli.console import Console, logging_to_stderr, write
 from ebrm.cli.help import Page
 from ebrm.cli.parser import SWITCHES, Chosen, Option, options_of, parse
@@ -53,7 +53,8 @@ _TAKEN = (errno.EEXIST, errno.ENOTEMPTY)
 _ABOUT = "Adapt a frozen reward model to preference pairs: refined rewards, each with its uncertainty."
 #: In the order of the work.
 COMMANDS = tuple(
-    module.command for module in (fit, score, eval, serve, features, imports, export, info, demo, best_of_n, compare)
+    module.command
+    for module in (inspect, fit, score, eval, serve, features, imports, export, info, demo, best_of_n, compare)
 )
 #: Fields whose names alone mean other things, too.
 _OF_ANY = ("backbone", "device", "head", "limit", "seed", "server")

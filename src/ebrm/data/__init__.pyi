@@ -32,6 +32,7 @@ from .schema import EXAMPLES as EXAMPLES
 from .schema import BadRow as BadRow
 from .schema import Message as Message
 from .schema import Preference as Preference
+from .schema import PreferenceReport as PreferenceReport
 from .schema import Preferences as Preferences
 from .schema import Prompt as Prompt
 from .schema import Reply as Reply
