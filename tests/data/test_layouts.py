@@ -265,6 +265,8 @@ def test_the_strength_of_a_scale_is_its_size():
         ({"instruction": "p", "output": ["4", "5"]}, "LLaMA-Factory before.*pairs = "),
         ({"prompt": "p", "response": "r", "score": 1.0}, "one scored response a row.*pairs = "),
         ({"chosen_ids": [1], "rejected_ids": [2]}, "token ids"),
+        ({"messages": [ASK, say("4")], "label": True}, "unpaired thumbs"),
+        ({"conversations": [HUMAN, GPT], "kto_tag": True}, "unpaired thumbs"),
         ({"instruction": "p", "question": "q", "chosen": "4", "rejected": "5"}, "Each of instruction, question may"),
     ],
 )
@@ -297,3 +299,29 @@ def test_parts_of_a_content_are_a_prompt_or_a_reply():
     assert pairs([{"prompt": parts("2+2?"), "chosen": parts("4"), "rejected": "5"}]) == [([ASK], "4", "5")]
     with pytest.raises(DataError, match="image_url: this reward model reads text"):
         load([{"prompt": [{"type": "image_url", "image_url": "x"}], "chosen": "4", "rejected": "5"}])
+
+
+def test_texts_that_look_like_part_of_the_prompt_are_not_left_out_unasked():
+    row = {"question": "Who?", "context": "Ada wrote it.", "chosen": "Ada", "rejected": "Bob"}
+    for more in (row, {"prompt": "Who?", "input": "Ada wrote it.", "chosen": "Ada", "rejected": "Bob"}):
+        name = "context" if "context" in more else "input"
+        with pytest.raises(DataError, match=rf"'{name}' holds texts that look like part of it.*\"input\": \"{name}\""):
+            load([more])
+        asked = {"role": "user", "content": "Who?\nAda wrote it."}
+        assert pairs([more], columns={"input": name}) == [([asked], "Ada", "Bob")]
+        assert pairs([more], columns={"input": ""}) == [([asked | {"content": "Who?"}], "Ada", "Bob")]
+    assert load([row | {"context": None}]).report.unread_columns == {"context": 0}
+    whole = {"chosen": [ASK, say("4")], "rejected": [ASK, say("5")], "context": "a note"}
+    assert load([whole]).report.unread_columns == {"context": 1}
+
+
+def test_a_prompt_column_with_another_case_or_a_space_is_not_overlooked():
+    for name in ("Prompt", "prompt ", "QUESTION"):
+        with pytest.raises(DataError, match=f"'{name}' looks like the prompt"):
+            load([{name: "Who?", "chosen": "The cat", "rejected": "The dog"}])
+
+
+def test_rows_inside_a_value_are_pointed_at(tmp_path):
+    rows = [{"prompt": "2+2?", "chosen": "4", "rejected": "5"}] * 2
+    with pytest.raises(DataError, match=r"(?s)rows seem to be in 'data'.*read_rows\(source\)"):
+        load([{"data": rows, "version": 1}])

@@ -125,3 +125,36 @@ def test_splits_that_are_no_names_are_kept_so_that_a_fit_stops():
     assert [p.split for p in load_preferences([row | {"split": s} for s in (0, {"x": 1}, None, "")])] == [
         "0", "{'x': 1}", None, None
     ]  # fmt: skip
+
+
+CARD = """---
+license: mit
+configs:
+- config_name: default
+  data_files:
+  - split: train
+    path: some/a-*
+  - split: holdout
+    path: [some/b.jsonl, ./more/*.jsonl]
+---
+# Pairs
+"""
+
+
+def test_a_data_card_says_which_files_are_of_which_split(tmp_path):
+    folder = folder_of(tmp_path, "some/a-1.jsonl", "some/b.jsonl", "more/train.jsonl", "c.jsonl")
+    assert {p.split for p in load_preferences(folder)} == {"train"}  # by the one name that says it; others are left out
+    (folder / "README.md").write_text(CARD)
+    loaded = load_preferences(folder)
+    assert {p.row: p.split for p in loaded} == {
+        "some/a-1.jsonl:1": "train", "some/b.jsonl:1": "holdout", "more/train.jsonl:1": "holdout"
+    }  # fmt: skip
+    assert loaded.report.unread_files == ("c.jsonl",)
+    for odd in (
+        "---\nconfigs: 3\n---\n",
+        "---\n[\n---\n",
+        "---\nconfigs:\n- data_files: x\n---\n",
+        "# no front matter",
+    ):
+        (folder / "README.md").write_text(odd)
+        assert load_preferences(folder).report.splits == {"train": 1}

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from ebrm.data.formats import as_list, holds_conversation
 from ebrm.data.labels import LabelRule, parse_label_map
 from ebrm.data.messages import messages_in
+from ebrm.data.schema import RowProblem
 from ebrm.errors import setting
 
 Kind = Literal["pair", "conversation", "labeled", "scored", "responses", "rated"]
@@ -143,15 +144,17 @@ def _prompt(row: Mapping[str, Any], mapping: Mapping[str, str], taken: Collectio
         return {}
     if name is None:
         free = [n for n in _PROMPTS if n in row and n not in taken]
-        free = [n for n in free if n not in _MESSAGES_ONLY or _holds_messages(row[n])]
+        sure = [n for n in free if n not in _MESSAGES_ONLY or _holds_messages(row[n])]
+        free = sure or [n for n in free if row[n] is None]
         if "instruction" in free or ("query" in free and "response" in taken):
             free = [n for n in free if n != "input"]
         if len(free) > 1:
             return None
         name = free[0] if free else None
     found = {} if name is None else {"prompt": name}
-    if name == "instruction" and "input" in row and "input" not in {*taken, *mapping.values()}:
-        found["input"] = "input"
+    more = mapping.get("input", "input" if name == "instruction" and "input" not in {*taken, *mapping.values()} else "")
+    if name is not None and more in row:
+        found["input"] = more
     if name in ("instruction", "query", "input", "prompt") and "history" in row and "history" not in mapping.values():
         found["history"] = "history"
     for ours, names in (("system", ("system", "system_prompt")), ("tools", ("tools",))):
@@ -161,11 +164,12 @@ def _prompt(row: Mapping[str, Any], mapping: Mapping[str, str], taken: Collectio
 
 
 def _holds_messages(value: Any) -> bool:
-    if value is None:
-        return True
     if isinstance(value, str):
-        return messages_in(value) is not None
-    return not isinstance(value, (int, float, bool))
+        try:
+            return messages_in(value) is not None
+        except RowProblem:  # told where it is read
+            return True
+    return value is not None and not isinstance(value, (int, float, bool))
 
 
 def _column(ours: str, row: Mapping[str, Any], mapping: Mapping[str, str], names: Sequence[str] = ()) -> str | None:
@@ -336,9 +340,17 @@ _USUAL = {
     "label": "label preference winner better better_response_id overall_preference labels choice preferred",
 }
 _USUAL_NAMES = {ours: (ours, *names.split()) for ours, names in _USUAL.items()}
-USUAL_PROMPT_NAMES = _USUAL_NAMES["prompt"][1:]
+#: Columns beside a prompt whose texts are likely to be part of it.
+MORE_OF_PROMPT = ("input", "context", "passage", "document", "history")
 
 _READ = "rows = [row for _, row in ebrm.data.read_rows(source)]"
+
+
+def looks_like_prompt(name: str) -> bool:
+    """Whether a column's name is one that data sets use for the prompt, in any case."""
+    return name.strip().lower() in _USUAL_NAMES["prompt"]
+
+
 # Columns of layouts that are not preference pairs → what they are, and the lines that make pairs of them.
 _REFUSED: tuple[tuple[set[str], str, str], ...] = (
     (
@@ -374,6 +386,15 @@ _REFUSED: tuple[tuple[set[str], str, str], ...] = (
         'groups = pandas.DataFrame(rows).sort_values("score").groupby("prompt").response\n'
         "  pairs = [dict(prompt=p, chosen=g.iloc[-1], rejected=g.iloc[0]) for p, g in groups if len(g) > 1]",
     ),
+    *(
+        (
+            needed,
+            f"unpaired thumbs ({', '.join(sorted(needed))}), which say of one reply whether it is good, not which of "
+            "two is better. Give pairs of replies to the same prompt",
+            "",
+        )
+        for needed in ({"messages", "label"}, {"messages", "kto_tag"}, {"conversations", "kto_tag"}, {"kto_tag"})
+    ),
     (
         {"chosen_ids", "rejected_ids"},
         "token ids (chosen_ids, rejected_ids), which are another tokenizer's. Give the texts",
@@ -383,8 +404,17 @@ _REFUSED: tuple[tuple[set[str], str, str], ...] = (
 
 
 def explain_columns(seen: Sequence[str], mapping: Mapping[str, str], row: Mapping[str, Any] | None = None) -> str:
-    """Sentences for an error: the columns seen, what they look like, those expected, and how to map or convert them."""
+    """Sentences for an error: the columns seen, what they look like, those expected, and how to map or convert them.
+
+    With a `row`, also where its rows may be.
+    """
     names = list(map(str, seen))
+    inside = [k for k, v in (row or {}).items() if isinstance(v, list) and len(v) > 1 and isinstance(v[0], Mapping)]
+    if len(inside) == 1 and not mapping and not {*_PROMPTS, *_RESPONSES, "prompt"} & {*names}:
+        return (
+            f"The columns are {', '.join(names)}, and the rows seem to be in {inside[0]!r}. Give these:\n"
+            f"  rows = next(ebrm.data.read_rows(source))[1][{inside[0]!r}]\n  ebrm.load_preferences(rows)"
+        )
     there = set(names) | {ours for ours, theirs in mapping.items() if theirs in seen}
     for needed, what, lines in _REFUSED:
         if needed <= there and not mapping.keys() & {"chosen", "rejected", "a", "b"}:

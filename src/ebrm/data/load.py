@@ -15,7 +15,7 @@ import numpy as np
 
 from ebrm.data.config import PreferenceConfig
 from ebrm.data.formats import COMMON_BEGINNING
-from ebrm.data.layouts import USUAL_PROMPT_NAMES, Layout, explain_columns, find_layout
+from ebrm.data.layouts import MORE_OF_PROMPT, Layout, explain_columns, find_layout, looks_like_prompt
 from ebrm.data.messages import message_words, reply_key
 from ebrm.data.reading import OPTIONAL, Reader
 from ebrm.data.schema import EXAMPLES, BadRow, Preference, PreferenceReport, Preferences, RowProblem, count_kinds
@@ -117,9 +117,10 @@ def _read(source: Source, config: PreferenceConfig) -> _Reading:
             break
     if layout is None:
         if first:
+            seen = list(dict.fromkeys(name for _, row, _ in first for name in row))
             raise DataError(
                 f"{source.origin} does not hold preferences that can be found. "
-                f"{explain_columns(list(dict.fromkeys(name for _, row, _ in first for name in row)), mapping)}"
+                f"{explain_columns(seen, mapping, first[0][1])}"
             )
         return done
     done.reader = reader = Reader(layout, mapping)
@@ -175,13 +176,20 @@ def _check(origin: str, done: _Reading, columns: Sequence[str]) -> None:
     reader = done.reader
     assert reader is not None
     layout = reader.layout
-    overlooked = next((name for name in columns if name in USUAL_PROMPT_NAMES and name in reader.unread_columns), None)
+    overlooked = next((name for name in columns if looks_like_prompt(name) and name in reader.unread_columns), None)
     if layout.implicit and overlooked and (COMMON_BEGINNING in done.shapes or "no common prompt" in done.kinds):
         # Two replies that both start with "The" would otherwise yield the prompt "The ".
         raise DataError(
             f"{origin} has no column prompt, so the prompt would be what chosen and rejected both begin with; "
             f"but its column {overlooked!r} looks like the prompt. Set {setting('columns', {'prompt': overlooked})}; "
             "if it is not the prompt, rename it."
+        )
+    more = next((name for name in MORE_OF_PROMPT if name in reader.unread_texts), None)
+    if more and "prompt" in layout.fields and "input" not in reader.columns:
+        raise DataError(
+            f"{origin}: the prompt is in {layout.fields['prompt']!r}, and {more!r} holds texts that look like part of "
+            f"it and would be left out. Have them put behind it with {setting('columns', {'input': more})}, or left "
+            f"out with {setting('columns', {'input': ''})}."
         )
     if reader.disagreed and 2 * reader.disagreed >= reader.compared:
         fields = layout.fields

@@ -37,6 +37,7 @@ class Reader:
         compared, disagreed: rows with a label and scores beside it, and those of them that prefer different replies.
         odd: optional values that were left out: what was odd → rows.
         unread_columns: columns that are not read → rows in which they hold something.
+        unread_texts: those of them that hold texts.
         unread_keys: keys of messages and responses that are not read → how often they hold something.
         list_texts: rows in which the rejected reply is a text that reads as a list of texts.
     """
@@ -52,6 +53,7 @@ class Reader:
         self.odd: Counter[str] = Counter()
         self.unread_columns: Counter[str] = Counter()
         self.unread_keys: Counter[str] = Counter()
+        self.unread_texts: set[str] = set()
         self._words: dict[str, set[str]] = {}  # values of unread columns, while they are few
         self._plans: dict[tuple[str, ...], tuple[dict[str, str], list[str]]] = {}
         self._has_splits = False
@@ -107,6 +109,8 @@ class Reader:
             value = row[name]
             missing = is_missing(value)
             self.unread_columns[str(name)] += not missing
+            if not missing and isinstance(value, str):
+                self.unread_texts.add(str(name))
             words = self._words.setdefault(str(name), set())
             if len(words) <= _FEW and not missing:
                 words.add(value if isinstance(value, str) and len(value) < 40 else "")

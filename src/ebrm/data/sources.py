@@ -216,7 +216,7 @@ def _open_files(name: str, paths: list[Path], root: Path, config: PreferenceConf
         )
 
     names = [_printable(path.relative_to(root).as_posix()) for path, _ in readers]
-    found = file_splits(names) if whole else named_splits(names)
+    found = file_splits(names, _card(root)) if whole else named_splits(names)
     files = [
         (split, partial(reader, path, label))
         for (path, reader), label, split, left_out in zip(readers, names, found.split, found.left_out, strict=True)
@@ -231,6 +231,14 @@ def _open_files(name: str, paths: list[Path], root: Path, config: PreferenceConf
         return Source(f"{shown}, split {config.split}", None, lambda: ((split, rows()) for split, rows in files))
     left_out = tuple(label for label, out in zip(names, found.left_out, strict=True) if out)
     return _local(shown, lambda: ((split, rows()) for split, rows in files), config, left_out)
+
+
+def _card(folder: Path) -> str:
+    """The data card of a folder, such as a clone of a Hub data set; "" if there is none."""
+    try:
+        return (folder / "README.md").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 def _is_split(wanted: str, split: str | None) -> bool:

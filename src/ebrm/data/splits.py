@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import PurePath
 from typing import Literal
 
@@ -87,15 +88,20 @@ class FileSplits:
     left_out: tuple[bool, ...]
 
 
-def file_splits(names: Sequence[str]) -> FileSplits:
+def file_splits(names: Sequence[str], card: str = "") -> FileSplits:
     """Splits by the names of files relative to their folder, as `datasets.load_dataset(folder)` finds them.
 
-    First shards (`data/train_prefs-00000-of-00001.parquet`), then folders (`test/…`), then files (`a_val.csv`): the
-    first of these that matches any file decides, and files that it does not match are not read.
+    What the data `card` (README.md) says of files of splits goes before their names. Else, first shards
+    (`data/train_prefs-00000-of-00001.parquet`), then folders (`test/…`), then files (`a_val.csv`): the first of these
+    that matches any file decides, and files that it does not match are not read.
 
     Raises:
         DataError: some files are held out by their names, none is for training, and others are named neither.
     """
+    if said := _splits_of_card(card):
+        found = [next((s for s, pattern in said if fnmatchcase(name, pattern)), None) for name in names]
+        if any(found):
+            return FileSplits(tuple(found), tuple(split is None for split in found))
     for rule in (_split_of_shard, _split_of_folder, _split_of_file):
         found = [rule(name) for name in names]
         if not any(found):
@@ -109,6 +115,27 @@ def file_splits(names: Sequence[str]) -> FileSplits:
             )
         return FileSplits(tuple(found), tuple(split is None for split in found))
     return FileSplits((None,) * len(names), (False,) * len(names))
+
+
+def _splits_of_card(card: str) -> list[tuple[str, str]]:
+    """(split, pattern of files) of the `configs` in the front matter of a data card; none where it names no splits."""
+    if not card.startswith("---"):
+        return []
+    import yaml
+
+    try:
+        front = yaml.safe_load(card.split("\n---", 1)[0].removeprefix("---"))
+    except yaml.YAMLError:
+        return []
+    found: list[tuple[str, str]] = []
+    configs = front.get("configs") if isinstance(front, dict) else None
+    for config in configs if isinstance(configs, list) else ():
+        files = config.get("data_files") if isinstance(config, dict) else None
+        for entry in files if isinstance(files, list) else ():
+            if isinstance(entry, dict) and "split" in entry and "path" in entry:
+                paths = entry["path"] if isinstance(entry["path"], list) else [entry["path"]]
+                found += [(str(entry["split"]), str(path).removeprefix("./")) for path in paths]
+    return found
 
 
 def named_splits(names: Sequence[str]) -> FileSplits:
