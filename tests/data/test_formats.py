@@ -97,7 +97,7 @@ def test_labels(label, chosen):
     [
         *((label, "label not understood") for label in ("C", 0, 1, "0", "1", 2, -1, True, "chosen")),
         *((label, "missing") for label in (None, "", float("nan"))),
-        ([1], "label is not a word or a number"),
+        ([1], "label not understood"),
     ],
 )
 def test_labels_that_say_nothing(label, kind):

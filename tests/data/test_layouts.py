@@ -325,3 +325,27 @@ def test_rows_inside_a_value_are_pointed_at(tmp_path):
     rows = [{"prompt": "2+2?", "chosen": "4", "rejected": "5"}] * 2
     with pytest.raises(DataError, match=r"(?s)rows seem to be in 'data'.*read_rows\(source\)"):
         load([{"data": rows, "version": 1}])
+
+
+def test_a_common_beginning_is_no_prompt_where_any_column_holds_what_may_be_one():
+    sides = {"chosen": "The cat sat", "rejected": "The dog sat"}
+    for more in ({"trajectory": [{"from": "human", "value": "Who?"}]}, {"title": "Who sat on it?"}):
+        (name,) = more
+        with pytest.raises(DataError, match=rf"'{name}' looks like the prompt.*`columns=\{{\"prompt\": \"\"\}}`"):
+            load([sides | more] * 3)
+        assert pairs([sides | more], columns={"prompt": ""})[0][0] == [{"role": "user", "content": "The "}]
+    assert pairs([sides | {"trajectory": [{"from": "human", "value": "2+2?"}]}], columns={"prompt": "trajectory"}) == [
+        ([ASK], "The cat sat", "The dog sat")
+    ]
+    assert load([sides | {"id": "x7", "model": "m"}]).report.kept == 1
+
+
+def test_a_rejected_reply_of_ms_swift_in_messages_or_as_text():
+    talk = [ASK, say("4")]
+    for rejected in ("5", say("5"), [say("5")], '[{"role": "assistant", "content": "5"}]'):
+        assert pairs([{"messages": talk, "rejected_response": rejected}]) == [([ASK], "4", "5")]
+    assert len(pairs([{"messages": talk, "rejected_response": ["5", "6"]}])) == 2
+    with pytest.raises(DataError, match="does not end in an assistant message"):
+        load([{"messages": [ASK], "rejected_response": "5"}])
+    keyed = load([{"messages": talk, "rejected_response": say("5") | {"loss": 1}}]).report
+    assert keyed.unread_keys == {"rejected_response[].loss": 1}

@@ -35,8 +35,8 @@ COLUMN_NAMES: dict[str, str] = {
     "category": "what kind of row it is; reports are broken down by it",
     "split": "train, validation, test, …",
 }
-# Columns that may be mapped to "", which leaves them unread.
-OPTIONAL_COLUMNS = ("input", "system", "tools", "strength", "source", "category", "split")
+# Columns that may be mapped to "", which leaves them unread; without a prompt it is what both sides begin with.
+OPTIONAL_COLUMNS = ("prompt", "input", "system", "tools", "strength", "source", "category", "split")
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,8 @@ class PreferenceConfig:
             set, the local rows whose `split` column holds this name, or the files of that split.
         columns: Where a column has another name in the data: our name = its name (prompt=question, a=response_A,
             b=response_B, label=label). Our names: prompt, chosen, rejected, a, b, label, responses, scores, ranks,
-            input, system, tools, strength, source, category, split. The last seven may be left unread (split=).
+            input, system, tools, strength, source, category, split. The last seven and prompt may be left unread
+            (split=).
         label_map: What the values of a label say: value = a, b or tie (1=a, 0=b); for a scale, comparisons (<0=a,
             >0=b, 0=tie). Unset: words such as A>B and model_a, and the conventions of known layouts.
         bad_rows: Rows that cannot be used: `stop` and list them, or `skip` and count them.

@@ -69,17 +69,17 @@ class LabelRule:
         return next((f"{sign}{bound:g}" for sign, bound, _ in self.compared if _is(number, sign, bound)), word)
 
 
-def label_word(value: Any, name: str) -> str:
-    """A label as the word by which it is looked up: `1`, `1.0` and `"1"` are the same; in lower case."""
+def label_word(value: Any) -> str | None:
+    """A label as the word by which it is looked up, in lower case; `1`, `1.0` and `"1"` are one. None for no label."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, (int, float)) and math.isfinite(value):
         return f"{int(value)}" if value == int(value) else f"{value!r}"
     if not isinstance(value, str):
-        raise RowProblem("label is not a word or a number", name, value)
+        return None
     word = " ".join(value.strip().strip("[]").split()).lower()
     number = _number(word)
-    return label_word(number, name) if number is not None else word
+    return label_word(number) if number is not None else word
 
 
 def _is(number: float, sign: str, bound: float) -> bool:
@@ -132,7 +132,7 @@ def parse_label_map(given: Mapping[str, str]) -> LabelRule:
                 )
             compared.append((found[1], float(found[2]), outcome))
         else:
-            values[label_word(text, "label_map")] = outcome
+            values[label_word(text) or text] = outcome
     return LabelRule(values, tuple(compared), words=False, source="label_map")
 
 
@@ -148,9 +148,9 @@ class Labels:
         """The better side; RowProblem for none given, and for a value outside the rule (counted in `unknown`)."""
         if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
             raise RowProblem("missing", self.column, None)
-        word = label_word(value, self.column)
-        outcome = self._named(word) or self.rule.outcome(word)
-        if outcome is None:
+        word = label_word(value)
+        outcome = None if word is None else self._named(word) or self.rule.outcome(word)
+        if word is None or outcome is None:
             self.unknown[shorten(value)] += 1
             raise RowProblem("label not understood", self.column, value)
         self.counts[word] += 1

@@ -139,6 +139,8 @@ def find_layout(row: Mapping[str, Any], mapping: Mapping[str, str], label_map: M
 
 def _prompt(row: Mapping[str, Any], mapping: Mapping[str, str], taken: Collection[str]) -> dict[str, str] | None:
     """The columns of the prompt, with what goes before it; {} if there is none, None if it is not clear which."""
+    if mapping.get("prompt") == "":
+        return {}
     name = mapping.get("prompt") or ("prompt" if "prompt" in row and "prompt" not in taken else None)
     if name is not None and name not in row:
         return {}
@@ -192,7 +194,7 @@ def _pair(row: Mapping[str, Any], mapping: Mapping[str, str]) -> Layout | None:
         ):
             continue
         sides = {"chosen": chosen, "rejected": rejected}
-        if "prompt" in mapping and mapping["prompt"] not in row:
+        if mapping.get("prompt") and mapping["prompt"] not in row:
             return None
         found = _prompt(row, mapping, sides.values())
         asked = found and "prompt" in found and ("prompt" in mapping or found["prompt"] == "prompt")
@@ -230,7 +232,7 @@ def _labels(row: Mapping[str, Any], mapping: Mapping[str, str], label_map: Mappi
     for a, b, label, scores in _sides(row, mapping):
         taken = {a, b, *((label,) if label else ()), *scores}
         prompt = _prompt(row, mapping, taken)
-        if prompt is None or ("prompt" in mapping and "prompt" not in prompt):
+        if prompt is None or (mapping.get("prompt") and "prompt" not in prompt):
             return None
         if "prompt" not in prompt and not (holds_conversation(row[a]) and holds_conversation(row[b])):
             continue

@@ -176,14 +176,19 @@ def _check(origin: str, done: _Reading, columns: Sequence[str]) -> None:
     reader = done.reader
     assert reader is not None
     layout = reader.layout
-    overlooked = next((name for name in columns if looks_like_prompt(name) and name in reader.unread_columns), None)
-    if layout.implicit and overlooked and (COMMON_BEGINNING in done.shapes or "no common prompt" in done.kinds):
+    common = COMMON_BEGINNING in done.shapes or "no common prompt" in done.kinds
+    if layout.implicit and common and "prompt" not in reader.columns:
         # Two replies that both start with "The" would otherwise yield the prompt "The ".
-        raise DataError(
-            f"{origin} has no column prompt, so the prompt would be what chosen and rejected both begin with; "
-            f"but its column {overlooked!r} looks like the prompt. Set {setting('columns', {'prompt': overlooked})}; "
-            "if it is not the prompt, rename it."
-        )
+        unread = [name for name in columns if name in reader.unread_columns]
+        overlooked = next((name for name in unread if looks_like_prompt(name)), None)
+        overlooked = overlooked or next((name for name in unread if 2 * reader.wordy[name] >= done.rows), None)
+        if overlooked is not None:
+            said = setting("columns", {"prompt": overlooked})
+            raise DataError(
+                f"{origin} has no column prompt, so the prompt would be what chosen and rejected both begin with; but "
+                f"its column {overlooked!r} looks like the prompt. Set {said}, or "
+                f"{setting('columns', {'prompt': ''})} if the sides do begin with their prompt."
+            )
     more = next((name for name in MORE_OF_PROMPT if name in reader.unread_texts), None)
     if more and "prompt" in layout.fields and "input" not in reader.columns:
         raise DataError(

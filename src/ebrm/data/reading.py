@@ -11,7 +11,7 @@ from typing import Any
 from ebrm.data.formats import Extras, Sides, Value, as_list, read_sides
 from ebrm.data.labels import Labels, Outcome
 from ebrm.data.layouts import ENTRY_TEXTS, Layout
-from ebrm.data.messages import check_messages, is_message
+from ebrm.data.messages import check_messages, is_message, messages_in
 from ebrm.data.schema import Message, Preference, RowProblem, is_missing, name_of, number_of
 from ebrm.data.splits import part_of
 
@@ -38,6 +38,7 @@ class Reader:
         odd: optional values that were left out: what was odd → rows.
         unread_columns: columns that are not read → rows in which they hold something.
         unread_texts: those of them that hold texts.
+        wordy: unread columns → rows in which they hold several words, or a list of objects.
         unread_keys: keys of messages and responses that are not read → how often they hold something.
         list_texts: rows in which the rejected reply is a text that reads as a list of texts.
     """
@@ -54,6 +55,7 @@ class Reader:
         self.unread_columns: Counter[str] = Counter()
         self.unread_keys: Counter[str] = Counter()
         self.unread_texts: set[str] = set()
+        self.wordy: Counter[str] = Counter()
         self._words: dict[str, set[str]] = {}  # values of unread columns, while they are few
         self._plans: dict[tuple[str, ...], tuple[dict[str, str], list[str]]] = {}
         self._has_splits = False
@@ -111,6 +113,8 @@ class Reader:
             self.unread_columns[str(name)] += not missing
             if not missing and isinstance(value, str):
                 self.unread_texts.add(str(name))
+            if len(value.split(None, 1)) > 1 if isinstance(value, str) else _holds_objects(value):
+                self.wordy[str(name)] += 1
             words = self._words.setdefault(str(name), set())
             if len(words) <= _FEW and not missing:
                 words.add(value if isinstance(value, str) and len(value) < 40 else "")
@@ -133,7 +137,7 @@ class Reader:
         before = tuple(self._before(row))
         tools = self._value("tools", row) if "tools" in fields else None
         prompt = self._prompt(row) if "prompt" in fields else None
-        if self.layout.implicit and not is_missing(row.get("prompt")):
+        if self.layout.implicit and self.columns.get("prompt") != "" and not is_missing(row.get("prompt")):
             raise RowProblem("prompt in some rows only", "prompt", row["prompt"])
         both: list[tuple[Value, Value]] = []  # (chosen, rejected)
         if kind == "pair":
@@ -242,10 +246,10 @@ class Reader:
             raise RowProblem("does not end in an assistant message", name, messages[-1])
         both: list[tuple[Value, Value]] = []
         for one, field in _several((rejected, side)):
-            if isinstance(one, str) and side == "rejected_response":
-                one = [*messages[:-1], {"role": "assistant", "content": one}]
-            elif is_message(one) or (isinstance(one, Sequence) and len(one) == 1):
-                one = [*messages[:-1], *check_messages(one, field, strict=False)]
+            if side == "rejected_response":
+                text = isinstance(one, str) and messages_in(one, field) is None
+                more = [{"role": "assistant", "content": one}] if text else check_messages(one, field, self.unread_keys)
+                one = [*messages[:-1], *more]
             both.append(((whole, name), (one, field)))
         return both
 
@@ -322,6 +326,10 @@ def _several(side: Value) -> list[Value]:
     if found and all(isinstance(one, Sequence) or one is None for one in found):  # messages are mappings
         return [(one, f"{name}[{i}]") for i, one in enumerate(found)]
     return [side]
+
+
+def _holds_objects(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], Mapping)
 
 
 def _all_texts(found: Sequence[Any] | None) -> bool:

@@ -9,6 +9,7 @@ import math
 import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from functools import cached_property
 from typing import Any
 
@@ -268,7 +269,7 @@ def is_missing(value: object) -> bool:
 def number_of(value: object, field: str) -> float:
     """A finite number, also as a numeral (CSV)."""
     try:
-        if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        if isinstance(value, bool) or not isinstance(value, (int, float, str, Decimal)):
             raise ValueError
         number = float(value)
     except (ValueError, OverflowError):
