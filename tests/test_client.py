@@ -28,7 +28,8 @@ class Servers(httpx.BaseTransport):
         answer = answer(body) if callable(answer) else answer
         if isinstance(answer, Exception):
             raise answer
-        return httpx.Response(answer[0], json=answer[1], headers=answer[2] if len(answer) > 2 else {})
+        body = {"content": answer[1]} if isinstance(answer[1], bytes) else {"json": answer[1]}
+        return httpx.Response(answer[0], headers=answer[2] if len(answer) > 2 else {}, **body)
 
 
 def scored(body):
@@ -66,6 +67,32 @@ def test_a_busy_server_is_asked_again_after_longer_and_longer_pauses(slept):
     assert client.score(["a"], ["b"]).reward.tolist() == [1.0]
     assert len(servers.asked) == 5 and len(slept) == 4
     assert all(0.8 * 0.5 * 2**k <= pause <= 0.5 * 2**k for k, pause in enumerate(slept))
+
+
+CUT = (200, b'{"model": "m", "results": [{"rew')  # a server that was killed, behind a balancer that hides it
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        httpx.ConnectError("Connection refused"), httpx.ConnectTimeout(""), httpx.ReadTimeout(""),
+        httpx.WriteTimeout(""), httpx.PoolTimeout(""), httpx.ReadError("reset"), httpx.WriteError("Broken pipe"),
+        httpx.CloseError(""), httpx.RemoteProtocolError("Server disconnected"),
+        error(429), error(502), error(503), error(504), CUT, (200, b""), (200, b"<html>"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_a_restart_does_to_a_request_is_retried(failure, slept):
+    client, servers = one(failure, failure, scored)
+    assert client.score(["a"], ["four"]).reward.tolist() == [4.0]
+    assert len(servers.asked) == 3 and len(slept) == 2
+    client, servers = one(failure, scored, url=["http://a", "http://b"])
+    slept.clear()
+    assert client.score(["a"], ["four"]).reward.tolist() == [4.0]
+    assert [host for host, _, _ in servers.asked] == ["a", "b"] and not slept
+    client, servers = one(failure, tries=2)
+    with pytest.raises(ServerError, match="after 2 tries"):
+        client.score(["a"], ["b"])
 
 
 def test_retry_after_is_obeyed_up_to_a_limit(slept):
@@ -123,6 +150,14 @@ def test_large_lists_go_in_requests_that_the_server_takes(slept):
         assert [len(body["responses"]) for _, path, body in servers.asked if path == "/v1/score"] == parts
 
 
+def test_long_conversations_go_in_requests_of_few_enough_values():
+    info = (200, {"limits": {"max_texts": 100, "max_body": 100_000, "max_values": 60}})
+    client, servers = one(info, scored)
+    turns = [{"role": "user", "content": "a"}] * 7  # 22 values with their list, and one for the response
+    client.score([turns] * 5, ["r"] * 5)
+    assert [len(body["responses"]) for _, path, body in servers.asked if path == "/v1/score"] == [2, 2, 1]
+
+
 def test_a_text_that_cannot_be_read_is_named_in_the_whole_list():
     info = (200, {"limits": {"max_texts": 2, "max_body": 10_000}})
     client, _ = one(info, scored, error(422, "Text 1: too long", row=1))
@@ -148,6 +183,10 @@ def test_waiting_until_all_are_ready(slept):
     client, servers = one(httpx.ConnectError("away"), error(503, "loading"), (200, {}), info)
     client.wait_until_ready()
     assert slept == [1.0, 1.0] and [path for _, path, _ in servers.asked] == ["/ready"] * 3 + ["/info"]
+    again = [(200, {}), httpx.ReadError("reset"), (200, {}), error(503), (200, {}), info]  # ends between the two
+    client, servers = one(*again)
+    client.wait_until_ready()
+    assert [path for _, path, _ in servers.asked] == ["/ready", "/info"] * 3
     client, _ = one(error(503, "loading"))
     with pytest.raises(ServerError, match="http://a is not ready after 0 seconds: 503 loading"):
         client.wait_until_ready(0)

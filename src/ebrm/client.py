@@ -7,6 +7,7 @@ import functools
 import inspect
 import json
 import random
+import sys
 import time
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, TypeVar
@@ -124,7 +125,9 @@ class Requests:
             while True:
                 answer = yield Send("GET", f"{url}/ready")
                 if isinstance(answer, httpx.Response) and answer.status_code == 200:
-                    break
+                    answer = yield Send("GET", f"{url}/info")  # it may end in between
+                    if isinstance(answer, httpx.Response) and answer.status_code == 200:
+                        break
                 reason = _reason(answer)
                 if isinstance(answer, httpx.Response) and answer.status_code not in _RETRIED:
                     raise ServerError(f"{url} refuses: {reason}")
@@ -134,8 +137,7 @@ class Requests:
                         "wait longer (wait_until_ready(seconds))."
                     )
                 yield 1.0
-            answer = yield Send("GET", f"{url}/info")
-            served[url] = _content(answer).get("fingerprint") if isinstance(answer, httpx.Response) else None
+            served[url] = _content(answer).get("fingerprint")
         if len(set(served.values())) > 1:
             raise ServerError(
                 f"The servers do not serve the same model ({served}), so their rewards must not be mixed. Give only "
@@ -150,13 +152,14 @@ class Requests:
     def _score(self, columns: Mapping[str, list[Any]], on_error: OnError) -> Steps[RefinedReward]:
         if on_error not in ("raise", "nan"):
             raise ConfigError(f"`on_error` is {on_error!r}; it must be one of raise, nan.")
-        sizes = [len(_dumps(row)) for row in zip(*columns.values(), strict=True)]
+        sizes = [(1, len(_dumps(row)), _values(row)) for row in zip(*columns.values(), strict=True)]
         results: list[Mapping[str, Any] | None] = [None] * len(sizes)
         errors: list[str | None] = [None] * len(sizes)
         parts = [range(len(sizes))] if sizes else []
         if len(sizes) > 1:
             limits = (yield from self._served_info()).get("limits") or {}
-            parts = _split(sizes, int(limits.get("max_texts", 1)), int(limits.get("max_body", 2**20)) - 100)
+            texts, size = int(limits.get("max_texts", 1)), int(limits.get("max_body", 2**20)) - 100
+            parts = _split(sizes, (texts, size, int(limits.get("max_values", sys.maxsize)) - 10))
         for part in parts:
             rows = list(part)
             while rows:
@@ -186,7 +189,7 @@ class Requests:
             url = self._urls[self._turn % len(self._urls)]
             self._turn += 1
             answer = yield Send(method, url + path, sent)
-            if isinstance(answer, httpx.Response) and answer.status_code not in _RETRIED:
+            if isinstance(answer, httpx.Response) and answer.status_code not in _RETRIED and not _cut(answer):
                 return _final(url, answer, rows)
             reasons.append(f"{url}: {_reason(answer)}")
             # No pause while there are other servers to try.
@@ -242,8 +245,8 @@ class Client:
         url: `http://127.0.0.1:8080`, or several such.
         token: the server's bearer token, if it requires one.
         timeout: seconds until an answer is given up.
-        tries: how often a request is sent before an error is raised; retried on 429, 502 to 504 and connection errors,
-            with exponential back-off up to 30 seconds.
+        tries: how often a request is sent before an error is raised; retried on 429, 502 to 504, connections that are
+            refused, reset or closed, and answers that are cut off, with exponential back-off up to 30 seconds.
         transport: replaces the network, for tests.
 
     Raises:
@@ -336,6 +339,14 @@ def _options(token: str | None, timeout: float) -> dict[str, Any]:
     return {"headers": headers, "timeout": httpx.Timeout(timeout, connect=min(10.0, timeout)), "limits": limits}
 
 
+def _cut(answer: httpx.Response) -> bool:
+    """Whether an answer of status 200 is no JSON: a server that was killed, behind a balancer that hides it."""
+    try:
+        return answer.status_code == 200 and answer.json() is ...
+    except ValueError:
+        return True
+
+
 def _final(url: str, answer: httpx.Response, rows: Sequence[int]) -> dict[str, Any]:
     content = _content(answer)
     if answer.status_code == 200 and content:
@@ -361,6 +372,8 @@ def _reason(answer: Answer) -> str:
     """Why there is no result, in the words of the server or the system."""
     if not isinstance(answer, httpx.Response):
         return f"{type(answer).__name__}{f' ({answer})' if str(answer) else ''}."
+    if _cut(answer):
+        return "the answer is no JSON, or was cut off."
     fault = _content(answer).get("error")
     message = fault.get("message") if isinstance(fault, dict) else None
     return f"{answer.status_code} {message or answer.reason_phrase or 'without a reason'}"
@@ -375,15 +388,22 @@ def _backoff(round_: int, answer: Answer) -> float:
     return pause
 
 
-def _split(sizes: Sequence[int], texts: int, size: int) -> list[range]:
-    """Consecutive rows of at most `texts` texts and `size` bytes; a larger row goes alone, for the server to refuse."""
-    parts, start, held = [], 0, 0
+def _split(sizes: Sequence[tuple[int, ...]], limits: tuple[int, ...]) -> list[range]:
+    """Consecutive rows whose texts, bytes and values keep to the limits; a larger one goes alone, and is refused."""
+    parts, start, held = [], 0, [0] * len(limits)
     for row, more in enumerate(sizes):
-        if row > start and (row - start == texts or held + more > size):
+        if row > start and any(a + b > limit for a, b, limit in zip(held, more, limits, strict=True)):
             parts.append(range(start, row))
-            start, held = row, 0
-        held += more
+            start, held = row, [0] * len(limits)
+        held = [a + b for a, b in zip(held, more, strict=True)]
     return [*parts, range(start, len(sizes))]
+
+
+def _values(value: Any) -> int:
+    """How many JSON values it is."""
+    if isinstance(value, Mapping):
+        return 1 + sum(map(_values, value.values()))
+    return 1 + sum(map(_values, value)) if isinstance(value, list | tuple) else 1
 
 
 def _refined(results: Sequence[Mapping[str, Any] | None], errors: Sequence[str | None]) -> RefinedReward:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import random
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from ebrm.model import EnergyRewardModel
 from ebrm.serve import ServeConfig
 from ebrm.serve.app import create_app
 from ebrm.serve.metrics import Metrics
+from ebrm.serve.requests import without_folders
 from ebrm.serve.scoring import Batcher
 
 
@@ -111,12 +113,108 @@ def test_info_says_what_is_served_and_no_secret(energy):
     answer = ask(app, "GET", "/info", headers={"authorization": "Bearer secret-word"})
     said = answer.json()
     assert said["model"] == "a model" and said["fingerprint"] == energy.fingerprint()
-    assert said["reward_model"] == json.loads(json.dumps(energy.record.backbone))
+    expected = json.loads(json.dumps(energy.record.backbone))
+    assert said["reward_model"] == expected | {"name": expected["name"].rpartition("/")[2]}
     assert said["template_sha256"] == energy.record.text_rule["template_sha256"] and said["dtype"] == "float32"
     assert said["units"]["mean"] == pytest.approx(float(energy.head.standardizer.reward_mean))
     assert said["units"]["range"][0] < said["units"]["mean"] < said["units"]["range"][1]
     assert said["inference"]["estimate"] == "mean" and said["limits"]["max_texts"] == 7
     assert "secret-word" not in answer.text
+
+
+def test_where_files_lie_is_not_said(energy, model, monkeypatch):
+    record = energy.record
+    fields = {"name": "/srv/rms/tiny", "revision": "~/rms/v1", "architecture": "adapter of /a b/c on (/opt/e/base)"}
+    monkeypatch.setattr(
+        energy, "record", replace(record, backbone=record.backbone | fields, text_rule=record.text_rule)
+    )
+    app = create_app(energy, name=str(model))
+    said = ask(app, "GET", "/info")
+    assert "/srv" not in said.text and str(model.parent) not in said.text and "/opt" not in said.text
+    assert said.json()["reward_model"]["name"] == "tiny" and said.json()["model"] == model.name
+    for path, last in (
+        ("/srv/rms/tiny", "tiny"),
+        ("C:\\rms\\tiny", "tiny"),
+        ("file:///srv/rms/tiny", "tiny"),
+        ("org/rm", "org/rm"),
+    ):
+        assert without_folders({"a": [path]}) == {"a": [last]}
+    assert without_folders("cannot read '/srv/rms/tiny/config.json' (1/2, a/b, https://x.org/a/b)") == (
+        "cannot read 'config.json' (1/2, a/b, https://x.org/a/b)"
+    )
+
+    def gone(self, changes):
+        raise BackboneError("the folder /srv/rms/tiny is not there")
+
+    monkeypatch.setattr(EnergyRewardModel, "_load_backbone", gone)
+    app = create_app(EnergyRewardModel.from_pretrained(model), name="m")
+    for path, body in (("/v1/score", {"prompts": ["a"], "responses": ["b"]}), ("/ready", None)):
+        answer = ask(app, "POST" if body else "GET", path, json=body)
+        assert answer.status_code == 503 and "/srv" not in answer.text
+
+
+def test_the_limits_are_said(energy):
+    app = create_app(energy, ServeConfig(max_texts=100))
+    limits = ask(app, "GET", "/info").json()["limits"]
+    assert (limits["max_texts"], limits["max_values"], limits["max_chars"]) == (
+        100,
+        12_800,
+        app.state.scoring.max_chars,
+    )
+
+
+def examples(schema, schemas):
+    """Examples of a body, and of what is in it: (path to it, example)."""
+    if "$ref" in schema:
+        schema = schemas[schema["$ref"].rpartition("/")[2]]
+    yield from (
+        ((), example)
+        for example in [*schema.get("examples", []), *([schema["example"]] if "example" in schema else [])]
+    )
+    for kind in ("anyOf", "oneOf", "allOf"):
+        for option in schema.get(kind, []):
+            yield from examples(option, schemas)
+    for name, inside in schema.get("properties", {}).items():
+        yield from (((name, *path), example) for path, example in examples(inside, schemas))
+    if "items" in schema:
+        yield from (((0, *path), example) for path, example in examples(schema["items"], schemas))
+
+
+def with_example(value, path, example):
+    """A body with an example put where it belongs; the lists and objects on the way to it are made."""
+    if not path:
+        return example
+    if path[0] == 0:
+        return [with_example(value[0] if isinstance(value, list) and value else None, path[1:], example)]
+    own = value if isinstance(value, dict) else {}
+    return own | {path[0]: with_example(own.get(path[0]), path[1:], example)}
+
+
+def test_every_example_is_accepted_by_its_route(app):
+    description = ask(app, "GET", "/openapi.json").json()
+    schemas, tried = description["components"]["schemas"], 0
+    for path, methods in description["paths"].items():
+        for method, route in methods.items():
+            content = route.get("requestBody", {}).get("content", {}).get("application/json")
+            if content is None:
+                continue
+            found = list(examples(content["schema"], schemas))
+            found += [((), one["value"]) for one in content.get("examples", {}).values()]
+            whole = [example for place, example in found if not place]
+            assert whole, f"{path} has no example"
+            for example in whole:
+                answer = ask(app, method.upper(), path, json=example)
+                assert answer.status_code == 200, (path, example, answer.text)
+                tried += 1
+            for place, example in found:  # in the place of what the whole example has there
+                if place and place[0] in whole[0]:
+                    answer = ask(app, method.upper(), path, json=with_example(whole[0], place, example))
+                    assert answer.status_code == 200 or "role" in place or "content" in place, (
+                        path,
+                        place,
+                        answer.text,
+                    )
+    assert tried >= 5
 
 
 def test_ready_once_the_reward_model_is_loaded_and_not_while_ending(model):

@@ -4,6 +4,7 @@ import pytest
 
 from ebrm.errors import ConfigError
 from ebrm.serve import ServeConfig
+from ebrm.serve.config import host_name
 
 
 @pytest.mark.parametrize(
@@ -34,3 +35,22 @@ def test_a_token_that_no_client_could_send_does_not_open_the_server(token, monke
     with pytest.raises(ConfigError) as said:
         ServeConfig()
     assert "EBRM_TOKEN" in str(said.value) and (not token or token not in str(said.value))
+
+
+@pytest.mark.parametrize("name", ["", "a:80", "http://a", "a.b:80", "[::1]", "*.example.org", "a b", "a,b"])
+def test_a_host_that_is_no_name_is_refused(name):
+    with pytest.raises(ConfigError, match="allowed_hosts"):
+        ServeConfig(allowed_hosts=(name,))
+
+
+def test_names_of_hosts_without_port_case_and_brackets():
+    for header, name in (
+        ("A.b:80", "a.b"),
+        ("[::1]:80", "::1"),
+        ("::1", "::1"),
+        ("a.b.", "a.b"),
+        ("a.b.:80", "a.b"),
+        ("", ""),
+    ):
+        assert host_name(header) == name
+    assert ServeConfig(allowed_hosts=("::1", "127.0.0.1", "RM.example.org", "*")).allowed_hosts

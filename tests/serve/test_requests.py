@@ -63,7 +63,11 @@ def test_another_shape_is_422_with_its_place(app, body, row, said):
 def test_many_faults_are_told_in_a_few_words(app):
     body = {"prompts": [1] * 100, "responses": [2] * 100}
     message = refusal(ask(app, "POST", "/v1/score", json=body), 422, "shape", 0)
-    assert len(message) < 300 and "more like these" in message
+    assert len(message) < 300 and message.endswith("more like these)")
+    assert message.count("prompts[0]: ") == 3 and "[1]" not in message
+    body = {"prompts": ["a"], "responses": ["b"], **{f"k{k}" + "x" * 500: 1 for k in range(100)}}
+    message = refusal(ask(app, "POST", "/v1/score", json=body), 422, "shape")
+    assert len(message) < 300 and "97 more like these" in message
 
 
 def test_json_without_its_content_type_is_422(app):

@@ -5,9 +5,12 @@ import json
 import os
 import queue
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import httpx
@@ -16,6 +19,7 @@ from tests.serve.live import serving
 from tests.serve.routes import KINDS
 from tests.terminal import child_environment
 
+from ebrm.client import Client
 from ebrm.errors import BackboneError, ConfigError
 from ebrm.model import EnergyRewardModel
 from ebrm.serve import ServeConfig, run
@@ -135,6 +139,87 @@ def test_a_second_signal_or_the_end_of_drain_ends_it(energy, caplog):
             for _ in range(signals):
                 live.server.handle_exit(signal.SIGTERM, None)
     assert "1 texts were not answered within" in caplog.text
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_what_is_not_answered_in_time_is_refused_with_503(energy, caplog, signals):
+    go, begun = threading.Event(), threading.Event()
+
+    def waiting(ids):
+        begun.set()
+        assert go.wait(60)
+        return []
+
+    half = (
+        b"POST /v1/score HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n{"
+    )
+    with serving(energy, drain=0.1 if signals == 1 else 60.0) as live, ThreadPoolExecutor(2) as pool:
+        live.scoring._batcher._run = waiting
+        body = {"prompts": ["a"], "responses": ["b"]}
+        asked = [pool.submit(httpx.post, f"{live.url}/v1/score", json=body, timeout=60) for _ in range(2)]
+        with socket.create_connection(("127.0.0.1", live.port), timeout=60) as opened:
+            opened.sendall(half)
+            assert begun.wait(60)
+            wait_until(lambda: len(live.scoring.under_way) == 3)
+            for _ in range(signals):
+                live.server.handle_exit(signal.SIGTERM, None)
+            said = b"".join(iter(lambda: opened.recv(65536), b""))
+        answers = [one.result() for one in asked]
+    go.set()
+    assert [answer.status_code for answer in answers] == [503, 503] and said.startswith(b"HTTP/1.1 503 ")
+    assert b"retry-after: 1\r\n" in said and b'"kind":"draining"' in said
+    for answer in answers:
+        assert answer.json()["error"]["kind"] == "draining"
+        assert (answer.headers["retry-after"], answer.headers["connection"]) == ("1", "close")
+    assert "Traceback" not in caplog.text and "Exception" not in caplog.text
+
+
+def wait_until(reached):
+    while not reached():
+        time.sleep(0.01)
+
+
+def test_who_does_not_read_does_not_hold_the_end(energy, caplog):
+    with (
+        serving(energy, drain=0.3, body_seconds=60.0) as live,
+        socket.create_connection(("127.0.0.1", live.port), timeout=60) as opened,
+    ):
+        opened.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 500)
+        wait_until(live.server._sending)
+        live.server.handle_exit(signal.SIGTERM, None)
+        wait_until(lambda: not live.server.server_state.connections)
+    assert "Traceback" not in caplog.text
+
+
+def test_a_client_goes_on_while_servers_are_restarted(energy):
+    texts = [(f"Question {i}", f"alpha {i % 7}") for i in range(40)]
+    expected = energy.score([p for p, _ in texts], [r for _, r in texts]).reward.tolist()
+    with serving(energy) as second, serving(energy, drain=0.05) as first, Client([first.url, second.url]) as client:
+        seen, ending = threading.Semaphore(0), threading.Event()
+
+        def ask(part):
+            found = []
+            while not ending.is_set() or not found:
+                found = [client.score(*texts[i]).reward.item() for i in part]
+                seen.release()
+            return found
+
+        with ThreadPoolExecutor(4) as pool:
+            asked = [pool.submit(ask, range(k, 40, 4)) for k in range(4)]
+            assert seen.acquire(timeout=60)
+            first.server.handle_exit(signal.SIGTERM, None)
+            wait_until(lambda: not first.server.server_state.connections)
+            ending.set()
+            found = [one.result() for one in asked]
+    assert [found[i % 4][i // 4] for i in range(40)] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(("allowed", "names"), [((), ["localhost", "127.0.0.1"]), (("rm.example",), ["rm.example"])])
+def test_on_this_machine_alone_only_its_names_are_answered(energy, allowed, names):
+    with serving(energy, allowed_hosts=allowed) as live:
+        for host in ("localhost", "127.0.0.1", "rm.example", "evil.example"):
+            answer = httpx.get(f"{live.url}/info", headers={"host": f"{host}:{live.port}"})
+            assert answer.status_code == (200 if host in names else 400), host
 
 
 def test_a_port_in_use_and_an_address_of_others_are_said():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import weakref
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -16,7 +17,8 @@ from ebrm.errors import BackboneError
 from ebrm.serve import ServeConfig
 from ebrm.serve.app import create_app
 from ebrm.serve.requests import Refused
-from ebrm.serve.scoring import ScoreItem, Scoring
+from ebrm.serve.scoring import ScoreItem, Scoring, _slices
+from ebrm.serve.threads import Worker
 
 
 def body(*responses):
@@ -129,7 +131,7 @@ def test_work_is_cancelled_when_the_client_disconnects_or_at_the_deadline(leaves
             return {"type": "http.disconnect"}
 
         with pytest.raises(Refused) as refused:
-            await Scoring.answer(scoring, SimpleNamespace(receive=receive), work)
+            await Scoring.answer(scoring, SimpleNamespace(receive=receive, scope={}), work)
         assert refused.value.kind == kind and cancelled.is_set()
 
     run(main())
@@ -190,3 +192,156 @@ def test_a_large_request_does_not_hold_up_tokenizing_of_a_small_one(energy, monk
 
     run(main())
     assert order.index("one") <= 16
+
+
+def characters(app, *sizes):
+    return {"prompts": ["p" * 10] * len(sizes), "responses": ["r" * (size - 10) for size in sizes]}
+
+
+def test_texts_are_tokenized_in_slices():
+    slices = lambda sizes: [list(rows) for rows in _slices(sizes)]  # noqa: E731
+    assert slices([]) == [] and slices([1] * 17) == [list(range(8)), list(range(8, 16)), [16]]
+    assert slices([2**20, 1, 2**15, 1]) == [[0], [1], [2], [3]] and slices([2**14, 2**14, 1]) == [[0, 1], [2]]
+
+
+def test_a_text_with_too_many_characters_is_refused_before_it_is_tokenized(energy, monkeypatch):
+    tokenized = []
+    ids = Scoring._ids_of
+    monkeypatch.setattr(Scoring, "_ids_of", lambda self, row, text: tokenized.append(row) or ids(self, row, text))
+    app = create_app(energy)
+    most = app.state.scoring.max_chars
+    assert most == 2**14 and Scoring(model_of(energy, 10_000), ServeConfig()).max_chars == 320_000
+    (fits, long) = together(app, [characters(app, most), characters(app, 20, most + 1)])
+    assert fits.json()["error"]["message"].startswith("Text 0: The response alone has") and tokenized == [0]
+    assert (long.status_code, long.json()["error"]["kind"], long.json()["error"]["row"]) == (422, "text", 1)
+    for route, one in (
+        ("/v1/rank", {"prompt": "p" * most, "responses": ["", "r"]}),
+        ("/v1/rank", {"prompt": [{"role": "user", "content": ""}] * (most // 16), "responses": ["", "r"]}),
+        ("/v1/score", {"messages": [[{"role": "user", "content": "p" * most}, {"role": "assistant", "content": "r"}]]}),
+        ("/v1/score", {"rendered": ["p" * (most + 1)]}),
+        ("/classify", {"input": ["p" * (most + 1)], "use_activation": False}),
+        ("/get_reward", {"query": ["p" * (most + 1)]}),
+    ):
+        (answer,) = together(app, [one], route)
+        assert (answer.status_code, answer.json()["error"]["kind"]) == (422, "text"), route
+        assert answer.json()["error"]["row"] in (0, 1)
+    assert tokenized == [0] and app.state.scoring.held == 0
+
+
+def model_of(energy, max_length):
+    return SimpleNamespace(record=SimpleNamespace(text_rule={"max_length": max_length}))
+
+
+def test_a_prompt_counts_for_each_of_its_responses(energy, monkeypatch):
+    monkeypatch.setattr(Scoring, "_ids_of", None)
+    app = create_app(energy, ServeConfig(max_body=20_000, max_texts=50))  # 51,200 characters: 50 texts of 128 tokens
+    (answer,) = together(app, [{"prompt": "p" * 10_000, "responses": ["r"] * 6}], "/v1/rank")
+    assert (answer.status_code, answer.json()["error"]["kind"]) == (422, "too_many_characters")
+    assert "60,006 characters" in answer.json()["error"]["message"] and "51,200" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("why", ["leaves", "deadline", "gives up"])
+def test_texts_of_a_cancelled_request_are_not_tokenized(energy, monkeypatch, why):
+    begun, go, tokenized = threading.Event(), threading.Event(), []
+    ids = Scoring._ids_of
+
+    def waiting(self, row, text):
+        tokenized.append(row)
+        begun.set()
+        assert go.wait(60)
+        return ids(self, row, text)
+
+    scoring = Scoring(energy, ServeConfig(deadline=0.2 if why == "deadline" else 60.0))
+    gone = asyncio.Event()
+
+    async def receive():
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def main():
+        await scoring._load()
+        monkeypatch.setattr(Scoring, "_ids_of", waiting)
+        texts = [ScoreItem("many", "a")] * 100
+        request = SimpleNamespace(receive=receive, scope={})
+        asked = asyncio.create_task(scoring.answer(request, lambda: scoring.score(texts)))
+        scoring.under_way.add(asked)
+        assert await asyncio.to_thread(begun.wait, 60)
+        if why == "leaves":
+            gone.set()
+        elif why == "gives up":
+            scoring.give_up()
+        with pytest.raises((Refused, asyncio.CancelledError)):
+            await asked
+        go.set()
+        await asyncio.get_running_loop().run_in_executor(scoring._texts, str)
+
+    run(main())
+    assert len(tokenized) == 8 and scoring.held == 0
+
+
+TEMPLATES = {
+    "adds text and a number": "{{ messages[0].content + 1 }}",
+    "divides by nothing": "{{ 1 // (messages | length - 2) }}",
+    "has no such field": "{{ messages[0].content.nothing.more }}",
+    "calls itself": "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}",
+    "refuses": "{{ raise_exception('not this') }}",
+    "asks for more than there is": "{{ messages[7].content.upper() }}",
+    "leaves the sandbox": "{{ messages.__class__.__mro__[1].__subclasses__() }}",
+}
+
+
+@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
+def test_a_template_that_fails_on_a_text_is_422_with_its_row(energy, monkeypatch, caplog, template):
+    app = create_app(energy)
+    run(app.state.scoring._load())
+    monkeypatch.setattr(energy.backbone, "text_rule", replace(energy.backbone.text_rule, template=template))
+    answer = together(app, [body("xylophone", "c")])[0]
+    assert (answer.status_code, answer.json()["error"]["kind"], answer.json()["error"]["row"]) == (422, "text", 0)
+    assert "retry-after" not in answer.headers and "xylophone" not in answer.text + caplog.text
+
+
+@pytest.mark.parametrize(
+    "error", [TypeError("of xylophone"), KeyError("xylophone"), RecursionError(), UnicodeError("x")]
+)
+def test_a_tokenizer_that_fails_on_a_text_is_422_with_its_row(energy, monkeypatch, caplog, error):
+    def failing(self, prompt, response, where=""):
+        if response == "xylophone":
+            raise error
+        return tokenize(self, prompt, response, where)
+
+    app = create_app(energy)
+    run(app.state.scoring._load())
+    tokenize = type(energy.backbone).tokenize
+    monkeypatch.setattr(type(energy.backbone), "tokenize", failing)
+    bad, good = together(app, [body("b", "xylophone"), body("b")])
+    assert (bad.status_code, bad.json()["error"]["row"], good.status_code) == (422, 1, 200)
+    assert "xylophone" not in bad.text + caplog.text and type(error).__name__ in bad.text
+
+
+def test_workers_end_with_the_process_and_leave_out_what_was_cancelled():
+    worker, go, ran = Worker("ebrm-test"), threading.Event(), []
+    first = worker.submit(go.wait, 60)
+    second, third = worker.submit(ran.append, 2), worker.submit(ran.append, 3)
+    assert second.cancel()
+    go.set()
+    assert first.result(60) and third.result(60) is None and ran == [3]
+    with pytest.raises(ZeroDivisionError):
+        worker.submit(divmod, 1, 0).result(60)
+    (thread,) = [one for one in threading.enumerate() if one.name == "ebrm-test"]
+    assert thread.daemon
+    kept = threading.local()
+    seen = weakref.ref(kept)
+    worker.submit(id, kept).result(60)
+    worker.submit(str).result(60)
+    del kept
+    assert seen() is None  # nothing of a call is held
+    go.clear()
+    begun = threading.Event()
+    busy, waiting = worker.submit(lambda: begun.set() or go.wait(60)), worker.submit(ran.append, 4)
+    assert begun.wait(60)
+    worker.shutdown(wait=False, cancel_futures=True)
+    assert waiting.cancelled()
+    go.set()
+    assert busy.result(60)
+    thread.join(60)
+    assert not thread.is_alive() and ran == [3]

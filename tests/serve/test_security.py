@@ -54,7 +54,7 @@ def connection(live: Live) -> Iterator[socket.socket]:
 
 
 def head(*more: str, line: str = "POST /v1/score HTTP/1.1", token: str = TOKEN) -> bytes:
-    lines = [line, "Host: ebrm", f"Authorization: Bearer {token}", "Content-Type: application/json", *more]
+    lines = [line, "Host: localhost", f"Authorization: Bearer {token}", "Content-Type: application/json", *more]
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 
 
@@ -144,7 +144,7 @@ def test_100_megabytes_in_chunks_are_refused_on_the_way(live: Live) -> None:
 BODY = json.dumps(ASKED).encode()
 TROUBLE = {
     "nothing": b"",
-    "half a head": b"POST /v1/score HTTP/1.1\r\nHost: ebrm\r\nConte",
+    "half a head": b"POST /v1/score HTTP/1.1\r\nHost: localhost\r\nConte",
     "half a body": head(f"Content-Length: {len(BODY)}") + BODY[: len(BODY) // 2],
     "half a chunk": head("Transfer-Encoding: chunked") + b"40\r\n" + BODY[:10],
     "no body": head(f"Content-Length: {len(BODY)}"),
@@ -190,9 +190,21 @@ def test_the_second_request_of_a_connection_has_its_time_limit_too(live: Live) -
         assert statuses(first + said(opened)) == [200]
 
 
+def test_who_reads_nothing_is_cut_off(live: Live, client: httpx.Client) -> None:
+    asked = 1000  # some 30 megabytes of answers, more than the system takes for a client
+    request = head("Content-Length: 0", line="GET /openapi.json HTTP/1.1")
+    with connection(live) as opened:
+        once = len(client.get("/openapi.json").content)
+        opened.sendall(request * asked)
+        for waiting in (True, False):
+            while bool(live.server._sending()) is not waiting:
+                rewards(client)  # others are answered meanwhile
+        assert len(said(opened)) < asked * once / 2
+
+
 def test_one_request_does_not_hide_another(live: Live) -> None:
     """Where length and chunks contradict each other, a proxy may see one request and the server two."""
-    hidden = b"GET /info HTTP/1.1\r\nHost: ebrm\r\nAuthorization: Bearer " + TOKEN.encode() + b"\r\n\r\n"
+    hidden = b"GET /info HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer " + TOKEN.encode() + b"\r\n\r\n"
     for first in (b"0\r\n\r\n", b"2\r\n{}\r\n0\r\n\r\n"):
         both = first + hidden
         with connection(live) as opened:
@@ -270,3 +282,17 @@ def test_a_defect_answers_503_and_logs_no_text(
     assert re.search(
         r"\{[^}]*/v1/rank[^}]*503[^}]*\} 1\.0|\{[^}]*503[^}]*/v1/rank[^}]*\} 1\.0", client.get("/metrics").text
     )
+
+
+def test_each_promise_has_its_test() -> None:
+    root = Path(__file__).resolve().parents[2]
+    rows = [
+        line for line in (root / "SECURITY.md").read_text().splitlines() if line.startswith("| ") and ".py`" in line
+    ]
+    assert len(rows) > 10
+    for row in rows:
+        for file, names in re.findall(r"`(test_\w+\.py)`: ((?:`test_\w+`(?:, )?)+|all)", row):
+            source = (root / "tests" / "serve" / file).read_text()
+            for name in re.findall(r"`(\w+)`", names):
+                assert f"def {name}(" in source, f"{file} has no {name}"
+        assert re.search(r"`test_\w+\.py`: (`test_\w+`|all)", row), row

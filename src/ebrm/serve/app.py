@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ebrm._version import __version__
 from ebrm.model import EnergyRewardModel
+from ebrm.serve.bodies import BodyRoute
 from ebrm.serve.compat_routes import add_compat_routes
 from ebrm.serve.config import ServeConfig
 from ebrm.serve.middleware import RequestLimits
@@ -30,6 +31,7 @@ from ebrm.serve.requests import (
     prompt_of,
     response_of,
     split_conversation,
+    without_folders,
 )
 from ebrm.serve.scoring import Scored, ScoreItem, Scoring
 
@@ -68,7 +70,9 @@ def create_app(
     app = FastAPI(
         title="ebrm", version=__version__, description=_DESCRIPTION, lifespan=lifespan, docs_url=None, redoc_url=None
     )
+    name = without_folders(name)
     app.state.scoring, app.state.name = scoring, name
+    app.router.route_class = BodyRoute
     handle_errors(app)
     _own_routes(app, scoring, name)
     add_compat_routes(app, scoring, name)
@@ -97,7 +101,7 @@ def _own_routes(app: FastAPI, scoring: Scoring, name: str) -> None:
             results = [ScoreResult(**one.values) for one in scored]
             return ScoreAnswer(model=name, results=results, density=await density(scored, body.density))
 
-        return await scoring.answer(request, work)
+        return _written(await scoring.answer(request, work))
 
     @app.post("/v1/rank", response_model=RankAnswer, responses=ERRORS)
     async def rank(request: Request, body: RankRequest) -> Any:
@@ -114,7 +118,12 @@ def _own_routes(app: FastAPI, scoring: Scoring, name: str) -> None:
             curves = await density(scored, body.density)
             return RankAnswer(model=name, results=results, density=curves, confidence=sure)
 
-        return await scoring.answer(request, work)
+        return _written(await scoring.answer(request, work))
+
+
+def _written(answer: ScoreAnswer) -> Response:
+    # By pydantic: earlier versions of FastAPI take seconds for the half a million numbers of many curves.
+    return Response(answer.model_dump_json(), media_type="application/json")
 
 
 def _probabilities(
@@ -150,7 +159,7 @@ def _state_routes(app: FastAPI, scoring: Scoring, name: str) -> None:
     @app.get("/info", responses={401: ERRORS[401]})
     async def info() -> dict[str, Any]:
         """Model, reward model, text rule, units, inference config, limits."""
-        return _about(scoring, name)
+        return without_folders(_about(scoring, name))
 
     @app.get("/metrics", responses={401: ERRORS[401]}, response_class=Response)
     async def metrics() -> Response:
@@ -173,7 +182,7 @@ def _about(scoring: Scoring, name: str) -> dict[str, Any]:
     return {
         "ebrm_version": __version__,
         "model": name,
-        "fingerprint": scoring.model.fingerprint(),
+        "fingerprint": scoring.fingerprint(),
         "reward_model": record.backbone,
         "text_rule": rule,
         "template_sha256": rule.get("template_sha256"),
@@ -187,5 +196,5 @@ def _about(scoring: Scoring, name: str) -> dict[str, Any]:
         "inference": record.head.to_dict()["inference"],
         "calibration": None if record.calibration is None else record.calibration.to_dict(),
         "abstention": [rule.to_dict() for rule in record.abstention],
-        "limits": scoring.config.limits(),
+        "limits": scoring.limits(),
     }

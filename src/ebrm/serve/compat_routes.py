@@ -11,7 +11,7 @@ from fastapi import FastAPI, Request
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from ebrm.serve.requests import ERRORS, Conversation, PromptWithTools, must_end_in_answer, split_conversation
+from ebrm.serve.requests import ERRORS, Conversation, Many, PromptWithTools, must_end_in_answer, split_conversation
 from ebrm.serve.scoring import ScoreItem, Scoring
 
 T = TypeVar("T")
@@ -24,11 +24,11 @@ class PoolingRequest(BaseModel):
         json_schema_extra={"examples": [{"input": "<|user|>Hi<|assistant|>Hello", "use_activation": False}]}
     )
     model: str | None = Field(default=None, description="Ignored: one model is served.")
-    input: str | list[str] | None = Field(default=None, description="Whole texts, already in the chat template.")
+    input: str | Many[str] | None = Field(default=None, description="Whole texts, already in the chat template.")
     messages: Conversation | None = Field(
         default=None, description="Instead of input: a conversation that ends in the assistant's answer."
     )
-    tools: list[dict[str, Any]] | None = Field(default=None, description="With messages: the tools they offer.")
+    tools: Many[dict[str, Any]] | None = Field(default=None, description="With messages: the tools they offer.")
     use_activation: Literal[False] = Field(description="Must be false: rewards come without an activation.")
 
     @model_validator(mode="before")
@@ -95,7 +95,7 @@ class GetRewardRequest(BaseModel):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"query": ["<|user|>Hi<|assistant|>Hello"]}]})
 
-    query: list[str] = Field(description="Whole texts; the list may be empty.")
+    query: Many[str] = Field(description="Whole texts; the list may be empty.")
     prompts: list[Any] | None = Field(default=None, description="Ignored: query holds them.")
     labels: list[Any] | None = Field(default=None, description="Ignored.")
 

@@ -27,8 +27,8 @@ except ImportError as error:
         f"{install_hint('ray,serve')}."
     ) from None
 
-#: Ray Serve listens; and a token on the command line would be seen by others (EBRM_TOKEN is read instead).
-_NOT_HERE = ("host", "port", "token")
+#: Ray Serve listens, and knows its names; a token on the command line would be seen (EBRM_TOKEN is read instead).
+_NOT_HERE = ("host", "port", "token", "allowed_hosts")
 
 _hints = typing.get_type_hints(ServeConfig)
 _fields = dataclasses.fields(ServeConfig)

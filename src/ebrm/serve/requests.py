@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import Annotated, Any, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
 from pydantic_core import PydanticCustomError
 from starlette.exceptions import HTTPException
 
@@ -15,6 +18,19 @@ from ebrm.data import ROLE_NAMES
 
 #: Most nodes of a density curve.
 MAX_NODES = 1025
+#: Characters that an error shows of a field's name.
+NAME = 40
+
+
+class FirstFault(FailFast):
+    """A list is checked up to its first fault: errors of a hundred thousand items take minutes and gigabytes."""
+
+    def __hash__(self) -> int:  # an alternative of a union must have one
+        return hash(FirstFault)
+
+
+T = TypeVar("T")
+Many = Annotated[list[T], FirstFault()]
 
 
 class Message(BaseModel):
@@ -23,14 +39,14 @@ class Message(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     role: str = Field(max_length=64, examples=["user"])
-    content: str | list[str | dict[str, Any]] | None = Field(
+    content: str | Many[str | dict[str, Any]] | None = Field(
         default=None,
         examples=["What is the capital of France?"],
         description="A text, or parts of type text; null beside tool calls.",
     )
 
 
-Conversation = list[Message]
+Conversation = Many[Message]
 
 
 class PromptWithTools(BaseModel):
@@ -39,7 +55,7 @@ class PromptWithTools(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     messages: Conversation
-    tools: list[dict[str, Any]] | None = None
+    tools: Many[dict[str, Any]] | None = None
 
 
 PromptBody = str | Conversation | PromptWithTools
@@ -99,12 +115,12 @@ class ScoreRequest(BaseModel):
 
     model_config = _body({"prompts": ["What is the capital of France?"], "responses": ["Paris."]})
 
-    prompts: list[PromptBody] | None = Field(default=None, description=f"One a response. {_PROMPT}")
-    responses: list[ResponseBody] | None = Field(default=None, description=_RESPONSES)
-    messages: list[Conversation | PromptWithTools] | None = Field(
+    prompts: Many[PromptBody] | None = Field(default=None, description=f"One a response. {_PROMPT}")
+    responses: Many[ResponseBody] | None = Field(default=None, description=_RESPONSES)
+    messages: Many[Conversation | PromptWithTools] | None = Field(
         default=None, description="Conversations that end in the assistant's answer, which is scored."
     )
-    rendered: list[str] | None = Field(
+    rendered: Many[str] | None = Field(
         default=None, description="Whole texts that went through the reward model's chat template already."
     )
     density: _Nodes = None
@@ -136,7 +152,7 @@ class RankRequest(BaseModel):
     model_config = _body({"prompt": "What is the capital of France?", "responses": ["Paris.", "I don't know."]})
 
     prompt: PromptBody = Field(description=_PROMPT)
-    responses: list[ResponseBody] = Field(description=_RESPONSES)
+    responses: Many[ResponseBody] = Field(description=_RESPONSES)
     density: _Nodes = None
 
     @model_validator(mode="before")
@@ -205,17 +221,35 @@ class ErrorAnswer(BaseModel):
 
 
 _STATUSES = {
-    400: "The body is not JSON.",
+    400: "The body is not JSON, or the Host is not one of this server.",
     401: "No token, or a wrong one.",
     408: "The body did not come in time.",
     413: "The body is too large.",
-    422: "Another shape, or a text that the reward model cannot read.",
+    422: "Another shape, over a limit, or a text that the reward model cannot read.",
     503: "The queue is full, the deadline has passed, or the server is ending.",
 }
 #: Statuses of the scoring routes besides 200.
 ERRORS: dict[int | str, dict[str, Any]] = {
     code: {"model": ErrorAnswer, "description": reason} for code, reason in _STATUSES.items()
 }
+
+
+#: An absolute path inside a text; its last name is kept.
+_PATH = re.compile(r"(?<![\w.~/\\:-])(?:file:/*|~|[A-Za-z]:)?[/\\](?:[^\s/\\'\"`,;:()<>]+[/\\])+([^\s/\\'\"`,;:()<>]*)")
+
+
+def without_folders(value: Any) -> Any:
+    """A JSON value whose absolute paths are their last names: where files lie on this machine is nobody's business."""
+    if isinstance(value, Mapping):
+        return {name: without_folders(inside) for name, inside in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_folders(inside) for inside in value]
+    if not isinstance(value, str):
+        return value
+    for path in (PurePosixPath(value), PureWindowsPath(value)):
+        if path.is_absolute() and path.name:
+            return path.name
+    return _PATH.sub(r"\1", value)
 
 
 class Refused(HTTPException):
@@ -226,7 +260,7 @@ class Refused(HTTPException):
         headers = {"Retry-After": "1"} if code == 503 else {}
         headers |= {"WWW-Authenticate": "Bearer"} if code == 401 else {}
         headers |= {"Connection": "close"} if close else {}
-        super().__init__(code, message, headers)
+        super().__init__(code, without_folders(message), headers)
         self.kind, self.row = kind, row
 
     def response(self) -> JSONResponse:
@@ -246,7 +280,6 @@ def _http_error(request: Request, error: HTTPException) -> JSONResponse:
     if isinstance(error, Refused):
         return error.response()
     kind, message = {
-        400: ("malformed_json", "The body cannot be read as JSON in UTF-8."),
         404: ("not_found", "There is nothing at this path; GET /docs lists what there is."),
         405: ("method", "This path does not take this method; GET /docs lists what there is."),
     }.get(error.status_code, ("http", str(error.detail)))
@@ -256,28 +289,30 @@ def _http_error(request: Request, error: HTTPException) -> JSONResponse:
 
 
 def _shape_error(request: Request, error: RequestValidationError) -> JSONResponse:
-    faults = error.errors()
-    if any(fault["type"] == "json_invalid" for fault in faults):
-        place = faults[0]["loc"][-1]
-        return Refused(400, "malformed_json", f"The body is not JSON: it goes wrong at character {place}.").response()
-    if "json" not in request.headers.get("content-type", ""):
-        message = "The body is not declared as JSON. Send the header Content-Type: application/json."
-        return Refused(422, "shape", message).response()
+    return shape_refused([{**fault, "loc": fault["loc"][1:]} for fault in error.errors()]).response()
+
+
+def shape_refused(faults: Sequence[Any]) -> Refused:
+    """The refusal of a body of another shape, by pydantic's errors."""
     told = (str(fault["msg"]).removeprefix("Value error, ").rstrip(".") for fault in faults)
     sentences = list(dict.fromkeys(f"{_place(f['loc'])}{text}." for f, text in zip(faults, told, strict=True)))
     more = f" ({len(sentences) - 3} more like these)" if len(sentences) > 3 else ""
     row = next((part for part in faults[0]["loc"] if isinstance(part, int)), faults[0].get("ctx", {}).get("row"))
-    return Refused(422, "shape", " ".join(sentences[:3]) + more, row).response()
+    return Refused(422, "shape", " ".join(sentences[:3]) + more, row)
+
+
+#: What pydantic writes into a place for the alternatives of a union.
+_ALTERNATIVES = ("str", Message.__name__, PromptWithTools.__name__)
 
 
 def _place(parts: tuple[Any, ...]) -> str:
     """`prompts[3][0].content: ` (the names of alternatives that pydantic puts in are left out)."""
     shown = ""
-    for part in parts[1:]:
+    for part in parts:
         if isinstance(part, int):
             shown += f"[{part}]"
-        elif part.isidentifier() and part != "str":
-            shown += f".{part}" if shown else part
+        elif part.isidentifier() and part not in _ALTERNATIVES:
+            shown += f".{part[:NAME]}" if shown else part[:NAME]
     return f"{shown}: " if shown else ""
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import ipaddress
 import logging
 import math
 import os
 import socket
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from time import monotonic
 from types import FrameType
 from typing import Any
@@ -19,13 +21,16 @@ import uvicorn
 from ebrm.errors import ConfigError
 from ebrm.model import EnergyRewardModel
 from ebrm.serve.app import create_app
-from ebrm.serve.config import ServeConfig
-from ebrm.serve.middleware import connection_class
+from ebrm.serve.config import ServeConfig, host_name
+from ebrm.serve.middleware import Connection, connection_class
 from ebrm.serve.scoring import Scoring
 
 logger = logging.getLogger(__name__)
 
 _KEEP_ALIVE = 75  # seconds a connection may stay idle: longer than trainers take between their requests
+#: Names of this machine for itself.
+_LOCAL = ("localhost", "127.0.0.1", "::1")
+_CLOSING = 0.5  # seconds in which the last answers are sent
 _LINGER = 0.5  # seconds that requests already sent to a server that ends are still read in, to be refused with 503
 
 
@@ -55,6 +60,8 @@ def serve(
                 "Set EBRM_TOKEN, or listen on 127.0.0.1.",
                 url_of(listener),
             )
+        if not config.allowed_hosts and is_loopback(listener):
+            config = replace(config, allowed_hosts=(*_LOCAL, *_names(config.host, listener)))
         app = create_app(model, config, name, backbone)
         settings = uvicorn.Config(
             app,
@@ -70,7 +77,10 @@ def serve(
             timeout_keep_alive=_KEEP_ALIVE,
         )
         server = _Server(settings, app.state.scoring, ready)
-        asyncio.run(server.run_on(listener, listening))
+        try:
+            asyncio.run(server.run_on(listener, listening))
+        finally:
+            gc.unfreeze()
 
 
 class _Server(uvicorn.Server):
@@ -103,6 +113,9 @@ class _Server(uvicorn.Server):
         if loading.exception() is not None:
             self.should_exit = True
         else:
+            # What is loaded stays: looking through all of it for garbage would hold every request for 0.3 seconds.
+            gc.collect()
+            gc.freeze()
             self._ready()
 
     async def on_tick(self, counter: int) -> bool:
@@ -120,6 +133,7 @@ class _Server(uvicorn.Server):
                 await self._scoring.drain()
         except TimeoutError:
             logger.warning("%d texts were not answered within the %g seconds of drain", self._scoring.held, seconds)
+            self._scoring.give_up()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen no more, refuse what was sent meanwhile, then close connections when their answers are sent."""
@@ -127,11 +141,24 @@ class _Server(uvicorn.Server):
             server.close()
         # A connection that is closed before its request is read is reset, and its client cannot tell whether the
         # request was answered.
-        until = monotonic() + _LINGER
-        while self.server_state.connections and monotonic() < until and not self.force_exit:
+        linger = monotonic() + _LINGER
+        while self.server_state.connections and monotonic() < linger and not self.force_exit:
             await asyncio.sleep(0.02)
-        self.config.timeout_graceful_shutdown = max(1, math.ceil(min(self._until - monotonic(), 60)))
+        while (self._scoring.under_way or self._sending()) and monotonic() < self._until and not self.force_exit:
+            await asyncio.sleep(0.02)
+        self._scoring.give_up()
+        if self.server_state.tasks:
+            await asyncio.wait(self.server_state.tasks, timeout=_CLOSING)
+        for connection in self._sending():
+            connection.transport.abort()
+        self.config.timeout_graceful_shutdown = 1
         await super().shutdown(sockets)
+        if self.force_exit:  # uvicorn leaves it out then, and a traceback of its cancellation is logged
+            await self.lifespan.shutdown()
+
+    def _sending(self) -> list[Connection]:
+        """Connections whose clients have yet to read what was sent."""
+        return [one for one in self.server_state.connections if isinstance(one, Connection) and one.unread]
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """First signal: drain. Second: end now."""
@@ -160,6 +187,11 @@ def bind(host: str, port: int) -> socket.socket:
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise ConfigError(f"The server cannot listen on {host} port {port}: {reason}. {advice}") from None
     return made
+
+
+def _names(host: str, listener: socket.socket) -> tuple[str, ...]:
+    """The host that was given, and the address that it stands for."""
+    return tuple({host_name(host), str(listener.getsockname()[0])} - {""})
 
 
 def url_of(listener: socket.socket) -> str:

@@ -6,8 +6,8 @@ import asyncio
 import json
 import logging
 import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Generic, TypeVar
@@ -19,17 +19,28 @@ from torch import Tensor
 from ebrm.data import Prompt, Reply, TokenizedText, rendered_already, warn_once
 from ebrm.errors import EBRMError, ModelError, TextError
 from ebrm.model import EnergyRewardModel
+from ebrm.serve.bodies import JsonLimits
 from ebrm.serve.config import ServeConfig
 from ebrm.serve.metrics import Metrics
 from ebrm.serve.requests import Refused
+from ebrm.serve.threads import Worker
 
 logger = logging.getLogger(__name__)
 
 R = TypeVar("R")
 T = TypeVar("T")
 
-#: Texts tokenized in a row for one request, before others get their turn.
-_TOKENIZED = 8
+#: Texts, and characters, tokenized in a row for one request, before others get their turn.
+_TOKENIZED, _CHARACTERS = 8, 2**15
+#: Characters that a text may have for each token the reward model reads, and on average in a full request: a token has
+#: 3 to 5 in most languages, and what is longer is cut anyway, or refused.
+_A_TOKEN, _A_TOKEN_ON_AVERAGE = 32, 8
+#: Characters that a text may have however few tokens the reward model reads.
+_SHORT = 2**14
+#: Characters that the markup of a turn counts for.
+_TURN = 16
+#: Where a request keeps its deadline.
+_UNTIL = "ebrm.until"
 
 
 @dataclass(frozen=True)
@@ -59,13 +70,16 @@ class Scoring:
         self.model, self.config, self._backbone = model, config, dict(backbone or {})
         self.metrics = Metrics(lambda: self.held)
         self.held, self.draining = 0, False
+        #: Requests whose answer has not begun; `give_up` refuses them.
+        self.under_way: set[asyncio.Task[Any]] = set()
+        self.over = False
         self._idle = asyncio.Event()
         self._idle.set()
         self._batcher: Batcher[Scored] | None = None
+        self._fingerprint: tuple[EnergyRewardModel, str] | None = None
         self._loading: asyncio.Task[None] | None = None
-        # One thread each, so that tokenizing goes on while the model runs.
-        self._texts = ThreadPoolExecutor(1, "ebrm-tokenize")
-        self._model = ThreadPoolExecutor(1, "ebrm-model")
+        # One thread each, so that reading and tokenizing go on while the model runs.
+        self._bodies, self._texts, self._model = (Worker(f"ebrm-{name}") for name in ("read", "tokenize", "model"))
 
     def text_rule(self) -> dict[str, Any]:
         """Identity of the text rule that requests are read by."""
@@ -97,23 +111,54 @@ class Scoring:
         tokens = self.model.backbone.tokenize("Hello", "Hello")
         self._run([tokens.ids if tokens is not None else [0]])
 
+    @property
+    def max_chars(self) -> int:
+        """Most characters of a text, with its prompt."""
+        return max(_SHORT, _A_TOKEN * self._max_length)
+
+    @property
+    def json_limits(self) -> JsonLimits:
+        """Limits of what a body holds."""
+        return JsonLimits(self.config.max_values, self.max_chars)
+
+    @property
+    def _max_length(self) -> int:
+        return int((self.model.record.text_rule or {}).get("max_length", 0))
+
+    def limits(self) -> dict[str, float]:
+        """The limits that clients must keep to, for `/info`."""
+        return self.config.limits() | {"max_chars": self.max_chars, "max_values": self.config.max_values}
+
+    def fingerprint(self) -> str:
+        """The model's fingerprint, computed once, since it is of all weights."""
+        if self._fingerprint is None or self._fingerprint[0] is not self.model:
+            self._fingerprint = self.model, self.model.fingerprint()
+        return self._fingerprint[1]
+
     async def drain(self) -> None:
         """Accept no more, and wait until everything accepted is answered."""
         self.draining = True
         await self._idle.wait()
 
+    def give_up(self) -> None:
+        """Accept no more, and refuse every request whose answer has not begun: its client is to ask another server."""
+        self.draining = self.over = True
+        for task in list(self.under_way):
+            task.cancel()
+
     def close(self) -> None:
         """End the threads once their current work is done."""
-        self._texts.shutdown(wait=False)
-        self._model.shutdown(wait=False)
+        for worker in (self._bodies, self._texts, self._model):
+            worker.shutdown(wait=False, cancel_futures=True)
 
     async def answer(self, request: Request, work: Callable[[], Awaitable[T]]) -> T:
         """Await `work()`, until the deadline (503) or until its client disconnects: its texts then leave the queue."""
         task = asyncio.ensure_future(work())
         gone = asyncio.ensure_future(_disconnected(request))
         try:
-            seconds = self.config.deadline
-            await asyncio.wait({task, gone}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            seconds, now = self.config.deadline, monotonic()
+            until = request.scope.setdefault(_UNTIL, now + seconds)  # one deadline, for its body and its texts
+            await asyncio.wait({task, gone}, timeout=max(0, until - now), return_when=asyncio.FIRST_COMPLETED)
             if task.done():
                 return task.result()
             if gone.done():
@@ -129,21 +174,38 @@ class Scoring:
         if len(texts) > (limit := self.config.max_texts):
             message = f"The request holds {len(texts)} texts, and the limit is {limit}. Send several requests."
             raise Refused(422, "too_many_texts", message)
-        if self.draining:
-            raise Refused(503, "draining", "The server is ending. Use another one.", close=True)
-        if self.held + len(texts) > self.config.queue:
-            message = f"{self.held} texts wait, and at most {self.config.queue} may. Retry after a moment."
-            raise Refused(503, "queue_full", message)
+        sizes = _sizes(texts)
+        self._check_sizes(sizes)
+        self.admit(len(texts))
         self.held += len(texts)
         self._idle.clear()
         try:
-            return await self._score(texts)
+            return await self._score(texts, sizes)
         finally:
             self.held -= len(texts)
             if not self.held:
                 self._idle.set()
 
-    async def _score(self, texts: Sequence[ScoreItem]) -> list[Scored]:
+    def admit(self, count: int) -> None:
+        """Refuse where the server ends, or its queue cannot take so many more texts."""
+        if self.draining:
+            raise Refused(503, "draining", "The server is ending. Use another one.", close=True)
+        if self.held + count > self.config.queue:
+            message = f"{self.held} texts wait, and at most {self.config.queue} may. Retry after a moment."
+            raise Refused(503, "queue_full", message)
+
+    def _check_sizes(self, sizes: Sequence[int]) -> None:
+        for row, size in enumerate(sizes):
+            if size > self.max_chars:
+                self.metrics.refused.inc()
+                message = f"Text {row} has {size:,} characters with its prompt, and the limit is {self.max_chars:,}."
+                raise Refused(422, "text", message, row)
+        most = max(self.config.max_body, _A_TOKEN_ON_AVERAGE * self._max_length * self.config.max_texts)
+        if sum(sizes) > most:
+            message = f"The texts have {sum(sizes):,} characters with their prompts, and a request may have {most:,}."
+            raise Refused(422, "too_many_characters", f"{message} Send several requests.")
+
+    async def _score(self, texts: Sequence[ScoreItem], sizes: Sequence[int]) -> list[Scored]:
         if self._batcher is None:
             try:
                 # Shielded: one client that goes away must not stop the loading for all.
@@ -151,7 +213,7 @@ class Scoring:
             except EBRMError as error:
                 raise Refused(503, "loading", f"The reward model cannot be loaded: {error}") from error
         assert self._batcher is not None
-        tokens = await self._tokenize(texts)
+        tokens = await self._tokenize(texts, sizes)
         try:
             scored = await self._batcher.score([text.ids for text in tokens])
         except TextFailed as failed:
@@ -165,16 +227,15 @@ class Scoring:
                 logger.info("%s", json.dumps({**vars(text), **numbers.values}))
         return scored
 
-    async def _tokenize(self, texts: Sequence[ScoreItem]) -> list[TokenizedText]:
+    async def _tokenize(self, texts: Sequence[ScoreItem], sizes: Sequence[int]) -> list[TokenizedText]:
         """Token ids of each text, a few at a time: a large request must not hold up a small one."""
-        loop, numbered = asyncio.get_running_loop(), list(enumerate(texts))
-        tokens: list[TokenizedText] = []
+        loop, tokens = asyncio.get_running_loop(), list[TokenizedText]()
 
-        def some(start: int) -> list[TokenizedText]:
-            return [self._ids_of(*one) for one in numbered[start : start + _TOKENIZED]]
+        def some(rows: range) -> list[TokenizedText]:
+            return [self._ids_of(row, texts[row]) for row in rows]
 
-        for start in range(0, len(texts), _TOKENIZED):
-            tokens += await loop.run_in_executor(self._texts, some, start)
+        for rows in _slices(sizes):
+            tokens += await loop.run_in_executor(self._texts, some, rows)
         self.metrics.truncated.inc(sum(1 for text in tokens if text.truncated))
         return tokens
 
@@ -194,7 +255,19 @@ class Scoring:
         except TextError as error:
             self.metrics.refused.inc()
             raise Refused(422, "text", str(error), row) from error
+        except MemoryError:
+            raise
+        except Exception as error:
+            # Templates and tokenizers are others' work, and would fail on this text again. Their words may hold it.
+            self.metrics.refused.inc()
+            logger.warning("The chat template or tokenizer failed on a text, with %s.", type(error).__name__)
+            message = f"{where}: the chat template or tokenizer failed on it ({type(error).__name__}). Leave it out."
+            raise Refused(422, "text", message, row) from error
         return tokens
+
+    async def on_reader(self, work: Callable[..., T], *given: Any) -> T:
+        """Run `work(*given)` on the thread that reads bodies."""
+        return await asyncio.get_running_loop().run_in_executor(self._bodies, work, *given)
 
     async def on_model(self, work: Callable[[], T]) -> T:
         """Run `work` on the model's thread."""
@@ -215,6 +288,33 @@ class Scoring:
         if not scored:
             return torch.empty(0, self.model.embedding_size), torch.empty(0)
         return torch.stack([s.embedding for s in scored]), torch.stack([s.base_reward for s in scored])
+
+
+def _sizes(texts: Sequence[ScoreItem]) -> list[int]:
+    """Characters of each text with its prompt; a prompt of many responses is counted for each, but looked at once."""
+    prompts = {id(text.prompt): text.prompt for text in texts}
+    sizes = {which: _characters(prompt) for which, prompt in prompts.items()}
+    return [_characters(text.response) + sizes[id(text.prompt)] for text in texts]
+
+
+def _characters(value: Any) -> int:
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, Mapping):
+        return _TURN + sum(len(name) + _characters(inside) for name, inside in value.items())
+    return sum(map(_characters, value)) if isinstance(value, list | tuple) else 0
+
+
+def _slices(sizes: Sequence[int]) -> Iterator[range]:
+    """Rows in order, as many at a time as may be tokenized in a row; one at least."""
+    start, held = 0, 0
+    for row, size in enumerate(sizes):
+        if row > start and (row - start == _TOKENIZED or held + size > _CHARACTERS):
+            yield range(start, row)
+            start, held = row, 0
+        held += size
+    if sizes:
+        yield range(start, len(sizes))
 
 
 async def _disconnected(request: Request) -> None:
