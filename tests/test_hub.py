@@ -21,6 +21,11 @@ def folder(tmp_path):
     return tmp_path / "m"
 
 
+def test_a_head_without_weights_of_its_own_is_not_said_to_have_a_density() -> None:
+    assert fusion_in_words({"power": 1.0, "base_noise": None}).startswith("what the head fitted, alone")
+    assert "density to the power 0.5" in fusion_in_words({"power": 0.5, "base_noise": None})
+
+
 def test_only_safetensors_json_and_the_card_are_written(folder):
     assert sorted(p.name for p in folder.iterdir()) == ["README.md", "config.json", "energy.safetensors"]
 

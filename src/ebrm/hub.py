@@ -285,6 +285,8 @@ def fusion_in_words(fusion: Mapping[str, Any]) -> str:
         held = ", which anchors keep to texts like the pairs'" if fusion["anchors"] else ""
         return f"base reward ({fusion['base_weight']:.2g} logits a standard deviation) plus a linear correction{held}"
     noise, power = fusion["base_noise"], fusion["power"]
+    if noise is None and power == 1:  # heads without weights of their own
+        return "what the head fitted, alone; the base reward has no weight"
     base = "base reward given no weight"
     if noise is not None:
         base = f"base reward trusted to within {noise:g} standard deviation{'' if noise == 1 else 's'}"

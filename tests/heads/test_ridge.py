@@ -228,6 +228,17 @@ def test_a_clear_gain_is_more_than_one_standard_error() -> None:
     assert not clear_gain([candidate(math.inf, 1.0), candidate(10.0, 0.1)])  # one pair has no standard error
 
 
+def test_pairs_of_one_prompt_count_together_for_a_clear_gain() -> None:
+    none, better = candidate(math.inf, *[1.0] * 8), candidate(10.0, *[0.6] * 4, *[1.1] * 4)
+    apart = (torch.arange(8).reshape(8, 1),)
+    assert clear_gain([none, better]) and clear_gain([none, better], apart)
+    two = (torch.arange(8).reshape(2, 4),)  # two prompts, one better and one worse
+    assert not clear_gain([none, better], two)
+    mixed = (torch.arange(8).reshape(4, 2).T.reshape(2, 4),)
+    assert clear_gain([none, better], mixed)
+    assert not clear_gain([none, better], (torch.arange(8).reshape(1, 8),))
+
+
 @given(SEEDS)
 @settings(max_examples=20)
 def test_neither_the_order_of_pairs_nor_which_side_comes_first_matters(seed: int) -> None:

@@ -215,6 +215,7 @@ def measure_fit(
         history=[epoch.to_dict() for epoch in fitted.history], best_epoch=record.best_epoch, fusion=common["fusion"],
         settings=_settings(record.head) | {"fit": record.fit.to_dict()}, versions=common["versions"],
         live=live, notes=notes,
+        curve=() if fitted.curve is None else list(zip(fitted.curve.pairs, fitted.curve.gain, strict=True)),
     )  # fmt: skip
     return FitEvaluation(
         overall.pairs, overall.base, overall.refined, overall.difference, metrics, report, recommendation, answers

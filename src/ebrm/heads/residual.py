@@ -119,7 +119,7 @@ class ResidualHead(ClosedFormHead):
         found = candidates(pairs)
         weights, none = average(found)
         u, moved = pairs.back @ weights, left_out_average(found)
-        if data.pairs_seen == "yes" and not clear_gain(found):
+        if data.pairs_seen == "yes" and not clear_gain(found, pairs.blocks):
             u = torch.zeros_like(u)
         if not bool(u.any()):
             moved, alpha = torch.zeros_like(moved), 1.0

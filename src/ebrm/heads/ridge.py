@@ -211,9 +211,16 @@ def left_out_average(found: Sequence[Candidate]) -> Tensor:  # [n]
     return torch.stack([c.moved for c in found]).T @ shares(found)
 
 
-def clear_gain(found: Sequence[Candidate]) -> bool:
-    """Whether the best penalty beats none by more than one standard error of the mean loss over the pairs."""
+def clear_gain(found: Sequence[Candidate], blocks: Sequence[Tensor] = ()) -> bool:
+    """Whether the best penalty beats none by more than one standard error of the mean loss over the prompts.
+
+    `blocks` are the places of pairs of one prompt (`Comparisons.blocks`), which err together; (): one pair each.
+    The variance of the mean m of n pairs of C prompts is C / (C - 1) Σ_c (S_c - n_c m)² / n², S_c the sum of n_c gains.
+    """
     none = next(c for c in found if not math.isfinite(c.penalty))
     best = min(found, key=lambda c: float(c.losses.sum()))
     gain = none.losses - best.losses
-    return len(gain) > 1 and float(gain.mean()) > float(gain.std()) / math.sqrt(len(gain))
+    apart = gain - gain.mean()
+    sums = torch.cat([apart[block].sum(1) for block in blocks]) if blocks else apart
+    error = math.sqrt(len(sums) / max(len(sums) - 1, 1) * float((sums**2).sum())) / len(gain)
+    return len(sums) > 1 and float(gain.mean()) > error

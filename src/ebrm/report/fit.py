@@ -122,6 +122,7 @@ class ReportData:
         fusion: `RewardHead.goes_by()`.
         live: responses scored for this report.
         heads: heads fitted on the same pairs, for the figure of gain against loss.
+        curve: numbers of training pairs and what fitting on so many gained on the held-out pairs, rising.
         settings: stage to its settings, or plain name to value; nested mappings are flattened.
         versions: package to version.
         notes: where the data come from and under which license, one sentence each.
@@ -146,6 +147,7 @@ class ReportData:
     fusion: Mapping[str, Any] | None = None
     live: Sequence[LiveScore] = ()
     heads: Sequence[GainAndLoss] = ()
+    curve: Sequence[tuple[int, Estimate]] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
