@@ -259,8 +259,41 @@ def front(summary: Summary) -> str:
     return table(["your pairs", "base RM", "ebrm", "linear head", "SiLU head", "the RM's own domain"], body)
 
 
+def missed(summary: Summary) -> str:
+    """What is worse than asked for or than a rival, in the README's words: bars, targets, other sets, best of n."""
+    bars = summary.bars
+    said = [f"{sum(bar['met'] for bar in bars)} of {len(bars)} bars that were set beforehand were met"]
+
+    def against(place: Place, ours: str, words: str) -> None:
+        mine = summary(place, ours, "target")
+        rivals = {m: summary(place, m, "target") for m in MAIN if not m.startswith("EBRM")}
+        found = {name: row for name, row in rivals.items() if row is not None}
+        if mine is None or not found:
+            return
+        name = max(found, key=lambda m: float(found[m]["value"]))
+        if float(found[name]["value"]) > float(mine["value"]):
+            best = number(found[name], interval=False)
+            said.append(f"{words} gains {number(mine, interval=False)} points, {name} {best}")
+
+    for scenario, n, told, ours in FRONT[1:5]:
+        against(("gemma", "head", scenario, n), ours, f"{NAMES['gemma']}, pairs {told}: ebrm")
+    kept = [(p, summary(p, "EBRM, unseen + anchors", "elsewhere")) for p in summary.where(*SHIFTS, n=("150", "300"))]
+    lost = [(p, row) for p, row in kept if row is not None and row["high"] and float(row["high"]) < 0]
+    for place, row in sorted(lost, key=lambda one: float(one[1]["value"])):
+        said.append(f"{_named(place)} pairs, with anchors: {number(row)} points on the other test sets")
+    for place in summary.where("same domain", n=("300",)):
+        rows = {m: summary(place, m, "best of 11") for m in ("base", "linear", "EBRM, unseen")}
+        values = {m: float(row["value"]) for m, row in rows.items() if row is not None}
+        if "EBRM, unseen" in values and max(values, key=values.__getitem__) != "EBRM, unseen":
+            names = {"EBRM, unseen": "ebrm"}
+            listed = ", ".join(f"{names.get(m, m)} {number(rows[m], interval=False, digits=3)}" for m in rows)
+            said.append(f"{_named(place)} pairs, gold of the best of 11 above any response: {listed}")
+    return "\n".join(f"- {sentence}." for sentence in said)
+
+
 BLOCKS: dict[str, Callable[[Summary], str]] = {
     "front": front,
+    "missed": missed,
     "bars": bars,
     "same domain": same_domain,
     "shifts": shifts,
