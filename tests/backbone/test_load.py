@@ -14,11 +14,11 @@ from tests.backbone.shared import close, edit_weights, load, refuses
 from tests.tiny import CHAT_TEMPLATE, build_model, byte_tokenizer, edit_config, save_rm
 from torch import Tensor
 
-from ebrm.backbone import BackboneConfig, load_backbone, model_limit, open_checkpoint
+from ebrm.backbone import BackboneConfig, load_backbone, model_limit, open_checkpoint, reload_backbone
 from ebrm.backbone.build import choose_device, warn_of_attention
 from ebrm.backbone.identity import fingerprint
-from ebrm.data import TextConfig
-from ebrm.errors import ConfigError
+from ebrm.data import TextConfig, template
+from ebrm.errors import ConfigError, ModelError
 
 
 class TestLoaded:
@@ -229,3 +229,28 @@ def test_a_hub_snapshot_is_named_by_its_hub_name(tmp_path, monkeypatch):
     monkeypatch.setattr("ebrm.backbone.load.open_checkpoint", lambda *_: found)
     identity = load("owner/rm").identity
     assert identity.name == "owner/rm" and identity.revision == "c0ffee"
+
+
+class TestReloaded:
+    def test_keeps_the_date_of_its_texts_and_takes_other_truncation(self, tmp_path):
+        folder = save_rm(tmp_path / "rm")
+        byte_tokenizer("{{ strftime_now('%d %b %Y') }}" + CHAT_TEMPLATE).save_pretrained(folder)
+        made = load_backbone(str(folder), TextConfig(date="2026-09-01"))
+        stored = made.identity.to_dict(), made.text_rule.identity()
+        assert "01 Sep 2026" in made.tokenizer.decode(made.tokenize("Hi", "Yes").ids)
+        again = reload_backbone(*stored)
+        assert again.tokenize("Hi", "Yes") == made.tokenize("Hi", "Yes") and again.text_rule == made.text_rule
+        cut = reload_backbone(*stored, {"truncation": "prompt_left_or_drop"})
+        assert cut.text_rule == replace(made.text_rule, truncation="prompt_left_or_drop")
+        with pytest.raises(ModelError, match="truncation is 'error' in the fitted model and 'drop' now"):
+            load_backbone(str(folder), TextConfig(date="2026-09-01", truncation="drop")).check(*stored)
+
+    def test_of_before_dates_were_kept_has_each_days_own_which_is_said(self, tmp_path, caplog):
+        template.warn_once.cache_clear()
+        folder = save_rm(tmp_path / "rm")
+        byte_tokenizer("{{ strftime_now('%d %b %Y') }}" + CHAT_TEMPLATE).save_pretrained(folder)
+        made = load_backbone(str(folder), TextConfig(date="today"))
+        with caplog.at_level(logging.WARNING):
+            assert reload_backbone(made.identity.to_dict(), made.text_rule.identity()).text_rule.date is None
+        template.warn_once.cache_clear()
+        assert "date" not in made.text_rule.identity()

@@ -348,7 +348,7 @@ def test_prompts_that_cannot_be_used() -> None:
     assert kind(3) == ("not a string or a list of messages", "prompt")
     assert kind(["hello"]) == ("not a message with role and content", "prompt[0]")
     assert kind([ASK, {"role": "user"}]) == ("not a message with role and content", "prompt[1]")
-    assert kind([{"role": "human", "content": "x"}]) == ("unknown role", "prompt[0].role")
+    assert kind([{"role": "narrator", "content": "x"}]) == ("unknown role", "prompt[0].role")
     assert kind([ASK, {"role": "user", "content": None}]) == ("missing", "prompt[1].content")
     assert kind([ASK, {"role": "user", "content": 4}]) == ("not a string", "prompt[1].content")
     assert kind([{"role": "assistant", "content": "x"}]) == ("empty", "prompt")

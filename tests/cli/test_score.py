@@ -22,9 +22,10 @@ def test_options_reach_the_scoring(model: Path, rm: Path, tmp_path: Path) -> Non
     columns = ("--column", "prompt=question", "--column", "response=answer")
     ran = score(
         model, source, tmp_path / "a.jsonl", *columns, "--prefix", "x_", "--estimate", "ascent", "--steps", 0,
-        "--token-budget", 60, "--backbone", rm, "--device", "cpu",
+        "--token-budget", 60, "--backbone", rm, "--device", "cpu", "--truncation", "prompt_left",
     )  # fmt: skip
     assert ran.code == 0, ran.err
+    assert all(row["x_truncated"] == 0 for row in read_lines(tmp_path / "a.jsonl"))
     assert [row["x_delta"] for row in read_lines(tmp_path / "a.jsonl")] == pytest.approx([0] * 5, abs=1e-5)
     refused(score(model, source, tmp_path / "a.jsonl", *columns), "exists already", "--overwrite")
     assert score(model, source, tmp_path / "a.jsonl", *columns, "--overwrite").code == 0

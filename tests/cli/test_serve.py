@@ -23,11 +23,13 @@ def served(monkeypatch):
 
 
 def test_settings_of_all_three_kinds_reach_the_server(model, served):
-    ran = ebrm("serve", model, "--port", 0, "--max-wait", 2, "--estimate", "mode", "--token-budget", 99, "--token", "a")
+    options = ("--port", 0, "--max-wait", 2, "--estimate", "mode", "--token-budget", 99, "--truncation", "drop")
+    ran = ebrm("serve", model, *options, "--token", "a")
     assert ran.code == 0, ran.err
     ((loaded, settings, name, backbone),) = served
     assert (settings.port, settings.max_wait, settings.token) == (0, 2.0, "a")
-    assert loaded.inference.estimate == "mode" and backbone == {"token_budget": 99} and name == str(model)
+    assert loaded.inference.estimate == "mode" and name == str(model)
+    assert backbone == {"token_budget": 99, "truncation": "drop"}
     assert ran.out == "listening on http://127.0.0.1:1234\n"
     assert f"ready: {model}" in ran.err
 

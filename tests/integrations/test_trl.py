@@ -7,6 +7,7 @@ import math
 import re
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 from ebrm.client import Client
 from ebrm.errors import ConfigError, EBRMError, ModelError, TextError
 from ebrm.integrations import reward_function
+from ebrm.integrations.trl import _described
 from ebrm.model import EnergyRewardModel, RefinedReward
 
 CLOSE = {"rtol": 0.0, "atol": 1e-5}
@@ -138,6 +140,46 @@ class TestRows:
         (said,) = [record.getMessage() for record in caplog.records]
         assert said.startswith("r: row 1 of this call has no reward (None): ")
         assert re.search(why, said)
+
+    @staticmethod
+    def rollout(name: str, **content: Any) -> list[dict[str, Any]]:
+        call = {"type": "function", "function": {"name": name, "arguments": {"city": "Oslo"}}}
+        return [
+            {**content, "role": "assistant", "tool_calls": [call]},
+            {"role": "tool", "name": name, "content": "22"},
+            {"role": "assistant", "content": "22 degrees"},
+        ]
+
+    def test_tool_calls_and_tools_are_read_or_make_no_reward(
+        self, refined: EnergyRewardModel, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked = [{"role": "user", "content": "Weather in Oslo?"}]
+        kinds = [self.rollout("get_weather", content=""), self.rollout("get_weather", content=None)]
+        kinds += [self.rollout("get_weather"), self.rollout("delete_files", content="")]
+        assert call(reward_function(refined), [asked] * 4, kinds) == [None] * 4  # the template leaves them out
+        rule = refined.backbone.text_rule
+        writes = rule.template.replace("<|end|>", "{{ m.tool_calls | tojson if m.tool_calls else '' }}<|end|>")
+        writes = "{% if tools %}{{ tools | tojson }}{% endif %}" + writes
+        monkeypatch.setattr(refined.backbone, "text_rule", replace(rule, template=writes, max_length=10**6))
+        monkeypatch.setattr(refined.backbone, "limit", None)
+
+        def get_weather(city: str) -> str:
+            """Tells the weather.
+
+            Args:
+                city: the city.
+            """
+            return city
+
+        got = call(reward_function(refined), [asked] * 4, kinds)
+        assert got[0] == got[1] == got[2] != got[3] and None not in got
+        listed = [[{"type": "function", "function": {"name": "f"}}], None, None, None]
+        assert call(reward_function(refined), [asked] * 4, kinds, tools=listed)[0] != got[0]
+        offered = call(reward_function(refined, tools=[get_weather]), [asked], kinds[:1])
+        from_prompt = refined.score(
+            [{"messages": asked + kinds[0][:2], "tools": [_described(get_weather)]}], ["22 degrees"]
+        )
+        assert offered == pytest.approx(from_prompt.reward.tolist(), abs=1e-5)
 
     def test_only_unusable_rows_or_none(self, refined: EnergyRewardModel) -> None:
         logged = Logged()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -352,3 +353,50 @@ def test_a_stopped_run_ends_with_the_same_bytes(model, tmp_path, monkeypatch, sm
     ebrm.score_file(loaded, source, out)
     assert out.read_bytes() == (tmp_path / f"whole.{ending}").read_bytes()
     assert [path.name for path in calls] == [f"{k:08d}.{ending}" for k in range(3)]  # nothing was done twice
+
+
+class TestTooLong:
+    ROWS = [
+        {"prompt": "Question 1", "response": "alpha"},
+        {"prompt": "eta theta " * 60, "response": "zeta"},
+        {"prompt": "Question 2", "response": "eta theta " * 60},
+    ]
+
+    @pytest.mark.parametrize(
+        ("truncation", "scored"), [("drop", [0]), ("prompt_left", [0, 1]), ("prompt_left_or_drop", [0, 1])]
+    )
+    def test_is_cut_or_dropped_as_asked_and_recorded(self, model, tmp_path, truncation, scored):
+        source, out = save(tmp_path / "in.jsonl", self.ROWS), tmp_path / "out.jsonl"
+        cuts = truncation != "drop"
+        config = MARK if truncation == "prompt_left" else ScoreConfig()  # a drop does not stop
+        summary = ebrm.score_file(model, source, out, config, backbone={"truncation": truncation})
+        rows = load(out)
+        assert [i for i, row in enumerate(rows) if row["error"] is None] == scored
+        assert summary["truncation"] == truncation and summary["errors"] == 3 - len(scored)
+        assert (summary["truncated"] == 1 and rows[1]["truncated"] > 0 == rows[0]["truncated"]) if cuts else (
+            "truncated" not in rows[0]
+        )  # fmt: skip
+        expected = EnergyRewardModel.from_pretrained(model).score(["Question 1"], ["alpha"]).reward
+        assert rows[0]["reward"] == pytest.approx(float(expected), abs=REWARD)
+
+    def test_else_stops_with_options_that_there_are(self, model, tmp_path):
+        with pytest.raises(DataError, match=r"(?s)2 of 3 rows.*`truncation=\"prompt_left\"`") as caught:
+            ebrm.score_file(model, save(tmp_path / "in.jsonl", self.ROWS), tmp_path / "out.jsonl")
+        assert "max_length" not in str(caught.value)
+
+
+def test_tools_and_system_columns_are_read(model, tmp_path, monkeypatch):
+    loaded = EnergyRewardModel.from_pretrained(model)
+    template = "{{ tools | tojson if tools else '' }}{% for m in messages %}{{ m.role }}\n{{ m.content }}\n{% endfor %}"
+    monkeypatch.setattr(loaded.backbone, "text_rule", replace(loaded.backbone.text_rule, template=template))
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    rows = [
+        {"prompt": "Hi", "response": "Yes", "tools": tools, "system": None},
+        {"prompt": "Hi", "response": "Yes", "tools": None, "system": "Be brief."},
+    ]
+    out = tmp_path / "out.jsonl"
+    ebrm.score_file(loaded, save(tmp_path / "in.jsonl", rows), out)
+    user = {"role": "user", "content": "Hi"}
+    given = [{"messages": [user], "tools": tools}, [{"role": "system", "content": "Be brief."}, user]]
+    expected = loaded.score(given, ["Yes", "Yes"]).reward.tolist()
+    assert [row["reward"] for row in load(out)] == pytest.approx(expected, abs=REWARD) and expected[0] != expected[1]

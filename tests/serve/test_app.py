@@ -4,6 +4,7 @@ import json
 import random
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -307,3 +308,62 @@ def test_batches_are_counted_by_each_server_apart():
                  'ebrm_batch_texts_bucket{le="2.0"} 1.0', "ebrm_queue_texts 7.0"):  # fmt: skip
         assert line in said, line
     assert "ebrm_texts_total 0.0" in other.text().decode()
+
+
+class TestMoreThanText:
+    WHOLE = (
+        "{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}<|start|>{{ m.role }}\n{{ m.content }}"
+        "{{ m.tool_calls | tojson if m.tool_calls else '' }}<|end|>\n{% endfor %}"
+    )
+    TOOLS = [{"type": "function", "function": {"name": "get_weather"}}]
+    ASK = {"role": "user", "content": [{"type": "text", "text": "Weather "}, {"type": "text", "text": "in Oslo?"}]}
+
+    @staticmethod
+    def call(name: str) -> dict[str, Any]:
+        return {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": name, "arguments": {}}}]}
+
+    @pytest.fixture
+    def tooled(self, energy, monkeypatch):
+        monkeypatch.setattr(energy.backbone, "text_rule", replace(energy.backbone.text_rule, template=self.WHOLE))
+        return energy
+
+    def test_calls_tools_and_parts_are_read_as_offline(self, tooled):
+        app = create_app(tooled)
+        prompt = {"messages": [self.ASK], "tools": self.TOOLS}
+        flat = {"messages": [{"role": "user", "content": "Weather in Oslo?"}], "tools": self.TOOLS}
+        for name in ("get_weather", "delete_files"):
+            expected = tooled.score([flat], [self.call(name)]).reward.tolist()
+            whole = {"messages": [self.ASK, self.call(name)], "tools": self.TOOLS}
+            for body in ({"prompts": [prompt], "responses": [self.call(name)]}, {"messages": [whole]}):
+                assert rewards(ask(app, "POST", "/v1/score", json=body)) == pytest.approx(expected, abs=1e-5)
+            answer = ask(app, "POST", "/classify", json={**whole, "use_activation": False}).json()
+            assert answer["data"][0]["probs"] == pytest.approx(expected, abs=1e-5)
+        (best, _) = ask(
+            app, "POST", "/v1/rank", json={"prompt": prompt, "responses": [self.call("f"), "It is 22 degrees."]}
+        ).json()["results"]  # fmt: skip
+        assert best["index"] in (0, 1)
+
+    @pytest.mark.parametrize(
+        ("prompt", "response", "said"),
+        [
+            ([{"role": "user", "content": "Hi"}], "call", "leaves out the tool call f of the reply"),
+            (
+                {"messages": [{"role": "user", "content": "Hi"}], "tools": TOOLS},
+                "22",
+                "leaves out the tool get_weather",
+            ),
+            ([{"role": "user", "content": [{"type": "image_url"}]}], "22", "image_url: this reward model reads text"),
+            ([{"role": "system", "content": "Hi"}], "22", "no user turn"),
+            ("", "22", "The prompt is empty"),
+        ],
+    )
+    def test_what_the_reward_model_would_not_see_is_422(self, app, prompt, response, said):
+        body = {"prompts": [prompt], "responses": [self.call("f") if response == "call" else response]}
+        answer = ask(app, "POST", "/v1/score", json=body)
+        assert answer.status_code == 422 and answer.json()["error"]["row"] == 0
+        assert said in answer.json()["error"]["message"]
+
+
+def test_truncation_that_is_asked_for_is_in_info(energy):
+    app = create_app(energy, backbone={"truncation": "prompt_left_or_drop"})
+    assert ask(app, "GET", "/info").json()["text_rule"]["truncation"] == "prompt_left_or_drop"

@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import binom
 
-from ebrm.data import Message, prompt_id
+from ebrm.data import Message, Prompt, Reply, prompt_id
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -32,20 +32,32 @@ class Item:
     Attributes:
         id: unique within the benchmark.
         prompt: the conversation up to the response.
-        responses: two or more texts.
+        responses: two or more texts, or messages where they hold tool calls or reasoning.
         gold: the worth of each response, higher is better; right or wrong is 1.0 or 0.0.
         group: subset, category or domain that the official score averages within; "" where there is none.
         where: the place it was read from (`file.parquet:12`), for messages.
         cluster: items with the same are resampled together; "" means: those of the same prompt.
+        tools: descriptions of the tools that the prompt offers; None for none.
     """
 
     id: str
     prompt: tuple[Message, ...]
-    responses: tuple[str, ...]
+    responses: tuple[Reply, ...]
     gold: tuple[float, ...]
     group: str
     where: str
     cluster: str = ""
+    tools: tuple[dict[str, Any], ...] | None = None
+
+    @property
+    def asked(self) -> Prompt:
+        """The prompt with its tools, as a reward model takes it."""
+        return {"messages": self.prompt, "tools": self.tools} if self.tools else self.prompt
+
+    @property
+    def prompt_id(self) -> str:
+        """As `ebrm.data.prompt_id`."""
+        return prompt_id(self.prompt, self.tools)
 
 
 @dataclass(frozen=True)
@@ -114,7 +126,7 @@ class Benchmark:
 
     def clusters(self) -> tuple[str, ...]:
         """Cluster of each item, which is resampled whole [n]."""
-        return tuple(item.cluster or prompt_id(item.prompt) for item in self.items)
+        return tuple(item.cluster or item.prompt_id for item in self.items)
 
 
 def padded(rows: Sequence[Sequence[float]], least: int = 0) -> Floats:

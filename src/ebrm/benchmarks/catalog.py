@@ -324,11 +324,8 @@ def _preference_item(reader: Reader, row: Row) -> Item:
     if isinstance(pairs[0], RowProblem):
         raise pairs[0]
     found = pairs[0].preference
-    for side, reply in (("chosen", found.chosen), ("rejected", found.rejected)):
-        if not isinstance(reply, str):
-            raise RowProblem("a reply with more than text, which is not measured", side, reply)
-    sides = (str(found.chosen), str(found.rejected))
-    return Item(_id(row), found.prompt, sides, (1.0, 0.0), found.category or "", row.where)
+    sides = (found.chosen, found.rejected)
+    return Item(_id(row), found.prompt, sides, (1.0, 0.0), found.category or "", row.where, tools=found.tools)
 
 
 def _best_item(columns: tuple[str, str], row: Row) -> Item:

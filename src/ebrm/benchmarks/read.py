@@ -16,16 +16,16 @@ from typing import Any
 from ebrm.benchmarks.benchmark import Item
 from ebrm.data import (
     EXAMPLES,
-    ROLES,
     BadRow,
     Message,
     RowProblem,
     check_encodable,
+    check_messages,
     check_prompt,
     count_kinds,
     one_line,
-    prompt_id,
     reader_of,
+    reply_key,
 )
 from ebrm.errors import ConfigError, DataError, setting
 
@@ -329,14 +329,9 @@ def _prompt_of_string(given: str, field: str) -> tuple[Message, ...]:
 def _conversation(given: Any, field: str) -> tuple[Message, ...]:
     if not isinstance(given, Sequence) or isinstance(given, (str, bytes)):
         raise RowProblem("not a string or a list of messages", field, given)
-    messages: list[Message] = []
-    for number, message in enumerate(given):
-        at = f"{field}[{number}]"
-        if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
-            raise RowProblem("not a message with role and content", at, message)
-        if message["role"] not in ROLES:
-            raise RowProblem("unknown role", f"{at}.role", message["role"])
-        messages.append({"role": message["role"], "content": _text(message["content"], f"{at}.content")})
+    messages = check_messages(given, field, strict=False) if given else []
+    for number, message in enumerate(messages):
+        check_encodable(message["content"], f"{field}[{number}].content")
     if not any(message["role"] == "user" and message["content"].strip() for message in messages):
         raise RowProblem("empty", field, given)
     return check_prompt(messages, field)
@@ -402,7 +397,7 @@ def read_items(rows: Rows, make: Callable[[Row], Item], id_field: str = "id") ->
         first[item.id] = row.where
         if not item.cluster:
             # Equal prompts given as strings are one object (see `prompt`): most ids are known already.
-            known = clusters.get(id(item.prompt)) or prompt_id(item.prompt)
+            known = clusters.get(id(item.prompt)) or item.prompt_id
             clusters[id(item.prompt)] = known
             item = replace(item, cluster=known)
         items.append(item)
@@ -425,8 +420,9 @@ def _explain(rows: Rows, kinds: Counter[str], examples: Sequence[BadRow], column
 
 def remarks(items: Sequence[Item]) -> tuple[str, ...]:
     """Sentences about texts that are usable but odd: empty responses, equal right and wrong ones, empty turns."""
-    empty = sum(any(not text.strip() for text in item.responses) for item in items)
-    equal = sum(len(set(item.responses)) < len(set(zip(item.responses, item.gold, strict=True))) for item in items)
+    keys = [[reply_key(reply) for reply in item.responses] for item in items]
+    empty = sum(any(not key.strip() for key in of_item) for of_item in keys)
+    equal = sum(len(set(k)) < len(set(zip(k, item.gold, strict=True))) for k, item in zip(keys, items, strict=True))
     turns = sum(any(not message["content"].strip() for message in item.prompt) for item in items)
     found = (
         (empty, "an empty response; it is scored like any other"),

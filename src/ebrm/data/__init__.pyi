@@ -40,6 +40,7 @@ from .schema import RowProblem as RowProblem
 from .schema import check_encodable as check_encodable
 from .schema import check_text as check_text
 from .schema import count_kinds as count_kinds
+from .schema import is_missing as is_missing
 from .schema import prompt_id as prompt_id
 from .sources import READERS as READERS
 from .sources import one_line as one_line

@@ -38,7 +38,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ebrm.benchmarks import Floats, Integers, padded
-from ebrm.data import conversation
+from ebrm.data import conversation, message_words
 from ebrm.evaluation.results import Common, Official, Regression, Scores
 from ebrm.metrics import (
     Bootstrap,
@@ -124,7 +124,7 @@ def _shared(common: Common, pairs: ResponsePairs, bootstrap: Bootstrap) -> _Shar
     gold = common.gold
     there = np.isfinite(gold)
     length = np.full(gold.shape, np.nan)
-    found = padded([[len(text) for text in item.responses] for item in common.benchmark.items])
+    found = padded([[len(message_words(reply)) for reply in item.responses] for item in common.benchmark.items])
     length[:, : found.shape[1]] = found
     place = np.nonzero(there)[0]
     right_wrong = bool(np.isin(gold[there], (0.0, 1.0)).all())
@@ -387,7 +387,8 @@ def worst_regressions(
         seen.add(prompt)
         item = items[place]
         before, after = ((float(one.reward[place, right]), float(one.reward[place, wrong])) for one in (base, refined))
-        texts = conversation(item.prompt), item.responses[right], item.responses[wrong]
+        asked, better, worse = conversation(item.prompt), item.responses[right], item.responses[wrong]
+        texts = asked, message_words(better), message_words(worse)
         found.append(Regression(item.id, item.group, *texts, before, after, refined.name))
         if len(found) == most:
             break

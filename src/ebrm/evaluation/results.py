@@ -11,7 +11,6 @@ import numpy as np
 from scipy.special import expit
 
 from ebrm.benchmarks import Benchmark, Floats, Integers, Item, Score, Ties
-from ebrm.data import prompt_id
 from ebrm.errors import ConfigError, DataError
 from ebrm.evaluation.config import TrainingRule
 from ebrm.metrics import Bootstrap, Calibration, Estimate, RiskCoverage
@@ -310,8 +309,11 @@ def prompt_ids(items: Sequence[Item]) -> list[str]:
     known: dict[tuple[tuple[str, str], ...], str] = {}
     names = []
     for item in items:
+        if item.tools or any(len(turn) > 2 for turn in item.prompt):
+            names.append(item.prompt_id)
+            continue
         turns = tuple((turn["role"], turn["content"]) for turn in item.prompt)
-        names.append(known.get(turns) or known.setdefault(turns, prompt_id(item.prompt)))
+        names.append(known.get(turns) or known.setdefault(turns, item.prompt_id))
     return names
 
 

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ebrm.benchmarks import NAMES, Benchmark, available, open_benchmark, sample_prompts
-from ebrm.data import PreferenceConfig, TextConfig, load_preferences, part_of, prompt_id
+from ebrm.data import PreferenceConfig, TextConfig, load_preferences, part_of
 from ebrm.errors import ConfigError
 from ebrm.evaluation.comparison import evaluate_scores
 from ebrm.evaluation.config import BenchmarkConfig
@@ -164,7 +164,7 @@ def choose_items(
     """
     excluded = {}
     if seen:
-        index = [place for place, item in enumerate(benchmark.items) if prompt_id(item.prompt) not in seen]
+        index = [place for place, item in enumerate(benchmark.items) if item.prompt_id not in seen]
         if len(index) < len(benchmark):
             excluded[SEEN] = len(benchmark) - len(index)
             benchmark = benchmark.take(index)

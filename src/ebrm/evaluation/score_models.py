@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ebrm.backbone import SERVER, Backbone, BackboneConfig, BackboneIdentity, load_backbone, reload_backbone
 from ebrm.benchmarks import Benchmark, Floats, Integers, padded
-from ebrm.data import TextConfig, message_words, prompt_id
+from ebrm.data import TextConfig, message_words
 from ebrm.errors import DataError, EBRMError, FeaturesError, ModelError
 from ebrm.evaluation.cache import ReadTexts, RefinedTexts, TextCache
 from ebrm.evaluation.results import Scores, prompt_ids
@@ -47,9 +47,9 @@ class BenchmarkTexts:
         """Take the texts of a benchmark."""
         texts = []
         for item in benchmark.items:
-            name = prompt_id(item.prompt)
+            name = item.prompt_id
             for number, response in enumerate(item.responses, 1):
-                texts.append(Text(name, item.prompt, response, f"{item.where}, response {number}"))
+                texts.append(Text(name, item.asked, response, f"{item.where}, response {number}"))
         return cls(benchmark, tuple(texts), tuple(text.id for text in texts))
 
     def table(self, values: Floats | Integers) -> Floats:

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ebrm.benchmarks import Benchmark, Floats, Item
+from ebrm.data import message_words
 from ebrm.evaluation import BenchmarkResult, Evaluation, ScoredBenchmark, ScorerResult, prompt_ids
 from ebrm.metrics import Estimate, RiskCoverage
 from ebrm.utils.files import atomic_path, write_json, write_text
@@ -271,7 +272,8 @@ def _result(item: Item, rewards: Sequence[float]) -> float | None:
 
 
 def _dialogue(item: Item, place: int) -> list[dict[str, str]]:
-    return [*item.prompt, {"role": "assistant", "content": item.responses[place]}]
+    turns = [{"role": turn["role"], "content": message_words(turn)} for turn in item.prompt]
+    return [*turns, {"role": "assistant", "content": message_words(item.responses[place])}]
 
 
 def _ids(items: Sequence[Item]) -> list[str]:

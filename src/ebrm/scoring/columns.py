@@ -16,6 +16,7 @@ from typing import Any, Literal
 from ebrm.data import (
     COLUMN_NAMES,
     Message,
+    Prompt,
     Reader,
     Reply,
     RowProblem,
@@ -24,7 +25,9 @@ from ebrm.data import (
     check_messages,
     check_prompt,
     check_text,
+    check_tools,
     find_layout,
+    is_missing,
     messages_in,
     read_sides,
 )
@@ -37,7 +40,7 @@ SCORE_COLUMNS: dict[str, str] = {
     "response": "the reply to score (with prompt)",
     "responses": "a list of replies to score (with prompt)",
     "messages": "a conversation that ends in the reply to score",
-    **{name: COLUMN_NAMES[name] for name in ("prompt", "chosen", "rejected", "a", "b", "label")},
+    **{name: COLUMN_NAMES[name] for name in ("prompt", "system", "tools", "chosen", "rejected", "a", "b", "label")},
 }
 
 # Put behind an empty reply while it is read: a reply that is fitted on must not be empty, one that is scored may be.
@@ -51,6 +54,12 @@ class Side:
 
     prompt: tuple[Message, ...]
     response: Reply
+    tools: tuple[dict[str, Any], ...] | None = None
+
+    @property
+    def asked(self) -> Prompt:
+        """The prompt with its tools, as the reward model takes it."""
+        return {"messages": self.prompt, "tools": self.tools} if self.tools else self.prompt
 
     @property
     def is_empty(self) -> bool:
@@ -95,7 +104,8 @@ class Shape:
             if messages[-1]["role"] != "assistant":
                 raise RowProblem("does not end in an assistant message", name, messages[-1])
             reply = as_reply(messages[-1])
-            return (Side(check_prompt(messages[:-1] or [messages[0]], name), _unfilled(reply) if filled else reply),)
+            prompt = check_prompt(messages[:-1] or [messages[0]], name)
+            return (Side(prompt, _unfilled(reply) if filled else reply, self._tools(row)),)
         if self.kind == "response":
             name = self.columns["response"]
             return (self._reply(row, row.get(name), name, where),)
@@ -123,9 +133,19 @@ class Shape:
         if not isinstance(reply, list):
             check_text(reply, name)
         prompt = (row.get(self.columns["prompt"]), self.columns["prompt"])
-        pair = Sides(prompt, (reply, name), ("-" if reply != "-" else "--", "the other reply"))
+        pair = Sides(prompt, (reply, name), ("-" if reply != "-" else "--", "the other reply"), self._system(row))
         preference, _ = read_sides(pair, where)
-        return Side(preference.prompt, _unfilled(preference.chosen) if filled else preference.chosen)
+        return Side(preference.prompt, _unfilled(preference.chosen) if filled else preference.chosen, self._tools(row))
+
+    def _system(self, row: Mapping[str, Any]) -> tuple[Message, ...]:
+        name = self.columns.get("system")
+        if name is None or is_missing(row.get(name)) or row[name] == "":
+            return ()
+        return ({"role": "system", "content": check_text(row[name], name)},)
+
+    def _tools(self, row: Mapping[str, Any]) -> tuple[dict[str, Any], ...] | None:
+        name = self.columns.get("tools")
+        return None if name is None else check_tools(row.get(name), name)
 
     def _pair(self, row: Mapping[str, Any], where: str) -> tuple[Side, ...]:
         assert self.reader is not None
@@ -142,7 +162,8 @@ class Shape:
         if isinstance(found[0], RowProblem):
             raise found[0]
         pair = found[0].preference
-        return tuple(Side(pair.prompt, _unfilled(one) if empty else one) for one in (pair.chosen, pair.rejected))
+        replies = (_unfilled(one) if empty else one for one in (pair.chosen, pair.rejected))
+        return tuple(Side(pair.prompt, one, pair.tools) for one in replies)
 
 
 def _filled(reply: Any, whole: bool = False) -> tuple[Any, bool]:
@@ -197,14 +218,16 @@ def find_shape(
             )
     names = {ours: mapping.get(ours, ours) for ours in SCORE_COLUMNS}
     there = {ours: name for ours, name in names.items() if name in seen}
+    if "system" not in there and "system_prompt" in seen:
+        there["system"] = "system_prompt"
     for kind in ("response", "responses"):
         if {"prompt", kind} <= there.keys() and not (kind == "response" and "responses" in mapping):
-            return Shape(kind, {ours: there[ours] for ours in ("prompt", kind)})
+            return Shape(kind, {ours: there[ours] for ours in ("prompt", kind, "system", "tools") if ours in there})
     layout = find_layout(row, {ours: name for ours, name in mapping.items() if ours in COLUMN_NAMES}, label_map or {})
     if layout is not None and layout.kind not in ("responses", "rated"):
         return Shape("pair", dict(layout.fields), Reader(layout, {}))
     if "messages" in there:
-        return Shape("messages", {"messages": there["messages"]})
+        return Shape("messages", {ours: there[ours] for ours in ("messages", "tools") if ours in there})
     raise DataError(
         f"{path} has the columns {', '.join(map(str, seen)) or '(none)'}, and nothing in them to score. "
         "Expected prompt and response, or prompt and a list of responses, or messages that end in the assistant's, or "

@@ -17,7 +17,7 @@ class ScoreConfig:
 
     Attributes:
         columns: Where a column has another name in the data: our name = its name (response=answer). Our names:
-            prompt, response, responses, messages, chosen, rejected, a, b, label.
+            prompt, system, tools, response, responses, messages, chosen, rejected, a, b, label.
         label_map: What the values of a label say, as for `PreferenceConfig` (1=a, 0=b).
         bad_rows: Rows that cannot be scored (not text, too long): `stop` and list them, or `mark` them with
             empty rewards and the reason in the column `error`.

@@ -292,7 +292,7 @@ def _open_pairs(path: Path, model: EnergyRewardModel) -> _Source:
 def _texts_fitted_on(shape: Shape, model: EnergyRewardModel, chunk: Chunk) -> list[bool | None]:
     """Whether the model was fitted on the prompt of each row; None for rows that cannot be read too."""
     texts = _texts(shape, chunk)
-    ids = {row: prompt_id(side.prompt) for row, side in zip(texts.row, texts.what, strict=True)}
+    ids = {row: prompt_id(side.prompt, side.tools) for row, side in zip(texts.row, texts.what, strict=True)}
     found = model.fitted_on(list(ids.values()))
     known = {} if found is None else dict(zip(ids, found.tolist(), strict=True))
     return [known.get(place) for place in range(len(chunk.rows))]
@@ -300,7 +300,7 @@ def _texts_fitted_on(shape: Shape, model: EnergyRewardModel, chunk: Chunk) -> li
 
 def _read_texts(model: EnergyRewardModel, sides: Sequence[Side]) -> tuple[Reading, Sequence[str | None]]:
     """Embeddings and base rewards of texts [t], NaN where they cannot be read, and why."""
-    return model.backbone.read_texts([side.prompt for side in sides], [side.response for side in sides], on_error="nan")
+    return model.backbone.read_texts([side.asked for side in sides], [side.response for side in sides], on_error="nan")
 
 
 def _measures(cuts: bool) -> tuple[str, ...]:
