@@ -215,6 +215,7 @@ def fit(
         if isinstance(preferences, Preferences):
             _refuse_unused(reading, ("data",), "preferences that are read already")
         prefs = preferences if isinstance(preferences, Preferences) else load_preferences(preferences, data)
+        parts_of(pair.split for pair in prefs)  # a mistake in them should not wait until all is read
         opened = None if keep is None else open_anchors(keep, data, backbone=True)
         started = time.monotonic()
         read = extract_features(loaded, prefs, folder / "features", features, bad_rows=data.bad_rows)
@@ -532,12 +533,6 @@ def choose_splits(
     parts = {name: np.flatnonzero(named == name) for name in wanted if (named == name).any()}
     rest = np.flatnonzero((named == "train") | (named == ""))
     how = "the data's own splits" if parts else f"by prompt, seed {config.seed}"
-    if parts and not len(rest):
-        raise DataError(
-            f"All {len(pairs):,} pairs are held out ({', '.join(sorted({*map(str, pairs.split)}))}), so that there is "
-            "none to train on. Give the pairs of the training split, too, or have all pairs divided by "
-            f"prompt whatever their split, with {setting('columns', {'split': ''})}."
-        )
     missing = {name: share for name, share in wanted.items() if name not in parts}
     cut = split_by_prompt(pairs.prompt_id[rest].tolist(), missing | {"train": 1 - sum(missing.values())}, config.seed)
     for name in missing:

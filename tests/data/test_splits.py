@@ -158,3 +158,16 @@ def test_a_data_card_says_which_files_are_of_which_split(tmp_path):
     ):
         (folder / "README.md").write_text(odd)
         assert load_preferences(folder).report.splits == {"train": 1}
+
+
+def test_splits_stop_a_fit_before_the_reward_model_reads(monkeypatch, tmp_path):
+    import ebrm.fitting
+    from ebrm.backbone import Backbone
+
+    def read(*_: object, **__: object) -> None:
+        raise AssertionError("texts were read")
+
+    monkeypatch.setattr(ebrm.fitting, "extract_features", read)
+    rows = [{"prompt": str(i), "chosen": "4", "rejected": "5", "split": "train" if i else "sealed"} for i in range(9)]
+    with pytest.raises(DataError, match=r"not known: 'sealed' \(1 pairs\)"):
+        ebrm.fitting.fit(Backbone.__new__(Backbone), rows)

@@ -54,13 +54,15 @@ def part_of(split: object) -> Part | None:
 
 
 def parts_of(splits: Iterable[str | None]) -> list[Part | None]:
-    """The part of each row's split, None for rows of no split.
+    """The part of a fit that each pair's split means, None for pairs of no split.
 
     Raises:
-        DataError: a name that means no part: its rows may be held out for something, so they are not trained on.
+        DataError: a name that means no part: its pairs may be held out for something, so they are not trained on; or
+            none that may be trained on.
     """
     named = list(splits)
     meant = {name: part_of(name) for name in set(named) if name}
+    ignored = setting("columns", {"split": ""})
     if unknown := {name for name, part in meant.items() if part is None}:
         counts = Counter(name for name in named if name in unknown)
         shown = ", ".join(f"{name!r} ({count:,} pairs)" for name, count in counts.most_common(8))
@@ -69,10 +71,16 @@ def parts_of(splits: Iterable[str | None]) -> list[Part | None]:
             f"The pairs name splits that are not known: {shown}{more}. Known are train, validation and test, and what "
             "`datasets` takes for them (training, val, valid, dev, testing, eval, evaluation, train_prefs, …). Pairs "
             "that may be held out for something are never trained on: rename the splits, read one of them with "
-            f"{setting('split', 'train')}, or have all pairs divided by prompt whatever their split, with "
-            f"{setting('columns', {'split': ''})}."
+            f"{setting('split', 'train')}, or have all pairs divided by prompt whatever their split, with {ignored}."
         )
-    return [meant[name] if name else None for name in named]
+    parts = [meant[name] if name else None for name in named]
+    if parts and not {None, "train"} & {*parts}:
+        raise DataError(
+            f"All {len(parts):,} pairs are held out ({', '.join(sorted(meant))}), so that there is none to train on. "
+            "Give the pairs of the training split, too, or have all pairs divided by prompt whatever their split, with "
+            f"{ignored}."
+        )
+    return parts
 
 
 @dataclass(frozen=True)
