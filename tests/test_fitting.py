@@ -361,8 +361,10 @@ def test_what_cannot_be_fitted_or_has_no_effect_is_refused() -> None:
     features = linear_features(60)
     with pytest.raises(DataError, match="no preferences to fit on: nowhere is not a features folder"):
         fit("nowhere")
-    with pytest.raises(DataError, match="PreferencePairs over their items"):
+    with pytest.raises(DataError, match="There is no file or folder 'data.jsonl'"):
         fit(features, "data.jsonl")
+    with pytest.raises(DataError, match="were not made from these preferences .list of 1 rows.*split, columns"):
+        fit(features, [{"prompt": "a", "chosen": "b", "rejected": "c"}])
     with pytest.raises(ConfigError, match="`text` has no effect on features"):
         fit(features, text=TextConfig(max_length=5))
     with pytest.raises(DataError, match="beyond the 120"):

@@ -163,7 +163,8 @@ def fit(
         source: the reward model (a name, a folder, "demo", or one loaded), or features of one
             (:func:`ebrm.extract_features`, :func:`ebrm.import_features`; their folder or the object).
         preferences: with a reward model, what :func:`ebrm.load_preferences` reads, or its result. With features,
-            nothing (the features' own pairs) or :class:`ebrm.PreferencePairs` over their items.
+            nothing (the features' own pairs), :class:`ebrm.PreferencePairs` over their items, or the preferences that
+            they were made from, for the texts in the report.
         keep: anchors, texts whose reward should not move, such as the domain that the reward model knows: features of
             the same reward model or their folder; with a reward model also preference pairs (their labels are not
             fitted on) or rows of prompt and response. A part of them is held out to measure the drift on.
@@ -193,15 +194,16 @@ def fit(
         if isinstance(source, str | Path) and (Path(source) / "manifest.json").is_file():
             source = open_features(source)
         if isinstance(source, Features):
-            _refuse_unused(reading, tuple(reading), "features, which are read already")
+            pairs, texts = preferences, None
             if preferences is not None and not isinstance(preferences, PreferencePairs):
-                raise DataError(
-                    f"With features, preferences are PreferencePairs over their items, or left out; they are "
-                    f"{type(preferences).__name__}. Give a reward model to read texts with."
-                )
+                pairs, texts = None, _texts_of(source, preferences, data)
+                reading["data"] = PreferenceConfig()
+            _refuse_unused(reading, tuple(reading), "features, which are read already")
             opened = None if keep is None else open_anchors(keep, data, backbone=False)
             anchors = _anchors(opened, source, None, folder, config, features)
-            return _fit_features(source, preferences, head, config, where, folder, on_epoch, seconds, anchors)
+            return _fit_features(
+                source, pairs, head, config, where, folder, on_epoch, seconds, anchors, preferences=texts
+            )
         if preferences is None:
             raise DataError(f"There are no preferences to fit on: {source} is not a features folder, so give some.")
         from ebrm.backbone import Backbone, load_backbone  # not before: features need no transformers
@@ -235,6 +237,24 @@ def fit(
             everything = ShardedEmbeddings([anchors.features.embedding(slice(None))], read.embedding_size)
             anchors = replace(anchors, features=replace(anchors.features, path=None, embeddings=everything))
         return _fit_features(read, None, head, config, where, folder, on_epoch, seconds, anchors, loaded, prefs)
+
+
+def _texts_of(features: Features, preferences: Any, data: PreferenceConfig) -> Preferences:
+    """The preferences that features were made from, for the texts in the report.
+
+    Raises:
+        DataError: they are others.
+    """
+    texts = preferences if isinstance(preferences, Preferences) else load_preferences(preferences, data)
+    stored = (features.manifest["data"] or {}).get("fingerprint")
+    if stored != texts.fingerprint:
+        raise DataError(
+            f"The features were not made from these preferences ({texts.report.origin}): the fingerprint of theirs is "
+            f"{str(stored)[:12]}, that of these {texts.fingerprint[:12]}. Give the data that the features were made "
+            "from, read in the same way (split, columns, limit), or leave the texts out; to fit on other pairs, a "
+            "reward model has to read them."
+        )
+    return texts
 
 
 def _anchors(

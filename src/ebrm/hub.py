@@ -11,6 +11,7 @@ from ebrm._version import __version__
 from ebrm.errors import ModelError
 from ebrm.heads import HEADS
 from ebrm.utils.files import atomic_path, read_json, sha256_file, write_json, write_text
+from ebrm.utils.hub_names import download, shown_place, why_no_hub_name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -161,17 +162,20 @@ def download_model(
     local_only: bool = False,
 ) -> Path:
     """The local folder of a model: `name` itself if it is a folder, else a snapshot from the Hub."""
-    from huggingface_hub import snapshot_download
+    if Path(name).expanduser().is_dir():
+        return Path(name).expanduser()
+    if why := why_no_hub_name(str(name), revision):
+        raise ModelError(
+            f"{name} is neither a folder here nor a model that could be had from the Hub ({why}). Looked for "
+            f"{shown_place(str(name))}. Check the path, or give the folder that a fit wrote."
+        )
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    if Path(name).is_dir():
-        return Path(name)
     try:
-        folder = snapshot_download(
-            str(name), revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_only,
+        return download(
+            str(name), revision, cache_dir=cache_dir, token=token, local_files_only=local_only,
             allow_patterns=[_WEIGHTS, _CONFIG, _CARD],
         )  # fmt: skip
-        return Path(folder)
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(

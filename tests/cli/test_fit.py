@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ from ebrm.backbone import BackboneConfig
 from ebrm.cli import fit
 from ebrm.cli.parser import Chosen, options_of
 from ebrm.data import PreferenceConfig, TextConfig
-from ebrm.errors import ConfigError
+from ebrm.errors import BackboneError, ConfigError
 from ebrm.features import FeatureConfig
 from ebrm.heads import ResidualConfig
 from ebrm.hub import fusion_in_words
+from ebrm.integrations.trl import reward_function
 from ebrm.model import EnergyRewardModel
 
 QUICK = ("--head", "energy", "--joint-widths", "12,6", "--epochs", 2)
@@ -49,7 +51,14 @@ def test_from_text_to_a_model_with_numbers_and_report(rm: Path, pairs: Path, tmp
         assert metrics[name]["low"] <= metrics[name]["accuracy"] <= metrics[name]["high"]
     difference = metrics["refined"]["accuracy"] - metrics["base"]["accuracy"]
     assert metrics["difference"]["value"] == pytest.approx(difference)
-    for words in ("60 of 60 rows kept", "explicit prompt, standard", "The base RM contradicts", "are used", "Epoch 2"):
+    for words in (
+        "60 of 60 rows kept",
+        "explicit prompt, standard",
+        "The base RM contradicts",
+        "are used",
+        "Epoch 1: loss",
+        "2 epochs; the best",
+    ):
         assert words in ran.err, words
     report = (out / "report.html").read_text(encoding="utf-8")
     assert "Question" in report and "beta" in report  # texts of what moved most, and categories
@@ -89,12 +98,50 @@ def test_features_can_be_kept(rm: Path, pairs: Path, tmp_path: Path) -> None:
     assert first and all(tensor.equal(again[name]) for name, tensor in first.items())
 
 
+def test_a_fit_from_features_takes_the_texts_for_its_report(
+    rm: Path, pairs: Path, features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = []
+    monkeypatch.setattr("ebrm.report.write_report", lambda path, data: told.append(data.examples[0].response))
+    for name, more in (("with", ("--data", pairs)), ("without", ())):
+        ran = ebrm("fit", "--features", features, "--out", tmp_path / name, *more)
+        assert ran.code == 0, ran.err
+    assert told[0] and told[1] is None
+    refused(
+        ebrm("fit", "--features", features, "--data", pairs, "--limit", 9, "--out", tmp_path / "m"),
+        "not made from these preferences", "split, columns, limit",
+    )  # fmt: skip
+    halves = [tmp_path / f"{name}, half.jsonl" for name in "ab"]
+    lines = pairs.read_text().splitlines(keepends=True)
+    for half, part in zip(halves, (lines[:30], lines[30:]), strict=True):
+        half.write_text("".join(part))
+    several = ("--data", halves[0], "--data", halves[1])
+    assert ebrm("fit", "--backbone", rm, *several, "--out", tmp_path / "m").code == 0
+    heads = [EnergyRewardModel.from_pretrained(tmp_path / name).head.state_dict() for name in ("m", "with")]
+    assert all(tensor.allclose(heads[1][name], atol=1e-4) for name, tensor in heads[0].items())
+
+
+def test_features_and_reward_models_that_are_not_there_are_said_by_name(
+    rm: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused(ebrm("fit", "--features", "runs/f", "--out", "m"), "no folder runs/f", "ebrm features")
+    moving = shutil.copytree(rm, tmp_path / "rm")
+    assert ebrm("fit", "--backbone", moving, "--data", pairs, "--out", "m").code == 0
+    moving.rename(tmp_path / "elsewhere")
+    refused(ebrm("score", "m", pairs, "--out", "o.jsonl"), "If it has moved", "`--backbone PATH`")
+    assert ebrm("score", "m", pairs, "--out", "o.jsonl", "--backbone", "elsewhere").code == 0
+    with pytest.raises(BackboneError, match="If it has moved"):
+        reward_function("m")
+    assert reward_function("m", backbone="elsewhere")(["Question"], ["an answer"])[0] is not None
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [
         (("--backbone", "rm", "--layers", "none"), "--backbone, --layers ("),
         (("--no-trust-remote-code",), "--trust-remote-code ("),
-        (("--data", "d.jsonl", "--keep-features"), "--data, --keep-features ("),
+        (("--data", "d.jsonl", "--keep-features"), "--keep-features ("),
         (("--config", "c.yaml"), "--layers, --token-budget, --limit ("),
     ],
 )

@@ -14,8 +14,9 @@ from typing import Any
 from safetensors import safe_open
 from torch import Tensor
 
-from ebrm.errors import BackboneError
+from ebrm.errors import BackboneError, setting
 from ebrm.utils.files import read_json
+from ebrm.utils.hub_names import download, shown_place, why_no_hub_name
 
 logger = logging.getLogger(__name__)
 
@@ -96,12 +97,16 @@ def open_checkpoint(name: str, revision: str | None = None, with_code: bool = Fa
 
 
 def _fetch(name: str, revision: str | None, with_code: bool) -> tuple[Path, str | None]:
-    from huggingface_hub import snapshot_download
+    if why := why_no_hub_name(name, revision):
+        raise BackboneError(
+            f"There is no reward model {name}: no folder of that name here (looked for {shown_place(name)}), and {why}."
+            f" Check the path, or give a Hub name; {setting('revision', 'main')} asks the Hub in any case."
+        )
     from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
     patterns = [*_PATTERNS, "*.py"] if with_code else _PATTERNS
     try:
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"]))
+        folder = download(name, revision, allow_patterns=patterns, ignore_patterns=["*/*"])
     except GatedRepoError as error:
         raise BackboneError(
             f"The reward model {name} is on the Hub but gated: accept its terms on its page, then log in with "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from ebrm.backbone.build import (
@@ -37,6 +38,7 @@ from ebrm.data import (
     make_text_rule,
     tokenize,
 )
+from ebrm.errors import BackboneError, setting
 
 # transformers changes the process's default precision and log level while it loads a model.
 _loading = threading.RLock()  # a family's loader may load another
@@ -143,10 +145,18 @@ def reload_backbone(
     saved = {"backbone": stated.name, "revision": stated.revision, "dtype": stated.dtype, "base": stated.base}
     if not stated.head_module.rpartition(".")[2].isdigit():  # of several maps, which have to be found together
         saved["head"] = stated.head_module
-    backbone = load_backbone(
-        BackboneConfig(**{**saved, **changes}),
-        TextConfig(**kept | texts),
-        blocks=None if "layers" in changes else stated.layers,
-    )
+    try:
+        backbone = load_backbone(
+            BackboneConfig(**{**saved, **changes}),
+            TextConfig(**kept | texts),
+            blocks=None if "layers" in changes else stated.layers,
+        )
+    except BackboneError as error:
+        if "backbone" in changes or stated.name == "demo" or Path(stated.name).expanduser().is_dir():
+            raise
+        raise BackboneError(
+            f"The reward model that this was made with cannot be loaded. {error} If it has moved, what helps is "
+            f"{setting('backbone', 'PATH')}."
+        ) from error
     backbone.check(identity, text_rule, ignore=tuple(texts))
     return backbone

@@ -26,6 +26,11 @@ def out_folder(path: str) -> Path:
     return Path(path)
 
 
+def one_or_several(names: Sequence[str]) -> str | list[str] | None:
+    """Names of data as the library takes them."""
+    return names[0] if len(names) == 1 else list(names) or None
+
+
 def at_least(config: Any, **least: int) -> None:
     """Refuse fields of a config that are below their least value."""
     for name, low in least.items():

@@ -130,7 +130,7 @@ def _parts(choice: Mapping[str, Any]) -> dict[str, Part]:
             parts |= {name: part for name, part in config_parts(HEADS[kind]()).items() if name == kind}
     return parts | {
         "fit": Part(FitConfig),
-        "reward_model": Part(BackboneConfig, ("device", "token_budget", "trust_remote_code"), saved=True),
+        "reward_model": Part(BackboneConfig, ("backbone", "device", "token_budget", "trust_remote_code"), saved=True),
     }
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from ebrm.backbone import BackboneConfig
-from ebrm.cli.common import out_folder
+from ebrm.cli.common import one_or_several, out_folder
 from ebrm.cli.console import Console
 from ebrm.cli.parser import Chosen, Command, Part
 from ebrm.data import PreferenceConfig, TextConfig
@@ -23,11 +23,11 @@ class FeaturesJob:
 
     Attributes:
         data: preference pairs: a file, folder or pattern (.jsonl, .json, .csv, .tsv, .parquet), or a Hub data set
-            (owner/name[:config][@revision]).
+            (owner/name[:config][@revision]); give it several times for several.
         out: folder to write. An unfinished one of the same data and model is continued.
     """
 
-    data: str
+    data: tuple[str, ...] = field(metadata={"repeat": True})
     out: str
 
 
@@ -51,7 +51,7 @@ def features(console: Console, chosen: Chosen) -> None:
     from ebrm.data import load_preferences
     from ebrm.features import extract_features
 
-    preferences = load_preferences(job.data, data)  # logs its report
+    preferences = load_preferences(one_or_several(job.data), data)  # logs its report
     console.kept = "Finished shards are kept; run the same command again to go on."
     backbone = load_backbone(here, text)
     made = extract_features(backbone, preferences, job.out, storage, engine=engine, bad_rows=data.bad_rows).manifest

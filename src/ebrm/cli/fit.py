@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ebrm.backbone import BackboneConfig
-from ebrm.cli.common import out_folder, show_accuracy, written_facts
+from ebrm.cli.common import one_or_several, out_folder, show_accuracy, written_facts
 from ebrm.cli.console import Console
 from ebrm.cli.heads import HeadChoice, chosen_head, head_parts, refuse
 from ebrm.cli.parser import Chosen, Command, Part
 from ebrm.cli.work import check_out, place, work_folder
 from ebrm.data import PreferenceConfig, TextConfig
 from ebrm.errors import ConfigError
-from ebrm.features import FeatureConfig
+from ebrm.features import FeatureConfig, is_features, read_manifest
 from ebrm.heads import FitConfig
 
 
@@ -28,9 +28,9 @@ class FitJob:
     Attributes:
         out: folder to write: the model, metrics.json and report.html. An interrupted fit is continued.
         data: preference pairs: a file, folder or pattern (.jsonl, .json, .csv, .tsv, .parquet), or a Hub data set
-            (owner/name[:config][@revision]).
-        features: features folder that `ebrm features` wrote, instead of --backbone, --data and the options of
-            reading.
+            (owner/name[:config][@revision]); give it several times for several. With --features: the data that these
+            were made from, for the texts in the report.
+        features: features folder that `ebrm features` wrote, instead of --backbone and the options of reading.
         keep: anchors, texts whose reward should not move: preference pairs or rows of prompt and response, as for
             --data (labels are not fitted on), or a features folder of the same reward model.
         risk: find the confidence above which pairs can be decided with this share of wrong decisions, on the test
@@ -42,7 +42,7 @@ class FitJob:
     """
 
     out: str
-    data: str | None = None
+    data: tuple[str, ...] = field(default=(), metadata={"repeat": True})
     features: str | None = None
     keep: str | None = None
     risk: float | None = None
@@ -69,6 +69,8 @@ def fit(console: Console, chosen: Chosen) -> None:
 
         check_setting("risk", job.risk, above=0, below=1)
     config = chosen.of(FitConfig(filter_conflicts=chosen.of(HeadChoice).paper is not None))
+    if job.features is not None and not is_features(job.features):
+        read_manifest(Path(job.features))  # says what is there instead
     reading = _reading(job, chosen)
     settings = {name: asdict(value) for name, value in reading.items()}
     settings |= {"head": head.to_dict(), "fit": asdict(config)}
@@ -82,7 +84,7 @@ def fit(console: Console, chosen: Chosen) -> None:
         device = chosen.given(BackboneConfig).get("device", "auto")
         given: dict[str, Any] = {"keep": job.keep, "head": head, "config": config, "work": work, "device": device}
         with tracked(job.trackers, out.with_name(out.name + "-logs"), settings) as log:
-            result = ebrm.fit(source, job.data, on_epoch=log, **given, **reading)
+            result = ebrm.fit(source, one_or_several(job.data), on_epoch=log, **given, **reading)
         promises = _promises(result, job.risk)
         made = work / "model"
         shutil.rmtree(made, ignore_errors=True)
@@ -103,7 +105,7 @@ def fit(console: Console, chosen: Chosen) -> None:
 def _groups(job: FitJob, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a fit by what depends on them: what is read and how, the anchors, the head and its fit."""
     return {
-        "source": {"data": place(job.data), "features": place(job.features)},
+        "source": {"data": [place(one) for one in job.data], "features": place(job.features)},
         "reading": {name: settings[name] for name in settings if name not in ("head", "fit")},
         "anchors": {"keep": place(job.keep)},
         "head": settings["head"],
@@ -142,20 +144,21 @@ def _reading(job: FitJob, chosen: Chosen) -> dict[str, Any]:
         ConfigError: neither is given, or options that have no effect on features.
     """
     if job.features is None:
-        if job.data is None:
+        if not job.data:
             raise ConfigError("Nothing to fit on: give --backbone and --data, or --features.")
         configs = {"backbone": BackboneConfig, "data": PreferenceConfig, "text": TextConfig, "features": FeatureConfig}
         return {name: chosen.of(config) for name, config in configs.items()}
-    unused = ["--data"] * (job.data is not None) + ["--keep-features"] * job.keep_features
+    unused = ["--keep-features"] * job.keep_features
     # The device is also where the head is fitted, and to restart is of the whole fit.
-    unused += [flag for flag in chosen.flags(*_READING) if flag not in ("--device", "--restart")]
+    given = chosen.flags(*(kind for kind in _READING if kind is not PreferenceConfig or not job.data))
+    unused += [flag for flag in given if flag not in ("--device", "--restart")]
     if unused:
         raise ConfigError(
             f"--features was given together with {', '.join(unused)} (typed or in the --config file). Features hold "
             "embeddings and rewards as they were read then: give either --features, or --backbone and --data with the "
             "options of reading."
         )
-    return {}
+    return {"data": chosen.of(PreferenceConfig)} if job.data else {}
 
 
 def _show(console: Console, metrics: dict[str, Any], out: Path) -> None:

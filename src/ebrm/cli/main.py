@@ -58,6 +58,8 @@ COMMANDS = tuple(
 )
 #: Fields whose names alone mean other things, too.
 _OF_ANY = ("backbone", "device", "head", "limit", "seed", "server")
+#: What helps where a command has no such option, and no other command helps.
+_INSTEAD = {("eval", "backbone"): "a link to it at its old place"}
 #: They stand before or after the command's name.
 _SWITCHES = {flag: name for name, (flags, _) in SWITCHES.items() for flag in flags}
 
@@ -121,6 +123,9 @@ def in_options(text: str, chosen: Chosen | None) -> str:
     """
     if chosen is None:
         return text
+    for (command, field), words in _INSTEAD.items():
+        if chosen.command == command:
+            text = re.sub(rf"`{field}(=[^`]*)?`", words, text)
     makers = ("features", "fit") if chosen.command == eval.command.name else ("fit", "features")
     return chosen.in_options(text, elsewhere=lambda name, valued: _elsewhere(name, valued, makers))
 

@@ -78,6 +78,7 @@ class Option:
     default: Any  # MISSING when the field must be given
     help: str
     unless: str = ""
+    repeat: bool = False  # typed once a value, which may have commas
 
     @property
     def is_mapping(self) -> bool:
@@ -224,7 +225,17 @@ def options_of(parts: Mapping[str, Part]) -> list[Option]:
                 found[key] = dataclasses.replace(first, configs=(*first.configs, kind), default=default)
             else:
                 help = texts.get(each.name, "")
-                found[key] = Option(key, group, each.name, (kind,), hints[each.name], default, help, part.unless)
+                found[key] = Option(
+                    key,
+                    group,
+                    each.name,
+                    (kind,),
+                    hints[each.name],
+                    default,
+                    help,
+                    part.unless,
+                    "repeat" in each.metadata,
+                )
     return list(found.values())
 
 
@@ -288,6 +299,10 @@ def parse(app: App, commands: Sequence[Command], argv: Sequence[str]) -> tuple[C
         if (value := bound.arguments.pop(option.key, None)) is None:
             continue
         items = read_items(value, option.hint, option.flag) if option.is_mapping else {}
+        if option.repeat:
+            given |= {(kind, option.field): tuple(value) for kind in option.configs}
+            keys.discard(option.key)
+            continue
         for kind in option.configs:
             whole = given.get((kind, option.field), {}) | items if option.is_mapping else value
             given[kind, option.field] = read(whole, option.hint, option.flag)
@@ -316,7 +331,7 @@ def _stub(command: Command, options: Sequence[Option]) -> Callable[..., None]:
     names = dict.fromkeys(option.group for option in options)
     groups = {name: Group(name.replace("_", " ").capitalize(), sort_key=k) for k, name in enumerate(names)}
     for option in options:
-        kind = bool if without_none(option.hint) is bool else list[str] if option.is_mapping else str
+        kind = bool if without_none(option.hint) is bool else list[str] if option.is_mapping or option.repeat else str
         what = metavar(option.hint)
         add(
             option.key, kind, group=groups[option.group], name=option.flag, help=option.in_flags(named), metavar=what,
@@ -382,6 +397,8 @@ def _read_written(
                 raise ConfigError(f"{path}: {reason}")
             hint = meant(name, names) or f" Known here: {', '.join(names)}."
             raise ConfigError(f"{path}: {place} is not a setting of this command.{hint}")
+        if option.repeat and isinstance(value, str):
+            value = [value]
         for kind in kinds or option.configs:
             given[kind, option.field] = read(value, option.hint, f"{path}: {place}")
 

@@ -125,6 +125,8 @@ def _record(work: Path) -> dict[str, Any]:
 def _typed(value: Any) -> str:
     if isinstance(value, dict):
         return " ".join(f"{key}={show(item)}" for key, item in value.items()) or "unset"
+    if isinstance(value, list) and value and all(isinstance(one, str) for one in value):
+        return " and ".join(value)
     return value if isinstance(value, str) else "unset" if value in (None, []) else show(value)
 
 

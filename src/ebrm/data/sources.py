@@ -17,6 +17,7 @@ import re
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,7 @@ from ebrm.data.schema import shorten
 from ebrm.data.splits import NOT_DATA, file_splits, named_splits, part_of
 from ebrm.data.tables import list_rows, open_table
 from ebrm.errors import DataError, setting
+from ebrm.utils.hub_names import hub_has_data, why_no_hub_name
 
 Row = dict[str, Any]
 LocatedRow = tuple[str, Row]  # ("file.jsonl:12", row)
@@ -129,6 +131,9 @@ def _open_named(source: str | os.PathLike[str], config: PreferenceConfig) -> Sou
             f"{absent}, and it does not read as the name of a Hub data set either (owner/name[:config][@revision]). "
             "Check the path or the name."
         )
+    why = why_no_hub_name(hub["name"], hub["revision"])
+    if why and reader_of(Path(name)) is None:
+        raise DataError(f"{absent}, and {why}. Check the path; for the Hub data set of this name write {name}@main.")
     if reader_of(Path(name)) is not None:
         raise DataError(
             f"{absent}. It could also be read as a Hub data set, but its ending says it is a file, so the Hub was not "
@@ -163,7 +168,8 @@ def _open_hub(hub: re.Match[str], absent: str, config: PreferenceConfig) -> Sour
     split = config.split or "train"
     shown = name + (f", config {subset}" if subset else "") + (f", revision {revision}" if revision else "")
     try:
-        data = datasets.load_dataset(name, subset, split=split, revision=revision)
+        with nullcontext() if hub_has_data(name, revision) else _offline():
+            data = datasets.load_dataset(name, subset, split=split, revision=revision)
     except Exception as error:  # noqa: BLE001 - network, authorization, config and split names: all outside us
         raise DataError(
             f"{absent}, and read as a Hub data set, {shown}, split {split}, it could not be loaded: "
@@ -171,6 +177,23 @@ def _open_hub(hub: re.Match[str], absent: str, config: PreferenceConfig) -> Sour
             "config with owner/name:config."
         ) from error
     return _split_of_set(f"Hub data set {shown}, split {split}", split, data, f"{name} {split}")
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """The library looks at its cache alone, and does not ask a Hub that does not answer again and again."""
+    import datasets
+    import huggingface_hub.constants as constants
+
+    places: tuple[Any, ...] = (datasets.config, constants)
+    before = [place.HF_HUB_OFFLINE for place in places]
+    for place in places:
+        place.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        for place, value in zip(places, before, strict=True):
+            place.HF_HUB_OFFLINE = value
 
 
 def _open_saved_dataset(path: Path, config: PreferenceConfig) -> Source:

@@ -149,16 +149,21 @@ def fit_energy(
             held_out = validate(head, embeddings, reward, validation)
             epoch = Epoch(len(history) + 1, loss, *held_out, time.monotonic() - started)
             history.append(epoch)
-            logger.info(
-                "Epoch %d: loss %.4f; held out: accuracy %.4f, -log p %.4f, label loss %.4f; %.1f s.",
-                epoch.epoch, loss, *held_out, epoch.seconds,
-            )  # fmt: skip
+            bar.say(
+                f"Epoch {epoch.epoch}: loss {loss:.4f}, held out accuracy {held_out[0]:.3f}, "
+                f"-log p {held_out[1]:.3f}, label loss {held_out[2]:.3f}"
+            )
             if _best_epoch(history, config) == epoch.epoch:
                 best = copy.deepcopy(head.state_dict())
             if checkpoint is not None:
                 save_checkpoint(checkpoint, run, history, best, head, optimizer, generator)
             if on_epoch is not None:
                 on_epoch(epoch)
+    for found in history[_best_epoch(history, config) - 1 :][:1]:
+        logger.info(
+            "%d epochs; the best was %d: held out accuracy %.3f, label loss %.3f.",
+            len(history), found.epoch, found.validation_accuracy, found.validation_label_loss,
+        )  # fmt: skip
     head.load_state_dict(best)
     if joint and not len(validation):
         head.fusion = UNMEASURED

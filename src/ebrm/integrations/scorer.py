@@ -36,13 +36,21 @@ class Scorer(Protocol):
         """As `EnergyRewardModel.score`."""
 
 
-def open_scorer(model: Scorer | str | Path) -> Scorer:
-    """The scorer itself, or the model of a folder or the Hub; its RM is loaded now, so that errors show early."""
+def open_scorer(model: Scorer | str | Path, backbone: str | Path | None = None) -> Scorer:
+    """The scorer itself, or the model of a folder or the Hub; its RM is loaded now, so that errors show early.
+
+    Args:
+        model: a model, its folder or Hub name, or a client.
+        backbone: where a model's RM is found now, if it has moved since the fit.
+    """
     if isinstance(model, str | Path):
         if "://" in str(model):
             raise ModelError(f"{model} is an address, not a model. Give a client: ebrm.Client({str(model)!r}).")
         model = EnergyRewardModel.from_pretrained(model)
+    if backbone is not None and not isinstance(model, EnergyRewardModel):
+        raise ConfigError(f"`backbone` is {str(backbone)!r}, and only a model in this process has one. Leave it out.")
     if isinstance(model, EnergyRewardModel):
+        model = model if backbone is None else model.with_backbone(backbone=str(backbone))
         _ = model.backbone
     elif isinstance(model, type) or not callable(getattr(model, "score", None)):
         raise ModelError(f"`model` is {model!r:.60}; a model, a folder or Hub name of one, or a client was expected.")
@@ -56,6 +64,7 @@ class Environment:
     Attributes:
         model: `EBRM_MODEL`, folder or Hub name of an energy reward model, scored in this process; empty for a server.
         device: `EBRM_DEVICE`, the device of that model's RM; "auto" unless set.
+        backbone: `EBRM_BACKBONE`, where that RM is found now, if it has moved since the fit; None: where it was.
         server: `EBRM_SERVER`, address of a running `ebrm serve`; empty for a model here.
         token: `EBRM_TOKEN`, the server's token; None where it has none.
         pessimism: `EBRM_PESSIMISM`, standard deviations subtracted from each reward; 0 unless set.
@@ -69,6 +78,7 @@ class Environment:
     token: str | None
     pessimism: float
     unusable: float | None
+    backbone: str | None = None
 
     @property
     def on_error(self) -> OnError:
@@ -114,6 +124,7 @@ def read_environment(server_only: str = "") -> Environment:
         token=os.environ.get("EBRM_TOKEN") or None,
         pessimism=pessimism,
         unusable=_number("EBRM_UNUSABLE_REWARD"),
+        backbone=os.environ.get("EBRM_BACKBONE") or None,
     )
 
 
@@ -136,13 +147,20 @@ _opening = threading.Lock()  # a trainer's first threads would each load a model
 
 def shared_scorer(environment: Environment) -> EnergyRewardModel | Client:
     """The model or client of an environment, opened once a process and used by all its threads."""
-    key = (environment.model, environment.device, environment.server, environment.token or "")
+    key = (
+        environment.model,
+        environment.device,
+        environment.server,
+        environment.token or "",
+        environment.backbone or "",
+    )
     with _opening:
         if key not in _shared:
             if environment.server:
                 _shared[key] = Client(environment.server, token=environment.token)
             else:
                 model = EnergyRewardModel.from_pretrained(environment.model, device=environment.device)
-                _ = model.backbone  # loaded, so that errors show early
-                _shared[key] = model
+                opened = open_scorer(model, environment.backbone)
+                assert isinstance(opened, EnergyRewardModel)
+                _shared[key] = opened
         return _shared[key]

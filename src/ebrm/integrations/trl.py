@@ -36,6 +36,7 @@ def reward_function(
     asynchronous: bool = False,
     name: str | None = None,
     tools: Sequence[Any] | None = None,
+    backbone: str | Path | None = None,
 ) -> RewardFunction:
     """A reward function for `reward_funcs` of TRL's `GRPOTrainer` and `RLOOTrainer`.
 
@@ -52,6 +53,7 @@ def reward_function(
         name: the function's name in TRL's logs; by default `ebrm`, `ebrm_mode` or `ebrm_pessimistic`.
         tools: those that the trainer has (`GRPOTrainer(tools=…)`), functions or descriptions: they go to the reward
             model's chat template, as its `tools`. By default the column `tools` of the data set, if it has one.
+        backbone: where the model's RM is found now, a folder or Hub name, if it has moved since the fit.
 
     Returns:
         A function of `prompts`, `completions` and TRL's other columns that returns a list of float or None. It logs the
@@ -67,7 +69,7 @@ def reward_function(
         raise ConfigError(f"mode is {mode!r}; it must be one of {', '.join(_NAMES)}.")
     if not isinstance(k, int | float) or not 0 <= k < math.inf:
         raise ConfigError(f"k is {k!r}; it is a number of standard deviations, at least 0.")
-    scorer = _set_estimate(open_scorer(model), "mode" if mode == "mode" else "mean")
+    scorer = _set_estimate(open_scorer(model, backbone), "mode" if mode == "mode" else "mean")
     penalty = k if mode == "pessimistic" else 0.0
     called = name or _NAMES[mode]
     warned: list[str] = []

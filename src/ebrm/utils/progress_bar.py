@@ -19,6 +19,7 @@ class Bar:
     def __init__(self, what: str, total: int, unit: str, live: object | None) -> None:
         self.what, self.total, self.unit, self.done = what, total, unit, 0
         self._start = self._spoke = time.monotonic()
+        self._said = False
         self._live = live
         self._task = live.add_task(what, total=total, stats="") if live is not None else None  # type: ignore[attr-defined]
 
@@ -35,6 +36,12 @@ class Bar:
             left = (self.total - self.done) / max(rate, 1e-9)
             logger.info("%s: %d of %d %s, %s, %.0f s left", self.what, self.done, self.total, self.unit, shown, left)
 
+    def say(self, line: str) -> None:
+        """Log how far it is, where there is no bar: the first time, and then every few seconds."""
+        if self._live is None and (not self._said or time.monotonic() - self._spoke > _SECONDS_BETWEEN_LINES):
+            self._said, self._spoke = True, time.monotonic()
+            logger.info("%s", line)
+
 
 @contextmanager
 def progress(what: str, total: int, unit: str) -> Iterator[Bar]:
@@ -47,7 +54,7 @@ def progress(what: str, total: int, unit: str) -> Iterator[Bar]:
 
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=16),  # with what stands beside it, 80 columns
         TaskProgressColumn(),
         TextColumn("{task.fields[stats]}"),
         TimeRemainingColumn(),
