@@ -17,7 +17,7 @@ from ebrm.cli.parser import Chosen, Command, Part
 from ebrm.cli.work import check_out, place, work_folder
 from ebrm.data import PreferenceConfig, TextConfig
 from ebrm.errors import ConfigError
-from ebrm.features import FeatureConfig, is_features, read_manifest
+from ebrm.features import FeatureConfig
 from ebrm.heads import FitConfig
 
 
@@ -69,8 +69,11 @@ def fit(console: Console, chosen: Chosen) -> None:
 
         check_setting("risk", job.risk, above=0, below=1)
     config = chosen.of(FitConfig(filter_conflicts=chosen.of(HeadChoice).paper is not None))
-    if job.features is not None and not is_features(job.features):
-        read_manifest(Path(job.features))  # says what is there instead
+    if job.features is not None:
+        from ebrm.features import is_features, read_manifest  # not before: they load torch
+
+        if not is_features(job.features):
+            read_manifest(Path(job.features))  # says what is there instead
     reading = _reading(job, chosen)
     settings = {name: asdict(value) for name, value in reading.items()}
     settings |= {"head": head.to_dict(), "fit": asdict(config)}
