@@ -25,7 +25,7 @@ demo: $(READY_DEMO)
 	$(VENV)/bin/ebrm demo --out demo-out $(ARGS)
 
 test: $(READY)
-	$(VENV)/bin/python -m pytest $(ARGS)
+	$(VENV)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 lint: $(READY)
 	$(VENV)/bin/ruff check

@@ -131,7 +131,7 @@ def facts_text(rows: Sequence[tuple[str, Any]], columns: int) -> str:
     for name, value in rows:
         wrapped = textwrap.wrap(
             printable(str(value)), columns, initial_indent=name.ljust(longest + 2) if beside else indent,
-            subsequent_indent=indent, break_on_hyphens=not beside,
+            subsequent_indent=indent, break_on_hyphens=False, break_long_words=False,
         )  # fmt: skip
         lines += ([] if beside and wrapped else [name]) + wrapped
     return "".join(f"{line}\n" for line in lines)
