@@ -321,10 +321,12 @@ def test_a_prompt_column_with_another_case_or_a_space_is_not_overlooked():
             load([{name: "Who?", "chosen": "The cat", "rejected": "The dog"}])
 
 
-def test_rows_inside_a_value_are_pointed_at(tmp_path):
+def test_rows_inside_a_value_are_pointed_at():
     rows = [{"prompt": "2+2?", "chosen": "4", "rejected": "5"}] * 2
     with pytest.raises(DataError, match=r"(?s)rows seem to be in 'data'.*read_rows\(source\)"):
         load([{"data": rows, "version": 1}])
+    with pytest.raises(DataError, match="rows seem to be in 'train'"):
+        load([{"train": rows[:1]}])
 
 
 def test_a_common_beginning_is_no_prompt_where_any_column_holds_what_may_be_one():

@@ -411,7 +411,7 @@ def explain_columns(seen: Sequence[str], mapping: Mapping[str, str], row: Mappin
     With a `row`, also where its rows may be.
     """
     names = list(map(str, seen))
-    inside = [k for k, v in (row or {}).items() if isinstance(v, list) and len(v) > 1 and isinstance(v[0], Mapping)]
+    inside = [k for k, v in (row or {}).items() if isinstance(v, list) and v and isinstance(v[0], Mapping)]
     if len(inside) == 1 and not mapping and not {*_PROMPTS, *_RESPONSES, "prompt"} & {*names}:
         return (
             f"The columns are {', '.join(names)}, and the rows seem to be in {inside[0]!r}. Give these:\n"
