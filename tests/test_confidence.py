@@ -12,10 +12,10 @@ from tests.linear import ONE_EPOCH, linear_features
 
 import ebrm
 from ebrm.calibration import confidence
+from ebrm.card import model_card
 from ebrm.confidence import abstain, assumed_label_noise, pair_probability
 from ebrm.errors import ConfigError, DataError, ModelError
 from ebrm.features import save_features
-from ebrm.hub import model_card
 from ebrm.model import EnergyRewardModel, ModelRecord
 
 #: Fitted without much of a penalty on few pairs, so that it is too sure of itself.

@@ -8,10 +8,11 @@ import math
 import pytest
 from tests.linear import QUICK, linear_features
 
+from ebrm.card import fusion_in_words, model_card
 from ebrm.errors import ModelError
 from ebrm.fitting import fit
 from ebrm.heads import EnergyConfig, Fusion
-from ebrm.hub import download_model, fusion_in_words, model_card, read_model
+from ebrm.hub import download_model, read_model
 from ebrm.model import EnergyRewardModel, ModelRecord
 
 

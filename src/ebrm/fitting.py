@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ebrm.anchors import AnchorSplit, open_anchors, read_anchors, split_anchors
 from ebrm.backbone import BackboneConfig
+from ebrm.backbone.provenance import provenance
 from ebrm.curate import ConflictReport, filter_conflicts
 from ebrm.data import BadRows, PreferenceConfig, Preferences, TextConfig, load_preferences, parts_of, split_by_prompt
 from ebrm.errors import ConfigError, DataError, ModelError, setting
@@ -421,6 +422,7 @@ class PreparedFit:
             filter=self.conflicts.to_dict() | {"used": self.config.filter_conflicts},
             history=tuple(epoch.to_dict() for epoch in fitted.history),
             best_epoch=fitted.best_epoch,
+            provenance=provenance(features.manifest["backbone"] or {}),
         )
         model = EnergyRewardModel(fitted.head, record, backbone, prompts=prompts)
         return FitResult(

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ebrm._version import __version__
+from ebrm.card import model_card
 from ebrm.errors import ModelError
-from ebrm.heads import HEADS
 from ebrm.utils.files import atomic_path, read_json, sha256_file, write_json, write_text
 from ebrm.utils.hub_names import download, shown_place, why_no_hub_name
 
@@ -28,45 +27,8 @@ _FOR_TRANSFORMERS = {"model_type": "ebrm", "architectures": ["EBRMForSequenceCla
 # What a model is made of; a config that transformers wrote says more.
 _RECORD = (
     "head", "fit", "backbone", "text_rule", "data", "filter", "history", "best_epoch", "metrics", "calibration",
-    "abstention", "fusion",
+    "abstention", "provenance", "fusion",
 )  # fmt: skip
-
-_FRONT_MATTER = """---
-library_name: ebrm
-license: apache-2.0
-tags:
-- reward-model
-- energy-based-model
-- ebrm
----
-"""
-
-_BASE_WEIGHTS = {
-    False: "It holds no language model: the backbone is referred to by name and fingerprint.",
-    True: "The weights of the backbone are part of it.",
-}
-_FROM_EBRM = """```python
-from ebrm import EnergyRewardModel
-
-model = EnergyRewardModel.from_pretrained("THIS_FOLDER_OR_REPOSITORY")
-scored = model.score(["What is 2 + 2?"], ["4"])
-scored.reward, scored.base_reward, scored.std
-```
-"""
-_FROM_TRANSFORMERS = """
-With transformers (`ebrm.register()` makes its Auto classes know the model):
-
-```python
-import ebrm
-from transformers import AutoModelForSequenceClassification
-
-ebrm.register()
-model = AutoModelForSequenceClassification.from_pretrained("THIS_FOLDER_OR_REPOSITORY")
-```
-
-`model(input_ids=…, attention_mask=…)` gives the refined rewards as `.logits` [n, 1], beside `.base_reward`, `.std` and
-`.interval`.
-"""
 
 
 def write_model(folder: Path, record: dict[str, Any], tensors: dict[str, Tensor], own_tokenizer: bool = False) -> None:
@@ -182,139 +144,3 @@ def download_model(
             f"{name} is neither a folder here nor a model that could be had from the Hub ({reason}). Check the name, "
             "or give the folder that a fit wrote."
         ) from error
-
-
-def model_card(record: dict[str, Any], standalone: bool = False) -> str:
-    """A model card in Markdown from what `config.json` holds of a model: what, numbers, data, settings, use."""
-    backbone, data, metrics = record["backbone"], record["data"], record["metrics"]
-    name = backbone.get("name", "imported features")
-    sections = [
-        _FRONT_MATTER,
-        f"# {_title(record)} {name}\n",
-        f"{_what(record)} {_BASE_WEIGHTS[standalone]}\n",
-        "## Measured\n",
-        _measured(metrics),
-        _confidence(record),
-        "## Backbone\n",
-        _table({k: v for k, v in backbone.items() if v is not None}),
-        "## Data\n",
-        _table({k: v for k, v in data.items() if k != "sources"}),
-        _sources(data.get("sources", {})),
-        _labels(record["filter"]),
-        "## Settings\n",
-        _table({name: value for stage in ("head", "fit") for name, value in _flat(stage, record[stage]).items()}),
-        f"Epochs run: {len(record['history'])}; kept: {record['best_epoch']}.\n" if record["history"] else "",
-        fusion_sentence(record["fusion"]) + "\n" if record.get("fusion") else "",
-        "## Use\n",
-        _FROM_TRANSFORMERS if standalone else _FROM_EBRM + ("" if record["text_rule"] is None else _FROM_TRANSFORMERS),
-        "Rewards are in the backbone's own units; under the residual head their mean and spread over the training rows "
-        "are the base rewards'. Check clip ranges and KL coefficients that were tuned for the backbone. Only "
-        "differences between responses to the same prompt mean something. The refined model inherits the backbone's "
-        "blind spots; its std says how spread the fitted density is, not that the backbone is right.\n",
-    ]
-    return "\n".join(section for section in sections if section)
-
-
-def _flat(name: str, values: dict[str, Any]) -> dict[str, Any]:
-    """Nested settings as `stage.name`."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(key, value) if isinstance(value, dict) else {f"{name}.{key}": value}
-    return flat
-
-
-def _title(record: dict[str, Any]) -> str:
-    energy = record["head"]["kind"] == "energy"
-    return "Energy-based refinement of" if energy else "A head over the embeddings of"
-
-
-def _what(record: dict[str, Any]) -> str:
-    if record["head"]["kind"] != "energy":
-        what = HEADS[record["head"]["kind"]].title
-        return f"A head over the embeddings of a frozen reward model, fitted on preference pairs: {what}."
-    return (
-        "A density p(r | e) over the rewards of a frozen reward model, fitted on preference pairs (Energy-Based Reward "
-        "Models, arXiv 2504.13134)."
-    )
-
-
-def _measured(metrics: dict[str, Any]) -> str:
-    if not metrics.get("pairs"):
-        return "Nothing was measured when this model was saved.\n"
-    base, refined, difference = metrics["base"], metrics["refined"], metrics["difference"]
-
-    def row(label: str, value: dict[str, float], key: str) -> str:
-        interval = "-" if value["low"] is None else f"{100 * value['low']:.1f} to {100 * value['high']:.1f}"
-        return f"| {label} | {100 * value[key]:.1f} | {interval} |"
-
-    lines = [
-        f"Accuracy on {metrics['pairs']:,} held-out pairs, in percent, with 95% intervals (paired bootstrap over "
-        "prompts):\n",
-        "| | value | interval |",
-        "| --- | --- | --- |",
-        row("base", base, "accuracy"),
-        row("refined", refined, "accuracy"),
-        row("difference", difference, "value"),
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _confidence(record: dict[str, Any]) -> str:
-    """How probabilities were calibrated, and from which confidence comparisons are decided."""
-    if record.get("calibration") is None:
-        return ""
-    from ebrm.calibration import Abstention, PreferenceCalibration  # not before: these load torch
-
-    known = PreferenceCalibration.from_dict(record["calibration"])
-    rules = [Abstention.from_dict(rule) for rule in record.get("abstention", ())]
-    return "\n\n".join([known.sentence(), *(rule.sentence() for rule in rules)]) + "\n"
-
-
-def _labels(report: dict[str, Any]) -> str:
-    if not report:
-        return ""
-    kept, total = f"{report['kept']:,}", report["kept"] + report["dropped"] + report["tied"]
-    outcome = f"The conflict filter left these out and kept {kept}." if report["used"] else "All were used."
-    return (
-        f"The backbone contradicts the labels of {report['dropped']:,} of {total:,} training pairs and ties on "
-        f"{report['tied']:,}. {outcome}\n"
-    )
-
-
-def fusion_in_words(fusion: Mapping[str, Any]) -> str:
-    """What `RewardHead.goes_by()` says: how far rewards follow the base reward, and how far the fitted density."""
-    if "base_weight" in fusion:
-        if not fusion["correction"]:
-            return "the base reward, without a correction"
-        held = ", which anchors keep to texts like the pairs'" if fusion["anchors"] else ""
-        return f"base reward ({fusion['base_weight']:.2g} logits a standard deviation) plus a linear correction{held}"
-    noise, power = fusion["base_noise"], fusion["power"]
-    if noise is None and power == 1:  # heads without weights of their own
-        return "what the head fitted, alone; the base reward has no weight"
-    base = "base reward given no weight"
-    if noise is not None:
-        base = f"base reward trusted to within {noise:g} standard deviation{'' if noise == 1 else 's'}"
-    return f"{base}; density {f'to the power {power:g}' if power else 'given no weight'}"
-
-
-def fusion_sentence(fusion: Mapping[str, Any]) -> str:
-    """:func:`fusion_in_words` for readers who do not know what it is about."""
-    unit = "" if fusion.get("base_noise") is None else " (the standard deviation is that of the training rewards)"
-    return f"What the refined reward goes by: {fusion_in_words(fusion)}{unit}."
-
-
-def _sources(sources: dict[str, int]) -> str:
-    if not sources or set(sources) == {"-"}:
-        return ""
-    rows = [f"| {_cell(name)} | {count:,} |" for name, count in sorted(sources.items(), key=lambda item: -item[1])]
-    return "\n".join(["| source | pairs |", "| --- | --- |", *rows]) + "\n"
-
-
-def _table(values: dict[str, Any]) -> str:
-    rows = [f"| {_cell(key)} | {_cell(value)} |" for key, value in values.items()]
-    return "\n".join(["| | |", "| --- | --- |", *rows]) + "\n"
-
-
-def _cell(value: Any) -> str:
-    """Text safe inside a Markdown table."""
-    return str(value).replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")

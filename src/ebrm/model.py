@@ -144,6 +144,8 @@ class ModelRecord:
         metrics: measured numbers, empty until an evaluation is recorded.
         calibration: of P(a > b), fitted on held-out pairs; None: probabilities are as the head has them.
         abstention: which comparisons are sure enough for the risks asked for, in terms of calibrated P.
+        provenance: license and base models of the RM (:func:`ebrm.backbone.provenance.provenance`), as found when it
+            was fitted on.
     """
 
     head: HeadConfig = ResidualConfig()
@@ -157,6 +159,7 @@ class ModelRecord:
     metrics: dict[str, Any] = field(default_factory=dict)
     calibration: PreferenceCalibration | None = None
     abstention: tuple[Abstention, ...] = ()
+    provenance: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -195,9 +198,7 @@ class _LazyBackbone:
         return self  # a frozen RM is shared
 
 
-class EnergyRewardModel(
-    ModelHubMixin, library_name="ebrm", tags=["reward-model", "energy-based-model", "ebrm"], license="apache-2.0"
-):
+class EnergyRewardModel(ModelHubMixin, library_name="ebrm", tags=["reward-model", "energy-based-model", "ebrm"]):
     """A frozen scalar reward model and a head p(r | e) that refines its rewards (EBRM, arXiv 2504.13134). Thread-safe.
 
     Made by :func:`ebrm.fit`, loaded by :meth:`from_pretrained`. The backbone is referred to by fingerprint and loaded

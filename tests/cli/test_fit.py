@@ -10,13 +10,13 @@ import pytest
 from tests.terminal import ebrm, preference_rows, refused, snapshot, write_lines
 
 from ebrm.backbone import BackboneConfig
+from ebrm.card import fusion_in_words
 from ebrm.cli import fit
 from ebrm.cli.parser import Chosen, options_of
 from ebrm.data import PreferenceConfig, TextConfig
 from ebrm.errors import BackboneError, ConfigError
 from ebrm.features import FeatureConfig
 from ebrm.heads import ResidualConfig
-from ebrm.hub import fusion_in_words
 from ebrm.integrations.trl import reward_function
 from ebrm.model import EnergyRewardModel
 

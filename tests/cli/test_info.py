@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.terminal import ebrm, ebrm_process, refused
 
-from ebrm.hub import fusion_in_words
+from ebrm.card import fusion_in_words
 
 
 def shown(folder: Path, file: str = "config.json", **changes: Any) -> str:

@@ -10,13 +10,16 @@ from typing import Any
 
 import pytest
 import torch
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, ModelCard
 from safetensors.torch import load_file, save_file
 from tests.integrations.autos import FAMILIES, PROMPTS, RESPONSES, as_trl, fitted
-from tests.tiny import edit_config
+from tests.linear import QUICK
+from tests.terminal import preference_rows
+from tests.tiny import edit_config, save_rm
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from ebrm.errors import BackboneError, DataError, ModelError
+from ebrm.fitting import fit
 from ebrm.integrations import EBRMConfig, EBRMForSequenceClassification, export
 from ebrm.model import EnergyRewardModel
 
@@ -77,6 +80,29 @@ def _gone(folder: Path) -> Path:
     config = json.loads((folder / "config.json").read_text())
     edit_config(folder, backbone=config["backbone"] | {"name": "no-such/rm"})
     return folder
+
+
+def test_the_license_and_its_files_are_the_reward_model_s(root: Path, tmp_path: Path) -> None:
+    folder = save_rm(tmp_path / "secret" / "my_rm")
+    (folder / "README.md").write_text("---\nlicense: other\nlicense_name: rm-terms\nbase_model: o/base\n---\n")
+    (folder / "LICENSE.md").write_text("Terms.")
+    model = fit(str(folder), preference_rows(24), head=QUICK).model
+    made = export(model, tmp_path / "standalone", standalone=True)
+    here = export(model, tmp_path / "referring")
+    assert (made / "LICENSE.md").read_text() == "Terms." and not (here / "LICENSE.md").exists()
+    shutil.rmtree(folder)  # what was known goes on with the copy
+    again = AutoModelForSequenceClassification.from_pretrained(made)
+    again.save_pretrained(tmp_path / "again")
+    assert (tmp_path / "again" / "LICENSE.md").read_text() == "Terms."
+    for name, relation in (("standalone", "finetune"), ("referring", "adapter"), ("again", "finetune")):
+        card = ModelCard.load(tmp_path / name / "README.md")
+        data = card.data.to_dict()
+        assert data["license_name"] == "rm-terms" and data["base_model"] == ["o/base"], name
+        assert data["base_model_relation"] == relation and data["pipeline_tag"] == "text-classification"
+        text = (tmp_path / name / "README.md").read_text()
+        assert "# A head over the embeddings of my_rm\n" in text or "refinement of my_rm\n" in text
+        assert "secret" not in text and str(tmp_path) not in text
+        assert ("license files are copied" in text) == (name != "referring")
 
 
 def test_a_folder_that_fit_wrote_loads_as_it_is(root: Path, tmp_path: Path) -> None:

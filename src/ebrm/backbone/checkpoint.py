@@ -21,7 +21,17 @@ from ebrm.utils.hub_names import download, shown_place, why_no_hub_name
 logger = logging.getLogger(__name__)
 
 # Only JSON, text and safetensors leave the Hub: pickles are never fetched, let alone opened.
-_PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+_PATTERNS = [
+    "*.json",
+    "*.safetensors",
+    "*.txt",
+    "*.model",
+    "*.jinja",
+    "README.md",
+    "LICENSE*",
+    "NOTICE*",
+    "USE_POLICY*",
+]
 _SINGLE, _INDEX, _ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"
 # Parts as torch.distributed writes them; transformers takes these before all others.
 _PARTS = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")

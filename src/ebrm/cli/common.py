@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from ebrm.card import fusion_in_words
 from ebrm.cli.console import Console
 from ebrm.errors import ConfigError
-from ebrm.hub import fusion_in_words
 
 if TYPE_CHECKING:
     from ebrm.report import Table

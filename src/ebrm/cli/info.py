@@ -7,12 +7,13 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from ebrm.card import fusion_in_words
 from ebrm.cli.common import accuracy_rows
 from ebrm.cli.console import Console
 from ebrm.cli.parser import Chosen, Command
 from ebrm.errors import DataError
 from ebrm.features import MANIFEST, read_finished
-from ebrm.hub import download_model, fusion_in_words, read_config
+from ebrm.hub import download_model, read_config
 
 
 def info(

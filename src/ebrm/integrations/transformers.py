@@ -28,6 +28,7 @@ from ebrm.backbone import (
     unreadable,
     vocabulary_size,
 )
+from ebrm.backbone.provenance import license_files, provenance
 from ebrm.data import TextRule
 from ebrm.errors import BackboneError, DataError, ModelError, TextTooLongError
 from ebrm.hub import AS_IT_IS, write_card, write_energy, write_model
@@ -336,10 +337,19 @@ class EBRMForSequenceClassification(PreTrainedModel):
         if kwargs.get("is_main_process", True):
             for key, value in write_energy(folder, self.energy.tensors()).items():
                 setattr(self.config, key, value)
-            write_card(folder, self.config.record(), standalone=True)
+            record = self.config.record()
+            for name, path in self._license_files().items():
+                record["provenance"] = (record.get("provenance") or provenance(record["backbone"])) | {"files": True}
+                shutil.copyfile(path, folder / name)
+            write_card(folder, record, standalone=True)
         super().save_pretrained(save_directory, **kwargs)
         if push_to_hub:
             self.push_to_hub(hub.pop("repo_id", folder.name), **hub)
+
+    def _license_files(self) -> dict[str, Path]:
+        """License files to go with the base RM's weights: those beside it, or in the folder this was loaded from."""
+        found = license_files(self._identity.to_dict())
+        return found or license_files({"name": str(self.config._name_or_path)})
 
 
 # Importing this module is enough for the Auto classes; `ebrm.register` does it lazily.
