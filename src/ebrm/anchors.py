@@ -196,6 +196,8 @@ def split_anchors(features: Features, seed: int) -> AnchorSplit:
             prompts[row] = name
     parts = split_by_prompt(prompts, {"fitted": 1 - HELD_OUT, "held": HELD_OUT}, seed)
     fitted, held = (torch.from_numpy(parts[name]) for name in ("fitted", "held"))
+    if features.unread is not None:
+        fitted, held = (rows[~features.unread[rows]] for rows in (fitted, held))
     if not len(fitted) or not len(held):
         raise DataError(
             f"The anchors have {len(set(prompts))} different prompts in {len(prompts)} rows; some are held out to "

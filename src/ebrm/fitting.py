@@ -452,6 +452,7 @@ def prepare_fit(features: Features, given: PreferencePairs | None, config: FitCo
     """Divide and filter the pairs (None: the features' own) as `fit` does."""
     pairs = likelier_first((features.pairs if given is None else given).to("cpu"))
     pairs.check_rows(len(features))
+    features.refuse_unread(pairs)
     splits, warnings = _without_outliers(pairs, choose_splits(pairs, config), features.reward)
     started = time.monotonic()
     train, conflicts = _training_pairs(pairs, splits, features, config)

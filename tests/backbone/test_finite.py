@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from tests.backbone.shared import IDS, close, load, refuses
+from tests.terminal import preference_rows
 from tests.tiny import build_model, byte_tokenizer
 from transformers import PreTrainedModel
 
 from ebrm.backbone import Backbone
-from ebrm.errors import TextError
+from ebrm.data import PreferenceConfig, load_preferences
+from ebrm.errors import DataError, FeaturesError, TextError
+from ebrm.features import extract_features
+from ebrm.fitting import fit
+from ebrm.pairs import PreferencePairs
+from ebrm.scoring import ScoreConfig, score_file
 
 HAUNTED = 200  # the token id whose texts are not finite
 
@@ -117,3 +124,41 @@ def test_a_reward_that_is_not_finite_after_a_finite_embedding(tmp_path: Path, mo
     monkeypatch.setattr(backbone.model, "forward", spoiled)
     with refuses("the model reports -?inf .*The embedding is finite, so something after the head is not"):
         backbone.read(IDS)
+
+
+def test_a_fit_and_a_file_of_texts_lose_only_those(tmp_path: Path) -> None:
+    tilde = byte_tokenizer().convert_tokens_to_ids("~")
+    folder = haunted(tmp_path / "rm", token=tilde).identity.name
+    rows = preference_rows(30)
+    rows[5] = {**rows[5], "rejected": rows[5]["rejected"] + "~"}
+    rows[9] = {**rows[9], "chosen": "~" + rows[9]["chosen"]}
+    with refuses(r"rows\[(5|9)\], (chosen|rejected): .* not a finite number.* with 2 of the \d+ texts .*`bad_rows="):
+        fit(folder, rows, device="cpu")
+    result = fit(folder, rows, device="cpu", data=PreferenceConfig(bad_rows="skip"))
+    assert len(result.pairs) == 28 and result.features.manifest["bad_rows"] == {
+        "NaN or infinite for the reward model": 2
+    }
+    texts = [{"prompt": f"Say {k}.", "response": "al~pha" if k == 3 else "alpha"} for k in range(6)]
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in texts))
+    result.model.save_pretrained(tmp_path / "m")
+    options: dict[str, Any] = {"backbone": {"device": "cpu"}}
+    with pytest.raises(DataError, match="not a finite number"):
+        score_file(tmp_path / "m", tmp_path / "texts.jsonl", tmp_path / "o.jsonl", **options)
+    marking = ScoreConfig(bad_rows="mark")
+    score_file(tmp_path / "m", tmp_path / "texts.jsonl", tmp_path / "o.jsonl", marking, **options)
+    scored = [json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()]
+    assert [row["error"] is None for row in scored] == [True] * 3 + [False] + [True] * 2
+    assert "not a finite number" in scored[3]["error"] and scored[3]["reward"] is None
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_pairs_of_texts_that_were_not_read_are_refused(tmp_path: Path, own: bool) -> None:
+    backbone = haunted(tmp_path / "rm", token=byte_tokenizer().convert_tokens_to_ids("~"))
+    rows = [*preference_rows(20), {"prompt": "x", "chosen": "a~", "rejected": "b"}]
+    made = extract_features(backbone, load_preferences(rows), tmp_path / "f", bad_rows="skip")
+    assert made.unread is not None
+    bad = PreferencePairs.of([int(made.unread.nonzero()[0])], [0])
+    with pytest.raises(
+        FeaturesError, match="1 of 1 pairs have an item for which the reward model gave NaN or infinity"
+    ):
+        made.with_pairs(bad) if own else fit(made, bad)

@@ -280,7 +280,7 @@ def test_half_precision_is_read_and_its_head_computes_in_float32(folders):
 def test_batch_drift_is_the_largest_difference(llama, monkeypatch):
     # A reader whose rewards fall by one for every text beside them in the batch.
     monkeypatch.setattr(
-        llama, "read", lambda ids: Reading(torch.zeros(len(ids), 1), torch.full((len(ids),), -len(ids)))
+        llama, "read", lambda ids, on_error: Reading(torch.zeros(len(ids), 1), torch.full((len(ids),), -len(ids)))
     )
     assert llama.batch_drift([[5], [6], [7]]) == 2.0
 

@@ -153,11 +153,11 @@ def test_a_run_that_is_interrupted_goes_on(
     def interrupt_at_the_second_read() -> None:
         read, calls = Backbone.read, []
 
-        def counting(self: Backbone, ids: Any) -> Any:
+        def counting(self: Backbone, ids: Any, on_error: Any = "raise") -> Any:
             calls.append(1)
             if len(calls) == 2:
                 os.kill(os.getpid(), signal.SIGINT)
-            return read(self, ids)
+            return read(self, ids, on_error)
 
         Backbone.read = counting  # type: ignore[method-assign]
 

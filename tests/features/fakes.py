@@ -67,7 +67,7 @@ class FakeBackbone:
         scale = torch.arange(1, self.embedding_size + 1, dtype=torch.float64)
         return torch.sin(token[:, None] * scale + place[:, None] * 0.1).sum(0).float()
 
-    def read(self, token_ids: list[list[int]]) -> Reading:
+    def read(self, token_ids: list[list[int]], on_error: str = "raise") -> Reading:
         self.reads.append(token_ids)
         if self.on_read is not None:
             self.on_read(len(self.reads))
@@ -82,8 +82,8 @@ class FakeBackbone:
 
     def batch_drift(self, token_ids: list[list[int]]) -> float:
         self.drift_ids = token_ids
-        alone = torch.cat([self.read([ids]).reward for ids in token_ids])
-        return float((self.read(token_ids).reward - alone).abs().max())
+        alone = torch.cat([self.read([ids], "nan").reward for ids in token_ids])
+        return float((self.read(token_ids, "nan").reward - alone).abs().nan_to_num(0.0).max())
 
 
 def ask(text: str) -> tuple[dict[str, str], ...]:

@@ -16,8 +16,18 @@ from tests.features.fakes import FakeBackbone, ask, contents, interrupted, prefe
 
 from ebrm.data import prompt_id
 from ebrm.errors import BackboneError, FeaturesError, TextError
-from ebrm.features import FeatureConfig, Text, distributed, extract_features, extract_texts, open_features
+from ebrm.features import (
+    FeatureConfig,
+    Features,
+    Text,
+    distributed,
+    extract_features,
+    extract_texts,
+    open_features,
+    save_features,
+)
 from ebrm.features.extract import text_id
+from ebrm.pairs import PreferencePairs
 from ebrm.utils.files import read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -229,7 +239,7 @@ class Faulty(FakeBackbone):
     def embed(self, ids):
         return super().embed(ids) * (1e6 if ids[-1] == ord("!") and self.fault == "large" else 1)
 
-    def read(self, token_ids):
+    def read(self, token_ids, on_error="raise"):
         reading = super().read(token_ids)
         for row in (row for row, ids in enumerate(token_ids) if ids[-1] == ord("!")):
             if self.fault == "error":
@@ -253,6 +263,62 @@ def test_a_text_whose_numbers_cannot_be_used_is_named_by_its_place(tmp_path, fau
     with pytest.raises(error, match=said):
         extract_features(Faulty(fault), data, tmp_path / "f", FeatureConfig("float16"))
     assert not (tmp_path / "f" / "shard-00000.safetensors").exists()
+
+
+class Haunted(FakeBackbone):
+    """A reward model that gives NaN for texts that end in an exclamation mark."""
+
+    def read(self, token_ids, on_error="raise"):
+        reading = super().read(token_ids)
+        bad = [row for row, ids in enumerate(token_ids) if ids[-1] == ord("!")]
+        if bad and on_error == "raise":
+            raise BackboneError(f"gives {len(bad)} of {len(token_ids)} texts a reward that is not a finite number.")
+        reading.embedding[bad], reading.reward[bad] = torch.nan, torch.nan
+        return reading
+
+
+class TestTextsThatAreNotFinite:
+    DATA = preferences([("p", "a", "b"), ("p", "c", "d!"), ("p", "e!", "f"), ("p", "g!", "h!"), ("q", "a", "b")])
+
+    def test_stop_names_the_first_and_counts_the_others(self, tmp_path):
+        with pytest.raises(
+            BackboneError, match=r"train.jsonl:\d, .*: .* with 4 of the 10 texts .*bad_rows=.skip"
+        ) as caught:
+            extract_features(Haunted(), self.DATA, tmp_path / "f")
+        assert "\n" not in str(caught.value)
+
+    def test_skip_leaves_their_pairs_out_and_counts_them(self, tmp_path, caplog):
+        made = extract_features(Haunted(), self.DATA, tmp_path / "f", FeatureConfig(shard_rows=3), bad_rows="skip")
+        assert made.pairs.where.tolist() == ["train.jsonl:1", "train.jsonl:5"] and len(made) == 10
+        assert made.manifest["bad_rows"] == {"NaN or infinite for the reward model": 3}
+        assert made.manifest["not_finite"] == 4 and made.unread is not None and int(made.unread.sum()) == 4
+        assert made.embedding(slice(None)).isfinite().all() and made.reward.isfinite().all()
+        assert "3 pairs are left out: " in caplog.text
+        again = open_features(tmp_path / "f")
+        assert again.pairs.where.tolist() == made.pairs.where.tolist()
+        backbone = Haunted()  # a finished folder is not read again
+        extract_features(backbone, self.DATA, tmp_path / "f", FeatureConfig(shard_rows=3), bad_rows="skip")
+        assert not backbone.reads
+        (tmp_path / "f" / "shard-00001.safetensors").unlink()  # nor counted twice where a part is made anew
+        anew = extract_features(Haunted(), self.DATA, tmp_path / "f", FeatureConfig(shard_rows=3), bad_rows="skip")
+        assert anew.manifest["bad_rows"] == made.manifest["bad_rows"]
+
+    def test_no_pair_is_left(self, tmp_path):
+        with pytest.raises(FeaturesError, match="No pair is left: 1 pairs are left out: .*NaN or infinite"):
+            extract_features(Haunted(), preferences([("p", "a", "b!")]), tmp_path / "f", bad_rows="skip")
+
+    def test_texts_alone_are_known_by_their_ids(self, tmp_path):
+        texts = [Text("p", ask("p"), reply, f"row {reply}") for reply in ("a", "b!", "c")]
+        made = extract_texts(Haunted(), texts, tmp_path / "f")
+        assert made.manifest["refused"] == {texts[1].id: "NaN or infinite for the reward model"}
+        assert made.unread is not None and made.unread.tolist() == [False, True, False]
+        assert made.manifest["dropped_texts"] == 1
+
+    def test_numbers_that_are_not_finite_are_never_taken_from_elsewhere(self, tmp_path):
+        features = Features.from_tensors(torch.ones(2, 3), torch.tensor([1.0, 2.0]), PreferencePairs.of([0], [1]))
+        features.reward[0] = torch.nan
+        with pytest.raises(FeaturesError, match="The reward of item 0 is NaN or infinite"):
+            save_features(features, tmp_path / "f")
 
 
 def test_a_large_embedding_fits_bfloat16(tmp_path):

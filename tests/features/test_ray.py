@@ -53,7 +53,7 @@ def hooked(folder: Path, kill: str = "", times: int = 1, **options) -> FakeBackb
     """A reward model that notes what it reads in `folder`, and kills its process at the token ids named `kill`."""
 
     class Hooked(FakeBackbone):
-        def read(self, token_ids):
+        def read(self, token_ids, on_error="raise"):
             first = str(token_ids[0])
             seen = len(list(folder.glob("read-*")))
             (folder / f"read-{os.getpid()}-{seen}-{len(self.reads)}").write_text(str(len(token_ids)))
@@ -178,7 +178,7 @@ def test_an_error_in_an_actor_arrives_as_it_would_without_ray(tmp_path, nearby):
     data = some_preferences(40)
 
     class Broken(FakeBackbone):
-        def read(self, token_ids):
+        def read(self, token_ids, on_error="raise"):
             reading = super().read(token_ids)
             reading.embedding[0] = torch.nan
             return reading

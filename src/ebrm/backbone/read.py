@@ -263,9 +263,9 @@ class Backbone:
         """Largest difference between rewards read in batches and one by one, in their units; 0.0 for no texts."""
         if not token_ids:
             return 0.0
-        together = self.read(token_ids).reward
-        alone = torch.cat([self.read([ids]).reward for ids in token_ids])
-        return float((together - alone).abs().max())
+        together = self.read(token_ids, "nan").reward
+        alone = torch.cat([self.read([ids], "nan").reward for ids in token_ids])
+        return float((together - alone).abs().nan_to_num(0.0).max())
 
     def _try(self, rows: list[Sequence[int]]) -> Tensor | None:
         """Embeddings of one batch, float32 on the CPU; None when memory ran out."""

@@ -68,8 +68,10 @@ class ReadTexts:
                 f"The features in {part.path} have no text ids: they were imported, or made by an older "
                 "version. Make them anew with `ebrm features`, or give the reward model itself."
             )
-        for row, text in enumerate(ids, start=len(self.reward)):
-            self._row.setdefault(text, row)
+        unread = set() if part.unread is None else set(part.unread.nonzero().flatten().tolist())
+        for row, text in enumerate(ids):
+            if row not in unread:
+                self._row.setdefault(text, len(self.reward) + row)
         self.reward = np.concatenate([self.reward, part.reward.double().numpy()])
         self.refused |= part.manifest.get("refused") or {}
         self.parts.append(part)
@@ -125,7 +127,7 @@ class TextCache(ReadTexts):
 
 def _key(identity: dict[str, Any], rule: dict[str, Any]) -> str:
     """Name of a cache: readable first, then what decides every number. The same weights share it under any name."""
-    decisive = {name: value for name, value in identity.items() if name not in ("name", "revision")}
+    decisive = {name: value for name, value in identity.items() if name not in ("name", "revision", "base")}
     name = "".join(char if char.isalnum() else "-" for char in str(identity["name"]).rstrip("/").rpartition("/")[2])
     return f"{name[:40]}-{sha256_json([decisive, rule])[:16]}"
 

@@ -50,6 +50,7 @@ logger = logging.getLogger(__name__)
 Engine = Callable[["TokenizedTexts", Path, dict[str, Any], Sequence[int], Callable[[int], None]], dict[str, Any]]
 
 _DRIFT_ITEMS = 16
+_NOT_FINITE = "not a finite number"
 _BATCHES_A_READ = 8  # texts handed to the reward model at once, in batches; progress moves after each hand-over
 
 
@@ -76,6 +77,7 @@ class TokenizedTexts:
         ends: int64 [n + 1], where each text begins, then the length of `ids`.
         truncated: int32 [n], tokens cut from the prompt.
         prompt_id, text_id, where: of each text its prompt, its `Text.id` and its first place in the data.
+        tolerant: a text whose numbers are not finite is left out, and stops nothing.
     """
 
     ids: np.ndarray
@@ -84,6 +86,7 @@ class TokenizedTexts:
     prompt_id: list[str]
     text_id: list[str]
     where: list[str]
+    tolerant: bool = False
 
     def __len__(self) -> int:
         return len(self.where)
@@ -108,9 +111,11 @@ class TokenizedTexts:
         keep = np.zeros(len(self), dtype=bool)
         keep[used] = True
         lengths = self.lengths
-        about = ([column[number] for number in used] for column in (self.prompt_id, self.text_id, self.where))
+        columns = (self.prompt_id, self.text_id, self.where)
+        prompt_id, text_id, where = ([column[number] for number in used] for column in columns)
         ends = np.concatenate([[0], np.cumsum(lengths[keep])])
-        return TokenizedTexts(self.ids[np.repeat(keep, lengths)], ends, self.truncated[used], *about)
+        ids = self.ids[np.repeat(keep, lengths)]
+        return TokenizedTexts(ids, ends, self.truncated[used], prompt_id, text_id, where, self.tolerant)
 
 
 def text_id(prompt_id: str, response: Reply) -> str:
@@ -136,11 +141,13 @@ def extract_features(
         config: Number type and shard size.
         rm_training: Whether the reward model was trained on each pair, bool [len(preferences)], if known.
         engine: Reads the texts in other processes (:func:`ray_engine`), with the same result.
-        bad_rows: Pairs with a text that the chat template refuses, or that is too long under truncation="error":
-            "stop", or "skip", which leaves them out and counts them in the manifest (`bad_rows`).
+        bad_rows: Pairs with a text that the chat template refuses, that is too long under truncation="error", or for
+            which the reward model gives NaN or infinity: "stop", or "skip", which leaves them out and counts them in
+            the manifest (`bad_rows`).
 
     Raises:
         TextError: With bad_rows="stop", such pairs; all are counted and the first named. Nothing has been written then.
+            (Numbers that are not finite are a BackboneError: they are seen while texts are read.)
         FeaturesError: A folder with something else, damage, numbers that are not finite, a full disk, no pair left, or
             most pairs the same text on both sides once they are token ids.
         BackboneError: The reward model cannot be read.
@@ -165,9 +172,11 @@ def extract_features(
 
     def plan() -> Plan:
         texts, pairs, notes = tokenize_preferences(backbone, preferences, world, seen, bad_rows)
-        return _plan(backbone, texts, pairs, manifest | notes, engine)
+        return _plan(backbone, replace(texts, tolerant=bad_rows == "skip"), pairs, manifest | notes, engine)
 
     found = write_features(Path(out), manifest, plan, world, config is not None and config.restart)
+    if len(found.pairs) == 0:
+        raise FeaturesError(f"No pair is left: {what_was_noticed(found.manifest)[0]}")
     if world.main:
         for said in what_was_noticed(found.manifest):
             logger.warning("%s", said)
@@ -216,7 +225,8 @@ def extract_texts(
     """Embedding and reward of every different text, in the folder `out`; features without pairs.
 
     As :func:`extract_features`, but a text that the text rule refuses (too long, turns the chat template does not
-    take) stops nothing: the manifest has the reason of each under `refused`, by text id.
+    take), or whose numbers are not finite, stops nothing: the manifest has the reason of each under `refused`, by text
+    id; the reward of the latter is NaN.
 
     Raises:
         FeaturesError, BackboneError: As `extract_features`, but for the pairs.
@@ -232,7 +242,7 @@ def extract_texts(
             for number, error in errors.items()
         }
         more = {"dropped_texts": len(refused), "refused": refused}
-        return _plan(backbone, made, PreferencePairs.of([], []), manifest | more)
+        return _plan(backbone, replace(made, tolerant=True), PreferencePairs.of([], []), manifest | more)
 
     return write_features(Path(out), manifest, plan, world, config is not None and config.restart)
 
@@ -266,6 +276,7 @@ def text_reader(backbone: Backbone, texts: TokenizedTexts) -> ItemReader:
         partial(_read, backbone, texts),
         texts.where.__getitem__,
         lambda: {"batch_drift": _measure_drift(backbone, texts) if len(texts) else None},
+        texts.tolerant,
     )
 
 
@@ -480,23 +491,38 @@ def _read(
         items = (start + rows).tolist()
         token_ids = [texts.item(item) for item in items]
         try:
-            reading = backbone.read(token_ids)
+            reading = backbone.read(token_ids, on_error="nan") if texts.tolerant else backbone.read(token_ids)
         except BackboneError:
             _name_culprit(backbone, texts, items, token_ids)
             raise
         index = torch.from_numpy(rows)
         embedding[index], reward[index] = reading.embedding, reading.reward
+        if texts.tolerant:
+            embedding[index[reading.reward.isnan()]] = 0  # known by its reward; whoever reads all rows may add them up
         advance(int(lengths[rows].sum()))
     return embedding, reward
 
 
 def _name_culprit(backbone: Backbone, texts: TokenizedTexts, items: list[int], token_ids: list[list[int]]) -> None:
-    """Raise for the one text that cannot be read, by its place in the data; return if each alone can be."""
+    """Raise for the first text that cannot be read, by its place in the data; return if each alone can be."""
+    first: tuple[int, BackboneError] | None = None
+    count = 0
     for item, ids in zip(items, token_ids, strict=True):
         try:
             backbone.read([ids])
         except BackboneError as error:
-            raise BackboneError(f"{texts.where[item]}: {error}") from error
+            first = first or (item, error)
+            count += 1
+            if _NOT_FINITE not in str(error):
+                break
+    if first is None:
+        return
+    item, why = first
+    more = ""
+    if _NOT_FINITE in str(why):
+        so = f"So it is with {count:,} of the {len(items):,} texts that were read together. " if count > 1 else ""
+        more = f" {so}Pairs with such texts can be left out, and are counted, with {setting('bad_rows', 'skip')}."
+    raise BackboneError(f"{texts.where[item]}: {why}{more}") from why
 
 
 def _measure_drift(backbone: Backbone, texts: TokenizedTexts) -> float:

@@ -17,7 +17,10 @@ FORMAT_VERSION = 1
 MISSING = "is missing"
 
 # A field that is not compared where both sides state the other one, which decides it.
-_STANDS_FOR = {"name": "weights_fingerprint", "revision": "weights_fingerprint", "template": "template_sha256"}
+_STANDS_FOR = {
+    "name": "weights_fingerprint", "revision": "weights_fingerprint", "base": "weights_fingerprint",
+    "template": "template_sha256",
+}  # fmt: skip
 
 # Equal in a folder that a run may continue or return.
 _IDENTITY = ("origin", "backbone", "text", "data", "embedding_dtype", "shard_rows")

@@ -85,7 +85,7 @@ def read_on_ray(
         here = strategies.NodeAffinitySchedulingStrategy(node, soft=False)
         begun = ray.remote(_Begun).options(num_cpus=0, scheduling_strategy=here).remote()
         # What the tables have need not travel.
-        shipped = ray.put(TokenizedTexts(texts.ids, texts.ends, texts.truncated, [], [], texts.where))
+        shipped = ray.put(TokenizedTexts(texts.ids, texts.ends, texts.truncated, [], [], texts.where, texts.tolerant))
         todo = ray.data.from_items([{"shard": number} for number in items], override_num_blocks=len(items))
         results = todo.map_batches(
             _Actor, batch_size=1, num_cpus=cpus, num_gpus=gpus,

@@ -57,6 +57,8 @@ class Features:
         pairs: The preference pairs, referring to items.
         reward: float32 [n], the base reward of every item, in memory.
         embeddings: The embedding of every item, [n, d], read from disk on demand.
+        unread: bool [n], items for which the reward model gave NaN or infinity: their numbers are 0, and no pair has
+            them. None where there is none.
     """
 
     path: Path | None
@@ -64,6 +66,7 @@ class Features:
     pairs: PreferencePairs
     reward: Tensor
     embeddings: ShardedEmbeddings
+    unread: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.reward)
@@ -81,11 +84,20 @@ class Features:
         """The same items with other pairs (curated, say); `save_features` keeps all but the steps that made them.
 
         Raises:
-            FeaturesError: Pairs of items that are not there.
+            FeaturesError: Pairs of items that are not there, or that the reward model could not read.
         """
         pairs = pairs.to("cpu")
         check_pairs(pairs, len(self))
+        self.refuse_unread(pairs)
         return replace(self, pairs=pairs, manifest=self.manifest | {"data": None, "pairs": len(pairs)})
+
+    def refuse_unread(self, pairs: PreferencePairs) -> None:
+        """FeaturesError for pairs of items that the reward model gave no finite numbers for."""
+        if self.unread is not None and bool((bad := self.unread[pairs.chosen] | self.unread[pairs.rejected]).any()):
+            raise FeaturesError(
+                f"{int(bad.sum()):,} of {len(pairs):,} pairs have an item for which the reward model gave NaN or "
+                f"infinity, first pair {int(bad.nonzero()[0])}. Leave them out (`unread` says which items these are)."
+            )
 
     def check(self, backbone_identity: dict[str, Any] | None, text_identity: dict[str, Any] | None) -> None:
         """Refuse use with another reward model or text rule; only fields that both sides state are compared.
@@ -183,7 +195,12 @@ def assemble(path: Path, manifest: dict[str, Any]) -> Features:
         pairs.check_rows(len(reward))
     except DataError as error:
         raise FeaturesError(f"{path / 'pairs.parquet'} does not fit the {len(reward)} items: {error}") from None
-    return Features(path, manifest, pairs, reward, ShardedEmbeddings(shards, manifest["embedding_size"]))
+    unread = reward.isnan()
+    if bool(unread.any()):
+        pairs = pairs.select(np.flatnonzero(~(unread[pairs.chosen] | unread[pairs.rejected]).numpy()))
+        reward = reward.masked_fill(unread, 0.0)
+    embeddings = ShardedEmbeddings(shards, manifest["embedding_size"])
+    return Features(path, manifest, pairs, reward, embeddings, unread if bool(unread.any()) else None)
 
 
 def check_pairs(pairs: PreferencePairs, items: int) -> None:

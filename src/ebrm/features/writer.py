@@ -55,11 +55,14 @@ class ItemReader:
         read: Embedding [m, d] and reward [m] of items start..stop; reports progress by its third argument.
         where: An item's name in an error ("train.jsonl:12, chosen").
         measure: Further manifest entries, measured at the end.
+        tolerant: Whether the reward of an item may be NaN: it could not be read, and no pair has it when the features
+            are opened.
     """
 
     read: Callable[[int, int, Callable[[int], None]], tuple[Tensor, Tensor]]
     where: Callable[[int], str]
     measure: Callable[[], dict[str, Any]] = field(default=dict)
+    tolerant: bool = False
 
 
 #: Writes the shards of these numbers in other processes, reporting progress by its last argument, and returns what
@@ -119,8 +122,27 @@ def _write(out: Path, plan: Plan, found: dict[str, Any] | None, world: World) ->
         if world.main:
             if measured is None and not manifest["complete"]:
                 measured = plan.reader.measure()
+            if plan.reader.tolerant and not manifest["complete"]:
+                measured = (measured or {}) | _not_finite(out, manifest, plan)
             _finish(out, manifest, measured or {})
     return assemble(out, manifests.read_manifest(out))
+
+
+def _not_finite(out: Path, manifest: dict[str, Any], plan: Plan) -> dict[str, Any]:
+    """Manifest entries of items without a finite reward: pairs with them by kind, or reasons by text id."""
+    bad = assemble(out, manifest).unread
+    if bad is None:
+        return {}
+    kind = "NaN or infinite for the reward model"
+    pairs = int((bad[plan.pairs.chosen] | bad[plan.pairs.rejected]).sum())
+    found: dict[str, Any] = {"not_finite": int(bad.sum())}
+    if pairs:
+        found["bad_rows"] = (manifest.get("bad_rows") or {}) | {kind: pairs}
+    if "refused" in manifest:
+        ids = plan.items["text_id"]
+        refused = manifest["refused"] | {ids[row]: f"{kind}" for row in bad.nonzero().flatten().tolist()}
+        found |= {"refused": refused, "dropped_texts": len(refused)}
+    return found
 
 
 def save_features(features: Features, out: str | Path, config: FeatureConfig | None = None) -> Features:
@@ -212,7 +234,7 @@ def write_shard(
     name = manifest["embedding_dtype"]
     stored = embedding.to(DTYPES[name])
     reward = reward.to(torch.float32)
-    finite = embedding.isfinite().all(1) & reward.isfinite()
+    finite = embedding.isfinite().all(1) & (reward.isfinite() | (reward.isnan() & reader.tolerant))
     if not bool(finite.all()):
         row = int((~finite).nonzero()[0])
         what = "reward" if bool(embedding[row].isfinite().all()) else "embedding"
