@@ -81,10 +81,10 @@ class TestMetadata:
     @pytest.mark.parametrize(
         ("origin", "datasets", "shown"),
         [
-            ("/home/me/secret/pairs.jsonl", None, "pairs.jsonl"),
+            ("/srv/me/secret/pairs.jsonl", None, "pairs.jsonl"),
             ("data/a.jsonl, split train", None, "a.jsonl, split train"),
             ("/x/secret/a.jsonl, /y/secret/b.jsonl, …", None, "a.jsonl, b.jsonl, …"),
-            (r"C:\Users\secret\pairs.csv (3 files)", None, "pairs.csv (3 files)"),
+            (r"C:\data\secret\pairs.csv (3 files)", None, "pairs.csv (3 files)"),
             ("secret/my-features", None, "my-features"),
             ("Hub data set o/d, config c, split train", ["o/d"], "Hub data set o/d, config c, split train"),
             ("Hub data set o/d, split train; /x/secret/b.jsonl", ["o/d"], "Hub data set o/d, split train; b.jsonl"),
@@ -160,7 +160,7 @@ class TestLicense:
 
 
 def test_base_models_are_names_of_the_hub_only(tmp_path: Path) -> None:
-    identity = save(tmp_path / "rm", "base_model:\n- o/base\n- /home/me/base\n- 3")
+    identity = save(tmp_path / "rm", "base_model:\n- o/base\n- /srv/me/base\n- 3")
     assert provenance(identity)["base_model"] == ["o/base"]
     adapter = save(tmp_path / "a", **{"adapter_config.json": '{"base_model_name_or_path": "o/base"}'})
     assert provenance(adapter)["base_model"] == ["o/base"]
@@ -174,8 +174,8 @@ def test_a_folder_s_name_is_shown_as_it_is_without_its_path(name: str) -> None:
     name = name.replace("\\", "").strip() or "x"
     text = model_card(
         ModelRecord(
-            head=EnergyConfig(), backbone={"name": f"/home/secret/models/{name}", "revision": None},
-            data={"origin": f"/home/secret/{name}.jsonl"}, provenance={"license": "mit"},
+            head=EnergyConfig(), backbone={"name": f"/srv/secret/models/{name}", "revision": None},
+            data={"origin": f"/srv/secret/{name}.jsonl"}, provenance={"license": "mit"},
         ).to_dict()
     )  # fmt: skip
     assert "secret" not in text
