@@ -93,7 +93,7 @@ def test_what_is_not_whole(model: Path, features: Path, rm: Path, tmp_path: Path
     (half / "shard-00001.safetensors").unlink()
     (half / "pairs.parquet").write_bytes(b"PAR1")
     refused(ebrm("info", half), "shard-00001.safetensors is missing", "pairs.parquet is damaged")
-    refused(ebrm("info", rm), "not an ebrm model", "`backbone`")
+    refused(ebrm("info", rm), "not an ebrm model", "on which one can be fitted")
     refused(ebrm("info", tmp_path), "neither a model nor a features folder")
     refused(ebrm("info", "no/model"), "no/model")
     manifest = json.loads((half / "manifest.json").read_text())
