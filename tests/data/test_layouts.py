@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 from typing import Any
 
+import pandas
 import pytest
 
+import ebrm
 from ebrm.data import PreferenceConfig, load_preferences
 from ebrm.errors import ConfigError, DataError
 
@@ -280,6 +283,12 @@ def test_lists_written_as_text_are_not_taken_for_replies():
     with pytest.raises(DataError, match=r"(?s)each rejected is a text that reads as a list of texts.*literal_eval"):
         load([row, row | {"rejected": "['7']"}])
     assert [p.rejected for p in load([row, row | {"rejected": "5"}])] == ['["5", "6"]', "5"]  # code, it seems
+    both = row | {"chosen": '["4"]'}
+    with pytest.raises(DataError, match=r"(?s)each chosen and rejected is.*'chosen': ast.*, 'rejected': ast"):
+        load([both])
+    with pytest.raises(DataError, match="each chosen is"):  # half of it was converted
+        load([both | {"rejected": ["5", "6"]}])
+    assert len(load([both | {"chosen": ["4"], "rejected": ["5", "6"]}])) == 2
 
 
 def test_a_column_of_split_names_is_not_overlooked():
@@ -351,3 +360,23 @@ def test_a_rejected_reply_of_ms_swift_in_messages_or_as_text():
         load([{"messages": [ASK], "rejected_response": "5"}])
     keyed = load([{"messages": talk, "rejected_response": say("5") | {"loss": 1}}]).report
     assert keyed.unread_keys == {"rejected_response[].loss": 1}
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [{"prompt": "2+2?", "completion": c, "label": c == "4"} for c in ("4", "5")],
+        [{"info": {"post": "2+2?"}, "summaries": [{"text": "5"}, {"text": "4"}], "choice": 1}],
+        [{"instruction": "2+2?", "input": "", "output": ["4", "5"]}],
+        [{"prompt": "2+2?", "response": r, "score": s} for r, s in (("5", 0.1), ("4", 0.9))],
+        [{"data": [{"prompt": "2+2?", "chosen": "4", "rejected": "5"}]}],
+        [{"prompt": "2+2?", "chosen": "4", "rejected": '["5"]'}],
+    ],
+)
+def test_the_lines_that_convert_a_layout_do_so(rows):
+    with pytest.raises(DataError) as caught:
+        load(rows)
+    lines = [line.strip() for line in str(caught.value).splitlines() if line.startswith("  ")]
+    names: dict[str, Any] = {"source": rows, "ebrm": ebrm, "pandas": pandas, "ast": ast}
+    exec("\n".join(lines), names)  # noqa: S102 - our own message
+    assert pairs(names.get("pairs", names["rows"])) == [([ASK], "4", "5")]

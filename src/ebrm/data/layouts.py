@@ -411,17 +411,17 @@ def explain_columns(seen: Sequence[str], mapping: Mapping[str, str], row: Mappin
     With a `row`, also where its rows may be.
     """
     names = list(map(str, seen))
+    there = set(names) | {ours for ours, theirs in mapping.items() if theirs in seen}
+    for needed, what, lines in _REFUSED:
+        if needed <= there and not mapping.keys() & {"chosen", "rejected", "a", "b"}:
+            code = f":\n  {_READ}\n  {lines}\n  ebrm.load_preferences(pairs)" if lines else "."
+            return f"The columns are {', '.join(names)}: {what}{code}"
     inside = [k for k, v in (row or {}).items() if isinstance(v, list) and v and isinstance(v[0], Mapping)]
     if len(inside) == 1 and not mapping and not {*_PROMPTS, *_RESPONSES, "prompt"} & {*names}:
         return (
             f"The columns are {', '.join(names)}, and the rows seem to be in {inside[0]!r}. Give these:\n"
             f"  rows = next(ebrm.data.read_rows(source))[1][{inside[0]!r}]\n  ebrm.load_preferences(rows)"
         )
-    there = set(names) | {ours for ours, theirs in mapping.items() if theirs in seen}
-    for needed, what, lines in _REFUSED:
-        if needed <= there and not mapping.keys() & {"chosen", "rejected", "a", "b"}:
-            code = f":\n  {_READ}\n  {lines}\n  ebrm.load_preferences(pairs)" if lines else "."
-            return f"The columns are {', '.join(names)}: {what}{code}"
     lower = {name.lower(): name for name in names}
     labeled = {"a", "b"} & mapping.keys() or any(name in lower for name in _USUAL_NAMES["a"][1:])
     guesses: dict[str, str] = {}

@@ -210,13 +210,14 @@ def _check(origin: str, done: _Reading, columns: Sequence[str]) -> None:
             f"as such. Rows that are held out are never trained on: set {setting('columns', {'split': name})}, or "
             f"{setting('columns', {'split': ''})} if it says something else."
         )
-    if done.rows and reader.list_texts == done.rows:
-        name = layout.fields["rejected"]
+    texts = [name for name, rows in reader.list_texts.items() if rows == done.rows]
+    if texts and (layout.fields["rejected"] in texts or reader.lists == done.rows):
+        lists = ", ".join(f"{name!r}: ast.literal_eval(row[{name!r}])" for name in texts)
         raise DataError(
-            f"{origin}: each {name} is a text that reads as a list of texts, as tables write several replies. It is "
-            "not known whether lists are meant. If so, read them as lists:\n"
+            f"{origin}: each {' and '.join(texts)} is a text that reads as a list of texts, as tables write several "
+            "replies. It is not known whether lists are meant. If so, read them as lists:\n"
             "  rows = [dict(row) for _, row in ebrm.data.read_rows(source)]\n"
-            f"  pairs = [row | {{{name!r}: ast.literal_eval(row[{name!r}])}} for row in rows]\n"
+            f"  pairs = [row | {{{lists}}} for row in rows]\n"
             "and give the pairs to ebrm.load_preferences; if a reply is such a text, write it as "
             '[{"role": "assistant", "content": …}].'
         )

@@ -40,7 +40,8 @@ class Reader:
         unread_texts: those of them that hold texts.
         wordy: unread columns → rows in which they hold several words, or a list of objects.
         unread_keys: keys of messages and responses that are not read → how often they hold something.
-        list_texts: rows in which the rejected reply is a text that reads as a list of texts.
+        list_texts: column of a side → rows in which it is a text that reads as a list of texts.
+        lists: rows in which the rejected side is a list of replies.
     """
 
     def __init__(self, layout: Layout, columns: Mapping[str, str]) -> None:
@@ -50,7 +51,8 @@ class Reader:
         if layout.kind == "labeled":
             names = [fields[ours] for ours in ("label", "label_b", "label_tie") if ours in fields]
             self.labels = Labels(layout.rule, ", ".join(names), (fields["a"], fields["b"]))
-        self.ties = self.compared = self.disagreed = self.list_texts = 0
+        self.ties = self.compared = self.disagreed = self.lists = 0
+        self.list_texts: Counter[str] = Counter()
         self.odd: Counter[str] = Counter()
         self.unread_columns: Counter[str] = Counter()
         self.unread_keys: Counter[str] = Counter()
@@ -142,8 +144,11 @@ class Reader:
         both: list[tuple[Value, Value]] = []  # (chosen, rejected)
         if kind == "pair":
             chosen, rejected = self._value("chosen", row), self._value("rejected", row)
-            self.list_texts += isinstance(rejected[0], str) and _all_texts(as_list(rejected[0]))
-            both = [(right, wrong) for right in _several(chosen) for wrong in _several(rejected)]
+            for value, name in (chosen, rejected):
+                self.list_texts[name] += isinstance(value, str) and _all_texts(as_list(value))
+            wrongs = _several(rejected)
+            self.lists += wrongs != [rejected]
+            both = [(right, wrong) for right in _several(chosen) for wrong in wrongs]
         elif kind == "conversation":
             both = self._conversation(row)
         elif kind == "labeled":
