@@ -120,9 +120,10 @@ def test_few_prompts_are_never_enough_to_deploy(prompts: int, action: str) -> No
 def test_from_few_prompts_at_least_as_many_pairs_are_asked_for_as_reach_enough() -> None:
     few = accuracy(0.4, 0.1, 0.5, pairs=10, prompts=5, flips=0.5)
     found = recommend(few)
-    assert found.pairs == 30 and "10 pairs are too few to tell; only a difference of about" in str(found)
+    assert found.pairs == 30 and "10 held-out pairs of 5 prompts are too few to tell (+40.0" in str(found)
     one = accuracy(0.0, math.nan, math.nan, pairs=3, prompts=1)
-    assert "3 pairs are too few to tell; no difference at all" in str(recommend(one)) and recommend(one).pairs == 57
+    assert "only a difference of about" in str(found)
+    assert "3 held-out pairs of 1 prompt are too few to tell" in str(recommend(one)) and recommend(one).pairs == 57
     assert recommend(accuracy(-0.4, -0.5, -0.1, pairs=29, prompts=29, flips=0.5)).action == "bring more pairs"
     assert recommend(accuracy(-0.4, -0.5, -0.1, pairs=30, prompts=30, flips=0.5)).action == "do not deploy"
 

@@ -22,6 +22,7 @@ from ebrm.metrics import (
     clustered_mean,
     paired_accuracy,
     resample_sums,
+    share_interval,
 )
 from ebrm.model import EnergyRewardModel
 from ebrm.pairs import PreferencePairs
@@ -131,11 +132,15 @@ def measure_anchors(
         columns = (base[better], base[worse], refined[better], refined[worse])
         accuracy = paired_accuracy(*columns, pairs.prompt_id[keep], bootstrap=bootstrap)
     nothing = Estimate(math.nan, math.nan, math.nan)
+    flipped = clustered_mean(flips, flip_prompt, bootstrap=bootstrap) if len(flips) else None
+    if flipped is not None and flipped.low == flipped.high and not np.array_equal(rankdata(base), rankdata(refined)):
+        # None of these comparisons, or each: the bootstrap has no spread.
+        flipped = share_interval(flipped.value, np.array([flipped.value]), len(np.unique(flip_prompt)), bootstrap)
     return AnchorDrift(
         rows=len(items), pairs=len(better), prompts=len(np.unique(prompt)), std=std,
         mean_abs=clustered_mean(moved, prompt, bootstrap=bootstrap) if std > 0 else nothing,
         max_abs=float(moved.max()), rank_correlation=_spearman(base, refined, prompt, bootstrap),
-        flipped=clustered_mean(flips, flip_prompt, bootstrap=bootstrap) if len(flips) else None,
+        flipped=flipped,
         compared=len(flips), accuracy=accuracy, bootstrap=bootstrap,
     )  # fmt: skip
 

@@ -167,9 +167,15 @@ def recommend(
         wanted = pairs_needed(max(difference.value, rule.worth), found.discordant, **settings) or 0
     more = wanted - pairs
     if overall.prompts < rule.least_prompts or pairs < FEW:
+        prompts = count(overall.prompts, "prompt")
         least = max(math.ceil(pairs * (rule.least_prompts / overall.prompts - 1)), FEW - pairs)
-        held = f"{count(pairs, 'held-out pair')} of {count(overall.prompts, 'prompt')}"
-        return _bring(max(least, more), f"{too_few(pairs, found.smallest)} ({points} on {held})")
+        said, _, seen = too_few(pairs, found.smallest).partition("; ")
+        said = (
+            said.replace(" pair", " held-out pair")
+            .replace(" is ", f" of {prompts} is ")
+            .replace(" are ", f" of {prompts} are ")
+        )
+        return _bring(max(least, more), f"{said} ({points}; {seen})")
     if harmful:
         return _not(f"it is worse, {points}")
     if better:
