@@ -169,13 +169,13 @@ def recommend(
     if overall.prompts < rule.least_prompts or pairs < FEW:
         prompts = count(overall.prompts, "prompt")
         least = max(math.ceil(pairs * (rule.least_prompts / overall.prompts - 1)), FEW - pairs)
-        said, _, seen = too_few(pairs, found.smallest).partition("; ")
+        said, _, least_seen = too_few(pairs, found.smallest).partition("; ")
         said = (
             said.replace(" pair", " held-out pair")
             .replace(" is ", f" of {prompts} is ")
             .replace(" are ", f" of {prompts} are ")
         )
-        return _bring(max(least, more), f"{said} ({points}; {seen})")
+        return _bring(max(least, more), f"{said} ({points}; {least_seen})")
     if harmful:
         return _not(f"it is worse, {points}")
     if better:
