@@ -158,7 +158,7 @@ class TestMoreThanText:
         filled = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "x": None}}}
         for given_as in ([tool], json.dumps([tool]), np.array([filled]), tool, [json.dumps(tool)]):
             assert check_tools(given_as, "tools") == (tool,)
-        assert [check_tools(nothing, "tools") for nothing in (None, "", [], "[]")] == [None] * 4
+        assert [check_tools(nothing, "tools") for nothing in (None, "", [], "[]", float("nan"))] == [None] * 5
         for wrong in ("get_weather", 3, ["f"], [{}]):
             with pytest.raises(RowProblem):
                 check_tools(wrong, "tools")

@@ -101,3 +101,29 @@ def test_markers_are_the_tokenizers_special_tokens_and_those_of_known_templates(
 def test_keep_looks_for_none():
     found = tokenize(rule_for(rendered="keep"), CHAT, "<|im_start|>user\nhi<|im_end|>", "x")
     assert found is not None and found.marker is None
+
+
+DATED = (
+    "{{ bos_token }}<|start_header_id|>system<|end_header_id|>\n\nToday Date: {{ strftime_now('%d %b %Y') }}\n\n"
+    "{% if messages[0].role == 'system' %}{{ messages[0].content }}{% set messages = messages[1:] %}{% endif %}"
+    "<|eot_id|>"
+    "{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n{{ m.content }}<|eot_id|>{% endfor %}"
+)
+
+
+def test_what_the_template_adds_by_itself_is_not_added_twice():
+    rule = rule_for(DATED, rendered="parse", date="2026-09-01")
+    for talk in (TALK, TALK[1:]):
+        prompt, end = render(rule, CHAT, [*talk, {"role": "assistant", "content": "Hello!"}]).split("Hello!")
+        assert ids(rule, prompt, "Hello!" + end) == ids(rule, talk, "Hello!")
+
+
+def test_turns_of_other_roles_are_taken_apart_where_the_format_names_them():
+    turns = [*TALK[1:2], {"role": "assistant", "content": "Wait."}, {"role": "tool", "content": "22"}]
+    text = "".join(f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in turns) + "<|im_start|>assistant\n"
+    assert ids(rule_for(rendered="parse"), text, "22<|im_end|>") == ids(rule_for(), turns, "22")
+
+
+@pytest.mark.parametrize(("prompt", "reply"), [("I", "I think"), ("Say", "Saying"), ("x", "x")])
+def test_a_reply_that_happens_to_begin_like_the_prompt_stays(prompt, reply):
+    assert ids(rule_for(rendered="parse"), prompt, reply) == ids(rule_for(), prompt, reply)

@@ -28,6 +28,7 @@ from .messages import reply_message as reply_message
 from .reading import Pair as Pair
 from .reading import Reader as Reader
 from .rendered import rendered_already as rendered_already
+from .rendered import repeats as repeats
 from .schema import EXAMPLES as EXAMPLES
 from .schema import BadRow as BadRow
 from .schema import Message as Message

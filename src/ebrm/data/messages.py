@@ -237,11 +237,11 @@ def _calls_in(text: str, field: str) -> list[dict[str, Any]]:
 
 
 def check_tools(value: object, field: str) -> tuple[dict[str, Any], ...] | None:
-    """Descriptions of tools that a prompt offers: a list of dicts, also as JSON; None and nothing mean none.
+    """Descriptions of tools that a prompt offers: a list of dicts, also as JSON; None, NaN and nothing mean none.
 
     Entries that are None are left out, at any depth, as TRL does: tables fill them in.
     """
-    if value is None or value == "":
+    if value is None or (isinstance(value, str) and not value) or (isinstance(value, float) and value != value):
         return None
     tools = _plain(_from_json(value))
     if isinstance(tools, Mapping):

@@ -83,13 +83,18 @@ def take_apart(rule: TextRule, tokenizer: Any, prompt: Sequence[Message], reply:
 
 
 def _reply(rule: TextRule, tokenizer: Any, asked: str, begun: str, reply: str) -> str:
-    if asked.strip() and reply.startswith(asked) and reply[len(asked) :].strip():
+    if repeats(asked, reply) and reply[len(asked) :].strip():
         reply = reply[len(asked) :].lstrip()
     else:
         turns = _turns(rule, tokenizer, reply)
         if turns is not None and turns[-1]["role"] == "assistant":
             return str(turns[-1]["content"])
     return begun + _without_end(tokenizer, rule, reply)
+
+
+def repeats(asked: str, reply: str) -> bool:
+    """Whether a reply has the prompt's text at its start, as a whole."""
+    return len(asked.strip()) > 1 and reply.startswith(asked) and not reply[len(asked) :][:1].isalnum()
 
 
 def _without_end(tokenizer: Any, rule: TextRule, text: str) -> str:
@@ -109,12 +114,13 @@ def _turns(rule: TextRule, tokenizer: Any, text: str) -> list[Message] | None:
     starts = {*_STARTS, str(tokenizer.bos_token)}
     while (start := next((s for s in starts if bare.startswith(s)), None)) is not None:
         bare = bare.removeprefix(start).lstrip()
-    for opening, ends in _FORMATS:
+    own = _own_marks(rule, tokenizer)
+    found = None if own is None else own.turns(bare)
+    for opening, ends in _FORMATS if found is None else ():
         found = _by_format(re.compile(opening), ends, bare)
         if found is not None:
-            return found
-    own = _own_marks(rule, tokenizer)
-    return None if own is None else own.turns(bare)
+            break
+    return found
 
 
 def _by_format(opening: re.Pattern[str], ends: Sequence[str], text: str) -> list[Message] | None:
@@ -149,6 +155,12 @@ class _Own:
 
     def turns(self, text: str) -> list[Message] | None:
         """The turns of a text (without its start token) that this template wrote, up to an opened reply or its end."""
+        found = self._parts(text)
+        close = self.close.strip()
+        # A turn of another role, such as a tool's, would stand inside a content.
+        return None if found is None or (close and any(close in turn["content"] for turn in found)) else found
+
+    def _parts(self, text: str) -> list[Message] | None:
         turns: list[Message] = []
         rest = text
         if self.system is not None and self.system[0] and rest.startswith(self.system[0]):

@@ -125,8 +125,9 @@ def apply_template(
         )  # fmt: skip
     except (TemplateError, TypeError, KeyError, AttributeError, ValueError) as error:
         roles = " → ".join(message["role"] for message in messages)
-        said = str(error).removesuffix(".")
-        raise TextRefusedError(f"The chat template refuses this conversation (turns: {roles}): {said}.") from error
+        said = " ".join(str(error).split())
+        end = "" if said.endswith((".", "!", "?")) else "."
+        raise TextRefusedError(f"The chat template refuses this conversation (turns: {roles}): {said}{end}") from error
     return str(text)
 
 

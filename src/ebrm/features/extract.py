@@ -29,6 +29,7 @@ from ebrm.data import (
     count_kinds,
     message_words,
     rendered_already,
+    repeats,
     reply_key,
     tokenize,
 )
@@ -472,7 +473,7 @@ def _repeated_prompts(rows: Sequence[Preference]) -> int:
     for pair in rows:
         asked = pair.prompt[-1]["content"]
         replies = [side for side in (pair.chosen, pair.rejected) if isinstance(side, str)]
-        count += bool(asked.strip()) and len(replies) == 2 and all(reply.startswith(asked) for reply in replies)
+        count += len(replies) == 2 and all(repeats(asked, reply) for reply in replies)
     return count
 
 
