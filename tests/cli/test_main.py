@@ -30,6 +30,17 @@ def test_help_loads_nothing_heavy() -> None:
         assert (ran.code, ran.err) == (0, "[]\n")
 
 
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_completes_commands_and_options(shell: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("cyclopts.completion.detect.detect_shell", lambda: shell)
+    ran = ebrm("--install-completion")
+    assert ran.code == 0, ran.err
+    written = "".join(path.read_text() for path in tmp_path.rglob("*") if path.is_file())
+    for word in ("best-of-n", "restart", "backbone-head"):
+        assert word in written
+
+
 def test_help_lists_the_commands_in_the_order_of_the_work() -> None:
     ran = ebrm("--help")
     assert ran.code == 0

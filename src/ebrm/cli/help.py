@@ -26,6 +26,8 @@ class Page:
         rows = [(", ".join(e.display_labels_with_metavar), _plain(e.description)) for e in panel.entries]
         if _plain(panel.title) == "Run":
             rows.append(("--help, -h", "Print this."))
+        if panel.format == "command":
+            rows.append(("--install-completion", "Let bash, zsh or fish complete commands and options."))
         if not rows:
             return
         _print(console, _plain(panel.title), bold=True)

@@ -272,6 +272,8 @@ def parse(app: App, commands: Sequence[Command], argv: Sequence[str]) -> tuple[C
             raise ConfigError(f"There is no command {name}.{meant(name, known)} The commands are {', '.join(known)}.")
         for k, each in enumerate(commands):
             app.command(_stub(each, ()), name=each.name, sort_key=k)
+        if "--install-completion" in argv:
+            return None, lambda console: _install_completion(commands, console)
         if wrong := [word for word in argv if word not in ("-h", "--help", "--version")]:
             raise ConfigError(f"There is no option {wrong[0]} before a command. See `ebrm --help`.")
         function, bound, _ = app.parse_args(argv)
@@ -310,6 +312,18 @@ def parse(app: App, commands: Sequence[Command], argv: Sequence[str]) -> tuple[C
     arguments = [value for key, value in bound.arguments.items() if key not in {"config", *SWITCHES}]
     chosen = Chosen(options, given, file, frozenset(keys), command.name)
     return chosen, lambda console: command.function(console, chosen, *arguments)
+
+
+def _install_completion(commands: Sequence[Command], console: Any) -> None:
+    """Have the user's shell complete commands and options, as they are where nothing is chosen."""
+    app = App("ebrm", help_format="plaintext")
+    for each in commands:
+        app.command(_stub(each, options_of(each.parts_for())), name=each.name)
+    try:
+        place = app.install_completion()
+    except Exception as error:  # noqa: BLE001 - a shell that it does not know or find, in several exceptions
+        raise ConfigError(f"Completion could not be installed: {' '.join(str(error).split())}") from error
+    console.print(f"Completion is installed in {place}; it works in the next shell.")
 
 
 def _stub(command: Command, options: Sequence[Option]) -> Callable[..., None]:
