@@ -10,7 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ebrm.data import RowProblem, as_reply, check_messages, check_tools, conversation, message_words, messages_in
+from ebrm.data import (
+    RowProblem,
+    as_reply,
+    check_messages,
+    check_tools,
+    conversation,
+    message_words,
+    messages,
+    messages_in,
+)
 from ebrm.data.messages import ROLE_NAMES
 
 HI = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "Hello!"}]
@@ -170,3 +179,9 @@ def test_a_conversation_shows_its_roles_only_where_there_are_several_turns():
     assert conversation(turns) == "user: Hi\n\nassistant: Yes?\n\nuser: Go"
     said = {"role": "assistant", "content": "Let me see.", "tool_calls": [CALL], "thinking": "hm"}
     assert message_words(said) == 'hm\nLet me see.\nget_weather({"city": "Oslo"})'
+
+
+def test_a_string_that_does_not_end_is_looked_at_once():
+    """Not from each quote in it: that takes time that grows with the square of its length."""
+    assert [found.span() for found in messages._ARRAY.finditer("'" + "\\'" * 1000)] == [(0, 2001)]
+    assert [found[0] for found in messages._ARRAY.finditer("""'a' "b\\"} {" 'c""")] == ["'a'", '"b\\"} {"', "'c"]

@@ -207,7 +207,7 @@ def test_a_connection_reads_and_parses_little_in_a_row_and_counts_what_it_reads(
     async def main():
         connection, _ = connected(create_app(energy), 60.0)
         taken = connection.get_buffer(-1)
-        assert len(taken) == 2**14 and connection.get_buffer(2**20) is taken
+        assert len(taken) == 2**13 and connection.get_buffer(2**20) is taken
         head = b"POST /v1/score HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
         taken[: len(head)] = head
         connection.buffer_updated(len(head))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import queue
@@ -23,6 +24,7 @@ from ebrm.client import Client
 from ebrm.errors import BackboneError, ConfigError
 from ebrm.model import EnergyRewardModel
 from ebrm.serve import ServeConfig, run
+from ebrm.serve.scoring import Scoring
 
 
 @dataclass
@@ -172,6 +174,24 @@ def test_what_is_not_answered_in_time_is_refused_with_503(energy, caplog, signal
         assert answer.json()["error"]["kind"] == "draining"
         assert (answer.headers["retry-after"], answer.headers["connection"]) == ("1", "close")
     assert "Traceback" not in caplog.text and "Exception" not in caplog.text
+
+
+def test_the_process_does_not_wait_for_a_batch_that_goes_on(energy, monkeypatch):
+    scoring, go, left = Scoring(energy, ServeConfig()), threading.Event(), []
+    monkeypatch.setattr(run.os, "_exit", left.append)
+    monkeypatch.setattr(run.logging, "shutdown", lambda: left.append("flushed"))
+    try:
+        run._leave(scoring)
+        assert not left  # nothing is under way: Python ends as it does
+        busy = scoring.workers[2].submit(go.wait, 60)
+        wait_until(lambda: scoring.workers[2].busy)
+        run._leave(scoring)
+        assert left == ["flushed", 0]
+        go.set()
+        assert busy.result(60)
+    finally:
+        gc.unfreeze()
+        scoring.close()
 
 
 def wait_until(reached):

@@ -39,9 +39,9 @@ _STARTS = re.compile(r"""\s*(?:(?:array\()?\[\s*)?\{\s*(['"])\w+\1\s*:""")
 _ROLE = re.compile(r"""(['"])(?:role|from)\1\s*:""")
 _ENDS = re.compile(r"\}\s*(?:\]\s*(?:,\s*dtype=object\s*)?\)?\s*)?$")
 # In the repr of a NumPy array nothing but white space stands between two dicts. Strings are matched first, so that
-# none of this is looked for inside them.
+# none of this is looked for inside them; one that does not end is matched too, or each quote in it would be tried.
 _ARRAY = re.compile(
-    r"""(?P<string>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")|(?P<between>\}\s+(?=\{))|(?P<open>array\()|"""
+    r"""(?P<string>'(?:[^'\\]|\\.)*+(?:'|\Z)|"(?:[^"\\]|\\.)*+(?:"|\Z))|(?P<between>\}\s+(?=\{))|(?P<open>array\()|"""
     r"""(?P<close>,\s*dtype=object\s*\))""",
     re.DOTALL,
 )

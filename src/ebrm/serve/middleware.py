@@ -24,7 +24,7 @@ _BODIES = 16  # bytes of unfinished bodies held at a time, in units of `max_body
 #: to parse as one of a kilobyte.
 _OVERHEAD = 2**17
 _RECEIVED = "ebrm.received"  # where a connection counts the bytes of a request's body as they come
-_READ = 2**14  # bytes read from a connection at a time, before others have their turn
+_READ = 2**13  # bytes read from a connection at a time, before others have their turn
 _CLIENT_GONE = 499  # counted when the client went away before its answer
 
 
@@ -160,7 +160,7 @@ class Connection(asyncio.BufferedProtocol, H11Protocol):  # type: ignore[misc]
     """uvicorn's connection, with limits of time: uvicorn itself waits for a head, and for a reader, without one.
 
     It is closed `seconds` into a request's head, and `seconds` after it was to send what its client does not read. A
-    buffered protocol, since that decides how much is read, and so parsed, in a row: 16 KiB, not 256.
+    buffered protocol, since that decides how much is read, and so parsed, in a row: 8 KiB, not 256.
     """
 
     seconds = 30.0

@@ -79,7 +79,8 @@ class Scoring:
         self._fingerprint: tuple[EnergyRewardModel, str] | None = None
         self._loading: asyncio.Task[None] | None = None
         # One thread each, so that reading and tokenizing go on while the model runs.
-        self._bodies, self._texts, self._model = (Worker(f"ebrm-{name}") for name in ("read", "tokenize", "model"))
+        self.workers = [Worker(f"ebrm-{name}") for name in ("read", "tokenize", "model")]
+        self._bodies, self._texts, self._model = self.workers
 
     def text_rule(self) -> dict[str, Any]:
         """Identity of the text rule that requests are read by."""
@@ -148,7 +149,7 @@ class Scoring:
 
     def close(self) -> None:
         """End the threads once their current work is done."""
-        for worker in (self._bodies, self._texts, self._model):
+        for worker in self.workers:
             worker.shutdown(wait=False, cancel_futures=True)
 
     async def answer(self, request: Request, work: Callable[[], Awaitable[T]]) -> T:

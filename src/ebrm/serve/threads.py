@@ -25,6 +25,8 @@ class Worker(Executor):
         self._calls: queue.SimpleQueue[tuple[Future, Callable[[], object]] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
+        #: Whether a call is under way.
+        self.busy = False
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Run a call when its turn comes."""
@@ -53,9 +55,11 @@ class Worker(Executor):
         while (waiting := self._calls.get()) is not None:
             future, call = waiting
             if future.set_running_or_notify_cancel():
+                self.busy = True
                 try:
                     future.set_result(call())
                 except BaseException as error:  # noqa: BLE001 - as ThreadPoolExecutor: it is raised where it is awaited
                     future.set_exception(error)
+                self.busy = False
             # Or the thread would hold the last call's request until the next comes.
             del waiting, future, call
