@@ -120,16 +120,19 @@ def test_one_row_and_a_reply_of_a_megabyte():
 @pytest.mark.parametrize(
     ("seen", "mapping", "option"),
     [
-        ("post, response_A, response_B, won", {}, '{"prompt": "post", "a": "response_A", "b": "response_B"}'),
+        ("post, answer_1, answer_2, won", {}, '{"prompt": "post", "a": "answer_1", "b": "answer_2", "label": "…"}'),
+        ("prompt, answer_a, answer_b, safer_id", {}, '{"a": "answer_a", "b": "answer_b", "label": "safer_id"}'),
+        ("prompt, good, bad", {}, '{"chosen": "good", "rejected": "bad"}'),
         ("Prompt, Chosen, Rejected", {}, '{"prompt": "Prompt", "chosen": "Chosen", "rejected": "Rejected"}'),
-        ("question, chosen", {}, '{"prompt": "question"}'),
+        (" prompt, chosen ", {}, '{"prompt": " prompt", "chosen": "chosen ", "rejected": "…"}'),
+        ("question, chosen", {}, '{"prompt": "question", "rejected": "…"}'),
         ("x, y", {}, '{"prompt": "question"}'),
         ("prompt, chosen", {"rejected": "worse"}, "rejected=worse"),
     ],
 )
 def test_wrong_columns_name_seen_expected_and_the_option(seen, mapping, option):
     with pytest.raises(DataError, match=f"The columns are {seen}; expected prompt, chosen and rejected") as caught:
-        load([dict.fromkeys(seen.split(", "), "x")] * 3, columns=mapping)
+        load([dict.fromkeys(seen.replace(", ", ",").split(","), "x")] * 3, columns=mapping)
     assert option in str(caught.value)
 
 
@@ -168,6 +171,24 @@ def test_two_replies_do_not_make_a_prompt_when_a_column_looks_like_one():
         with pytest.raises(DataError, match=r"'post' looks like the prompt.*columns=\{\"prompt\": \"post\"\}"):
             load([row], bad_rows=bad_rows)
     assert load([row], columns={"prompt": "post"})[0].prompt[0]["content"] == "Who?"
+
+
+@pytest.mark.parametrize("name", ["Prompt", "\ufeffprompt", "prompt "])
+def test_a_prompt_column_of_another_spelling_is_not_left_out(name):
+    rows = [{name: "Who?", "chosen": "The cat", "rejected": "The dog"}]
+    with pytest.raises(DataError, match="looks like the prompt"):
+        load(rows)
+    assert load(rows, columns={"prompt": name})[0].prompt[0]["content"] == "Who?"
+
+
+@pytest.mark.parametrize("name", ["is_test", "in_eval", "Test"])
+@pytest.mark.parametrize("values", [(True, False), (1, 0), ("no", "yes")])
+def test_a_column_that_says_by_yes_or_no_what_is_held_out_is_not_left_out(name, values):
+    rows = [{**GOOD, name: value} for value in values]
+    with pytest.raises(DataError, match=rf"column '{name}' says by yes or no which rows are of the split test"):
+        load(rows)
+    assert len(load(rows, columns={"split": ""})) == 2
+    assert len(load([{**GOOD, "is_correct": value} for value in values])) == 2
 
 
 def test_a_mixture_of_shapes_is_said_aloud(caplog):

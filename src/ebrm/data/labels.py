@@ -23,7 +23,7 @@ _SIDE = re.compile(
     r"(?:(?:model|response|answer|completion|output|assistant|conversation|reply|candidate)[ _-]?)?([ab])"
 )
 _ORDER = re.compile(r"([ab])\s*(>{1,3}|<{1,3}|=)\s*([ab])")
-_TIES = frozenset(("tie", "ties", "tied", "tie (bothbad)", "tie (both bad)", "bothbad", "both bad", "both_bad", "draw"))
+_TIES = frozenset(("tie", "ties", "tied", "tiebothbad", "bothbad", "draw"))  # letters alone: "tie (both_bad)"
 _COMPARED = re.compile(r"([<>])\s*(-?\d+(?:\.\d+)?)")
 # A scale is shown value by value up to so many different ones, and by rule beyond.
 _SHOWN = 24
@@ -95,7 +95,7 @@ def _number(word: str) -> float | None:
 
 
 def _meant_by(word: str) -> Outcome | None:
-    if word in _TIES:
+    if "".join(letter for letter in word if letter.isalpha()) in _TIES:
         return "tie"
     if side := _SIDE.fullmatch(word):
         return "a" if side[1] == "a" else "b"
@@ -187,10 +187,11 @@ class Labels:
         known = "".join(f"; {w} is read as {self._meaning(w)}" for w in list(self.counts)[:4])
         numbers = [number for word in self.unknown if (number := _number(word.strip("'\""))) is not None]
         scale = bool(numbers) and (min(numbers) < 0 or len(set(numbers)) > 2)
-        example = {"<0": "a", ">0": "b", "0": "tie"} if scale else {word.strip("'\""): "a" for word in self.unknown}
-        if not scale:
-            words = list(example)[:2]
-            example = dict(zip(words, ("a", "b"), strict=False))
+        example = {"<0": "a", ">0": "b", "0": "tie"}
+        if not scale:  # a map goes before every other rule, so it has to name the values that are known, too
+            read = {word: self._meaning(word) for word in list(self.counts)[:4]}
+            left = [outcome for outcome in OUTCOMES if outcome not in read.values()] or ["a", "b"]
+            example = dict(zip([word.strip("'\"") for word in self.unknown][:2], left, strict=False)) | read
         raise DataError(
             f"{origin}: the label {self.column!r} holds {shown}{more}, and what that says is not known{known}. Say "
             f"which reply each value prefers: a ({self.sides[0]}), b ({self.sides[1]}) or tie, as in "

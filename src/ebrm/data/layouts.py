@@ -6,6 +6,7 @@ OpenRLHF, NeMo-RL, distilabel and Alpaca, and of public data sets whose labels h
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -334,23 +335,33 @@ def first_entry(value: Any) -> Mapping[str, Any] | None:
 
 # Names other data sets use, only to suggest a mapping.
 _USUAL = {
-    "prompt": "question instruction query input conversation_input context history messages conversations post text",
-    "chosen": "chosen_response response_chosen preferred winner_response best positive better_response accepted win",
-    "rejected": "rejected_response response_rejected reject dispreferred loser_response negative worse_response lose",
-    "a": "response_a answer_a completion_a output_a response_0 response_1 response1 answer_0",
-    "b": "response_b answer_b completion_b output_b response_1 response_2 response2 answer_1",
+    "prompt": "question orig_instruction instruction query input conversation_input context history messages "
+    "conversations post text",
+    "chosen": "chosen_response response_chosen preferred winner_response best positive better_response accepted win "
+    "good",
+    "rejected": "rejected_response response_rejected reject dispreferred loser_response negative worse_response lose "
+    "bad",
+    "a": "response_a answer_a completion_a output_a response_0 response_1 response1 answer_0 output_1 orig_response_a",
+    "b": "response_b answer_b completion_b output_b response_1 response_2 response2 answer_1 output_2 orig_response_b",
     "label": "label preference winner better better_response_id overall_preference labels choice preferred",
 }
 _USUAL_NAMES = {ours: (ours, *names.split()) for ours, names in _USUAL.items()}
 #: Columns beside a prompt whose texts are likely to be part of it.
 MORE_OF_PROMPT = ("input", "context", "passage", "document", "history")
+_LABEL_WORDS = re.compile(r"label|prefer|winner|better|safer|chosen|choice|verdict|judg|annotat")
+
+
+def plain_column(name: object) -> str:
+    """A column's name without what spreadsheets and exports add to it: capitals, blanks, a byte order mark."""
+    return str(name).strip().strip("\ufeff").strip().lower()
+
 
 _READ = "rows = [row for _, row in ebrm.data.read_rows(source)]"
 
 
 def looks_like_prompt(name: str) -> bool:
     """Whether a column's name is one that data sets use for the prompt, in any case."""
-    return name.strip().lower() in _USUAL_NAMES["prompt"]
+    return plain_column(name) in _USUAL_NAMES["prompt"]
 
 
 # Columns of layouts that are not preference pairs → what they are, and the lines that make pairs of them.
@@ -422,18 +433,29 @@ def explain_columns(seen: Sequence[str], mapping: Mapping[str, str], row: Mappin
             f"The columns are {', '.join(names)}, and the rows seem to be in {inside[0]!r}. Give these:\n"
             f"  rows = next(ebrm.data.read_rows(source))[1][{inside[0]!r}]\n  ebrm.load_preferences(rows)"
         )
-    lower = {name.lower(): name for name in names}
+    lower = {plain_column(name): name for name in reversed(names)}
     labeled = {"a", "b"} & mapping.keys() or any(name in lower for name in _USUAL_NAMES["a"][1:])
     guesses: dict[str, str] = {}
     taken: set[str] = set()
     for ours in ("prompt", "a", "b", "label") if labeled else ("prompt", "chosen", "rejected"):
         if ours not in mapping and ours in seen:
+            taken.add(ours)
             continue
-        usual = [mapping.get(ours, ""), *_USUAL_NAMES[ours]]
-        guess = next((lower[n.lower()] for n in usual if n.lower() in lower.keys() - taken), None)
+        if mapping.get(ours) in names:
+            guesses[ours] = mapping[ours]
+            taken.add(plain_column(mapping[ours]))
+            continue
+        usual = [plain_column(name) for name in (mapping.get(ours, ""), *_USUAL_NAMES[ours])]
+        if ours == "label":
+            usual += [name for name in lower if _LABEL_WORDS.search(name)]
+        guess = next((name for name in usual if name in lower.keys() - taken), None)
         if guess is not None:
-            taken.add(guess.lower())
-            guesses[ours] = guess
+            taken.add(guess)
+            guesses[ours] = lower[guess]
+        elif ours != "prompt":  # which may be what both sides begin with
+            guesses[ours] = "…"
+    if set(guesses.values()) <= {"…"} and "prompt" not in there:
+        guesses = {}
     several = ""
     prompts = [n for n in _PROMPTS if n in names and n not in mapping.values()]
     if "prompt" not in there and len(prompts) > 1:

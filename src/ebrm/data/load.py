@@ -210,6 +210,14 @@ def _check(origin: str, done: _Reading, columns: Sequence[str]) -> None:
             f"as such. Rows that are held out are never trained on: set {setting('columns', {'split': name})}, or "
             f"{setting('columns', {'split': ''})} if it says something else."
         )
+    for name, part in reader.split_flags().items():
+        other = "train" if part != "train" else "test"
+        raise DataError(
+            f"{origin}: the column {name!r} says by yes or no which rows are of the split {part}, and is not read as "
+            "such. Rows that are held out are never trained on: write a column split with the names, as in\n"
+            f'  rows = [row | {{"split": "{part}" if row[{name!r}] else "{other}"}} for row in rows]\n'
+            f"or set {setting('columns', {'split': ''})} if it says something else."
+        )
     texts = [name for name, rows in reader.list_texts.items() if rows == done.rows]
     if texts and (layout.fields["rejected"] in texts or reader.lists == done.rows):
         lists = ", ".join(f"{name!r}: ast.literal_eval(row[{name!r}])" for name in texts)
@@ -228,8 +236,10 @@ def _explain_bad_rows(origin: str, done: _Reading) -> str:
     shown = "The first:" if bad > len(done.examples) else "They are:"
     listed = "".join(f"\n  {row}" for row in done.examples)
     if not done.kept:
-        example = setting("columns", {"prompt": "question"})
-        way_out = f"No row is left to use: check the file and the column names ({example})."
+        way_out = "No row is left to use. Check the file"
+        if done.kinds.keys() & {"missing", "not a string", "no common prompt", "no user turn"}:
+            way_out += f", and whether the right columns are read ({done.reader.layout})" * (done.reader is not None)
+        way_out += "."
     else:
         way_out = f"Correct them, or leave them out and have them counted with {setting('bad_rows', 'skip')}."
     what = f"{done.pairs:,} rows" if done.pairs == done.rows else f"{done.pairs:,} pairs in {done.rows:,} rows"

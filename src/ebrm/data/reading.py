@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from ebrm.data.messages import check_messages, is_message, messages_in
 from ebrm.data.schema import Message, Preference, RowProblem, is_missing, name_of, number_of
 from ebrm.data.splits import part_of
 
+_FLAG = re.compile(r"^(?:is|in)[ _-]", re.IGNORECASE)
 _FEW = 8  # different values at most of a column that looks like one of splits
 # Optional columns: under which names each is looked for when it is not mapped.
 OPTIONAL = {"strength": ("strength", "margin"), "source": ("source",), "category": ("category",), "split": ("split",)}
@@ -119,7 +121,7 @@ class Reader:
                 self.wordy[str(name)] += 1
             words = self._words.setdefault(str(name), set())
             if len(words) <= _FEW and not missing:
-                words.add(value if isinstance(value, str) and len(value) < 40 else "")
+                words.add(_word(value))
 
     def split_like(self) -> dict[str, set[str]]:
         """Unread columns whose values name two parts of a fit or more; none where splits are read, or not wanted."""
@@ -127,6 +129,13 @@ class Reader:
             return {}
         found = {name: {part_of(word) for word in words} for name, words in self._words.items() if len(words) <= _FEW}
         return {name: self._words[name] for name, parts in found.items() if len(parts) > 1 and None not in parts}
+
+    def split_flags(self) -> dict[str, str]:
+        """Unread columns that say by their name and yes or no which part a row is of (`is_test`), and that part."""
+        if "split" in self.columns or self._has_splits:
+            return {}
+        flags = {name: part_of(_FLAG.sub("", name)) for name, words in self._words.items() if _is_yes_or_no(words)}
+        return {name: part for name, part in flags.items() if part is not None}
 
     def _value(self, ours: str, row: Mapping[str, Any]) -> Value:
         """The value of a field, None for NaN, and its column's name."""
@@ -335,6 +344,17 @@ def _several(side: Value) -> list[Value]:
 
 def _holds_objects(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and isinstance(value[0], Mapping)
+
+
+def _word(value: Any) -> str:
+    """A short value of an unread column, to compare with names of splits; "" for any other."""
+    if isinstance(value, bool) or (isinstance(value, (int, float)) and value in (0, 1)):
+        return str(bool(value))
+    return value if isinstance(value, str) and len(value) < 40 else ""
+
+
+def _is_yes_or_no(words: set[str]) -> bool:
+    return {word.strip().lower() for word in words} in ({"true", "false"}, {"0", "1"}, {"yes", "no"})
 
 
 def _all_texts(found: Sequence[Any] | None) -> bool:
