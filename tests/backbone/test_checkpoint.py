@@ -43,6 +43,15 @@ def test_reads_shards_through_their_index_and_nothing_else(tmp_path):
         open_checkpoint(str(tmp_path))
 
 
+@pytest.mark.parametrize("index", [{}, {"weight_map": []}, {"weight_map": {"score.weight": 1}}, {"weight_map": None}])
+def test_an_index_that_names_no_files_is_damaged(tmp_path, index):
+    save_rm(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with refuses("does not say which file holds which weight"):
+        open_checkpoint(str(tmp_path))
+
+
 class TestFilesThatTransformersLoads:
     """The weights that are fingerprinted and searched for the head are those of the model that runs."""
 

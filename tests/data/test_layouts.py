@@ -169,6 +169,14 @@ def test_a_label_that_does_not_say_what_it_means_stops_whatever_is_done_with_bad
             load([LABELED | {"label": "A"}, LABELED | {"label": label}], bad_rows=bad_rows)
 
 
+def test_the_map_that_is_suggested_names_known_values_too_and_is_enough():
+    rows = [{"prompt": "q", "a": "x", "b": "y", "label": label} for label in ("[[A]]", "[[C]]", "[[B]]")]
+    with pytest.raises(DataError, match=r'label_map={"\[\[C\]\]": "tie", "a": "a", "b": "b"}'):
+        load(rows)
+    assert load(rows, label_map={"[[C]]": "tie", "a": "a", "b": "b"}).report.ties == 1
+    assert load([{**rows[0], "label": tie} for tie in ("tie (both_bad)", "TIE_BOTHBAD")] + rows[:1]).report.ties == 2
+
+
 def test_a_map_says_what_labels_mean_and_the_report_what_was_done():
     rows = [LABELED | {"label": label} for label in (1, 1.0, "1", 2, "both")]
     loaded = load(rows, label_map={"1": "b", "2": "a", "Both": "tie"})

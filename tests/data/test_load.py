@@ -191,6 +191,29 @@ def test_a_column_that_says_by_yes_or_no_what_is_held_out_is_not_left_out(name, 
     assert len(load([{**GOOD, "is_correct": value} for value in values])) == 2
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"columns": "prompt=question"}, {"columns": {"prompt": 5}}, {"columns": {"prompt": None}}, {"label_map": "1=a"},
+        {"limit": "5"}, {"limit": True}, {"split": ["train"]},
+    ],
+)  # fmt: skip
+def test_settings_of_another_kind_are_named(wrong):
+    with pytest.raises(ConfigError, match=rf"^{next(iter(wrong))}.* expected"):
+        load([GOOD], **wrong)
+
+
+def test_a_configuration_is_one():
+    for wrong in ("train", {"split": "train"}):
+        with pytest.raises(ConfigError, match=r"`config` is .*; a PreferenceConfig was expected"):
+            load_preferences([GOOD], wrong)
+
+
+def test_a_map_of_labels_where_there_are_none_is_not_passed_over():
+    with pytest.raises(DataError, match="read as prompt, chosen, rejected, which has no label"):
+        load([GOOD], label_map={"1": "a", "0": "b"})
+
+
 def test_a_mixture_of_shapes_is_said_aloud(caplog):
     with caplog.at_level(logging.INFO, logger="ebrm"):
         loaded = load([GOOD, GOOD, {**GOOD, "prompt": ASK}])

@@ -221,6 +221,13 @@ class TestDate:
         written = datetime.datetime(2026, 9, 1).strftime(form)
         assert render(rule, CHAT, [USER]).split("|")[0] == "\n" + written
 
+    @pytest.mark.parametrize("form", ["%k", "%l %P", "%5Y", "%_d", "%^a", "%e|%k"])
+    def test_is_fixed_in_formats_that_only_some_systems_know(self, form):
+        rule = rule_for(f"[{{{{ strftime_now('{form}') }}}}]" + LOOP, date="2026-09-01")
+        assert rule.date == "2026-09-01"
+        written = datetime.datetime(2026, 9, 1).strftime(form)
+        assert f"[{written}]" in CHAT.decode(ids(rule, "Hi", "Yes"))
+
     def test_is_a_day(self):
         for wrong in ("1 Sep 2026", "2026-13-01", "tomorrow"):
             with pytest.raises(ConfigError, match="a day was expected"):

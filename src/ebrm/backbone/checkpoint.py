@@ -216,8 +216,10 @@ def _model_files(name: str, folder: Path, config: dict[str, Any]) -> list[Path]:
         raise BackboneError(f"{name} lacks its weight file: config.json names {stated} (transformers_weights).")
     if chosen is None or not chosen.endswith(".json"):
         return [] if chosen is None else [folder / chosen]
-    index = _json(folder / chosen) or {}
-    files = [folder / file for file in sorted(set(index.get("weight_map", {}).values()))]
+    listed = (_json(folder / chosen) or {}).get("weight_map")
+    if not isinstance(listed, dict) or not all(isinstance(file, str) for file in listed.values()):
+        raise BackboneError(f"{folder / chosen} does not say which file holds which weight. Fetch the model again.")
+    files = [folder / file for file in sorted(set(listed.values()))]
     absent = [file.name for file in files if not file.is_file()]
     if absent:
         raise BackboneError(

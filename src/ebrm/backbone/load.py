@@ -38,6 +38,7 @@ from ebrm.data import (
     make_text_rule,
     tokenize,
 )
+from ebrm.data.config import given_config
 from ebrm.errors import BackboneError, setting
 
 # transformers changes the process's default precision and log level while it loads a model.
@@ -61,7 +62,7 @@ def load_backbone(
     """
     config = BackboneConfig(config) if isinstance(config, str) else config
     with _loading:
-        return _load(config, text or TextConfig(), blocks)
+        return _load(config, given_config("text", text, TextConfig), blocks)
 
 
 def _load(config: BackboneConfig, text: TextConfig, blocks: Sequence[int] | None) -> Backbone:

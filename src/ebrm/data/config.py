@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from ebrm.data.labels import parse_label_map
 from ebrm.errors import ConfigError, setting
@@ -68,6 +69,11 @@ class PreferenceConfig:
 
     def __post_init__(self) -> None:
         _one_of("bad_rows", self.bad_rows, BadRows)
+        _mapping("columns", self.columns, {"prompt": "question"})
+        _mapping("label_map", self.label_map, {"1": "a", "0": "b"})
+        if self.split is not None and not isinstance(self.split, str):
+            raise ConfigError(f"split is {self.split!r}; one name was expected, as in {setting('split', 'train')}.")
+        _whole("limit", self.limit, "rows")
         if self.limit is not None and self.limit < 1:
             raise ConfigError(f"limit is {self.limit} rows; it must be at least 1 (leave it unset to read all).")
         for ours, theirs in self.columns.items():
@@ -75,6 +81,11 @@ class PreferenceConfig:
                 raise ConfigError(
                     f"columns has {ours}={theirs}, but {ours!r} is not one of our column names "
                     f"({', '.join(COLUMN_NAMES)}). Our name comes first: {setting('columns', {'prompt': 'question'})}."
+                )
+            if not isinstance(theirs, str):
+                raise ConfigError(
+                    f"columns has {ours}={theirs!r}; the name of a column was expected, as in "
+                    f"{setting('columns', {'prompt': 'question'})}."
                 )
             if theirs == "" and ours not in OPTIONAL_COLUMNS:
                 raise ConfigError(
@@ -123,6 +134,8 @@ class TextConfig:
     def __post_init__(self) -> None:
         if self.template == "auto":
             object.__setattr__(self, "template", None)
+        _mapping("template_kwargs", self.template_kwargs, {"enable_thinking": False})
+        _whole("max_length", self.max_length, "tokens")
         _one_of("bos", self.bos, Bos)
         _one_of("eos", self.eos, Eos)
         if self.truncation is not None:
@@ -140,6 +153,28 @@ def _is_day(text: object) -> bool:
         return date.fromisoformat(str(text)).isoformat() == text
     except ValueError:
         return False
+
+
+Config = TypeVar("Config")
+
+
+def given_config(name: str, value: Any, kind: type[Config]) -> Config:
+    """A configuration as it was given, the default one for None; ConfigError for anything else."""
+    if value is None:
+        return kind()
+    if not isinstance(value, kind):
+        raise ConfigError(f"`{name}` is {value!r}; a {kind.__name__} was expected, as in {name}={kind.__name__}(…).")
+    return value
+
+
+def _mapping(name: str, value: object, example: dict[str, Any]) -> None:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{name} is {value!r}; names with values were expected, as in {setting(name, example)}.")
+
+
+def _whole(name: str, value: object, unit: str) -> None:
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+        raise ConfigError(f"{name} is {value!r}; a whole number of {unit} was expected.")
 
 
 def _one_of(name: str, value: object, choices: Any) -> None:

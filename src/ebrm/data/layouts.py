@@ -434,7 +434,8 @@ def explain_columns(seen: Sequence[str], mapping: Mapping[str, str], row: Mappin
             f"  rows = next(ebrm.data.read_rows(source))[1][{inside[0]!r}]\n  ebrm.load_preferences(rows)"
         )
     lower = {plain_column(name): name for name in reversed(names)}
-    labeled = {"a", "b"} & mapping.keys() or any(name in lower for name in _USUAL_NAMES["a"][1:])
+    sides = next((names for names in _SIDES if {plain_column(name) for name in names} <= lower.keys()), None)
+    labeled = sides or {"a", "b"} & mapping.keys() or any(name in lower for name in _USUAL_NAMES["a"][1:])
     guesses: dict[str, str] = {}
     taken: set[str] = set()
     for ours in ("prompt", "a", "b", "label") if labeled else ("prompt", "chosen", "rejected"):
@@ -446,6 +447,8 @@ def explain_columns(seen: Sequence[str], mapping: Mapping[str, str], row: Mappin
             taken.add(plain_column(mapping[ours]))
             continue
         usual = [plain_column(name) for name in (mapping.get(ours, ""), *_USUAL_NAMES[ours])]
+        if sides is not None and ours in ("a", "b"):
+            usual.insert(1, plain_column(sides[ours == "b"]))
         if ours == "label":
             usual += [name for name in lower if _LABEL_WORDS.search(name)]
         guess = next((name for name in usual if name in lower.keys() - taken), None)

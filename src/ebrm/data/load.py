@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ebrm.data.config import PreferenceConfig
+from ebrm.data.config import PreferenceConfig, given_config
 from ebrm.data.formats import COMMON_BEGINNING
 from ebrm.data.layouts import MORE_OF_PROMPT, Layout, explain_columns, find_layout, looks_like_prompt
 from ebrm.data.messages import message_words, reply_key
@@ -45,7 +45,7 @@ def load_preferences(source: Any, config: PreferenceConfig | None = None) -> Pre
         DataError: no such source, damage, no rows, no columns of a preference, a label whose meaning is not known, or
             bad rows with `bad_rows="stop"`.
     """
-    config = config or PreferenceConfig()
+    config = given_config("config", config, PreferenceConfig)
     opened = open_source(source, config)
     read = _read(opened, config)
     if read.rows == 0:
@@ -123,6 +123,11 @@ def _read(source: Source, config: PreferenceConfig) -> _Reading:
                 f"{explain_columns(seen, mapping, first[0][1])}"
             )
         return done
+    if config.label_map and layout.kind != "labeled":
+        raise DataError(
+            f"{source.origin} is read as {layout}, which has no label, so that `label_map` would have no effect. Leave "
+            f"it out, or name the columns: {setting('columns', {'a': '…', 'b': '…', 'label': '…'})}."
+        )
     done.reader = reader = Reader(layout, mapping)
     unseen = {ours for ours, theirs in mapping.items() if theirs}  # whose mapped column no row has shown yet
 

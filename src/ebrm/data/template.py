@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime
@@ -25,6 +26,7 @@ _LATER = {"date": None, "system": "keep", "rendered": "warn"}
 # Two days that differ in everything a template may write of a day.
 _DAYS = ("2001-02-03", "2018-11-24")
 _CODES = tuple(f"%{letter}" for letter in "aAwdbBmyYHIpMSfjUWcxXGuVDFeTRhnt") + ("%-d", "%-m", "%-H", "%-I", "%-j")
+_CODE = re.compile(r"%[-_0^#]*\d*[EO]?[a-zA-Z]")
 _PERCENT = "\ue005"
 
 
@@ -168,13 +170,15 @@ def _dated(template: str, day: str) -> str:
     # A macro of the name hides transformers' function. Passing one instead does not work: transformers lets nothing
     # but JSON values into a template.
     when = datetime.fromisoformat(day)
-    filters = "".join(f" | replace({code!r}, {when.strftime(code)!r})" for code in _CODES)
+    # Also what only some systems know (%k, %P), and with flags and widths (%-d, %5Y): the longest first.
+    codes = sorted({*_CODES, *_CODE.findall(template)}, key=lambda code: (-len(code), code))
+    filters = "".join(f" | replace({code!r}, {when.strftime(code)!r})" for code in codes)
     body = f"{{{{- format | replace('%%', {_PERCENT!r}){filters} | replace({_PERCENT!r}, '%') -}}}}"
     return f"{{%- macro strftime_now(format) -%}}{body}{{%- endmacro +%}}{template}"
 
 
 def asks_for_the_date(rule: TextRule, tokenizer: Any) -> bool:
-    """Whether texts of a rule depend on the day: two renderings under two dates differ."""
+    """Whether texts of a rule depend on the day: renderings under two dates, or without one, differ."""
     if rule.template == PLAIN or "strftime_now" not in rule.template:
         return False
     user, answer = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}
@@ -185,11 +189,11 @@ def asks_for_the_date(rule: TextRule, tokenizer: Any) -> bool:
     )  # fmt: skip
     for messages, tools in probes:
         try:
-            texts = [apply_template(replace(rule, date=day), tokenizer, messages, tools) for day in _DAYS]
+            texts = {apply_template(replace(rule, date=day), tokenizer, messages, tools) for day in (*_DAYS, None)}
         except TextError:
             refused += 1
             continue
-        if texts[0] != texts[1]:
+        if len(texts) > 1:
             return True
     return refused == len(probes)
 
