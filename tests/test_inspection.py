@@ -9,7 +9,7 @@ import pytest
 from tests.tiny import byte_tokenizer, save_rm
 
 from ebrm import PreferenceConfig, TextConfig, inspect_data, load_backbone
-from ebrm.errors import DataError
+from ebrm.errors import ConfigError, DataError
 
 CHAT = (
     "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system turns') }}{% endif %}"
@@ -78,3 +78,5 @@ def test_weights_are_not_loaded(rm: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_more_rows_than_there_are_or_none_can_be_shown() -> None:
     assert [len(inspect_data(ROWS[:2], rows=rows).pairs) for rows in (0, 2, 9)] == [0, 2, 2]
+    with pytest.raises(ConfigError, match="rows is -1; it must be 0 or more"):
+        inspect_data(ROWS, rows=-1)

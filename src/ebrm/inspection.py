@@ -21,7 +21,7 @@ from ebrm.data import (
     load_preferences,
     message_words,
 )
-from ebrm.errors import TextError, TextTooLongError
+from ebrm.errors import ConfigError, TextError, TextTooLongError
 from ebrm.utils.progress_bar import progress
 
 _LONGEST = 400  # characters of a text that are shown, half of them from its end
@@ -190,13 +190,16 @@ def inspect_data(
 
     Raises:
         DataError: as :func:`ebrm.load_preferences`. BackboneError: no reward model, or none with a tokenizer.
+        ConfigError: a number of rows below 0.
     """
+    if rows < 0:
+        raise ConfigError(f"rows is {rows}; it must be 0 or more.")
     preferences = data if isinstance(data, Preferences) else load_preferences(data, config)
     reader = None if backbone is None else load_text_reader(backbone, text)
     splits: defaultdict[str, set[str | None]] = defaultdict(set)
     for pair in preferences:
         splits[pair.prompt_id].add(pair.split)
-    shown = np.unique(np.linspace(0, len(preferences) - 1, max(0, min(rows, len(preferences)))).round().astype(int))
+    shown = np.unique(np.linspace(0, len(preferences) - 1, min(rows, len(preferences))).round().astype(int))
     texts = None if reader is None else _count(preferences, reader)
     shared = sum(len(names) > 1 for names in splits.values())
     pairs = tuple(_view(preferences[int(place)], reader) for place in shown)

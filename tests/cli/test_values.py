@@ -69,6 +69,8 @@ def test_items_are_text_or_yaml_as_the_field_wants() -> None:
     for item in ("prompt", "=question", " =x"):
         with pytest.raises(ConfigError, match="NAME=VALUE"):
             read_items([item], dict[str, str], "--column")
+    with pytest.raises(ConfigError, match=r"--label-map is `1`; expected NAME=VALUE, as in --label-map 1=a\."):
+        read_items(["1"], dict[str, str], "--label-map")
 
 
 def test_show() -> None:

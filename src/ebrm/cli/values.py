@@ -13,6 +13,8 @@ from ebrm.errors import ConfigError
 
 _NONE = ("none", "null")
 _SWITCH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+# What the message about an item without "=" shows; else prompt=question, as for --column.
+_EXAMPLES = {"--label-map": "1=a", "--template-kwargs": "enable_thinking=false"}
 _NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 
 
@@ -60,7 +62,8 @@ def read_items(items: Iterable[str], hint: Any, flag: str) -> dict[str, Any]:
     for item in items:
         name, equals, text = item.partition("=")
         if not equals or not name.strip():
-            raise ConfigError(f"{flag} is `{show(item)}`; expected NAME=VALUE, as in {flag} prompt=question.")
+            example = _EXAMPLES.get(flag, "prompt=question")
+            raise ConfigError(f"{flag} is `{show(item)}`; expected NAME=VALUE, as in {flag} {example}.")
         try:
             values[name.strip()] = text if wants_text else yaml.safe_load(text)
         except yaml.YAMLError:

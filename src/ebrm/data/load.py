@@ -241,9 +241,10 @@ def _explain_bad_rows(origin: str, done: _Reading) -> str:
     shown = "The first:" if bad > len(done.examples) else "They are:"
     listed = "".join(f"\n  {row}" for row in done.examples)
     if not done.kept:
+        assert done.reader is not None
         way_out = "No row is left to use. Check the file"
         if done.kinds.keys() & {"missing", "not a string", "no common prompt", "no user turn"}:
-            way_out += f", and whether the right columns are read ({done.reader.layout})" * (done.reader is not None)
+            way_out += f", and whether the right columns are read ({done.reader.layout})"
         way_out += "."
     else:
         way_out = f"Correct them, or leave them out and have them counted with {setting('bad_rows', 'skip')}."
