@@ -309,6 +309,18 @@ def test_a_column_of_split_names_is_not_overlooked():
     assert load([row | {"fold": row["fold"] + " drive"} for row in rows]).report.kept == 8
 
 
+@pytest.mark.parametrize("name", ["images", "image", "Videos", "audio"])
+def test_a_row_that_goes_with_an_image_is_refused_and_one_without_is_not(name: str) -> None:
+    row = {"prompt": "<image> What is this?", "chosen": "A cat.", "rejected": "A dog."}
+    for nothing in (None, [], "", "[]", float("nan")):
+        assert load_preferences([{**row, name: nothing}])[0].chosen == "A cat."
+    for something in (["cat.png"], "cat.png", {"bytes": b"x"}, [b"x"]):
+        with pytest.raises(DataError, match=f"{name}: this reward model reads text"):
+            load_preferences([{**row, name: something}, row])
+    kept = load_preferences([{**row, name: ["cat.png"]}, row], PreferenceConfig(bad_rows="skip"))
+    assert len(kept) == 1 and kept.report.skipped == {f"{name}: this reward model reads text": 1}
+
+
 def test_parts_of_a_content_are_a_prompt_or_a_reply():
     def parts(text: str) -> list[dict[str, str]]:
         return [{"type": "text", "text": text[:1]}, {"type": "text", "text": text[1:]}]

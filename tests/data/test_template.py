@@ -265,3 +265,9 @@ def test_identities_of_before_stay_as_they_were():
     assert rule.identity().keys() == names
     assert replace(rule, rendered="keep").mismatch(rule) is None
     assert replace(rule, rendered="parse").mismatch(rule) is not None
+
+
+def test_a_date_without_effect_is_refused() -> None:
+    for config in (TextConfig(date="2026-12-31"), TextConfig(date="today"), TextConfig(template="plain", date="today")):
+        with pytest.raises(ConfigError, match="date is .* which would have no effect"):
+            make_text_rule(CHAT, config, 128)

@@ -39,7 +39,7 @@ def make_text_rule(tokenizer: Any, config: TextConfig, model_limit: int | None) 
 
     Raises:
         ConfigError: `max_length` above the model's limit, no limit known and none given, a reserved template argument,
-            `eos="append"` without such a token, or a template name the tokenizer does not have.
+            `eos="append"` without such a token, a template name that is not there, or a setting without effect.
     """
     reserved = sorted(_RESERVED_KWARGS & set(config.template_kwargs))
     if reserved:
@@ -80,6 +80,11 @@ def make_text_rule(tokenizer: Any, config: TextConfig, model_limit: int | None) 
 def _with_date(rule: TextRule, tokenizer: Any, given: str | None) -> TextRule:
     """The rule, with a date where its texts would depend on the day."""
     if not asks_for_the_date(rule, tokenizer):
+        if given is not None:
+            raise ConfigError(
+                f"date is {given!r}, which would have no effect: the text does not depend on the day (the template "
+                "writes no date, or `template_kwargs` sets it). Leave `date` out."
+            )
         return rule
     if given == "today":
         warn_once("The chat template writes today's date, which is not fixed: rewards change with the day.")
