@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.linear import ONE_EPOCH, QUICK, linear_features
 
+from ebrm.backbone import BackboneConfig
 from ebrm.data import TextConfig
 from ebrm.errors import ConfigError, DataError, ModelError
 from ebrm.features import Features
@@ -114,6 +115,12 @@ def test_a_split_of_training_pairs_alone_is_cut_by_prompt() -> None:
     found = choose_splits(pairs, FitConfig(validation_fraction=0.1, test_fraction=0.2))
     assert len(found.train) + len(found.validation) + len(found.test) == 400
     assert 0.6 < len(found.train) / 400 < 0.8 and 0.05 < len(found.validation) / 400 < 0.16
+
+
+def test_a_source_of_another_kind_is_refused() -> None:
+    for source in (BackboneConfig("my-rm"), None, 3):
+        with pytest.raises(ConfigError, match="`source` is a .* as `backbone`"):
+            fit(source, [{"prompt": "2+2?", "chosen": "4", "rejected": "5"}])  # type: ignore[arg-type]
 
 
 def test_a_missing_validation_part_is_cut_from_the_training_prompts() -> None:

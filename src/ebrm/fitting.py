@@ -213,6 +213,11 @@ def fit(
             _refuse_unused(reading, ("text", "backbone"), "a reward model that is loaded already")
             loaded = source
         else:
+            if not isinstance(source, str | Path):
+                raise ConfigError(
+                    f"`source` is a {type(source).__name__}; a reward model's name or folder, a loaded one, or "
+                    "features were expected. A BackboneConfig goes with the name, as `backbone`."
+                )
             settings = backbone or BackboneConfig(backbone=str(source), device=device)
             loaded = load_backbone(replace(settings, backbone=str(source)), text)
         if isinstance(preferences, Preferences):
