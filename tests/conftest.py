@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,13 @@ def pytest_configure(config: pytest.Config) -> None:
     cache = tempfile.TemporaryDirectory(prefix="ebrm-tests-")
     config.add_cleanup(cache.cleanup)
     os.environ |= {"HF_HOME": cache.name, "MPLCONFIGDIR": cache.name, "XDG_CACHE_HOME": cache.name}
+
+
+@pytest.fixture(autouse=True)
+def interrupts() -> None:
+    """Ctrl-C interrupts every test, whatever an earlier one in the same process has made of it."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
 from ebrm.backbone.provenance import UNKNOWN, provenance
 from ebrm.heads import HEADS
 
@@ -98,6 +96,8 @@ def _front_matter(record: Mapping[str, Any], known: Mapping[str, Any], standalon
     values["tags"] = _TAGS
     if results := _results(record):
         values["model-index"] = [{"name": _title(record, plain=True), "results": [results]}]
+    import yaml  # not before: `ebrm --help` needs none
+
     return f"---\n{yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=1000)}---\n"
 
 

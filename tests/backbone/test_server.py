@@ -169,7 +169,7 @@ def test_rows_that_cannot_be_read_are_named(folder):
 def test_a_server_with_a_short_limit_is_said(folder, caplog):
     with serving(FakeServer(folder, max_model_len=64)) as fake:
         assert load(folder, fake).text_rule == load(folder).text_rule
-        assert "takes 64 tokens, and texts may have 128 (max_length)" in caplog.text
+        assert "takes 64 tokens, and texts may have 128 (`max_length`)" in caplog.text
         caplog.clear()
         load(folder, fake, TextConfig(max_length=64))
         assert not caplog.text

@@ -268,6 +268,6 @@ def test_identities_of_before_stay_as_they_were():
 
 
 def test_a_date_without_effect_is_refused() -> None:
-    for config in (TextConfig(date="2026-12-31"), TextConfig(date="today"), TextConfig(template="plain", date="today")):
+    for config in (TextConfig(date="2026-12-31"), TextConfig(template="plain", date="2026-12-31")):
         with pytest.raises(ConfigError, match="date is .* which would have no effect"):
             make_text_rule(CHAT, config, 128)

@@ -84,7 +84,7 @@ def test_scored_pairs_say_which_were_fitted_on_and_count_them_apart(story: Path)
     facts = " ".join(shown.out.split())
     assert f"those of {fitted} of 80 rows" in facts
     assert f"chosen first {ran.value['accuracy']:.1%} (base" in facts
-    assert f"training pairs chosen first {ran.value['training_accuracy']:.1%} (base" in facts
+    assert f"training rows: chosen first {ran.value['training_accuracy']:.1%} (base" in facts
 
 
 def test_models_are_compared_on_the_same_items(story: Path, rm: Path) -> None:

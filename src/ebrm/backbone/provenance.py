@@ -7,8 +7,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ebrm.utils.files import read_json
 
 # Files that have to go with a reward model's weights.
@@ -134,6 +132,8 @@ def _adapter_base(folder: Path) -> str | None:
 
 def _front_matter(folder: Path) -> dict[str, Any]:
     """The metadata of a folder's card; {} where there is none that can be read."""
+    import yaml  # not before: `ebrm --help` needs none
+
     try:
         text = (folder / "README.md").read_text(encoding="utf-8")
         found = re.match(r"\A\ufeff?---\s*\n(.*?)\n---\s*(?:\n|\Z)", text, re.DOTALL)

@@ -80,7 +80,7 @@ def make_text_rule(tokenizer: Any, config: TextConfig, model_limit: int | None) 
 def _with_date(rule: TextRule, tokenizer: Any, given: str | None) -> TextRule:
     """The rule, with a date where its texts would depend on the day."""
     if not asks_for_the_date(rule, tokenizer):
-        if given is not None:
+        if given not in (None, "today"):
             raise ConfigError(
                 f"date is {given!r}, which would have no effect: the text does not depend on the day (the template "
                 "writes no date, or `template_kwargs` sets it). Leave `date` out."
