@@ -182,6 +182,8 @@ def test_mistakes_are_refused_before_anything_is_read(
     refused(evaluate(rm, "--benchmark", mine, "--layers", "1.5", out=out), "layers", "1.5")
     refused(evaluate(model, "--benchmark", mine, out=mine), "is a file")
     refused(ebrm("eval", "--benchmark", mine, "--out", out), "MODEL")
+    for nothing in ("/nowhere", "nowhere", "./no/where", "~/nowhere", "a b/c", "/a/b"):
+        refused(ebrm("eval", nothing, "--benchmark", mine, "--out", out), nothing)
     refused(evaluate(model, "--benchmark", "rmb", "--benchmark-data", tmp_path, out=out), str(tmp_path))
     refused(evaluate(model, "--benchmark", "rmb", out=out), "RMB")
     refused(evaluate(model, "--benchmark", "all", out=out), "`all` means")

@@ -25,6 +25,7 @@ from ebrm.evaluation.cache import ReadTexts, RefinedTexts, TextCache
 from ebrm.evaluation.results import Scores, prompt_ids
 from ebrm.features import MANIFEST, FeatureConfig, Features, Text, open_features, read_items
 from ebrm.model import EnergyRewardModel
+from ebrm.utils.hub_names import why_no_hub_name
 
 logger = logging.getLogger(__name__)
 
@@ -246,7 +247,7 @@ def _same_rewards(known: RewardModel, backbone: Backbone) -> bool:
 def _is_energy(name: str) -> bool:
     if Path(name).is_dir():
         return (Path(name) / _WEIGHTS).is_file()
-    if name.count("/") != 1:
+    if why_no_hub_name(name):
         return False
     if isinstance(try_to_load_from_cache(name, _WEIGHTS), str):
         return True  # downloaded before: no network is needed
