@@ -76,7 +76,7 @@ def _piece(node: ast.AST) -> str:
         return node.value if isinstance(node.value, str) else ""
     value = node.value if isinstance(node, ast.FormattedValue) else None
     if isinstance(value, ast.Call) and getattr(value.func, "id", "") == setting.__name__:
-        name = ast.literal_eval(value.args[0])
+        name = value.args[0].value if isinstance(value.args[0], ast.Constant) else "columns"  # one of several
         given = value.args[1]
         return setting(
             name,

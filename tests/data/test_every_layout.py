@@ -204,7 +204,7 @@ def test_pairs_in_any_layout_and_source_read_back_equal(tmp_path, numbers, pairs
 
 
 COLUMNS = st.dictionaries(
-    st.sampled_from(["id", "meta", "Split", "images", "model", "score_chosen", "system_a", "x y", "Prompt", "label_"]),
+    st.sampled_from(["id", "meta", "Split", "rater", "model", "score_chosen", "system_a", "x y", "Prompt", "label_"]),
     st.sampled_from([None, "", "said", 3, float("nan"), False]),
     max_size=4,
 )  # fmt: skip

@@ -312,7 +312,7 @@ def test_a_column_of_split_names_is_not_overlooked():
 @pytest.mark.parametrize("name", ["images", "image", "Videos", "audio"])
 def test_a_row_that_goes_with_an_image_is_refused_and_one_without_is_not(name: str) -> None:
     row = {"prompt": "<image> What is this?", "chosen": "A cat.", "rejected": "A dog."}
-    for nothing in (None, [], "", "[]", float("nan")):
+    for nothing in (None, [], "", "[]", False, float("nan")):
         assert load_preferences([{**row, name: nothing}])[0].chosen == "A cat."
     for something in (["cat.png"], "cat.png", {"bytes": b"x"}, [b"x"]):
         with pytest.raises(DataError, match=f"{name}: this reward model reads text"):

@@ -84,7 +84,7 @@ class Reader:
         """Refuse a row whose prompt or responses go with an image, a video or sound."""
         for name in self._plan(row)[1]:
             value = row[name]
-            if str(name).lower() not in _MEDIA or is_missing(value) or value == "[]":
+            if str(name).lower() not in _MEDIA or is_missing(value) or value is False or value == "[]":
                 continue
             if not isinstance(value, Sized) or len(value):
                 raise RowProblem(f"{name}: this reward model reads text", str(name), value)
