@@ -146,6 +146,20 @@ def test_a_row_may_lack_the_column():
         shape.sides({"prompt": "Hi"}, "f:1")
 
 
+def test_a_row_that_goes_with_an_image_is_refused_in_every_shape():
+    turns = [{"role": "user", "content": "<image> What?"}, {"role": "assistant", "content": "A cat."}]
+    for row in (
+        {"prompt": "<image> What?", "response": "A cat."},
+        {"prompt": "<image> What?", "responses": ["A cat.", "A dog."]},
+        {"messages": turns},
+        {"prompt": "<image> What?", "chosen": "A cat.", "rejected": "A dog."},
+    ):
+        shape = find_shape([*row, "images"], {}, "f")
+        assert shape.sides({**row, "images": []}, "f:1")
+        with pytest.raises(RowProblem, match="images: this reward model reads text"):
+            shape.sides({**row, "images": ["cat.png"]}, "f:1")
+
+
 def test_columns_that_hold_nothing_to_score():
     with pytest.raises(DataError, match=r"columns id, text.*`columns={.*\"response\": \"answer\"}`"):
         find_shape(["id", "text"], {}, "f")

@@ -13,6 +13,5 @@ from .catalog import available as available
 from .catalog import open_benchmark as open_benchmark
 from .catalog import open_file as open_file
 from .catalog import sample_prompts as sample_prompts
-from .read import check_columns as check_columns
 from .read import renamed as renamed
 from .rewardbench import SECTIONS as SECTIONS

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import binom
 
-from ebrm.data import Message, Prompt, Reply, prompt_id
+from ebrm.data import Message, Prompt, Reply, prompt_id, with_tools
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -52,7 +52,7 @@ class Item:
     @property
     def asked(self) -> Prompt:
         """The prompt with its tools, as a reward model takes it."""
-        return {"messages": self.prompt, "tools": self.tools} if self.tools else self.prompt
+        return with_tools(self.prompt, self.tools)
 
     @property
     def prompt_id(self) -> str:

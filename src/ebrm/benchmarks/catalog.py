@@ -20,14 +20,23 @@ from ebrm.benchmarks.read import (
     Place,
     Row,
     Rows,
-    check_columns,
     find_files,
     read_files,
     read_items,
     remarks,
     renamed,
 )
-from ebrm.data import READERS, Layout, Reader, RowProblem, explain_columns, find_layout, hash_position, reader_of
+from ebrm.data import (
+    READERS,
+    Layout,
+    Reader,
+    RowProblem,
+    check_columns,
+    explain_columns,
+    find_layout,
+    hash_position,
+    reader_of,
+)
 from ebrm.errors import ConfigError, DataError
 
 

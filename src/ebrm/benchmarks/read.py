@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import re
@@ -27,7 +26,7 @@ from ebrm.data import (
     reader_of,
     reply_key,
 )
-from ebrm.errors import ConfigError, DataError, setting
+from ebrm.errors import DataError
 
 _DEPTH = 2  # folders below the one given that are searched for a benchmark's files
 _PROMPTS = 4096  # parsed prompts kept: the same prompt often stands in many rows
@@ -196,27 +195,6 @@ def _read_hub(place: Place) -> Rows:
     if not rows:
         raise DataError(f"{place.title}: Hub data set {place.hub} has not a single row in {', '.join(place.splits)}.")
     return Rows(f"Hub data set {place.hub}, {', '.join(place.splits)}", tuple(rows))
-
-
-def near(name: str, known: Sequence[str]) -> str:
-    """`Did you mean 'question'? ` of the nearest known name, or nothing."""
-    found = difflib.get_close_matches(name, known, n=1)
-    return f"Did you mean {found[0]!r}? " if found else ""
-
-
-def check_columns(columns: Mapping[str, str], ours: Sequence[str], seen: Sequence[str], origin: str) -> None:
-    """Check {our name: the file's}: ConfigError for a name that is not ours, DataError for a column not there."""
-    for name, theirs in columns.items():
-        if name not in ours:
-            raise ConfigError(
-                f"columns has {name}={theirs}, but {name!r} is not one of our names ({', '.join(ours)}). Write our "
-                f"name first: {setting('columns', {ours[0]: 'question'})}."
-            )
-        if theirs not in seen:
-            raise DataError(
-                f"columns has {name}={theirs}, but {origin} has no column {theirs!r}. {near(theirs, list(seen))}Its "
-                f"columns: {', '.join(map(str, seen)) or 'none'}."
-            )
 
 
 def renamed(values: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:

@@ -2,8 +2,10 @@ from .config import COLUMN_NAMES as COLUMN_NAMES
 from .config import BadRows as BadRows
 from .config import PreferenceConfig as PreferenceConfig
 from .config import TextConfig as TextConfig
+from .config import check_columns as check_columns
 from .formats import Extras as Extras
 from .formats import Sides as Sides
+from .formats import as_list as as_list
 from .formats import read_sides as read_sides
 from .labels import LabelRule as LabelRule
 from .labels import parse_label_map as parse_label_map
@@ -23,6 +25,7 @@ from .messages import check_tools as check_tools
 from .messages import conversation as conversation
 from .messages import message_words as message_words
 from .messages import messages_in as messages_in
+from .messages import refuse_media as refuse_media
 from .messages import reply_key as reply_key
 from .messages import reply_message as reply_message
 from .reading import Pair as Pair
@@ -43,6 +46,7 @@ from .schema import check_text as check_text
 from .schema import count_kinds as count_kinds
 from .schema import is_missing as is_missing
 from .schema import prompt_id as prompt_id
+from .schema import with_tools as with_tools
 from .sources import READERS as READERS
 from .sources import one_line as one_line
 from .sources import read_rows as read_rows

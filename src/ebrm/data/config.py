@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any, Literal, TypeVar, get_args
 
 from ebrm.data.labels import parse_label_map
-from ebrm.errors import ConfigError, setting
+from ebrm.errors import ConfigError, DataError, setting
 
 BadRows = Literal["stop", "skip"]
 Bos = Literal["auto", "keep", "strip"]
@@ -38,6 +39,23 @@ COLUMN_NAMES: dict[str, str] = {
 }
 # Columns that may be mapped to "", which leaves them unread; without a prompt it is what both sides begin with.
 OPTIONAL_COLUMNS = ("prompt", "input", "system", "tools", "strength", "source", "category", "split")
+
+
+def check_columns(columns: Mapping[str, str], ours: Sequence[str], seen: Sequence[str], origin: str) -> None:
+    """Check {our name: the file's}: ConfigError for a name that is not ours, DataError for a column not there."""
+    for name, theirs in columns.items():
+        if name not in ours:
+            raise ConfigError(
+                f"columns has {name}={theirs}, but {name!r} is not one of our names ({', '.join(ours)}). Write our "
+                f"name first: {setting('columns', {ours[0]: theirs})}."
+            )
+        if theirs not in seen:
+            near = difflib.get_close_matches(theirs, seen, n=1)
+            raise DataError(
+                f"columns has {name}={theirs}, but {origin} has no column {theirs!r}. "
+                + (f"Did you mean {near[0]!r}? " if near else "")
+                + f"Its columns: {', '.join(map(str, seen)) or 'none'}."
+            )
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ import ast
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
 
-from ebrm.data.schema import Message, Reply, RowProblem, check_encodable, check_text
+from ebrm.data.schema import Message, Reply, RowProblem, check_encodable, check_text, is_missing
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
@@ -33,6 +33,8 @@ ROLE_NAMES: dict[str, str] = {
 REASONING = ("reasoning_content", "reasoning", "thinking")
 EXTRAS = ("tool_calls", "tool_call_id", "name", *REASONING)
 
+# Columns of what a prompt goes with that is no text.
+_MEDIA = {f"{what}{s}" for what in ("image", "video", "audio", "img", "pixel_value") for s in ("", "s")}
 _ROLE_KEYS, _CONTENT_KEYS = ("role", "from"), ("content", "value", "text")
 _TEXT_PARTS = (None, "text", "input_text", "output_text")
 _STARTS = re.compile(r"""\s*(?:(?:array\()?\[\s*)?\{\s*(['"])\w+\1\s*:""")
@@ -207,6 +209,15 @@ def flat_content(content: Any, field: str) -> str:
             raise RowProblem("not a string", f"{field}[{i}].text", part.get("text"))
         texts.append(part["text"])
     return "".join(texts)
+
+
+def refuse_media(row: Mapping[str, Any], read: Collection[str]) -> None:
+    """Refuse (RowProblem) a row that goes with an image, a video or sound in a column besides those that are read."""
+    for name, value in row.items():
+        if str(name).lower() not in _MEDIA or name in read or value is False or value == "[]" or is_missing(value):
+            continue
+        if not isinstance(value, Sized) or len(value):
+            raise RowProblem(f"{name}: this reward model reads text", str(name), value)
 
 
 def _tool_calls(value: Any, field: str) -> list[dict[str, Any]]:

@@ -5,20 +5,18 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ebrm.data.formats import Extras, Sides, Value, as_list, read_sides
 from ebrm.data.labels import Labels, Outcome
 from ebrm.data.layouts import ENTRY_TEXTS, Layout
-from ebrm.data.messages import check_messages, is_message, messages_in
+from ebrm.data.messages import check_messages, is_message, messages_in, refuse_media
 from ebrm.data.schema import Message, Preference, RowProblem, is_missing, name_of, number_of
 from ebrm.data.splits import part_of
 
 _FLAG = re.compile(r"^(?:is|in)[ _-]", re.IGNORECASE)
-# Columns of what a prompt goes with that is no text.
-_MEDIA = {f"{what}{s}" for what in ("image", "video", "audio", "img", "pixel_value") for s in ("", "s")}
 _FEW = 8  # different values at most of a column that looks like one of splits
 # Optional columns: under which names each is looked for when it is not mapped.
 OPTIONAL = {"strength": ("strength", "margin"), "source": ("source",), "category": ("category",), "split": ("split",)}
@@ -71,7 +69,7 @@ class Reader:
         extras = self.extras(row)
         self.count_unread(row)
         try:
-            self._refuse_media(row)
+            refuse_media(row, [*self.layout.fields.values(), *self._plan(row)[0].values()])
             for sides in self._sides(row):
                 try:
                     yield Pair(*read_sides(sides, where, extras, self.unread_keys))
@@ -79,15 +77,6 @@ class Reader:
                     yield problem
         except RowProblem as problem:
             yield problem
-
-    def _refuse_media(self, row: Mapping[str, Any]) -> None:
-        """Refuse a row whose prompt or responses go with an image, a video or sound."""
-        for name in self._plan(row)[1]:
-            value = row[name]
-            if str(name).lower() not in _MEDIA or is_missing(value) or value is False or value == "[]":
-                continue
-            if not isinstance(value, Sized) or len(value):
-                raise RowProblem(f"{name}: this reward model reads text", str(name), value)
 
     def extras(self, row: Mapping[str, Any]) -> Extras:
         """Strength, source, category and split; a value that is none of these is left out and counted."""

@@ -54,12 +54,17 @@ class Preference:
     @property
     def asked(self) -> Prompt:
         """The prompt in the form that texts are read in: its messages, with the tools if there are any."""
-        return {"messages": self.prompt, "tools": self.tools} if self.tools else self.prompt
+        return with_tools(self.prompt, self.tools)
 
     @property
     def prompt_id(self) -> str:
         """The first 16 hexadecimal digits of the SHA-256 of the prompt's canonical JSON, tools included."""
         return prompt_id(self.prompt, self.tools)
+
+
+def with_tools(prompt: Sequence[Message], tools: Sequence[dict[str, Any]] | None) -> Prompt:
+    """A prompt with its tools, as reward models take it: the messages alone where there are none."""
+    return {"messages": prompt, "tools": tools} if tools else prompt
 
 
 def prompt_id(prompt: Sequence[Message], tools: Sequence[dict[str, Any]] | None = None) -> str:

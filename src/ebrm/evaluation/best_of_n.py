@@ -16,8 +16,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ebrm.benchmarks import Floats, check_columns, padded, renamed
-from ebrm.data import read_rows
+from ebrm.benchmarks import Floats, padded, renamed
+from ebrm.data import as_list, check_columns, read_rows
 from ebrm.errors import DataError, setting
 from ebrm.evaluation.config import TrainingRule
 from ebrm.metrics import Bootstrap, MeanCurve, Peak, curve_peak, mean_curve, smallest_mean
@@ -147,7 +147,7 @@ def read_pools(
 
 def _responses(cells: Mapping[str, Any], where: str) -> list[list[float]]:
     """Gold and rewards of each response of a row: one number a cell, or lists of one length."""
-    lists = {name: cell for name, value in cells.items() if isinstance(cell := _from_json(value), list)}
+    lists = {name: cell for name, value in cells.items() if (cell := as_list(value)) is not None}
     if not lists:
         return [[_number(value, name, where) for name, value in cells.items()]]
     length = len(next(iter(lists.values())))
@@ -165,16 +165,6 @@ def _responses(cells: Mapping[str, Any], where: str) -> list[list[float]]:
             )
         columns.append([_number(one, f"{name}[{k}]", where) for k, one in enumerate(cell)])
     return [list(response) for response in zip(*columns, strict=True)]
-
-
-def _from_json(value: Any) -> Any:
-    """A list that is written as JSON, as CSV has it; any other value as it is."""
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        try:
-            return json.loads(value)
-        except (ValueError, RecursionError):
-            return value
-    return value
 
 
 def _number(value: Any, column: str, where: str) -> float:

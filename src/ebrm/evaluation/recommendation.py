@@ -10,7 +10,7 @@ from typing import Any, Literal
 from ebrm.errors import ConfigError
 from ebrm.evaluation.anchors import AnchorDrift
 from ebrm.metrics import FEW, PairedAccuracy, pairs_needed, smallest_difference
-from ebrm.report import count, points_estimate, too_few
+from ebrm.report import could_be_seen, count, points_estimate, too_few_of
 
 Action = Literal["deploy", "do not deploy", "bring more pairs"]
 #: Whether the reward model was trained on the pairs.
@@ -169,13 +169,8 @@ def recommend(
     if overall.prompts < rule.least_prompts or pairs < FEW:
         prompts = count(overall.prompts, "prompt")
         least = max(math.ceil(pairs * (rule.least_prompts / overall.prompts - 1)), FEW - pairs)
-        said, _, least_seen = too_few(pairs, found.smallest).partition("; ")
-        said = (
-            said.replace(" pair", " held-out pair")
-            .replace(" is ", f" of {prompts} is ")
-            .replace(" are ", f" of {prompts} are ")
-        )
-        return _bring(max(least, more), f"{said} ({points}; {least_seen})")
+        said = too_few_of(pairs, "held-out pair", prompts)
+        return _bring(max(least, more), f"{said} ({points}; {could_be_seen(found.smallest)})")
     if harmful:
         return _not(f"it is worse, {points}")
     if better:

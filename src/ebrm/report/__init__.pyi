@@ -18,9 +18,11 @@ from .tables import details as details
 from .tables import left_out as left_out
 from .tables import markdown as markdown
 from .tables import overview as overview
+from .words import could_be_seen as could_be_seen
 from .words import count as count
 from .words import decimal as decimal
 from .words import interval as interval
 from .words import percent_estimate as percent_estimate
 from .words import points_estimate as points_estimate
 from .words import too_few as too_few
+from .words import too_few_of as too_few_of

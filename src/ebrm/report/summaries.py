@@ -13,7 +13,7 @@ from ebrm.evaluation import Along, Comparison, Evaluation, Selection, apart
 from ebrm.metrics import FEW, Estimate
 from ebrm.report.figures import write_selection_figure
 from ebrm.report.tables import Table, left_out, markdown
-from ebrm.report.words import count, decimal, interval, listing, p_number, too_few
+from ebrm.report.words import count, decimal, interval, listing, p_number, too_few, too_few_of
 from ebrm.utils.files import write_json, write_text
 
 _CURVES = ("reward", "axis", "x", "gold", "low", "high", "gain", "gain_low", "gain_high", "prompts", "training_prompts")
@@ -113,7 +113,7 @@ def _smallest(selection: Selection, gold: str, last: int) -> str:
     known = [(name, one) for name, one in selection.smallest.items() if one is not None]
     if not known:
         return too_few(selection.prompts, None, "prompt")
-    said = too_few(selection.prompts, None, "prompt").partition(";")[0]
+    said = too_few_of(selection.prompts, "prompt")
     first = next(iter(selection.along))
     sizes = [
         f"{decimal(one, 3)} or more between {name} and {'any response' if name == first else first}"

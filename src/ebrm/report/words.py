@@ -85,10 +85,19 @@ def points_estimate(estimate: Estimate, unit: str = "") -> str:
 
 def too_few(number: int, smallest: float | None, noun: str = "pair") -> str:
     """Say that so few pairs tell nothing, and the smallest difference (a share) that they could show; None: not any."""
-    said = f"{count(number, noun)} {'is' if number == 1 else 'are'} too few to tell"
+    return f"{too_few_of(number, noun)}; {could_be_seen(smallest)}"
+
+
+def too_few_of(number: int, noun: str, of: str = "") -> str:
+    """Say that so few tell nothing: `12 held-out pairs of 5 prompts are too few to tell`."""
+    return f"{count(number, noun)}{of and f' of {of}'} {'is' if number == 1 else 'are'} too few to tell"
+
+
+def could_be_seen(smallest: float | None) -> str:
+    """Say which difference (a share) could be seen; None: not any."""
     if smallest is None:
-        return f"{said}; no difference at all could be seen"
-    return f"{said}; only a difference of about {decimal(100 * smallest, 0)} points or more could be seen"
+        return "no difference at all could be seen"
+    return f"only a difference of about {decimal(100 * smallest, 0)} points or more could be seen"
 
 
 def p_value(value: float) -> str:

@@ -6,10 +6,9 @@ reply is a text like any other here.
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,7 +20,9 @@ from ebrm.data import (
     Reply,
     RowProblem,
     Sides,
+    as_list,
     as_reply,
+    check_columns,
     check_messages,
     check_prompt,
     check_text,
@@ -30,8 +31,10 @@ from ebrm.data import (
     is_missing,
     messages_in,
     read_sides,
+    refuse_media,
+    with_tools,
 )
-from ebrm.errors import ConfigError, DataError, setting
+from ebrm.errors import DataError, setting
 
 Kind = Literal["response", "responses", "messages", "pair"]
 
@@ -59,7 +62,7 @@ class Side:
     @property
     def asked(self) -> Prompt:
         """The prompt with its tools, as the reward model takes it."""
-        return {"messages": self.prompt, "tools": self.tools} if self.tools else self.prompt
+        return with_tools(self.prompt, self.tools)
 
     @property
     def is_empty(self) -> bool:
@@ -97,6 +100,7 @@ class Shape:
         """The texts of a row, of a list also what is wrong with one; RowProblem if there are none to score."""
         if self.kind == "pair":
             return self._pair(row, where)
+        refuse_media(row, self.columns.values())
         if self.kind == "messages":
             name = self.columns["messages"]
             given, filled = _filled(row.get(name))
@@ -110,11 +114,9 @@ class Shape:
             name = self.columns["response"]
             return (self._reply(row, row.get(name), name, where),)
         name = self.columns["responses"]
-        given = _from_json(row.get(name))
+        given = as_list(row.get(name))
         if given is None:
-            raise RowProblem("missing", name, given)
-        if not isinstance(given, Sequence) or isinstance(given, str | bytes):
-            raise RowProblem("not a list", name, given)
+            raise RowProblem("missing" if row.get(name) is None else "not a list", name, row.get(name))
         if not given:
             raise RowProblem("empty list", name, given)
         self._reply(row, "-", name, where)  # a prompt that cannot be read is wrong for all of them
@@ -188,34 +190,12 @@ def _unfilled(reply: Reply) -> Reply:
     return reply.removesuffix(_FILL) if isinstance(reply, str) else reply
 
 
-def _from_json(value: Any) -> Any:
-    """A message list written as a JSON string (CSV has nothing else); any other value as it is."""
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        try:
-            return json.loads(value)
-        except (ValueError, RecursionError):
-            return value
-    return value
-
-
 def find_shape(
     seen: Collection[str], mapping: Mapping[str, str], path: str, label_map: Mapping[str, str] | None = None
 ) -> Shape:
     """Decide by the columns what a file holds: `seen` are their names, or a value of each; `mapping` is {ours: its}."""
     row = seen if isinstance(seen, Mapping) else dict.fromkeys(seen)
-    for ours, theirs in mapping.items():
-        if ours not in SCORE_COLUMNS:
-            raise ConfigError(
-                f"columns has {ours}={theirs}, but {ours!r} is not one of our names ({', '.join(SCORE_COLUMNS)}). "
-                f"Write our name first: {setting('columns', {'response': 'answer'})}."
-            )
-        if theirs not in seen:
-            near = difflib.get_close_matches(theirs, list(seen), n=1)
-            raise DataError(
-                f"columns has {ours}={theirs}, but {path} has no column {theirs!r}. "
-                + (f"Did you mean {near[0]!r}? " if near else "")
-                + f"Its columns: {', '.join(map(str, seen))}."
-            )
+    check_columns(mapping, list(SCORE_COLUMNS), list(seen), path)
     names = {ours: mapping.get(ours, ours) for ours in SCORE_COLUMNS}
     there = {ours: name for ours, name in names.items() if name in seen}
     if "system" not in there and "system_prompt" in seen:
