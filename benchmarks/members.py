@@ -1,5 +1,7 @@
 """CPU seconds of every aggregate, shape, advantage and selection on a million rewards in a hundred thousand groups.
 
+Of rewards from log-probabilities, on a million tokens.
+
     python -m benchmarks.members [--only NAME …] [--out FILE]
 
 Each has to take less than half a second on two cores. What is counted is the processor's time for the call alone, on
@@ -17,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ebrm import aggregate, optimize, shape
+from ebrm import aggregate, logprobs, optimize, shape
 from ebrm.groups import Groups
 from ebrm.utils.files import write_json
 
@@ -26,6 +28,8 @@ REQUIRED = 0.5
 _TURNS = 3
 #: Members, attributes, references, requirements and checks a row; with them the table has so many rewards.
 _COLUMNS = 4
+#: Tokens a response, and tokens in the vocabulary of logits.
+_PLACES = 200
 
 #: Public members that are not timed here, and why.
 ELSEWHERE: Mapping[str, str] = {
@@ -53,6 +57,8 @@ class Made:
     one: Tensor  # [groups]
     statistics: shape.RunningStatistics
     requirements: aggregate.Lagrangian
+    tokens: tuple[logprobs.TokenLogprobs, logprobs.TokenLogprobs]  # of two models
+    logits: tuple[Tensor, Tensor]  # [m, vocabulary], of two models
 
     @classmethod
     def up(cls, rewards: int = REWARDS, groups: int = GROUPS, seed: int = 0) -> Made:
@@ -65,6 +71,10 @@ class Made:
             return Groups(index[torch.randperm(rows, generator=draw)], count)
 
         reward = torch.randn(rewards, generator=draw)
+        few_tokens = -torch.rand(2, rewards // _PLACES, _PLACES, generator=draw)
+        mask = torch.rand(few_tokens.shape[1:], generator=draw) < 0.9
+        mask[:, 0] = True
+        log_z = torch.randn(few_tokens.shape[1:], generator=draw)
         return cls(
             reward=reward,
             groups=prompts(rewards, groups),
@@ -79,6 +89,8 @@ class Made:
             one=torch.rand(groups, generator=draw),
             statistics=shape.RunningStatistics().updated(reward),
             requirements=aggregate.Lagrangian.start(torch.zeros(_COLUMNS)),
+            tokens=tuple(logprobs.TokenLogprobs(logp, mask, log_z) for logp in few_tokens),  # type: ignore[arg-type]
+            logits=tuple(torch.randn(2, rewards // _PLACES, _PLACES, generator=draw)),  # type: ignore[arg-type]
         )
 
 
@@ -87,6 +99,7 @@ def members(made: Made) -> dict[str, Callable[[], object]]:
     m = made
     heads, mean, std = m.table.T.contiguous(), m.table.T.mean(1), m.table.T.std(1)
     uniform = torch.sigmoid(m.reward)
+    one, two = m.tokens
     ones = torch.ones(_COLUMNS)
     names = dict.fromkeys("abcd"[:_COLUMNS], 1.0)
     columns = dict(zip(names, m.table.unbind(1), strict=True))
@@ -143,6 +156,19 @@ def members(made: Made) -> dict[str, Callable[[], object]]:
         "reward_ranked_top": lambda: optimize.reward_ranked_top(m.reward, m.groups),
         "reward_ranked_local": lambda: optimize.reward_ranked_local(m.reward, m.groups),
         "contrastive_subsample": lambda: optimize.contrastive_subsample(m.reward, m.groups, 4),
+        # logprobs
+        "TokenLogprobs": lambda: logprobs.TokenLogprobs(one.logp, one.mask, one.log_z).mean(),
+        "self_aligned": lambda: logprobs.self_aligned(one, two),
+        "self_aligned_attribution": lambda: logprobs.self_aligned_attribution(one, two),
+        "log_density_ratio": lambda: logprobs.log_density_ratio(one, two, reduction="mean"),
+        "contrastive_implicit_reward": lambda: logprobs.contrastive_implicit_reward(one, two),
+        "endogenous_reward": lambda: logprobs.endogenous_reward(one),
+        "implicit_reward": lambda: logprobs.implicit_reward(m.reward, m.reward),
+        "implicit_margin": lambda: logprobs.implicit_margin(m.reward, m.reward, m.reward, m.reward),
+        "yes_no_log_odds": lambda: logprobs.yes_no_log_odds(m.logits[0], [0, 1], [2]),
+        "logit_extrapolation": lambda: logprobs.logit_extrapolation(*m.logits, 0.5),
+        "adaptive_weight": lambda: logprobs.adaptive_weight(*m.logits),
+        "followup_likelihood": lambda: logprobs.followup_likelihood(m.table, m.table),
     }
 
 

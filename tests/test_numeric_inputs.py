@@ -12,7 +12,7 @@ import pytest
 import torch
 from tests.other_device import There, other_device
 
-from ebrm import aggregate, curate, optimize, shape
+from ebrm import aggregate, curate, logprobs, optimize, shape
 from ebrm.errors import ConfigError, DataError
 from ebrm.groups import Groups
 from ebrm.pairs import CurationReport, PreferencePairs
@@ -23,7 +23,7 @@ BETWEEN = PreferencePairs.of([0, 2, 5, 1], [2, 5, 0, 3])  # within prompts
 STATISTICS = shape.RunningStatistics(4, 1.0, 3.0, -1.0, 2.0)
 MASK = torch.tensor([True, False, True, True, False, True])
 TABLE = torch.tensor([[True, False], [True, True], [False, True], [True, True], [True, False], [True, True]])
-R, U, P = "any number", "from 0 to 1", "above 0"
+R, U, P, L = "any number", "from 0 to 1", "above 0", "below 0"
 
 
 class Case(NamedTuple):
@@ -43,6 +43,18 @@ def on_grouped(function, *kind, **rest):
 
 STEPS = {f"step_reward-{how}": Case(aggregate.step_reward, {"score": (U, 6)}, {"groups": GROUPS, "how": how})
          for how in ("min", "max", "mean", "last", "product", "mean_logit", "mean_odds")}  # fmt: skip
+
+
+def on_tokens(function, *names, log_z=False):
+    """A function of log-probabilities, of their numbers."""
+
+    def of_numbers(mask, z=None, **logp):
+        return function(*(logprobs.TokenLogprobs(logp[name], mask, z) for name in names))
+
+    return Case(of_numbers, {name: (L, 6, 2) for name in names} | ({"z": (R, 6, 2)} if log_z else {}), {"mask": FULL})
+
+
+FULL = torch.ones(6, 2, dtype=torch.bool)
 ENSEMBLES = ("disagreement", "ensemble_mean", "ensemble_median", "mean_minus_std", "uncertainty_weighted", "worst_case")
 BANK = {"embedding": (P, 6, 3), "reward": (R, 6), "bank": (P, 5, 3), "bank_reward": (R, 5)}
 CASES: dict[str, Case] = {
@@ -124,6 +136,25 @@ CASES: dict[str, Case] = {
     "hardness_scaled_advantage": Case(
         shape.hardness_scaled_advantage, {"advantage": (R, 6), "scale": (P, 3)}, {"groups": GROUPS}
     ),
+    "TokenLogprobs.mean": on_tokens(logprobs.TokenLogprobs.mean, "logp"),
+    "TokenLogprobs.sum": on_tokens(logprobs.TokenLogprobs.sum, "logp"),
+    "self_aligned": on_tokens(logprobs.self_aligned, "conditional", "unconditional"),
+    "log_density_ratio": on_tokens(
+        lambda one, two: logprobs.log_density_ratio(one, two, reduction="mean"), "strong", "weak"
+    ),
+    "contrastive_implicit_reward": on_tokens(logprobs.contrastive_implicit_reward, "preferred", "reverse"),
+    "endogenous_reward": on_tokens(logprobs.endogenous_reward, "tokens", log_z=True),
+    "implicit_reward": Case(logprobs.implicit_reward, {"policy": (R, 6), "reference": (R, 6)}),
+    "implicit_margin": Case(
+        logprobs.implicit_margin,
+        {f"{model}_{side}": (R, 6) for model in ("policy", "reference") for side in ("chosen", "rejected")},
+    ),
+    "yes_no_log_odds": Case(logprobs.yes_no_log_odds, {"logits": (R, 6, 3)}, {"yes_ids": [0], "no_ids": [1]}),
+    "logit_extrapolation": Case(
+        logprobs.logit_extrapolation, {"logits": (R, 6, 3), "reference": (R, 6, 3), "weight": (P, 6)}
+    ),
+    "adaptive_weight": Case(logprobs.adaptive_weight, {"logits": (R, 6, 3), "reverse": (R, 6, 3)}),
+    "followup_likelihood": Case(logprobs.followup_likelihood, {"positive": (R, 6, 2), "negative": (R, 6, 3)}),
     "group_advantage": on_grouped(optimize.group_advantage),
     "group_advantage ddof": on_grouped(optimize.group_advantage, ddof=1),
     "attribute_advantage": Case(
@@ -237,10 +268,10 @@ def generator():
 def draw(kind: str, *shape: int, whole: bool = False) -> torch.Tensor:
     random = torch.Generator().manual_seed(sum(shape))
     if whole:
-        low, high = {R: (-3, 4), U: (0, 2), P: (1, 5)}[kind]
+        low, high = {R: (-3, 4), U: (0, 2), P: (1, 5), L: (-5, 0)}[kind]
         return torch.randint(low, high, shape, generator=random)
     numbers = torch.randn(shape, generator=random, dtype=torch.float64)
-    return {R: numbers, U: numbers.sigmoid(), P: numbers.exp()}[kind]
+    return {R: numbers, U: numbers.sigmoid(), P: numbers.exp(), L: -numbers.exp()}[kind]
 
 
 def flat(result: Any) -> list[Any]:
@@ -331,7 +362,10 @@ def test_results_have_the_float_type_of_the_input(case):
 
 
 def test_gradients_are_finite_at_ties(case):
-    numbers = {name: torch.full(kind[1:], 0.5, dtype=torch.float64) for name, kind in case.numbers.items()}
+    numbers = {
+        name: torch.full(shape, -0.5 if kind == L else 0.5, dtype=torch.float64)
+        for name, (kind, *shape) in case.numbers.items()
+    }
     for value in numbers.values():
         value.requires_grad_()
     if case.keeps_type:

@@ -9,25 +9,32 @@ from benchmarks import members
 from benchmarks.members import ELSEWHERE, Made, main, timed
 
 import ebrm.aggregate
+import ebrm.logprobs
 import ebrm.optimize
 import ebrm.shape
 
 #: What is public but gives no rewards: results, and what works on pools in NumPy.
-NOT_MEMBERS = {"BilevelWeights", "Majority", "Selection"}
+NOT_MEMBERS = {"BilevelWeights", "Majority", "Selection", "Followups"}
+#: Where packages have more than functions of numbers: the modules that are functions of numbers.
+NUMBERS = {
+    ebrm.optimize: ("ebrm.optimize.advantages",),
+    ebrm.logprobs: ("ebrm.logprobs.followups", "ebrm.logprobs.rewards", "ebrm.logprobs.tokens"),
+}
 
 
 def public() -> Iterator[str]:
-    for package in (ebrm.aggregate, ebrm.shape, ebrm.optimize):
+    for package in (ebrm.aggregate, ebrm.shape, ebrm.optimize, ebrm.logprobs):
         for name in package.__all__:
             value = getattr(package, name)
-            torch_only = package is not ebrm.optimize or value.__module__ == "ebrm.optimize.advantages"
-            if torch_only and (inspect.isfunction(value) or inspect.isclass(value)):
+            if not (inspect.isfunction(value) or inspect.isclass(value)):
+                continue
+            if package not in NUMBERS or value.__module__ in NUMBERS[package]:
                 yield name
 
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> Made:
-    return Made.up(400, 10)
+    return Made.up(800, 10)
 
 
 def test_every_public_member_is_timed_or_said_why_not(small: Made) -> None:

@@ -1,0 +1,16 @@
+from .followups import FOLLOWUPS as FOLLOWUPS
+from .followups import SIX_DIMENSIONS as SIX_DIMENSIONS
+from .followups import THREE_DIMENSIONS as THREE_DIMENSIONS
+from .followups import Followups as Followups
+from .followups import followup_likelihood as followup_likelihood
+from .rewards import adaptive_weight as adaptive_weight
+from .rewards import contrastive_implicit_reward as contrastive_implicit_reward
+from .rewards import endogenous_reward as endogenous_reward
+from .rewards import implicit_margin as implicit_margin
+from .rewards import implicit_reward as implicit_reward
+from .rewards import log_density_ratio as log_density_ratio
+from .rewards import logit_extrapolation as logit_extrapolation
+from .rewards import self_aligned as self_aligned
+from .rewards import self_aligned_attribution as self_aligned_attribution
+from .rewards import yes_no_log_odds as yes_no_log_odds
+from .tokens import TokenLogprobs as TokenLogprobs
