@@ -1,4 +1,4 @@
-"""CPU seconds of every aggregate, shape, advantage and selection on a million rewards in a hundred thousand groups.
+"""CPU seconds of every aggregate, shape, advantage, weight and loss on a million rewards in a hundred thousand groups.
 
 Of rewards from log-probabilities, on a million tokens.
 
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ebrm import aggregate, logprobs, optimize, shape
+from ebrm import aggregate, heads, logprobs, optimize, shape
 from ebrm.groups import Groups
 from ebrm.utils.files import write_json
 
@@ -97,7 +97,7 @@ class Made:
 def members(made: Made) -> dict[str, Callable[[], object]]:
     """Name of each public member to a call of it."""
     m = made
-    heads, mean, std = m.table.T.contiguous(), m.table.T.mean(1), m.table.T.std(1)
+    table, mean, std = m.table.T.contiguous(), m.table.T.mean(1), m.table.T.std(1)
     uniform = torch.sigmoid(m.reward)
     one, two = m.tokens
     ones = torch.ones(_COLUMNS)
@@ -105,18 +105,18 @@ def members(made: Made) -> dict[str, Callable[[], object]]:
     columns = dict(zip(names, m.table.unbind(1), strict=True))
     return {
         # aggregate
-        "member_units": lambda: aggregate.member_units(heads),
-        "standardized": lambda: aggregate.standardized(heads, mean, std),
-        "centered": lambda: aggregate.centered(heads, m.of_table),
-        "ensemble_mean": lambda: aggregate.ensemble_mean(heads),
-        "ensemble_median": lambda: aggregate.ensemble_median(heads),
-        "worst_case": lambda: aggregate.worst_case(heads),
-        "uncertainty_weighted": lambda: aggregate.uncertainty_weighted(heads),
-        "disagreement": lambda: aggregate.disagreement(heads),
-        "mean_minus_std": lambda: aggregate.mean_minus_std(heads),
+        "member_units": lambda: aggregate.member_units(table),
+        "standardized": lambda: aggregate.standardized(table, mean, std),
+        "centered": lambda: aggregate.centered(table, m.of_table),
+        "ensemble_mean": lambda: aggregate.ensemble_mean(table),
+        "ensemble_median": lambda: aggregate.ensemble_median(table),
+        "worst_case": lambda: aggregate.worst_case(table),
+        "uncertainty_weighted": lambda: aggregate.uncertainty_weighted(table),
+        "disagreement": lambda: aggregate.disagreement(table),
+        "mean_minus_std": lambda: aggregate.mean_minus_std(table),
         "pessimistic": lambda: aggregate.pessimistic(m.reward, m.reward.abs()),
-        "most_confident_head": lambda: aggregate.most_confident_head(heads, m.std),
-        "nominal_worst_case": lambda: aggregate.nominal_worst_case(heads, m.std),
+        "most_confident_head": lambda: aggregate.most_confident_head(table, m.std),
+        "nominal_worst_case": lambda: aggregate.nominal_worst_case(table, m.std),
         "log_sigmoid_sum": lambda: aggregate.log_sigmoid_sum(m.table, ones),
         "gate": lambda: aggregate.gate(m.share),
         "gated": lambda: aggregate.gated(m.share, m.share),
@@ -169,6 +169,19 @@ def members(made: Made) -> dict[str, Callable[[], object]]:
         "logit_extrapolation": lambda: logprobs.logit_extrapolation(*m.logits, 0.5),
         "adaptive_weight": lambda: logprobs.adaptive_weight(*m.logits),
         "followup_likelihood": lambda: logprobs.followup_likelihood(m.table, m.table),
+        "tilt_weights": lambda: optimize.tilt_weights(m.reward, m.groups, 0.5),
+        "regression_weights": lambda: optimize.regression_weights(m.reward, m.groups, 0.5),
+        "steerlm2_weights": lambda: optimize.steerlm2_weights(m.reward, m.reward.abs(), m.groups),
+        "margin_scaled_beta": lambda: optimize.margin_scaled_beta(m.reward),
+        "optimistic_dpo_loss": lambda: optimize.optimistic_dpo_loss(m.reward, m.reward, m.reward),
+        "power_margin": lambda: optimize.power_margin(m.reward, m.reward, m.length, m.length, 2.0),
+        "power_loss": lambda: optimize.power_loss(m.reward, m.reward, m.length, m.length, 2.0, 0.1, uniform),
+        "distillation_loss": lambda: optimize.distillation_loss(m.table[None], m.share[None], m.check[None, :, 0]),
+        # heads
+        "pair_loss": lambda: heads.pair_loss(m.reward, m.reward.flip(0), label=uniform, margin=m.reward),
+        "inconsistency_penalty": lambda: heads.inconsistency_penalty(table),
+        "tie_probabilities": lambda: heads.tie_probabilities(m.reward),
+        "difference_objective": lambda: heads.difference_objective(m.reward, m.groups),
     }
 
 

@@ -22,14 +22,21 @@ from ebrm.aggregate import (
 from ebrm.curate import rank_consistency
 from ebrm.errors import DataError
 from ebrm.groups import Groups
+from ebrm.heads import difference_objective, inconsistency_penalty
 from ebrm.optimize import (
     attribute_advantage,
     contrastive_subsample,
     group_advantage,
     leave_one_out_advantage,
+    margin_scaled_beta,
+    optimistic_dpo_loss,
+    power_margin,
+    regression_weights,
     reward_ranked_local,
     reward_ranked_top,
     soft_plackett_luce,
+    steerlm2_weights,
+    tilt_weights,
 )
 from ebrm.shape import (
     RunningStatistics,
@@ -107,7 +114,22 @@ CASES = {
     "reward_ranked_top": (lambda x, y, g: mask(reward_ranked_top(x, g, 0.3)), "all same", "same"),
     "reward_ranked_local": (lambda x, y, g: mask(reward_ranked_local(x, g)), "each same", "same"),
     "contrastive_subsample": (lambda x, y, g: mask(contrastive_subsample(x, g, 3)), "each same", "same"),
+    "tilt_weights": (lambda x, y, g: tilt_weights(x, g, 0.5), "each same", "other"),
+    "tilt_weights of the best": (lambda x, y, g: tilt_weights(x.round(), g, 0.0), None, None),
+    "tilt_weights by the deviation": (
+        lambda x, y, g: tilt_weights(x, g, float(x.std()) if len(x) else 1.0), "all same", None),
+    "regression_weights": (lambda x, y, g: regression_weights(x, g, 2.0), "each same", "other"),
+    "steerlm2_weights": (lambda x, y, g: steerlm2_weights(x, y, g), "each same", "other"),
+    "steerlm2_weights of the proposal": (lambda x, y, g: steerlm2_weights(y, x, g), "each same", "other"),
+    "margin_scaled_beta": (lambda x, y, g: margin_scaled_beta(x - y), "both same", "other"),
+    "optimistic_dpo_loss": (lambda x, y, g: optimistic_dpo_loss(x, y, 0 * y, 0.5), "both same", "other"),
+    "optimistic_dpo_loss of the sampled": (
+        lambda x, y, g: optimistic_dpo_loss(y, 0 * y, x, 1.0, 1.0), "all through", "other"),
+    "power_margin of one length": (
+        lambda x, y, g: power_margin(x, y, 0 * y + 3, 0 * y + 3, 2.0), "both same", None),
+    "inconsistency_penalty": (lambda x, y, g: inconsistency_penalty(torch.stack([x, y])), "both other", "other"),
     # one result a group
+    "difference_objective": (lambda x, y, g: difference_objective(x, g), "each same", "other"),
     **{f"step_reward {how}": (lambda x, y, g, how=how: step_reward(x, g, how, empty=0.0), None, None)
        for how in ("min", "max", "mean")},
     "step_reward product": (lambda x, y, g: step_reward(x.sigmoid(), g, "product", empty=0.0), "all other", "other"),

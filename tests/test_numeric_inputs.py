@@ -12,7 +12,7 @@ import pytest
 import torch
 from tests.other_device import There, other_device
 
-from ebrm import aggregate, curate, logprobs, optimize, shape
+from ebrm import aggregate, curate, heads, logprobs, optimize, shape
 from ebrm.errors import ConfigError, DataError
 from ebrm.groups import Groups
 from ebrm.pairs import CurationReport, PreferencePairs
@@ -174,6 +174,32 @@ CASES: dict[str, Case] = {
     "best_of_n_kl": Case(optimize.best_of_n_kl, {"n": (P, 3)}, keeps_type=False),
     "tilt": Case(optimize.tilt, {"reward": (R, 3, 4), "gold": (R, 3, 4), "beta": (P, 2)}, keeps_type=False),
     "tilt_to_kl": Case(optimize.tilt_to_kl, {"reward": (R, 3, 4), "gold": (R, 3, 4), "kl": (P, 2)}, keeps_type=False),
+    "tilt_weights": on_grouped(optimize.tilt_weights, beta=0.5),
+    "tilt_weights of the best": on_grouped(optimize.tilt_weights, beta=0.0),
+    "regression_weights": on_grouped(optimize.regression_weights, beta=0.5),
+    "steerlm2_weights": Case(optimize.steerlm2_weights, {"target": (R, 6), "proposal": (R, 6)}, {"groups": GROUPS}),
+    "margin_scaled_beta": Case(optimize.margin_scaled_beta, {"difference": (R, 6)}),
+    "optimistic_dpo_loss": Case(
+        optimize.optimistic_dpo_loss, {name: (R, 6) for name in ("chosen", "rejected", "sampled")}
+    ),
+    "power_margin": Case(
+        lambda chosen_length, rejected_length, **rest: optimize.power_margin(
+            chosen_length=plus_1(chosen_length), rejected_length=plus_1(rejected_length), beta=2.0, **rest
+        ),
+        {"chosen": (R, 6), "rejected": (R, 6), "chosen_length": (P, 6), "rejected_length": (P, 6)},
+    ),
+    "power_loss": Case(
+        lambda chosen_length, rejected_length, **rest: optimize.power_loss(
+            chosen_length=plus_1(chosen_length), rejected_length=plus_1(rejected_length), beta=2.0, eta=0.1, **rest
+        ),
+        {"chosen": (R, 6), "rejected": (R, 6), "chosen_length": (P, 6), "rejected_length": (P, 6), "label": (U, 6)},
+    ),
+    "distillation_loss": Case(
+        optimize.distillation_loss, {"student": (R, 6, 2, 3), "teacher": (R, 6, 2, 3), "weight": (P, 6, 2)},
+        {"mask": TABLE},
+    ),
+    "inconsistency_penalty": Case(heads.inconsistency_penalty, {"difference": (R, 3, 6)}, {"entropy": 0.1}),
+    "difference_objective": Case(heads.difference_objective, {"reward": (R, 6)}, {"groups": GROUPS}),
     **{
         f"Groups.{name}": Case(getattr(Groups, name), {"values": (R, 6)}, {"self": GROUPS})
         for name in ("sum", "mean", "std", "minimum", "maximum", "logsumexp", "softmax", "centered")
@@ -259,6 +285,13 @@ CASES: dict[str, Case] = {
         }.items()
     },
 }  # fmt: skip
+
+
+def plus_1(lengths):
+    """Lengths of at least 1, of what is above 0."""
+    if isinstance(lengths, list):
+        return [plus_1(length) for length in lengths]
+    return lengths if isinstance(lengths, str) else lengths + 1
 
 
 def generator():

@@ -87,6 +87,13 @@ WHEN: Mapping[str, Mapping[str, str]] = {
         "a policy is fine-tuned on its own best responses": (
             "reward_ranked_top reward_ranked_local contrastive_subsample"
         ),
+        "a policy is fine-tuned on all responses, the better ones more": (
+            "tilt_weights regression_weights steerlm2_weights"
+        ),
+        "DPO, and a reward model says how far apart a pair's responses are": "margin_scaled_beta",
+        "DPO on few pairs, and the policy is to explore": "optimistic_dpo_loss",
+        "DPO without a reference policy, on labels or pairs that are not to be trusted": "power_loss power_margin",
+        "a policy is to follow a better one, or one extrapolated, token by token": "distillation_loss",
         "the best of several responses is taken": "best_of_n_gold best_of_n_kl",
         "what a KL-regularized policy would gain is asked, without training it": "tilt tilt_to_kl",
     },
@@ -96,6 +103,8 @@ WHEN: Mapping[str, Mapping[str, str]] = {
         "pairs and their base rewards, both noisy; uncertainty is asked for": "EnergyConfig",
         "pairs and nothing else; the first thing to compare with": "LinearConfig SiLUConfig pair_loss",
         "pairs may be ties": "tie_probabilities",
+        "several rewards are to agree on pairs that have no label": "inconsistency_penalty",
+        "the policy has moved, and the reward hardly tells its responses apart": "difference_objective",
         "pairs differ in how noisy they are": "GaussianConfig gaussian_pair_loss",
         "the reward has to know where pairs have said little": "BayesianConfig",
         "responses are rated rather than compared": "AttributesConfig",

@@ -9,21 +9,23 @@ from benchmarks import members
 from benchmarks.members import ELSEWHERE, Made, main, timed
 
 import ebrm.aggregate
+import ebrm.heads
 import ebrm.logprobs
 import ebrm.optimize
 import ebrm.shape
 
-#: What is public but gives no rewards: results, and what works on pools in NumPy.
+#: What is public but gives no rewards: results.
 NOT_MEMBERS = {"BilevelWeights", "Majority", "Selection", "Followups"}
 #: Where packages have more than functions of numbers: the modules that are functions of numbers.
 NUMBERS = {
-    ebrm.optimize: ("ebrm.optimize.advantages",),
+    ebrm.optimize: ("ebrm.optimize.advantages", "ebrm.optimize.policy_losses", "ebrm.optimize.weights"),
+    ebrm.heads: ("ebrm.heads.losses",),
     ebrm.logprobs: ("ebrm.logprobs.followups", "ebrm.logprobs.rewards", "ebrm.logprobs.tokens"),
 }
 
 
 def public() -> Iterator[str]:
-    for package in (ebrm.aggregate, ebrm.shape, ebrm.optimize, ebrm.logprobs):
+    for package in (ebrm.aggregate, ebrm.shape, ebrm.optimize, ebrm.heads, ebrm.logprobs):
         for name in package.__all__:
             value = getattr(package, name)
             if not (inspect.isfunction(value) or inspect.isclass(value)):

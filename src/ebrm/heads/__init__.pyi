@@ -43,6 +43,8 @@ from .leverage import Leverage as Leverage
 from .linear import GaussianHead as GaussianHead
 from .linear import anchored_ranking_loss as anchored_ranking_loss
 from .linear import gaussian_pair_loss as gaussian_pair_loss
+from .losses import difference_objective as difference_objective
+from .losses import inconsistency_penalty as inconsistency_penalty
 from .losses import pair_loss as pair_loss
 from .losses import tie_probabilities as tie_probabilities
 from .multi_objective import binary_feedback_loss as binary_feedback_loss

@@ -1,4 +1,4 @@
-"""Advantages, rejection sampling, best of n and KL-tilted policies: pure functions over arrays."""
+"""Advantages, policy losses, rejection sampling, weights, best of n and KL-tilted policies: functions over arrays."""
 
 import lazy_loader as lazy
 

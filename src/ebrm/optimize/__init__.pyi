@@ -7,6 +7,11 @@ from .advantages import leave_one_out_advantage as leave_one_out_advantage
 from .advantages import reward_ranked_local as reward_ranked_local
 from .advantages import reward_ranked_top as reward_ranked_top
 from .advantages import soft_plackett_luce as soft_plackett_luce
+from .policy_losses import distillation_loss as distillation_loss
+from .policy_losses import margin_scaled_beta as margin_scaled_beta
+from .policy_losses import optimistic_dpo_loss as optimistic_dpo_loss
+from .policy_losses import power_loss as power_loss
+from .policy_losses import power_margin as power_margin
 from .pools import Tilted as Tilted
 from .pools import best_of_n_gold as best_of_n_gold
 from .pools import best_of_n_kl as best_of_n_kl
@@ -15,3 +20,6 @@ from .pools import pools_by_size as pools_by_size
 from .pools import tie_groups as tie_groups
 from .pools import tilt as tilt
 from .pools import tilt_to_kl as tilt_to_kl
+from .weights import regression_weights as regression_weights
+from .weights import steerlm2_weights as steerlm2_weights
+from .weights import tilt_weights as tilt_weights
