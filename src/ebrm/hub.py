@@ -31,8 +31,33 @@ _RECORD = (
 )  # fmt: skip
 
 
+def is_model(folder: Path) -> bool:
+    """Whether a folder holds a model that a fit or `save_pretrained` wrote, of any version; not an export."""
+    config = _config_of(folder)
+    return str(config.get("format")).startswith("ebrm-model-") and not {"own_tokenizer", "transformers_version"} & {
+        *config
+    }
+
+
+def _config_of(folder: Path) -> dict[str, Any]:
+    try:
+        config = read_json(folder / _CONFIG)
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
 def write_model(folder: Path, record: dict[str, Any], tensors: dict[str, Tensor], own_tokenizer: bool = False) -> None:
-    """Write weights, card and, last, the config with the weights' SHA-256."""
+    """Write weights, card and, last, the config with the weights' SHA-256.
+
+    Raises:
+        ModelError: the folder holds the config of another model, such as the reward model's.
+    """
+    if (folder / _CONFIG).exists() and not str(_config_of(folder).get("format")).startswith("ebrm-model-"):
+        raise ModelError(
+            f"{folder} holds another model's {_CONFIG}, which would be overwritten; nothing was changed in it. Choose "
+            "another folder."
+        )
     header = write_energy(folder, tensors)
     write_card(folder, record)
     more = {"own_tokenizer": True} if own_tokenizer else {}

@@ -182,7 +182,8 @@ def test_what_is_there_is_left_alone(features: Path, model: Path, tmp_path: Path
     for more in ((), ("--overwrite",)):
         refused(fitted(features, file, *more), "is a file")
     assert snapshot(tmp_path) == before
-    refused(fitted(features, model), "exists already")
+    refused(fitted(features, model, "--seed", 1), "exists already", "--seed was 0 and is 1", "--overwrite")
+    refused(fitted(features, model, "--objective", "nce"), "--objective was joint and is nce")
 
 
 def test_overwrite_replaces_a_model_only_when_the_new_one_is_complete(

@@ -9,9 +9,6 @@ import pytest
 from tests.terminal import ebrm, preference_rows, refused, snapshot, write_lines
 
 import ebrm as library
-from ebrm.cli.console import Console
-from ebrm.cli.work import work_folder
-from ebrm.errors import DataError
 from ebrm.features import writer
 
 
@@ -90,14 +87,5 @@ def test_a_restart_discards_what_is_unfinished_and_never_a_model(
         assert fit(rm, pairs, out).code == 130
     assert fit(rm, pairs, out, "--layers", "none", "--restart", "-q").code == 0
     before = snapshot(tmp_path)
-    refused(fit(rm, pairs, out, "--restart"), "exists already")
+    refused(fit(rm, pairs, out, "--restart"), "exists already", "--layers was unset and is 0.333333,0.666667")
     assert snapshot(tmp_path) == before and [path.name for path in tmp_path.iterdir()] == ["m"]
-
-
-def test_a_kill_between_the_two_last_renames_loses_no_model(tmp_path: Path) -> None:
-    old = tmp_path / ".m.work" / "old"
-    old.mkdir(parents=True)
-    (old / "config.json").write_text("{}")
-    with pytest.raises(DataError), work_folder(tmp_path / "m", {"source": {}}, True, str, Console()):
-        raise DataError("a check")
-    assert [path.name for path in tmp_path.iterdir()] == ["m"] and (tmp_path / "m" / "config.json").exists()

@@ -14,6 +14,7 @@ from ebrm.features import FeatureConfig, extract_features
 from ebrm.features import manifest as manifests
 from ebrm.features.distributed import World
 from ebrm.features.lock import lock_folder
+from ebrm.utils.files import atomic_path
 
 ROOT = Path(__file__).resolve().parents[2]
 IDENTITY = {name: None for name in ("origin", "backbone", "text", "data", "embedding_dtype", "shard_rows")}
@@ -49,7 +50,7 @@ def test_a_file_in_the_way_is_refused(tmp_path):
 
 
 def test_what_killed_runs_left_half_written_is_removed(tmp_path):
-    leftovers = (".manifest.json.77.partial", ".shard-00000.safetensors.78.partial", ".lock")
+    leftovers = (".manifest.json.4194305.partial", ".shard-00000.safetensors.4194306.partial", ".lock")
     finished = {}
     for _ in range(2):  # killed at the beginning, and at the very end
         for name in leftovers:
@@ -57,6 +58,12 @@ def test_what_killed_runs_left_half_written_is_removed(tmp_path):
         extract_features(FakeBackbone(), some_preferences(), tmp_path)
         finished = finished or contents(tmp_path)
         assert contents(tmp_path) == finished and not any(name.startswith(".") for name in finished)
+
+
+def test_what_living_processes_are_writing_is_not_removed(tmp_path):
+    with atomic_path(tmp_path / "f" / "rewards.jsonl") as partial:
+        extract_features(FakeBackbone(), some_preferences(), tmp_path / "f")
+        assert partial.exists()
 
 
 def test_a_run_that_failed_before_its_first_shard_stops_no_other(tmp_path):
@@ -109,7 +116,7 @@ def test_two_processes_do_not_write_one_folder(tmp_path):
     with holder:
         assert holder.stdout.readline() == "held\n"
         backbone = FakeBackbone()
-        with pytest.raises(FeaturesError, match="Another run is writing features to"):
+        with pytest.raises(FeaturesError, match=f"Another run is writing features to .*: process {holder.pid} on .*-c"):
             extract_features(backbone, some_preferences(), tmp_path / "f")
         assert backbone.tokenized == 0 and set(contents(tmp_path / "f")) == {".lock"}
         holder.stdin.close()

@@ -11,6 +11,7 @@ from cyclopts import Parameter
 from ebrm.card import fusion_in_words
 from ebrm.cli.console import Console
 from ebrm.errors import ConfigError
+from ebrm.utils.outputs import place_of
 
 if TYPE_CHECKING:
     from ebrm.report import Table
@@ -20,7 +21,8 @@ Model = Annotated[str, Parameter(name="MODEL", help="Folder that `ebrm fit` wrot
 
 
 def out_folder(path: str) -> Path:
-    """A folder to write; ConfigError where a file has its name."""
+    """A folder to write; ConfigError where a file has its name, DataError where it is in unfinished work."""
+    place_of(path)
     if Path(path).is_file():
         raise ConfigError(f"--out {path} is a file; it was left as it is. Name a folder.")
     return Path(path)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,26 @@ from ebrm.cli.common import one_or_several, out_folder, show_accuracy, written_f
 from ebrm.cli.console import Console
 from ebrm.cli.heads import HeadChoice, chosen_head, head_parts, refuse
 from ebrm.cli.parser import Chosen, Command, Part
-from ebrm.cli.work import check_out, place, work_folder
+from ebrm.cli.work import (
+    FREE,
+    check_out,
+    differences,
+    finished,
+    forget,
+    fresh_model,
+    model_place,
+    place,
+    put_in_place,
+    work_folder,
+    work_of,
+)
 from ebrm.data import PreferenceConfig, TextConfig
-from ebrm.errors import ConfigError
+from ebrm.errors import ConfigError, DataError, ModelError
 from ebrm.features import FeatureConfig
 from ebrm.heads import FitConfig
+from ebrm.hub import read_config
+from ebrm.utils.files import read_json
+from ebrm.utils.outputs import contents, refuse_replacing
 
 
 @dataclass(frozen=True)
@@ -52,6 +67,8 @@ class FitJob:
     restart: bool = False
 
 
+#: Groups of settings that say where something is, and not what.
+_PLACES = ("source", "anchors")
 #: What decides how features are made, and nothing after that.
 _READING = (BackboneConfig, PreferenceConfig, TextConfig, FeatureConfig)
 
@@ -77,35 +94,111 @@ def fit(console: Console, chosen: Chosen) -> None:
     reading = _reading(job, chosen)
     settings = {name: asdict(value) for name, value in reading.items()}
     settings |= {"head": head.to_dict(), "fit": asdict(config)}
-    out = out_folder(job.out)
-    check_out(out, job.overwrite)
-    with work_folder(out, _groups(job, settings), job.restart, partial(_flag, chosen), console) as work:
-        import ebrm
-        from ebrm.fitting import tracked
+    out_folder(job.out)
+    flag, rm = partial(_flag, chosen), settings.get("backbone", {})
+    inputs = {"`data`": job.data, "`features`": job.features, "`keep`": job.keep}
+    inputs |= {f"`{name}`": rm.get(name) for name in ("backbone", "base")}
+    with model_place(job.out) as (out, ended):
+        groups = _groups(job, settings, rm, out)
+        unlike = _unlike_model(out, groups, reading, flag)
+        if unlike == [] and (ended or not job.overwrite):
+            forget(work_of(out), groups)
+            console.note(f"{job.out} is complete already: the same data and settings. --overwrite fits it again.")
+            _show_model(console, Path(job.out))
+            return
+        if job.overwrite:
+            refuse_replacing(out, inputs)
+        check_out(out, job.overwrite, unlike or ())
+        _refuse_mixed_features(job, out)
+        with work_folder(out, groups, job.restart, flag, console) as work:
+            if not finished(work):
+                _fit(job, chosen, head, config, reading, groups, work, out)
+            moved = put_in_place(work, out, job.overwrite)
+    if moved:
+        count = "1 file or folder" if len(moved) == 1 else f"{len(moved):,} files and folders"
+        console.note(f"{count} of yours in {job.out} stayed there: {', '.join(moved[:5])}{', …' if moved[5:] else ''}.")
+    _show_model(console, Path(job.out))
 
-        source = job.features or reading["backbone"].backbone
-        device = chosen.given(BackboneConfig).get("device", "auto")
-        given: dict[str, Any] = {"keep": job.keep, "head": head, "config": config, "work": work, "device": device}
-        with tracked(job.trackers, out.with_name(out.name + "-logs"), settings) as log:
-            result = ebrm.fit(source, one_or_several(job.data), on_epoch=log, **given, **reading)
-        promises = _promises(result, job.risk)
-        made = work / "model"
-        shutil.rmtree(made, ignore_errors=True)
-        metrics = result.save(made).metrics
-        if job.keep_features:
-            (work / "features").rename(made / "features")
-        shutil.rmtree(work / "old", ignore_errors=True)
-        if out.exists():  # what was there goes only now that the model is complete
-            out.rename(work / "old")
-        made.rename(out)
-        shutil.rmtree(work)
+
+def _fit(
+    job: FitJob, chosen: Chosen, head: Any, config: FitConfig, reading: dict[str, Any], groups: dict[str, Any],
+    work: Path, out: Path,
+) -> None:  # fmt: skip
+    """Fit and write the model into the work."""
+    import ebrm
+    from ebrm.fitting import tracked
+
+    source = job.features or reading["backbone"].backbone
+    device = chosen.given(BackboneConfig).get("device", "auto")
+    logged = groups["reading"] | {"head": groups["head"], "fit": groups["fit"]}
+    given: dict[str, Any] = {"keep": job.keep, "head": head, "config": config, "work": work, "device": device}
+    with tracked(job.trackers, out.with_name(out.name + "-logs"), logged) as log:
+        result = ebrm.fit(source, one_or_several(job.data), on_epoch=log, **given, **reading)
+    _promise(result, job.risk)
+    result.model.record.data["settings"] = _stored(groups, reading)
+    made = fresh_model(work)
+    result.save(made)
+    if job.keep_features:
+        (work / "features").rename(made / "features")
+
+
+def _show_model(console: Console, out: Path) -> None:
+    """What a finished model's folder says."""
+    from ebrm.model import EnergyRewardModel
+
+    metrics = read_json(out / "metrics.json")
     _show(console, metrics, out)
-    for sentence in promises:
-        console.print(sentence)
+    for rule in EnergyRewardModel.from_pretrained(out).record.abstention:
+        console.print(rule.sentence())
     console.result({"out": str(out), "metrics": metrics})
 
 
-def _groups(job: FitJob, settings: Mapping[str, Any]) -> dict[str, Any]:
+def _unlike_model(
+    out: Path, groups: Mapping[str, Any], reading: Mapping[str, Any], flag: Callable[[str], str]
+) -> list[str] | None:
+    """In which settings the model at `out` differs from those asked for; None where it does not say, or is damaged."""
+    try:
+        then = read_config(out)["data"]["settings"]
+        known = {name: _defaults(type(value)) | then["reading"].get(name, {}) for name, value in reading.items()}
+        then = then | {"reading": then["reading"] | known, "fit": _defaults(FitConfig) | then["fit"]}
+        now = {name: value for name, value in groups.items() if name not in _PLACES}
+        return differences(then, now, flag) if (out / "metrics.json").is_file() else None
+    except (ModelError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _refuse_mixed_features(job: FitJob, out: Path) -> None:
+    """DataError where features that are to be kept would take the place of something else."""
+    from ebrm.features import is_features
+
+    there = out / "features"
+    if job.keep_features and there.exists() and not is_features(there):
+        raise DataError(f"{there} holds no features, so --keep-features does not replace it. Choose another --out.")
+
+
+def _stored(groups: Mapping[str, Any], reading: Mapping[str, Any]) -> dict[str, Any]:
+    """What a model says of how it was made: settings other than the defaults, and digests of what was read."""
+    stored = {name: value for name, value in groups.items() if name not in _PLACES}
+    stored["reading"] = {name: _not_default(groups["reading"][name], type(value)) for name, value in reading.items()}
+    stored["fit"] = _not_default(groups["fit"], FitConfig)
+    found: dict[str, Any] = json.loads(json.dumps(stored))
+    return found
+
+
+def _not_default(values: Mapping[str, Any], config: type) -> dict[str, Any]:
+    default = _defaults(config)
+    return {name: value for name, value in values.items() if value != default[name] and name not in FREE}
+
+
+def _defaults(config: type) -> dict[str, Any]:
+    return {
+        one.name: None if one.default is one.default_factory is MISSING
+        else one.default if one.default_factory is MISSING else one.default_factory()
+        for one in fields(config)
+    }  # fmt: skip
+
+
+def _groups(job: FitJob, settings: Mapping[str, Any], rm: Mapping[str, Any], out: Path) -> dict[str, Any]:
     """The settings of a fit by what depends on them: what is read and how, the anchors, the head and its fit."""
     return {
         "source": {"data": [place(one) for one in job.data], "features": place(job.features)},
@@ -113,6 +206,12 @@ def _groups(job: FitJob, settings: Mapping[str, Any]) -> dict[str, Any]:
         "anchors": {"keep": place(job.keep)},
         "head": settings["head"],
         "fit": settings["fit"],
+        "result": {"risk": job.risk, "keep_features": job.keep_features},
+        "contents": {
+            "data": [contents(one, out) for one in job.data],
+            **{name: contents(getattr(job, name), out) for name in ("features", "keep")},
+            **{name: contents(rm.get(name), out, whole=False) for name in ("backbone", "base")},
+        },
     }
 
 
@@ -125,19 +224,18 @@ def _flag(chosen: Chosen, name: str) -> str:
     return known.get(group) or next(iter(known.values()), "--" + field.replace("_", "-"))
 
 
-def _promises(result: Any, risk: float | None) -> list[str]:
-    """What is promised at a risk, by the test pairs; the thresholds go into the model."""
+def _promise(result: Any, risk: float | None) -> None:
+    """Find what can be promised at a risk, by the test pairs; the thresholds go into the model."""
     if risk is None:
-        return []
+        return
     import numpy as np
 
     from ebrm.confidence import abstain
 
     held = result.pairs.select(result.splits.test)
     generator = np.random.default_rng(result.model.record.fit.seed)
-    model, *rules = abstain(result.model, result.features, held, risk, generator=generator)
+    model, *_ = abstain(result.model, result.features, held, risk, generator=generator)
     result.model.record = model.record
-    return [rule.sentence() for rule in rules]
 
 
 def _reading(job: FitJob, chosen: Chosen) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ebrm.cli.common import out_folder
 from ebrm.cli.console import Console
 from ebrm.cli.parser import Chosen, Command, Part
 from ebrm.features import FeatureConfig
@@ -31,6 +32,7 @@ class ImportJob:
 def import_(console: Console, chosen: Chosen) -> None:
     """Import embeddings and rewards made elsewhere, to fit and score without texts and without a reward model."""
     job = chosen.of(ImportJob)
+    out_folder(job.out)
     from ebrm.features import import_features
 
     storage, arrays = chosen.of(FeatureConfig), list(job.arrays)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from ebrm.errors import EBRMError, FeaturesError, setting
 from ebrm.features import manifest as manifests
 from ebrm.features.distributed import World
 from ebrm.features.manifest import MANIFEST
+from ebrm.utils import locks
+from ebrm.utils.outputs import tidy
 
 _LOCK = ".lock"
 _SHARDS = "shard-*.safetensors"
@@ -27,35 +27,25 @@ def lock_folder(
     An unfinished folder without a shard holds no work, and does not stand in the way of other features. `restart`
     discards any unfinished one. A folder made here that is empty at the end is removed.
     """
-    lock: FileLock | None = None
     error: EBRMError | None = None
-    made = not out.exists()
-    if world.main:
-        try:
-            found = _inspect(out, identity, restart)
-            if found is None or not found["complete"] or missing_files(out, found):
-                lock = _lock(out)
-                # Another run may have finished or begun in between.
-                if _inspect(out, identity, restart) is None:
-                    discard(out)
-                tidy(out)
-            elif any(out.glob(".*")):  # killed at its very end, or just ending
-                with suppress(EBRMError):
-                    lock = _lock(out)
+    with ExitStack() as held:
+        if world.main:
+            try:
+                found = _inspect(out, identity, restart)
+                if found is None or not found["complete"] or missing_files(out, found):
+                    held.enter_context(_lock(out))
+                    # Another run may have finished or begun in between.
+                    if _inspect(out, identity, restart) is None:
+                        discard(out)
                     tidy(out)
-        except EBRMError as caught:
-            error = caught
-    try:
+                elif any(out.glob(".*")):  # killed at its very end, or just ending
+                    with suppress(EBRMError):
+                        held.enter_context(_lock(out))
+                        tidy(out)
+            except EBRMError as caught:
+                error = caught
         world.barrier(error)
         yield manifests.read_manifest(out) if (out / MANIFEST).exists() else None
-    finally:
-        if lock is not None:
-            # Unlinked while it is held: whoever opened this file meanwhile finds it unlinked and tries anew.
-            (out / _LOCK).unlink(missing_ok=True)
-            lock.release()
-            with suppress(OSError):  # it holds features, or another run has begun
-                if made:
-                    out.rmdir()
 
 
 def missing_files(out: Path, manifest: dict[str, Any]) -> list[str]:
@@ -106,22 +96,13 @@ def _inspect(out: Path, identity: dict[str, Any], restart: bool) -> dict[str, An
     return found
 
 
-def tidy(out: Path) -> None:
-    """Remove partial files of killed processes; only under the lock."""
-    for path in out.glob(".*.partial"):
-        path.unlink()
-
-
-def _lock(out: Path) -> FileLock:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(out / _LOCK)
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise FeaturesError(
-            f"Another run is writing features to {out}. Wait until it has finished (the same command then returns at "
-            "once), or choose another folder."
-        ) from None
-    except OSError as error:
-        raise FeaturesError(f"Features cannot be written to {out}: {error.strerror}. Choose another folder.") from error
-    return lock
+@contextmanager
+def _lock(out: Path) -> Iterator[None]:
+    with ExitStack() as held:
+        try:
+            held.enter_context(locks.locked(out / _LOCK, f"features to {out}", FeaturesError))
+        except OSError as error:
+            raise FeaturesError(
+                f"Features cannot be written to {out}: {error.strerror}. Choose another folder."
+            ) from error
+        yield

@@ -31,9 +31,9 @@ from ebrm.errors import BackboneError, ConfigError, EBRMError, FeaturesError
 from ebrm.features import manifest as manifests
 from ebrm.features.config import EngineConfig
 from ebrm.features.extract import Engine, TokenizedTexts, text_reader
-from ebrm.features.lock import tidy
 from ebrm.features.writer import write_shard
 from ebrm.utils.extras import install_hint
+from ebrm.utils.outputs import tidy
 
 if TYPE_CHECKING:
     from ebrm.backbone import Backbone

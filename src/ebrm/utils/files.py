@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +18,54 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success flush it to disk and rename it over `path`.
 
     If the body raises, the temporary file is removed and `path` is left as it was. A process killed in the body
-    leaves a file named `.<name>.<pid>.partial`, which no reader here takes for a finished one. The file has the mode
-    that the umask gives new files, whatever mode the body sets.
+    leaves a file named `.<name>.<pid>.partial`, which no reader here takes for a finished one (:func:`is_stale`). The
+    file has the mode that the umask gives new files, whatever mode the body sets.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    file = -1
     try:
         partial.unlink(missing_ok=True)
         # The kernel applies the umask; Python could only read it by setting it, for all threads of the process.
         file = os.open(partial, os.O_CREAT | os.O_WRONLY, 0o666)
         mode = stat.S_IMODE(os.fstat(file).st_mode)
-        os.close(file)
+        with suppress(OSError):  # there need not be locks here
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         yield partial
         with open(partial, "rb") as handle:
             os.fsync(handle.fileno())
         partial.chmod(mode)  # some writers make files that only their owner can read
         os.replace(partial, path)
     finally:
+        if file >= 0:
+            os.close(file)
         partial.unlink(missing_ok=True)
+
+
+def is_stale(partial: Path) -> bool:
+    """Whether the process that was writing a `.<name>.<pid>.partial` has died.
+
+    A process of this machine is known by its number; one of another machine holds a lock on the file.
+    """
+    number = partial.name.removesuffix(".partial").rpartition(".")[2]
+    if not number.isdecimal():
+        return False
+    try:
+        os.kill(int(number), 0)
+        return False
+    except ProcessLookupError:
+        pass
+    except (OSError, OverflowError):  # another user's; no number of a process
+        return False
+    if partial.is_dir():
+        return True
+    try:
+        with open(partial, "rb") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def write_text(path: str | Path, text: str) -> None:
