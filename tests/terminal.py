@@ -51,7 +51,7 @@ def ebrm_process(*arguments: object, before: str = "", **more: Any) -> Ran:
     script = f"import sys\n{before}\nfrom ebrm.cli.main import main\nsys.exit(main(sys.argv[1:]))"
     done = subprocess.run(
         [sys.executable, "-c", script, *map(str, arguments)],
-        capture_output=True, text=True, timeout=120, env=child_environment(), **more,
+        capture_output=True, text=True, timeout=300, env=child_environment(), **more,
     )  # fmt: skip
     return Ran(done.returncode, done.stdout, done.stderr)
 

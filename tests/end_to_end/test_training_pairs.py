@@ -1,4 +1,4 @@
-"""Fitting on pairs and evaluating on the same file, as a person does it: no gain is shown on the training pairs."""
+"""Fitting on pairs and evaluating on the same file, from the command line: no gain is shown on the training pairs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.terminal import Ran, ebrm_process, preference_rows, read_lines, refused, write_lines
+from tests.terminal import Ran, ebrm, preference_rows, read_lines, refused, write_lines
 
 QUICK = ("--resamples", 100, "--permutations", 99)
 
@@ -17,14 +17,14 @@ def story(rm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_lines(folder / "pairs.jsonl", preference_rows(80))
     # The loosest ridge learns its training pairs by heart.
     options = ("--head", "linear", "--ridge", 1e-6, "--test-fraction", 0.15)
-    ran = ebrm_process("fit", "--backbone", rm, "--data", folder / "pairs.jsonl", "--out", folder / "m", *options)
+    ran = ebrm("fit", "--backbone", rm, "--data", folder / "pairs.jsonl", "--out", folder / "m", *options)
     assert ran.code == 0, ran.err
     return folder
 
 
 def evaluate(story: Path, *more: object, models: tuple[object, ...] = ()) -> Ran:
     cache = ("--cache", story / "cache")
-    return ebrm_process("eval", story / "m", *models, *more, "--out", story / "results", *cache, *QUICK)
+    return ebrm("eval", story / "m", *models, *more, "--out", story / "results", *cache, *QUICK)
 
 
 def test_the_same_file_gives_the_held_out_result_and_says_what_was_left_out(story: Path) -> None:
@@ -65,13 +65,13 @@ def test_training_pairs_alone_are_refused_in_one_paragraph(story: Path) -> None:
 def held_out(story: Path) -> list[dict[str, object]]:
     out = story / "which.jsonl"
     if not out.exists():
-        assert ebrm_process("score", story / "m", story / "pairs.jsonl", "--out", out).code == 0
+        assert ebrm("score", story / "m", story / "pairs.jsonl", "--out", out).code == 0
     return [row for row in read_lines(out) if not row["fitted_on"]]
 
 
 def test_scored_pairs_say_which_were_fitted_on_and_count_them_apart(story: Path) -> None:
     data = json.loads((story / "m" / "config.json").read_text())["data"]
-    ran = ebrm_process("score", story / "m", story / "pairs.jsonl", "--out", story / "scored.csv", "--json")
+    ran = ebrm("score", story / "m", story / "pairs.jsonl", "--out", story / "scored.csv", "--json")
     assert ran.code == 0, ran.err
     fitted = data["train"] + data["validation"]
     assert (ran.value["rows"], ran.value["fitted_on"]) == (80, fitted)
@@ -80,7 +80,7 @@ def test_scored_pairs_say_which_were_fitted_on_and_count_them_apart(story: Path)
     right = [row["chosen_reward"] > row["rejected_reward"] for row in rows]
     assert ran.value["accuracy"] == pytest.approx(sum(right) / len(right))
     assert ran.value["training_accuracy"] > ran.value["training_base_accuracy"]
-    shown = ebrm_process("score", story / "m", story / "pairs.jsonl", "--out", story / "scored.parquet")
+    shown = ebrm("score", story / "m", story / "pairs.jsonl", "--out", story / "scored.parquet")
     facts = " ".join(shown.out.split())
     assert f"those of {fitted} of 80 rows" in facts
     assert f"chosen first {ran.value['accuracy']:.1%} (base" in facts
@@ -91,7 +91,7 @@ def test_models_are_compared_on_the_same_items(story: Path, rm: Path) -> None:
     other = preference_rows(40, seed=3, prompt="Other question")
     write_lines(story / "other.jsonl", other)
     out = story / "second"
-    ran = ebrm_process("fit", "--backbone", rm, "--data", story / "other.jsonl", "--out", out, "--head", "linear")
+    ran = ebrm("fit", "--backbone", rm, "--data", story / "other.jsonl", "--out", out, "--head", "linear")
     assert ran.code == 0, ran.err
     source = write_lines(story / "both.jsonl", [*read_lines(story / "pairs.jsonl"), *other])
     ran = evaluate(story, "--benchmark", source, "--json", models=(out,))

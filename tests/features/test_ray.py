@@ -86,6 +86,7 @@ def shards(folder: Path) -> list[str]:
     return sorted(name for name in contents(folder) if name.startswith("shard"))
 
 
+@pytest.mark.slow
 def test_a_run_begun_here_is_finished_by_actors_one_of_which_is_killed(tmp_path, caplog):
     data = some_preferences(40)
     culprit = first_read(data, 3, tmp_path)
@@ -107,6 +108,7 @@ def test_a_run_begun_here_is_finished_by_actors_one_of_which_is_killed(tmp_path,
     assert f"Reading {len(shards(tmp_path / 'f')) - len(before)} shards with 2 Ray actors of 1 CPUs" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_shard_at_which_every_actor_dies_is_named_and_the_rest_is_kept(tmp_path):
     data = some_preferences(40)
     culprit = first_read(data, 3, tmp_path)
@@ -120,6 +122,7 @@ def test_a_shard_at_which_every_actor_dies_is_named_and_the_rest_is_kept(tmp_pat
     assert contents(tmp_path / "f") == contents(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_the_finished_shards_and_one_process_goes_on(tmp_path, monkeypatch):
     data, done = some_preferences(40), []
 

@@ -51,6 +51,7 @@ def url(model):
             ray.shutdown()
 
 
+@pytest.mark.slow
 def test_both_replicas_answer_as_the_model_does_offline(url, model):
     from ray import serve
 
@@ -74,12 +75,13 @@ def test_both_replicas_answer_as_the_model_does_offline(url, model):
         assert (many.status_code, many.json()["error"]["kind"]) == (422, "too_many_texts")
 
 
+@pytest.mark.slow
 def test_the_token_is_asked_for(url):
     assert httpx.get(f"{url}/info").status_code == 401
     assert httpx.get(f"{url}/health").status_code == 200
 
 
-def test_mistakes_are_said_before_a_replica_starts(url, model, tmp_path):
+def test_mistakes_are_said_before_a_replica_starts(model, tmp_path):
     from ebrm.serve.ray import app
 
     with pytest.raises(ConfigError, match="`replicas` is 0"):

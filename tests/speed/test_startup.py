@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from benchmarks.startup import _REFINE, ALLOWED, commands
 from tests.linear import linear_features
 
@@ -18,6 +19,7 @@ def test_what_is_allowed_is_said_of_commands_that_are_run(tmp_path):
     assert made["ebrm info MODEL"] == [sys.executable, "-m", "ebrm", "info", "m"]
 
 
+@pytest.mark.slow
 def test_the_script_that_refines_runs(tmp_path):
     features = save_features(linear_features(), tmp_path / "f")
     fit(features, head=EnergyConfig(training=TrainingConfig(epochs=1))).model.save_pretrained(tmp_path / "m")

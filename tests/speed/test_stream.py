@@ -22,6 +22,7 @@ def test_files_are_of_the_size_asked_for_and_every_text_is_another(tmp_path, kin
     assert len({row["response"] for row in made}) > 0.9 * count and len({row["prompt"] for row in made}) == count
 
 
+@pytest.mark.slow
 def test_the_command_is_run_and_its_memory_measured(tmp_path):
     make_features(tmp_path / "features", 400, 8)
     head = EnergyConfig(training=TrainingConfig(epochs=1))
