@@ -52,7 +52,8 @@ def model_card(record: Mapping[str, Any], standalone: bool = False) -> str:
     """
     backbone, data, metrics = record["backbone"], record["data"], record["metrics"]
     known = record.get("provenance") or provenance(backbone)
-    about = backbone | {key: _without_folders(backbone[key]) for key in ("name", "base") if backbone.get(key)}
+    about = {key: value for key, value in backbone.items() if key != "probe" and not isinstance(value, dict)}
+    about |= {key: _without_folders(backbone[key]) for key in ("name", "base") if backbone.get(key)}
     sections = [
         _front_matter(record, known, standalone),
         f"# {_title(record)}\n",

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from ebrm.backbone import BackboneConfig, load_backbone, model_limit, open_checkpoint, reload_backbone
 from ebrm.backbone.build import choose_device, warn_of_attention
-from ebrm.backbone.identity import fingerprint
+from ebrm.backbone.identity import config_behavior, fingerprint, tokenizer_files
 from ebrm.data import TextConfig, template
 from ebrm.errors import ConfigError, ModelError
+from ebrm.utils.files import sha256_json
 
 
 class TestLoaded:
@@ -30,6 +31,8 @@ class TestLoaded:
             "weights_fingerprint": fingerprint([("model.safetensors", weights)]),
             "architecture": "LlamaForSequenceClassification", "head_module": "score", "dtype": "float32",
             "attention": "sdpa", "layers": [1],
+            "config": config_behavior(json.loads((tmp_path / "rm" / "config.json").read_text())),
+            "tokenizer": tokenizer_files(tmp_path / "rm"), "template": sha256_json(CHAT_TEMPLATE),
         }  # fmt: skip
         assert backbone.embedding_size == 64 and backbone.limit == backbone.text_rule.max_length == 128
         assert backbone.text_rule.template == CHAT_TEMPLATE and backbone.token_budget == 1024  # 16,384 but for the CPU

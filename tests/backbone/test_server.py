@@ -255,6 +255,17 @@ def test_an_energy_model_scores_by_a_server_as_by_itself(folder, vllm, pairs, tm
         layered.model.with_backbone(server=vllm.url)
 
 
+def test_a_server_with_other_weights_than_the_checkpoint_is_known_by_its_rewards(folder, vllm, pairs, tmp_path):
+    fitted = fit(load(folder, vllm), load_preferences(str(pairs)), **SMALL)
+    fitted.model.save_pretrained(tmp_path / "m")
+    other = save_rm(tmp_path / "other", "llama", seed=1)
+    with serving(FakeServer(other, id=str(folder), root=str(folder))) as fake:
+        model = EnergyRewardModel.from_pretrained(tmp_path / "m")
+        said = r"other rewards than when .*the probe differs \(fixed text 1 of 4 has .*start it with the files"
+        with pytest.raises(ModelError, match=said):
+            model.with_backbone(server=fake.url)
+
+
 def test_a_server_that_goes_away_stops_a_run_without_blaming_a_text(folder, pairs, tmp_path, monkeypatch):
     monkeypatch.setattr("ebrm.backbone.pooling.time.sleep", lambda _: None)
     preferences = load_preferences(str(pairs))
@@ -320,4 +331,4 @@ def test_mistakes_on_the_command_line_are_one_paragraph(folder, vllm, pairs, tmp
     refused(ebrm(*command[:2], other, *command[3:], "--server", vllm.url), "serves", "--served-model-name other")
     with serving(FakeServer(folder, vllm.kind, "mean")) as wrong:
         refused(ebrm(*command, "--server", wrong.url), "like a mean over all tokens", "Start it as: ")
-    assert not read_manifest(tmp_path / "f")["complete"]
+    assert not (tmp_path / "f").exists()

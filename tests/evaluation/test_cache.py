@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from tests.features.fakes import FakeBackbone, ask, some_preferences
 
 from ebrm.data import prompt_id
@@ -16,7 +16,7 @@ from ebrm.evaluation.cache import ReadTexts, RefinedTexts
 from ebrm.features import FeatureConfig, Features, Text, extract_features, open_features, save_features
 from ebrm.model import EnergyRewardModel
 from ebrm.pairs import PreferencePairs
-from ebrm.utils.files import read_json, write_json
+from ebrm.utils.tensors import sealed
 
 
 def texts(*given: tuple[str, str]) -> list[Text]:
@@ -99,17 +99,27 @@ def test_features_that_do_not_know_their_texts_are_refused(tmp_path):
         ReadTexts([save_features(features, tmp_path / "f")])
 
 
-def test_damage_is_said(tmp_path):
-    backbone = FakeBackbone()
+@pytest.mark.parametrize(
+    ("file", "damage", "said"),
+    [
+        ("shard-00000.safetensors", lambda data: data[:-1] + bytes([data[-1] ^ 64]), "its SHA-256 is not the one"),
+        ("shard-00000.safetensors", lambda data: data[:-1], "expected"),
+        ("items.parquet", lambda data: b"", "it has 0 bytes"),
+        ("manifest.json", lambda data: data[:50], "cannot be read"),
+        ("manifest.json", lambda data: data.replace(b"a" * 64, b"b" * 64), "does not fit"),
+    ],
+)
+def test_damaged_texts_are_read_again_and_it_is_said(tmp_path, caplog, file, damage, said):
+    backbone, asked = FakeBackbone(), texts(("p", "a"), ("p", "b"))
     cache = cache_of(backbone, tmp_path)
-    cache.read(texts(("p", "a")), lambda: backbone)
-    (manifest,) = cache.path.glob("texts/*/manifest.json")
-    next(manifest.parent.glob("shard*")).unlink()
-    with pytest.raises(FeaturesError, match="is missing"):
-        cache_of(backbone, tmp_path)
-    write_json(manifest, read_json(manifest) | {"format": "other"})
-    with pytest.raises(FeaturesError, match="not the manifest"):
-        cache_of(backbone, tmp_path)
+    cache.read(asked, lambda: backbone)
+    (path,) = cache.path.glob(f"texts/*/{file}")
+    path.write_bytes(damage(path.read_bytes()))
+    again = cache_of(backbone, tmp_path)
+    assert "its texts are read again" in caplog.text and said in caplog.text
+    assert again.read(asked, lambda: backbone) == 2
+    np.testing.assert_array_equal(again.reward, cache.reward)
+    assert cache_of(backbone, tmp_path).read(asked, lambda: backbone) == 0
 
 
 @pytest.fixture(scope="module")
@@ -170,9 +180,19 @@ def test_kept_results_are_used_and_damaged_ones_made_again(energy, read_texts, t
     assert np.array_equal(again.reward, first.reward)
     other = energy.with_inference(estimate="mode")
     assert not np.allclose(refine(other, read_texts, tmp_path).reward, first.reward, atol=1e-6)
-    kept.write_bytes(kept.read_bytes()[:100])
-    assert np.array_equal(refine(energy, read_texts, tmp_path).reward, first.reward)
-    assert torch.equal(load_file(kept)["reward"].double(), torch.from_numpy(first.reward))
+
+
+def test_damaged_refined_rewards_are_not_taken(energy, read_texts, tmp_path, caplog):
+    first = refine(energy, read_texts, tmp_path)
+    (kept,) = tmp_path.rglob("*.safetensors")
+    data, tensors = kept.read_bytes(), load_file(kept)
+    some = {name: tensor[:3] for name, tensor in tensors.items()}
+    damaged = [b"", data[:100], data[:-1] + bytes([data[-1] ^ 64]), save(tensors), save(some, sealed(some)), save({})]
+    for times, content in enumerate(damaged, 1):
+        kept.write_bytes(content)
+        assert np.array_equal(refine(energy, read_texts, tmp_path).reward, first.reward)
+        assert caplog.text.count("texts are refined again") == times
+        assert torch.equal(load_file(kept)["reward"].double(), torch.from_numpy(first.reward))
 
 
 def test_no_texts_at_all(energy):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from ebrm.backbone import BackboneIdentity
+from ebrm.backbone.probe import probe_mismatch
 from ebrm.data import Preferences, TextRule, TokenizedText
 from ebrm.data.schema import Preference, PreferenceReport
 from ebrm.errors import TextTooLongError
@@ -35,6 +37,7 @@ class FakeBackbone:
         truncation: str = "error",
         fingerprint: str = "a" * 64,
         layers: tuple[int, ...] = (),
+        offset: float = 0.5,
         on_read: Callable[[int], None] | None = None,
         on_tokenize: Callable[[int], None] | None = None,
     ) -> None:
@@ -44,6 +47,7 @@ class FakeBackbone:
             "fake/rm", "main", fingerprint, "FakeModel", "score", "float32", "eager", layers
         )
         self.text_rule = TextRule("plain", {}, "auto", "auto", truncation, max_length)
+        self.offset = offset  # of what libraries and devices compute
         self.reads: list[list[list[int]]] = []
         self.tokenized = 0
         self.on_read, self.on_tokenize = on_read, on_tokenize
@@ -79,6 +83,12 @@ class FakeBackbone:
                 embedding[row] = self.embed(token_ids[row]) * (1 + 1e-5 * len(batch))
             queue = queue[len(batch) :]
         return Reading(embedding, embedding @ torch.arange(1.0, self.embedding_size + 1))
+
+    def probed(self) -> BackboneIdentity:
+        return replace(self.identity, probe=(self.offset, 1.0))
+
+    def probe_difference(self, stated: BackboneIdentity, *, then: str = "then", now: str = "now") -> str | None:
+        return probe_mismatch(stated, self.probed(), [1.0, 1.0], then=then, now=now)
 
     def batch_drift(self, token_ids: list[list[int]]) -> float:
         self.drift_ids = token_ids

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import load, save
 from tests.features.fakes import FakeBackbone, ask, contents, interrupted, preferences, some_preferences
 
 from ebrm.data import prompt_id
@@ -27,6 +28,7 @@ from ebrm.features import (
     save_features,
 )
 from ebrm.features.extract import text_id
+from ebrm.features.shards import shard_bytes
 from ebrm.pairs import PreferencePairs
 from ebrm.utils.files import read_json, write_json
 
@@ -78,7 +80,7 @@ def test_the_manifest_says_what_made_the_features(tmp_path):
     assert said == made.manifest
     lengths = pq.read_table(tmp_path / "f" / "items.parquet").column("tokens").to_pylist()
     expected = {
-        "complete": True, "origin": "extracted", "backbone": backbone.identity.to_dict(),
+        "complete": True, "origin": "extracted", "backbone": backbone.probed().to_dict(),
         "text": backbone.text_rule.identity(), "data": {"fingerprint": data.fingerprint, "rm_training": None},
         "embedding_dtype": "float32", "embedding_size": 5, "shard_rows": 8, "items": len(made), "pairs": 25,
         "tokens": sum(lengths), "truncated": 0, "dropped": 0, "dropped_texts": 0,
@@ -453,7 +455,7 @@ def test_an_interrupted_run_leaves_its_finished_shards_and_no_lock(tmp_path):
         ({"fingerprint": "b" * 64}, {}, {}, r"weights_fingerprint is .aaa.* what is there and .bbb.* this run"),
         ({"max_length": 300}, {}, {}, "text.max_length is 400 for what is there and 300 for this run"),
         ({"truncation": "drop"}, {}, {}, 'text.truncation is "error" for what is there and "drop" for this run'),
-        ({"layers": (2, 4)}, {}, {}, r"backbone.layers is \[\] for what is there and \[2, 4\] for this run"),
+        ({"layers": (2, 4)}, {}, {}, "layers is none for what is there and 2,4 for this run"),
         ({}, {"seed": 1}, {}, "data.fingerprint is .* for what is there and .* for this run"),
         ({}, {}, {"shard_rows": 9}, "shard_rows is 8 for what is there and 9 for this run"),
         ({}, {}, {"embedding_dtype": "bfloat16"}, 'embedding_dtype is "float32" for what is there and "bfloat16" for'),
@@ -515,12 +517,80 @@ def test_a_damaged_shard_is_named_and_what_is_deleted_is_made_anew(tmp_path):
     assert tables.reads == [] and contents(out) == before
 
 
-def test_a_damaged_shard_in_an_unfinished_folder_is_named(tmp_path):
-    out = tmp_path / "f"
+def flipped(data: bytes) -> bytes:
+    return data[:-30] + bytes([data[-30] ^ 1]) + data[-29:]
+
+
+def other_numbers(data: bytes) -> bytes:
+    return shard_bytes(torch.zeros(8, 5, dtype=torch.bfloat16), torch.zeros(8))
+
+
+def unsealed(data: bytes) -> bytes:
+    return save({name: tensor.clone() for name, tensor in load(data).items()})
+
+
+@pytest.mark.parametrize("damage", [flipped, other_numbers, unsealed, lambda data: data[:100], lambda data: b""])
+def test_damaged_shards_of_an_unfinished_folder_are_made_again_and_never_sealed(tmp_path, caplog, damage):
+    whole, out = tmp_path / "whole", tmp_path / "f"
+    extract_features(FakeBackbone(), some_preferences(), whole, SMALL)
     interrupted(out, some_preferences())
-    (out / "shard-00000.safetensors").write_bytes(b"nothing")
-    with pytest.raises(FeaturesError, match="shard-00000.safetensors is damaged: it has 7 bytes"):
+    shard = out / "shard-00000.safetensors"
+    shard.write_bytes(damage(shard.read_bytes()))
+    extract_features(FakeBackbone(), some_preferences(), out, SMALL)
+    assert "1 shards in" in caplog.text and "are made again (shard-00000.safetensors: " in caplog.text
+    assert contents(out) == contents(whole)
+
+
+def test_damaged_tables_and_counts_of_an_unfinished_folder_are_made_again(tmp_path, caplog):
+    whole, out = tmp_path / "whole", tmp_path / "f"
+    extract_features(FakeBackbone(), some_preferences(), whole, SMALL)
+    interrupted(out, some_preferences())
+    for name in ("items.parquet", "pairs.parquet"):
+        (out / name).write_bytes(flipped((out / name).read_bytes()))
+    write_json(out / "manifest.json", read_json(out / "manifest.json") | {"dropped": 7})
+    extract_features(FakeBackbone(), some_preferences(), out, SMALL)
+    assert caplog.text.count("is damaged (it is not what this run writes)") == 2
+    assert contents(out) == contents(whole)
+
+
+def test_a_shard_that_is_damaged_while_the_others_are_made_is_not_sealed(tmp_path):
+    out = tmp_path / "f"
+
+    def spoil(count):
+        if count == 3:
+            shard = out / "shard-00000.safetensors"
+            shard.write_bytes(flipped(shard.read_bytes()))
+
+    with pytest.raises(FeaturesError, match="shard-00000.safetensors was damaged after it had been written"):
+        extract_features(FakeBackbone(on_read=spoil), some_preferences(), out, SMALL)
+    assert not read_json(out / "manifest.json")["complete"]
+    extract_features(FakeBackbone(), some_preferences(), out, SMALL)
+    extract_features(FakeBackbone(), some_preferences(), tmp_path / "whole", SMALL)
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_features_are_not_gone_on_with_where_the_reward_model_gives_other_rewards(tmp_path, finished):
+    out = tmp_path / "f"
+    if finished:
         extract_features(FakeBackbone(), some_preferences(), out, SMALL)
+    else:
+        interrupted(out, some_preferences())
+    before = contents(out)
+    with pytest.raises(FeaturesError, match="other rewards than .*fixed text 1 of 2 has the reward 0.5 for .* 0.75"):
+        extract_features(FakeBackbone(offset=0.75), some_preferences(), out, SMALL)
+    assert contents(out) == before
+    extract_features(FakeBackbone(offset=0.50001), some_preferences(), out, SMALL)  # rounding
+    assert read_json(out / "manifest.json")["backbone"]["probe"] == [0.5, 1.0]
+
+
+def test_features_of_an_earlier_version_are_refused(tmp_path):
+    extract_features(FakeBackbone(), some_preferences(), tmp_path / "f", SMALL)
+    manifest = read_json(tmp_path / "f" / "manifest.json")
+    del manifest["backbone"]["config"]
+    write_json(tmp_path / "f" / "manifest.json", manifest)
+    with pytest.raises(FeaturesError, match="made by an earlier version.*make them again"):
+        open_features(tmp_path / "f")
 
 
 def test_unicode_null_bytes_and_long_texts_go_through(tmp_path):

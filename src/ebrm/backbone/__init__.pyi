@@ -19,6 +19,7 @@ from .forward import unreadable as unreadable
 from .forward import vocabulary_size as vocabulary_size
 from .identity import SERVER as SERVER
 from .identity import BackboneIdentity as BackboneIdentity
+from .identity import differing_parts as differing_parts
 from .load import TextReader as TextReader
 from .load import load_backbone as load_backbone
 from .load import load_text_reader as load_text_reader

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,11 +29,19 @@ from ebrm.backbone.families import (
     stored_head,
 )
 from ebrm.backbone.forward import inner_layers
-from ebrm.backbone.identity import BackboneIdentity, fingerprint
+from ebrm.backbone.identity import (
+    BackboneIdentity,
+    adapter_behavior,
+    code_files,
+    config_behavior,
+    fingerprint,
+    tokenizer_files,
+)
 from ebrm.backbone.read import Backbone
 from ebrm.backbone.weights import Loading, refuse_unfit, stored_twice, use_bias
 from ebrm.data import TextConfig, make_text_rule
 from ebrm.errors import BackboneError, setting
+from ebrm.utils.files import sha256_json
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +137,7 @@ def assemble(
     attention = str(getattr(config, "_attn_implementation", None) or "own")
     identity = BackboneIdentity(
         called, sources[0].revision, weights_fingerprint(sources), type(inner).__name__, loaded.head_module, dtype,
-        attention, layers.indices, base_name(sources, settings),
+        attention, layers.indices, base_name(sources, settings), **behavior(sources, settings, tokenizer),
     )  # fmt: skip
     warn_of_attention(identity, str(getattr(config, "model_type", "")))
     rule = make_text_rule(tokenizer, text, limit)
@@ -155,6 +164,18 @@ def weights_fingerprint(sources: Sequence[Checkpoint]) -> str:
         for source in sources
         for file in source.weights
     )
+
+
+def behavior(sources: Sequence[Checkpoint], settings: BackboneConfig, tokenizer: Any) -> dict[str, Any]:
+    """What decides the rewards of [model] or [adapter, base] beside weights: fields of :class:`BackboneIdentity`."""
+    template, trust = getattr(tokenizer, "chat_template", None), settings.trust_remote_code
+    return {
+        "config": config_behavior(sources[-1].config),
+        "adapter": adapter_behavior(sources[0].adapter),
+        "tokenizer": tokenizer_files(tokenizer_folder(sources)),
+        "template": None if template is None else sha256_json(template),
+        "code": {name: sha for source in sources for name, sha in code_files(source.folder).items()} if trust else {},
+    }
 
 
 def warn_of_attention(identity: BackboneIdentity, model_type: str) -> None:
@@ -300,11 +321,16 @@ def load_config(checkpoint: Checkpoint, trust: bool) -> Any:
     return config
 
 
-def load_tokenizer(sources: Sequence[Checkpoint], trust: bool) -> Any:
-    """The tokenizer of the first of the checkpoints that has one."""
+def tokenizer_folder(sources: Sequence[Checkpoint]) -> Path:
+    """The folder of the first of the checkpoints that has a tokenizer."""
     folders = [source.folder for source in sources]
     has = [f for f in folders if (f / "tokenizer_config.json").is_file() or (f / "tokenizer.json").is_file()]
-    folder = (has or folders[-1:])[0]
+    return (has or folders[-1:])[0]
+
+
+def load_tokenizer(sources: Sequence[Checkpoint], trust: bool) -> Any:
+    """The tokenizer in `tokenizer_folder`."""
+    folder = tokenizer_folder(sources)
     try:
         with quiet():
             return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trust)

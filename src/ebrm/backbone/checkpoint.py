@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import glob
 import json
 import logging
 import re
@@ -27,6 +28,7 @@ _PATTERNS = [
     "*.txt",
     "*.model",
     "*.jinja",
+    "*.tiktoken",
     "README.md",
     "LICENSE*",
     "NOTICE*",
@@ -35,14 +37,17 @@ _PATTERNS = [
 _SINGLE, _INDEX, _ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"
 # Parts as torch.distributed writes them; transformers takes these before all others.
 _PARTS = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
-_PICKLES = ("*.bin", "*.pt", "*.pth")
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle")
+# Pickles of a training run beside a model: they hold no weights of it, and nothing loads them.
+_OF_TRAINING = re.compile(r"(?:training_args|optimizer|scheduler|rng_state|scaler|trainer_state)[\w.-]*")
 # A reward head that some trainers save beside the model (LLaMA-Factory).
 HEAD_FILE = "value_head.safetensors"
-# Converts pickled tensors, all of them under their own names, without running what else is in the files.
+# Converts pickled tensors, all of them under their own names, without running what else is in the files. Some trainers
+# put them into an entry of their own.
 _CONVERT = (
-    "python -c 'import glob, torch; from safetensors.torch import save_file; save_file({{k: v.contiguous().clone() "
-    'for f in glob.glob("{pickles}") for k, v in torch.load(f, weights_only=True).items()}}, "{out}", '
-    '{{"format": "pt"}})\''
+    "python -c 'import glob, torch; from safetensors.torch import save_file; read = lambda f: torch.load(f, "
+    'map_location="cpu", weights_only=True); save_file({{k: v.contiguous().clone() for f in glob.glob("{pickles}") for '
+    'd in [read(f)] for k, v in d.get("state_dict", d).items()}}, "{out}", {{"format": "pt"}})\''
 )
 
 
@@ -161,17 +166,16 @@ def _json(path: Path) -> dict[str, Any] | None:
 
 
 def pickles(folder: Path) -> list[str]:
-    """Names of the pickle files in a folder."""
-    return sorted(file.name for pattern in _PICKLES for file in folder.glob(pattern))
+    """Names of the pickle files in a folder that may hold weights."""
+    names = {file.name for pattern in _PICKLES for file in folder.glob(pattern)}
+    return sorted(name for name in names if not _OF_TRAINING.fullmatch(name))
 
 
 def _weight_files(name: str, folder: Path, config: dict[str, Any], is_adapter: bool) -> tuple[Path, ...]:
     """The files that peft loads of an adapter and transformers of a model, in its order, and a head beside them."""
     files = _adapter_files(name, folder) if is_adapter else _model_files(name, folder, config)
-    if (folder / HEAD_FILE).is_file():
-        files.append(folder / HEAD_FILE)
-    if files:
-        return tuple(files)
+    if files:  # a head alone is no model: peft and transformers would look for the rest, and open a pickle
+        return (*files, folder / HEAD_FILE) if (folder / HEAD_FILE).is_file() else tuple(files)
     found = pickles(folder)
     if found:
         raise BackboneError(
@@ -230,11 +234,18 @@ def _model_files(name: str, folder: Path, config: dict[str, Any]) -> list[Path]:
 
 
 def conversion(found: list[str], is_adapter: bool) -> str:
-    """How to convert pickles: commands, where their names tell what they are."""
-    whole = ("adapter_model*.bin", _ADAPTER) if is_adapter else ("pytorch_model*.bin", _SINGLE)
+    """How to convert pickles of these names: commands that keep the tensors' own names."""
+    out = _ADAPTER if is_adapter else _SINGLE
+    whole = ("adapter_model*.bin" if is_adapter else "pytorch_model*.bin", out)
     known = [(old, new) for old, new in (whole, ("value_head.bin", HEAD_FILE)) if fnmatch.filter(found, old)]
+    others = [name for name in found if not any(fnmatch.fnmatch(name, old) for old, _ in known)]
     if known:
         return " and ".join(_CONVERT.format(pickles=old, out=new) for old, new in known)
+    if len(others) == 1:
+        return (
+            f"{_CONVERT.format(pickles=glob.escape(others[0]), out=out)} (if these are the weights under the names "
+            "that transformers gives them; else load them with the program that wrote them and `save_pretrained(…)`)"
+        )
     return (
         "load it with the program that wrote it, from a source you trust, and `save_pretrained(…)` it to a new folder."
     )

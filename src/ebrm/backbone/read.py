@@ -5,17 +5,19 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
+import transformers
 from torch import Tensor, nn
 
 from ebrm.backbone.families import Loaded
 from ebrm.backbone.forward import Forward, Head, InnerLayers, configs, float32_head, unreadable, vocabulary_size
 from ebrm.backbone.identity import BackboneIdentity
+from ebrm.backbone.probe import fixed_texts, probe_mismatch
 from ebrm.data import (
     Prompt,
     Reply,
@@ -73,6 +75,8 @@ class Backbone:
         forward: one batch through it.
     """
 
+    _probe: tuple[tuple[float, ...], tuple[float, ...]] | None = None  # rewards of fixed texts, and their scale
+
     def __init__(
         self, loaded: Loaded, tokenizer: Any, text_rule: TextRule, identity: BackboneIdentity, *,
         device: torch.device, token_budget: int, limit: int | None, layers: InnerLayers,
@@ -93,6 +97,7 @@ class Backbone:
         self._vocabulary = vocabulary_size(self.model)
         self._checked = False
         self._tokenizing = threading.Lock()  # a tokenizer fails in two threads at once
+        self._probing = threading.Lock()
 
     def check(
         self, identity: Mapping[str, Any], text_rule: Mapping[str, Any] | None, ignore: Sequence[str] = ()
@@ -109,13 +114,52 @@ class Backbone:
         if difference is not None:
             raise ModelError(
                 f"This is not the reward model that the energy was fitted on: {difference}. Name no other reward model "
-                "and no layers: the energy model then reads its own."
+                "and no layers: the energy model then reads its own. If that one's files were changed, put back those "
+                "that it was fitted on, or fit again."
             )
         if text_rule is not None:
             rule = TextRule.from_identity(text_rule)
             difference = rule.mismatch(self.text_rule, ours="in the fitted model", theirs="now", ignore=ignore)
             if difference is not None:
                 raise ModelError(f"Scores would not be comparable with those the model was fitted on: {difference}.")
+        if not stated.probe:
+            logger.warning(
+                "No rewards of fixed texts (probe) are stored with the model: that %s computes what it did then is "
+                "known by its files alone. Make features and model again to have them.", self.identity.name,
+            )  # fmt: skip
+        elif (difference := self.probe_difference(stated, then="in the fitted model")) is not None:
+            raise ModelError(
+                f"This reward model gives other rewards than when the energy was fitted on it: {difference}. "
+                f"{self._other_rewards()}, or make the features and the model again."
+            )
+
+    def probed(self) -> BackboneIdentity:
+        """The identity with the probe: rewards of fixed texts, read once; without one where they are not finite."""
+        with self._probing:
+            if self._probe is None:
+                with self._tokenizing:
+                    ids = fixed_texts(self.tokenizer, self.limit)
+                reading = self.read([one for one in ids if self._unreadable(one) is None], on_error="nan")
+                first = reading.embedding[:, : self.head.weight.shape[1]]
+                scale = reading.reward.abs() + (first * self.head.weight).norm(dim=1)
+                finite = bool(scale.isfinite().all())
+                self._probe = tuple(reading.reward.tolist()) if finite else (), tuple(scale.tolist())
+        return replace(self.identity, probe=self._probe[0])
+
+    def probe_difference(self, stated: BackboneIdentity, *, then: str = "then", now: str = "now") -> str | None:
+        """Where this model's rewards of fixed texts are not the stated ones, beyond rounding; None where they are."""
+        if not stated.probe:
+            return None
+        here = self.probed()
+        assert self._probe is not None
+        return probe_mismatch(stated, here, self._probe[1], then=then, now=now)
+
+    def _other_rewards(self) -> str:
+        """What to do where the files are the same and the rewards are not."""
+        return (
+            f"Its files are the same, so it is computed otherwise (here by transformers {transformers.__version__}, "
+            f"torch {torch.__version__}, on {self.device}): use the versions and the device of then"
+        )
 
     def tokenize(self, prompt: Prompt, response: Reply, where: str = "") -> TokenizedText | None:
         """Token ids of a prompt with its response under `text_rule`; None or TextError as of `ebrm.data.tokenize`."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ebrm.backbone.build import (
     base_name,
+    behavior,
     find_head,
     full_name,
     load_config,
@@ -53,13 +54,13 @@ class ServerBackbone(Backbone):
         self.device, self.token_budget, self.limit = torch.device("cpu"), token_budget, limit
         self._vocabulary = vocabulary
         self._checked = False
-        self._tokenizing, self._probing = threading.Lock(), threading.Lock()
+        self._tokenizing, self._probing, self._looking = threading.Lock(), threading.Lock(), threading.Lock()
 
     def _embed(self, token_ids: Sequence[Sequence[int]]) -> Tensor:
         """As the server gives them; before the first, texts made for it tell how it pools (:func:`probe`)."""
         if not token_ids:
             return torch.empty(0, self.embedding_size)
-        with self._probing:
+        with self._looking:
             if not self._checked:
                 texts = probe_texts(self.tokenizer, self.limit)
                 answer = self.server.read(texts, self.token_budget)
@@ -72,6 +73,12 @@ class ServerBackbone(Backbone):
                 self._checked = True
         answer = self.server.read(token_ids, self.token_budget)
         return embeddings(self.server, answer, token_ids, self.embedding_size)
+
+    def _other_rewards(self) -> str:
+        return (
+            f"{self.server.name} has other weights than the checkpoint, or computes otherwise: start it with the files "
+            f"of {self.identity.name} and the precision of then"
+        )
 
     def _overflow(self) -> str:
         return "In float16 this is overflow: start the server with --dtype bfloat16; else its weights are damaged."
@@ -103,11 +110,12 @@ def load_server(settings: BackboneConfig, text: TextConfig, blocks: Sequence[int
     if stored.name not in dict(without.named_modules()):
         refuse_unknown_parts(owner, stored)
         inner = getattr(without, getattr(without, "base_model_prefix", "") or "-", without)
+    tokenizer = load_tokenizer(sources, settings.trust_remote_code)
     identity = BackboneIdentity(
         full_name(sources), checkpoint.revision, weights_fingerprint(sources), type(inner).__name__, stored.name,
         _dtype(sources[-1], config, settings), SERVER, base=base_name(sources, settings),
+        **behavior(sources, settings, tokenizer),
     )  # fmt: skip
-    tokenizer = load_tokenizer(sources, settings.trust_remote_code)
     limit = model_limit(without)
     rule = make_text_rule(tokenizer, text, limit)
     if server.limit is not None and server.limit < rule.max_length:

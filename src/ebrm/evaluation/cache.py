@@ -6,6 +6,7 @@ A folder has one features folder for each run that met new texts, and the refine
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ebrm.benchmarks import Floats
@@ -31,8 +30,9 @@ from ebrm.features import (
 )
 from ebrm.heads import Posterior
 from ebrm.model import EnergyRewardModel
-from ebrm.utils.files import atomic_path, sha256_json
+from ebrm.utils.files import sha256_json
 from ebrm.utils.progress_bar import progress
+from ebrm.utils.tensors import load_tensors, save_tensors
 
 if TYPE_CHECKING:
     from ebrm.backbone import Backbone
@@ -101,20 +101,27 @@ class TextCache(ReadTexts):
         others: further features of the same reward model and text rule, which are only looked into.
 
     Raises:
-        FeaturesError: a damaged folder in the cache, or `others` of another reward model or text rule.
+        FeaturesError: `others` of another reward model or text rule. (A damaged folder in the cache is removed.)
     """
 
     def __init__(
         self, root: Path, identity: dict[str, Any], rule: dict[str, Any], others: Sequence[Features] = ()
     ) -> None:
         self.path = root / _key(identity, rule)
-        found = []
-        for manifest in sorted((self.path / "texts").glob(f"*/{MANIFEST}")):
-            if read_manifest(manifest.parent)["complete"]:  # an unfinished one is continued when its texts are needed
-                found.append(open_features(manifest.parent, verify=False))
         for other in others:
             other.check(identity, rule)
-        super().__init__([*others, *found])
+        super().__init__(others)
+        for manifest in sorted((self.path / "texts").glob(f"*/{MANIFEST}")):
+            folder = manifest.parent
+            try:
+                if not read_manifest(folder)["complete"]:  # it is continued when its texts are needed
+                    continue
+                part = open_features(folder)
+                part.check(identity, rule)
+                self._add(part)
+            except FeaturesError as error:
+                logger.warning("A part of the cache is damaged: its texts are read again. %s", error.args[0])
+                shutil.rmtree(folder)
 
     def read(self, texts: Iterable[Text], load: Callable[[], Backbone], settings: FeatureConfig | None = None) -> int:
         """Read the texts that are not here yet, by what `load` returns, and count them; a stopped run is continued."""
@@ -125,9 +132,13 @@ class TextCache(ReadTexts):
         return len(new)
 
 
+# What identities of one reward model may differ in: names, and rewards that are compared up to rounding.
+_NOT_DECISIVE = ("name", "revision", "base", "probe")
+
+
 def _key(identity: dict[str, Any], rule: dict[str, Any]) -> str:
     """Name of a cache: readable first, then what decides every number. The same weights share it under any name."""
-    decisive = {name: value for name, value in identity.items() if name not in ("name", "revision", "base")}
+    decisive = {name: value for name, value in identity.items() if name not in _NOT_DECISIVE}
     name = "".join(char if char.isalnum() else "-" for char in str(identity["name"]).rstrip("/").rpartition("/")[2])
     return f"{name[:40]}-{sha256_json([decisive, rule])[:16]}"
 
@@ -188,17 +199,22 @@ class RefinedTexts:
             path = self._folder / f"{sha256_json(part.manifest['files'])[:16]}.safetensors"
             if path.exists():
                 try:
-                    found = load_file(path)
-                except (SafetensorError, OSError):
-                    logger.warning("%s is damaged; it is made again.", path)
+                    found, _ = load_tensors(path)
+                    self._check(found, len(part))
+                except ValueError as error:
+                    logger.warning("%s is damaged (%s): its %d texts are refined again.", path, error, len(part))
                 else:
                     advance(len(part))
                     return found
         found = _refine(self._model, part, advance)
         if path is not None:
-            with atomic_path(path) as partial:
-                save_file(found, partial)
+            save_tensors(path, found)
         return found
+
+    def _check(self, found: dict[str, Tensor], rows: int) -> None:
+        shapes = {"reward": [rows], "std": [rows], "interval": [rows, 2], "log_density": [rows, len(self._nodes)]}
+        if {name: list(tensor.shape) for name, tensor in found.items()} != shapes:
+            raise ValueError(f"it holds {', '.join(sorted(found)) or 'nothing'} of other shapes")
 
 
 def _refine(model: EnergyRewardModel, part: Features, advance: Callable[[int], None]) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ebrm.backbone import BackboneIdentity
 from ebrm.data import (
     EXAMPLES,
     BadRows,
@@ -172,10 +173,12 @@ def extract_features(
     manifest = _manifest(backbone, data, config, preferences=report)
 
     def plan() -> Plan:
+        _refuse_other_rewards(backbone, Path(out))
         texts, pairs, notes = tokenize_preferences(backbone, preferences, world, seen, bad_rows)
         return _plan(backbone, replace(texts, tolerant=bad_rows == "skip"), pairs, manifest | notes, engine)
 
     found = write_features(Path(out), manifest, plan, world, config is not None and config.restart)
+    _refuse_other_rewards(backbone, Path(out))
     if len(found.pairs) == 0:
         raise FeaturesError(f"No pair is left: {what_was_noticed(found.manifest)[0]}")
     if world.main:
@@ -236,6 +239,7 @@ def extract_texts(
     manifest = _manifest(backbone, {"fingerprint": sha256_json([text.id for text in texts])}, config)
 
     def plan() -> Plan:
+        _refuse_other_rewards(backbone, Path(out))
         made, _, errors, _ = tokenize_texts(backbone, texts, len(texts), world)
         longest = f"longer than the {backbone.text_rule.max_length} tokens that the RM reads"
         refused = {
@@ -245,13 +249,29 @@ def extract_texts(
         more = {"dropped_texts": len(refused), "refused": refused}
         return _plan(backbone, replace(made, tolerant=True), PreferencePairs.of([], []), manifest | more)
 
-    return write_features(Path(out), manifest, plan, world, config is not None and config.restart)
+    found = write_features(Path(out), manifest, plan, world, config is not None and config.restart)
+    _refuse_other_rewards(backbone, Path(out))
+    return found
+
+
+def _refuse_other_rewards(backbone: Backbone, out: Path) -> None:
+    """FeaturesError where features in `out` are of the same files, which gave other rewards then."""
+    if not (out / manifests.MANIFEST).exists():
+        return
+    stored = BackboneIdentity.from_dict(manifests.read_manifest(out)["backbone"] or {})
+    difference = backbone.probe_difference(stored, then=f"for the features in {out}", now="now")
+    if difference is not None:
+        raise FeaturesError(
+            f"The reward model gives other rewards than when {out} was made or begun, though its files are the same: "
+            f"{difference}. Another version of a library, another device or a server with another model does that; "
+            "use those of then, or choose another folder to make the features again."
+        )
 
 
 def _manifest(backbone: Backbone, data: dict[str, Any], config: FeatureConfig | None, **more: Any) -> dict[str, Any]:
     config = config or FeatureConfig()
     return manifests.describe(
-        origin="extracted", backbone=backbone.identity.to_dict(), text=backbone.text_rule.identity(), data=data,
+        origin="extracted", backbone=backbone.probed().to_dict(), text=backbone.text_rule.identity(), data=data,
         embedding_dtype=config.embedding_dtype, embedding_size=backbone.embedding_size, shard_rows=config.shard_rows,
         **more,
     )  # fmt: skip

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from ebrm.backbone import differing_parts
 from ebrm.errors import FeaturesError
 from ebrm.utils.files import read_json, sha256_file
 
@@ -72,6 +73,12 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise FeaturesError(
             f"{path / MANIFEST} is damaged: {'it lacks ' + ', '.join(missing) if missing else f'counts {counts}'}. "
             "Copy the folder again, or delete it and make the features anew."
+        )
+    stated = manifest["backbone"]
+    if manifest["origin"] == "extracted" and isinstance(stated, dict) and not _is_full(stated):
+        raise FeaturesError(
+            f"The features in {path} were made by an earlier version: their manifest does not state the reward model's "
+            "configuration and tokenizer, by which a changed one is known. Delete the folder and make them again."
         )
     return manifest
 
@@ -166,9 +173,12 @@ def identity(manifest: dict[str, Any]) -> dict[str, Any]:
 def difference(
     ours: Any, theirs: Any, here: str, there: str, common: bool = False, ignore: Collection[str] = ()
 ) -> str | None:
-    """The first fields (`common`: of those both state) in which two identities differ, with both sides; or None."""
+    """The first fields (`common`: of those both state) in which two identities differ, with both sides; or None.
+
+    Reward models that are stated in full are compared in all that decides their rewards; their probe is not.
+    """
+    ours, theirs, unlike = _apart(ours, theirs, here, there, ignore)
     left, right = _flatten(ours), _flatten(theirs)
-    unlike = []
     for name in sorted(set(left) | set(right)):
         if common and (left.get(name) is None or right.get(name) is None):
             continue
@@ -179,6 +189,26 @@ def difference(
         if left.get(name) != right.get(name):
             unlike.append(f"{name} is {_short(left.get(name))} for {here} and {_short(right.get(name))} for {there}")
     return "; ".join(unlike[:4]) or None
+
+
+def _apart(ours: Any, theirs: Any, here: str, there: str, ignore: Collection[str]) -> tuple[Any, Any, list[str]]:
+    """What is left to compare beside reward models that both sides state in full, and how these differ."""
+    if not (isinstance(ours, dict) and isinstance(theirs, dict)):
+        return ours, theirs, []
+    if _is_full(ours) and _is_full(theirs):
+        return {}, {}, differing_parts(ours, theirs, f"for {here}", f"for {there}", ignore)
+    if "weights_fingerprint" in ours and "weights_fingerprint" in theirs and _is_full(ours) != _is_full(theirs):
+        side = there if _is_full(ours) else here
+        return {}, {}, [f"configuration and tokenizer are not stated for {side} (made by an earlier version)"]
+    if not (_is_full(ours.get("backbone")) and _is_full(theirs.get("backbone"))):
+        return ours, theirs, []
+    unlike = differing_parts(ours["backbone"], theirs["backbone"], f"for {here}", f"for {there}", ignore)
+    left, right = ({name: value for name, value in side.items() if name != "backbone"} for side in (ours, theirs))
+    return left, right, unlike
+
+
+def _is_full(identity: Any) -> bool:
+    return isinstance(identity, dict) and {"weights_fingerprint", "config", "tokenizer"} <= identity.keys()
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:

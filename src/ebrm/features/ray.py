@@ -166,6 +166,7 @@ class _Actor:
         here, rule = os.uname().nodename, backbone.text_rule.identity()
         wanted = BackboneIdentity.from_dict(self._manifest["backbone"])
         unlike = backbone.identity.mismatch(wanted, ours=f"on {here}", theirs="where the run was started", exact=True)
+        unlike = unlike or backbone.probe_difference(wanted, then="where the run was started", now=f"on {here}")
         unlike = unlike or manifests.difference(rule, self._manifest["text"], here, "the machine that started the run")
         if unlike is not None:
             raise BackboneError(

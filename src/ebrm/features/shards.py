@@ -21,6 +21,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ebrm.errors import FeaturesError
+from ebrm.utils.tensors import load_tensors, sealed
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _HEADER_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -32,12 +33,13 @@ _OPEN_FILES = 256
 
 
 def shard_bytes(embedding: Tensor, reward: Tensor) -> bytes:
-    """A shard's file content. No metadata is written, so equal tensors give equal bytes."""
-    return save({"embedding": embedding.contiguous(), "reward": reward.contiguous()})
+    """A shard's file content, sealed by its SHA-256; equal tensors give equal bytes."""
+    tensors = {"embedding": embedding.contiguous(), "reward": reward.contiguous()}
+    return save(tensors, sealed(tensors))
 
 
 def shard_size(rows: int, embedding_size: int, dtype: str) -> int:
-    """Bytes of a shard's tensors (its header adds about 150)."""
+    """Bytes of a shard's tensors (its header adds about 250)."""
     return rows * (embedding_size * DTYPES[dtype].itemsize + 4)
 
 
@@ -75,6 +77,10 @@ class Shard:
 
     def __len__(self) -> int:
         return self.rows
+
+    def verify(self) -> None:
+        """ValueError where the tensors are not those that were written."""
+        load_tensors(self.path)
 
     def reward(self) -> Tensor:
         """Rewards of all rows, float32 [m]."""

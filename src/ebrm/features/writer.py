@@ -1,7 +1,9 @@
 """Resumable writing of features folders: the one path by which features reach the disk.
 
 The order on disk: a lock, the manifest with `complete: false` (it pins the folder's identity), the two tables, the
-shards, and the manifest with `complete: true` and the SHA-256 of every file. Each file appears whole, by a rename.
+shards, each with a SHA-256 of its tensors in its header, and the manifest with `complete: true` and the SHA-256 of
+every file. Each file appears whole, by a rename. What is found in an unfinished folder is not trusted: shards have to
+have their SHA-256, also before the folder is finished, and tables what this run would write; else they are made again.
 Nothing that depends on when or how often a run was stopped is written, so a resumed folder equals an unbroken one.
 """
 
@@ -105,7 +107,13 @@ def write_features(
 def _write(out: Path, plan: Plan, found: dict[str, Any] | None, world: World) -> Features:
     manifest = found if found is not None else plan.manifest
     _refuse_other_content(out, manifest, plan.manifest)
-    todo = [number for number in range(manifests.shard_count(manifest)) if not _made(out, manifest, number)]
+    if not manifest["complete"]:
+        manifest = plan.manifest | {"backbone": manifest["backbone"]}  # with the probe it was begun with
+    with world.sharing_errors():
+        if world.main and found is not None and not found["complete"]:
+            _drop_damaged(out, manifest)
+    shards = {number: out / manifests.shard_name(number) for number in range(manifests.shard_count(manifest))}
+    todo = [number for number, path in shards.items() if not path.exists()]
     world.barrier()  # no process writes before all have looked
     with world.sharing_errors():
         if world.main:
@@ -198,16 +206,29 @@ def _refuse_other_content(out: Path, found: dict[str, Any], planned: dict[str, A
         )
 
 
-def _made(out: Path, manifest: dict[str, Any], number: int) -> bool:
-    path = out / manifests.shard_name(number)
-    if not path.exists():
-        return False
+def _drop_damaged(out: Path, manifest: dict[str, Any]) -> None:
+    """Remove the shards of an unfinished folder that are not what was written, and say so."""
+    damaged = {}
+    for number in range(manifests.shard_count(manifest)):
+        path = out / manifests.shard_name(number)
+        if path.exists() and (fault := _fault(path, manifest, number)) is not None:
+            damaged[path] = fault
+    if damaged:
+        named = "; ".join(f"{path.name}: {fault}" for path, fault in list(damaged.items())[:3])
+        more = f"; and {len(damaged) - 3} more" if len(damaged) > 3 else ""
+        logger.warning("%d shards in %s are damaged and are made again (%s%s).", len(damaged), out, named, more)
+    for path in damaged:
+        path.unlink()
+
+
+def _fault(path: Path, manifest: dict[str, Any], number: int) -> str | None:
+    """What is wrong with a shard that no manifest vouches for, None if nothing."""
     try:
         rows = manifests.rows_of_shard(manifest, number)
-        Shard(path, rows, manifest["embedding_size"], manifest["embedding_dtype"])
+        Shard(path, rows, manifest["embedding_size"], manifest["embedding_dtype"]).verify()
     except (OSError, ValueError) as error:
-        raise FeaturesError(manifests.fault_message(out, manifest, {path.name: f"is damaged: {error}"})) from None
-    return True
+        return str(error)
+    return None
 
 
 def _begin(out: Path, plan: Plan, manifest: dict[str, Any], found: dict[str, Any] | None) -> None:
@@ -215,14 +236,18 @@ def _begin(out: Path, plan: Plan, manifest: dict[str, Any], found: dict[str, Any
     free = shutil.disk_usage(out).free
     if left > free:
         logger.warning("%s may not suffice: %s are still needed there and %s are free.", out, _size(left), _size(free))
-    if found is None:
+    if found != manifest:
         _put_json(out, manifest)
     items = {name: plan.items.get(name, [None] * manifest["items"]) for name in ITEM_SCHEMA.names}
     ratings = None if plan.pairs.ratings is None else plan.pairs.ratings.numpy()
-    if not (out / "items.parquet").exists():
-        _put(out, manifest, "items.parquet", item_bytes(items, ratings))
-    if not (out / "pairs.parquet").exists():
-        _put(out, manifest, "pairs.parquet", pair_bytes(pair_columns(plan.pairs)))
+    tables = {"items.parquet": item_bytes(items, ratings), "pairs.parquet": pair_bytes(pair_columns(plan.pairs))}
+    for name, data in tables.items():
+        there = (out / name).exists()
+        if there and (manifest["complete"] or (out / name).read_bytes() == data):
+            continue  # of a finished folder it was compared with the manifest
+        if there:
+            logger.warning("%s is damaged (it is not what this run writes) and is made again.", out / name)
+        _put(out, manifest, name, data)
 
 
 def write_shard(
@@ -256,6 +281,13 @@ def write_shard(
 def _finish(out: Path, manifest: dict[str, Any], measured: dict[str, Any]) -> None:
     files = dict(manifest["files"])
     before = dict(files) if manifest["complete"] else {}
+    for number in range(0 if manifest["complete"] else manifests.shard_count(manifest)):
+        path = out / manifests.shard_name(number)
+        if (fault := _fault(path, manifest, number)) is not None:
+            raise FeaturesError(
+                f"{path} was damaged after it had been written ({fault}): by another program, or by the disk. Run the "
+                "same command again: damaged shards are made anew, others are kept."
+            )
     for name in manifests.file_names(manifest):
         entry = {"bytes": (out / name).stat().st_size, "sha256": sha256_file(out / name)}
         if name in before and entry != before[name]:

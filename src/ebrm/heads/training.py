@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ebrm.errors import DataError, ModelError
@@ -27,8 +25,8 @@ from ebrm.heads.fusion import UNMEASURED, HeldOut, choose_fusion, label_losses
 from ebrm.heads.grid import Posterior
 from ebrm.heads.objective import MixtureNoise, joint_step_losses, likelihood_step_losses, nce_step_losses
 from ebrm.pairs import PreferencePairs
-from ebrm.utils.files import atomic_path
 from ebrm.utils.progress_bar import progress
+from ebrm.utils.tensors import load_tensors, save_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -376,11 +374,8 @@ def save_checkpoint(
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{k}": torch.as_tensor(v) for k, v in state.items()}
     tensors["generator"] = generator.get_state()
-    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
     metadata = {"run": json.dumps(run, sort_keys=True), "history": json.dumps([vars(e) for e in history])}
-    metadata["sha256"] = _sha256(metadata, tensors)
-    with atomic_path(path) as partial:
-        save_file(tensors, partial, metadata=metadata)
+    save_tensors(path, tensors, metadata)
 
 
 def load_checkpoint(
@@ -388,14 +383,10 @@ def load_checkpoint(
 ) -> tuple[list[Epoch], dict[str, Tensor]]:
     """Load the state of this run; the history and the best weights. Damaged or another run's: a ModelError."""
     try:
-        with safe_open(path, framework="pt") as handle:
-            metadata = handle.metadata()
-            tensors = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118 - not a mapping
-        if metadata.pop("sha256") != _sha256(metadata, tensors):
-            raise ValueError("its contents do not have the SHA-256 written with them")
-        written, history = json.loads(metadata["run"]), [Epoch(**e) for e in json.loads(metadata["history"])]
-    except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"The checkpoint {path} is damaged ({error}). Delete it to fit from the start.") from error
+        tensors, metadata = load_tensors(path)
+        written, history = dict(json.loads(metadata["run"])), [Epoch(**e) for e in json.loads(metadata["history"])]
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(path, str(error)) from error
     expected = json.loads(json.dumps(run))
     differing = [key for key in expected if written.get(key) != expected[key]]
     if differing:
@@ -404,23 +395,23 @@ def load_checkpoint(
             f"The checkpoint {path} is of another run: its {key} is {written.get(key)}, this run's is {expected[key]}. "
             "Delete it to fit from the start, or give the settings and data it was made with."
         )
-    head.load_state_dict(_part(tensors, "now."))
-    state = optimizer.state_dict()
-    state["state"] = {
-        index: _part(tensors, f"optimizer.{index}.") for index in range(len(state["param_groups"][0]["params"]))
-    }
-    optimizer.load_state_dict(state)
-    generator.set_state(tensors["generator"])
-    return history, _part(tensors, "best.")
+    best = _part(tensors, "best.")
+    try:
+        head.load_state_dict(best)
+        head.load_state_dict(_part(tensors, "now."))
+        state = optimizer.state_dict()
+        state["state"] = {
+            index: _part(tensors, f"optimizer.{index}.") for index in range(len(state["param_groups"][0]["params"]))
+        }
+        optimizer.load_state_dict(state)
+        generator.set_state(tensors["generator"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:  # another head's tensors
+        raise _damaged(path, " ".join(str(error).split())[:200]) from error
+    return history, best
 
 
-def _sha256(metadata: dict[str, str], tensors: dict[str, Tensor]) -> str:
-    """SHA-256 over all that a checkpoint holds: a flipped bit in a weight would otherwise go unnoticed."""
-    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
-    for name in sorted(tensors):
-        digest.update(name.encode())
-        digest.update(tensors[name].numpy().tobytes())
-    return digest.hexdigest()
+def _damaged(path: Path, why: str) -> ModelError:
+    return ModelError(f"The checkpoint {path} is damaged ({why}). Delete it to fit from the start.")
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -19,7 +19,16 @@ from typing import Any
 
 from ebrm.data import read_rows
 from ebrm.errors import ConfigError, DataError, setting
-from ebrm.utils.files import atomic_path, cache_folder, changed, read_json, sha256_file, sha256_json, write_json
+from ebrm.utils.files import (
+    atomic_path,
+    cache_folder,
+    changed,
+    read_json,
+    sha256_file,
+    sha256_json,
+    write_json,
+    write_text,
+)
 
 Row = dict[str, Any]
 
@@ -78,7 +87,10 @@ def read_chunks(path: Path, size: int) -> Iterator[Chunk]:
 def write_part(
     path: Path, kind: str, chunk: Chunk, added: Sequence[Row], columns: Sequence[str], lists: bool = False
 ) -> None:
-    """Write a chunk's rows with the columns of `added` after their own, atomically; `lists`: cells hold lists there."""
+    """Write a chunk's rows with the columns of `added` after their own, atomically; `lists`: cells hold lists there.
+
+    Its SHA-256 goes into a file beside it, before it.
+    """
     with atomic_path(path) as partial:
         if kind == "parquet":
             import pyarrow.parquet as pq
@@ -94,6 +106,26 @@ def write_part(
             with open(partial, "wb") as handle:
                 for row, more in zip(chunk.rows, added, strict=True):
                     handle.write(_json_line({**row, **more}))
+        write_text(_digest_file(path), sha256_file(partial))
+
+
+def drop_damaged(parts: Sequence[Path]) -> list[Path]:
+    """Remove the parts that are not what :func:`write_part` wrote, so that they are made again; those removed."""
+    damaged = [part for part in parts if part.exists() and not _is_sound(part)]
+    for part in damaged:
+        part.unlink()
+    return damaged
+
+
+def _digest_file(part: Path) -> Path:
+    return part.with_name(part.name + ".sha256")
+
+
+def _is_sound(part: Path) -> bool:
+    try:
+        return _digest_file(part).read_bytes() == sha256_file(part).encode()
+    except OSError:
+        return False
 
 
 def join_parts(parts: Sequence[Path], out: Path, kind: str, header: Sequence[str]) -> None:
@@ -140,6 +172,8 @@ class Journal:
             DataError: there is one or the other, and it is not to go.
         """
         stored = _record(self.done)
+        if stored.pop("sha256", None) != sha256_json(stored):
+            stored = {}  # damaged: not known as done
         if stored.get("job") == self.job and not overwrite and self._is_whole(stored.get("finished") or {}):
             self.record = stored
             return True
@@ -182,7 +216,8 @@ class Journal:
     def finish(self, summary: dict[str, Any]) -> None:
         """Record the complete output, then let the parts go."""
         finished = {"bytes": self.out.stat().st_size, "sha256": sha256_file(self.out)}
-        self.record = {"job": self.job, "finished": finished, "summary": summary}
+        record = {"job": self.job, "finished": finished, "summary": summary}
+        self.record = record | {"sha256": sha256_json(record)}
         with suppress(OSError):  # without a place for it, the same job is refused instead of known as done
             write_json(self.done, self.record)
         for path in self.out.parent.glob(f".{glob.escape(self.out.name)}.*.partial"):  # of runs killed while joining

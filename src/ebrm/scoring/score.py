@@ -23,7 +23,17 @@ from ebrm.features import MANIFEST, is_features, open_features
 from ebrm.model import EnergyRewardModel
 from ebrm.scoring.columns import Shape, Side, find_shape
 from ebrm.scoring.config import ScoreConfig
-from ebrm.scoring.files import Chunk, Journal, ParquetCheck, Row, file_kind, join_parts, read_chunks, write_part
+from ebrm.scoring.files import (
+    Chunk,
+    Journal,
+    ParquetCheck,
+    Row,
+    drop_damaged,
+    file_kind,
+    join_parts,
+    read_chunks,
+    write_part,
+)
 from ebrm.utils.files import sha256_file, sha256_json
 from ebrm.utils.progress_bar import progress
 
@@ -157,6 +167,11 @@ def score_file(
         )  # fmt: skip
         return dict(journal.record["summary"])
     parts = [journal.part(number, kind) for number in range(math.ceil(opened.count / CHUNK_ROWS))]
+    if damaged := drop_damaged(parts):
+        logger.warning(
+            "%d of the parts scored before are damaged (%s, …, in %s): their rows are scored again.",
+            len(damaged), damaged[0].name, damaged[0].parent,
+        )  # fmt: skip
     before = min(sum(part.exists() for part in parts) * CHUNK_ROWS, opened.count)
     if before:
         logger.info("Going on: %s of %s rows were scored before.", f"{before:,}", f"{opened.count:,}")
