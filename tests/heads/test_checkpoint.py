@@ -17,6 +17,7 @@ import ebrm.heads.training as fit_module
 from ebrm.errors import ModelError
 from ebrm.heads import Epoch, InferenceConfig
 from ebrm.pairs import PreferencePairs
+from ebrm.utils.tensors import load_tensors, save_tensors
 
 OBJECTIVES = ["joint", "likelihood", "nce"]
 
@@ -129,6 +130,17 @@ def test_a_damaged_checkpoint_or_some_other_file_is_refused(damage, tmp_path):
     assert file.read_bytes() != content
     with pytest.raises(ModelError, match=r"The checkpoint .*fit.safetensors is damaged \(.*\)\. Delete it"):
         quick_fit(checkpoint=file, epochs=1)
+
+
+def test_another_heads_tensors_are_refused_whatever_vouches_for_them(tmp_path):
+    file = tmp_path / "fit.safetensors"
+    quick_fit(checkpoint=file, epochs=1)
+    tensors, texts = load_tensors(file)
+    some = {name: tensor[..., :1] for name, tensor in tensors.items() if tensor.ndim == 2}
+    for others in (some, tensors | some, {"generator": tensors["generator"]}):
+        save_tensors(file, others, texts)
+        with pytest.raises(ModelError, match=r"The checkpoint .*fit.safetensors is damaged \(.*\)\. Delete it"):
+            quick_fit(checkpoint=file, epochs=1)
 
 
 def test_nothing_in_it_is_pickled(tmp_path):

@@ -129,6 +129,14 @@ def test_a_torn_record_is_not_trusted(tmp_path):
         Journal(out, JOB).open(overwrite=False)
 
 
+def test_a_summary_with_a_changed_number_is_not_given_back(tmp_path):
+    out = tmp_path / "o.jsonl"
+    journal = finished(out)
+    journal.done.write_text(journal.done.read_text().replace('"rows": 1', '"rows": 2'))
+    with pytest.raises(DataError, match="exists already"):
+        Journal(out, JOB).open(overwrite=False)
+
+
 def test_a_folder_is_no_output(tmp_path):
     (tmp_path / "o.jsonl").mkdir()
     with pytest.raises(DataError, match="folder"):

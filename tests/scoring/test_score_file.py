@@ -355,6 +355,42 @@ def test_a_stopped_run_ends_with_the_same_bytes(model, tmp_path, monkeypatch, sm
     assert [path.name for path in calls] == [f"{k:08d}.{ending}" for k in range(3)]  # nothing was done twice
 
 
+def first_line_cut(data: bytes) -> bytes:
+    return data.split(b"\n", 1)[1]
+
+
+def another_number(data: bytes) -> bytes:
+    return data.replace(b"0.", b"9.", 1)
+
+
+@pytest.mark.parametrize("damage", [first_line_cut, another_number, lambda data: data[:-20], lambda data: b"", None])
+def test_damaged_parts_of_a_stopped_run_are_scored_again_and_it_is_said(
+    model, tmp_path, monkeypatch, small_chunks, caplog, damage
+):
+    source, loaded = write_lines(tmp_path / "in.jsonl", answer_rows(20)), EnergyRewardModel.from_pretrained(model)
+    whole, out, real = tmp_path / "whole.jsonl", tmp_path / "out.jsonl", score.write_part
+    ebrm.score_file(loaded, source, whole)
+
+    def interrupted(path: Path, *arguments: Any) -> None:
+        if path.stem == "00000002":
+            raise KeyboardInterrupt
+        real(path, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(score, "write_part", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            ebrm.score_file(loaded, source, out)
+    part = tmp_path / ".out.jsonl.progress" / "00000001.jsonl"
+    if damage is None:
+        part.with_name(part.name + ".sha256").unlink()
+    else:
+        part.write_bytes(damage(part.read_bytes()))
+    ebrm.score_file(loaded, source, out)
+    assert "1 of the parts scored before are damaged (00000001.jsonl" in caplog.text
+    assert out.read_bytes() == whole.read_bytes()
+    assert not part.parent.exists()
+
+
 class TestTooLong:
     ROWS = [
         {"prompt": "Question 1", "response": "alpha"},

@@ -169,8 +169,8 @@ def score_file(
     parts = [journal.part(number, kind) for number in range(math.ceil(opened.count / CHUNK_ROWS))]
     if damaged := drop_damaged(parts):
         logger.warning(
-            "%d of the parts scored before are damaged (%s, …, in %s): their rows are scored again.",
-            len(damaged), damaged[0].name, damaged[0].parent,
+            "%d of the parts scored before are damaged (%s in %s): their rows are scored again.",
+            len(damaged), ", ".join(part.name for part in damaged[:3]), damaged[0].parent,
         )  # fmt: skip
     before = min(sum(part.exists() for part in parts) * CHUNK_ROWS, opened.count)
     if before:
