@@ -122,3 +122,11 @@ def test_the_api_reference_is_up_to_date() -> None:
         [sys.executable, "recipes/api_reference.py", "--check"], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_tests_that_security_names_are_there():
+    named = re.findall(r"`(tests/[\w/]+\.py)`:\s+(`test_\w+`(?:,\s+`test_\w+`)*)", (ROOT / "SECURITY.md").read_text())
+    assert len(named) >= 5
+    for file, names in named:
+        for name in re.findall(r"`(\w+)`", names):
+            assert f"def {name}(" in (ROOT / file).read_text(), f"{file} has no {name}"
