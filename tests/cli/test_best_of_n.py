@@ -118,3 +118,13 @@ def test_a_pool_of_training_prompts_alone_is_refused(tmp_path: Path) -> None:
     )
     wrong = ebrm("best-of-n", source, "--out", tmp_path / "out", "--training-items", "drop")
     refused(wrong, "training")
+
+
+def test_results_that_something_else_wrote_are_left_alone(pool: Path, tmp_path: Path) -> None:
+    command = ("best-of-n", pool, "--out", tmp_path / "out", "--resamples", 100, "-q")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "curves.csv").write_text("mine")
+    refused(ebrm(*command), "--out is", "curves.csv", "`--overwrite`")
+    assert (tmp_path / "out" / "curves.csv").read_text() == "mine"
+    assert ebrm(*command, "--overwrite").code == 0
+    assert ebrm(*command).code == 0

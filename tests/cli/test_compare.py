@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.terminal import ebrm, refused, write_lines
+from tests.terminal import ebrm, refused, snapshot, write_lines
 
 from ebrm.cli.compare import CompareConfig
 from ebrm.cli.parser import field_help
@@ -81,7 +81,11 @@ def test_heads_can_be_saved(features: Path, tmp_path: Path, monkeypatch: pytest.
         scored = tmp_path / f"{name}.jsonl"
         assert ebrm("score", tmp_path / "s" / name, features, "--out", scored, "-q").code == 0
     assert "ridge 0.5" in ebrm("info", tmp_path / "s" / "linear").out
-    refused(ebrm(*arguments), "--save", "exists already")
+    before = snapshot(tmp_path / "s")
+    assert ebrm(*arguments, "--ridge", 0.5).code == 0  # the same again
+    refused(ebrm(*arguments), "--save", "holds another head linear")
+    refused(ebrm(*arguments, "--methods", "base,silu"), "--save", "something other than heads")
+    assert snapshot(tmp_path / "s") == before
 
 
 def test_settings_reach_the_heads(features: Path) -> None:

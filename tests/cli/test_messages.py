@@ -29,7 +29,8 @@ NO_OPTION = {
 #: Packages whose sentences reach these commands only.
 SHOWN_BY = {
     "demo": {"demo"}, "scoring": {"score"}, "serve": {"serve"}, "evaluation": {"eval", "compare", "best-of-n"},
-    "anchors.py": {"fit"}, "evaluation/best_of_n.py": {"best-of-n"}, "evaluation/training_items.py": {"eval"},
+    "utils/outputs.py": {"eval", "compare", "best-of-n", "demo"}, "anchors.py": {"fit"},
+    "evaluation/best_of_n.py": {"best-of-n"}, "evaluation/training_items.py": {"eval"},
 }  # fmt: skip
 #: Placeholders in sentences whose names are put in when they are written.
 HOLE = "…"

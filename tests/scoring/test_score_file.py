@@ -20,6 +20,7 @@ from ebrm.errors import ConfigError, DataError
 from ebrm.model import EnergyRewardModel
 from ebrm.scoring import ScoreConfig, score
 from ebrm.scoring.score import MEASURES
+from ebrm.utils.locks import lock_beside, locked
 
 # An ascent carries the rounding of the embedding, which depends on the batch a text is read in, a little further.
 REWARD = 1e-4
@@ -436,3 +437,41 @@ def test_tools_and_system_columns_are_read(model, tmp_path, monkeypatch):
     given = [{"messages": [user], "tools": tools}, [{"role": "system", "content": "Be brief."}, user]]
     expected = loaded.score(given, ["Yes", "Yes"]).reward.tolist()
     assert [row["reward"] for row in load(out)] == pytest.approx(expected, abs=REWARD) and expected[0] != expected[1]
+
+
+def test_what_is_read_is_never_overwritten(features, model, tmp_path, monkeypatch):
+    source = write_lines(tmp_path / "in.jsonl", answer_rows(3))
+    (tmp_path / "link.jsonl").symlink_to(source)
+    (tmp_path / "hard.jsonl").hardlink_to(source)
+    held = tmp_path / "f"
+    held.mkdir()
+    for path in features.iterdir():
+        (held / path.name).write_bytes(path.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    before = snapshot(tmp_path)
+    outputs = ("in.jsonl", f"../{tmp_path.name}/in.jsonl", "link.jsonl", "hard.jsonl")
+    for read, outs in ((source, outputs), (Path("link.jsonl"), outputs), (held, ["f/pairs.parquet"])):
+        for out in outs:
+            with pytest.raises(DataError, match="is the same file: what is read is not overwritten"):
+                ebrm.score_file(model, read, out, ScoreConfig(overwrite=True))
+    assert snapshot(tmp_path) == before
+
+
+def test_two_runs_do_not_score_into_one_file(model, tmp_path):
+    source, out = write_lines(tmp_path / "in.jsonl", answer_rows(3)), tmp_path / "out.jsonl"
+    (tmp_path / f".out.jsonl.{2**22 + 1}.partial").touch()
+    with locked(lock_beside(out), "out"), pytest.raises(DataError, match=r"Another run is writing .*out\.jsonl: proc"):
+        ebrm.score_file(model, source, out)
+    lock_beside(out).write_text("of a run that was killed")
+    ebrm.score_file(model, source, out)
+    assert {path.name for path in tmp_path.iterdir()} == {"in.jsonl", "out.jsonl"}
+
+
+def test_the_parts_of_a_run_killed_at_its_very_end_go_with_the_next(model, tmp_path, monkeypatch):
+    source, out = write_lines(tmp_path / "in.jsonl", answer_rows(3)), tmp_path / "out.jsonl"
+    with monkeypatch.context() as patched:
+        patched.setattr("ebrm.scoring.files.shutil.rmtree", lambda *_, **__: None)
+        first = ebrm.score_file(model, source, out)
+    assert (tmp_path / ".out.jsonl.progress").is_dir()
+    assert ebrm.score_file(model, source, out) == first
+    assert {path.name for path in tmp_path.iterdir()} == {"in.jsonl", "out.jsonl"}

@@ -12,6 +12,8 @@ from ebrm.cli.common import at_least, out_folder, show_summary
 from ebrm.cli.console import Console
 from ebrm.cli.parser import Chosen, Command, Part
 from ebrm.evaluation import TrainingRule, check_training_rule
+from ebrm.utils.files import read_json
+from ebrm.utils.outputs import results_folder
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class PoolConfig:
     """Which columns are what, and where the results go.
 
     Attributes:
-        out: folder for curves.png, curves.csv and results.json; written anew.
+        out: folder for curves.png, curves.csv and results.json; those of an earlier run are replaced.
         reward: columns with rewards, with commas between; differences are to the first. Unset: base_reward and
             reward, as `ebrm score` writes them, those of them that there are.
         gold: column with the worth of a response; higher is better.
@@ -32,6 +34,7 @@ class PoolConfig:
             many as nine in ten prompts have.
         resamples: bootstrap resamples of the prompts.
         seed: seed of the bootstrap.
+        overwrite: replace files of these names that something else wrote, or that were changed.
     """
 
     out: str
@@ -43,6 +46,7 @@ class PoolConfig:
     least: int | None = None
     resamples: int = 2000
     seed: int = 0
+    overwrite: bool = False
 
     def __post_init__(self) -> None:
         check_training_rule(self.training_items)
@@ -73,14 +77,16 @@ def best_of_n(
     from ebrm.metrics import Bootstrap
     from ebrm.report import selection_summary, write_selection
 
-    pools = read_pools(
-        pool, settings.reward, settings.gold, settings.prompt_column, settings.training_items, settings.columns
-    )
-    selection = select(pools, settings.least, bootstrap=Bootstrap(settings.resamples, seed=settings.seed))
-    write_selection(out, selection, settings.gold, {"pool": Path(pool).name})
+    names = ("curves.png", "curves.csv", "results.json")
+    with results_folder(out, "best-of-n", names, {"POOL": pool}, settings.overwrite) as new:
+        pools = read_pools(
+            pool, settings.reward, settings.gold, settings.prompt_column, settings.training_items, settings.columns
+        )
+        selection = select(pools, settings.least, bootstrap=Bootstrap(settings.resamples, seed=settings.seed))
+        write_selection(new, selection, settings.gold, {"pool": Path(pool).name})
     show_summary(console, selection_summary(selection, settings.gold))
     console.facts([("picture", out / "curves.png"), ("numbers", out / "results.json"), ("table", out / "curves.csv")])
-    console.result({"out": str(out), "pool": Path(pool).name, "gold": settings.gold, **selection.to_dict()})
+    console.result({"out": str(out), **read_json(out / "results.json")})
 
 
 command = Command("best-of-n", best_of_n, {"selection": Part(PoolConfig)})

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +20,10 @@ from ebrm.cli.heads import HeadChoice, chosen_head, config_parts, given_head, he
 from ebrm.cli.parser import Chosen, Command, Part
 from ebrm.errors import ConfigError
 from ebrm.heads import HEADS, FitConfig
+from ebrm.hub import is_model
+from ebrm.utils.files import read_json
+from ebrm.utils.locks import lock_beside, locked
+from ebrm.utils.outputs import place_of, results_folder, tidy
 
 if TYPE_CHECKING:
     from ebrm.evaluation import ReadPool
@@ -33,9 +40,9 @@ class CompareConfig:
             silu-mean, silu-median, silu-worst-case, silu-uwo, silu-mean-std. Others: base, gaussian-worst-case,
             base-and-silu, base-neighbors, base-par, base-log-sigmoid, base-standardized, base-clipped, base-min-max,
             base-length, base-shorter.
-        out: folder for results.json and table.md; written anew. Unset: only shown.
+        out: folder for results.json and table.md; those of an earlier comparison are replaced. Unset: only shown.
         save: folder for the heads that are compared, a model in a folder of its head's name for each; it must not exist
-            yet, or be empty. Unset: they are not kept.
+            yet, be empty, or hold the same heads. Unset: they are not kept.
         pool: a benchmark by name or file whose prompts have several graded responses: gold of the best of n is
             measured on it. The features' reward model reads it, once. Prompts that the heads are fitted on are left out
             and counted.
@@ -46,6 +53,7 @@ class CompareConfig:
         members: two-layer heads in an ensemble; they differ in their seed.
         resamples: bootstrap resamples of the prompts.
         seed: seed of the bootstrap and of sampling the pool.
+        overwrite: replace files of these names that something else wrote, or that were changed.
     """
 
     methods: tuple[str, ...] = ("base", "residual", "energy", "linear", "silu")
@@ -58,6 +66,7 @@ class CompareConfig:
     members: int = 5
     resamples: int = 2000
     seed: int = 0
+    overwrite: bool = False
 
     def __post_init__(self) -> None:
         at_least(self, limit=1, members=2, resamples=100, seed=0)
@@ -79,30 +88,73 @@ def compare(
         "energy": chosen_head(chosen, "energy")
     }
     out = None if settings.out is None else out_folder(settings.out)
-    save = None if settings.save is None else Path(settings.save)
-    if save is not None and save.exists() and not (save.is_dir() and not any(save.iterdir())):
-        raise ConfigError(f"--save {save} exists already and is not empty; it was left as it is.")
+    save = None if settings.save is None else out_folder(settings.save)
     from ebrm.evaluation import check_names, compare_heads
     from ebrm.features import open_features
     from ebrm.metrics import Bootstrap
     from ebrm.report import comparison_summary, write_comparison
 
-    names, opened = check_names(settings.methods), open_features(features)
-    comparison = compare_heads(
-        opened, names, heads=heads, config=config, members=settings.members,
-        pool=_pool(settings, opened, chosen.given(BackboneConfig)),
-        bootstrap=Bootstrap(settings.resamples, seed=settings.seed), save=save,
-    )  # fmt: skip
+    names = check_names(settings.methods)
+    what = {"features": Path(features).name, "pool": None if settings.pool is None else Path(settings.pool).stem}
+    inputs = {"FEATURES": features, "`pool`": settings.pool}
+    with ExitStack() as held:
+        new = None
+        if out is not None:
+            files = ("results.json", "table.md")
+            new = held.enter_context(results_folder(out, "compare", files, inputs, settings.overwrite))
+        kept = None if save is None else held.enter_context(_saved_heads(save, names))
+        opened = open_features(features)
+        comparison = compare_heads(
+            opened, names, heads=heads, config=config, members=settings.members,
+            pool=_pool(settings, opened, chosen.given(BackboneConfig)),
+            bootstrap=Bootstrap(settings.resamples, seed=settings.seed), save=kept,
+        )  # fmt: skip
+        if new is not None:
+            write_comparison(new, comparison, f"Methods on {what['features']}", what)
     console.note(
         f"{comparison.train:,} pairs to fit on, {comparison.validation:,} to choose by, {comparison.pairs:,} to "
         "measure on."
     )
-    what = {"features": Path(features).name, "pool": None if settings.pool is None else Path(settings.pool).stem}
     show_summary(console, comparison_summary(comparison))
-    if out is not None:
-        write_comparison(out, comparison, f"Methods on {what['features']}", what)
     console.facts([(name, path) for name, path in (("written", out), ("heads", save)) if path is not None])
     console.result({"out": settings.out, "save": settings.save, **what, **comparison.to_dict()})
+
+
+@contextmanager
+def _saved_heads(save: Path, names: Sequence[str]) -> Iterator[Path]:
+    """A folder to save heads in, and the way from there to `save`: heads that are there already must be the same."""
+    place = place_of(save)
+    others = [] if not place.is_dir() else [path for path in place.iterdir() if path.name not in names]
+    if others or (place.is_dir() and not all(is_model(path) for path in place.iterdir())):
+        raise ConfigError(
+            f"--save {save} exists already and holds something other than heads of this comparison; it was left as it "
+            "is. Choose another name."
+        )
+    with locked(lock_beside(place), str(save)):
+        tidy(place.parent, glob.escape(place.name))
+        new = place.with_name(f".{place.name}.{os.getpid()}.partial")
+        try:
+            new.mkdir(parents=True)
+            yield new
+            for made in sorted(new.iterdir()):
+                if (there := place / made.name).exists() and not _same_head(made, there):
+                    raise ConfigError(
+                        f"--save {save} holds another head {made.name}, fitted with other settings or on other pairs; "
+                        "it was left as it is. Choose another name."
+                    )
+            place.mkdir(exist_ok=True)
+            for made in sorted(new.iterdir()):
+                if not (place / made.name).exists():
+                    made.rename(place / made.name)
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
+
+
+def _same_head(one: Path, other: Path) -> bool:
+    """Whether two models have the same weights and were fitted on the same pairs."""
+    first, second = ({**read_json(path / "config.json")} for path in (one, other))
+    names = ("weights_sha256", "head", "fit", "backbone", "data")
+    return all(first.get(name) == second.get(name) for name in names)
 
 
 def _pool(settings: CompareConfig, features: Features, reward_model: dict[str, Any]) -> ReadPool | None:

@@ -14,6 +14,8 @@ from ebrm.cli.parser import Chosen, Command, Part
 from ebrm.data import TextConfig
 from ebrm.evaluation import BenchmarkConfig
 from ebrm.features import FeatureConfig
+from ebrm.utils.files import write_text
+from ebrm.utils.outputs import results_folder
 
 _SUFFIX = {"markdown": "md", "csv": "csv"}
 
@@ -23,12 +25,14 @@ class Output:
     """Where the results go and how they are shown.
 
     Attributes:
-        out: folder for results.json, items.parquet and report.html; written anew.
+        out: folder for results.json, items.parquet and report.html; those of an earlier evaluation are replaced.
         format: how the scores are printed. All but text are also written to scores.md or .csv.
+        overwrite: replace files of these names that something else wrote, or that were changed.
     """
 
     out: str
     format: Literal["text", "markdown", "csv"] = "text"
+    overwrite: bool = False
 
 
 def evaluate(
@@ -56,22 +60,33 @@ def evaluate(
     from ebrm.evaluation import evaluate as evaluate_models
 
     console.kept = f"What was read so far is kept in {cache_folder(settings)}; run the same command again to go on."
-    evaluated = evaluate_models(
-        models, settings, backbone=chosen.given(BackboneConfig), text=chosen.of(TextConfig),
-        features=chosen.of(FeatureConfig(shard_rows=1024)),
-    )  # fmt: skip
-    from ebrm.report import details, evaluation_to_dict, overview, scores_summary, write_benchmark_report, write_results
+    names = ["results.json", "items.parquet", "report.html"]
+    if output.format != "text":
+        names.append(f"scores.{_SUFFIX[output.format]}")
+    inputs = {"MODEL": models, "`benchmark`": settings.benchmark, "`seen`": settings.seen}
+    with results_folder(out, "eval", names, inputs, output.overwrite) as new:
+        evaluated = evaluate_models(
+            models, settings, backbone=chosen.given(BackboneConfig), text=chosen.of(TextConfig),
+            features=chosen.of(FeatureConfig(shard_rows=1024)),
+        )  # fmt: skip
+        from ebrm.report import (
+            details,
+            evaluation_to_dict,
+            overview,
+            scores_summary,
+            write_benchmark_report,
+            write_results,
+        )
 
-    evaluation = evaluated.evaluation
-    write_results(out, evaluation, evaluated.scored)
-    write_benchmark_report(out / "report.html", evaluation)
+        evaluation = evaluated.evaluation
+        write_results(new, evaluation, evaluated.scored)
+        write_benchmark_report(new / "report.html", evaluation)
+        if output.format != "text":
+            write_text(new / names[-1], details(evaluation, output.format))
     if output.format == "text":
         show_summary(console, scores_summary(evaluation))
         console.facts([("texts read", f"{evaluated.texts_read:,}"), ("written", out), ("report", out / "report.html")])
     else:
-        from ebrm.utils.files import write_text
-
-        write_text(out / f"scores.{_SUFFIX[output.format]}", details(evaluation, output.format))
         console.block(overview(evaluation, output.format))  # nothing else on stdout: it may be on its way to a file
         console.note(f"Texts read: {evaluated.texts_read:,}. Report: {out / 'report.html'}")
     console.result({"out": str(out), "texts_read": evaluated.texts_read, **evaluation_to_dict(evaluation)})

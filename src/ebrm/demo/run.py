@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,15 +13,17 @@ from typing import Any
 from ebrm.anchors import AnchorSplit, split_anchors
 from ebrm.backbone import BackboneConfig, BackboneIdentity, load_backbone
 from ebrm.data import TextConfig
-from ebrm.errors import DataError, setting
+from ebrm.errors import DataError
 from ebrm.evaluation import FitEvaluation, measure_anchors, measure_fit
 from ebrm.features import Features, open_features
 from ebrm.fitting import FitResult, fit
 from ebrm.heads import FitConfig, LinearConfig, SiLUConfig
+from ebrm.hub import is_model
 from ebrm.metrics import Estimate
 from ebrm.model import EnergyRewardModel
 from ebrm.report import ChangedExample, GainAndLoss, LiveScore
 from ebrm.utils.files import read_json
+from ebrm.utils.outputs import results_folder
 
 _HERE = Path(__file__).parent
 TITLE = "The demonstration reward model, adapted to requests that sound unsafe"
@@ -35,7 +36,7 @@ NOTES = (
     "The package holds numbers computed from these texts, not the texts. The texts on this page were written for it; "
     "chosen is what their author prefers.",
 )
-_WRITTEN = ("report.html", "metrics.json", "model")
+_WRITTEN = ("report.html", "metrics.json", "model/config.json", "model/energy.safetensors")
 #: What a model says it was fitted on, by which a demonstration is known.
 _ORIGIN = "demo/features"
 #: The reward model was trained on chat, and on none of these pairs.
@@ -72,7 +73,16 @@ def run(out: str | Path, overwrite: bool = False) -> Demonstration:
         BackboneError: the extra `demo` is not installed. DataError: `out` holds something else.
     """
     out = Path(out)
-    _check_out(out, overwrite)
+    if (out / "model").exists() and not is_model(out / "model"):
+        raise DataError(f"out is {out}, whose `model` is no model, so it is not replaced. Choose another name.")
+    with results_folder(out, "demo", _WRITTEN, {}, overwrite, lambda _: _is_demonstration(out)) as new:
+        metrics, live, heads, model = _run(new)
+    return Demonstration(metrics, live, heads, model, out)
+
+
+def _run(
+    new: Path,
+) -> tuple[dict[str, Any], tuple[LiveScore, ...], tuple[GainAndLoss, ...], EnergyRewardModel]:
     features, anchors = open_features("demo"), open_features("demo-anchors")
     # First, so that a missing extra is said before the work, not after it. Read as the packaged features were.
     layers = BackboneIdentity.from_dict(features.manifest["backbone"]).layers
@@ -86,32 +96,19 @@ def run(out: str | Path, overwrite: bool = False) -> Demonstration:
     heads = compare_heads(fitted, features, anchors)
     fitted.seconds["heads"] = time.monotonic() - started
     measured = _with_texts(measure_fit(fitted, title=TITLE, live=live, notes=NOTES), model, live, heads)
-    out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".", dir=out) as made:
-        metrics = fitted.save(Path(made) / "model", measured).metrics
-        model.record = fitted.model.record
-        for name in ("report.html", "metrics.json"):
-            (Path(made) / "model" / name).replace(out / name)
-        if (out / "model").exists():
-            (out / "model").rename(Path(made) / "old")
-        (Path(made) / "model").rename(out / "model")
-    return Demonstration(metrics, live, heads, model, out)
+    metrics = fitted.save(new / "model", measured).metrics
+    model.record = fitted.model.record
+    for name in ("report.html", "metrics.json"):
+        (new / "model" / name).replace(new / name)
+    return metrics, live, heads, model
 
 
-def _check_out(out: Path, overwrite: bool) -> None:
-    """DataError where something would be lost at `out` that is no demonstration."""
-    taken = [name for name in _WRITTEN if (out / name).exists()]
+def _is_demonstration(out: Path) -> bool:
+    """Whether the model in a folder is that of a demonstration."""
     try:
-        ours = read_json(out / "model" / "config.json")["data"]["origin"] == _ORIGIN
+        return bool(read_json(out / "model" / "config.json")["data"]["origin"] == _ORIGIN)
     except (OSError, ValueError, KeyError, TypeError):
-        ours = False
-    if taken and not ours and not overwrite:
-        raise DataError(
-            f"out is {out}, which holds {' and '.join(taken)} that `ebrm demo` did not write; nothing was changed in "
-            f"it. Choose another name, or {setting('overwrite', True)} to replace them."
-        )
-    if (out / "model").exists() and not (out / "model" / "config.json").is_file():
-        raise DataError(f"out is {out}, whose `model` is no model, so it is not replaced. Choose another name.")
+        return False
 
 
 def score_live(model: EnergyRewardModel, prompt: str, responses: list[str]) -> LiveScore:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import glob
 import logging
 import os
 import shutil
@@ -34,6 +35,8 @@ from ebrm.errors import BackboneError, DataError, ModelError, TextTooLongError
 from ebrm.hub import AS_IT_IS, write_card, write_energy, write_model
 from ebrm.integrations.tokenizer import first_difference, make_tokenizer
 from ebrm.model import EnergyRewardModel, ModelRecord
+from ebrm.utils.locks import lock_beside, locked
+from ebrm.utils.outputs import place_of, tidy
 
 logger = logging.getLogger(__name__)
 
@@ -449,12 +452,20 @@ def export(model: EnergyRewardModel, out: str | Path, standalone: bool = False) 
         standalone: also write the base RM's weights, instead of its name, revision and fingerprint.
 
     Raises:
-        DataError: something is at `out`.
+        DataError: something is at `out`, or another run writes it.
         ModelError: fitted on features made elsewhere; a tokenizer that cannot render such texts; for a standalone
             folder, a base RM that transformers cannot build from a configuration.
     """
-    out = Path(out)
-    refuse_used(out)
+    place = place_of(out)
+    refuse_used(place)
+    with locked(lock_beside(place), str(out)):
+        tidy(place.parent, glob.escape(place.name))
+        refuse_used(place)
+        _export(model, place, standalone)
+    return Path(out)
+
+
+def _export(model: EnergyRewardModel, out: Path, standalone: bool) -> None:
     backbone = model.backbone
     tokenizer = make_tokenizer(backbone.text_rule, backbone.tokenizer)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -473,7 +484,6 @@ def export(model: EnergyRewardModel, out: str | Path, standalone: bool = False) 
         os.replace(partial, out)  # over an empty folder, or nothing
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return out
 
 
 def refuse_used(out: Path) -> None:

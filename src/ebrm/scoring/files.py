@@ -29,6 +29,7 @@ from ebrm.utils.files import (
     write_json,
     write_text,
 )
+from ebrm.utils.outputs import tidy
 
 Row = dict[str, Any]
 
@@ -144,7 +145,7 @@ def join_parts(parts: Sequence[Path], out: Path, kind: str, header: Sequence[str
 
 
 class Journal:
-    """Finished parts of a long job beside its output, so that a run that was stopped goes on.
+    """Finished parts of a long job beside its output, so that a run that was stopped goes on; used under its lock.
 
     For `scored.jsonl` the folder `.scored.jsonl.progress` holds `job.json` and one file a finished chunk; it goes when
     the output is complete. The user's cache keeps the output's checksum then, by which the same job is known as done.
@@ -171,11 +172,16 @@ class Journal:
         Raises:
             DataError: there is one or the other, and it is not to go.
         """
+        tidy(self.out.parent, glob.escape(self.out.name))  # of runs killed while joining
+        tidy(self.done.parent, self.done.name)
+        tidy(self.folder)
         stored = _record(self.done)
         if stored.pop("sha256", None) != sha256_json(stored):
             stored = {}  # damaged: not known as done
         if stored.get("job") == self.job and not overwrite and self._is_whole(stored.get("finished") or {}):
             self.record = stored
+            if _record(self.folder / "job.json").get("job") == self.job:  # killed at its very end, or while redoing it
+                shutil.rmtree(self.folder, ignore_errors=True)
             return True
         if self.out.is_dir():
             raise DataError(f"out is {self.out}, a folder. Give the name of a file.")
@@ -220,8 +226,6 @@ class Journal:
         self.record = record | {"sha256": sha256_json(record)}
         with suppress(OSError):  # without a place for it, the same job is refused instead of known as done
             write_json(self.done, self.record)
-        for path in self.out.parent.glob(f".{glob.escape(self.out.name)}.*.partial"):  # of runs killed while joining
-            path.unlink()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _now(self) -> dict[str, Any]:

@@ -35,6 +35,8 @@ from ebrm.scoring.files import (
     write_part,
 )
 from ebrm.utils.files import sha256_file, sha256_json
+from ebrm.utils.locks import lock_beside, locked
+from ebrm.utils.outputs import place_of, refuse_overwriting
 from ebrm.utils.progress_bar import progress
 
 logger = logging.getLogger(__name__)
@@ -128,13 +130,25 @@ def score_file(
 
     Raises:
         DataError: rows that cannot be scored (`bad_rows="stop"`), a bad source, names that collide, values that
-            Parquet cannot hold, or `out` taken.
+            Parquet cannot hold, or `out` taken, being written by another run, or one of the files that are read.
         ConfigError, FeaturesError, ModelError, BackboneError: `out`'s ending, other features, model or RM not loadable.
     """
     source, out = Path(source), Path(out)
     kind = file_kind(out)
+    out = place_of(out)
+    read = {"what is scored": source, "the model": None if isinstance(model, EnergyRewardModel) else model}
+    read |= {f"`{name}`": (backbone or {}).get(name) for name in ("backbone", "base")}
+    refuse_overwriting([out], read)
     if not isinstance(model, EnergyRewardModel):
         model = EnergyRewardModel.from_pretrained(model)
+    with locked(lock_beside(out), str(out)):
+        return _score_file(model, source, out, kind, config, backbone, on_progress)
+
+
+def _score_file(
+    model: EnergyRewardModel, source: Path, out: Path, kind: str, config: ScoreConfig,
+    backbone: Mapping[str, Any] | None, on_progress: Callable[[int, int], None] | None,
+) -> dict[str, Any]:  # fmt: skip
     # The rows first: a mistake in them should not wait for a reward model to load.
     opened = _open_pairs(source, model) if (source / MANIFEST).is_file() else _open_texts(source, config, kind)
     logger.info("%s: %s rows, %s.", opened.name, f"{opened.count:,}", opened.contents)

@@ -167,11 +167,14 @@ def results_folder(
             if RESULTS in made:
                 sums = {name: sha256_file(new / name) for name in made if name != RESULTS}
                 before = {name: sha for name, sha in _listed(out, kind).items() if _is_listed(out, kind, name)}
+                before.pop(RESULTS, None)
                 write_json(new / RESULTS, {**read_json(new / RESULTS), "format": kind, "files": before | sums})
-            write_json(work / _MOVED, made)
-            _finish_moving(out)
-        finally:
+        except BaseException:
             shutil.rmtree(work, ignore_errors=True)
+            raise
+        write_json(work / _MOVED, made)  # from here on they are complete: what stops this run, the next one ends it
+        _finish_moving(out)
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def contents(given: str | Path | None, without: Path, whole: bool = True) -> str | None:
