@@ -37,7 +37,7 @@ class FakeServer:
     def __init__(
         self, folder: Path, kind: str = "vllm", wrong: str = "", classifies: bool = False, **card: Any
     ) -> None:
-        self.model = _load(folder)
+        self.model = self.load(folder)
         self.kind, self.wrong, self.classifies = kind, wrong, classifies
         self.card = {"id": str(folder), "object": "model", "owned_by": kind, "root": str(folder), "max_model_len": 128}
         self.card |= card
@@ -48,6 +48,10 @@ class FakeServer:
         self.under_way = self.most_under_way = 0
         self.url = ""
         self._lock = threading.Lock()
+
+    def load(self, folder: Path) -> Any:
+        """The model in a folder."""
+        return _load(folder)
 
     def states(self, ids: list[int]) -> Tensor:
         """Hidden states [L, d] as they go into the head."""

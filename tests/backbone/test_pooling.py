@@ -15,7 +15,8 @@ from tests.backbone.pooling_server import FakeServer, serving
 from tests.tiny import byte_tokenizer, save_rm, word_tokenizer
 
 from ebrm.backbone import float32_head
-from ebrm.backbone.pooling import TOKEN, PoolingServer, embeddings, probe, probe_texts
+from ebrm.backbone.model_server import TOKEN
+from ebrm.backbone.pooling import PoolingServer, embeddings, probe, probe_texts
 from ebrm.errors import ServerError
 
 IDS = [[5, 6, 7], [8], [9] * 6, [10, 11], [12, 13, 14, 15], [16]]

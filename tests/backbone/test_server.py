@@ -267,7 +267,7 @@ def test_a_server_with_other_weights_than_the_checkpoint_is_known_by_its_rewards
 
 
 def test_a_server_that_goes_away_stops_a_run_without_blaming_a_text(folder, pairs, tmp_path, monkeypatch):
-    monkeypatch.setattr("ebrm.backbone.pooling.time.sleep", lambda _: None)
+    monkeypatch.setattr("ebrm.backbone.model_server.time.sleep", lambda _: None)
     preferences = load_preferences(str(pairs))
     with serving(FakeServer(folder)) as fake:
         backbone = load(folder, fake)

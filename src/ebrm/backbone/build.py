@@ -91,7 +91,7 @@ def load_model(sources: Sequence[Checkpoint], settings: BackboneConfig, model_cl
     adapter = sources[0] if len(sources) > 1 else None
     owner, stored = find_head(sources, settings)
     with quiet():
-        model, loading = _load_transformers(base, settings, model_class)
+        model, loading = load_transformers(base, settings, model_class)
         if adapter is not None:
             model, left = merge_adapter(model, adapter)
             given = brought(adapter)
@@ -233,8 +233,8 @@ def quiet() -> Iterator[None]:
             log.enable_progress_bar()
 
 
-def _load_transformers(checkpoint: Checkpoint, settings: BackboneConfig, model_class: Any) -> tuple[nn.Module, Loading]:
-    """Load through transformers; also tell which weights did not fit."""
+def load_transformers(checkpoint: Checkpoint, settings: BackboneConfig, model_class: Any) -> tuple[nn.Module, Loading]:
+    """A checkpoint by transformers (by `model_class`, or its own choice), and which weights did not fit."""
     trust = settings.trust_remote_code
     config = load_config(checkpoint, trust)
     dtype = settings.dtype if settings.dtype == "auto" else getattr(torch, settings.dtype)

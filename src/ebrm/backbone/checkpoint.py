@@ -88,8 +88,12 @@ class Checkpoint:
             return handle.get_tensor(tensor)
 
 
-def open_checkpoint(name: str, revision: str | None = None, with_code: bool = False) -> Checkpoint:
+def open_checkpoint(
+    name: str, revision: str | None = None, with_code: bool = False, what: str = "reward model"
+) -> Checkpoint:
     """A model by folder or Hub name (fetched into the Hub's cache; with Python files if `with_code`).
+
+    `what` it is called in messages.
 
     Raises:
         BackboneError: no such folder or repository, no `config.json`, weights missing, damaged or only as pickles.
@@ -97,12 +101,12 @@ def open_checkpoint(name: str, revision: str | None = None, with_code: bool = Fa
     folder = Path(name).expanduser()
     commit = None
     if not folder.is_dir():
-        folder, commit = _fetch(name, revision, with_code)
+        folder, commit = _fetch(name, revision, _PATTERNS, with_code, what)
     config, adapter = _json(folder / "config.json"), _json(folder / "adapter_config.json")
     if config is None and adapter is None:
         raise BackboneError(
             f"{name} holds neither config.json nor adapter_config.json, so it is not a saved model. Give the folder "
-            "that `save_pretrained` wrote, or the Hub name of a reward model."
+            f"that `save_pretrained` wrote, or the Hub name of a {what}."
         )
     weights = _weight_files(name, folder, config or {}, adapter is not None)
     tensors: dict[str, TensorInfo] = {}
@@ -111,40 +115,53 @@ def open_checkpoint(name: str, revision: str | None = None, with_code: bool = Fa
     return Checkpoint(name, folder, commit, config or {}, adapter, weights, tensors)
 
 
-def _fetch(name: str, revision: str | None, with_code: bool) -> tuple[Path, str | None]:
+def open_tokenizer(name: str, revision: str | None = None, with_code: bool = False) -> Checkpoint:
+    """A model's folder, or what its repository on the Hub holds besides weights: enough for its tokenizer.
+
+    Raises:
+        BackboneError: no such folder or repository.
+    """
+    folder, commit = Path(name).expanduser(), None
+    if not folder.is_dir():
+        patterns = [pattern for pattern in _PATTERNS if not pattern.endswith("safetensors")]
+        folder, commit = _fetch(name, revision, patterns, with_code, "language model")
+    return Checkpoint(name, folder, commit, {}, None, (), {})
+
+
+def _fetch(name: str, revision: str | None, files: list[str], with_code: bool, what: str) -> tuple[Path, str | None]:
     if why := why_no_hub_name(name, revision):
         raise BackboneError(
-            f"There is no reward model {name}: no folder of that name here (looked for {shown_place(name)}), and {why}."
+            f"There is no {what} {name}: no folder of that name here (looked for {shown_place(name)}), and {why}."
             f" Check the path, or give a Hub name; {setting('revision', 'main')} asks the Hub in any case."
         )
     from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
-    patterns = [*_PATTERNS, "*.py"] if with_code else _PATTERNS
+    patterns = [*files, "*.py"] if with_code else files
     try:
         folder = download(name, revision, allow_patterns=patterns, ignore_patterns=["*/*"])
     except GatedRepoError as error:
         raise BackboneError(
-            f"The reward model {name} is on the Hub but gated: accept its terms on its page, then log in with "
+            f"The {what} {name} is on the Hub but gated: accept its terms on its page, then log in with "
             "`hf auth login`."
         ) from error
     except RevisionNotFoundError as error:
         raise BackboneError(
-            f"The reward model {name} has no revision {revision!r}. Give a branch, tag or commit that it has, or leave "
+            f"The {what} {name} has no revision {revision!r}. Give a branch, tag or commit that it has, or leave "
             "revision unset."
         ) from error
     except RepositoryNotFoundError as error:
         raise BackboneError(
-            f"There is no reward model {name}: no folder of that name here, and no such repository on the Hub (or it "
+            f"There is no {what} {name}: no folder of that name here, and no such repository on the Hub (or it "
             "is private). Check the spelling; for a private one, log in with `hf auth login`."
         ) from error
     except HFValidationError as error:
         raise BackboneError(
-            f"There is no reward model {name}: no folder of that name here, and it is not a Hub name (owner/name). "
+            f"There is no {what} {name}: no folder of that name here, and it is not a Hub name (owner/name). "
             "Check the path."
         ) from error
     except OSError as error:
         raise BackboneError(
-            f"There is no reward model {name}: no folder of that name here, it is not in the Hub's cache, and the Hub "
+            f"There is no {what} {name}: no folder of that name here, it is not in the Hub's cache, and the Hub "
             f"could not be reached ({type(error).__name__}). Check the spelling and the network, or give a folder."
         ) from error
     # A snapshot's folder is named by its commit.

@@ -42,7 +42,7 @@ from ebrm.data.config import given_config
 from ebrm.errors import BackboneError, setting
 
 # transformers changes the process's default precision and log level while it loads a model.
-_loading = threading.RLock()  # a family's loader may load another
+loading_lock = threading.RLock()  # a family's loader may load another
 
 
 def load_backbone(
@@ -61,7 +61,7 @@ def load_backbone(
         ConfigError: a device that is not there, or text settings that do not fit the model.
     """
     config = BackboneConfig(config) if isinstance(config, str) else config
-    with _loading:
+    with loading_lock:
         return _load(config, given_config("text", text, TextConfig), blocks)
 
 
@@ -118,7 +118,7 @@ def load_text_reader(config: BackboneConfig | str, text: TextConfig | None = Non
             backbone = load_backbone(config, text)
             return TextReader(backbone.identity.name, backbone.tokenizer, backbone.text_rule)
         sources = with_base(checkpoint, config)
-    with _loading:
+    with loading_lock:
         limit = model_limit(skeleton(sources[-1], load_config(sources[-1], trust), config))
         tokenizer = load_tokenizer(sources, trust)
     return TextReader(config.backbone, tokenizer, make_text_rule(tokenizer, text, limit))

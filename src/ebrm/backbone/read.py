@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from ebrm.backbone.batches import in_batches, token_budget_on
 from ebrm.backbone.families import Loaded
 from ebrm.backbone.forward import Forward, Head, InnerLayers, configs, float32_head, unreadable, vocabulary_size
 from ebrm.backbone.identity import BackboneIdentity
@@ -31,11 +31,6 @@ from ebrm.data import (
     warn_once,
 )
 from ebrm.errors import BackboneError, ConfigError, ModelError, TextError, TextTooLongError, setting
-
-logger = logging.getLogger(__name__)
-
-#: Most tokens in a batch on a CPU: what its caches hold; 16,384 take about twice as long (docs/performance.md).
-_CPU_BATCH_TOKENS = 1024
 
 _BFLOAT16, _FLOAT32 = setting("dtype", "bfloat16"), setting("dtype", "float32")
 
@@ -87,12 +82,12 @@ class Backbone:
         self.embedding_size = loaded.head.in_features + layers.size
         self.tokenizer, self.text_rule, self.identity = tokenizer, text_rule, identity
         self.device, self.limit = device, limit
-        self.token_budget = min(token_budget, _CPU_BATCH_TOKENS) if device.type == "cpu" else token_budget
+        self.token_budget = token_budget_on(device, token_budget)
         for config in configs(self.model):
             config.use_cache = False  # keys and values are for generating; here they would only fill memory
         self.forward = Forward(
             name=identity.name, head_module=identity.head_module, model=self.model, head=loaded.head, layers=layers,
-            pad=_pad_id(tokenizer, self.model), device=device, limit=limit,
+            pad=pad_id(tokenizer, self.model), device=device, limit=limit,
         )  # fmt: skip
         self._vocabulary = vocabulary_size(self.model)
         self._checked = False
@@ -283,25 +278,20 @@ class Backbone:
     def _embed(self, token_ids: Sequence[Sequence[int]]) -> Tensor:
         """Embeddings [n, d + k·h] of sequences that the model can take."""
         embedding = torch.empty(len(token_ids), self.embedding_size)
-        budget = self.token_budget
-        # Longest first: if memory runs out, it does so at once.
-        queue = sorted(range(len(token_ids)), key=lambda row: -len(token_ids[row]))
-        while queue:
-            batch = queue[: max(1, budget // len(token_ids[queue[0]]))]
-            found = self._try([token_ids[row] for row in batch])
-            if found is None:
-                if len(batch) == 1:
-                    raise BackboneError(
-                        f"Memory on {self.device} is too small for a single text: row {batch[0]} has "
-                        f"{len(token_ids[batch[0]])} tokens. Lower `max_length`, use {_BFLOAT16}, or a device with "
-                        "more memory."
-                    )
-                budget = len(batch) // 2 * len(token_ids[batch[0]])
-                logger.warning("out of memory on %s; going on with batches of %d tokens", self.device, budget)
-                continue
+
+        def read(rows: list[int]) -> Tensor:
+            return self._read_batch([token_ids[row] for row in rows])
+
+        for batch, found in in_batches([*map(len, token_ids)], self.token_budget, self.device, read):
             embedding[batch] = found
-            queue = queue[len(batch) :]
         return embedding
+
+    def _read_batch(self, rows: list[Sequence[int]]) -> Tensor:
+        """Embeddings of one batch, float32 on the CPU."""
+        found = self.forward.embed(rows, check=not self._checked)
+        # Rows that are not finite could not be checked.
+        self._checked = self._checked or bool(found.isfinite().all(dim=1).any())
+        return found
 
     def batch_drift(self, token_ids: Sequence[Sequence[int]]) -> float:
         """Largest difference between rewards read in batches and one by one, in their units; 0.0 for no texts."""
@@ -310,21 +300,6 @@ class Backbone:
         together = self.read(token_ids, "nan").reward
         alone = torch.cat([self.read([ids], "nan").reward for ids in token_ids])
         return float((together - alone).abs().nan_to_num(0.0).max())
-
-    def _try(self, rows: list[Sequence[int]]) -> Tensor | None:
-        """Embeddings of one batch, float32 on the CPU; None when memory ran out."""
-        try:
-            found = self.forward.embed(rows, check=not self._checked)
-            # Rows that are not finite could not be checked.
-            self._checked = self._checked or bool(found.isfinite().all(dim=1).any())
-            return found
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            if not _out_of_memory(error):
-                raise
-        # Outside the except block: the error no longer keeps the batch's tensors alive.
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        return None
 
 
 #: What the error of every such text has.
@@ -382,12 +357,7 @@ def as_list(name: str, value: Iterable[Any]) -> list[Any]:
     return list(found)
 
 
-def _out_of_memory(error: BaseException) -> bool:
-    said = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in said or "can't allocate memory" in said
-
-
-def _pad_id(tokenizer: Any, model: nn.Module) -> int:
+def pad_id(tokenizer: Any, model: nn.Module) -> int:
     """The token to pad with: any that the model knows will do, since what pads is masked."""
     own = (getattr(config, "pad_token_id", None) for config in configs(model))
     choices = [tokenizer.pad_token_id, *own, tokenizer.eos_token_id]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,7 +30,7 @@ from ebrm.backbone.identity import SERVER, BackboneIdentity
 from ebrm.backbone.pooling import PoolingServer, embeddings, probe, probe_texts
 from ebrm.backbone.read import Backbone
 from ebrm.data import TextConfig, TextRule, make_text_rule
-from ebrm.errors import BackboneError, ServerError, setting
+from ebrm.errors import BackboneError, setting
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +99,7 @@ def load_server(settings: BackboneConfig, text: TextConfig, blocks: Sequence[int
             "it. Read it without `server`."
         )
     server = PoolingServer(settings.server)
-    _refuse_other_model(server, checkpoint)
+    server.refuse_other_model(checkpoint.name, checkpoint.folder, "reward model")
     sources = with_base(checkpoint, settings)
     owner, stored = find_head(sources, settings)
     config = load_config(sources[-1], settings.trust_remote_code)
@@ -147,24 +146,6 @@ def _refuse_layers(settings: BackboneConfig, blocks: Sequence[int] | None) -> No
         )
     if blocks is None and settings.layers:
         logger.warning("No inner layers are read: %s (as with %s).", gives, setting("layers", []))
-
-
-def _refuse_other_model(server: PoolingServer, checkpoint: Checkpoint) -> None:
-    """Raise unless one of the server's names for its model ends like the checkpoint's, or is its folder."""
-    wanted = {_last(checkpoint.name), _last(str(checkpoint.folder.resolve()))}
-    for name in (server.model, server.root):
-        if _last(name) in wanted or Path(name).expanduser().resolve() == checkpoint.folder.resolve():
-            return
-    known = server.model if server.root == server.model else f"{server.model} (from {server.root})"
-    raise ServerError(
-        f"The server {server.url} serves {known}, and the reward model asked for is {checkpoint.name}. Give the one it "
-        "serves, or another server; if it is the same model, start it with --served-model-name "
-        f"{_last(checkpoint.name)}."
-    )
-
-
-def _last(name: str) -> str:
-    return name.replace("\\", "/").rstrip("/").rpartition("/")[2]
 
 
 def _read_head(owner: Checkpoint, stored: StoredHead, config: Any) -> Head:

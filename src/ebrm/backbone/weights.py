@@ -79,6 +79,16 @@ def refuse_missing(name: str, missing: Iterable[str], unexpected: Iterable[str] 
         )
 
 
+def refuse_mismatched(name: str, loading: Loading) -> None:
+    """Refuse (BackboneError) weights of another shape than the model's."""
+    if loading.mismatched:
+        wrong = [f"{key} {stored} instead of {wanted}" for key, (stored, wanted) in sorted(loading.mismatched.items())]
+        raise BackboneError(
+            f"Weights of {name} are of another shape than its config.json gives the model: {_some(wrong)}. Get "
+            "config.json and the weights again, of the same model."
+        )
+
+
 def refuse_unfit(
     sources: Sequence[Checkpoint], owner: Checkpoint, head: StoredHead, loading: Loading, chosen: str | None
 ) -> None:
@@ -96,12 +106,7 @@ def refuse_unfit(
     left |= {plain_name(name) for name, info in owner.tensors.items() if info.file.name == HEAD_FILE}
     left -= {f"{path}.{kind}" for path in head.linears for kind in ("weight", "bias")}
     root = head_root(head)
-    if loading.mismatched:
-        wrong = [f"{key} {stored} instead of {wanted}" for key, (stored, wanted) in sorted(loading.mismatched.items())]
-        raise BackboneError(
-            f"Weights of {base.name} are of another shape than its config.json gives the model: {_some(wrong)}. Get "
-            "config.json and the weights again, of the same model."
-        )
+    refuse_mismatched(base.name, loading)
     refuse_missing(base.name, loading.missing, left)
     heads = sorted(name for name in left if _is_head(name) and not name.startswith(root + "."))
     own = {plain_name(name) for name in owner.tensors}

@@ -57,6 +57,7 @@ from .template import PLAIN as PLAIN
 from .template import TextRule as TextRule
 from .template import template_source as template_source
 from .template import warn_once as warn_once
+from .text import ResponseTokens as ResponseTokens
 from .text import TextLook as TextLook
 from .text import TokenizedText as TokenizedText
 from .text import look_at as look_at
@@ -64,3 +65,4 @@ from .text import make_text_rule as make_text_rule
 from .text import render as render
 from .text import tokenize as tokenize
 from .text import tokenize_rendered as tokenize_rendered
+from .text import tokenize_response as tokenize_response

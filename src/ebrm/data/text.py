@@ -509,7 +509,12 @@ def _response_start(rule: TextRule, tokenizer: Any, given: _Conversation, text: 
     # Where the texts of two different responses part: no assumption about the template, which may trim the response or
     # leave parts of it out.
     other = apply_template(rule, tokenizer, [*given.turns, reply_message(_RESPONSE)], given.tools)
-    return next((i for i, (a, b) in enumerate(zip(text, other, strict=False)) if a != b), min(len(text), len(other)))
+    return _common(text, other)
+
+
+def _common(one: str, other: str) -> int:
+    """How many characters two texts begin with alike."""
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def _tokens_from(rule: TextRule, tokenizer: Any, text: str, start: int) -> int:
@@ -519,10 +524,82 @@ def _tokens_from(rule: TextRule, tokenizer: Any, text: str, start: int) -> int:
         # No character offsets: the response tokenized alone, which may count a token more than in place.
         return len(_close(rule, tokenizer, list(tokenizer(final[start:], add_special_tokens=plain)["input_ids"])))
     encoded = tokenizer(final, add_special_tokens=plain, return_offsets_mapping=True, verbose=False)
-    ids, ends = list(encoded["input_ids"]), [end for _, end in encoded["offset_mapping"]]
-    first = next((i for i, end in enumerate(ends) if end > start), None)
-    if first is None:  # an empty response that nothing follows but added special tokens, whose offsets are (0, 0)
-        first = len(ends)
-        while first and ends[first - 1] == 0:
+    first, _ = _tokens_between(encoded["offset_mapping"], start, start)
+    return len(_close(rule, tokenizer, list(encoded["input_ids"]))) - first
+
+
+@dataclass(frozen=True)
+class ResponseTokens:
+    """Token ids of a conversation, and which of them are those of its last message.
+
+    Attributes:
+        ids: the token ids, the prompt's first.
+        start, end: the response is `ids[start:end]`: the tokens that hold any of its characters, so that one token may
+            also hold the prompt's last (a space).
+        truncated: how many tokens were cut from the prompt's beginning. What follows `end` closes the turn.
+    """
+
+    ids: list[int]
+    start: int
+    end: int
+    truncated: int = 0
+
+
+def tokenize_response(
+    rule: TextRule, tokenizer: Any, prompt: Prompt, response: Reply, where: str = "", *,
+    followup: str | None = None, unconditional: bool = False,
+) -> ResponseTokens | None:  # fmt: skip
+    """Token ids as of :func:`tokenize`, and where in them the response is, by the characters that each token holds.
+
+    Args:
+        rule, tokenizer, prompt, response, where: as of :func:`tokenize`; the tokenizer must be a fast one.
+        followup: what the user says next; it is then the message whose tokens are found, after prompt and response.
+        unconditional: leave the prompt out: its system turns and an empty user's turn stay.
+
+    Raises:
+        TextError: as of :func:`tokenize`; a tokenizer that does not tell which characters a token holds.
+    """
+    at = f"{where}: " if where else ""
+    if not tokenizer.is_fast:
+        raise TextError(
+            f"{at}This tokenizer ({type(tokenizer).__name__}) does not tell which characters each token holds, so "
+            "where the response starts is not known. Use a fast one (with tokenizer.json)."
+        )
+    try:
+        given = _Conversation.of(rule, tokenizer, prompt, response)
+        turns, last, tools = given.turns, given.reply, given.tools
+        if unconditional:
+            system: list[Message] = [turn for turn in turns if turn["role"] in ("system", "developer")]
+            turns, tools = [*system, {"role": "user", "content": ""}], None
+        if followup is not None:
+            turns, last = [*turns, last], {"role": "user", "content": _without_surrogates(followup)}
+        text = write(rule, tokenizer, [*turns, last], tools)
+        other = apply_template(rule, tokenizer, [*turns, {"role": last["role"], "content": _RESPONSE}], tools)
+    except TextError as error:
+        raise type(error)(f"{at}{error.fact}", error.advice) from error
+    # Where it parts from the text of another response, at either end: no assumption about the template.
+    start = _common(text, other)
+    end = len(text) - min(_common(text[::-1], other[::-1]), len(text) - start)
+    fitted = _fit(rule, tokenizer, text, at, lambda: start)
+    if fitted is None:
+        return None
+    final, plain = _final_text(rule, tokenizer, text), rule.template == PLAIN
+    encoded = tokenizer(final, add_special_tokens=plain, return_offsets_mapping=True, verbose=False)
+    first, stop = _tokens_between(encoded["offset_mapping"], start, end)
+    # What the rules for start and end tokens and the length left of them stands at the end of the ids.
+    closed = len(_close(rule, tokenizer, list(encoded["input_ids"])))
+    shift = len(fitted.ids) - closed
+    return ResponseTokens(fitted.ids, first + shift, min(stop, closed) + shift, fitted.truncated)
+
+
+def _tokens_between(offsets: Sequence[tuple[int, int]], start: int, end: int) -> tuple[int, int]:
+    """First and last token (excluded) with a character from `start` to `end`; added special tokens hold none (0, 0)."""
+    first = next((i for i, (_, stop) in enumerate(offsets) if stop > start), None)
+    if first is None:  # an empty response that nothing follows but added special tokens
+        first = len(offsets)
+        while first and offsets[first - 1][1] == 0:
             first -= 1
-    return len(_close(rule, tokenizer, ids)) - first
+    stop = first
+    while start < end and stop < len(offsets) and offsets[stop][0] < end and offsets[stop][1] > 0:
+        stop += 1
+    return first, stop

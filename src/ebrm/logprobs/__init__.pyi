@@ -1,3 +1,4 @@
+from .causal import CausalLogprobs as CausalLogprobs
 from .followups import FOLLOWUPS as FOLLOWUPS
 from .followups import SIX_DIMENSIONS as SIX_DIMENSIONS
 from .followups import THREE_DIMENSIONS as THREE_DIMENSIONS
@@ -13,4 +14,6 @@ from .rewards import logit_extrapolation as logit_extrapolation
 from .rewards import self_aligned as self_aligned
 from .rewards import self_aligned_attribution as self_aligned_attribution
 from .rewards import yes_no_log_odds as yes_no_log_odds
+from .server import ServerLogprobs as ServerLogprobs
+from .source import LogprobSource as LogprobSource
 from .tokens import TokenLogprobs as TokenLogprobs

@@ -213,9 +213,8 @@ def yes_no_log_odds(logits: ArrayLike, yes_ids: Sequence[int], no_ids: Sequence[
         sides.append(known)
     if both := sorted(set(sides[0]) & set(sides[1])):
         raise ConfigError(f"`yes_ids` and `no_ids` share {both}; a token means one of the two.")
-    yes, no = (
-        check_finite(rows[:, ids], f"logits of {name} [n, ids]") for ids, name in zip(sides, ("yes", "no"), strict=True)
-    )
+    columns = [torch.stack([rows[:, token] for token in ids], 1) for ids in sides]
+    yes, no = check_finite(columns[0], "logits of yes [n, ids]"), check_finite(columns[1], "logits of no [n, ids]")
     return match_dtype(yes.logsumexp(1) - no.logsumexp(1), logits)
 
 
