@@ -56,6 +56,11 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for text, gold in ((word, 1.0), (f"{word}?", 0.5), ("No", 0.0))
     ]
     (folder / "graded.jsonl").write_text("".join(json.dumps(row) + "\n" for row in graded))
+    thumbs = [
+        {"prompt": row["prompt"], "completion": row[side], "label": side == "chosen"}
+        for row in pairs[:30] for side in ("chosen", "rejected")
+    ]  # fmt: skip
+    (folder / "kto.jsonl").write_text("".join(json.dumps(row) + "\n" for row in thumbs))
     return folder
 
 

@@ -23,14 +23,36 @@ from ebrm.anchors import AnchorSplit, open_anchors, read_anchors, split_anchors
 from ebrm.backbone import BackboneConfig
 from ebrm.backbone.provenance import provenance
 from ebrm.curate import ConflictReport, filter_conflicts
-from ebrm.data import BadRows, PreferenceConfig, Preferences, TextConfig, load_preferences, parts_of, split_by_prompt
+from ebrm.data import (
+    BadRows,
+    PreferenceConfig,
+    Preferences,
+    Ratings,
+    TextConfig,
+    holds_thumbs,
+    load_preferences,
+    load_ratings,
+    parts_of,
+    split_by_prompt,
+)
 from ebrm.errors import ConfigError, DataError, ModelError, setting
-from ebrm.features import FeatureConfig, Features, ShardedEmbeddings, Text, extract_features, open_features, read_items
+from ebrm.features import (
+    FeatureConfig,
+    Features,
+    ShardedEmbeddings,
+    Text,
+    extract_features,
+    extract_ratings,
+    open_features,
+    read_items,
+)
 from ebrm.fitted_prompts import FittedPrompts
 from ebrm.heads import (
     HEADS,
     Anchors,
+    AttributesConfig,
     AutoConfig,
+    BinaryConfig,
     Epoch,
     FitConfig,
     FittedHead,
@@ -163,7 +185,8 @@ def fit(
     Args:
         source: the reward model (a name, a folder, "demo", or one loaded), or features of one
             (:func:`ebrm.extract_features`, :func:`ebrm.import_features`; their folder or the object).
-        preferences: with a reward model, what :func:`ebrm.load_preferences` reads, or its result. With features,
+        preferences: with a reward model, what :func:`ebrm.load_preferences` reads, or its result; for the heads binary
+            and attributes what :func:`ebrm.data.load_ratings` reads (thumbs, ratings), or its result. With features,
             nothing (the features' own pairs), :class:`ebrm.PreferencePairs` over their items, or the preferences that
             they were made from, for the texts in the report.
         keep: anchors, texts whose reward should not move, such as the domain that the reward model knows: features of
@@ -220,13 +243,16 @@ def fit(
                 )
             settings = backbone or BackboneConfig(backbone=str(source), device=device)
             loaded = load_backbone(replace(settings, backbone=str(source)), text)
-        if isinstance(preferences, Preferences):
+        if isinstance(preferences, Preferences | Ratings):
             _refuse_unused(reading, ("data",), "preferences that are read already")
-        prefs = preferences if isinstance(preferences, Preferences) else load_preferences(preferences, data)
+        prefs = _texts_to_fit(preferences, data, head)
         parts_of(pair.split for pair in prefs)  # a mistake in them should not wait until all is read
         opened = None if keep is None else open_anchors(keep, data, backbone=True)
         started = time.monotonic()
-        read = extract_features(loaded, prefs, folder / "features", features, bad_rows=data.bad_rows)
+        if isinstance(prefs, Ratings):
+            read = extract_ratings(loaded, prefs, folder / "features", features, data.bad_rows)
+        else:
+            read = extract_features(loaded, prefs, folder / "features", features, bad_rows=data.bad_rows)
         seconds["features"] = time.monotonic() - started
         counted = {
             "%d pairs are left out because a text has more than %d tokens.": "dropped",
@@ -235,14 +261,32 @@ def fit(
         for message, name in counted.items():
             if read.manifest.get(name):
                 logger.warning(message, read.manifest[name], loaded.text_rule.max_length)
-        if work is None:
+        if work is None:  # the scratch folder goes; what it knows of prompts in no pair is needed before
             everything = ShardedEmbeddings([read.embedding(slice(None))], read.embedding_size)
-            read = replace(read, path=None, embeddings=everything)
+            read = replace(read, path=read.path if isinstance(prefs, Ratings) else None, embeddings=everything)
         anchors = _anchors(opened, read, loaded, folder, config, features, data.bad_rows)
         if anchors is not None and work is None:  # the scratch folder goes
             everything = ShardedEmbeddings([anchors.features.embedding(slice(None))], read.embedding_size)
             anchors = replace(anchors, features=replace(anchors.features, path=None, embeddings=everything))
-        return _fit_features(read, None, head, config, where, folder, on_epoch, seconds, anchors, loaded, prefs)
+        texts, origin = prefs if isinstance(prefs, Preferences) else None, prefs.report.origin
+        fitted = _fit_features(
+            read, None, head, config, where, folder, on_epoch, seconds, anchors, loaded, texts, origin
+        )  # fmt: skip
+        return replace(fitted, features=replace(read, path=None)) if work is None else fitted
+
+
+def _texts_to_fit(given: Any, data: PreferenceConfig, head: HeadConfig) -> Preferences | Ratings:
+    """The pairs, or for heads that are fitted on them the rated responses, that a source holds."""
+    if isinstance(given, Ratings) and not isinstance(head, AttributesConfig | BinaryConfig):
+        raise ConfigError(
+            f"The {head.kind} head is fitted on pairs, and rated responses are given. Choose the head binary (for "
+            "thumbs) or attributes, or give pairs."
+        )
+    if isinstance(given, Preferences | Ratings):
+        return given
+    if isinstance(head, AttributesConfig) or (isinstance(head, BinaryConfig) and holds_thumbs(given, data)):
+        return load_ratings(given, data)
+    return load_preferences(given, data)
 
 
 def _texts_of(features: Features, preferences: Any, data: PreferenceConfig) -> Preferences:
@@ -294,6 +338,7 @@ def _fit_features(
     anchors: AnchorSplit | None = None,
     backbone: Backbone | None = None,
     preferences: Preferences | None = None,
+    origin: str | None = None,
 ) -> FitResult:
     prepared = prepare_fit(features, given, config)
     config = prepared.config
@@ -317,7 +362,7 @@ def _fit_features(
     if chosen_base and isinstance(fitted.head, ResidualHead):
         fitted = replace(fitted, head=fitted.head.unmoved())
     seconds["fit"] = time.monotonic() - started
-    result = prepared.result(fitted, backbone, preferences, seconds)
+    result = prepared.result(fitted, backbone, preferences, seconds, origin)
     result = replace(result, **_checks(result, anchors, chosen_base))
     if choice is None:
         return result
@@ -401,8 +446,9 @@ class PreparedFit:
         backbone: Backbone | None = None,
         preferences: Preferences | None = None,
         seconds: Mapping[str, float] | None = None,
+        origin: str | None = None,
     ) -> FitResult:
-        """The result of a fit on these pairs."""
+        """The result of a fit on these pairs; `origin` is the name of the data, unless the preferences say it."""
         features, pairs, splits, prompts = self.features, self.pairs, self.splits, self._prompts(fitted.head.rated)
         folder = "/".join(features.path.absolute().parts[-2:]) if features.path is not None else "features in memory"
         record = ModelRecord(
@@ -411,7 +457,7 @@ class PreparedFit:
             backbone=features.manifest["backbone"] or {},
             text_rule=features.manifest["text"],
             data={
-                "origin": folder if preferences is None else preferences.report.origin,
+                "origin": (origin or folder) if preferences is None else preferences.report.origin,
                 "fingerprint": (features.manifest["data"] or {}).get("fingerprint"),
                 "pairs": len(pairs),
                 "pairs_dropped_as_too_long": features.manifest.get("dropped") or 0,
@@ -573,7 +619,7 @@ def choose_splits(
     clean = train[[p not in held for p in pairs.prompt_id[train]]]
     if len(clean) < len(train):
         how += f"; {len(train) - len(clean)} training pairs left out because a held-out part has their prompt"
-    if len(clean) == 0:
+    if len(clean) == 0 and pairs.ratings is None:
         raise DataError(
             f"Of {len(pairs)} pairs with {len(set(pairs.prompt_id.tolist()))} different prompts, none is left to train "
             "on after holding out prompts to choose the epoch and to measure the result. Give more pairs."

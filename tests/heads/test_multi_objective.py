@@ -176,7 +176,7 @@ def test_what_cannot_be_learned_from_is_refused() -> None:
     with pytest.raises(DataError, match="thumb down"):
         THUMBED.fit(BinaryConfig(), ratings=thumbs)
     thumbs[0] = 3.0
-    with pytest.raises(DataError, match="1 .thumb up., 0"):
+    with pytest.raises(DataError, match="from 0 .thumb down. to 1 .up."):
         THUMBED.fit(BinaryConfig(), ratings=thumbs)
 
 

@@ -28,6 +28,10 @@ from .messages import messages_in as messages_in
 from .messages import refuse_media as refuse_media
 from .messages import reply_key as reply_key
 from .messages import reply_message as reply_message
+from .rated import RatedResponse as RatedResponse
+from .rated import Ratings as Ratings
+from .rated import holds_thumbs as holds_thumbs
+from .rated import load_ratings as load_ratings
 from .reading import Pair as Pair
 from .reading import Reader as Reader
 from .rendered import rendered_already as rendered_already

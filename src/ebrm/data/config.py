@@ -29,6 +29,8 @@ COLUMN_NAMES: dict[str, str] = {
     "responses": "a list of replies, where scores or ranks beside it say which are better",
     "scores": "a list of the responses' scores, higher is better",
     "ranks": "a list of the responses' ranks, lower is better",
+    "response": "one reply, where ratings beside it are fitted on (heads binary and attributes)",
+    "ratings": "the ratings of the response: the names of their columns, with commas between them",
     "input": "a text that goes behind the prompt, on a new line",
     "system": "a system text that comes before the prompt",
     "tools": "descriptions of the tools that the prompt offers",
@@ -67,8 +69,8 @@ class PreferenceConfig:
             set, the local rows whose `split` column holds this name, or the files of that split.
         columns: Where a column has another name in the data: our name = its name (prompt=question, a=response_A,
             b=response_B, label=label). Our names: prompt, chosen, rejected, a, b, label, responses, scores, ranks,
-            input, system, tools, strength, source, category, split. The last seven and prompt may be left unread
-            (split=).
+            response, ratings, input, system, tools, strength, source, category, split. The last seven and prompt may be
+            left unread (split=).
         label_map: What the values of a label say: value = a, b or tie (1=a, 0=b); for a scale, comparisons (<0=a,
             >0=b, 0=tie). Unset: words such as A>B and model_a, and the conventions of known layouts.
         bad_rows: Rows that cannot be used: `stop` and list them, or `skip` and count them.

@@ -119,6 +119,10 @@ ENTRY_TEXTS = ("completion", "response", "answer", "text", "output", "generation
 _ENTRY_RANKS = ("rank", "ranks")
 _ENTRY_SCORES = ("score", "rating", "reward", "fine-grained_score", "overall_score", "overall_rating", "pm_score")
 
+#: Attributes of HelpSteer and HelpSteer 2, in the order of `ebrm.aggregate`'s weights.
+HELPSTEER = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
+_THUMBS = ("label", "kto_tag")
+
 _PROMPT_FIELDS = ("prompt", "input", "history", "system", "tools")
 
 
@@ -324,6 +328,67 @@ def _rated(row: Mapping[str, Any], mapping: Mapping[str, str]) -> Layout | None:
     return Layout("rated", "HelpSteer ratings", fields)
 
 
+@dataclass(frozen=True)
+class RatedLayout:
+    """How the columns of the data hold rated responses, one a row.
+
+    Attributes:
+        kind: a prompt and a reply ("pair", the name of the layout that reads them), or a conversation.
+        fields: our field → the data's column, the reply as `chosen` or at the end of `conversation`.
+        ratings: the columns of the ratings.
+        thumbs: they are thumbs, yes or no.
+    """
+
+    kind: Literal["pair", "conversation"]
+    fields: Mapping[str, str]
+    ratings: tuple[str, ...]
+    thumbs: bool
+
+    @property
+    def response(self) -> str:
+        """The column of the reply."""
+        return self.fields.get("chosen") or self.fields["conversation"]
+
+    def __str__(self) -> str:
+        ours = {"chosen": "response", "conversation": "messages"}
+        fields = {ours.get(name, name): theirs for name, theirs in self.fields.items()}
+        said = ", ".join(name if name == theirs else f"{name} = {theirs}" for name, theirs in fields.items())
+        return f"{'thumbs' if self.thumbs else 'ratings'}: {said}, {', '.join(self.ratings)}"
+
+
+def find_rated(row: Mapping[str, Any], mapping: Mapping[str, str]) -> RatedLayout | None:
+    """The layout of rated responses with this row, with the columns as mapped; None if there is none."""
+    thumbs = False
+    if "ratings" in mapping:
+        ratings = tuple(name.strip() for name in mapping["ratings"].split(","))
+        if not all(name in row for name in ratings):
+            return None
+    else:
+        if {"chosen", "rejected"} <= row.keys():
+            return None
+        ratings = tuple(name for name in row if name in _THUMBS and _is_thumb(row[name]))[:1]
+        thumbs = bool(ratings)
+        ratings = ratings or tuple(name for name in HELPSTEER if name in row)
+        ratings = ratings or tuple(str(name) for name in row if name == "rating" or str(name).startswith("ratings_"))
+    if not ratings:
+        return None
+    response = _column("response", row, mapping, ("completion", "response"))
+    if response is not None:
+        prompt = _prompt(row, mapping, [response, *ratings])
+        if not prompt or "prompt" not in prompt:
+            return None
+        return RatedLayout("pair", prompt | {"chosen": response}, ratings, thumbs)
+    whole = next((name for name in ("messages", "conversations") if name in row), None)
+    if whole is None or "response" in mapping or "prompt" in mapping:
+        return None
+    more = {ours: name for ours in ("system", "tools") if (name := _column(ours, row, mapping)) is not None}
+    return RatedLayout("conversation", more | {"conversation": whole}, ratings, thumbs)
+
+
+def _is_thumb(value: Any) -> bool:
+    return isinstance(value, bool) or str(value).strip().lower() in ("0", "1", "0.0", "1.0", "true", "false")
+
+
 def first_entry(value: Any) -> Mapping[str, Any] | None:
     """The first response of a list, if it is an object."""
     found = as_list(value)
@@ -369,7 +434,8 @@ _REFUSED: tuple[tuple[set[str], str, str], ...] = (
     (
         {"prompt", "completion", "label"},
         "unpaired thumbs (KTO: prompt, completion, label), which say of one completion whether it is good, not which "
-        "of two is better. Where a prompt has both, pairs can be made of them",
+        "of two is better. The head binary is fitted on them as they are; for other heads, where a prompt has both, "
+        "pairs can be made of them",
         'groups = pandas.DataFrame(rows).groupby("prompt")\n'
         "  pairs = [dict(prompt=p, chosen=c, rejected=r) for p, g in groups for c in g.completion[g.label == True] "
         "for r in g.completion[g.label == False]]",
@@ -403,7 +469,8 @@ _REFUSED: tuple[tuple[set[str], str, str], ...] = (
         (
             needed,
             f"unpaired thumbs ({', '.join(sorted(needed))}), which say of one reply whether it is good, not which of "
-            "two is better. Give pairs of replies to the same prompt",
+            "two is better. The head binary is fitted on them as they are; for other heads give pairs of replies to "
+            "the same prompt",
             "",
         )
         for needed in ({"messages", "label"}, {"messages", "kto_tag"}, {"conversations", "kto_tag"}, {"kto_tag"})

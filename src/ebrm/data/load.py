@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from itertools import accumulate, chain
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -46,13 +46,19 @@ def load_preferences(source: Any, config: PreferenceConfig | None = None) -> Pre
             bad rows with `bad_rows="stop"`.
     """
     config = given_config("config", config, PreferenceConfig)
+    if single := sorted({"response", "ratings"} & config.columns.keys()):
+        raise ConfigError(
+            f"`columns` for {' and '.join(single)} has no effect on preference pairs: only the heads binary and "
+            "attributes are fitted on single responses with ratings. Leave it out, or choose one of these heads."
+        )
     opened = open_source(source, config)
     read = _read(opened, config)
     if read.rows == 0:
         raise DataError(f"{opened.origin} holds no rows. Check that it is the file meant and is complete.")
     assert read.reader is not None
     if read.kinds and (config.bad_rows == "stop" or not read.kept):
-        raise DataError(_explain_bad_rows(opened.origin, read))
+        assert read.reader is not None
+        raise DataError(explain_bad_rows(opened.origin, read, str(read.reader.layout)))
     if not read.kept:
         raise DataError(f"{opened.origin}: all {read.reader.ties:,} rows are ties, so that there is no pair to read.")
     kept, reader = read.kept, read.reader
@@ -147,12 +153,7 @@ def _read(source: Source, config: PreferenceConfig) -> _Reading:
     if reader.labels is not None:
         reader.labels.check(source.origin)
     columns = list(first[0][1])
-    if unseen:
-        missing = {ours: mapping[ours] for ours in sorted(unseen)}
-        raise DataError(
-            f"{setting('columns', missing)} names what no row of {source.origin} has. The first row's columns are "
-            f"{', '.join(map(str, columns))}."
-        )
+    refuse_unseen(source.origin, {ours: mapping[ours] for ours in sorted(unseen)}, columns)
     _check(source.origin, done, columns)
     return done
 
@@ -209,6 +210,31 @@ def _check(origin: str, done: _Reading, columns: Sequence[str]) -> None:
             f"{fields['a']!r} better ({layout.name}). The labels seem to be turned round; if they are right as they "
             f"stand, say what they mean: {setting('label_map', {'1': 'b', '0': 'a'})}."
         )
+    refuse_unread_splits(origin, reader)
+    texts = [name for name, rows in reader.list_texts.items() if rows == done.rows]
+    if texts and (layout.fields["rejected"] in texts or reader.lists == done.rows):
+        lists = ", ".join(f"{name!r}: ast.literal_eval(row[{name!r}])" for name in texts)
+        raise DataError(
+            f"{origin}: each {' and '.join(texts)} is a text that reads as a list of texts, as tables write several "
+            "replies. It is not known whether lists are meant. If so, read them as lists:\n"
+            "  rows = [dict(row) for _, row in ebrm.data.read_rows(source)]\n"
+            f"  pairs = [row | {{{lists}}} for row in rows]\n"
+            "and give the pairs to ebrm.load_preferences; if a reply is such a text, write it as "
+            '[{"role": "assistant", "content": …}].'
+        )
+
+
+def refuse_unseen(origin: str, missing: Mapping[str, str], columns: Sequence[str]) -> None:
+    """DataError for a mapping of columns that no row has."""
+    if missing:
+        raise DataError(
+            f"{setting('columns', dict(missing))} names what no row of {origin} has. The first row's columns are "
+            f"{', '.join(map(str, columns))}."
+        )
+
+
+def refuse_unread_splits(origin: str, reader: Reader) -> None:
+    """DataError for a column that is not read and seems to say which rows are held out."""
     for name, values in reader.split_like().items():
         raise DataError(
             f"{origin}: the column {name!r} holds {', '.join(sorted(values))}, which look like splits, and is not read "
@@ -223,28 +249,17 @@ def _check(origin: str, done: _Reading, columns: Sequence[str]) -> None:
             f'  rows = [row | {{"split": "{part}" if row[{name!r}] else "{other}"}} for row in rows]\n'
             f"or set {setting('columns', {'split': ''})} if it says something else."
         )
-    texts = [name for name, rows in reader.list_texts.items() if rows == done.rows]
-    if texts and (layout.fields["rejected"] in texts or reader.lists == done.rows):
-        lists = ", ".join(f"{name!r}: ast.literal_eval(row[{name!r}])" for name in texts)
-        raise DataError(
-            f"{origin}: each {' and '.join(texts)} is a text that reads as a list of texts, as tables write several "
-            "replies. It is not known whether lists are meant. If so, read them as lists:\n"
-            "  rows = [dict(row) for _, row in ebrm.data.read_rows(source)]\n"
-            f"  pairs = [row | {{{lists}}} for row in rows]\n"
-            "and give the pairs to ebrm.load_preferences; if a reply is such a text, write it as "
-            '[{"role": "assistant", "content": …}].'
-        )
 
 
-def _explain_bad_rows(origin: str, done: _Reading) -> str:
+def explain_bad_rows(origin: str, done: Any, layout: str) -> str:
+    """The error for rows that cannot be used: all counted (`done.kinds`), the first (`done.examples`), the way out."""
     bad = sum(done.kinds.values())
     shown = "The first:" if bad > len(done.examples) else "They are:"
     listed = "".join(f"\n  {row}" for row in done.examples)
     if not done.kept:
-        assert done.reader is not None
         way_out = "No row is left to use. Check the file"
         if done.kinds.keys() & {"missing", "not a string", "no common prompt", "no user turn"}:
-            way_out += f", and whether the right columns are read ({done.reader.layout})"
+            way_out += f", and whether the right columns are read ({layout})"
         way_out += "."
     else:
         way_out = f"Correct them, or leave them out and have them counted with {setting('bad_rows', 'skip')}."
@@ -297,7 +312,15 @@ def _count_repeats(rows: list[Preference]) -> int:
     return len(rows) - len(seen)
 
 
-def limit_by_prompt(rows: list[Preference], limit: int) -> list[Preference]:
+class _Prompted(Protocol):
+    @property
+    def prompt_id(self) -> str: ...
+
+
+Prompted = TypeVar("Prompted", bound=_Prompted)
+
+
+def limit_by_prompt(rows: list[Prompted], limit: int) -> list[Prompted]:
     """At most `limit` rows, whole prompts in the order of a fixed hash (the first always), so limits nest."""
     if len(rows) <= limit:
         return rows

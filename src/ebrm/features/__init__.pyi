@@ -2,6 +2,7 @@ from .config import EngineConfig as EngineConfig
 from .config import FeatureConfig as FeatureConfig
 from .extract import Text as Text
 from .extract import extract_features as extract_features
+from .extract import extract_ratings as extract_ratings
 from .extract import extract_texts as extract_texts
 from .import_arrays import import_features as import_features
 from .manifest import MANIFEST as MANIFEST

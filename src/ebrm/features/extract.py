@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 from array import array
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -25,10 +25,13 @@ from ebrm.data import (
     Preference,
     Preferences,
     Prompt,
+    RatedResponse,
+    Ratings,
     Reply,
     TokenizedText,
     count_kinds,
     message_words,
+    part_of,
     rendered_already,
     repeats,
     reply_key,
@@ -268,6 +271,103 @@ def _refuse_other_rewards(backbone: Backbone, out: Path) -> None:
         )
 
 
+def extract_ratings(
+    backbone: Backbone,
+    ratings: Ratings,
+    out: str | Path,
+    config: FeatureConfig | None = None,
+    bad_rows: BadRows = "stop",
+) -> Features:
+    """Embedding, reward and ratings of every different rated response, in the folder `out`.
+
+    A response that is rated several times has the mean of its ratings. The pairs of the features are those of a
+    prompt's responses of which the first attribute says which is better (for thumbs, each up against each down): heads
+    for ratings are not fitted on them, but measured by them. A response in no pair loses its ratings where its split,
+    or another response to its prompt, is or may be held out: no head is fitted on it.
+
+    Args and errors as of :func:`extract_features`.
+    """
+    world = World()
+    adopt_date(backbone, out)
+    report = {key: value for key, value in ratings.report.to_dict().items() if key != "examples"}
+    data = {"fingerprint": ratings.fingerprint}
+    manifest = _manifest(backbone, data, config, preferences=report, ratings=list(ratings.attributes))
+
+    def plan() -> Plan:
+        given = (Text(row.prompt_id, row.asked, row.response, row.row) for row in ratings)
+        texts, numbers, errors, rendered = tokenize_texts(backbone, given, len(ratings), world)
+        bad = {place: error for place, error in errors.items() if error is not None}
+        kinds = Counter(error.kind for error in bad.values())
+        if bad and (bad_rows == "stop" or not len(texts)):
+            rows = [(ratings.rows[place].row, ratings.rows[place].prompt, error) for place, error in bad.items()]
+            raise _explain_bad_rows(backbone, rows, kinds, f"{len(ratings):,} rated responses", len(texts) > 0)
+        if not len(texts):
+            raise FeaturesError(
+                f"No response is left: all {len(ratings):,} are longer than max_length "
+                f"({backbone.text_rule.max_length} tokens). Raise `max_length`, or cut prompts with "
+                f"{setting('truncation', 'prompt_left')}."
+            )
+        kept = [(number, row) for number, row in zip(numbers, ratings, strict=True) if number is not None]
+        pairs, unrated = _rated_pairs(kept, texts, len(ratings.attributes))
+        noticed = {"bad_rows": dict(kinds), "unrated": unrated}
+        notes = {"dropped_texts": len(errors) - len(bad), **{k: v for k, v in noticed.items() if v}, **rendered.notes()}
+        return _plan(backbone, replace(texts, tolerant=bad_rows == "skip"), pairs, manifest | notes)
+
+    found = write_features(Path(out), manifest, plan, world, config is not None and config.restart)
+    if world.main and found.manifest.get("unrated"):
+        logger.warning(
+            "%d rated responses are not used: their split or prompt is, or may be, held out, and they are rated "
+            "neither better nor worse than another response to the prompt.", found.manifest["unrated"],
+        )  # fmt: skip
+    return found
+
+
+def _rated_pairs(
+    rows: Sequence[tuple[int, RatedResponse]], texts: TokenizedTexts, attributes: int
+) -> tuple[PreferencePairs, int]:
+    """Pairs within prompts by the first attribute, with the mean ratings of all texts; and how many were taken out."""
+    values = np.array([row.ratings for _, row in rows], dtype=np.float64).reshape(-1, attributes)
+    place = np.array([number for number, _ in rows])
+    known = ~np.isnan(values)
+    total, count = np.zeros((len(texts), attributes)), np.zeros((len(texts), attributes))
+    np.add.at(total, place, np.where(known, values, 0.0))
+    np.add.at(count, place, known)
+    rating = np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
+    of_text = {number: row for number, row in reversed(rows)}  # the first of equal texts
+    of_prompt: defaultdict[str, list[int]] = defaultdict(list)
+    for number, prompt in enumerate(texts.prompt_id):
+        of_prompt[prompt].append(number)
+    both = [
+        (first, second)
+        for numbers in of_prompt.values()
+        for first in numbers
+        for second in numbers
+        if rating[first, 0] > rating[second, 0]
+    ]
+    sides = np.array(both, dtype=np.int64).reshape(-1, 2)
+    split = {prompt: _strictest([of_text[number].split for number in numbers]) for prompt, numbers in of_prompt.items()}
+    paired = np.zeros(len(texts), dtype=bool)
+    paired[sides] = True
+    measured = {texts.prompt_id[first] for first, _ in both}
+    held = np.array([p in measured or part_of(split[p] or "train") != "train" for p in texts.prompt_id], dtype=bool)
+    unrated = held & ~paired
+    rating[unrated] = np.nan
+    columns: dict[str, Any] = {
+        name: [getattr(of_text[first], name) for first, _ in both] for name in ("source", "category")
+    }
+    columns["split"] = [split[texts.prompt_id[first]] for first, _ in both]
+    return PreferencePairs.of(
+        *sides.T, prompt_id=[texts.prompt_id[first] for first, _ in both], ratings=rating,
+        where=[of_text[first].row for first, _ in both], **columns,
+    ), int(unrated.sum())  # fmt: skip
+
+
+def _strictest(splits: Sequence[str | None]) -> str | None:
+    """The split of a prompt's responses: one that is held out, if any is."""
+    named = [split for split in splits if split is not None]
+    return next((split for split in named if part_of(split) != "train"), named[0] if named else None)
+
+
 def _manifest(backbone: Backbone, data: dict[str, Any], config: FeatureConfig | None, **more: Any) -> dict[str, Any]:
     config = config or FeatureConfig()
     return manifests.describe(
@@ -391,8 +491,10 @@ def tokenize_preferences(
         if error is not None:
             bad.setdefault(place // 2, (("chosen", "rejected")[place % 2], error))
     kinds = Counter(error.kind for _, error in bad.values())
+    told = [(f"{preferences[row].row}, {side}", preferences[row].prompt, error) for row, (side, error) in bad.items()]
+    of = f"{len(preferences):,} pairs"
     if bad and bad_rows == "stop":
-        raise _explain_bad_rows(backbone, preferences, bad, kinds)
+        raise _explain_bad_rows(backbone, told, kinds, of, sum(kinds.values()) < len(preferences))
     sides = list(zip(numbers[::2], numbers[1::2], strict=True))
     kept = [row for row, pair in enumerate(sides) if None not in pair]
     if not kept:
@@ -403,7 +505,7 @@ def tokenize_preferences(
                 f"{setting('truncation', 'prompt_left')}."
             )
         more = {longest: len(sides) - len(bad)} if len(sides) > len(bad) else {}
-        raise _explain_bad_rows(backbone, preferences, bad, kinds + Counter(more))
+        raise _explain_bad_rows(backbone, told, kinds + Counter(more), of, False)
     # A text whose only partner was dropped is in no pair, and is not read. `unique` sorts; numbers follow appearance.
     used, renumbered = np.unique(np.array([sides[row] for row in kept], dtype=np.int64), return_inverse=True)
     renumbered = renumbered.reshape(-1, 2)
@@ -433,24 +535,25 @@ def _key(preferences: Preferences, place: int) -> tuple[str, str]:
 
 
 def _explain_bad_rows(
-    backbone: Backbone, preferences: Preferences, bad: dict[int, tuple[str, TextError]], kinds: Counter[str]
-) -> TextError:
-    """The error for pairs that cannot be read: all counted, the first named, and the ways out."""
-    first = list(bad.items())[:EXAMPLES]
-    listed = "".join(f"\n  {preferences[row].row}, {side}: {error.fact}" for row, (side, error) in first)
-    advice = list(dict.fromkeys(error.advice for _, error in bad.values() if error.advice))
+    backbone: Backbone, bad: Sequence[tuple[str, Sequence[Message], TextError]], kinds: Counter[str], of: str,
+    rest: bool,
+) -> TextError:  # fmt: skip
+    """The error for texts (place, prompt, error) that cannot be read: all counted, the first named, the ways out."""
+    first = bad[:EXAMPLES]
+    listed = "".join(f"\n  {place}: {error.fact}" for place, _, error in first)
+    advice = list(dict.fromkeys(error.advice for _, _, error in bad if error.advice))
     if TextTooLongError.kind in kinds:
         advice.append("Raise `max_length` if the model takes longer texts.")
-    if any(_folds(backbone, preferences[row].prompt) for row in bad):
+    if any(_folds(backbone, prompt) for _, prompt, _ in bad):
         advice.append(f"{setting('system', 'fold')} puts system texts before the user's turn that follows.")
     kind = TextTooLongError if set(kinds) == {TextTooLongError.kind} else TextError
     count = sum(kinds.values())
-    if count == len(preferences):
-        way_out = "No pair is left to use."
+    if not rest:
+        way_out = f"No {'pair' if of.endswith('pairs') else 'response'} is left to use."
     else:
         way_out = f"Correct them, or leave them out and have them counted with {setting('bad_rows', 'skip')}."
     return kind(
-        f"{count:,} of {len(preferences):,} pairs cannot be read by the reward model ({count_kinds(kinds)}). "
+        f"{count:,} of {of} cannot be read by the reward model ({count_kinds(kinds)}). "
         f"{'The first:' if count > len(first) else 'They are:'}{listed}\n{way_out}",
         " ".join(advice),
     )

@@ -198,6 +198,8 @@ def assemble(path: Path, manifest: dict[str, Any]) -> Features:
     unread = reward.isnan()
     if bool(unread.any()):
         pairs = pairs.select(np.flatnonzero(~(unread[pairs.chosen] | unread[pairs.rejected]).numpy()))
+        if pairs.ratings is not None:
+            pairs = replace(pairs, ratings=pairs.ratings.masked_fill(unread[:, None], torch.nan))
         reward = reward.masked_fill(unread, 0.0)
     embeddings = ShardedEmbeddings(shards, manifest["embedding_size"])
     return Features(path, manifest, pairs, reward, embeddings, unread if bool(unread.any()) else None)

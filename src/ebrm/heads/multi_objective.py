@@ -157,8 +157,9 @@ def binary_feedback_loss(
 class BinaryHead(LinearScores):
     """u(e) = w·x fitted on thumbs by BCO's loss (arXiv 2404.04656), with the shift δ(w) that goes with w: convex.
 
-    Thumbs are the first column of the ratings, 1 up and 0 down; without ratings a pair's chosen response has a thumb up
-    and its rejected one a thumb down, with the pair's weight. The loss is the sum of both classes' means.
+    Thumbs are the first column of the ratings, 1 up and 0 down (a share between: of several people's); without ratings
+    a pair's chosen response has a thumb up and its rejected one a thumb down, with the pair's weight. The loss is the
+    sum of both classes' means.
     """
 
     takes = ("label", "weight")
@@ -187,10 +188,14 @@ class BinaryHead(LinearScores):
         if data.ratings is not None:
             thumbs = data.ratings[:, 0]
             rows = (data.training_rows & ~thumbs.isnan()).nonzero().squeeze(1)
-            up = thumbs[rows] == 1
-            if not bool((up | (thumbs[rows] == 0)).all()):
-                raise DataError("Ratings for the head binary must be 1 (thumb up), 0 (down) or NaN (none).")
-            return rows, up, torch.ones(len(rows), dtype=torch.float64, device=rows.device)
+            share = thumbs[rows].double()
+            if bool(((share < 0) | (share > 1)).any()):
+                raise DataError("Ratings for the head binary must be from 0 (thumb down) to 1 (up), or NaN (none).")
+            up, weight = share == 1, torch.ones_like(share)
+            if not bool((up | (share == 0)).all()):
+                rows, up = torch.cat([rows, rows]), torch.cat([torch.ones_like(up), torch.zeros_like(up)])
+                weight = torch.cat([share, 1 - share])
+            return rows[weight > 0], up[weight > 0], weight[weight > 0]
         rows = torch.cat([pairs.chosen, pairs.rejected])
         up = torch.arange(len(rows), device=rows.device) < len(pairs)
         weight = torch.cat([pairs.weight, pairs.weight])
