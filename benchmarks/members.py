@@ -125,6 +125,7 @@ def members(made: Made) -> dict[str, Callable[[], object]]:
         "mixed_granularity": lambda: aggregate.mixed_granularity(m.one, m.reward, m.groups),
         "Lagrangian": lambda: m.requirements.updated(m.table).combine(m.table[:, 0], m.table),
         "step_reward": lambda: aggregate.step_reward(uniform, m.groups, "product"),
+        "swap_average": lambda: aggregate.swap_average(uniform, uniform),
         "majority_vote": lambda: aggregate.majority_vote(m.answer, m.groups),
         "weighted_sum": lambda: aggregate.weighted_sum(m.table, ones),
         "weighted_mean": lambda: aggregate.weighted_mean(m.table, ones),

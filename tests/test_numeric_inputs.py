@@ -101,6 +101,7 @@ CASES: dict[str, Case] = {
         lambda weight, vote, groups: aggregate.majority_vote(vote, groups, weight), {"weight": (P, 6)},
         {"vote": torch.tensor([0, 1, 2, 1, 0, 2]), "groups": GROUPS}, keeps_type=False,
     ),
+    "swap_average": Case(aggregate.swap_average, {"first": (U, 6), "second": (U, 6)}),
     "length_penalty": Case(shape.length_penalty, {"length": (P, 6)}, {"free": 2.0}),
     "relative_length_penalty": Case(shape.relative_length_penalty, {"length": (P, 6)}, {"groups": GROUPS}),
     "correct_length_penalty": Case(
@@ -212,6 +213,10 @@ CASES: dict[str, Case] = {
             "dual_consistency": Case(curate.dual_consistency, {"best": (U, 3), "gold": (U, 3)}, {"pairs": PAIRS}),
             "consensus": Case(curate.consensus, {"probability": (U, 2, 3)}, {"pairs": PAIRS, "soft": True}),
             "judge_agreement": Case(curate.judge_agreement, {"score": (R, 3, 3, 2)}, {"pairs": PAIRS, "least": 2}),
+            "rubric_consistency": Case(
+                curate.rubric_consistency, {"probability": (U, 4)}, {"pairs": BETWEEN, "prompt": GROUPS}
+            ),
+            "ucb_pairs": Case(curate.ucb_pairs, {"reward": (R, 3, 6)}, {"prompt": GROUPS}),
             "hard_subset": Case(curate.hard_subset, {"reward": (R, 6)}, {"count": 2}),
             "preference_strength": Case(curate.preference_strength, {"difference": (R, 2, 3)}),
             **{
@@ -414,7 +419,7 @@ NOT_LOOKED_AT = {("verifiable_or_model", "model")}
 FREE = {
     ("error_driven_retrieval", "pool"), ("density_ratio_weights", "positive"), ("density_ratio_weights", "negative"),
     ("consensus", "probability"), ("judge_agreement", "score"), ("centered", "rewards"), ("tilt", "beta"),
-    ("tilt_to_kl", "kl"), ("weighted_sum", "rewards"), ("weighted_mean", "rewards"),
+    ("tilt_to_kl", "kl"), ("ucb_pairs", "reward"), ("weighted_sum", "rewards"), ("weighted_mean", "rewards"),
     ("log_sigmoid_sum", "rewards"), ("PreferencePairs.difference", "reward"), ("cross_fitted_difference", "embedding"),
 }  # fmt: skip
 ARGUMENTS = [

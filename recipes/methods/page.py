@@ -46,6 +46,7 @@ WHEN: Mapping[str, Mapping[str, str]] = {
         "the whole is scored and so are its parts": "mixed_granularity",
         "a process reward model scores every step": "step_reward",
         "several judges, or many answers to one question": "majority_vote",
+        "a judge favors the response that it is shown first": "swap_average",
     },
     "shape": {
         "the reward can grow without end, and references are at hand": (
@@ -77,7 +78,8 @@ WHEN: Mapping[str, Mapping[str, str]] = {
         "rewards are compared between prompts (filtering, base-and-bonus)": "cross_prompt_pairs",
         "responses have scores, and the reward is to be steered": "goal_conditioned_pairs",
         "thumbs down come from other prompts than thumbs up": "density_ratio_weights odds_weights",
-        "labels can still be bought": "retrieval_budget error_driven_retrieval",
+        "labels can still be bought": "retrieval_budget error_driven_retrieval ucb_pairs",
+        "rubrics were written from ranked responses, and a judge applies them": "rubric_consistency",
     },
     "optimize": {
         "a policy is trained by group-relative policy gradient": (
@@ -117,6 +119,9 @@ WHEN: Mapping[str, Mapping[str, str]] = {
         ),
         "responses that are unlike all known ones have to be found": "fit_centroids Centroids Leverage",
         "what an embedding knows is asked": "fit_probe LinearProbe",
+        "there are demonstrations and a policy's own responses, and no labels": "demonstration_reward",
+        "a fit went the right way, and may go further": "extrapolate_head",
+        "how easily a reward can be driven up is asked": "reward_gradient_probe spsa_gradient",
     },
 }
 #: Public functions and classes that are no methods: results, steps that methods share, and the parts of a head.
@@ -127,10 +132,10 @@ PARTS: Mapping[str, str] = {
     "optimize": "Selection Tilted pool_tables pools_by_size tie_groups",
     "heads": (
         "Anchors ClosedFormHead EmbeddingSource EnergyHead EnergyNetwork Epoch EstimateConfig FiniteRows "
-        "FitConfig FittedHead Fusion GaussianHead HeadConfig InferenceConfig JointConfig LikelihoodConfig "
-        "NCEConfig NetworkConfig Posterior PrototypesHead Refinement ResidualHead RewardHead TrainingConfig "
-        "agreement find_interpolation fit_energy fit_head grid_nodes head_config head_fitter load_head posterior "
-        "read_batch refuse_not_finite tanh train_step"
+        "FitConfig FittedHead Fusion GaussianHead GradientProbe HeadConfig InferenceConfig JointConfig "
+        "LikelihoodConfig NCEConfig NetworkConfig Posterior PrototypesHead Refinement ResidualHead RewardHead "
+        "TrainingConfig agreement find_interpolation fit_energy fit_head grid_nodes head_config head_fitter load_head "
+        "posterior read_batch refuse_not_finite tanh train_step"
     ),
 }
 #: Method to those of `ebrm compare` that show what it does.

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from scipy.special import expit, logit
 from scipy.stats import gmean
 
-from ebrm.aggregate import How, majority_vote, mixed_granularity, step_reward
+from ebrm.aggregate import How, majority_vote, mixed_granularity, step_reward, swap_average
+from ebrm.errors import DataError
 from ebrm.groups import Groups
 
 BY_HAND = {
@@ -139,3 +140,12 @@ def test_no_votes():
     assert majority_vote(none, Groups.of([])).label.shape == (0,)
     found = majority_vote(none, Groups(none, 2))
     assert found.label.tolist() == [-1, -1] and found.share.isnan().all() and not bool(found.tied.any())
+
+
+def test_a_position_that_a_judge_favors_cancels():
+    assert swap_average([1.0, 0.9, 0.2], [1.0, 0.1, 0.2]).tolist() == pytest.approx([0.5, 0.9, 0.5])
+    assert swap_average(torch.tensor([True, True, False]), torch.tensor([False, True, True])).tolist() == [1, 0.5, 0]
+    first, second = torch.rand(2, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(swap_average(second, first), 1 - swap_average(first, second))
+    with pytest.raises(DataError, match="second order .* out of range"):
+        swap_average([0.5], [1.5])

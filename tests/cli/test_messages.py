@@ -24,7 +24,7 @@ SOURCE = ROOT / "src" / "ebrm"
 #: Arguments of Python functions, and columns, arrays and functions that have no option.
 NO_OPTION = {
     "base_reward", "from_pretrained", "group_id", "head_bias", "head_weight", "is_chosen", "least_prompts",
-    "max_texts", "merge_and_unload", "on_error", "pair_id", "save_pretrained",
+    "max_texts", "merge_and_unload", "on_error", "pair_id", "save_pretrained", "tie_square",
 }  # fmt: skip
 #: Packages whose sentences reach these commands only.
 SHOWN_BY = {

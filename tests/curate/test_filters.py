@@ -8,7 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.curate.made_pairs import a_pair_each, generator
 
-from ebrm.curate import ConflictCount, consensus, dual_consistency, filter_conflicts, judge_agreement
+from ebrm.curate import (
+    ConflictCount,
+    consensus,
+    dual_consistency,
+    filter_conflicts,
+    judge_agreement,
+    rubric_consistency,
+)
+from ebrm.errors import ConfigError, DataError
+from ebrm.groups import Groups
 from ebrm.pairs import PreferencePairs
 
 CHOSEN = torch.tensor([2.0, 1.0, 0.5, -1.0, 3.0])
@@ -210,3 +219,27 @@ def test_no_pairs_of_agreement():
     assert len(agreed) == len(disputed) == report.given == 0
     assert consensus(none, torch.zeros(2, 0), soft=True)[1].given == 0
     assert judge_agreement(none, torch.zeros(2, 0, 2))[1].given == 0
+
+
+ROWS = Groups.of([0, 0, 0, 0, 1, 1, 2, 2])
+RANKED = PreferencePairs.of([0, 0, 1, 4, 6], [1, 2, 3, 5, 7])  # three pairs of one prompt, then one each
+
+
+def test_a_rubric_has_to_be_right_on_the_pair_and_on_its_prompt() -> None:
+    kept, report = rubric_consistency(RANKED, [0.9, 0.8, 0.3, 0.5, 0.51], ROWS)
+    assert kept.origin.tolist() == [0, 1, 4] and report.numbers["right"] == pytest.approx(0.6)
+    assert rubric_consistency(RANKED, [0.9, 0.2, 0.3, 1, 0], ROWS)[0].origin.tolist() == [3]  # a third is too little
+    votes = torch.tensor([True, True, False, False, True])
+    for threshold, left in ((0.0, [0, 1, 4]), (2 / 3, [0, 1, 4]), (0.7, [4]), (1.0, [4])):
+        assert rubric_consistency(RANKED, votes, ROWS, threshold)[0].origin.tolist() == left
+    assert rubric_consistency(RANKED, torch.ones(5), ROWS, 1.0)[0].origin.tolist() == list(range(5))
+    assert len(rubric_consistency(RANKED.select(slice(0)), [], ROWS)[0]) == 0
+
+
+def test_rubrics_of_no_prompt_and_thresholds_out_of_range_are_refused() -> None:
+    with pytest.raises(DataError, match="1 of 1 pairs are of responses to different prompts"):
+        rubric_consistency(PreferencePairs.of([0], [4]), [1.0], ROWS)
+    with pytest.raises(ConfigError, match="`threshold` is 1.5"):
+        rubric_consistency(RANKED, torch.ones(5), ROWS, 1.5)
+    with pytest.raises(DataError, match="from 0 to 1"):
+        rubric_consistency(RANKED, [2.0, 1, 1, 1, 1], ROWS)

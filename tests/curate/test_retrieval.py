@@ -6,7 +6,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.curate.made_pairs import generator
 
-from ebrm.curate import density_ratio_weights, error_driven_retrieval, odds_weights, retrieval, retrieval_budget
+from ebrm.curate import (
+    density_ratio_weights,
+    error_driven_retrieval,
+    odds_weights,
+    retrieval,
+    retrieval_budget,
+    ucb_pairs,
+)
+from ebrm.errors import ConfigError, DataError
+from ebrm.groups import Groups
 
 
 def test_the_budget_by_hand():
@@ -113,3 +122,34 @@ def test_the_same_prompts_weigh_1():
 def test_none_and_one():
     assert density_ratio_weights(torch.ones(3, 2), torch.zeros(0, 2)).shape == (0,)
     assert density_ratio_weights(torch.ones(1, 2), torch.ones(1, 2)).tolist() == pytest.approx([1.0])
+
+
+PROMPTS = Groups(torch.tensor([0, 2, 0, 1, 2, 0, 2]), 4)
+
+
+def test_the_two_highest_bounds_of_each_prompt_are_labeled_next():
+    reward = torch.tensor([[0.0, 5, 1, 0, 1, 2, 1], [0.0, 5, 1, 9, 3, 8, 1]])
+    assert ucb_pairs(reward, PROMPTS, 0.0).tolist() == [[5, 2], [1, 4]]  # means 0, 1, 5 and 5, 2, 1
+    assert ucb_pairs(reward, PROMPTS, 3.0).tolist() == [[5, 2], [1, 4]]
+    reward[1, 0] = 3  # mean 1.5, deviation 1.5
+    assert ucb_pairs(reward, PROMPTS).tolist() == [[5, 0], [1, 4]]
+    assert ucb_pairs(reward[:1], PROMPTS, 5.0).tolist() == [[5, 2], [1, 4]]  # one member has no deviation
+    assert ucb_pairs(torch.zeros(2, 7), PROMPTS).tolist() == [[0, 2], [1, 4]]  # of equal ones the earlier
+    assert ucb_pairs(torch.zeros(2, 0), Groups.of([])).shape == (0, 2)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.floats(0, 3))
+def test_bounds_by_hand(seed, bonus):
+    reward = torch.randn(4, 7, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    bound = reward.mean(0) + bonus * reward.std(0, correction=0)
+    for prompt, found in zip((0, 2), ucb_pairs(reward, PROMPTS, bonus).tolist(), strict=True):
+        rows = (PROMPTS.index == prompt).nonzero().flatten()
+        assert found == rows[bound[rows].argsort(descending=True)][:2].tolist()
+
+
+def test_bounds_of_no_members_are_refused():
+    with pytest.raises(DataError, match="no members"):
+        ucb_pairs(torch.zeros(0, 7), PROMPTS)
+    with pytest.raises(ConfigError, match="`bonus` is -1"):
+        ucb_pairs(torch.zeros(1, 7), PROMPTS, -1.0)

@@ -7,19 +7,24 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
 from ebrm.errors import ConfigError, DataError
+from ebrm.groups import Groups
 from ebrm.heads import (
+    demonstration_reward,
     directional_correction,
     directional_similarity,
     fit_centroids,
     fit_probe,
     nuisance_direction,
     remove_direction,
+    reward_gradient_probe,
+    spsa_gradient,
 )
+from ebrm.optimize import tilt_weights
 
 
 def labeled(seed: int = 0, n: int = 300, classes: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
@@ -233,3 +238,110 @@ def test_what_has_no_direction_is_refused() -> None:
         remove_direction(e, torch.ones(4))
     with pytest.raises(ValueError, match="response and prompt"):
         directional_similarity(e, e[:3], torch.ones(5))
+
+
+# ---- demonstrations ------------------------------------------------------------------------------------------------
+
+
+def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+OF_DEMONSTRATION, OF_SAMPLE = Groups.of([0, 1, 2, 2]), Groups.of([0, 0, 1, 2, 1, 2, 0, 1, 2, 2])
+
+
+def test_the_demonstrations_mean_is_that_of_the_tilted_samples() -> None:
+    """Feature matching, the optimality condition of inverse reinforcement learning."""
+    good, sample, beta, l2 = drawn(4, 3, seed=1), drawn(10, 3, seed=2), 0.7, 0.05
+    w = demonstration_reward(good, sample, OF_DEMONSTRATION, OF_SAMPLE, beta, l2)
+    tilted = tilt_weights(sample @ w, OF_SAMPLE, beta)
+    gap = torch.zeros(3, dtype=torch.float64)
+    for prompt in range(3):
+        own = OF_SAMPLE.index == prompt
+        gap += (good[OF_DEMONSTRATION.index == prompt].mean(0) - tilted[own] @ sample[own]) / 3
+    assert torch.allclose(gap, l2 * w, atol=1e-7)
+
+
+def test_a_large_beta_gives_the_difference_of_means_and_no_difference_gives_nothing() -> None:
+    good, sample = drawn(4, 3, seed=3), drawn(10, 3, seed=4)
+    w = demonstration_reward(good, sample, OF_DEMONSTRATION, OF_SAMPLE, beta=1e8, l2=0.5)
+    of_prompts = [good[OF_DEMONSTRATION.index == p].mean(0) - sample[OF_SAMPLE.index == p].mean(0) for p in range(3)]
+    assert torch.allclose(w, torch.stack(of_prompts).mean(0) / 0.5, atol=1e-5)
+    none = demonstration_reward(sample, sample, OF_SAMPLE, OF_SAMPLE)
+    assert torch.allclose(none, torch.zeros(3, dtype=torch.float64), atol=1e-6)
+
+
+def test_one_prompt_s_offset_does_not_matter_and_demonstrations_win() -> None:
+    good, sample = drawn(4, 3, seed=5) + 2, drawn(10, 3, seed=6)
+    w = demonstration_reward(good, sample, OF_DEMONSTRATION, OF_SAMPLE)
+    offset = drawn(3, 3, seed=7)
+    moved = (good + offset[OF_DEMONSTRATION.index], sample + offset[OF_SAMPLE.index])
+    assert torch.allclose(demonstration_reward(*moved, OF_DEMONSTRATION, OF_SAMPLE), w, atol=1e-6)
+    assert float((good @ w).mean()) > float((sample @ w).mean())
+
+
+def test_what_has_no_demonstrations_is_refused() -> None:
+    good, sample = drawn(1, 2), drawn(2, 2)
+    with pytest.raises(DataError, match="1 of 2 prompts are without demonstration or sample"):
+        demonstration_reward(good, sample, Groups(torch.tensor([0]), 2), Groups.of([0, 1]))
+    with pytest.raises(ValueError, match="1 prompts of demonstrations and 2 of samples"):
+        demonstration_reward(good, sample, Groups.of([0]), Groups.of([0, 1]))
+    with pytest.raises(DataError, match="no demonstrations"):
+        demonstration_reward(good[:0], sample[:0], Groups.of([]), Groups.of([]))
+    for more, name in (({"beta": 0.0}, "beta"), ({"l2": 0.0}, "l2")):
+        with pytest.raises(ConfigError, match=f"`{name}` is 0.0"):
+            demonstration_reward(good, sample[:1], Groups.of([0]), Groups.of([0]), **more)
+    with pytest.raises(DataError, match="index"):
+        demonstration_reward(good * math.nan, sample[:1], Groups.of([0]), Groups.of([0]))
+
+
+# ---- gradients -----------------------------------------------------------------------------------------------------
+
+
+def bent(e: torch.Tensor) -> torch.Tensor:
+    return torch.tanh(e[:, 0]) + 0.5 * e[:, 1].square() - e[:, 2] * e[:, 0]
+
+
+@given(st.integers(0, 1000), st.integers(1, 5), st.floats(0.1, 10))
+@settings(max_examples=10, deadline=None)
+def test_a_linear_reward_s_distance_is_its_gain_over_the_length_of_its_weights(seed, steps, gain) -> None:
+    w, e = drawn(4, seed=seed), drawn(5, 4, seed=seed + 1)
+    found = reward_gradient_probe(lambda x: x @ w + 3, e, gain, steps)
+    assert found.distance.tolist() == pytest.approx([gain / float(w.norm())] * 5)
+    assert found.norm.tolist() == pytest.approx([float(w.norm())] * 5)
+    assert found.gained.tolist() == pytest.approx([gain] * 5)
+    unit = reward_gradient_probe(lambda x: x @ (w / w.norm()), e)
+    assert unit.distance.tolist() == pytest.approx([1.0] * 5)
+
+
+def test_a_bent_reward_s_gain_is_measured_and_a_flat_one_s_distance_infinite() -> None:
+    e = drawn(6, 3, seed=8)
+    coarse, fine = (reward_gradient_probe(bent, e, 0.5, steps) for steps in (1, 200))
+    assert torch.allclose(fine.gained, torch.full_like(fine.gained, 0.5), atol=0.02)
+    assert float((coarse.gained - 0.5).abs().max()) > 0.02
+    flat = reward_gradient_probe(lambda x: 0 * x.sum(1), e)
+    assert bool(flat.distance.isinf().all()) and not bool(flat.gained.any())
+    assert reward_gradient_probe(bent, e[:0]).distance.shape == (0,)
+    for more, name in (({"gain": 0.0}, "gain"), ({"steps": 0}, "steps")):
+        with pytest.raises(ConfigError, match=f"`{name}` is 0"):
+            reward_gradient_probe(bent, e, **more)
+
+
+def test_spsa_is_unbiased_for_a_linear_reward_with_the_variance_that_is_said() -> None:
+    w, draws = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64), 400
+    found = spsa_gradient(lambda x: x @ w, drawn(200, 3), torch.Generator().manual_seed(1), draws)
+    variance = (w.square().sum() - w.square()) / draws
+    assert torch.allclose(found.mean(0), w, atol=5 * float((variance / 200).sqrt().max()))
+    assert found.var(0).tolist() == pytest.approx(variance.tolist(), rel=0.4)
+    one = spsa_gradient(lambda x: 3 * x[:, 0], drawn(2, 1), torch.Generator().manual_seed(1), 1)
+    assert one.flatten().tolist() == pytest.approx([3.0, 3.0])  # of one number, every draw is exact
+
+
+def test_spsa_finds_the_gradient_of_a_bent_reward() -> None:
+    e = drawn(3, 3, seed=9).requires_grad_()
+    (slope,) = torch.autograd.grad(bent(e).sum(), e)
+    found = spsa_gradient(bent, e.detach(), torch.Generator().manual_seed(2), 4000, size=1e-3)
+    assert torch.allclose(found, slope, atol=0.15) and not found.requires_grad
+    for more, name in (({"draws": 0}, "draws"), ({"size": 0.0}, "size")):
+        with pytest.raises(ConfigError, match=f"`{name}` is 0"):
+            spsa_gradient(bent, e.detach(), torch.Generator(), **more)

@@ -165,6 +165,30 @@ def test_a_user_who_is_one_prototype_and_one_prototype_for_all(head: PrototypesH
     assert torch.allclose(lone.user_reward(X[:9], 0), lone.refine(X[:9], BASE[:9]).reward, atol=1e-5)
 
 
+def test_users_are_told_apart_by_angles_too() -> None:
+    """PAL-B: cosines times a scale; two tastes that one reward cannot serve, and a new user's place."""
+    config = PrototypesConfig(similarity="angle", epochs=15, hidden=32, patience=0)
+    head = fit_head(config, X, BASE, TRAIN, HELD).head
+    assert isinstance(head, PrototypesHead)
+    users = USER[1000:]
+    right = torch.zeros(len(users), dtype=torch.bool)
+    for user in range(10):
+        reward = head.user_reward(X, user)
+        right |= (users == user) & (reward[TEST.chosen] > reward[TEST.rejected])
+    assert float(right.float().mean()) > 0.85
+    odd = [pair for pair in range(1000, 1200) if USER[pair] % 2][:20]
+    assert float((head.place(X[PAIRS.chosen[odd]], X[PAIRS.rejected[odd]]) - 0.5).abs().max()) > 0.2
+    x = head.standardizer.embed(X[:6])
+    weights = torch.tensor([0.3, 0.7])
+    f, ideal = head.place_items(x).double(), (weights @ head.prototypes).double()
+    cosine = f @ ideal / (f.norm(dim=1) * ideal.norm())
+    scale = min(float(head.log_scale.exp()), 100.0)
+    assert head._scores_by(x, weights).tolist() == pytest.approx((scale * cosine).tolist(), rel=1e-4, abs=1e-4)
+    with torch.no_grad():
+        head.log_scale.fill_(9.0)  # more than log 100
+    assert float(head._scores_by(x, weights).abs().max()) <= 100.001
+
+
 def test_users_that_are_not_there_are_refused(head: PrototypesHead) -> None:
     for user in (-1, 10):
         with pytest.raises(DataError, match=f"no user {user}"):

@@ -6,8 +6,8 @@ from scipy.stats import norm
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, log_loss
 
-from ebrm.errors import DataError
-from ebrm.metrics import Bootstrap, calibration, clustered_mean, confidence_and_correct
+from ebrm.errors import ConfigError, DataError
+from ebrm.metrics import Bootstrap, binned_calibration, calibration, clustered_mean, confidence_and_correct
 from ebrm.metrics.reliability import equal_mass_bins
 
 
@@ -157,3 +157,51 @@ def test_equal_mass_bins_are_equal_and_keep_ties_together() -> None:
 def test_bad_input_is_named() -> None:
     with pytest.raises(DataError, match=r"lie in \[0, 1\], but 1 of 3 values do not, the first \(1.5\) in row 2"):
         calibration([0.1, 0.2, 1.5])
+
+
+def test_bins_of_equal_width_by_hand():
+    """Bins [0.2, 0.4) and [0.6, 0.8) hold 0.3, 0.7 with y = 0, 1 and 0.7, 0.3 with 1, 0; 0.9 and 0.1 the outer ones."""
+    found = binned_calibration([0.7, 0.3, 0.9], bins=5)
+    assert found.bins == 4
+    assert found.mce == pytest.approx(0.2) and found.ace == pytest.approx((2 * 0.2 + 2 * 0.1) / 4)
+    assert found.ece == pytest.approx((2 * 0.4 + 2 * 0.1) / 6)
+    assert binned_calibration([0.5, 0.5], [1, 0]).ece == 0
+    assert binned_calibration([1.0, 1.0, 0.0], [1, 1, 0]).mce == 0
+    assert binned_calibration([1.0], [0]).ece == 1
+
+
+@pytest.mark.parametrize("bins", [1, 5, 20])
+def test_equal_width_against_a_loop(bins):
+    draws = np.random.default_rng(bins)
+    p, y = draws.random(200).round(2), draws.integers(0, 2, 200)
+    both, outcome = np.concatenate([p, 1 - p]), np.concatenate([y, 1 - y])
+    gaps, sizes = [], []
+    for low in range(bins):
+        inside = [low <= round(x * bins, 6) < low + 1 or (low == bins - 1 and round(x, 6) == 1) for x in both]
+        if any(inside):
+            gaps.append(abs(both[inside].sum() - outcome[inside].sum()))
+            sizes.append(sum(inside))
+    gaps, sizes = np.array(gaps), np.array(sizes)
+    found = binned_calibration(p, y, bins)
+    expected = (gaps.sum() / 400, (gaps / sizes).mean(), (gaps / sizes).max(), len(gaps))
+    assert (found.ece, found.ace, found.mce, found.bins) == pytest.approx(expected)
+    turned = binned_calibration(1 - p, 1 - y, bins)  # each pair the other way round
+    assert (turned.ece, turned.mce) == pytest.approx((found.ece, found.mce))
+
+
+def test_a_calibrated_simulator_has_little_error_in_equal_widths():
+    draws = np.random.default_rng(0)
+    p = draws.random(20_000)
+    found = binned_calibration(p, draws.random(20_000) < p)
+    assert found.ece < 0.01 and found.mce < 0.03
+
+
+def test_what_has_no_bins_is_refused():
+    with pytest.raises(ConfigError, match="bins is 0"):
+        binned_calibration([0.5], bins=0)
+    with pytest.raises(DataError, match="label in row 1 is 2; expected 0 to 1"):
+        binned_calibration([0.5, 0.5], [0, 2])
+    with pytest.raises(DataError, match="probability in row 0 is -0.5"):
+        binned_calibration([-0.5])
+    with pytest.raises(DataError):
+        binned_calibration([])

@@ -368,3 +368,29 @@ def test_bad_input_is_named() -> None:
     for settings_ in ({"flat": -1.0}, {"flat": NAN}, {"ceiling": NAN}):
         with pytest.raises(ConfigError, match="expected"):
             reward_drift([1, 2], ["a", "a"], **settings_)
+
+
+@pytest.mark.parametrize("norm", [1, 2, np.inf])
+def test_starc_in_every_norm_knows_no_offset_of_a_prompt_and_no_scale(norm):
+    draws = np.random.default_rng(3)
+    prompt, weight = np.arange(12) % 3, draws.random(12)
+    first, second, third = draws.normal(size=(3, 12))
+    moved = 3 * first + draws.normal(size=3)[prompt]
+    far = lambda a, b: starc_distance(a, b, prompt, weight, norm)  # noqa: E731
+    assert far(first, moved) == pytest.approx(0, abs=1e-7) and far(first, -moved) == pytest.approx(2)
+    assert far(first, second) == far(second, first) <= far(first, third) + far(third, second)
+    assert far(first, 1.0 * prompt) == pytest.approx(1) and far(prompt, prompt) == 0
+    shuffled = draws.permutation(12)
+    again = starc_distance(first[shuffled], second[shuffled], prompt[shuffled], weight[shuffled], norm)
+    assert again == pytest.approx(far(first, second))
+
+
+def test_starc_by_hand_in_the_other_norms():
+    first, second, prompt = [1.0, -1, 2, -2], [3.0, 1, -1, 1], [0, 0, 1, 1]
+    assert starc_distance(first, second, prompt, norm=1) == pytest.approx(1 / 12 * 2 + 7 / 12 * 2)
+    assert starc_distance(first, second, prompt, norm=np.inf) == pytest.approx(2)  # 1 and -1 at the third
+    # (1, -1, 2, -2) / 6 against (1, -1, -1, 1) / 4
+    weighted = starc_distance(first, second, prompt, [1, 1, 0, 0], norm=1)
+    assert weighted == pytest.approx(0) and starc_distance(first, second, prompt, [1, 1, 0, 0], norm=np.inf) == 0
+    with pytest.raises(ConfigError, match="norm is 3"):
+        starc_distance(first, second, prompt, norm=3)

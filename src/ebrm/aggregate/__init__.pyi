@@ -34,3 +34,4 @@ from .parts import Majority as Majority
 from .parts import majority_vote as majority_vote
 from .parts import mixed_granularity as mixed_granularity
 from .parts import step_reward as step_reward
+from .parts import swap_average as swap_average

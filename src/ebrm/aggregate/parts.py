@@ -162,6 +162,22 @@ def majority_vote(vote: ArrayLike, groups: Groups, weight: ArrayLike | None = No
     )
 
 
+def swap_average(first: ArrayLike, second: ArrayLike) -> Tensor:  # [n], [n] -> [n]
+    """Position-swap average of a judge: P(a is better) = ½ (p_ab + 1 - p_ba), for judges that favor a position.
+
+    With votes for probabilities, Rubric-ARM's ½ (1[a wins as first] + 1[a wins as second]) (the sequel of OpenRubrics,
+    arXiv 2510.07743). A judge that always takes the first has 1/2 throughout. mean(½ (p_ab + p_ba)) - ½ is how much it
+    favors the first.
+
+    Args:
+        first: p_ab, probability (or vote, bool) for the response shown first, a, with b second.
+        second: p_ba, that for the response shown first once they are swapped, b.
+    """
+    one = check_range(first, 0, 1, "probabilities in the first order [n]")
+    two = check_range(second, 0, 1, "probabilities in the second order [n]", device=one.device, n=len(one))
+    return match_dtype((one + 1 - two) / 2, first, second)
+
+
 def _filled(values: Tensor, none: Tensor, empty: float | None, without: str) -> Tensor:  # [q], [q] -> [q]
     """The values, with `empty` where there was nothing to reduce."""
     if empty is not None:

@@ -13,6 +13,7 @@ from .filters import dual_consistency as dual_consistency
 from .filters import filter_conflicts as filter_conflicts
 from .filters import hard_subset as hard_subset
 from .filters import judge_agreement as judge_agreement
+from .filters import rubric_consistency as rubric_consistency
 from .fitted_heads import Fit as Fit
 from .fitted_heads import Head as Head
 from .fitted_heads import Peers as Peers
@@ -35,3 +36,4 @@ from .retrieval import density_ratio_weights as density_ratio_weights
 from .retrieval import error_driven_retrieval as error_driven_retrieval
 from .retrieval import odds_weights as odds_weights
 from .retrieval import retrieval_budget as retrieval_budget
+from .retrieval import ucb_pairs as ucb_pairs

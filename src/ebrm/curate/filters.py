@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from ebrm.errors import ConfigError
+from ebrm.groups import Groups
 from ebrm.pairs import CurationReport, PreferencePairs
-from ebrm.utils.validation import ArrayLike, check_finite, check_range, check_setting
+from ebrm.utils.validation import ArrayLike, check_finite, check_range, check_setting, refuse
 
 
 @dataclass(frozen=True)
@@ -177,6 +178,37 @@ def judge_agreement(
     first = (known[:, :, 0] > known[:, :, 1]).sum(0) >= needed
     second = (known[:, :, 0] < known[:, :, 1]).sum(0) >= needed
     return pairs.after("judge agreement", keep=first | second, flip=second, numbers={"judges": len(known)})
+
+
+def rubric_consistency(
+    pairs: PreferencePairs, probability: ArrayLike, prompt: Groups, threshold: float = 0.5
+) -> tuple[PreferencePairs, CurationReport]:  # [p], of [n]
+    """Keep the pairs whose rubric reproduces the label, of prompts where it does so often enough (OpenRubrics).
+
+        keep where p > 1/2 and Acc_x ≥ τ, Acc_x the share of the prompt's pairs with p > 1/2
+
+    The filter of rubrics that were written from ranked responses (arXiv 2510.07743): one that a judge cannot tell the
+    prompt's responses apart by as they were ranked is not used. For a prompt with one pair both conditions are one. The
+    rubrics to keep are those of the pairs that are kept.
+
+    Args:
+        pairs: p of them, each of two responses to one prompt (else a DataError).
+        probability: a judge's P(chosen is better) by the rubric, or its vote (bool); both orders averaged with
+            `ebrm.aggregate.swap_average`. Just 1/2 is not right.
+        prompt: the prompt of each row.
+        threshold: τ, 0 to 1 (the paper: 0.5).
+    """
+    check_setting("threshold", threshold, at_least=0, at_most=1)
+    right = check_range(probability, 0, 1, "probability [p]", device=pairs.device, p=len(pairs)) > 0.5
+    pairs.check_rows(len(prompt))
+    index = prompt.index.to(pairs.device)
+    of = index[pairs.chosen]
+    do = "A rubric is of one prompt; leave those pairs out."
+    refuse(of != index[pairs.rejected], "pairs are of responses to different prompts", do)
+    accuracy = Groups(of, prompt.count).mean(right.double())[of]
+    keep = right & (accuracy >= threshold - 1e-9)  # 0.29 · 100 is 28.999999999999996
+    numbers = {"right": float(right.double().mean()) if len(pairs) else 0.0}
+    return pairs.after("rubric consistency", keep=keep, numbers=numbers)
 
 
 def hard_subset(reward: ArrayLike, count: int) -> Tensor:  # [n] -> [q]

@@ -1,4 +1,4 @@
-"""Retrieval of pairs to label, and density-ratio weights of examples from other prompts."""
+"""Which pairs to label next, and density-ratio weights of examples from other prompts."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ebrm.errors import ConfigError, DataError
+from ebrm.groups import Groups
 from ebrm.utils.validation import ArrayLike, check_finite, check_range, check_setting, match_dtype, unit_vectors
 
 # Cosines are held in tables of so many cells.
@@ -60,6 +61,39 @@ def error_driven_retrieval(
         above, level = cosine > last, cosine == last
         found |= (above | (level & (level.cumsum(1) <= k - above.sum(1, keepdim=True)))).any(0)
     return found.nonzero().flatten()
+
+
+def ucb_pairs(reward: ArrayLike, prompt: Groups, bonus: float = 1.0) -> Tensor:  # [k, n] -> [q, 2]
+    """Pairs to label next: the two responses of each prompt with the highest upper confidence bounds (ours).
+
+        u = mean_m r_m + c · std_m r_m
+
+    SELM (arXiv 2405.19332) is optimistic when it fits: it favors responses whose reward may be high. For an ensemble's
+    or a posterior's k rewards this is the same thought at the choice of what to label. Take the prompts where the two
+    bounds are closest, or the members differ most, if not all can be labeled.
+
+    Args:
+        reward: of k members, at least 1, and n responses, on one scale (`ebrm.aggregate.member_units`).
+        prompt: the prompt of each response.
+        bonus: c, 0 (the highest mean rewards) or more; deviations have the divisor k.
+
+    Returns:
+        rows, the higher bound first (of equal ones the earlier row), int64; in the order of prompts, those with one
+        response left out.
+    """
+    check_setting("bonus", bonus, at_least=0)
+    known = check_finite(reward, "reward [k, n]", n=len(prompt))
+    if not len(known):
+        raise DataError("Upper confidence bounds of no members; expected the rewards of at least 1.")
+    mean = torch.where((known == known[0]).all(0), known[0], known.mean(0))
+    bound = mean + bonus * (known - mean).square().mean(0).sqrt()
+    prompt = prompt.to(bound.device)
+    rank = prompt.rank(bound)
+    places = torch.full((prompt.count, 2), -1, device=bound.device)
+    for place in (0, 1):
+        rows = (rank == place).nonzero().flatten()
+        places[prompt.index[rows], place] = rows
+    return places[prompt.sizes >= 2]
 
 
 def density_ratio_weights(

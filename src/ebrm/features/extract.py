@@ -303,8 +303,8 @@ def extract_ratings(
             raise _explain_bad_rows(backbone, rows, kinds, f"{len(ratings):,} rated responses", len(texts) > 0)
         if not len(texts):
             raise FeaturesError(
-                f"No response is left: all {len(ratings):,} are longer than max_length "
-                f"({backbone.text_rule.max_length} tokens). Raise `max_length`, or cut prompts with "
+                f"No response is left: all {len(ratings):,} have more tokens than `max_length` "
+                f"({backbone.text_rule.max_length}). Raise it, or cut prompts with "
                 f"{setting('truncation', 'prompt_left')}."
             )
         kept = [(number, row) for number, row in zip(numbers, ratings, strict=True) if number is not None]

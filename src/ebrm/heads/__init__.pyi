@@ -33,6 +33,7 @@ from .data import FiniteRows as FiniteRows
 from .data import agreement as agreement
 from .data import refuse_not_finite as refuse_not_finite
 from .energy import EnergyHead as EnergyHead
+from .extrapolation import extrapolate_head as extrapolate_head
 from .fusion import UNMEASURED as UNMEASURED
 from .fusion import Fusion as Fusion
 from .grid import Posterior as Posterior
@@ -52,13 +53,17 @@ from .multi_objective import class_mean_shift as class_mean_shift
 from .network import EnergyNetwork as EnergyNetwork
 from .network import tanh as tanh
 from .probes import Centroids as Centroids
+from .probes import GradientProbe as GradientProbe
 from .probes import LinearProbe as LinearProbe
+from .probes import demonstration_reward as demonstration_reward
 from .probes import directional_correction as directional_correction
 from .probes import directional_similarity as directional_similarity
 from .probes import fit_centroids as fit_centroids
 from .probes import fit_probe as fit_probe
 from .probes import nuisance_direction as nuisance_direction
 from .probes import remove_direction as remove_direction
+from .probes import reward_gradient_probe as reward_gradient_probe
+from .probes import spsa_gradient as spsa_gradient
 from .registry import fit_head as fit_head
 from .registry import head_fitter as head_fitter
 from .registry import load_head as load_head

@@ -562,12 +562,15 @@ class PrototypesConfig(_TwoLayerConfig):
     Attributes:
         prototypes: number of prototypes.
         dimension: dimension of the ideal points.
+        similarity: how near a response is to an ideal point. distance: Euclidean, with a hinge loss (PAL-A); angle:
+            the cosine times a fitted scale, with the cross-entropy of pairs (PAL-B).
     """
 
     kind: ClassVar[str] = "prototypes"
     title: ClassVar[str] = "ideal points of users as mixtures of prototypes (PAL)"
     prototypes: int = 2
     dimension: int = 16
+    similarity: Literal["distance", "angle"] = "distance"
 
 
 #: Kind to config, the default first.

@@ -1,4 +1,4 @@
-"""Frozen embeddings: linear probes, distances to centroids, and directions that a reward should not use."""
+"""Frozen embeddings: linear probes, rewards of demonstrations, centroids, directions, and gradients of rewards."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 from ebrm.errors import ConfigError, DataError
+from ebrm.groups import Groups
 from ebrm.heads.minimize import lowest
-from ebrm.utils.validation import check_finite
+from ebrm.utils.validation import check_finite, check_setting, refuse
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,57 @@ def fit_probe(embedding: Tensor, label: Tensor, l2: float = 0.01) -> LinearProbe
     flat = lowest(loss, torch.zeros(d * c + c), l2)
     bias = flat[d * c :]
     return LinearProbe(flat[: d * c].view(d, c), bias - bias.mean(), center, spread, classes)
+
+
+def demonstration_reward(
+    demonstration: Tensor,  # [m, d]
+    sample: Tensor,  # [n, d]
+    of_demonstration: Groups,
+    of_sample: Groups,
+    beta: float = 1.0,
+    l2: float = 0.01,
+) -> Tensor:  # [d]
+    """Reward w·e of demonstrations against a policy's own samples, by inverse reinforcement learning (DR-IRL).
+
+        max_w min_π E[r(demonstration) - r(π)] + β KL(π ‖ π_ref) - l2/2 |w|²,  r = w·e
+
+    DR-IRL (arXiv 2503.18991) alternates between both; on samples of π_ref the inner policy is the exponential tilt of
+    the samples in closed form (ours), which leaves a concave problem: the mean over prompts of w·(mean demonstration) -
+    β log mean_j exp(w·e_j / β). At its end the demonstrations' mean embedding is that of the tilted samples, plus l2 w.
+    Without the penalty demonstrations outside the samples' hull have no finite w. The paper fits one reward a category
+    of harm: call it once for each. With β → ∞ it is the difference of both mean embeddings over l2.
+
+    Args:
+        demonstration: embeddings of responses that are known to be good.
+        sample: of responses of the reference policy to the same prompts.
+        of_demonstration, of_sample: the prompt of each; both number the same prompts, and each has both kinds.
+        beta: β, in the reward's unit, above 0.
+        l2: the penalty, above 0.
+
+    Returns:
+        w, float64; e @ w is the reward.
+
+    Raises:
+        DataError: a number that is not finite, no prompt, or a prompt without one kind of response.
+    """
+    check_setting("beta", beta, above=0)
+    check_setting("l2", l2, above=0)
+    good = check_finite(demonstration, "demonstration [m, d]", m=len(of_demonstration))
+    drawn = check_finite(sample, "sample [n, d]", device=good.device, n=len(of_sample), d=good.shape[1])
+    first, second = of_demonstration.to(good.device), of_sample.to(good.device)
+    if first.count != second.count:
+        raise ValueError(f"{first.count} prompts of demonstrations and {second.count} of samples; expected the same")
+    refuse((first.sizes == 0) | (second.sizes == 0), "prompts are without demonstration or sample")
+    if not first.count:
+        raise DataError("There are no demonstrations to learn from.")
+    share = first.spread(1 / first.sizes.to(good))
+    mean = (share[:, None] * good).sum(0) / first.count
+    log_size = second.sizes.to(good).log()
+
+    def loss(w: Tensor) -> Tensor:
+        return beta * (second.logsumexp(drawn @ w / beta) - log_size).mean() - mean @ w
+
+    return lowest(loss, torch.zeros_like(mean), l2)
 
 
 @dataclass(frozen=True)
@@ -244,3 +296,93 @@ def remove_direction(embedding: Tensor, direction: Tensor) -> Tensor:  # [n, d],
         raise DataError("The direction has length 0, so that nothing lies along it.")
     u = u / u.norm()
     return (e - (e @ u)[:, None] * u).to(embedding.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class GradientProbe:
+    """What `reward_gradient_probe` found of each row.
+
+    Attributes:
+        norm: length of the reward's gradient |∇r(e)|, reward a unit of the embedding [n].
+        distance: how far the embedding was moved; infinite where the gradient is 0 [n].
+        gained: by how much the reward rose on the way [n].
+    """
+
+    norm: Tensor
+    distance: Tensor
+    gained: Tensor
+
+
+def reward_gradient_probe(
+    reward: Callable[[Tensor], Tensor],  # [n, d] -> [n]
+    embedding: Tensor,  # [n, d]
+    gain: float = 1.0,
+    steps: int = 10,
+) -> GradientProbe:
+    """How far embeddings have to move along the reward's gradient for the reward to rise by `gain` (after AlignProp).
+
+    AlignProp (arXiv 2310.03739) follows this gradient into an image's generator, which texts do not have; what is left
+    is a probe of the reward (ours): a distance that is small beside those between responses is a direction that a
+    policy can exploit. `steps` times e ← e + (gain / steps) ∇r / |∇r|²; for a linear reward w·e the distance is gain /
+    |w|, in any number of steps. Where the reward bends, `gained` says how much of the gain was had.
+
+    Args:
+        reward: differentiable, each row by itself, such as a fitted head (`model.head`).
+        embedding: where to begin.
+        gain: in the reward's unit, above 0.
+        steps: 1 or more.
+    """
+    check_setting("gain", gain, above=0)
+    check_setting("steps", steps, at_least=1)
+    check_finite(embedding, "embedding [n, d]")
+    start = at = embedding.detach()
+    first: Tensor | None = None
+    values = []
+    for _ in range(steps):
+        with torch.enable_grad():
+            leaf = at.clone().requires_grad_()
+            value = reward(leaf)
+            (slope,) = torch.autograd.grad(value.sum(), leaf)
+        values.append(value.detach())
+        square = slope.square().sum(1)
+        first = square.sqrt() if first is None else first
+        at = at + torch.where(square > 0, gain / steps / square, 0.0)[:, None] * slope
+    with torch.no_grad():
+        gained = reward(at) - values[0]
+    assert first is not None
+    distance = torch.where(first > 0, (at - start).square().sum(1).sqrt(), torch.inf)
+    return GradientProbe(first, distance, gained)
+
+
+def spsa_gradient(
+    reward: Callable[[Tensor], Tensor],  # [n, d] -> [n]
+    embedding: Tensor,  # [n, d]
+    generator: torch.Generator,
+    draws: int = 100,
+    size: float = 0.01,
+) -> Tensor:  # [n, d]
+    """Gradient of a reward without derivatives: SPSA (Spall, 1992), as Euphonium (arXiv 2602.04928) for black boxes.
+
+        ĝ = mean over draws of (r(e + c Δ) - r(e - c Δ)) / (2c) · Δ,  Δ uniform on {-1, 1}^d
+
+    Unbiased where the reward is linear (in general up to c²), with the variance Σ_{j≠i} g_j² / draws in place i: for
+    checks, and for rewards that cannot be differentiated, in few dimensions.
+
+    Args:
+        reward: each row by itself; called 2 · draws times.
+        embedding: where.
+        generator: draws the signs.
+        draws: 1 or more.
+        size: c, in the embedding's unit, above 0; differences of rewards have to stand out of their rounding.
+    """
+    check_setting("draws", draws, at_least=1)
+    check_setting("size", size, above=0)
+    check_finite(embedding, "embedding [n, d]")
+    total = torch.zeros_like(embedding, dtype=torch.float64)
+    with torch.no_grad():
+        for _ in range(draws):
+            bits = torch.randint(2, embedding.shape, generator=generator, device=generator.device)
+            sign = (2 * bits - 1).to(embedding)
+            rise = reward(embedding + size * sign).double() - reward(embedding - size * sign).double()
+            total += (rise / (2 * size))[:, None] * sign
+    return (total / draws).to(embedding.dtype)

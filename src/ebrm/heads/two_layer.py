@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, relu, silu
+from torch.nn.functional import cosine_similarity, linear, logsigmoid, relu, silu
 
 from ebrm.errors import DataError
 from ebrm.heads.base import ClosedFormHead, RewardHead
@@ -21,6 +21,8 @@ from ebrm.heads.minimize import early_stopping, lowest
 _REACH, _STEPS = 0.5, 200
 #: Users' weights are learned this much faster than the rest: each has few pairs.
 _FASTER = 10.0
+#: PAL-B's scale of the cosine: where it starts, and the most it may be.
+_START_SCALE, _MOST_SCALE = 1 / 0.07, 100.0
 #: Under a root, so that a distance of 0 has a gradient.
 _TINY = 1e-12
 
@@ -140,6 +142,9 @@ class PrototypesHead(ClosedFormHead):
     user's weights on them; the user of a pair is its source. AdamW with PAL's hinge on differences of distances.
     Rewards are those of the average user, weighted by pairs (ours); `user_reward` gives one user's. The hinge is no
     likelihood: the deviation reads a lead of one unit as Bradley and Terry would.
+
+    With similarity angle it is PAL-B: r(e, u) = s cos(f(e), a_u), s fitted, 100 at most, by cross-entropy of the pairs.
+    PAL-B's prototypes are functions of the prompt; here they are fixed (ours), as the embedding has read the prompt.
     """
 
     takes = ("label", "weight")
@@ -158,6 +163,8 @@ class PrototypesHead(ClosedFormHead):
         self.preference = nn.Parameter(0.1 / _FASTER * torch.randn(groups, s.prototypes, generator=generator))
         self.register_buffer("share", torch.full((groups,), 1 / groups))
         self.register_buffer("names", _json([""] * groups))
+        if s.similarity == "angle":
+            self.log_scale = nn.Parameter(torch.tensor(_START_SCALE).log())
 
     @classmethod
     def empty(cls, config: HeadConfig, tensors: dict[str, Tensor]) -> RewardHead:
@@ -183,7 +190,17 @@ class PrototypesHead(ClosedFormHead):
         return self._scores_by(x, self.weights.T.mv(self.share))
 
     def _scores_by(self, x: Tensor, weights: Tensor) -> Tensor:  # [n, d], [k] -> [n]
-        return -_distance(self.place_items(x), self.prototypes.T.mv(weights))
+        return self._nearness(self.place_items(x), self.prototypes.T.mv(weights))
+
+    def _nearness(self, points: Tensor, ideal: Tensor) -> Tensor:  # [n, q], [q] or [n, q] -> [n]
+        """Reward of places of items by an ideal point."""
+        if self.config.similarity == "distance":
+            return -_distance(points, ideal)
+        return self.log_scale.exp().clamp_max(_MOST_SCALE) * cosine_similarity(points, ideal.expand_as(points), 1)
+
+    def _loss(self, lead: Tensor) -> Tensor:  # [p] -> [p]
+        """Of the lead of the chosen over the rejected."""
+        return hinge(lead) if self.config.similarity == "distance" else -logsigmoid(lead)
 
     @torch.no_grad()
     def user_reward(self, embedding: Tensor, user: str | int | Tensor) -> Tensor:  # [n, d] -> [n]
@@ -204,7 +221,7 @@ class PrototypesHead(ClosedFormHead):
         return self.standardizer.to_base(self.offset + self.gain * scores.double()).cpu()
 
     def place(self, chosen: Tensor, rejected: Tensor, ridge: float = 0.01) -> Tensor:  # [p, d], [p, d] -> [k]
-        """Weights on the prototypes of a new user from p pairs: mean hinge + ridge/2 |ω|² (ours), all else frozen."""
+        """Weights on the prototypes of a new user from p pairs: mean loss + ridge/2 |ω|² (ours), all else frozen."""
         with torch.no_grad():
             sides = [
                 self.place_items(self.standardizer.embed(side.to(self.device))).double() for side in (chosen, rejected)
@@ -214,7 +231,8 @@ class PrototypesHead(ClosedFormHead):
             return torch.full((len(points),), 1 / len(points))
 
         def loss(omega: Tensor) -> Tensor:
-            return hinge(ideal_point_difference(sides[0], sides[1], torch.softmax(omega, 0) @ points)).mean()
+            ideal = torch.softmax(omega, 0) @ points
+            return self._loss(self._nearness(sides[0], ideal) - self._nearness(sides[1], ideal)).mean()
 
         return torch.softmax(lowest(loss, torch.zeros(len(points)).to(points), ridge), 0).float().cpu()
 
@@ -227,18 +245,18 @@ class PrototypesHead(ClosedFormHead):
         def difference(chosen: Tensor, rejected: Tensor, user: Tensor) -> Tensor:
             points = self.place_items(x[torch.cat([chosen, rejected])])
             ideal = (self.weights @ self.prototypes)[user]
-            return ideal_point_difference(points[: len(chosen)], points[len(chosen) :], ideal)
+            return self._nearness(points[: len(chosen)], ideal) - self._nearness(points[len(chosen) :], ideal)
 
-        def hinges(lead: Tensor, label: Tensor) -> Tensor:
-            return label * hinge(lead) + (1 - label) * hinge(-lead)
+        def losses(lead: Tensor, label: Tensor) -> Tensor:
+            return label * self._loss(lead) + (1 - label) * self._loss(-lead)
 
         def loss(batch: Tensor) -> Tensor:
             lead = difference(pairs.chosen[batch], pairs.rejected[batch], data.group[batch])
-            return (pairs.weight[batch] * hinges(lead, pairs.label[batch])).mean()
+            return (pairs.weight[batch] * losses(lead, pairs.label[batch])).mean()
 
         def held_out() -> float:
             lead = difference(held.chosen, held.rejected, data.validation_group)
-            return weighted_mean(hinges(lead, held.label), held.weight)
+            return weighted_mean(losses(lead, held.label), held.weight)
 
         train_two_layers(self, self.config, data, loss, held_out if len(held) else None, generator)
 

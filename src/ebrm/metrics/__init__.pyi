@@ -45,8 +45,10 @@ from .ranking import reciprocal_rank as reciprocal_rank
 from .ranking import ties_comparisons as ties_comparisons
 from .ranking import ties_score as ties_score
 from .ranking import weighted_agreement as weighted_agreement
+from .reliability import BinnedCalibration as BinnedCalibration
 from .reliability import Calibration as Calibration
 from .reliability import ReliabilityBin as ReliabilityBin
+from .reliability import binned_calibration as binned_calibration
 from .reliability import calibration as calibration
 from .reliability import confidence_and_correct as confidence_and_correct
 from .significance import PERMUTATIONS as PERMUTATIONS

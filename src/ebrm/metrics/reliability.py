@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ebrm.errors import DataError
+from ebrm.errors import ConfigError, DataError
 from ebrm.metrics.bootstrap import (
     Bootstrap,
     Estimate,
@@ -60,6 +60,56 @@ class Calibration:
     brier: Estimate
     log_loss: Estimate
     pairs: int
+
+
+@dataclass(frozen=True)
+class BinnedCalibration:
+    """Calibration errors over bins of equal width.
+
+    Attributes:
+        ece: expected calibration error, mean over pairs of |accuracy - probability| of their bin.
+        ace: average calibration error, the same as a mean over bins, empty ones left out.
+        mce: maximum calibration error, that of the worst bin.
+        bins: bins that are not empty.
+    """
+
+    ece: float
+    ace: float
+    mce: float
+    bins: int
+
+
+def binned_calibration(probability: ArrayLike, label: ArrayLike | None = None, bins: int = 10) -> BinnedCalibration:
+    """ECE, ACE and MCE over bins of equal width, each pair in both orders (MORE, arXiv 2312.07401).
+
+    With P in one of `bins` (the paper: 5, 10, 20) equal parts of [0, 1], over the 2p pairs in both orders: ECE =
+    Σ_b |Σ P - Σ y| / 2p, ACE the mean and MCE the highest |mean P - mean y| of the bins. To compare with numbers of
+    other papers; `calibration` has bins of equal mass and says what chance does. A bin has its lower edge.
+
+    Args:
+        probability: P(first > second) [p].
+        label: y, whether the first is better (1; 0; or between, of soft labels) [p]; None: it is, throughout.
+        bins: 1 or more.
+
+    Raises:
+        DataError: no pairs, or a probability or label that is not from 0 to 1.
+    """
+    if bins < 1:
+        raise ConfigError(f"bins is {bins}, expected 1 or more")
+    p = finite_array(probability, "P(first > second)")
+    y = np.ones(len(p)) if label is None else finite_array(label, "the label", len(p))
+    for value, name in ((p, "probability"), (y, "label")):
+        bad = np.flatnonzero((value < -_ROUNDING) | (value > 1 + _ROUNDING))
+        if len(bad):
+            raise DataError(f"The {name} in row {bad[0]} is {value[bad[0]]:g}; expected 0 to 1.")
+    p, y = np.concatenate([p, 1 - p]).clip(0, 1), np.concatenate([y, 1 - y]).clip(0, 1)
+    # 0.7 · 10 is 7, and so is (1 - 0.3) · 10, which rounding would put a bin lower.
+    place = np.floor(np.round(p * bins, 9)).astype(np.int64).clip(0, bins - 1)
+    gap, count = np.bincount(place, p - y, minlength=bins), np.bincount(place, minlength=bins)
+    gap, count = np.abs(gap[count > 0]), count[count > 0]
+    return BinnedCalibration(
+        float(gap.sum() / len(p)), float((gap / count).mean()), float((gap / count).max()), len(count)
+    )  # fmt: skip
 
 
 def equal_mass_bins(value: ArrayLike, bins: int) -> Integers:

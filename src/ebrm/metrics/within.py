@@ -208,8 +208,10 @@ def positive_spread(
     return PositiveSpread(variance, gap, relative, int(counted.sum()), int((goods >= 2).sum()))
 
 
-def starc_distance(first: ArrayLike, second: ArrayLike, prompt: ArrayLike, weight: ArrayLike | None = None) -> float:
-    """STARC distance (L2) of two rewards of the same responses, in [0, 2] (Skalse et al., arXiv 2309.15257).
+def starc_distance(
+    first: ArrayLike, second: ArrayLike, prompt: ArrayLike, weight: ArrayLike | None = None, norm: float = 2
+) -> float:
+    """STARC distance of two rewards of the same responses, in [0, 2] (Skalse et al., arXiv 2309.15257).
 
     Both rewards are canonicalized and brought to unit norm; the distance is the norm of the difference. Here an episode
     is one step, the prompt the state and the response the action. The value-adjusted canonicalization is then c(r)(x,
@@ -217,9 +219,22 @@ def starc_distance(first: ArrayLike, second: ArrayLike, prompt: ArrayLike, weigh
     rewards that differ by a positive factor and an offset of each prompt, sqrt(2) for unrelated ones, 2 for opposite
     ones. A reward that is constant within every prompt is at distance 1 from all but another such reward, there 0.
     `weight` [m] is that of each response in its prompt's mean and in the norm, π(y | x) times the prompt's weight.
+
+    That is with `norm` 2. With 1, Σ w |c|, or infinity, max |c| over responses of a weight above 0, all of this holds
+    but for the correlation: the distance of unrelated rewards is another, and infinity looks at one response alone.
     """
-    one, two = _standard(first, second, prompt, weight)
-    return float(np.linalg.norm(np.sort(np.abs(one - two))))  # sorted: the same in any order of rows
+    if norm not in (1, 2, np.inf):
+        raise ConfigError(f"norm is {norm}, expected 1, 2 or infinity")
+    if norm == 2:
+        one, two = _standard(first, second, prompt, weight)
+        return float(np.linalg.norm(np.sort(np.abs(one - two))))  # sorted: the same in any order of rows
+    one, two, weights = _canonical(first, second, prompt, weight)
+    if norm == 1:
+        one, two = weights * one, weights * two
+    else:
+        one, two = np.where(weights > 0, one, 0), np.where(weights > 0, two, 0)
+    sides = [side / size if (size := _norm(side, norm)) else side for side in (one, two)]
+    return _norm(sides[0] - sides[1], norm)
 
 
 def starc_estimate(
@@ -317,14 +332,27 @@ def _standard(
     first: ArrayLike, second: ArrayLike, prompt: ArrayLike, weight: ArrayLike | None
 ) -> tuple[Floats, Floats]:
     """Both rewards centered within prompts, times the root of the weight, of norm 1 or all zero."""
+    first, second, weights = _canonical(first, second, prompt, weight)
+    one, two = (np.sqrt(weights) * _unit(reward) for reward in (first, second))
+    return _unit(one), _unit(two)
+
+
+def _canonical(
+    first: ArrayLike, second: ArrayLike, prompt: ArrayLike, weight: ArrayLike | None
+) -> tuple[Floats, Floats, Floats]:
+    """Both rewards centered within prompts, and the weights."""
     first = finite_array(first, "the first reward")
     second = finite_array(second, "the second reward", len(first))
     prompt = cluster_labels(prompt, len(first), "prompt")
-    weight = np.ones(len(first)) if weight is None else finite_array(weight, "the weight", len(first))
-    if (weight < 0).any() or not (weight > 0).any():
+    weights = np.ones(len(first)) if weight is None else finite_array(weight, "the weight", len(first))
+    if (weights < 0).any() or not (weights > 0).any():
         raise DataError("The weights of the responses must not be negative, nor all zero.")
-    one, two = (np.sqrt(weight) * _unit(centered(reward, prompt, weight)) for reward in (first, second))
-    return _unit(one), _unit(two)
+    return centered(first, prompt, weights), centered(second, prompt, weights), weights
+
+
+def _norm(value: Floats, norm: float) -> float:
+    """Σ |v| (1) or max |v|; sorted, so that the order of rows does not matter to the last bit."""
+    return float(np.sort(np.abs(value)).sum() if norm == 1 else np.abs(value).max(initial=0.0))
 
 
 def _unit(value: Floats) -> Floats:
