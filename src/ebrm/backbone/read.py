@@ -6,11 +6,11 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.metadata import version
 from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-import transformers
 from torch import Tensor, nn
 
 from ebrm.backbone.batches import in_batches, token_budget_on
@@ -152,7 +152,7 @@ class Backbone:
     def _other_rewards(self) -> str:
         """What to do where the files are the same and the rewards are not."""
         return (
-            f"Its files are the same, so it is computed otherwise (here by transformers {transformers.__version__}, "
+            f"Its files are the same, so it is computed otherwise (here by transformers {version('transformers')}, "
             f"torch {torch.__version__}, on {self.device}): use the versions and the device of then"
         )
 

@@ -75,7 +75,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
             "Copy the folder again, or delete it and make the features anew."
         )
     stated = manifest["backbone"]
-    if manifest["origin"] == "extracted" and isinstance(stated, dict) and not _is_full(stated):
+    if manifest["origin"] == "extracted" and "weights_fingerprint" in (stated or {}) and not _is_full(stated):
         raise FeaturesError(
             f"The features in {path} were made by an earlier version: their manifest does not state the reward model's "
             "configuration and tokenizer, by which a changed one is known. Delete the folder and make them again."
