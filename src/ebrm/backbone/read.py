@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
@@ -31,6 +32,8 @@ from ebrm.data import (
     warn_once,
 )
 from ebrm.errors import BackboneError, ConfigError, ModelError, TextError, TextTooLongError, setting
+
+logger = logging.getLogger(__name__)
 
 _BFLOAT16, _FLOAT32 = setting("dtype", "bfloat16"), setting("dtype", "float32")
 
