@@ -48,3 +48,13 @@ def test_mistakes_are_one_paragraph(
     refused(ebrm("export", model, *arguments), said)
     assert not list(tmp_path.iterdir())
     refused(ebrm("export", tmp_path, "--out", "m"), "holds no config.json")
+
+
+def test_the_folder_that_the_command_runs_in_is_not_replaced(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused(ebrm("export", model, "--out", "."), "--out is .", "that this command runs in")
+    (tmp_path / ".m.4194305.partial").mkdir()
+    assert ebrm("export", model, "--out", "m").code == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]

@@ -182,6 +182,15 @@ def test_kept_results_are_used_and_damaged_ones_made_again(energy, read_texts, t
     assert not np.allclose(refine(other, read_texts, tmp_path).reward, first.reward, atol=1e-6)
 
 
+def test_what_a_killed_run_left_half_refined_goes_with_the_next(energy, read_texts, tmp_path):
+    refine(energy, read_texts, tmp_path)
+    (kept,) = tmp_path.rglob("*.safetensors")
+    half = kept.with_name(f".{kept.name}.4194305.partial")
+    kept.rename(half)
+    refine(energy, read_texts, tmp_path)
+    assert [path.name for path in kept.parent.iterdir()] == [kept.name]
+
+
 def test_damaged_refined_rewards_are_not_taken(energy, read_texts, tmp_path, caplog):
     first = refine(energy, read_texts, tmp_path)
     (kept,) = tmp_path.rglob("*.safetensors")

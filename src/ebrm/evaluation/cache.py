@@ -31,6 +31,7 @@ from ebrm.features import (
 from ebrm.heads import Posterior
 from ebrm.model import EnergyRewardModel
 from ebrm.utils.files import sha256_json
+from ebrm.utils.outputs import tidy
 from ebrm.utils.progress_bar import progress
 from ebrm.utils.tensors import load_tensors, save_tensors
 
@@ -208,6 +209,7 @@ class RefinedTexts:
                     return found
         found = _refine(self._model, part, advance)
         if path is not None:
+            tidy(path.parent)  # of runs that were killed
             save_tensors(path, found)
         return found
 

@@ -36,7 +36,7 @@ from ebrm.hub import AS_IT_IS, write_card, write_energy, write_model
 from ebrm.integrations.tokenizer import first_difference, make_tokenizer
 from ebrm.model import EnergyRewardModel, ModelRecord
 from ebrm.utils.locks import lock_beside, locked
-from ebrm.utils.outputs import place_of, tidy
+from ebrm.utils.outputs import place_of, refuse_unmovable, tidy
 
 logger = logging.getLogger(__name__)
 
@@ -458,6 +458,7 @@ def export(model: EnergyRewardModel, out: str | Path, standalone: bool = False) 
     """
     place = place_of(out)
     refuse_used(place)
+    refuse_unmovable(place, out)
     with locked(lock_beside(place), str(out)):
         tidy(place.parent, glob.escape(place.name))
         refuse_used(place)
