@@ -234,8 +234,8 @@ def test_score_stopped(model: Path, kept: Path, monkeypatch: pytest.MonkeyPatch)
     source = write_lines(kept / "in.jsonl", answer_rows(30))
     assert ebrm("score", model, source, "--out", kept / "whole.jsonl").code == 0
     command = ("score", model, source, "--out", kept / "out.jsonl")
-    stopped(signal.SIGKILL, 4, *command)  # job.json, two chunks, and half of the third
-    stopped(signal.SIGINT, 4, *command)
+    stopped(signal.SIGKILL, 7, *command)  # job.json, two chunks with their checksums, and half of the third
+    stopped(signal.SIGINT, 7, *command)
     assert not (kept / "out.jsonl").exists()
     ran = ebrm(*command)
     assert ran.code == 0, ran.err
