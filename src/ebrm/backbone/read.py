@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 _BFLOAT16, _FLOAT32 = setting("dtype", "bfloat16"), setting("dtype", "float32")
 
+logger = logging.getLogger(__name__)
+
 #: What becomes of texts that cannot be read: an error, or rows of NaN with the reason.
 OnError = Literal["raise", "nan"]
 
