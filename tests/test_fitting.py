@@ -18,12 +18,15 @@ from tests.linear import ONE_EPOCH, QUICK, linear_features
 from ebrm.backbone import BackboneConfig
 from ebrm.data import TextConfig
 from ebrm.errors import ConfigError, DataError, ModelError
+from ebrm.evaluation import compare_heads
 from ebrm.features import Features
-from ebrm.fitting import FitResult, choose_splits, fit, outlying
+from ebrm.fitting import FitResult, choose_splits, fit
 from ebrm.heads import HEADS, FitConfig, Fusion, HeadConfig, LinearConfig, NetworkConfig, ResidualConfig
 from ebrm.heads.fusion import BASE_NOISE
 from ebrm.model import EnergyRewardModel
 from ebrm.pairs import PreferencePairs
+from ebrm.report import comparison_summary
+from ebrm.utils.outliers import outlying, outlying_embeddings
 
 
 def pairs_with(prompts: list[str], splits: list[str | None]) -> PreferencePairs:
@@ -209,7 +212,10 @@ def test_a_reward_that_overflowed_moves_nothing_and_is_named(
     here, there = (m.refine(features.embeddings[rest], reward[rest]).reward for m in (fitted.model, clean.model))
     torch.testing.assert_close(here, there)
     (note,) = fitted.warnings
-    assert f"1 texts, the first is pairs.jsonl:12, rejected, with {value:g}" in note and note in caplog.text
+    assert (
+        f"1 with base rewards unlike all others, the first is pairs.jsonl:12, rejected, with {value:g}" in note
+        and note in caplog.text
+    )
 
 
 def test_only_rare_rewards_far_from_all_others_are_outliers() -> None:
@@ -223,6 +229,85 @@ def test_only_rare_rewards_far_from_all_others_are_outliers() -> None:
         some[7] = -1e30
         assert outlying(some).nonzero().flatten().tolist() == [7]
     assert outlying(torch.cat([normal, normal.new_tensor([19.0, 21.0])])).nonzero().flatten().tolist() == [2001]
+    for many in (
+        [65504.0] * 3,
+        [65504.0] * 12,
+        [1e30, -1e30, 65504.0],
+        [500.0] + [65504.0] * 8,
+    ):  # they hide one another
+        some = torch.cat([normal[:60], normal.new_tensor(many)])
+        assert outlying(some).nonzero().flatten().tolist() == list(range(60, 60 + len(many)))
+        assert torch.equal(outlying(1000 * some + 1e4), outlying(some))
+
+
+def test_outlying_embeddings_are_far_from_all_others() -> None:
+    embedding = 1e3 + torch.randn(200, 16, generator=torch.Generator().manual_seed(0))
+    rows = torch.arange(200)
+    assert not outlying_embeddings(lambda some: embedding[some], rows).any()
+    embedding[3, 5], embedding[7] = 1e6, float("inf")
+    assert outlying_embeddings(lambda some: embedding[some], rows).nonzero().flatten().tolist() == [3]
+
+
+@pytest.mark.parametrize("kind", ["residual", "linear"])
+def test_many_outliers_and_one_in_an_embedding_move_no_other_reward(kind: str) -> None:
+    features = linear_features(200)
+    train = choose_splits(features.pairs).train
+    hit = train[[3, 9, 27, 40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50]]
+    rows = features.pairs.rejected[hit]
+    reward, embedding = features.reward.clone(), features.embeddings[:].clone()
+    reward[rows[1:]] = 65504.0
+    embedding[rows[0], 2] = 1e6
+    clean = fit(replace(features, pairs=features.pairs.select(~np.isin(np.arange(200), hit))), head=HEADS[kind]())
+    fitted = fit(Features.from_tensors(embedding, reward, features.pairs), head=HEADS[kind]())
+    assert len(fitted.splits.train) == len(train) - 14
+    rest = (~torch.isin(torch.arange(400), rows)).nonzero().squeeze(1)
+    here, there = (m.model.refine(features.embeddings[rest], reward[rest]).reward for m in (fitted, clean))
+    torch.testing.assert_close(here, there)
+    (note,) = fitted.warnings
+    assert "14 pairs are not fitted on" in note and "13 with base rewards" in note and "1 with embeddings" in note
+
+
+def test_outliers_among_pairs_held_out_are_said_and_leave_the_numbers() -> None:
+    features = linear_features(200)
+    clean = fit(features)
+    held = clean.splits.test
+    reward = features.reward.clone()
+    reward[features.pairs.chosen[held[0]]] = 1e30
+    fitted = fit(replace(features, reward=reward))
+    (note,) = fitted.warnings
+    assert "0 pairs are not fitted on" in note and "1 of the pairs held out to measure have one, too" in note
+    before, after = clean.evaluation, fitted.evaluation
+    assert (
+        before.base is not None
+        and after.base is not None
+        and abs(after.base.value - before.base.value) <= 1 / len(held)
+    )
+    assert after.metrics["delta"]["mean_absolute"] == pytest.approx(before.metrics["delta"]["mean_absolute"], rel=0.05)
+    assert after.answers[0].answer != "No: the refined reward is the base reward"
+
+
+@pytest.mark.parametrize("value", [65504.0, 1e30])
+def test_an_outlier_among_anchors_moves_no_reward_and_not_the_drift(value: float) -> None:
+    features, anchors = linear_features(150), linear_features(100, seed=1)
+    clean = fit(features, keep=anchors)
+    reward = anchors.reward.clone()
+    reward[[5, 60, 61]] = value
+    fitted = fit(features, keep=replace(anchors, reward=reward))
+    (note,) = fitted.warnings
+    assert "3 of 200 anchors are left out" in note and f"{value:g}" in note
+    here, there = (m.model.refine(features.embeddings[:], features.reward).reward for m in (fitted, clean))
+    assert float((here - there).abs().max()) < 0.05 * float(features.reward.std())
+    assert fitted.anchors is not None and clean.anchors is not None
+    assert fitted.anchors.mean_abs.value == pytest.approx(clean.anchors.mean_abs.value, rel=0.2)
+
+
+def test_a_reward_model_in_other_units_gives_the_same_model_up_to_units() -> None:
+    features = linear_features(150)
+    one, other = fit(features), fit(replace(features, reward=1000 * features.reward + 1e4))
+    here, there = (m.model.refine(m.features.embeddings[:], m.features.reward) for m in (one, other))
+    torch.testing.assert_close(1000 * here.reward + 1e4, there.reward, rtol=1e-4, atol=0.1)
+    torch.testing.assert_close(1000 * here.std, there.std, rtol=1e-4, atol=0.1)
+    assert one.evaluation.metrics["difference"] == other.evaluation.metrics["difference"]
 
 
 def test_swapped_labels_are_asked_about_however_good_the_numbers_look(caplog: pytest.LogCaptureFixture) -> None:
@@ -231,6 +316,9 @@ def test_swapped_labels_are_asked_about_however_good_the_numbers_look(caplog: py
     assert "are chosen and rejected swapped?" in warning and warning in caplog.text
     assert str(fitted.evaluation).splitlines()[0].endswith(warning)
     assert warning in fitted.evaluation.answers[0].details and fitted.evaluation.metrics["warnings"] == [warning]
+    assert fitted.evaluation.report is not None and warning in str(fitted.evaluation.report.headline)[:300]
+    compared = compare_heads(linear_features(100, noise=0.5, swapped=True), ("base", "linear"))
+    assert compared.warnings == (warning,) and comparison_summary(compared)[1][0] == f"Warning: {warning}"
     assert fit(linear_features(100, noise=5.0)).warnings == ()  # labels close to chance
 
 
@@ -257,7 +345,7 @@ def test_a_fit_measures_itself_once_and_saves_what_the_command_line_does(tmp_pat
     assert result.evaluation is result.evaluation
     written = result.save(tmp_path / "m")
     assert sorted(path.name for path in (tmp_path / "m").iterdir()) == [
-        "README.md", "config.json", "energy.safetensors", "metrics.json", "report.html",
+        "README.md", "config.json", "energy.safetensors", "metrics.json", "report.html", "timing.json",
     ]  # fmt: skip
     metrics = json.loads((tmp_path / "m" / "metrics.json").read_text())
     assert metrics == json.loads(json.dumps(written.metrics)) and written is result.evaluation

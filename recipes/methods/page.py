@@ -281,12 +281,15 @@ def table(header: list[str], body: list[list[str]]) -> str:
 
 def tables() -> dict[str, str]:
     """Name to what stands between the marks of that name."""
-    compared, pool = (
-        json.loads((RESULTS / name).read_text(encoding="utf-8")) for name in ("results.json", "with_pool.json")
+    compared, pool, timing = (
+        json.loads((RESULTS / name).read_text(encoding="utf-8"))
+        for name in ("results.json", "with_pool.json", "timing.json")
     )
     gold = {method["name"]: {key: method[key] for key in ("gold", "gain")} for method in pool["methods"]}
     compared |= {key: pool[key] for key in ("left_out", "n", "pool", "pool_prompts", "random")}
-    compared["methods"] = [method | gold[method["name"]] for method in compared["methods"]]
+    compared["methods"] = [
+        method | gold[method["name"]] | timing["methods"][method["name"]] for method in compared["methods"]
+    ]
     seconds = json.loads((RESULTS / "members.json").read_text(encoding="utf-8"))
     return {
         "measured on": measured_on(compared),

@@ -198,7 +198,7 @@ def _measured(metrics: dict[str, Any]) -> str:
         interval = "-" if value["low"] is None else f"{100 * value['low']:.1f} to {100 * value['high']:.1f}"
         return f"| {label} | {100 * value[key]:.1f} | {interval} |"
 
-    lines = [
+    lines = [f"**Warning:** {said}\n" for said in metrics.get("warnings", ())] + [
         f"Accuracy on {metrics['pairs']:,} held-out pairs, in percent, with 95% intervals (paired bootstrap over "
         "prompts):\n",
         "| | value | interval |",

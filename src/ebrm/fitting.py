@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import tempfile
 import time
 from collections import Counter
@@ -62,9 +61,10 @@ from ebrm.heads import (
     fit_head,
 )
 from ebrm.model import EnergyRewardModel, ModelRecord
-from ebrm.pairs import PreferencePairs
+from ebrm.pairs import PreferencePairs, swapped_sides
 from ebrm.utils.extras import install_hint
-from ebrm.utils.files import write_json
+from ebrm.utils.files import TIMING, write_json
+from ebrm.utils.outliers import OUTLYING, outlying, outlying_embeddings
 
 if TYPE_CHECKING:
     from accelerate.tracking import GeneralTracker
@@ -77,15 +77,6 @@ logger = logging.getLogger(__name__)
 TRACKERS = ("tensorboard", "wandb", "trackio")
 #: A correction with less than this share of the base reward's standard deviation is said to be almost none.
 LITTLE = 0.2
-#: Base rewards this many standard deviations (of the middle 80%) from the median are outliers, whose pairs are not
-#: fitted on, unless more than this share of the rows are so: then it is how this reward model rewards.
-OUTLYING = 20.0
-OUTLIERS_AT_MOST = 0.05
-#: Standard deviations of a normal distribution between its 10th and its 90th percentile.
-_MIDDLE = 2.5631
-#: A base reward that ranks this share of at least so many training pairs as labeled, or less, is said.
-SWAPPED = 0.3
-_SWAPPED_PAIRS = 20
 
 
 @dataclass(frozen=True)
@@ -142,6 +133,8 @@ class FitResult:
     def save(self, folder: str | Path, evaluation: FitEvaluation | None = None) -> FitEvaluation:
         """Write the model with its card, `metrics.json` and `report.html` (where pairs were held out) into a folder.
 
+        The same fit gives the same bytes, but for `timing.json`, which has the seconds of every stage and epoch.
+
         Args:
             folder: made where it is not there; files of the same names are replaced.
             evaluation: instead of :attr:`evaluation`, e.g. with another title (:func:`ebrm.evaluation.measure_fit`).
@@ -156,6 +149,8 @@ class FitResult:
             self.model.record = replace(self.model.record, metrics=measured.metrics)
         self.model.save_pretrained(folder)
         write_json(folder / "metrics.json", measured.metrics)
+        epochs = [epoch.seconds for epoch in self.history]
+        write_json(folder / TIMING, {"seconds": dict(measured.seconds), "epochs": epochs})
         if measured.report is None:
             logger.warning(
                 "No pairs were held out to measure the result on, so there is no report; see `test_fraction`."
@@ -319,6 +314,33 @@ def _anchors(
     return split
 
 
+def _without_outlying(anchors: AnchorSplit) -> tuple[AnchorSplit, tuple[str, ...]]:
+    """The anchors without outliers, and the sentence that says so: one of them would be all of the drift."""
+    features, held, fitted = anchors.features, anchors.rows, anchors.fitted
+    reward = torch.cat([fitted.reward, features.reward[held]])
+    embedding = torch.cat([fitted.embedding[:], features.embedding(held)])
+    out = outlying(reward) | outlying_embeddings(lambda rows: embedding[rows], torch.arange(len(reward)))
+    if not bool(out.any()):
+        return anchors, ()
+    warning = (
+        f"{int(out.sum()):,} of {len(out):,} anchors are left out, because their base reward or embedding is an "
+        f"outlier: the first has the base reward {float(reward[out][0]):g}; the median is "
+        f"{float(reward.median()):.3g}. Numbers that overflowed look like this; find out where they come from."
+    )
+    logger.warning("%s", warning)
+    keep, kept = (~out).split([len(fitted.reward), len(held)])
+    gone = held[~kept]
+    pairs = anchors.pairs
+    whole = ~(torch.isin(pairs.chosen, gone) | torch.isin(pairs.rejected, gone))
+    names = [name for name, stays in zip(fitted.prompt_id, keep.tolist(), strict=True) if stays]
+    prompts = [name for name, stays in zip(anchors.prompt_id, kept.tolist(), strict=True) if stays]
+    found = replace(
+        anchors, fitted=Anchors(fitted.embedding[:][keep], fitted.reward[keep], names), rows=held[kept],
+        prompt_id=prompts, pairs=pairs.select(whole),
+    )  # fmt: skip
+    return found, (warning,)
+
+
 def _refuse_unused(reading: Mapping[str, Any], names: Sequence[str], what: str) -> None:
     defaults = {"data": PreferenceConfig(), "text": TextConfig(), "backbone": None, "features": FeatureConfig()}
     unused = [name for name in names if reading[name] != defaults[name]]
@@ -342,6 +364,9 @@ def _fit_features(
 ) -> FitResult:
     prepared = prepare_fit(features, given, config)
     config = prepared.config
+    if anchors is not None:
+        anchors, said = _without_outlying(anchors)
+        prepared = replace(prepared, warnings=(*prepared.warnings, *said))
     splits = prepared.splits
     logger.info(
         "Pairs: %d to train on, %d to choose the epoch, %d to measure (%s).",
@@ -373,14 +398,8 @@ def _fit_features(
 def _swapped(conflicts: ConflictReport) -> tuple[str, ...]:
     """The question whether chosen and rejected are swapped, where the base reward contradicts most labels."""
     overall = conflicts.overall
-    decided = overall.kept + overall.dropped
-    if decided < _SWAPPED_PAIRS or overall.kept > SWAPPED * decided:
-        return ()
-    return (
-        f"The reward model ranks {overall.kept:,} of {decided:,} training pairs as labeled "
-        f"({overall.kept / decided:.0%}), far fewer than by chance: are chosen and rejected swapped? If they are, what "
-        "is fitted is wrong, however good the numbers look.",
-    )
+    said = swapped_sides(overall.kept, overall.kept + overall.dropped, "training pairs")
+    return () if said is None else (f"{said} If they are, what is fitted is wrong, however good the numbers look.",)
 
 
 def _choose(
@@ -471,7 +490,7 @@ class PreparedFit:
                 "sources": dict(sorted(Counter(str(name or "-") for name in pairs.source).items())),
             },
             filter=self.conflicts.to_dict() | {"used": self.config.filter_conflicts},
-            history=tuple(epoch.to_dict() for epoch in fitted.history),
+            history=tuple(epoch.measured() for epoch in fitted.history),
             best_epoch=fitted.best_epoch,
             provenance=provenance(features.manifest["backbone"] or {}),
         )
@@ -504,7 +523,7 @@ def prepare_fit(features: Features, given: PreferencePairs | None, config: FitCo
     pairs = likelier_first((features.pairs if given is None else given).to("cpu"))
     pairs.check_rows(len(features))
     features.refuse_unread(pairs)
-    splits, warnings = _without_outliers(pairs, choose_splits(pairs, config), features.reward)
+    pairs, splits, warnings = _without_outliers(pairs, choose_splits(pairs, config), features)
     started = time.monotonic()
     train, conflicts = _training_pairs(pairs, splits, features, config)
     if config.pairs_seen == "unknown" and bool(train.rm_training.any()):  # the data say so
@@ -515,41 +534,64 @@ def prepare_fit(features: Features, given: PreferencePairs | None, config: FitCo
     return PreparedFit(features, pairs, config, splits, train, conflicts, time.monotonic() - started, warnings)
 
 
-def _without_outliers(pairs: PreferencePairs, splits: Splits, reward: Tensor) -> tuple[Splits, tuple[str, ...]]:
-    """The splits without pairs that have an outlier among base rewards, and the sentence that says so.
+def _without_outliers(
+    pairs: PreferencePairs, splits: Splits, features: Features
+) -> tuple[PreferencePairs, Splits, tuple[str, ...]]:
+    """Pairs and splits without outliers among the base rewards and embeddings fitted on, and the sentence that says so.
 
-    One reward of 65,504 (float16's largest number) would set the units of the others, and the base weight.
+    One reward of 65,504 (float16's largest number) would set the units of the others, and the base weight. Pairs held
+    out to measure stay: they are ranked, whatever their rewards.
     """
-    fitted = pairs.select(np.concatenate([splits.train, splits.validation]))
-    rows = torch.unique(torch.cat([fitted.chosen, fitted.rejected]))
-    outliers = rows[outlying(reward[rows].double())]
+    named = [torch.cat([pairs.chosen, pairs.rejected])]
+    named += [] if pairs.ratings is None else [(~pairs.ratings.isnan()).any(1).nonzero().squeeze(1)]
+    rows = torch.unique(torch.cat(named))
+    reward = features.reward[rows].double()
+    far, strange = outlying(reward), outlying_embeddings(features.embedding, rows)
+    outliers = rows[far | strange]
     if not len(outliers):
-        return splits, ()
+        return pairs, splits, ()
     hit = (torch.isin(pairs.chosen, outliers) | torch.isin(pairs.rejected, outliers)).numpy()
     train, validation = (part[~hit[part]] for part in (splits.train, splits.validation))
     left = np.sort(np.concatenate([part[hit[part]] for part in (splits.train, splits.validation)]))
-    first = int(left[0])
-    side = "chosen" if bool(torch.isin(pairs.chosen[first], outliers)) else "rejected"
-    place, value = pairs.where[first] or f"pair {first}", float(reward[getattr(pairs, side)[first]])
-    median = float(reward[rows].double().median())
-    warning = (
-        f"{len(left):,} pairs are not fitted on, because a base reward of theirs lies more than {OUTLYING:g} standard "
-        f"deviations from all others: {len(outliers):,} texts, the first is {place}, {side}, with {value:g} (the "
-        f"median is {median:.3g}). Numbers that overflowed look like this; find out where they come from."
+    measured = int(hit[splits.test].sum())
+    if pairs.ratings is not None:
+        ratings = pairs.ratings.clone()
+        ratings[outliers] = torch.nan
+        pairs = replace(pairs, ratings=ratings)
+    if len(splits.train) and not len(train):
+        return pairs, splits, ()
+    said = []
+    for kind, texts in (("base reward", rows[far]), ("embedding", rows[strange & ~far])):
+        if len(texts):
+            said.append(
+                f"{len(texts):,} with {kind}s unlike all others, the first {_first(pairs, texts, features, kind)}"
+            )
+    also = f" {measured:,} of the pairs held out to measure have one, too; they count as they are ranked." * bool(
+        measured
     )
-    return replace(splits, train=train, validation=validation), (warning,)
+    warning = (
+        f"{len(left):,} pairs are not fitted on, because of outliers among their texts: {'; '.join(said)}. (The median "
+        f"base reward is {float(reward.median()):.3g}; outliers lie more than {OUTLYING:g} standard deviations from "
+        f"the others.) Numbers that overflowed look like this; find out where they come from.{also}"
+    )
+    return pairs, replace(splits, train=train, validation=validation), (warning,)
 
 
-def outlying(reward: Tensor) -> Tensor:  # [n] -> [n]
-    """Which of these rewards are outliers: none where they are a share of the rows, or the middle has no spread."""
-    if len(reward) < 10:
-        return torch.zeros(len(reward), dtype=torch.bool)
-    ordered = reward.sort().values
-    tenth = math.ceil(0.1 * (len(reward) - 1))
-    low, high = ordered[tenth], ordered[len(reward) - 1 - tenth]
-    far = (reward - ordered[len(reward) // 2]).abs() > OUTLYING * (high - low) / _MIDDLE
-    rare = int(far.sum()) <= max(1, OUTLIERS_AT_MOST * len(reward))
-    return far if rare and bool(high > low) else torch.zeros_like(far)
+def _first(pairs: PreferencePairs, texts: Tensor, features: Features, kind: str) -> str:
+    """Where the first of these texts stands, and its number."""
+    place = (torch.isin(pairs.chosen, texts) | torch.isin(pairs.rejected, texts)).nonzero()
+    if not len(place):
+        row, where = int(texts[0]), f"row {int(texts[0])} of the features"
+    else:
+        first = int(place[0])
+        side = "chosen" if bool(torch.isin(pairs.chosen[first], texts)) else "rejected"
+        row, where = int(getattr(pairs, side)[first]), f"is {pairs.where[first] or f'pair {first}'}, {side},"
+    number = (
+        float(features.reward[row])
+        if kind == "base reward"
+        else float(features.embedding(slice(row, row + 1)).abs().max())
+    )
+    return f"{where} with {number:g}" + ("" if kind == "base reward" else " as its largest number")
 
 
 def likelier_first(pairs: PreferencePairs) -> PreferencePairs:

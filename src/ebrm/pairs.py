@@ -15,6 +15,9 @@ from ebrm.utils.validation import ArrayLike, as_tensor, check_finite, refuse
 
 _TEXTS = ("source", "category", "split", "where")
 _NUMBERS = ("weight", "label", "margin", "strength")
+#: A base reward that ranks this share of at least so many pairs as labeled, or less, is said.
+SWAPPED = 0.3
+_SWAPPED_PAIRS = 20
 _COLUMNS = ("chosen", "rejected", "prompt_id", *_TEXTS, *_NUMBERS, "rm_training", "origin", "done")
 
 
@@ -335,6 +338,22 @@ class CurationReport:
                 parts.append(f"{words} {count:,}")
         more = "".join(f"; {name} {number:.4g}" for name, number in self.numbers.items())
         return f"{self.step[:1].upper()}{self.step[1:]}: {', '.join(parts) or 'no pairs'}{more}."
+
+
+def swapped_sides(right: int, decided: int, what: str) -> str | None:
+    """The question whether chosen and rejected are swapped, where a base reward ranks few pairs as labeled.
+
+    Args:
+        right: pairs ranked as labeled.
+        decided: pairs that have a label and no tie of rewards.
+        what: the pairs, in words.
+    """
+    if decided < _SWAPPED_PAIRS or right > SWAPPED * decided:
+        return None
+    return (
+        f"The reward model ranks {right:,} of {decided:,} {what} as labeled ({right / decided:.0%}), far fewer than by "
+        "chance: are chosen and rejected swapped?"
+    )
 
 
 def _prompts(given: Any, count: int) -> np.ndarray:

@@ -37,6 +37,7 @@ def test_one_table_with_a_pool(features: Path, pool: Path, tmp_path: Path) -> No
     assert [method["name"] for method in results["methods"]] == names.split(",")
     assert results["n"] == 3 and results["pool"] == "pool" and results["pool_prompts"] == 8
     assert results["methods"][3]["parameters"] == 2 * (results["methods"][2]["parameters"] + 2) * 8
+    assert "seconds" not in results["methods"][0] and "microseconds" not in results["methods"][0]
     text = (tmp_path / "out" / "table.md").read_text()
     assert text.count("\n| ") == 2 + 5 and "held-out pair" in text
 

@@ -15,7 +15,7 @@ from ebrm.cli import fit
 from ebrm.cli.parser import Chosen, options_of
 from ebrm.data import PreferenceConfig, TextConfig
 from ebrm.errors import BackboneError, ConfigError
-from ebrm.features import FeatureConfig
+from ebrm.features import FeatureConfig, open_features
 from ebrm.heads import ResidualConfig
 from ebrm.integrations.trl import reward_function
 from ebrm.model import EnergyRewardModel
@@ -42,7 +42,7 @@ def test_from_text_to_a_model_with_numbers_and_report(rm: Path, pairs: Path, tmp
     out = tmp_path / "m"
     ran = ebrm("fit", "--backbone", rm, "--data", pairs, "--out", out, *QUICK, "--json")
     assert ran.code == 0, ran.err
-    written = {"config.json", "energy.safetensors", "README.md", "metrics.json", "report.html"}
+    written = {"config.json", "energy.safetensors", "README.md", "metrics.json", "report.html", "timing.json"}
     assert {path.name for path in out.iterdir()} == written
     assert [path.name for path in tmp_path.iterdir()] == ["m"]  # nothing is left of the work
     metrics = json.loads((out / "metrics.json").read_text())
@@ -63,6 +63,14 @@ def test_from_text_to_a_model_with_numbers_and_report(rm: Path, pairs: Path, tmp
     report = (out / "report.html").read_text(encoding="utf-8")
     assert "Question" in report and "beta" in report  # texts of what moved most, and categories
     assert f"{100 * metrics['base']['accuracy']:.1f}" in (out / "README.md").read_text(encoding="utf-8")
+    timing = json.loads((out / "timing.json").read_text())
+    assert (
+        timing["seconds"].keys() == {"features", "filter", "fit", "refine", "evaluate"} and len(timing["epochs"]) == 2
+    )
+    again = tmp_path / "again"
+    assert ebrm("fit", "--backbone", rm, "--data", pairs, "--out", again, *QUICK, "-q").code == 0
+    one, two = snapshot(out), snapshot(again)
+    assert one.keys() == two.keys() and [name for name in one if one[name] != two[name]] == ["timing.json"]
 
 
 def test_too_few_pairs_to_measure(rm: Path, features: Path, tmp_path: Path) -> None:
@@ -270,7 +278,7 @@ def test_anchors_are_kept_to_and_the_drift_is_measured(rm: Path, pairs: Path, tm
     ]
     assert gates[0].equal(gates[1]) and bool(gates[0].isfinite().all())
     assert sorted(path.name for path in (tmp_path / "pairs").iterdir()) == [
-        "README.md", "config.json", "energy.safetensors", "metrics.json", "report.html",
+        "README.md", "config.json", "energy.safetensors", "metrics.json", "report.html", "timing.json",
     ]  # fmt: skip
 
 
@@ -323,3 +331,27 @@ def test_a_risk_gives_thresholds_that_the_model_keeps(rm: Path, tmp_path: Path) 
             f"--risk` is {float(risk)}",
             "above 0 and below 1",
         )
+
+
+def test_swapped_sides_are_asked_about_in_the_first_lines_of_every_command(
+    rm: Path, pairs: Path, features: Path, tmp_path: Path
+) -> None:
+    read = open_features(features)
+    right = (read.reward[read.pairs.chosen] > read.reward[read.pairs.rejected]).tolist()
+    rows = [
+        row | ({"chosen": row["rejected"], "rejected": row["chosen"]} if agrees else {})
+        for row, agrees in zip(map(json.loads, pairs.read_text().splitlines()), right, strict=True)
+    ]
+    data, made = write_lines(tmp_path / "swapped.jsonl", rows), tmp_path / "f"
+    asked = "are chosen and rejected swapped?"
+    assert asked in ebrm("features", "--backbone", rm, "--data", data, "--out", made).err
+    ran = ebrm("fit", "--features", made, "--out", tmp_path / "m")
+    assert ran.out.startswith("Warning: The reward model ranks") and asked in " ".join(ran.out.split())
+    assert asked in ran.err and "**Warning:** The reward model ranks 0 of" in (tmp_path / "m" / "README.md").read_text()
+    compared = ebrm("compare", made, "--methods", "base,linear", "--resamples", 100, "--out", tmp_path / "c")
+    assert compared.out.startswith("Warning: The reward model ranks")
+    assert "Warning: The reward model ranks" in (tmp_path / "c" / "table.md").read_text()
+    ran = ebrm(
+        "eval", rm, "--benchmark", data, "--out", tmp_path / "e", "--cache", tmp_path / "cache", "--resamples", 100
+    )
+    assert ran.code == 0 and asked in ran.err and asked in " ".join(ran.out.split())

@@ -94,6 +94,40 @@ def test_it_learns_and_is_repeatable_to_the_byte(kind: str, heads: dict[str, Rew
 
 
 @pytest.mark.parametrize("kind", HEADS)
+def test_base_rewards_far_beyond_the_training_rewards_keep_their_order_and_a_spread(
+    kind: str, heads: dict[str, RewardHead]
+) -> None:
+    head, span = heads[kind], float(WORLD.reward.max() - WORLD.reward.min())
+    base = torch.tensor([-1e6, -100.0, -10.0, -3.0, 3.0, 10.0, 100.0, 1e6]) * span
+    embedding = WORLD.embedding[:1].expand(len(base), -1)
+    estimates = ["mode", "mean", "ascent"] if kind == "energy" else ["mean"]
+    by_base = kind in ("residual", "energy")  # the others read no base reward
+    for estimate in estimates:
+        refined = head.with_inference(estimate=estimate).refine(embedding, base)
+        assert bool((refined.std > 1e-6 * span).all()) and bool((refined.interval[:, 0] < refined.interval[:, 1]).all())
+        for values in (refined.reward, refined.mode, refined.mean):
+            assert bool((values.diff() > 0).all() if by_base else (values.diff() == 0).all())
+    wins = head.prefer((embedding[1:], embedding[:-1]), (base[1:], base[:-1]))
+    assert torch.allclose(wins, torch.full_like(wins, 1.0 if by_base else 0.5), atol=1e-2)
+    best = head.p_best(embedding, base)
+    assert float(best[-1]) == pytest.approx(1.0 if by_base else 1 / len(base), abs=1e-4)
+    _, density = head.density(embedding, base)
+    assert bool(density.isfinite().all()) and bool((density >= 0).all())
+
+
+@pytest.mark.parametrize("kind", ["residual", "linear", "silu"])
+def test_one_and_two_threads_agree(kind: str, heads: dict[str, RewardHead]) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        two = WORLD.refined(fit(kind))
+    finally:
+        torch.set_num_threads(before)
+    one, unit = WORLD.refined(heads[kind]), float(WORLD.reward.std())
+    assert float((one.reward - two.reward).abs().max()) < 1e-6 * unit
+
+
+@pytest.mark.parametrize("kind", HEADS)
 def test_its_config_and_state_are_all_there_is_to_it(kind: str, heads: dict[str, RewardHead], tmp_path: Path) -> None:
     head = heads[kind]
     loaded = load_head(head.config, head.state_dict())

@@ -82,7 +82,6 @@ def make_report(pairs: int = 3000, lift: float = 0.35, seed: int = 0, resamples:
                 "loss": 6.6 - 0.9 * (1 - np.exp(-e / 2)),
                 "validation_accuracy": 0.58 + 0.03 * (1 - np.exp(-e)) - 0.002 * max(0, e - 5),
                 "validation_nll": 1.4 - 0.2 * (1 - np.exp(-e)) + 0.01 * e,
-                "seconds": 6.1,
             }
             for e in range(1, 9)
         ],

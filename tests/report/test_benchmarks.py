@@ -715,20 +715,18 @@ def test_items_left_out_are_counted_with_reasons_and_named() -> None:
         assert measured(some)["Left out, and why"][-1][1] == f"Left out for every reward: {said}"
 
 
-def test_ties_scorers_versions_and_times() -> None:
+def test_ties_scorers_and_versions() -> None:
     tied = {"overall": Entry(small.exact(0.6), small.exact(0.625))}
     evaluation = replace(
         changed(pair(BETTER, BETTER), 1, "ebrm", entries=tied),
         about={"rm": {"path": "here", "grid": {"nodes": 257}}, "ebrm": {}},
         versions={"torch": "2", "ebrm": "0.2"},
-        seconds={"features": 61.25, "scores": 1.0},
     )
     tables = measured(evaluation)
-    assert list(tables)[-3:] == ["rm", "Versions", "Time, seconds"]
+    assert list(tables)[-2:] == ["rm", "Versions"]
     assert tables["Overall scores that depend on the rule for ties"] == [["B", "ebrm", "60.0%", "62.5%"]]
     assert tables["rm"] == [["path", "here"], ["grid.nodes", "257"]]
     assert tables["Versions"] == [["ebrm", "0.2"], ["torch", "2"]]
-    assert tables["Time, seconds"] == [["features", "61.2"], ["scores", "1.0"], ["together", "62.2"]]
 
 
 def test_how_intervals_and_tests_were_made() -> None:

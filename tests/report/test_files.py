@@ -57,7 +57,7 @@ def test_results_hold_every_number(made: tuple[Evaluation, list[ScoredBenchmark]
         "rm-refined": {"base": "rm"},
         "poor": {"base": None},
     }
-    assert found["versions"] == {"numpy": "2"} and set(found["seconds"]) == {"reading", "compare"}
+    assert found["versions"] == {"numpy": "2"} and "seconds" not in found
     assert [one["name"] for one in found["benchmarks"]] == ["pairs", "best-of", "pool", "styles"]
     for result, one in zip(evaluation.benchmarks, found["benchmarks"], strict=True):
         assert (one["title"], one["origin"], one["notes"]) == (result.title, result.origin, list(result.notes))
@@ -167,14 +167,17 @@ def test_everything_is_written_and_the_same_each_time(
     made: tuple[Evaluation, list[ScoredBenchmark]], tmp_path: Path
 ) -> None:
     evaluation, scored = made
-    evaluation = replace(evaluation, seconds={})
     files = write_results(tmp_path / "out", evaluation, scored)
     assert files == (tmp_path / "out" / "items.parquet", tmp_path / "out" / "results.json")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["items.parquet", "results.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "items.parquet",
+        "results.json",
+        "timing.json",
+    ]
     assert json.loads(files[1].read_text(encoding="utf-8")) == evaluation_to_dict(evaluation)
     before = [file.read_bytes() for file in files]
     again, scored = some()
-    write_results(str(tmp_path / "out"), replace(again, seconds={}), scored)
+    write_results(str(tmp_path / "out"), again, scored)
     assert [file.read_bytes() for file in files] == before
 
 

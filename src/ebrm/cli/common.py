@@ -49,7 +49,8 @@ def show_summary(console: Console, summary: tuple[Table, Sequence[str]]) -> None
 
 
 def show_accuracy(console: Console, metrics: dict[str, Any]) -> None:
-    """The table of base and refined accuracy and what to do."""
+    """What may be wrong with the pairs, the table of base and refined accuracy, and what to do."""
+    console.print(*(f"Warning: {said}" for said in metrics["warnings"]))
     if not metrics["pairs"]:
         from ebrm.evaluation import NOTHING_HELD_OUT
 

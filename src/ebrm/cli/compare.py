@@ -100,7 +100,7 @@ def compare(
     with ExitStack() as held:
         new = None
         if out is not None:
-            files = ("results.json", "table.md")
+            files = ("results.json", "table.md", "timing.json")
             new = held.enter_context(results_folder(out, "compare", files, inputs, settings.overwrite))
         kept = None if save is None else held.enter_context(_saved_heads(save, names))
         opened = open_features(features)
@@ -115,6 +115,7 @@ def compare(
         f"{comparison.train:,} pairs to fit on, {comparison.validation:,} to choose by, {comparison.pairs:,} to "
         "measure on."
     )
+    console.print(*(f"Warning: {said}" for said in comparison.warnings))
     show_summary(console, comparison_summary(comparison))
     console.facts([(name, path) for name, path in (("written", out), ("heads", save)) if path is not None])
     console.result({"out": settings.out, "save": settings.save, **what, **comparison.to_dict()})

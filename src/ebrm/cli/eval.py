@@ -60,7 +60,7 @@ def evaluate(
     from ebrm.evaluation import evaluate as evaluate_models
 
     console.kept = f"What was read so far is kept in {cache_folder(settings)}; run the same command again to go on."
-    names = ["results.json", "items.parquet", "report.html"]
+    names = ["results.json", "items.parquet", "report.html", "timing.json"]
     if output.format != "text":
         names.append(f"scores.{_SUFFIX[output.format]}")
     inputs = {"MODEL": models, "`benchmark`": settings.benchmark, "`seen`": settings.seen}

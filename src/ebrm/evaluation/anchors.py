@@ -26,6 +26,7 @@ from ebrm.metrics import (
 )
 from ebrm.model import EnergyRewardModel
 from ebrm.pairs import PreferencePairs
+from ebrm.utils.outliers import outlying
 
 Floats = NDArray[np.float64]
 
@@ -120,7 +121,7 @@ def measure_anchors(
     parts = [model.refine(features.embedding(some), features.reward[some]) for some in items.split(_ROWS)]
     base = torch.cat([part.base_reward for part in parts]).double().numpy()
     refined = torch.cat([part.reward for part in parts]).double().numpy()
-    std = float(base.std())
+    std = float(base[~outlying(torch.from_numpy(base)).numpy()].std())  # one that overflowed would be all of it
     moved = np.abs(refined - base) / std if std > 0 else np.full(len(base), math.nan)
     flips, flip_prompt = _flips(base, refined, prompt)
     label = pairs.label.cpu()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ from ebrm.errors import ConfigError
 from ebrm.evaluation.measures import measure, right_wrong_pairs, worst_regressions
 from ebrm.evaluation.results import (
     BenchmarkResult,
+    Common,
     Entry,
     Evaluation,
     Official,
@@ -39,6 +41,9 @@ from ebrm.metrics import (
     share_interval,
     smallest_difference,
 )
+from ebrm.pairs import swapped_sides
+
+logger = logging.getLogger(__name__)
 
 
 def compare(
@@ -88,14 +93,30 @@ def compare(
         for scores in common.scorers
         if scores.base in by_name
     ]
+    said = _swapped(common, standing)
+    for sentence in said:
+        logger.warning("%s: %s", benchmark.title, sentence)
     return BenchmarkResult(
-        name=benchmark.name, title=benchmark.title, origin=benchmark.origin, notes=benchmark.notes,
+        name=benchmark.name, title=benchmark.title, origin=benchmark.origin, notes=(*said, *benchmark.notes),
         scores=benchmark.scores, counts=official.counts(),
         items=len(common.benchmark), prompts=len(np.unique(common.cluster)),
         excluded=dict(excluded or {}), unscored=common.unscored, unscored_items=common.unscored_items,
         scorers={name: replace(standing[name], **vars(measures[name])) for name in names},
         regressions=tuple(regression for found in regressions for regression in found), training=training,
     )  # fmt: skip
+
+
+def _swapped(common: Common, standing: Mapping[str, ScorerResult]) -> list[str]:
+    """The question whether chosen and rejected are swapped, for base rewards that rank few pairs as labeled."""
+    items, score = common.benchmark.items, common.benchmark.scores[0].name
+    if any(len(item.responses) != 2 for item in items):
+        return []
+    shares = {
+        scores.name: standing[scores.name].entries[score].value.value
+        for scores in common.scorers if scores.base is None
+    }  # fmt: skip
+    found = {name: swapped_sides(round(share * len(items)), len(items), "pairs") for name, share in shares.items()}
+    return [f"{name}: {sentence}" for name, sentence in found.items() if sentence is not None]
 
 
 def evaluate_scores(

@@ -6,7 +6,7 @@ import math
 import platform
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ from ebrm.metrics import (
 from ebrm.model import RefinedReward
 from ebrm.pairs import PreferencePairs
 from ebrm.report import Answer, ChangedExample, LiveScore, ReportData, percent_estimate, points_estimate
+from ebrm.utils.outliers import outlying
 
 if TYPE_CHECKING:
     from ebrm.fitting import FitResult
@@ -62,10 +63,10 @@ class FitEvaluation:
         metrics: all numbers as JSON values: base.accuracy, refined.accuracy, difference.{value, low, high}, pairs,
             kept_fraction, contradicted_fraction (of training pairs: fitted on, contradicted by the base reward),
             fusion (`RewardHead.goes_by()`), recommendation.{action, pairs, sentence}, power.{smallest,
-            needed}, anchors, memorization, learning_curve (None: not measured), pairs_seen, seconds, versions, and
-            more.
+            needed}, anchors, memorization, learning_curve (None: not measured), pairs_seen, versions, and more.
         report: everything the page shows.
         answers: to three questions: better for me, what else moves, deploy it.
+        seconds: wall time of the stages of fit and evaluation.
     """
 
     pairs: int
@@ -76,6 +77,7 @@ class FitEvaluation:
     report: ReportData | None
     recommendation: Recommendation | None = None
     answers: tuple[Answer, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
     def __str__(self) -> str:
         """The three questions, a line each; the first with both accuracies and their difference with intervals."""
@@ -139,7 +141,7 @@ def measure_fit(
     }
     if len(pairs) == 0:
         nothing = {"pairs": 0, "base": None, "refined": None, "difference": None, "recommendation": None, **common}
-        return FitEvaluation(0, None, None, None, nothing, None)
+        return FitEvaluation(0, None, None, None, nothing, None, seconds=fitted.seconds)
     started = time.monotonic()
     # The different items of the pairs, ascending, and where chosen and rejected are among them.
     items, where = torch.unique(torch.cat([pairs.chosen, pairs.rejected]), return_inverse=True)
@@ -151,6 +153,7 @@ def measure_fit(
             for rows in items.split(_ROWS)
         ]
     )
+    usual = refined.delta[~outlying(refined.base_reward)]
     most = refined.delta.abs().argsort(descending=True, stable=True)[:_EXAMPLES]
     probability = _probability(fitted, pairs)
     seconds = fitted.seconds | {"refine": time.monotonic() - started}
@@ -174,7 +177,7 @@ def measure_fit(
     gained = (sides[2] > sides[3]).astype(float) - (sides[0] > sides[1])
     effect = max(1.0, design_effect(gained, pairs.prompt_id))
     seen, memorization = _seen(common["pairs_seen"]), fitted.memorization
-    unchanged = bool((refined.delta.abs() <= _UNCHANGED * refined.base_reward.std(correction=0)).all())
+    unchanged = bool((refined.delta.abs() <= _UNCHANGED * float(fitted.model.head.standardizer.reward_std)).all())
     suspected = seen == "yes" or (seen == "unknown" and memorization is not None and memorization.suspected)
     recommendation = recommend(
         overall, effect, unchanged=unchanged, anchors=fitted.anchors, seen="yes" if suspected else seen,
@@ -198,28 +201,33 @@ def measure_fit(
             {name: error_auroc(u, error, pairs.prompt_id, bootstrap=bootstrap) for name, u in uncertainty.items()}
         ),
         "delta": {
-            "fraction": float((refined.delta.abs() > 1e-6).float().mean()),
-            "mean_absolute": float(refined.delta.abs().mean()),
+            "fraction": float((usual.abs() > 1e-6).float().mean()),
+            "mean_absolute": float(usual.abs().mean()),
         },
         "recommendation": recommendation.to_dict(),
         "power": power.to_dict(),
-        "seconds": seconds,
         **common,
     }
     report = ReportData(
-        title=title, headline=f"{recommendation}".removesuffix("."), answers=answers,
+        title=title, headline=_headline(recommendation, fitted.warnings), answers=answers,
         overall=overall, by_category=by_category, prompt_id=pairs.prompt_id,
         base_reward=np.stack(sides[:2], 1), refined_reward=np.stack(sides[2:], 1), probability=probability, std=std,
         interval_level=record.head.inference.coverage, examples=_examples(fitted, pairs, items, refined, most),
         filter_report=fitted.conflicts.to_dict(), filtered=record.fit.filter_conflicts,
-        history=[epoch.to_dict() for epoch in fitted.history], best_epoch=record.best_epoch, fusion=common["fusion"],
+        history=record.history, best_epoch=record.best_epoch, fusion=common["fusion"],
         settings=_settings(record.head) | {"fit": record.fit.to_dict()}, versions=common["versions"],
         live=live, notes=notes,
         curve=() if fitted.curve is None else list(zip(fitted.curve.pairs, fitted.curve.gain, strict=True)),
     )  # fmt: skip
     return FitEvaluation(
-        overall.pairs, overall.base, overall.refined, overall.difference, metrics, report, recommendation, answers
-    )
+        overall.pairs, overall.base, overall.refined, overall.difference, metrics, report, recommendation, answers,
+        seconds,
+    )  # fmt: skip
+
+
+def _headline(recommendation: Recommendation, warnings: Sequence[str]) -> str:
+    """What the page says first: what may be wrong with the pairs, before what to do."""
+    return " ".join([*(f"Warning: {said}" for said in warnings), f"{recommendation}".removesuffix(".")])
 
 
 def _seen(value: str) -> Seen:

@@ -295,6 +295,7 @@ class Comparison:
         random: mean gold of any response; None without a pool.
         bootstrap: of the intervals.
         saved: methods saved as models.
+        warnings: what may be wrong with the pairs, one sentence each (`FitResult.warnings`).
     """
 
     methods: tuple[MethodResult, ...]
@@ -308,6 +309,7 @@ class Comparison:
     random: float | None
     bootstrap: Bootstrap
     saved: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; None for an interval that there is not."""
@@ -383,7 +385,7 @@ def compare_heads(
             if method.fitted is not None:
                 fit.result(method.fitted).save(Path(save) / name)
                 saved.append(name)
-    return replace(comparison, saved=tuple(saved))
+    return replace(comparison, saved=tuple(saved), warnings=fit.warnings)
 
 
 #: Why prompts of a pool are left out.

@@ -43,7 +43,7 @@ from ebrm.features.config import FeatureConfig
 from ebrm.features.distributed import World
 from ebrm.features.store import Features
 from ebrm.features.writer import ItemReader, Plan, write_features
-from ebrm.pairs import PreferencePairs
+from ebrm.pairs import PreferencePairs, swapped_sides
 from ebrm.utils.files import sha256_json
 
 if TYPE_CHECKING:
@@ -187,6 +187,10 @@ def extract_features(
     if world.main:
         for said in what_was_noticed(found.manifest):
             logger.warning("%s", said)
+        likelier = torch.where(found.pairs.label < 0.5, -1.0, 1.0) * (found.pairs.label != 0.5)
+        right = likelier * (found.reward[found.pairs.chosen] - found.reward[found.pairs.rejected])
+        if swapped := swapped_sides(int((right > 0).sum()), int((right != 0).sum()), "pairs"):
+            logger.warning("%s", swapped)
     return found
 
 

@@ -18,13 +18,11 @@ from ebrm.errors import ConfigError
 from ebrm.heads.config import EstimateConfig, HeadConfig
 from ebrm.heads.data import EmbeddingSource, HeadData, Standardizer, rows_at_once
 from ebrm.heads.fusion import Fusion
-from ebrm.heads.grid import Posterior, grid_nodes
+from ebrm.heads.grid import LOWEST, Posterior, grid_nodes
 
 #: Standard deviation of the Gumbel noise under which P(a above b) is σ(u_a - u_b).
 GUMBEL_STD = math.pi / math.sqrt(6)
 _EULER = 0.5772156649015329
-#: Lowest log-density on a grid, so that differences of two are numbers.
-_LOWEST = -600.0
 #: Least standard deviation, in internal units.
 _LEAST_STD = 1e-6
 #: Nodes across the rows' rewards, and standard deviations on either side of them, for the best of Gaussian rewards.
@@ -318,7 +316,7 @@ class ClosedFormHead(RewardHead):
         log_mass = self._log_between(torch.cat([-infinite, edges], 1), torch.cat([edges, infinite], 1))
         width = torch.full_like(grid, step)
         width[0] = width[-1] = step / 2
-        return Posterior(grid, log_mass.clamp_min(_LOWEST) - width.log(), torch.zeros_like(mean))
+        return Posterior(grid, log_mass.clamp_min(LOWEST) - width.log(), torch.zeros_like(mean))
 
     def _log_between(self, low: Tensor, high: Tensor) -> Tensor:
         """Log P(low < (r - mean) / std < high), without cancellation in either tail."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -100,7 +101,8 @@ class EnergyHead(RewardHead):
     Rewards are read off p(r | e, r0) ∝ p(r | e)^t N(r0; r, s²), t and s fitted under the joint objective, and p(r | e)
     alone under the others. The support, needed since a tanh network does not decay, is the range of the training
     rewards widened by three noise widths; under the joint objective 4 to 8 standard deviations on either side of their
-    mean.
+    mean. Where the base reward counts and lies beyond the training rewards, nothing is known of f there: the
+    distribution is that at the end of their range, moved along by as much as the base reward lies beyond.
     """
 
     takes = ("label", "weight")
@@ -179,19 +181,50 @@ class EnergyHead(RewardHead):
         f = self.network.on_nodes(embedded, grid.to(self.support)).double()
         if base_reward is None:
             return self.standardizer.to_base(posterior(grid, f).mean())
-        base = self.standardizer.to_internal(base_reward.to(self.device))
-        return self.standardizer.to_base(self._given_base(f, grid, base).mean())
+        base, beyond = self._base(base_reward)
+        return self.standardizer.to_base(self._given_base(f, grid, base).mean() + beyond)
 
     @torch.no_grad()
     def posterior(
         self, embedding: Tensor | EmbeddingSource, base_reward: Tensor, nodes: int | None = None
     ) -> Posterior:
         """p(r | e, r0) of `embedding` [n, d], base rewards [n] at `nodes` nodes over the support, internal units."""
+        at, beyond = self._at(embedding, base_reward, nodes)
+        return at.moved(beyond)
+
+    @torch.no_grad()
+    def prefer(
+        self, embedding: tuple[Tensor, Tensor], base_reward: tuple[Tensor, Tensor], nodes: int | None = None
+    ) -> Tensor:  # [n, d] each, [n] each -> [n]
+        """P(r_a > r_b), [n] float32, on the nodes around the higher of two rewards that lie beyond the support."""
+        (a, up_a), (b, up_b) = (self._at(e, r, nodes) for e, r in zip(embedding, base_reward, strict=True))
+        most = torch.maximum(up_a, up_b)
+        return a.moved(up_a - most).prefer(b.moved(up_b - most)).float().cpu()
+
+    @torch.no_grad()
+    def p_best(self, embedding: Tensor, base_reward: Tensor, nodes: int | None = None) -> Tensor:  # [n, d], [n] -> [n]
+        """P(r_i is the largest), [n] float32, on the nodes around the row that lies furthest above the support."""
+        at, beyond = self._at(embedding, base_reward, nodes)
+        return at.moved(beyond - beyond.amax() if len(beyond) else beyond).p_best().float().cpu()
+
+    def _at(
+        self, embedding: Tensor | EmbeddingSource, base_reward: Tensor, nodes: int | None
+    ) -> tuple[Posterior, Tensor]:
+        """The distributions given base rewards clamped to the training range, and how far to move them [n]."""
         grid = grid_nodes(*self.support_bounds(), nodes or self.nodes).to(self.device)
-        base = self.standardizer.to_internal(base_reward.to(self.device))
+        base, beyond = self._base(base_reward)
         blocks = ((self._curves(embedding[part], grid)[0], base[part]) for part in _blocks(len(base_reward)))
         parts = [self._given_base(f, grid, r) for f, r in blocks]
-        return Posterior(grid, torch.cat([at.log_density for at in parts]), torch.cat([at.log_z for at in parts]))
+        at = Posterior(grid, torch.cat([at.log_density for at in parts]), torch.cat([at.log_z for at in parts]))
+        return at, beyond
+
+    def _base(self, base_reward: Tensor) -> tuple[Tensor, Tensor]:  # [n] -> [n], [n]
+        """Base rewards inside the training range, and how far beyond it they were (0 if they do not count); float64."""
+        base = self.standardizer.to_internal64(base_reward.to(self.device))
+        (low, high), trusted = self.support_bounds(), self.trusted.tolist()
+        inside = base.clamp(max(low, trusted[0]), min(high, trusted[1]))
+        beyond = base - inside if math.isfinite(self._noise) else torch.zeros_like(base)
+        return (inside if math.isfinite(self._noise) else base).float(), beyond
 
     def _given_base(self, f: Tensor, grid: Tensor, base: Tensor) -> Posterior:  # [n, g], [g], [n]
         """p(r | e, r0) of rows whose energies on the grid are `f`."""
@@ -256,7 +289,7 @@ class EnergyHead(RewardHead):
         """Block by block of rows, so that memory does not grow with their number."""
         inference = self.config.inference
         grids = [grid_nodes(*self.support_bounds(), inference.nodes).to(self.device)]
-        grid, base = grids[0], self.standardizer.to_internal(base_reward.to(self.device))
+        grid, (base, beyond) = grids[0], self._base(base_reward)
         start = base
         if inference.estimate == "ascent":  # drawn for all rows at once: draws do not depend on how rows are blocked
             trusted = (float(self.trusted[0]), float(self.trusted[1]))
@@ -270,7 +303,10 @@ class EnergyHead(RewardHead):
             estimate = {"mean": at.mean, "mode": at.mode}.get(inference.estimate)
             internal = estimate() if estimate else self._ascend(fine[0], grids[-1], base[part], start[part], inference)
             interval = torch.stack([at.quantile(tail), at.quantile(1 - tail)], dim=-1)
-            blocks.append((internal, at.std(), interval, at.log_density_at(internal), at.mean(), at.mode()))
+            log_density, up = at.log_density_at(internal), beyond[part]
+            blocks.append(
+                (internal + up, at.std(), interval + up[:, None], log_density, at.mean() + up, at.mode() + up)
+            )
         return Refinement(*(torch.cat(block) for block in zip(*blocks, strict=True)))
 
     def _ascend(

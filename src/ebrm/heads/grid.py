@@ -13,6 +13,8 @@ import torch
 from numpy.polynomial import legendre
 from torch import Tensor
 
+#: Lowest log-density on a grid, so that differences of two are numbers.
+LOWEST = -600.0
 #: Newton steps from the best node to the top, and the matrix from values at -2 … 2 to a quartic's coefficients.
 _NEWTON = 4
 _QUARTIC = torch.linalg.inv(torch.arange(-2.0, 3.0, dtype=torch.float64).unsqueeze(1) ** torch.arange(5)).T
@@ -125,6 +127,23 @@ class Posterior:
         lower = torch.cumsum(theirs, 1) - theirs
         total = mine.sum(1) * theirs.sum(1)
         return (mine * (lower + 0.5 * theirs)).sum(1) / total
+
+    def moved(self, by: Tensor) -> Posterior:  # [n]
+        """The same distributions `by` further up, on the same nodes; the outer nodes have all that lies beyond."""
+        rows = (by != 0).nonzero().squeeze(1)
+        if not len(rows):
+            return self
+        count = len(self.nodes)
+        place = (by[rows] / (self.nodes[1] - self.nodes[0])).clamp(-2.0 * count, 2.0 * count)
+        whole = place.floor()
+        part = (place - whole).unsqueeze(1)
+        mass = self.log_cells()[rows].exp()
+        to = torch.arange(count, device=by.device) + whole.long().unsqueeze(1)
+        found = torch.zeros_like(mass).scatter_add_(1, to.clamp(0, count - 1), mass * (1 - part))
+        found.scatter_add_(1, (to + 1).clamp(0, count - 1), mass * part)
+        log_density = self.log_density.clone()
+        log_density[rows] = (found / self._weights).log().clamp_min(LOWEST)
+        return Posterior(self.nodes, log_density, self.log_z)
 
     def p_best(self) -> Tensor:
         """P(r_i is the largest of all rows' independent rewards) [n], summing to one; as :meth:`prefer` for n = 2.

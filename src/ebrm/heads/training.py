@@ -60,6 +60,12 @@ class Epoch:
         """Plain JSON values; None where nothing was held out."""
         return {name: None if value != value else value for name, value in asdict(self).items()}
 
+    def measured(self) -> dict[str, Any]:
+        """As :meth:`to_dict` without the seconds, which differ from run to run."""
+        values = self.to_dict()
+        del values["seconds"]
+        return values
+
 
 @dataclass(frozen=True)
 class FittedHead:

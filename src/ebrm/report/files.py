@@ -23,7 +23,7 @@ from ebrm.benchmarks import Benchmark, Floats, Item
 from ebrm.data import message_words
 from ebrm.evaluation import BenchmarkResult, Evaluation, ScoredBenchmark, ScorerResult, prompt_ids
 from ebrm.metrics import Estimate, RiskCoverage
-from ebrm.utils.files import atomic_path, write_json, write_text
+from ebrm.utils.files import TIMING, atomic_path, write_json, write_text
 
 #: Points of a risk-coverage curve in results.json: coverage 0.01, 0.02, ... 1 (fewer where there are fewer pairs).
 CURVE_POINTS = 100
@@ -33,17 +33,19 @@ def write_results(out: str | Path, evaluation: Evaluation, scored: Sequence[Scor
     """Write an evaluation to a folder, each file atomically.
 
     Args:
-        out: the folder, made if it is not there. It gets `results.json` (`evaluation_to_dict`), `items.parquet` and,
-            if RewardBench 1 or 2 is among the benchmarks, `reward-bench/` and `reward-bench-2/`.
+        out: the folder, made if it is not there. It gets `results.json` (`evaluation_to_dict`), `items.parquet`,
+            `timing.json` (seconds of every stage: the other files are the same at every run) and, if RewardBench 1 or
+            2 is among the benchmarks, `reward-bench/` and `reward-bench-2/`.
         evaluation: the results.
         scored: the benchmarks and scores it was made from.
 
     Returns:
-        The files, in the order written.
+        The files, in the order written, without `timing.json`.
     """
     out = Path(out)
     items = write_items(out / "items.parquet", evaluation, scored)
     files = write_rewardbench(out, evaluation, scored)
+    write_json(out / TIMING, {"seconds": plain(evaluation.seconds)})
     results = out / "results.json"
     write_json(results, evaluation_to_dict(evaluation))  # last: where it is, all is there
     return items, *files, results
@@ -53,7 +55,7 @@ def evaluation_to_dict(evaluation: Evaluation) -> dict[str, Any]:
     """An evaluation as JSON values: shares of 1, null where there is no number.
 
     Keys: `reference`, `resamples`, `level`, `permutations`, `seed`; `scorers` (name to `base` and what is known about
-    it); `benchmarks` (list); `versions`; `seconds`. A benchmark has the fields of `BenchmarkResult`, where `scores` is
+    it); `benchmarks` (list); `versions`. A benchmark has the fields of `BenchmarkResult`, where `scores` is
     a list of `name`, `kind`, `weights`, `items`, `prompts`, and a scorer has `scores` (name to the fields of `Entry`,
     `best` and `not_worse`), `metrics`, `calibration` and `risk`. An estimate is `value`, `low`, `high`; a risk-coverage
     curve is `curve`, pairs of coverage and risk at about every hundredth of the `pairs`.
@@ -70,7 +72,6 @@ def evaluation_to_dict(evaluation: Evaluation) -> dict[str, Any]:
         "order": list(evaluation.bases),
         "benchmarks": [_benchmark(result) for result in evaluation.benchmarks],
         "versions": plain(evaluation.versions),
-        "seconds": plain(evaluation.seconds),
     }
 
 

@@ -116,7 +116,7 @@ class ReportData:
         examples: the responses with the largest changes, in the order they are shown.
         filter_report: `ConflictReport.to_dict()` of the training pairs.
         filtered: whether the filter was applied, or only reported.
-        history: one entry an epoch: epoch, loss, validation_accuracy, validation_nll, seconds; a missing or NaN
+        history: one entry an epoch: epoch, loss, validation_accuracy, validation_nll; a missing or NaN
             number was not measured.
         best_epoch: the epoch whose weights were kept.
         fusion: `RewardHead.goes_by()`.
@@ -357,11 +357,9 @@ def _training(history: Sequence[Mapping[str, Any]], best_epoch: int | None) -> d
             first, last = decimal(values[0], 3), decimal(values[-1], 3)
             title = f"{name}: {first} after epoch {epochs[0]}, {last} after epoch {epochs[-1]}."
             drawn[key] = figures.training_curve(key, title, epochs, values, what, share, best_epoch)
-    seconds = [e["seconds"] for e in history if e.get("seconds") is not None]
     return {
         "drawn": drawn,
         "titles": {key: title for key, (title, _, _) in _CURVES.items()},
-        "seconds": sum(seconds) if seconds else None,
     }
 
 

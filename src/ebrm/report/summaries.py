@@ -6,6 +6,7 @@ import csv
 import io
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from ebrm.metrics import FEW, Estimate
 from ebrm.report.figures import write_selection_figure
 from ebrm.report.tables import Table, left_out, markdown
 from ebrm.report.words import count, decimal, interval, listing, p_number, too_few, too_few_of
-from ebrm.utils.files import write_json, write_text
+from ebrm.utils.files import TIMING, write_json, write_text
 
 _CURVES = ("reward", "axis", "x", "gold", "low", "high", "gain", "gain_low", "gain_high", "prompts", "training_prompts")
 
@@ -65,6 +66,7 @@ def comparison_summary(comparison: Comparison, caption: str = "Methods") -> tupl
     if comparison.pairs < FEW:
         smallest = max((m.smallest or math.inf for m in comparison.methods[1:]), default=math.inf)
         notes.insert(0, f"{too_few(comparison.pairs, smallest if math.isfinite(smallest) else None, 'held-out pair')}.")
+    notes[:0] = [f"Warning: {said}" for said in comparison.warnings]
     if pool and comparison.pool_prompts < FEW:
         notes.append(f"{count(comparison.pool_prompts, 'prompt')} of the pool: too few to tell by gold.")
     if pool:
@@ -125,9 +127,13 @@ def _smallest(selection: Selection, gold: str, last: int) -> str:
 def write_comparison(
     folder: Path, comparison: Comparison, caption: str = "Methods", more: Mapping[str, Any] | None = None
 ) -> None:
-    """Write `results.json` (the comparison and `more`) and `table.md`."""
+    """Write `results.json` (the comparison and `more`) and `table.md`; what they cost in time, in `timing.json`."""
     table, notes = comparison_summary(comparison, caption)
-    write_json(folder / "results.json", {**(more or {}), **comparison.to_dict()})
+    table = replace(table, head=table.head[:-1], body=[row[:-1] for row in table.body])
+    results = {**(more or {}), **comparison.to_dict()}
+    timing = {m["name"]: {name: m.pop(name) for name in ("microseconds", "seconds")} for m in results["methods"]}
+    write_json(folder / TIMING, {"methods": timing})
+    write_json(folder / "results.json", results)
     write_text(folder / "table.md", markdown([table], notes))
 
 

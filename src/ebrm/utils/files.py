@@ -12,6 +12,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+#: The one file with what differs from run to run: seconds. All others have the same bytes for the same input.
+TIMING = "timing.json"
+
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:

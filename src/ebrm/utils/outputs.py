@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ebrm.errors import DataError, setting
-from ebrm.utils.files import is_stale, read_json, sha256_file, sha256_json, write_json
+from ebrm.utils.files import TIMING, is_stale, read_json, sha256_file, sha256_json, write_json
 from ebrm.utils.locks import locked
 
 #: What a run reads, by what people call it: "`data`" or "MODEL".
@@ -165,7 +165,8 @@ def results_folder(
             made = sorted(path.relative_to(new).as_posix() for path in new.rglob("*") if path.is_file())
             check(made)
             if RESULTS in made:
-                sums = {name: sha256_file(new / name) for name in made if name != RESULTS}
+                # Of seconds no digest: the results would differ from run to run.
+                sums = {name: None if name == TIMING else sha256_file(new / name) for name in made if name != RESULTS}
                 before = {name: sha for name, sha in _listed(out, kind).items() if _is_listed(out, kind, name)}
                 before.pop(RESULTS, None)
                 write_json(new / RESULTS, {**read_json(new / RESULTS), "format": kind, "files": before | sums})
