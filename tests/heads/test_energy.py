@@ -277,14 +277,17 @@ def test_the_refined_mean_rises_with_the_base_reward(seed, power, noise):
 
 
 @pytest.mark.parametrize("fusion", FUSIONS[1:])
-def test_a_base_reward_far_outside_the_support_pulls_to_its_edge(fusion):
+def test_a_base_reward_far_outside_the_support_moves_the_density_at_its_edge_along(fusion):
     density = some_density(fusion=fusion)
     embedding = rows(1)[0].expand(8, 5)
     reward = torch.tensor([-1e30, -1e10, -1e7, -1e5, 1e5, 1e7, 1e10, 1e30])
     low, high = density.standardizer.to_base(density.support).tolist()
     for settings_ in (MEAN, InferenceConfig(estimate="mode")):
         got = reading(density, settings_).refine(embedding, reward)
-        assert got.reward.tolist() == pytest.approx([low] * 4 + [high] * 4, abs=1.0)
+        edge = reading(density, settings_).refine(embedding[:2], torch.tensor([low, high]))
+        beyond = reward - torch.tensor([low] * 4 + [high] * 4)
+        assert torch.allclose(got.reward, edge.reward.repeat_interleave(4) + beyond, rtol=1e-6, atol=0.05)
+        assert torch.allclose(got.std, edge.std.repeat_interleave(4), rtol=1e-3) and bool((got.std > 0).all())
         assert all(bool(getattr(got, name).isfinite().all()) for name in FIELDS)
     got = reading(density, ASCENT).refine(embedding, reward)
     assert all(bool(getattr(got, name).isfinite().all()) for name in ("reward", "mean", "std"))

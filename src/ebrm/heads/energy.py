@@ -101,8 +101,8 @@ class EnergyHead(RewardHead):
     Rewards are read off p(r | e, r0) ∝ p(r | e)^t N(r0; r, s²), t and s fitted under the joint objective, and p(r | e)
     alone under the others. The support, needed since a tanh network does not decay, is the range of the training
     rewards widened by three noise widths; under the joint objective 4 to 8 standard deviations on either side of their
-    mean. Where the base reward counts and lies beyond the training rewards, nothing is known of f there: the
-    distribution is that at the end of their range, moved along by as much as the base reward lies beyond.
+    mean. Where the base reward counts and lies beyond the support, nothing is known of f there: the
+    distribution is that at its edge, moved along by as much as the base reward lies beyond.
     """
 
     takes = ("label", "weight")
@@ -210,7 +210,7 @@ class EnergyHead(RewardHead):
     def _at(
         self, embedding: Tensor | EmbeddingSource, base_reward: Tensor, nodes: int | None
     ) -> tuple[Posterior, Tensor]:
-        """The distributions given base rewards clamped to the training range, and how far to move them [n]."""
+        """The distributions given base rewards clamped to the support, and how far to move them [n]."""
         grid = grid_nodes(*self.support_bounds(), nodes or self.nodes).to(self.device)
         base, beyond = self._base(base_reward)
         blocks = ((self._curves(embedding[part], grid)[0], base[part]) for part in _blocks(len(base_reward)))
@@ -219,10 +219,9 @@ class EnergyHead(RewardHead):
         return at, beyond
 
     def _base(self, base_reward: Tensor) -> tuple[Tensor, Tensor]:  # [n] -> [n], [n]
-        """Base rewards inside the training range, and how far beyond it they were (0 if they do not count); float64."""
+        """Base rewards inside the support, and how far beyond it they were (0 if they do not count; float64)."""
         base = self.standardizer.to_internal64(base_reward.to(self.device))
-        (low, high), trusted = self.support_bounds(), self.trusted.tolist()
-        inside = base.clamp(max(low, trusted[0]), min(high, trusted[1]))
+        inside = base.clamp(*self.support_bounds())
         beyond = base - inside if math.isfinite(self._noise) else torch.zeros_like(base)
         return (inside if math.isfinite(self._noise) else base).float(), beyond
 
