@@ -23,8 +23,9 @@ from ebrm.heads import HEADS
 SOURCE = ROOT / "src" / "ebrm"
 #: Arguments of Python functions, and columns, arrays and functions that have no option.
 NO_OPTION = {
-    "base_reward", "from_pretrained", "group_id", "head_bias", "head_weight", "is_chosen", "least_prompts",
-    "max_texts", "merge_and_unload", "on_error", "pair_id", "save_pretrained", "tie_square",
+    "api_key", "base_reward", "from_pretrained", "group_id", "head_bias", "head_weight", "is_chosen", "least_prompts",
+    "log_z", "max_texts", "merge_and_unload", "negative_dimension", "no_ids", "on_error", "pair_id",
+    "positive_dimension", "save_pretrained", "tie_square", "yes_ids",
 }  # fmt: skip
 #: Packages whose sentences reach these commands only.
 SHOWN_BY = {
