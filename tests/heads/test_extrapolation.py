@@ -22,9 +22,9 @@ from ebrm.heads import (
     fit_head,
 )
 
-WORLD = world(linear_truth, 300)
+WORLD = world(linear_truth, 100)
 #: Other rows, other base rewards: other units.
-OTHER = world(linear_truth, 120, seed=5)
+OTHER = world(linear_truth, 60, seed=5)
 
 
 def rewards(head: RewardHead) -> torch.Tensor:

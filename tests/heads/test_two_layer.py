@@ -184,6 +184,8 @@ def test_users_are_told_apart_by_angles_too() -> None:
     cosine = f @ ideal / (f.norm(dim=1) * ideal.norm())
     scale = min(float(head.log_scale.exp()), 100.0)
     assert head._scores_by(x, weights).tolist() == pytest.approx((scale * cosine).tolist(), rel=1e-4, abs=1e-4)
+    again = load_head(head.config, {name: value.clone() for name, value in head.state_dict().items()})
+    assert torch.equal(again.refine(X[:6], BASE[:6]).reward, head.refine(X[:6], BASE[:6]).reward)
     with torch.no_grad():
         head.log_scale.fill_(9.0)  # more than log 100
     assert float(head._scores_by(x, weights).abs().max()) <= 100.001
