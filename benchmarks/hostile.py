@@ -23,7 +23,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.load import prepare, resident_bytes, serving
+from benchmarks.load import prepare
+from benchmarks.servers import resident_bytes, serving
 from ebrm.utils.files import write_json
 
 RESULTS = Path(__file__).with_name("hostile.json")
@@ -170,7 +171,7 @@ def main(arguments: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="ebrm-hostile-") as scratch:
         model, _, _ = prepare(Path(scratch), 20)
         with serving(model, "--deadline", "10") as (url, pid):
-            limits = _limits(url)
+            limits = limits_of(url)
             full = list(bodies(limits["max_texts"], limits["max_body"], limits["max_chars"]))
             post(url, *full[0][1:])  # what is allocated once
             first = resident_bytes(pid) / MEGABYTE
@@ -197,7 +198,8 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{'yes' if met else 'NO '}  {what}")
 
 
-def _limits(url: str) -> dict[str, Any]:
+def limits_of(url: str) -> dict[str, Any]:
+    """The limits that a server says in `/info`."""
     host, port = url.removeprefix("http://").rsplit(":", 1)
     connection = http.client.HTTPConnection(host, int(port), timeout=60)
     connection.request("GET", "/info")

@@ -15,23 +15,19 @@ import json
 import os
 import random
 import re
-import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
+from benchmarks.servers import resident_bytes, serving
 from ebrm.utils.files import write_json
 
-ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).with_name("load.json")
 CLIENTS = 64
 #: Batching must give this many times the throughput of batches of one text.
@@ -197,37 +193,6 @@ def _check(load: Load, reward: float, text: Text, rewards: Sequence[float], seco
     else:
         load.wrong += 1
         load.mixed_up += any(abs(reward - other) <= TOLERANCE for other in rewards)
-
-
-def resident_bytes(pid: int) -> int:
-    """Memory that a process holds now, in bytes (Linux)."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-@contextmanager
-def serving(model: Path, *options: str) -> Iterator[tuple[str, int]]:
-    """`ebrm serve` in a process of its own: (URL, process id); ended by SIGTERM, which must give exit code 0."""
-    command = [sys.executable, "-u", "-m", "ebrm", "serve", str(model), "--port", "0", *options]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert process.stdout is not None
-    said: list[str] = []
-    try:
-        for line in process.stdout:
-            said.append(line)
-            if line.startswith("ready: "):
-                break
-        found = re.search(r"listening on (\S+)", "".join(said))
-        if found is None or not said[-1].startswith("ready: "):
-            raise RuntimeError(f"the server did not start: {''.join(said)}")
-        yield found.group(1), process.pid
-        process.send_signal(signal.SIGTERM)
-        code = process.wait(timeout=60)
-        if code:
-            raise RuntimeError(f"the server ended with code {code}: {process.stdout.read()}")
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
 
 
 def measure(model: Path, texts: Sequence[Text], seconds: float, short: float) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from contextlib import contextmanager, suppress
 
 import pytest
 from benchmarks import load
-from benchmarks.load import Asker, Load, Text, judge, make_texts, put_load, resident_bytes
+from benchmarks.load import Asker, Load, Text, judge, make_texts, put_load
+from benchmarks.servers import resident_bytes
 
 
 async def serve(answers):
