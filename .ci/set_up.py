@@ -22,7 +22,7 @@ from pathlib import Path
 
 SOURCES = [Path("pyproject.toml"), Path("constraints.txt")]
 MARKS = {"demo": "ready-demo", "all": "ready"}
-EXTRAS = {"demo": "demo", "all": "demo,dev,ray,serve,trl"}
+EXTRAS = {"demo": "demo", "all": "demo,dev,judges,ray,references,serve,trl"}
 ABOUT = {
     "demo": "what the demonstration needs, about 1.5 GB on disk; `make test` adds the rest",
     "all": "everything, about 2.6 GB on disk",

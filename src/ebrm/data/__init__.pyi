@@ -66,6 +66,7 @@ from .text import TextLook as TextLook
 from .text import TokenizedText as TokenizedText
 from .text import look_at as look_at
 from .text import make_text_rule as make_text_rule
+from .text import read_prompt as read_prompt
 from .text import render as render
 from .text import tokenize as tokenize
 from .text import tokenize_rendered as tokenize_rendered

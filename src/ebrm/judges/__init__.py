@@ -1,0 +1,5 @@
+"""Language models as judges: asked over HTTP, parsed, counted, and given as rewards."""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

@@ -1,0 +1,16 @@
+from .client import Judge as Judge
+from .client import JudgeAnswer as JudgeAnswer
+from .client import JudgeRequest as JudgeRequest
+from .client import JudgeUsage as JudgeUsage
+from .client import OpenAIJudge as OpenAIJudge
+from .evidence import evidence_filter as evidence_filter
+from .prompts import JudgePrompts as JudgePrompts
+from .prompts import conversation_text as conversation_text
+from .scores import JudgedPairs as JudgedPairs
+from .scores import JudgedRubric as JudgedRubric
+from .scores import JudgedScores as JudgedScores
+from .scores import judge_scorer as judge_scorer
+from .scores import pairwise_judgments as pairwise_judgments
+from .scores import principle_scores as principle_scores
+from .scores import rubric_scores as rubric_scores
+from .scores import yes_no_scores as yes_no_scores

@@ -1,0 +1,15 @@
+from .alignment import GaussianMap as GaussianMap
+from .alignment import OTAlignment as OTAlignment
+from .alignment import max_similarity as max_similarity
+from .alignment import ot_alignment as ot_alignment
+from .bleu import bleu_tokenizer as bleu_tokenizer
+from .bleu import smoothed_bleu as smoothed_bleu
+from .embedders import Embedder as Embedder
+from .embedders import TokenEmbedder as TokenEmbedder
+from .embedders import backbone_embedder as backbone_embedder
+from .embedders import sentence_embedder as sentence_embedder
+from .embedders import token_embedder as token_embedder
+from .relevance import Relevance as Relevance
+from .relevance import length_incentive as length_incentive
+from .relevance import relevance_reward as relevance_reward
+from .relevance import unique_trigrams as unique_trigrams
