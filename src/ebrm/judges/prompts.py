@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -84,14 +84,14 @@ class JudgePrompts:
                 known = ", ".join(sorted(_KNOWN[one.name])) or "no variables"
                 raise ConfigError(f"`{one.name}` uses {', '.join(sorted(unknown))}; it has {known}.")
 
-    def render(self, name: str, **values: Any) -> str:
+    def render(self, name: str, values: Mapping[str, Any] | None = None) -> str:
         """One of the templates with its variables.
 
         Raises:
             ConfigError: the template fails on them.
         """
         try:
-            return _environment.from_string(getattr(self, name)).render(values)
+            return _environment.from_string(getattr(self, name)).render(values or {})
         except Exception as error:  # a template may raise anything
             raise ConfigError(f"The judge's prompt `{name}` fails: {type(error).__name__}: {error}.") from error
 

@@ -130,10 +130,11 @@ def principle_scores(
         for _ in range(orders):
             drawn = [rows[place] for place in torch.randperm(len(rows), generator=generator).tolist()]
             names = [f"Answer {number}" for number in range(1, len(drawn) + 1)]
-            question = templates.render(
-                "principle", conversation=texts[drawn[0]], answers=named(names, [responses[row] for row in drawn]),
-                principle=principles[drawn[0]], low=_plain(low), high=_plain(high),
-            )  # fmt: skip
+            values = {
+                "conversation": texts[drawn[0]], "answers": named(names, [responses[row] for row in drawn]),
+                "principle": principles[drawn[0]], "low": _plain(low), "high": _plain(high),
+            }  # fmt: skip
+            question = templates.render("principle", values)
             requests.append(JudgeRequest(question, templates.render("system")))
             shown.append(list(zip(names, drawn, strict=True)))
     answers = _ask(judge, requests)
@@ -184,9 +185,8 @@ def pairwise_judgments(
     requests = []
     for row, text in enumerate(texts):
         for sides in ([first[row], second[row]], [second[row], first[row]])[: 2 if swap else 1]:
-            question = templates.render(
-                "pairwise", conversation=text, answers=named(names, sides), principle=principles[row]
-            )
+            values = {"conversation": text, "answers": named(names, sides), "principle": principles[row]}
+            question = templates.render("pairwise", values)
             requests.append(JudgeRequest(question, templates.render("system")))
     answers = _ask(judge, requests)
     verdicts = {names[0]: 1.0, names[1]: 0.0, "tie": 0.5}
@@ -233,7 +233,9 @@ def rubric_scores(
         raise DataError("A rubric has no requirements; give at least one, or leave the row out.")
     requests = [
         JudgeRequest(
-            templates.render("rubric", conversation=text, answers=named(["Answer"], [response]), rubric=items),
+            templates.render(
+                "rubric", {"conversation": text, "answers": named(["Answer"], [response]), "rubric": items}
+            ),
             templates.render("system"),
         )
         for text, response, items in zip(texts, responses, rubrics, strict=True)
@@ -283,7 +285,9 @@ def yes_no_scores(
     principles = _each(principle, len(responses), "principles")
     requests = [
         JudgeRequest(
-            templates.render("yes_no", conversation=text, answers=named(["Answer"], [response]), principle=one),
+            templates.render(
+                "yes_no", {"conversation": text, "answers": named(["Answer"], [response]), "principle": one}
+            ),
             templates.render("system"), top_logprobs, max_tokens=1,
         )
         for text, response, one in zip(_conversations(prompts, responses), responses, principles, strict=True)
