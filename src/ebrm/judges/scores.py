@@ -130,11 +130,11 @@ def principle_scores(
         for _ in range(orders):
             drawn = [rows[place] for place in torch.randperm(len(rows), generator=generator).tolist()]
             names = [f"Answer {number}" for number in range(1, len(drawn) + 1)]
-            values = {
+            given = {
                 "conversation": texts[drawn[0]], "answers": named(names, [responses[row] for row in drawn]),
                 "principle": principles[drawn[0]], "low": _plain(low), "high": _plain(high),
             }  # fmt: skip
-            question = templates.render("principle", values)
+            question = templates.render("principle", given)
             requests.append(JudgeRequest(question, templates.render("system")))
             shown.append(list(zip(names, drawn, strict=True)))
     answers = _ask(judge, requests)
@@ -185,8 +185,8 @@ def pairwise_judgments(
     requests = []
     for row, text in enumerate(texts):
         for sides in ([first[row], second[row]], [second[row], first[row]])[: 2 if swap else 1]:
-            values = {"conversation": text, "answers": named(names, sides), "principle": principles[row]}
-            question = templates.render("pairwise", values)
+            given = {"conversation": text, "answers": named(names, sides), "principle": principles[row]}
+            question = templates.render("pairwise", given)
             requests.append(JudgeRequest(question, templates.render("system")))
     answers = _ask(judge, requests)
     verdicts = {names[0]: 1.0, names[1]: 0.0, "tie": 0.5}
