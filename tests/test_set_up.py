@@ -143,7 +143,7 @@ def test_set_up_makes_the_environment_and_installs_the_pins(set_up, project):
     assert made == (sys.executable, "-m", "venv", ".venv")
     assert backend[:4] == package[:4] == (".venv/bin/python", "-m", "pip", "install")
     assert "-c constraints.txt" in " ".join(backend) and "-c constraints.txt" in " ".join(package)
-    assert package[-2:] == ("-e", ".[demo,dev,ray,serve,trl]")
+    assert package[-2:] == ("-e", ".[demo,dev,judges,ray,references,serve,trl]")
     assert "--no-compile" in package and "compile_dir" in compiled[-2] and compiled[-1] == ".venv/lib"
     assert sorted(os.listdir(".venv")) == ["ready", "ready-demo"]
     assert (VENV / "ready").read_text() == str(project)
@@ -156,7 +156,7 @@ def test_the_demonstration_s_stage_leaves_the_rest_out_and_the_other_stage_adds_
     set_up.commands.clear()
     set_up.main(VENV, "all", unusable=False)
     assert [command[2] for command in set_up.commands] == ["pip", "pip", "ignore"]
-    assert set_up.commands[1][-1] == ".[demo,dev,ray,serve,trl]"
+    assert set_up.commands[1][-1] == ".[demo,dev,judges,ray,references,serve,trl]"
     assert sorted(os.listdir(".venv")) == ["kept", "ready", "ready-demo"]
     (VENV / "ready-demo").unlink()  # made by an earlier set-up
     set_up.commands.clear()
