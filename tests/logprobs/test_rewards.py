@@ -29,6 +29,7 @@ from ebrm.logprobs import (
     self_aligned_attribution,
     yes_no_log_odds,
 )
+from ebrm.optimize import distillation_loss, margin_scaled_beta
 
 LN2 = math.log(2)
 D = torch.float64
@@ -142,8 +143,7 @@ def test_implicit_rewards_make_dpo_cream_margin_scaled_and_bco_of_the_losses_the
     consistency = torch.tensor([0.0, 1.0, 5 / 6, 0.5, 0.2], dtype=D)
     cream = -consistency * logsigmoid(z) - (1 - consistency) * logsigmoid(-z)
     torch.testing.assert_close(pair_loss(margin, zero, label=consistency), cream)
-    # MM-RLHF: beta0 (1 + w (1 - exp(-k delta))) of the margin of another reward model; 0.131606 for delta = 2.
-    beta = 0.1 * (1 + 0.5 * (1 - torch.exp(-0.5 * torch.tensor([0.0, 2.0, 1.0, 4.0, 9.0], dtype=D))))
+    beta = margin_scaled_beta(torch.tensor([0.0, 2.0, 1.0, 4.0, 9.0], dtype=D))
     assert beta[:2].tolist() == pytest.approx([0.1, 0.131606], abs=1e-6)
     scaled = pair_loss(implicit_margin(pc, pr, rc, rr, beta=1.0), zero, scale=beta)
     torch.testing.assert_close(scaled, -logsigmoid(beta * 10 * z))
@@ -258,6 +258,15 @@ def test_extrapolation_takes_a_weight_a_place_and_its_probabilities_know_no_cons
     torch.testing.assert_close(moved, teacher)
     reward = z.log_softmax(-1) - z_ref.log_softmax(-1)  # what is extrapolated gains on its own reward
     assert bool(((teacher * reward).sum(-1) >= (z.softmax(-1) * reward).sum(-1) - 1e-12).all())
+
+
+def test_distilling_the_extrapolated_teacher_ends_at_the_teacher() -> None:
+    random = torch.Generator().manual_seed(2)
+    dpo, reverse = torch.randn(2, 1, 3, 5, generator=random, dtype=D)
+    w, mask = adaptive_weight(dpo, reverse), torch.ones(1, 3, dtype=torch.bool)
+    teacher = logit_extrapolation(dpo, reverse, w)
+    assert distillation_loss(teacher + 1.0, teacher, mask, 0.1 / w).item() == pytest.approx(0.0, abs=1e-12)
+    assert distillation_loss(dpo, teacher, mask, 0.1 / w).item() > 1e-3
 
 
 def test_logits_that_cannot_be_extrapolated_are_refused() -> None:

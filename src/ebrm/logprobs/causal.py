@@ -195,19 +195,20 @@ class CausalLogprobs(TextLogprobs):
         if head is None:
             return self._run(ids, mask), _as_they_are
         seen: list[Tensor] = []
+        kept = int(self._finish is None)  # the model's own logits of one position, to compare with; then of none
 
         def keep_last(_module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
             if len(inputs) != 1 or not isinstance(inputs[0], Tensor) or inputs[0].shape[:2] != ids.shape:
                 return None
             seen.append(inputs[0])
-            return (inputs[0][:, -1:],)  # the model's own logits of one position, to compare with
+            return (inputs[0][:, inputs[0].shape[1] - kept :],)
 
         handle = head.register_forward_pre_hook(keep_last)
         try:
             own = self._run(ids, mask)
         finally:
             handle.remove()
-        if len(seen) == 1 and own.shape[:2] == (len(rows), 1):
+        if len(seen) == 1 and own.shape[:2] == (len(rows), kept):
             if self._finish is None:
                 self._finish = self._how_logits_are_made(head, seen[0][:, -1:], own)
             if self._finish is not None:
