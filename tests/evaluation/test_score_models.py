@@ -22,7 +22,7 @@ from ebrm.evaluation import score_models as models
 from ebrm.evaluation.score_models import NOT_READ, open_models
 from ebrm.features import FeatureConfig, open_features
 from ebrm.fitting import fit
-from ebrm.heads import EnergyConfig, NetworkConfig, TrainingConfig
+from ebrm.heads import EnergyConfig, LinearConfig, NetworkConfig, TrainingConfig
 from ebrm.model import EnergyRewardModel
 
 
@@ -75,6 +75,27 @@ def test_a_second_run_loads_no_reward_model(model: Path, tmp_path: Path, monkeyp
     _, again = opened([model], tmp_path)
     for one, other in zip(first, again, strict=True):
         np.testing.assert_array_equal(one.reward, other.reward)
+
+
+@pytest.mark.parametrize("changed", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_kept_rewards_of_a_reward_model_that_has_changed_are_not_used(
+    rm: Path, pairs: Path, tmp_path: Path, changed: str
+):
+    moved = Path(shutil.copytree(rm, tmp_path / "rm"))
+    model = tmp_path / "m"
+    fit(str(moved), str(pairs), head=LinearConfig()).model.save_pretrained(model)
+    opened([model], tmp_path / "cache")
+    if changed == "config.json":
+        config = json.loads((moved / changed).read_text())
+        (moved / changed).write_text(json.dumps(config | {"rms_norm_eps": 0.5}))
+    elif changed == "tokenizer.json":
+        (moved / changed).write_text((moved / changed).read_text() + "\n")
+    else:
+        save_rm(moved, "llama", seed=9)
+    with pytest.raises(ModelError, match="has changed since rewards were read from it: the reward model differs"):
+        opened([model], tmp_path / "cache")
+    shutil.rmtree(moved)
+    opened([model], tmp_path / "cache")  # nothing is there that could differ
 
 
 def test_models_on_one_reward_model_share_it(rm: Path, model: Path, features: Path, tmp_path: Path):

@@ -26,6 +26,7 @@ from .identity import SERVER as SERVER
 from .identity import BackboneIdentity as BackboneIdentity
 from .identity import differing_parts as differing_parts
 from .load import TextReader as TextReader
+from .load import check_files as check_files
 from .load import load_backbone as load_backbone
 from .load import load_text_reader as load_text_reader
 from .load import reload_backbone as reload_backbone

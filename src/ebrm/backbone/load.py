@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from ebrm.backbone.build import (
     assemble,
+    behavior,
     choose_device,
     load_config,
     load_model,
@@ -18,13 +19,14 @@ from ebrm.backbone.build import (
     quiet,
     refuse_base,
     skeleton,
+    weights_fingerprint,
     with_base,
 )
 from ebrm.backbone.checkpoint import open_checkpoint
 from ebrm.backbone.config import BackboneConfig
 from ebrm.backbone.demo import demo_sources, demo_text, load_demo
 from ebrm.backbone.families import find_family
-from ebrm.backbone.identity import BackboneIdentity
+from ebrm.backbone.identity import SERVER, BackboneIdentity
 from ebrm.backbone.read import Backbone
 from ebrm.backbone.server import load_server
 from ebrm.data import (
@@ -39,7 +41,7 @@ from ebrm.data import (
     tokenize,
 )
 from ebrm.data.config import given_config
-from ebrm.errors import BackboneError, setting
+from ebrm.errors import BackboneError, ModelError, setting
 
 # transformers changes the process's default precision and log level while it loads a model.
 loading_lock = threading.RLock()  # a family's loader may load another
@@ -161,3 +163,37 @@ def reload_backbone(
         ) from error
     backbone.check(identity, text_rule, ignore=tuple(texts))
     return backbone
+
+
+def check_files(identity: Mapping[str, Any], config: Mapping[str, Any] | None = None) -> None:
+    """Check that a reward model in a local folder still has the files of an identity, without loading its weights.
+
+    What was read of it before may be used only then. Nothing is checked of a reward model that is in no local folder
+    now (a commit of the Hub does not change; one that is gone cannot), or is read from a server or by a registered
+    family.
+
+    Args:
+        identity, config: as :func:`reload_backbone`.
+
+    Raises:
+        ModelError: naming what differs.
+    """
+    stated, changes = BackboneIdentity.from_dict(identity), dict(config or {})
+    folder = str(changes.get("backbone") or stated.name)
+    if stated.attention == SERVER or changes.get("server") or not Path(folder).expanduser().is_dir():
+        return
+    trust = bool(changes.get("trust_remote_code"))
+    settings = BackboneConfig(folder, base=changes.get("base") or stated.base, trust_remote_code=trust)
+    checkpoint = open_checkpoint(folder, None, trust)
+    if find_family(checkpoint.config) is not None:
+        return
+    sources = with_base(checkpoint, settings)
+    with loading_lock:
+        tokenizer = load_tokenizer(sources, trust)
+    found = replace(stated, weights_fingerprint=weights_fingerprint(sources), **behavior(sources, settings, tokenizer))
+    difference = stated.mismatch(found, ours="when it was read", theirs="now")
+    if difference is not None:
+        raise ModelError(
+            f"{folder} has changed since rewards were read from it: {difference}. Make features and models of it "
+            "again, or give the folder back what it had."
+        )

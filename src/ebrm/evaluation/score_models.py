@@ -17,7 +17,15 @@ from huggingface_hub import file_exists, try_to_load_from_cache
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ebrm.backbone import SERVER, Backbone, BackboneConfig, BackboneIdentity, load_backbone, reload_backbone
+from ebrm.backbone import (
+    SERVER,
+    Backbone,
+    BackboneConfig,
+    BackboneIdentity,
+    check_files,
+    load_backbone,
+    reload_backbone,
+)
 from ebrm.benchmarks import Benchmark, Floats, Integers, padded
 from ebrm.data import TextConfig, message_words
 from ebrm.errors import DataError, EBRMError, FeaturesError, ModelError
@@ -159,6 +167,7 @@ def open_models(
         opened[name] = group(_read_there(energy.record.backbone, reward_model), energy.record.text_rule)
         opened[name].energies[called[name]] = energy
         if energy.record.text_rule is not None:
+            check_files(energy.record.backbone, {key: reward_model[key] for key in _HERE if key in reward_model})
             opened[name].load = partial(_load_for, energy, reward_model)
         elif not opened[name].texts.parts:
             raise ModelError(
