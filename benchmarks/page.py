@@ -5,6 +5,7 @@ python -m benchmarks.page [RESULTS]   # and what benchmarks/growth.json holds
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import Any
 from benchmarks.growth import RESULTS as GROWTH
 from benchmarks.run import RESULTS, duration, met, spread
 from benchmarks.timing import Figure
-from ebrm.utils.files import read_json, write_text
+from ebrm.utils.files import write_text
 
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 
@@ -98,8 +99,8 @@ def rewrite(name: str, block: str) -> None:
 def main() -> None:
     """Write the tables of figures and of growth anew."""
     results = Path(sys.argv[1]) if len(sys.argv) > 1 else RESULTS
-    rewrite("figures", figures_table([Figure(**figure) for figure in read_json(results)]))
-    rewrite("growth", growth_tables(read_json(GROWTH)))
+    rewrite("figures", figures_table([Figure(**figure) for figure in json.loads(results.read_text(encoding="utf-8"))]))
+    rewrite("growth", growth_tables(json.loads(GROWTH.read_text(encoding="utf-8"))))
 
 
 if __name__ == "__main__":

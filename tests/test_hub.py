@@ -53,7 +53,7 @@ OLD = "saved by an earlier ebrm.*Fit it again.*features made then"
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ("{", "not readable JSON"),
+        ("{", "cannot be read: it is not JSON"),
         ('{"architectures": ["LlamaForSequenceClassification"]}', "perhaps a plain reward model"),
         *((f'{{"format": "ebrm-model-{number}", "head": {{}}}}', OLD) for number in (1, 2)),
     ],
@@ -150,7 +150,7 @@ def test_data_filter_and_settings_stand_there():
         "out and kept 7.\n"
     ) in text
     assert "| x | 7 |" in text
-    assert "| training.learning_rate | 0.001 |" in text
+    assert "| training.learning\\_rate | 0.001 |" in text
     assert "Epochs run: 2; kept: 2." in text
 
 

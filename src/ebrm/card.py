@@ -9,6 +9,7 @@ from typing import Any
 
 from ebrm.backbone.provenance import UNKNOWN, provenance
 from ebrm.heads import HEADS
+from ebrm.utils.neutral import clean, escape_markdown
 
 _TAGS = ["reward-model", "energy-based-model", "ebrm"]
 _NO_NAME = "imported features"
@@ -132,11 +133,11 @@ def _is_number(value: Any) -> bool:
 
 
 def _license(known: Mapping[str, Any], standalone: bool) -> str:
-    names = ", ".join(_text(name) for name in known.get("base_model") or ())
+    names = ", ".join(escape_markdown(name) for name in known.get("base_model") or ())
     made = f" It goes back to {names}." if names else ""
     if known.get("license_name") == UNKNOWN or not known.get("license"):
         return f"Nothing beside the reward model says which license it has; look that up before you pass it on.{made}\n"
-    called = _text(str(known.get("license_name") or known["license"]))
+    called = escape_markdown(str(known.get("license_name") or known["license"]))
     copied = " Its license files are copied into this folder." if standalone and known.get("files") else ""
     return f"That of the reward model, as its own card or license file says: {called}.{copied}{made}\n"
 
@@ -176,7 +177,7 @@ def _title(record: Mapping[str, Any], plain: bool = False) -> str:
     energy = record["head"]["kind"] == "energy"
     name = _without_folders(record["backbone"].get("name") or _NO_NAME)
     what = "Energy-based refinement of" if energy else "A head over the embeddings of"
-    return f"{what} {name if plain else _text(name)}"
+    return f"{what} {clean(name) if plain else escape_markdown(name)}"
 
 
 def _what(record: Mapping[str, Any]) -> str:
@@ -271,10 +272,4 @@ def _table(values: dict[str, Any]) -> str:
 
 def _cell(value: Any) -> str:
     """Text safe inside a Markdown table."""
-    return _text(str(value))
-
-
-def _text(text: str) -> str:
-    """Text that Markdown shows as it is, on one line."""
-    escaped = re.sub(r"([\\`*\[\]|#~!])|(?<!\w)_|_(?!\w)", lambda found: "\\" + found[0], text)
-    return re.sub(r"\s+", " ", escaped).replace("<", "&lt;").replace(">", "&gt;")
+    return escape_markdown(str(value))

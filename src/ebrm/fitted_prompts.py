@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ebrm.errors import ModelError
+
 #: "text": hashes of the prompts' texts, the same in all data. "data": names that came with imported features.
 IdKind = Literal["text", "data"]
 _TEXT = re.compile(r"[0-9a-f]{16}")
@@ -66,9 +68,21 @@ class FittedPrompts:
 
     @classmethod
     def taken_from(cls, tensors: dict[str, Tensor]) -> FittedPrompts | None:
-        """Take the set out of stored tensors, which keep the weights; None where there is none."""
+        """Take the set out of stored tensors, which keep the weights; None where there is none.
+
+        Raises:
+            ModelError: they are no fingerprints, or of both kinds.
+        """
         kinds: tuple[IdKind, ...] = ("text", "data")
         found = [cls(kind, tensors.pop(_TENSOR + kind)) for kind in kinds if _TENSOR + kind in tensors]
+        for one in found:
+            prints = one.fingerprints
+            ascending = prints.dtype == torch.int64 and prints.dim() == 1 and bool((prints[1:] > prints[:-1]).all())
+            if not ascending or len(found) > 1:
+                raise ModelError(
+                    f"the tensor {_TENSOR}{one.kind} ({prints.dtype}, {list(prints.shape)}) is not the one list of "
+                    "ascending whole numbers that fingerprints of prompts are"
+                )
         return found[0] if found else None
 
 

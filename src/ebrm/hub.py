@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ebrm._version import __version__
 from ebrm.card import model_card
-from ebrm.errors import ModelError
-from ebrm.utils.files import atomic_path, read_json, sha256_file, write_json, write_text
+from ebrm.errors import ConfigError, ModelError
+from ebrm.heads import FitConfig, head_config
+from ebrm.utils.files import atomic_path, sha256_file, write_json, write_text
 from ebrm.utils.hub_names import download, shown_place, why_no_hub_name
+from ebrm.utils.stored import checked, load_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,11 +25,13 @@ AS_IT_IS: dict[str, Any] = {
 }
 # What transformers' Auto classes go by (ebrm.integrations).
 _FOR_TRANSFORMERS = {"model_type": "ebrm", "architectures": ["EBRMForSequenceClassification"], **AS_IT_IS}
-# What a model is made of; a config that transformers wrote says more.
+# What the config says of its own file, and what a model is made of; a config that transformers wrote says more.
+_OWN = ("format", "ebrm_version", "weights_sha256", "own_tokenizer")
 _RECORD = (
     "head", "fit", "backbone", "text_rule", "data", "filter", "history", "best_epoch", "metrics", "calibration",
     "abstention", "provenance", "fusion",
 )  # fmt: skip
+_AGAIN = "Copy or download the folder again, or fit the model again."
 
 
 def is_model(folder: Path) -> bool:
@@ -41,8 +44,8 @@ def is_model(folder: Path) -> bool:
 
 def _config_of(folder: Path) -> dict[str, Any]:
     try:
-        config = read_json(folder / _CONFIG)
-    except (OSError, ValueError, RecursionError):
+        config = load_json(folder / _CONFIG, error=ModelError, do="", foreign=True)
+    except ModelError:
         return {}
     return config if isinstance(config, dict) else {}
 
@@ -81,10 +84,10 @@ def write_card(folder: Path, record: dict[str, Any], standalone: bool = False) -
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """`config.json` of a folder whose weights are whole.
+    """`config.json` of a folder whose weights are whole, checked; without what transformers added to it.
 
     Raises:
-        ModelError: a missing, unreadable or altered file, named.
+        ModelError: a missing, unreadable or altered file, or a field of another type, named.
     """
 
     def must_be_there(name: str) -> None:
@@ -95,10 +98,7 @@ def read_config(folder: Path) -> dict[str, Any]:
             )
 
     must_be_there(_CONFIG)
-    try:
-        config: dict[str, Any] = read_json(folder / _CONFIG)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ModelError(f"{folder / _CONFIG} is not readable JSON ({error}). Save the model again.") from error
+    config = load_json(folder / _CONFIG, error=ModelError, do=_AGAIN)
     found_format = config.get("format") if isinstance(config, dict) else None
     if found_format in ("ebrm-model-1", "ebrm-model-2"):
         raise ModelError(
@@ -110,14 +110,24 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"{folder / _CONFIG} does not say format {FORMAT!r}, so this is not an ebrm model (perhaps a plain reward "
             "model, on which one can be fitted) or one of an unknown version."
         )
+    if "transformers_version" in config:
+        config = {name: config[name] for name in (*_OWN, *_FOR_TRANSFORMERS, *_RECORD) if name in config}
+    checked(config, "ModelConfig", str(folder / _CONFIG), error=ModelError, do=_AGAIN)
+    try:
+        head_config(config["head"]), FitConfig.from_dict(config["fit"])
+    except ConfigError as error:
+        raise ModelError(
+            f"The model in {folder} cannot be put together: {str(error).removesuffix('.')}. Its config.json is damaged "
+            "or was written by another version; copy or download the folder again, or fit the model again."
+        ) from error
     must_be_there(_WEIGHTS)
-    expected, found = config.get("weights_sha256"), sha256_file(folder / _WEIGHTS)
+    expected, found = config["weights_sha256"], sha256_file(folder / _WEIGHTS)
     if expected != found:
         raise ModelError(
             f"{folder / _WEIGHTS} is damaged or belongs to another config: its SHA-256 is {found}, config.json says "
             f"{expected}. Copy or download the folder again."
         )
-    return config
+    return dict(config)
 
 
 def read_model(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -130,15 +140,12 @@ def read_model(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     from safetensors.torch import load_file
 
     config = read_config(folder)
-    if "transformers_version" in config:
-        config = {name: config[name] for name in _RECORD if name in config}
     # `fusion` is for readers of the config: the weights hold it.
-    for name in ("format", "weights_sha256", "ebrm_version", "own_tokenizer", "fusion", *_FOR_TRANSFORMERS):
-        config.pop(name, None)
+    record = {name: config[name] for name in _RECORD if name in config and name != "fusion"}
     try:
-        return config, load_file(folder / _WEIGHTS)
+        return record, load_file(folder / _WEIGHTS)
     except SafetensorError as error:
-        raise ModelError(f"{folder / _WEIGHTS} is not a readable safetensors file ({error}).") from error
+        raise ModelError(f"{folder / _WEIGHTS} is not a readable safetensors file ({error}). {_AGAIN}") from error
 
 
 def download_model(

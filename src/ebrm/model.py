@@ -512,15 +512,15 @@ class EnergyRewardModel(ModelHubMixin, library_name="ebrm", tags=["reward-model"
         """
         folder = download_model(pretrained_model_name_or_path, revision, cache_dir, token, local_files_only)
         config, tensors = read_model(folder)
-        prompts = FittedPrompts.taken_from(tensors)
         try:
+            prompts = FittedPrompts.taken_from(tensors)
             record = ModelRecord.from_dict(config)
             head = load_head(record.head, tensors)
-        except (AttributeError, TypeError, KeyError, RuntimeError, ConfigError) as error:
-            why = f"{error} is missing" if isinstance(error, KeyError) else str(error).removesuffix(".")
+        except (ModelError, ConfigError) as error:
             raise ModelError(
-                f"The model in {folder} cannot be put together: {why}. Its config.json and energy.safetensors do not "
-                "belong together, or were written by another version; save the model again."
+                f"The model in {folder} cannot be put together: {str(error).removesuffix('.')}. Its config.json and "
+                "energy.safetensors are damaged, do not belong together, or were written by another version; copy or "
+                "download the folder again, or fit the model again."
             ) from error
         model = cls(head, record, backbone, device, trust_remote_code, prompts)
         if backbone is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -188,3 +189,26 @@ class TestFiles:
         before = load(tmp_path).identity
         save_file({"score.weight": torch.ones(2, 32)}, tmp_path / "optimizer.safetensors")
         assert load(tmp_path).identity == before
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("adapter_config.json", {"layer_replication": [[0, 2], [0, 2]]}, "repeats blocks .*layer_replication"),
+        ("adapter_config.json", {"r": [1]}, "does not fit its base model"),
+        ("adapter_config.json", {"base_model_name_or_path": 3}, "_name_or_path is 3; expected a valid string"),
+        ("tokenizer_config.json", b"\xff", "tokenizer_config.json cannot be read: it is not UTF-8"),
+        ("tokenizer.json", b"[" * 3000, "tokenizer.json cannot be read: it is nested more than"),
+        ("tokenizer.json", b"{}", "The tokenizer of .* cannot be loaded from"),
+    ],
+)  # fmt: skip
+def test_files_that_peft_and_transformers_cannot_read_are_named(
+    base: Path, tmp_path: Path, file: str, content: bytes | dict[str, Any], said: str
+) -> None:
+    grown(base, tmp_path, ROWS, IDS[1:2])
+    path = tmp_path / file
+    if isinstance(content, dict):
+        content = json.dumps(json.loads(path.read_text()) | content).encode()
+    path.write_bytes(content)
+    with refuses(said):
+        load(tmp_path)

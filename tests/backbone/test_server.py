@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,6 @@ from ebrm.features import extract_features, read_manifest
 from ebrm.fitting import fit
 from ebrm.heads import EnergyConfig, NetworkConfig, TrainingConfig
 from ebrm.model import EnergyRewardModel
-from ebrm.utils.files import read_json
 
 IDS = [[5, 6, 7], [8], [9] * 6, [10, 11], [12, 13, 14, 15], [16]]
 SMALL: Any = {
@@ -289,7 +289,7 @@ def test_the_commands_work_with_a_server(folder, vllm, pairs, tmp_path, monkeypa
     assert 0 <= manifest["batch_drift"] < 1e-5
     ran = ebrm("fit", "--backbone", folder, "--data", pairs, "--out", tmp_path / "m", *server, *TINY)
     assert ran.code == 0, ran.err
-    assert read_json(tmp_path / "m" / "config.json")["backbone"]["attention"] == "server"
+    assert json.loads((tmp_path / "m" / "config.json").read_text(encoding="utf-8"))["backbone"]["attention"] == "server"
     rows = write_lines(tmp_path / "rows.jsonl", [{"prompt": f"Say {i}", "response": "alpha " * i} for i in range(1, 6)])
     scored = []
     for name, more in (("there", server), ("here", ())):

@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from ebrm.cli.console import Console, facts_text, printable, write
+from ebrm.cli.console import Console, facts_text, write
+from ebrm.utils.neutral import printable
 
 
 class Terminal(io.StringIO):

@@ -88,7 +88,7 @@ def test_what_is_not_whole(model: Path, features: Path, rm: Path, tmp_path: Path
     refused(ran, "holds no energy.safetensors")
     assert "holds no" in ran.value["error"]["message"]
     (broken / "config.json").write_text("{")
-    refused(ebrm("info", broken), "config.json", "not readable JSON")
+    refused(ebrm("info", broken), "config.json", "it is not JSON")
     half = shutil.copytree(features, tmp_path / "f")
     (half / "shard-00001.safetensors").unlink()
     (half / "pairs.parquet").write_bytes(b"PAR1")

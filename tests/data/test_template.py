@@ -271,3 +271,23 @@ def test_a_date_without_effect_is_refused() -> None:
     for config in (TextConfig(date="2026-12-31"), TextConfig(template="plain", date="2026-12-31")):
         with pytest.raises(ConfigError, match="date is .* which would have no effect"):
             make_text_rule(CHAT, config, 128)
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("{{ 1 / 0 }}", "ZeroDivisionError: division by zero"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "RecursionError"),
+        ("{{ messages.nothing.at.all }}", "has no attribute"),
+        ("{% for _ in range(10 ** 9) %}{% endfor %}", "OverflowError: Range too big"),
+        ("{{ '%d' | format(messages) }}", "TypeError"),
+        ("{{ messages | map(attribute='a.b') | sum }}", ""), ("{{ ('%*d' % (10 ** 20, 1)) }}", "OverflowError"),
+        ("{{ raise_exception('x' * 10000) }}", "xxx"),
+        ("{{ messages[0].content.encode('ascii') }}", "UnicodeEncodeError"),
+    ],
+)  # fmt: skip
+def test_whatever_a_template_raises_refuses_the_conversation(source: str, said: str) -> None:
+    rule = TextRule(source, {}, "auto", "auto", "error", 99)
+    with pytest.raises(TextRefusedError, match=r"^The chat template refuses this conversation \(turns: user") as found:
+        template.apply_template(rule, byte_tokenizer(), [{"role": "user", "content": "é"}])
+    assert said in str(found.value) and len(str(found.value)) < 500

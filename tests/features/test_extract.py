@@ -30,7 +30,7 @@ from ebrm.features import (
 from ebrm.features.extract import text_id
 from ebrm.features.shards import shard_bytes
 from ebrm.pairs import PreferencePairs
-from ebrm.utils.files import read_json, write_json
+from ebrm.utils.files import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = FeatureConfig(shard_rows=8)
@@ -76,7 +76,7 @@ def test_every_item_has_the_embedding_and_reward_of_its_own_text(tmp_path):
 def test_the_manifest_says_what_made_the_features(tmp_path):
     backbone, data = FakeBackbone(), some_preferences()
     made = extract_features(backbone, data, tmp_path / "f", SMALL)
-    said = read_json(tmp_path / "f" / "manifest.json")
+    said = json.loads((tmp_path / "f" / "manifest.json").read_text(encoding="utf-8"))
     assert said == made.manifest
     lengths = pq.read_table(tmp_path / "f" / "items.parquet").column("tokens").to_pylist()
     expected = {
@@ -117,7 +117,7 @@ def test_a_finished_folder_is_returned_without_tokenizing_or_reading(tmp_path):
 
 def test_a_folder_that_states_that_no_layers_were_read_is_as_one_written_before_there_were_layers(tmp_path):
     extract_features(FakeBackbone(), some_preferences(), tmp_path / "f", SMALL)
-    manifest = read_json(tmp_path / "f" / "manifest.json")
+    manifest = json.loads((tmp_path / "f" / "manifest.json").read_text(encoding="utf-8"))
     assert "layers" not in manifest["backbone"]
     write_json(tmp_path / "f" / "manifest.json", manifest | {"backbone": manifest["backbone"] | {"layers": []}})
     backbone = FakeBackbone()
@@ -547,7 +547,7 @@ def test_damaged_tables_and_counts_of_an_unfinished_folder_are_made_again(tmp_pa
     interrupted(out, some_preferences())
     for name in ("items.parquet", "pairs.parquet"):
         (out / name).write_bytes(flipped((out / name).read_bytes()))
-    write_json(out / "manifest.json", read_json(out / "manifest.json") | {"dropped": 7})
+    write_json(out / "manifest.json", json.loads((out / "manifest.json").read_text(encoding="utf-8")) | {"dropped": 7})
     extract_features(FakeBackbone(), some_preferences(), out, SMALL)
     assert caplog.text.count("is damaged (it is not what this run writes)") == 2
     assert contents(out) == contents(whole)
@@ -563,7 +563,7 @@ def test_a_shard_that_is_damaged_while_the_others_are_made_is_not_sealed(tmp_pat
 
     with pytest.raises(FeaturesError, match="shard-00000.safetensors was damaged after it had been written"):
         extract_features(FakeBackbone(on_read=spoil), some_preferences(), out, SMALL)
-    assert not read_json(out / "manifest.json")["complete"]
+    assert not json.loads((out / "manifest.json").read_text(encoding="utf-8"))["complete"]
     extract_features(FakeBackbone(), some_preferences(), out, SMALL)
     extract_features(FakeBackbone(), some_preferences(), tmp_path / "whole", SMALL)
     assert contents(out) == contents(tmp_path / "whole")
@@ -581,12 +581,12 @@ def test_features_are_not_gone_on_with_where_the_reward_model_gives_other_reward
         extract_features(FakeBackbone(offset=0.75), some_preferences(), out, SMALL)
     assert contents(out) == before
     extract_features(FakeBackbone(offset=0.50001), some_preferences(), out, SMALL)  # rounding
-    assert read_json(out / "manifest.json")["backbone"]["probe"] == [0.5, 1.0]
+    assert json.loads((out / "manifest.json").read_text(encoding="utf-8"))["backbone"]["probe"] == [0.5, 1.0]
 
 
 def test_features_of_an_earlier_version_are_refused(tmp_path):
     extract_features(FakeBackbone(), some_preferences(), tmp_path / "f", SMALL)
-    manifest = read_json(tmp_path / "f" / "manifest.json")
+    manifest = json.loads((tmp_path / "f" / "manifest.json").read_text(encoding="utf-8"))
     del manifest["backbone"]["config"]
     write_json(tmp_path / "f" / "manifest.json", manifest)
     with pytest.raises(FeaturesError, match="made by an earlier version.*make them again"):

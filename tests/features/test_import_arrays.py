@@ -470,3 +470,29 @@ def test_a_rating_that_is_missing_in_a_table_is_nan_and_one_may_have_another_nam
     made = import_features(tmp_path / "x.parquet", tmp_path / "f", columns={"ratings_thumb": "thumb"})
     np.testing.assert_array_equal(made.pairs.ratings[:, 0], [1, np.nan, 0, *[np.nan] * 7])
     assert made.manifest["ratings"] == ["thumb"]
+
+
+def test_an_archive_that_cannot_be_unpacked_is_refused_by_name(tmp_path):
+    path = tmp_path / "x.npz"
+    whole = save_npz(path).read_bytes()
+    local, listed = b"PK\x03\x04-\x00", b"PK\x01\x02-\x03-\x00"  # then two bytes of flags and two of the compression
+    assert whole.count(local) == whole.count(listed) == 4
+    damaged = {
+        "cut": whole[: len(whole) // 2], "empty": b"",
+        "method": whole.replace(local + bytes(4), local + b"\0\0\x63\0").replace(
+            listed + bytes(4), listed + b"\0\0\x63\0"
+        ),
+        "encrypted": whole.replace(listed + bytes(2), listed + b"\1\0"),
+    }  # fmt: skip
+    for how, data in damaged.items():
+        assert data != whole, how
+        path.write_bytes(data)
+        with pytest.raises(FeaturesError, match=r"x\.npz cannot be read as npz: .*Copy it again"):
+            read_columns([path])
+    np.savez(path, embedding=np.array([{"a": 1}], dtype=object))
+    with pytest.raises(FeaturesError, match="Save text as a str array"):
+        read_columns([path])
+    raw = pa.StringArray.from_buffers(2, pa.py_buffer(np.array([0, 1, 2], np.int32)), pa.py_buffer(b"a\xff"))
+    pq.write_table(pa.table({"prompt_id": raw}), tmp_path / "x.parquet")
+    with pytest.raises(FeaturesError, match=r"x\.parquet cannot be read as parquet: 'utf-8'"):
+        read_columns([tmp_path / "x.parquet"])

@@ -57,7 +57,7 @@ def test_a_digest_stands_for_what_it_decides(field, digest):
         (b"[]", "not the manifest of an ebrm features folder"),
         (b'{"format": "other"}', "not the manifest of an ebrm features folder"),
         (b'{"format": "ebrm-features", "format_version": 99}', "format version 99; this ebrm reads version 1"),
-        (b'{"format": "ebrm-features", "format_version": 1}', "is damaged: it lacks backbone, batch_drift"),
+        (b'{"format": "ebrm-features", "format_version": 1}', "manifest.json: origin is missing. Copy the folder"),
     ],
 )
 def test_a_manifest_that_is_none_is_refused(tmp_path, content, said):
@@ -69,13 +69,13 @@ def test_a_manifest_that_is_none_is_refused(tmp_path, content, said):
 @pytest.mark.parametrize("changes", [{"items": -1}, {"items": "9"}, {"shard_rows": 0}, {"pairs": 1.5}, {"items": True}])
 def test_counts_that_cannot_be_are_refused(tmp_path, changes):
     write_json(tmp_path / "manifest.json", manifest() | changes)
-    with pytest.raises(FeaturesError, match="is damaged: counts"):
+    with pytest.raises(FeaturesError, match=f"manifest.json: {next(iter(changes))} is .*; expected a"):
         read_manifest(tmp_path)
 
 
 def test_files_outside_the_folder_are_never_looked_at(tmp_path):
     made = manifest(complete=True, items=1)
-    made["files"] = {"../secret": {"bytes": 1, "sha256": "0"}}
+    made["files"] = {"../secret": {"bytes": 1, "sha256": "0" * 64}}
     write_json(tmp_path / "manifest.json", made)
     looked_at = {"items.parquet", "pairs.parquet", "shard-00000.safetensors"}
     assert set(manifests.find_faults(tmp_path, read_manifest(tmp_path), verify=True)) == looked_at

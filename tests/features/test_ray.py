@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -24,7 +25,6 @@ from ebrm.features import EngineConfig, FeatureConfig, distributed, extract_feat
 from ebrm.features import ray as on_ray
 from ebrm.features.extract import tokenize_preferences
 from ebrm.features.ray import read_on_ray
-from ebrm.utils.files import read_json
 
 SMALL = FeatureConfig(shard_rows=8)
 
@@ -169,7 +169,7 @@ def actor(load, out: Path, data) -> on_ray._Actor:
     interrupted(out, data)
     texts, _, _ = tokenize_preferences(FakeBackbone(), data, distributed.World())
     begun = SimpleNamespace(begin=SimpleNamespace(remote=lambda number: 0))
-    return on_ray._Actor(load, 1, out, read_json(out / "manifest.json"), texts, begun)
+    return on_ray._Actor(load, 1, out, json.loads((out / "manifest.json").read_text(encoding="utf-8")), texts, begun)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from ebrm.errors import FeaturesError
 from ebrm.features import FeatureConfig, Features, open_features, read_items, save_features
 from ebrm.features.store import ITEM_SCHEMA, PAIR_SCHEMA, item_bytes, pair_bytes, read_pairs, table_bytes
 from ebrm.pairs import PreferencePairs
-from ebrm.utils.files import read_json, write_json
+from ebrm.utils.files import write_json
 
 
 def made(n: int = 6, d: int = 3, **identity) -> Features:
@@ -144,7 +144,7 @@ def test_all_faults_are_told_at_once(folder):
 
 
 def test_pairs_that_point_nowhere_are_refused(folder):
-    manifest = read_json(folder / "manifest.json")
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     manifest["items"], manifest["files"] = 4, {k: v for k, v in manifest["files"].items() if "00002" not in k}
     write_json(folder / "manifest.json", manifest)
     with pytest.raises(

@@ -17,8 +17,8 @@ from ebrm.errors import ConfigError
 from ebrm.evaluation import BenchmarkResult, Entry, Evaluation, ScoredBenchmark, ScorerResult, Scores, evaluate_scores
 from ebrm.metrics import Bootstrap, Estimate
 from ebrm.report import Table, details, markdown, overview
-from ebrm.report.tables import COLUMNS, FORMATS, Bold, escape_markdown
-from ebrm.report.words import clean
+from ebrm.report.tables import COLUMNS, FORMATS, Bold
+from ebrm.utils.neutral import clean, escape_markdown
 
 NAN = float("nan")
 FEW: dict[str, Any] = {"bootstrap": Bootstrap(20), "permutations": 19}

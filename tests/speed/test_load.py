@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from collections import Counter
 from contextlib import contextmanager, suppress
@@ -141,7 +142,6 @@ def test_what_does_not_hold_is_said(changes, broken):
 
 def test_all_phases_are_measured_and_written(tmp_path, monkeypatch, capsys):
     """The whole benchmark but the model and its processes."""
-    from ebrm.utils.files import read_json
 
     options = []
 
@@ -157,7 +157,7 @@ def test_all_phases_are_measured_and_written(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(load, "put_load", found)
     monkeypatch.setattr(load, "prepare", lambda folder, count: (folder, TEXTS, 14.0))
     load.main(["--quick", "--out", str(tmp_path / "load.json")])
-    written = read_json(tmp_path / "load.json")
+    written = json.loads((tmp_path / "load.json").read_text(encoding="utf-8"))
     assert set(written["phases"]) == {"batched", "alone", "single", "overload"} and written["tokens"] == 14.0
     assert ("--token-budget", "1") in options and any("--queue" in given for given in options)
     assert "NO   batching gives 3 times" in capsys.readouterr().out

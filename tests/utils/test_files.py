@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib
+import json
 import os
 from pathlib import Path
 
 import pytest
 
 from ebrm.utils import files
-from ebrm.utils.files import atomic_path, read_json, sha256_file, sha256_json, write_json, write_text
+from ebrm.utils.files import atomic_path, sha256_file, sha256_json, system_error, write_json, write_text
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -51,10 +53,10 @@ def test_the_umask_is_never_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_json_is_stable_and_refuses_nan(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"b": 1, "a": "é"})
     assert (tmp_path / "a.json").read_text(encoding="utf-8") == '{\n  "a": "é",\n  "b": 1\n}\n'
-    assert read_json(tmp_path / "a.json") == {"a": "é", "b": 1}
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"a": "é", "b": 1}
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "a.json", {"a": float("nan")})
-    assert read_json(tmp_path / "a.json") == {"a": "é", "b": 1}
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"a": "é", "b": 1}
 
 
 def test_hashes(tmp_path: Path) -> None:
@@ -63,3 +65,26 @@ def test_hashes(tmp_path: Path) -> None:
     assert sha256_json({"a": 1, "b": 2}) == sha256_json({"b": 2, "a": 1})
     assert sha256_json({"a": 1}) != sha256_json({"a": "1"})
     assert sha256_json({"a": "é"}) == hashlib.sha256('{"a":"é"}'.encode()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        RuntimeError("I/O error: No space left on device (os error 28)"),
+        RuntimeError('Error while serializing: IoError(Os { code: 28, kind: StorageFull, message: "No space" })'),
+    ],
+)  # fmt: skip
+def test_a_full_disk_names_the_file_whatever_library_says_it(tmp_path: Path, raised: Exception) -> None:
+    with pytest.raises(OSError) as found, atomic_path(tmp_path / "a.bin"):
+        raise raised
+    assert (found.value.errno, found.value.filename) == (errno.ENOSPC, str(tmp_path / "a.bin"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_seen_behind_another_error_and_a_defect_is_not() -> None:
+    behind, defect = RuntimeError("could not draw"), ValueError("list index")
+    behind.__cause__ = OSError(errno.EROFS, "Read-only file system", "/mnt/a")
+    defect.__context__ = FileNotFoundError(errno.ENOENT, "No such file", "/mnt/b")
+    assert system_error(behind) == (errno.EROFS, "/mnt/a")
+    assert system_error(defect) == (0, "")

@@ -62,14 +62,22 @@ def merge_adapter(model: nn.Module, adapter: Checkpoint) -> tuple[nn.Module, set
         The merged model, and the adapter's tensors that it has no place for.
     """
     dtype = next(model.parameters()).dtype
-    rows = _resize(model, adapter)
+    if (adapter.adapter or {}).get("layer_replication"):
+        raise BackboneError(
+            f"The adapter {adapter.name} repeats blocks of its base model (layer_replication in adapter_config.json), "
+            "which is not read here. Merge it (peft's `merge_and_unload`), save the merged model, and give that."
+        )
     try:
+        rows = None
+        rows = _resize(model, adapter)
         attached: Any = attach_adapter(model, adapter.folder)
         left = _left_over(attached, adapter)
         merged: Any = attached.merge_and_unload(safe_merge=True)
         if rows is not None and not bool(merged.get_input_embeddings().weight[rows:].isfinite().all()):
             raise ValueError("NaNs in the embeddings of the new tokens")
-    except (ValueError, RuntimeError, KeyError, AttributeError, TypeError, IndexError, UserWarning) as error:
+    except BackboneError:
+        raise
+    except Exception as error:  # noqa: BLE001 - what peft raises on configurations that do not fit is no list
         base, said = (adapter.adapter or {}).get("base_model_name_or_path"), " ".join(str(error).split())[:300]
         if rows is not None and "NaN" in said:
             raise BackboneError(

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 import transformers
-from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -42,6 +41,7 @@ from ebrm.backbone.weights import Loading, refuse_unfit, stored_twice, use_bias
 from ebrm.data import TextConfig, make_text_rule
 from ebrm.errors import BackboneError, setting
 from ebrm.utils.files import sha256_json
+from ebrm.utils.neutral import shorten_line
 
 logger = logging.getLogger(__name__)
 
@@ -249,7 +249,7 @@ def load_transformers(checkpoint: Checkpoint, settings: BackboneConfig, model_cl
         model_class = choose_class(checkpoint, config, trust)
     try:
         model, info = model_class.from_pretrained(str(checkpoint.folder), **options)
-    except (OSError, ValueError, RuntimeError, ImportError, KeyError, AttributeError, TypeError) as error:
+    except Exception as error:  # noqa: BLE001 - what transformers raises on configurations is no list
         raise BackboneError(
             f"transformers {transformers.__version__} cannot load {checkpoint.name}: "
             f"{' '.join(str(error).split())[:400]}. If the files are complete, use a transformers version that knows "
@@ -267,10 +267,11 @@ def skeleton(base: Checkpoint, config: Any, settings: BackboneConfig) -> nn.Modu
     try:
         with quiet(), torch.device("meta"):
             model: nn.Module = model_class.from_config(config, **options)
-    except (ValueError, RuntimeError, ImportError, KeyError, AttributeError, TypeError) as error:
+    except Exception as error:  # noqa: BLE001 - as above
         raise BackboneError(
-            f"transformers cannot build {base.name} from its configuration: {' '.join(str(error).split())[:300]}. Use "
-            "a version that knows this model."
+            f"transformers cannot build {base.name} from its configuration, {base.folder / 'config.json'}: "
+            f"{shorten_line(str(error) or type(error).__name__, 300)}. Use a version that knows this model; if the "
+            "file was edited or damaged, get it again."
         ) from error
     return model
 
@@ -296,19 +297,20 @@ def load_config(checkpoint: Checkpoint, trust: bool) -> Any:
                 "ebrm knows only the last token. Teach ebrm this model with ebrm.backbone.register_family."
             )
         values = {key: value for key, value in checkpoint.config.items() if key != "model_type"}
-        return AutoConfig.for_model(_ALIASES[kind], **{**values, "num_labels": 1})
     try:
+        if kind in _ALIASES:
+            return AutoConfig.for_model(_ALIASES[kind], **{**values, "num_labels": 1})
         config = AutoConfig.from_pretrained(str(checkpoint.folder), num_labels=1, trust_remote_code=trust)
-    except (ValueError, TypeError, KeyError, OSError, ImportError, AttributeError, StrictDataclassError) as error:
+    except Exception as error:  # noqa: BLE001 - as above
         advice = (
             "Use a transformers version that knows it, or teach ebrm with ebrm.backbone.register_family; "
             "if config.json was edited or damaged, get it again."
         )
         if checkpoint.config.get("auto_map") and not trust:
             advice = f"It brings its own code: read it, then allow it with {setting('trust_remote_code', True)}."
-        reason = " ".join(str(error).split())[:200]
+        reason = shorten_line(str(error) or type(error).__name__, 200)
         raise BackboneError(
-            f"transformers {transformers.__version__} cannot read the configuration of {checkpoint.name} (model_type "
+            f"transformers {transformers.__version__} cannot read {checkpoint.folder / 'config.json'} (model_type "
             f"{kind!r}): {reason.rstrip('.')}. {advice}"
         ) from error
     text = config.get_text_config()
@@ -334,8 +336,9 @@ def load_tokenizer(sources: Sequence[Checkpoint], trust: bool) -> Any:
     try:
         with quiet():
             return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trust)
-    except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError) as error:
+    except Exception as error:  # noqa: BLE001 - as above; the tokenizers library also raises plain Exception
         raise BackboneError(
-            f"The tokenizer of {sources[0].name} cannot be loaded ({' '.join(str(error).split())[:300]}). Put the "
-            "tokenizer's files (tokenizer.json, tokenizer_config.json) beside the model."
+            f"The tokenizer of {sources[0].name} cannot be loaded from {folder} "
+            f"({shorten_line(str(error) or type(error).__name__, 300)}). Put the tokenizer's files (tokenizer.json, "
+            "tokenizer_config.json) beside the model; if they were edited or damaged, get them again."
         ) from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 import glob
-import json
 import logging
 import re
 import struct
@@ -16,8 +15,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ebrm.errors import BackboneError, setting
-from ebrm.utils.files import read_json
 from ebrm.utils.hub_names import download, shown_place, why_no_hub_name
+from ebrm.utils.stored import fits, parse_json, read_json
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +39,9 @@ _PARTS = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle")
 # Pickles of a training run beside a model: they hold no weights of it, and nothing loads them.
 _OF_TRAINING = re.compile(r"(?:training_args|optimizer|scheduler|rng_state|scaler|trainer_state)[\w.-]*")
+# What transformers reads beside the weights, and in its own words of faults leaves the file unnamed.
+_BESIDE = ("tokenizer_config.json", "tokenizer.json", "special_tokens_map.json", "added_tokens.json")
+_AGAIN = "The file is damaged: fetch the model again, or save it again with `save_pretrained`."
 # A reward head that some trainers save beside the model (LLaMA-Factory).
 HEAD_FILE = "value_head.safetensors"
 # Converts pickled tensors, all of them under their own names, without running what else is in the files. Some trainers
@@ -102,7 +104,10 @@ def open_checkpoint(
     commit = None
     if not folder.is_dir():
         folder, commit = _fetch(name, revision, _PATTERNS, with_code, what)
-    config, adapter = _json(folder / "config.json"), _json(folder / "adapter_config.json")
+    config = _json(folder / "config.json", "Checkpoint")
+    adapter = _json(folder / "adapter_config.json", "Adapter")
+    for beside in _BESIDE:
+        _json(folder / beside, "Settings")
     if config is None and adapter is None:
         raise BackboneError(
             f"{name} holds neither config.json nor adapter_config.json, so it is not a saved model. Give the folder "
@@ -168,18 +173,11 @@ def _fetch(name: str, revision: str | None, files: list[str], with_code: bool, w
     return folder, folder.name if folder.parent.name == "snapshots" else None
 
 
-def _json(path: Path) -> dict[str, Any] | None:
+def _json(path: Path, schema: str) -> dict[str, Any] | None:
     if not path.is_file():
         return None
-    try:
-        value = read_json(path)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise BackboneError(
-            f"{path} is not valid JSON ({error}). The file is damaged; fetch the model again."
-        ) from error
-    if not isinstance(value, dict):
-        raise BackboneError(f"{path} holds a {type(value).__name__}, not an object. Fetch the model again.")
-    return value
+    found: dict[str, Any] = read_json(path, schema, error=BackboneError, do=_AGAIN, foreign=True)
+    return found
 
 
 def pickles(folder: Path) -> list[str]:
@@ -237,9 +235,7 @@ def _model_files(name: str, folder: Path, config: dict[str, Any]) -> list[Path]:
         raise BackboneError(f"{name} lacks its weight file: config.json names {stated} (transformers_weights).")
     if chosen is None or not chosen.endswith(".json"):
         return [] if chosen is None else [folder / chosen]
-    listed = (_json(folder / chosen) or {}).get("weight_map")
-    if not isinstance(listed, dict) or not all(isinstance(file, str) for file in listed.values()):
-        raise BackboneError(f"{folder / chosen} does not say which file holds which weight. Fetch the model again.")
+    listed = (_json(folder / chosen, "WeightIndex") or {})["weight_map"]
     files = [folder / file for file in sorted(set(listed.values()))]
     absent = [file.name for file in files if not file.is_file()]
     if absent:
@@ -274,12 +270,15 @@ def _header(path: Path) -> dict[str, TensorInfo]:
             (size,) = struct.unpack("<Q", handle.read(8))
             if size > 200_000_000:  # no header is that long: the first bytes are something else
                 raise ValueError("header too long")
-            header: dict[str, Any] = json.loads(handle.read(size))
-        header.pop("__metadata__", None)
-        found = {name: TensorInfo(tuple(x["shape"]), x["dtype"], path) for name, x in header.items()}
-        end = 8 + size + max((x["data_offsets"][1] for x in header.values()), default=0)
-    except (struct.error, ValueError, KeyError, AttributeError, TypeError, MemoryError) as error:
+            header = parse_json(handle.read(size), foreign=True)
+        if isinstance(header, dict):
+            header.pop("__metadata__", None)
+        if not fits(header, "TensorHeader"):
+            raise ValueError("not the header of a safetensors file")
+    except (struct.error, ValueError, MemoryError) as error:
         raise BackboneError(f"{path} is not a readable safetensors file. It is damaged; fetch it again.") from error
+    found = {name: TensorInfo(tuple(x["shape"]), x["dtype"], path) for name, x in header.items()}
+    end = 8 + size + max((x["data_offsets"][1] for x in header.values()), default=0)
     if path.stat().st_size < end:
         raise BackboneError(
             f"{path} has {path.stat().st_size} bytes and should have {end}: it was cut short. Fetch it again."

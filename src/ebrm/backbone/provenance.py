@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ebrm.utils.files import read_json
+from ebrm.errors import BackboneError
+from ebrm.utils.stored import read_json
 
 # Files that have to go with a reward model's weights.
 _LICENSE_FILES = re.compile(r"(?:licen[cs]e|notice|copying|use[_-]policy|acceptable[_-]use)[\w.\- ]*", re.IGNORECASE)
@@ -124,10 +125,10 @@ def _adapter_base(folder: Path) -> str | None:
     if not path.is_file():
         return None
     try:
-        value = read_json(path)
-    except (ValueError, OSError):
+        value = read_json(path, "Adapter", error=BackboneError, do="", foreign=True)
+    except BackboneError:
         return None
-    return value.get("base_model_name_or_path") if isinstance(value, dict) else None
+    return value.get("base_model_name_or_path")
 
 
 def _front_matter(folder: Path) -> dict[str, Any]:

@@ -11,9 +11,10 @@ from cyclopts import Parameter
 from ebrm.cli.common import at_least, out_folder, show_summary
 from ebrm.cli.console import Console
 from ebrm.cli.parser import Chosen, Command, Part
+from ebrm.errors import DataError
 from ebrm.evaluation import TrainingRule, check_training_rule
-from ebrm.utils.files import read_json
 from ebrm.utils.outputs import results_folder
+from ebrm.utils.stored import read_json
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,8 @@ def best_of_n(
         write_selection(new, selection, settings.gold, {"pool": Path(pool).name})
     show_summary(console, selection_summary(selection, settings.gold))
     console.facts([("picture", out / "curves.png"), ("numbers", out / "results.json"), ("table", out / "curves.csv")])
-    console.result({"out": str(out), **read_json(out / "results.json")})
+    found = read_json(out / "results.json", "Results", error=DataError, do="Run it again with --overwrite.")
+    console.result({"out": str(out), **found})
 
 
 command = Command("best-of-n", best_of_n, {"selection": Part(PoolConfig)})

@@ -18,12 +18,12 @@ from ebrm.cli.common import at_least, out_folder, show_summary
 from ebrm.cli.console import Console
 from ebrm.cli.heads import HeadChoice, chosen_head, config_parts, given_head, head_parts, heads_in, heads_with, refuse
 from ebrm.cli.parser import Chosen, Command, Part
-from ebrm.errors import ConfigError
+from ebrm.errors import ConfigError, ModelError
 from ebrm.heads import HEADS, FitConfig
 from ebrm.hub import is_model
-from ebrm.utils.files import read_json
 from ebrm.utils.locks import lock_beside, locked
 from ebrm.utils.outputs import place_of, results_folder, tidy
+from ebrm.utils.stored import read_json
 
 if TYPE_CHECKING:
     from ebrm.evaluation import ReadPool
@@ -153,7 +153,10 @@ def _saved_heads(save: Path, names: Sequence[str]) -> Iterator[Path]:
 
 def _same_head(one: Path, other: Path) -> bool:
     """Whether two models have the same weights and were fitted on the same pairs."""
-    first, second = ({**read_json(path / "config.json")} for path in (one, other))
+    again = "Compare again with --overwrite."
+    first, second = (
+        read_json(path / "config.json", "ModelConfig", error=ModelError, do=again) for path in (one, other)
+    )
     names = ("weights_sha256", "head", "fit", "backbone", "data")
     return all(first.get(name) == second.get(name) for name in names)
 

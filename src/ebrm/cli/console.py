@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TextIO
 
+from ebrm.utils.neutral import printable
+
 #: Keeps the libraries underneath quiet.
 _ENVIRONMENT = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -71,18 +73,18 @@ class Console:
         bold = "bold" if terminal else ""
         table = Table(box=box.SIMPLE_HEAD if terminal else None, pad_edge=False, header_style=bold)
         for k, name in enumerate(head):
-            table.add_column(Text(name), justify="right" if k else "left", overflow="fold")
+            table.add_column(Text(printable(name)), justify="right" if k else "left", overflow="fold")
         for row in rows:
-            table.add_row(*(Text(str(cell)) for cell in row))
+            table.add_row(*(Text(printable(str(cell))) for cell in row))
         if terminal and rich.measure(table, options=rich.options.update(max_width=10_000)).maximum > columns:
             self.print(*[title] * bool(title))
             for first, *cells in rows:
                 named = [(f"  {name}", cell) for name, cell in zip(head[1:], cells, strict=True) if cell]
-                sys.stdout.write(f"{first}\n" * bool(first) + facts_text(named, columns))
+                sys.stdout.write(f"{printable(str(first))}\n" * bool(first) + facts_text(named, columns))
             return
         with rich.capture() as shown:
             if title:
-                rich.print(Text(title, style=bold))
+                rich.print(Text(printable(title), style=bold))
             rich.print(table)
         sys.stdout.write("".join(f"{line.rstrip()}\n" for line in shown.get().splitlines()))
 
@@ -93,7 +95,10 @@ class Console:
     def result(self, value: dict[str, Any]) -> None:
         """The whole result for machines: one JSON object on stdout; silent without --json."""
         if self.json:
-            sys.stdout.write(json_module.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+            text = json_module.dumps(value, ensure_ascii=False, indent=2, allow_nan=False)
+            # What is left are strings: in those, an escape is the same character.
+            lines = ("".join(c if c.isprintable() else json_module.dumps(c)[1:-1] for c in x) for x in text.split("\n"))
+            sys.stdout.write("\n".join(lines) + "\n")
 
 
 def write(stream: TextIO, text: str) -> None:
@@ -111,12 +116,6 @@ def write(stream: TextIO, text: str) -> None:
     stream.flush()
 
 
-def printable(text: str) -> str:
-    """Line breaks and control characters (from data or file names) made visible: one paragraph stays one."""
-    text = " ".join(text.split())
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
-
-
 def width(stream: TextIO) -> int:
     """Columns to fill: the terminal's or those of COLUMNS, and 100 where there is neither; at least 20."""
     return max(20, shutil.get_terminal_size((80 if stream.isatty() else 100, 24)).columns)
@@ -124,6 +123,7 @@ def width(stream: TextIO) -> int:
 
 def facts_text(rows: Sequence[tuple[str, Any]], columns: int) -> str:
     """``name  value`` lines; where the width is small, the value goes under the name."""
+    rows = [(" " * (len(name) - len(name.lstrip(" "))) + printable(name), value) for name, value in rows]
     longest = max((len(name) for name, _ in rows), default=0)
     beside = longest + 2 + 24 <= columns
     indent = " " * (longest + 2 if beside else 2)

@@ -32,8 +32,8 @@ from ebrm.errors import ConfigError, DataError, ModelError
 from ebrm.features import FeatureConfig
 from ebrm.heads import FitConfig
 from ebrm.hub import read_config
-from ebrm.utils.files import read_json
 from ebrm.utils.outputs import contents, refuse_replacing
+from ebrm.utils.stored import read_json
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,8 @@ def _show_model(console: Console, out: Path) -> None:
     """What a finished model's folder says."""
     from ebrm.model import EnergyRewardModel
 
-    metrics = read_json(out / "metrics.json")
+    again = "Fit again with --overwrite to have it written anew."
+    metrics = read_json(out / "metrics.json", "FitMetrics", error=ModelError, do=again)
     _show(console, metrics, out)
     for rule in EnergyRewardModel.from_pretrained(out).record.abstention:
         console.print(rule.sentence())

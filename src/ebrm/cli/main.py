@@ -10,8 +10,12 @@ import errno
 import functools
 import os
 import re
+import shutil
 import sys
+import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 
 from cyclopts import App, CycloptsError
 from cyclopts.exceptions import MissingArgumentError, UnusedCliTokensError
@@ -26,6 +30,7 @@ from ebrm.data import PreferenceConfig, TextConfig
 from ebrm.errors import EBRMError
 from ebrm.features import FeatureConfig
 from ebrm.heads import FitConfig
+from ebrm.utils.files import cache_folder, system_error
 from ebrm.utils.threads import choose_threads
 
 _INTERRUPTED = 130
@@ -50,6 +55,7 @@ _ADVICE = {
 }
 
 _TAKEN = (errno.EEXIST, errno.ENOTEMPTY)
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _ABOUT = "Adapt a frozen reward model to preference pairs: refined rewards, each with its uncertainty."
 #: In the order of the work.
 COMMANDS = tuple(
@@ -105,14 +111,27 @@ def explain(error: BaseException, chosen: Chosen | None = None) -> str | None:
     if isinstance(error, CycloptsError):
         path = " ".join(["ebrm", *(error.command_chain or ())])
         return f"{_usage(error)} See `{path} --help`."
-    number, place = _system_error(error)
+    number, place = system_error(error)
     if number in _ADVICE:
+        place = place or (_fullest(chosen) if number in _FULL else "")
         what = f"{os.strerror(number)}{f': {place}' if place else ''}"
         advice = _ADVICE[number]
         if number in _TAKEN and chosen is not None and any(option.key == "overwrite" for option in chosen.options):
             advice = "Choose another name, or --overwrite."
         return f"{what}. {advice}"
     return None
+
+
+def _fullest(chosen: Chosen | None) -> str:
+    """Of the folders that a command writes in (its output, the cache, temporary files), that with the least space."""
+    out = next((value for (_, field), value in chosen.values.items() if field == "out"), None) if chosen else None
+    places = [Path(str(out)).absolute()] if out else []
+    free = {}
+    for place in (*places, cache_folder(), Path(tempfile.gettempdir())):
+        there = next(folder for folder in (place, *place.parents) if folder.is_dir())
+        with suppress(OSError):
+            free[str(there)] = shutil.disk_usage(there).free
+    return min(free, key=free.__getitem__, default="")
 
 
 def in_options(text: str, chosen: Chosen | None) -> str:
@@ -149,21 +168,6 @@ def _usage(error: CycloptsError) -> str:
     if isinstance(error, MissingArgumentError) and error.argument is not None:
         return f"{error.argument.name} is needed." if error.keyword is None else f"{error.keyword} needs a value."
     return " ".join(str(error).split())
-
-
-def _system_error(error: BaseException) -> tuple[int, str]:
-    """(errno, path) of an error of the operating system; (0, "") if it is none.
-
-    safetensors reports a failed write as its own exception with the number in the text.
-    """
-    if isinstance(error, OSError) and error.errno is not None:
-        names = [str(name) for name in (error.filename, error.filename2) if name is not None]
-        return error.errno, " -> ".join(names)
-    if type(error).__name__ == "SafetensorError" and (
-        found := re.search(r"os error (\d+)|Os \{ code: (\d+)", str(error))
-    ):
-        return int(found.group(1) or found.group(2)), ""
-    return 0, ""
 
 
 if __name__ == "__main__":

@@ -18,9 +18,11 @@ from ebrm.cli.console import Console
 from ebrm.cli.values import show
 from ebrm.errors import DataError
 from ebrm.hub import is_model
-from ebrm.utils.files import changed, is_stale, read_json, write_json
+from ebrm.utils.files import changed, is_stale, write_json
 from ebrm.utils.locks import lock_beside, locked
+from ebrm.utils.neutral import shorten_line
 from ebrm.utils.outputs import place_of, refuse_unmovable, tidy
+from ebrm.utils.stored import read_json
 
 #: Says which settings the work was begun with.
 _RECORD = "job.json"
@@ -241,18 +243,20 @@ def _refuse_other(work: Path, left: Sequence[str], settings: Settings, flag: Cal
 
 def _record(work: Path) -> dict[str, Any]:
     try:
-        found = read_json(work / _RECORD)
-    except (OSError, ValueError):
+        found: dict[str, Any] = read_json(work / _RECORD, "FitJob", error=DataError, do="")
+    except DataError:
         return {}
-    return found if isinstance(found, dict) and "source" in found else {}
+    return found
 
 
 def _typed(value: Any) -> str:
     if isinstance(value, dict):
-        return " ".join(f"{key}={show(item)}" for key, item in value.items()) or "unset"
-    if isinstance(value, list) and value and all(isinstance(one, str) for one in value):
-        return " and ".join(value)
-    return value if isinstance(value, str) else "unset" if value in (None, []) else show(value)
+        words = " ".join(f"{key}={show(item)}" for key, item in value.items()) or "unset"
+    elif isinstance(value, list) and value and all(isinstance(one, str) for one in value):
+        words = " and ".join(value)
+    else:
+        words = value if isinstance(value, str) else "unset" if value in (None, []) else show(value)
+    return shorten_line(words, 200)
 
 
 def place(path: str | None) -> str | None:

@@ -16,6 +16,7 @@ from ebrm.data.messages import REASONING
 from ebrm.data.schema import Message
 from ebrm.errors import TextError, TextRefusedError
 from ebrm.utils.files import sha256_json
+from ebrm.utils.neutral import shorten_line
 
 logger = logging.getLogger(__name__)
 
@@ -125,9 +126,11 @@ def apply_template(
             [dict(message) for message in messages], chat_template=template_source(rule), tokenize=False,
             add_generation_prompt=False, **more,
         )  # fmt: skip
-    except (TemplateError, TypeError, KeyError, AttributeError, ValueError) as error:
-        roles = " → ".join(message["role"] for message in messages)
-        said = " ".join(str(error).split())
+    except Exception as error:  # noqa: BLE001 - a template is a program: it may raise whatever Python can
+        roles = shorten_line(" → ".join(message["role"] for message in messages), 200)
+        said = shorten_line(str(error), 300)
+        if not isinstance(error, TemplateError):
+            said = f"{type(error).__name__}: {said}" if said else type(error).__name__
         end = "" if said.endswith((".", "!", "?")) else "."
         raise TextRefusedError(f"The chat template refuses this conversation (turns: {roles}): {said}{end}") from error
     return str(text)

@@ -22,8 +22,8 @@ from ebrm.hub import is_model
 from ebrm.metrics import Estimate
 from ebrm.model import EnergyRewardModel
 from ebrm.report import ChangedExample, GainAndLoss, LiveScore
-from ebrm.utils.files import read_json
 from ebrm.utils.outputs import results_folder
+from ebrm.utils.stored import read_json
 
 _HERE = Path(__file__).parent
 TITLE = "The demonstration reward model, adapted to requests that sound unsafe"
@@ -90,7 +90,8 @@ def _run(
     fitted = fit(features, keep=anchors, config=CONFIG)
     model = EnergyRewardModel(fitted.model.head, fitted.model.record, backbone, prompts=fitted.model.prompts)
     started = time.monotonic()
-    live = tuple(score_live(model, entry["prompt"], entry["responses"]) for entry in read_json(_HERE / "live.json"))
+    entries = read_json(_HERE / "live.json", "Live", error=DataError, do="Install ebrm again.")
+    live = tuple(score_live(model, entry["prompt"], entry["responses"]) for entry in entries)
     fitted.seconds["live"] = time.monotonic() - started
     started = time.monotonic()
     heads = compare_heads(fitted, features, anchors)
@@ -106,9 +107,10 @@ def _run(
 def _is_demonstration(out: Path) -> bool:
     """Whether the model in a folder is that of a demonstration."""
     try:
-        return bool(read_json(out / "model" / "config.json")["data"]["origin"] == _ORIGIN)
-    except (OSError, ValueError, KeyError, TypeError):
+        config = read_json(out / "model" / "config.json", "ModelConfig", error=DataError, do="")
+    except DataError:
         return False
+    return bool(config["data"].get("origin") == _ORIGIN)
 
 
 def score_live(model: EnergyRewardModel, prompt: str, responses: list[str]) -> LiveScore:

@@ -6,7 +6,6 @@ Read are npy, npz, safetensors and Parquet files; nothing pickled ever is.
 from __future__ import annotations
 
 import logging
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from ebrm.errors import DataError, FeaturesError, setting
@@ -26,6 +25,7 @@ from ebrm.features.store import Features
 from ebrm.features.writer import ItemReader, Plan, item_prompts, write_features
 from ebrm.pairs import PreferencePairs
 from ebrm.utils.files import sha256_file, sha256_json
+from ebrm.utils.neutral import shorten_line
 
 logger = logging.getLogger(__name__)
 
@@ -296,7 +296,8 @@ def _read_file(file: Path) -> dict[str, Any]:
         if file.suffix == ".npy":
             return {file.stem: np.load(file, mmap_mode="r", allow_pickle=False)}
         if file.suffix == ".npz":
-            with np.load(file, allow_pickle=False) as archive:
+            # Opened here: where the archive is damaged, NumPy leaves a file that it opened itself open.
+            with open(file, "rb") as handle, np.load(handle, allow_pickle=False) as archive:
                 return {name: archive[name] for name in archive.files}
         if file.suffix == ".safetensors":
             with safe_open(file, framework="pt") as tensors:
@@ -304,9 +305,15 @@ def _read_file(file: Path) -> dict[str, Any]:
         with open(file, "rb") as handle:
             table = pq.read_table(handle)
         return {name: _from_arrow(table.column(name), name, file) for name in table.column_names}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, SafetensorError, pa.ArrowException) as error:
+    except FeaturesError:
+        raise
+    except Exception as error:  # noqa: BLE001 - what NumPy, zipfile, zlib and Arrow raise on damaged files is no list
+        if isinstance(error, OSError) and error.errno:
+            raise  # the disk's fault, not the file's
         hint = " Save text as a str array, not as objects." if "object" in str(error).lower() else ""
-        raise FeaturesError(f"{file} cannot be read as {file.suffix[1:]}: {error}.{hint}") from None
+        hint = hint or " Copy it again, or write it anew (`numpy.savez`, plain or compressed, or safetensors)."
+        said = shorten_line(str(error).rstrip("."), 300) or type(error).__name__
+        raise FeaturesError(f"{file} cannot be read as {file.suffix[1:]}: {said}.{hint}") from None
 
 
 def _from_arrow(column: pa.ChunkedArray, name: str, file: Path) -> np.ndarray:

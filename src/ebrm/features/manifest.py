@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 from ebrm.backbone import differing_parts
 from ebrm.errors import FeaturesError
-from ebrm.utils.files import read_json, sha256_file
+from ebrm.utils.files import sha256_file
+from ebrm.utils.stored import checked, load_json
 
 MANIFEST = "manifest.json"
 TABLES = ("items.parquet", "pairs.parquet")
 FORMAT = "ebrm-features"
 FORMAT_VERSION = 1
 MISSING = "is missing"
+_NAMED = 5  # files that one message names
 
 # A field that is not compared where both sides state the other one, which decides it.
 _STANDS_FOR = {
@@ -48,39 +50,28 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """The checked manifest of a folder; FeaturesError where there is none, it is not ours, or of another format."""
     if not path.is_dir():
         raise FeaturesError(f"There is no folder {path}. Make features with `ebrm features`, or correct the path.")
-    try:
-        manifest = read_json(path / MANIFEST)
-    except FileNotFoundError:
+    file, again = path / MANIFEST, "Copy the folder again, or delete it and make the features anew."
+    if not file.exists():
         raise FeaturesError(
             f"{path} holds no features: there is no {MANIFEST} in it. Make features with `ebrm features`."
-        ) from None
-    except (OSError, ValueError) as error:
-        raise FeaturesError(
-            f"{path / MANIFEST} cannot be read: {error}. Without it the origin of these features is unknown: "
-            "copy the folder again, or delete it and make them anew."
-        ) from None
+        )
+    manifest = load_json(file, error=FeaturesError, do=again)
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise FeaturesError(f"{path / MANIFEST} is not the manifest of an ebrm features folder.")
-    if manifest.get("format_version") != FORMAT_VERSION:
+        raise FeaturesError(f"{file} is not the manifest of an ebrm features folder. Check the path. {again}")
+    version = manifest.get("format_version")
+    if type(version) is int and version != FORMAT_VERSION:
         raise FeaturesError(
-            f"The features in {path} have format version {manifest.get('format_version')}; this ebrm reads version "
+            f"The features in {path} have format version {version}; this ebrm reads version "
             f"{FORMAT_VERSION}. Use the version of ebrm that made them, or make them anew."
         )
-    wanted = describe(origin="")
-    missing = sorted(set(wanted) - set(manifest))
-    counts = [manifest.get(name) for name in ("embedding_size", "shard_rows", "items", "pairs")]
-    if missing or not all(type(count) is int and count >= 0 for count in counts) or manifest["shard_rows"] < 1:
-        raise FeaturesError(
-            f"{path / MANIFEST} is damaged: {'it lacks ' + ', '.join(missing) if missing else f'counts {counts}'}. "
-            "Copy the folder again, or delete it and make the features anew."
-        )
-    stated = manifest["backbone"]
-    if manifest["origin"] == "extracted" and "weights_fingerprint" in (stated or {}) and not _is_full(stated):
+    found: dict[str, Any] = checked(manifest, "Manifest", str(file), error=FeaturesError, do=again)
+    stated = found["backbone"]
+    if found["origin"] == "extracted" and "weights_fingerprint" in (stated or {}) and not _is_full(stated):
         raise FeaturesError(
             f"The features in {path} were made by an earlier version: their manifest does not state the reward model's "
             "configuration and tokenizer, by which a changed one is known. Delete the folder and make them again."
         )
-    return manifest
+    return found
 
 
 def read_finished(path: Path, verify: bool = True) -> dict[str, Any]:
@@ -95,7 +86,7 @@ def read_finished(path: Path, verify: bool = True) -> dict[str, Any]:
     """
     manifest = read_manifest(path)
     if not manifest["complete"]:
-        made = sum((path / shard_name(number)).exists() for number in range(shard_count(manifest)))
+        made = len(list(path.glob("shard-*.safetensors")))
         raise FeaturesError(
             f"The features in {path} are unfinished: {made} of {shard_count(manifest)} shards are there. "
             f"{remedy(manifest, 'finish')}"
@@ -120,20 +111,22 @@ def rows_of_shard(manifest: dict[str, Any], number: int) -> int:
     return min(manifest["shard_rows"], manifest["items"] - number * manifest["shard_rows"])
 
 
-def file_names(manifest: dict[str, Any]) -> list[str]:
+def file_names(manifest: dict[str, Any]) -> Iterator[str]:
     """Every file the manifest vouches for."""
-    return [*TABLES, *(shard_name(number) for number in range(shard_count(manifest)))]
+    yield from TABLES
+    yield from map(shard_name, range(shard_count(manifest)))
 
 
 def find_faults(path: Path, manifest: dict[str, Any], verify: bool) -> dict[str, str]:
     """What is wrong with the files of a complete folder: file name -> "is missing" or "is damaged: …"."""
     faults = {}
     for name in file_names(manifest):
-        try:
-            size, digest = manifest["files"][name]["bytes"], manifest["files"][name]["sha256"]
-        except (KeyError, TypeError):
+        if name not in manifest["files"]:
             faults[name] = f"is not listed in {MANIFEST}"
+            if len(faults) > _NAMED:  # as many as are named, of perhaps millions
+                break
             continue
+        size, digest = manifest["files"][name]["bytes"], manifest["files"][name]["sha256"]
         file = path / name
         if not file.is_file():
             faults[name] = MISSING
@@ -146,9 +139,9 @@ def find_faults(path: Path, manifest: dict[str, Any], verify: bool) -> dict[str,
 
 def fault_message(path: Path, manifest: dict[str, Any], faults: dict[str, str]) -> str:
     """One paragraph that names up to five faulty files and the remedy."""
-    named = [f"{name} {what}" for name, what in list(faults.items())[:5]]
-    if len(faults) > 5:
-        named.append(f"and {len(faults) - 5} more files likewise")
+    named = [f"{name} {what}" for name, what in list(faults.items())[:_NAMED]]
+    if len(faults) > _NAMED:
+        named.append(f"and {len(faults) - _NAMED} more files likewise")
     damaged = [name for name, what in faults.items() if what != MISSING]
     return f"The features in {path} cannot be used: {'; '.join(named)}. {remedy(manifest, 'repair', bool(damaged))}"
 

@@ -6,7 +6,6 @@ open, so neither memory nor the number of open files grows with the features.
 
 from __future__ import annotations
 
-import json
 import math
 import mmap
 import os
@@ -21,6 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ebrm.errors import FeaturesError
+from ebrm.utils.stored import fits, parse_json
 from ebrm.utils.tensors import load_tensors, sealed
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -55,13 +55,16 @@ class Shard:
             start = 8 + int.from_bytes(handle.read(8), "little")
             header_bytes = handle.read(start - 8) if start <= size else b""
         try:
-            header = json.loads(header_bytes)
-            fields = {name: header[name] for name in ("embedding", "reward")}
+            header = parse_json(header_bytes)
+            if isinstance(header, dict):
+                header.pop("__metadata__", None)
+            if not fits(header, "ShardHeader"):
+                raise ValueError
             found = {
                 name: (_HEADER_DTYPES[entry["dtype"]], list(entry["shape"]), *entry["data_offsets"])
-                for name, entry in fields.items()
+                for name, entry in header.items()
             }
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError):
             raise ValueError("its header is not that of a safetensors file with `embedding` and `reward`") from None
         expected = {"embedding": (self.dtype, [rows, embedding_size]), "reward": (torch.float32, [rows])}
         for name, (number_type, shape) in expected.items():

@@ -295,6 +295,7 @@ def _read(path: Path, schema: pa.Schema, optional: tuple[str, ...] = (), absent:
         # A file handle: given a path, pyarrow looks for partitions in the names of its folders.
         with open(path, "rb") as handle:
             table = pq.read_table(handle)
+        table.validate(full=True)  # texts are UTF-8
         if absent and absent not in table.column_names:
             table = table.append_column(schema.field(absent), pa.nulls(len(table), schema.field(absent).type))
         more = [name for name in table.column_names if name in optional]

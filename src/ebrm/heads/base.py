@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.special import log_ndtr, ndtr, ndtri
 
 from ebrm.aggregate import pessimistic
-from ebrm.errors import ConfigError
+from ebrm.errors import ConfigError, ModelError
 from ebrm.heads.config import EstimateConfig, HeadConfig
 from ebrm.heads.data import EmbeddingSource, HeadData, Standardizer, rows_at_once
 from ebrm.heads.fusion import Fusion
@@ -28,6 +28,7 @@ _LEAST_STD = 1e-6
 #: Nodes across the rows' rewards, and standard deviations on either side of them, for the best of Gaussian rewards.
 _BEST_NODES = 4097
 _REACH = 6.0
+_POSITIVE = ("standardizer.reward_std", "standardizer.reward_scale", "standardizer.embedding_spread")
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,10 @@ class RewardHead(nn.Module):
 
     takes: ClassVar[tuple[str, ...]] = ("label", "weight", "margin")
     rated: ClassVar[bool] = False
+    #: Names of tensors whose numbers are above 0, are at least 0, or may be infinite; all others are finite.
+    positive: ClassVar[tuple[str, ...]] = ()
+    not_negative: ClassVar[tuple[str, ...]] = ()
+    infinite: ClassVar[tuple[str, ...]] = ()
 
     support: Tensor  # [2], internal units
 
@@ -71,8 +76,28 @@ class RewardHead(nn.Module):
 
     @classmethod
     def empty(cls, config: HeadConfig, tensors: dict[str, Tensor]) -> RewardHead:
-        """A head of the shape that these tensors are the state of."""
-        return cls(len(tensors["standardizer.embedding_center"]), config)
+        """A head of the shape that these tensors are the state of; ModelError where they tell none."""
+        return cls(embedding_size(tensors), config)
+
+    def check_numbers(self) -> None:
+        """Refuse a state that no fit gives (ModelError, with the tensor's name), after it was loaded."""
+        positive = (*_POSITIVE, *self.positive)
+        for name, tensor in self.state_dict().items():
+            bad = tensor.isnan() if name in self.infinite else ~tensor.isfinite()
+            expected = "that are finite"
+            if name in positive or name in self.not_negative:
+                bad |= tensor <= 0 if name in positive else tensor < 0
+                expected = "above 0" if name in positive else "of at least 0"
+            if bool(bad.any()):
+                first = float(tensor[bad][0])
+                raise ModelError(
+                    f"{int(bad.sum())} of the {tensor.numel()} numbers of {name} are not possible, the first is "
+                    f"{first:g}; expected numbers {expected}"
+                )
+        for name in ("support", *(("trusted",) if hasattr(self, "trusted") else ())):
+            low, high = getattr(self, name).tolist()
+            if not low < high:
+                raise ModelError(f"{name} is from {low:g} to {high:g}; expected the lower end first")
 
     @property
     def device(self) -> torch.device:
@@ -171,6 +196,15 @@ class RewardHead(nn.Module):
         return self.posterior(embedding, base_reward, nodes).p_best().float().cpu()
 
 
+def embedding_size(tensors: dict[str, Tensor]) -> int:
+    """d, as the tensors of a head say it; ModelError where they do not."""
+    center = tensors.get("standardizer.embedding_center")
+    if center is None or center.dim() != 1 or not len(center):
+        said = "missing" if center is None else f"of shape {list(center.shape)}"
+        raise ModelError(f"the tensor standardizer.embedding_center is {said}; expected one number a dimension")
+    return len(center)
+
+
 class ClosedFormHead(RewardHead):
     """A reward u(e) with a spread for each row, under Gumbel or Gaussian noise.
 
@@ -182,6 +216,7 @@ class ClosedFormHead(RewardHead):
     """
 
     noise: ClassVar[Literal["gumbel", "normal"]] = "gumbel"
+    positive: ClassVar[tuple[str, ...]] = ("gain", "groups")
     #: Whether pairs of sources that no training pair has are of no use for choosing the epoch.
     grouped: ClassVar[bool] = False
 
@@ -203,8 +238,13 @@ class ClosedFormHead(RewardHead):
 
     @classmethod
     def empty(cls, config: HeadConfig, tensors: dict[str, Tensor]) -> RewardHead:
-        """A head of the shape that these tensors are the state of."""
-        return cls(len(tensors["standardizer.embedding_center"]), config, int(tensors["groups"]))
+        """A head of the shape that these tensors are the state of; ModelError where they tell none."""
+        groups = tensors.get("groups")
+        most = max((len(tensor) for tensor in tensors.values() if tensor.dim()), default=0)
+        if groups is None or groups.dim() or groups.dtype != torch.int64 or not 1 <= int(groups) <= max(most, 1):
+            said = "missing" if groups is None else f"{groups.dtype} {groups.flatten()[:3].tolist()}"
+            raise ModelError(f"the tensor groups is {said}; expected the number of users, objectives or attributes")
+        return cls(embedding_size(tensors), config, int(groups))
 
     # -- what a kind defines ---------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from numbers import Integral, Real
 from typing import Any, ClassVar, Literal
 
 from ebrm.errors import ConfigError
+from ebrm.utils.neutral import shorten_line
 
 #: Whether a reward model was trained on the pairs it is adapted to.
 PairsSeen = Literal["no", "yes", "unknown"]
@@ -51,6 +52,10 @@ def _words(hint: Any) -> str:
     return _TYPES[hint][1] if hint in _TYPES else f"of the class {hint.__name__}"
 
 
+def _shown(value: Any) -> str:
+    return shorten_line(repr(value), 80)
+
+
 Limit = tuple[Callable[[Any], bool], str]
 
 
@@ -60,6 +65,10 @@ def _least(bound: float) -> Limit:
 
 def _above(bound: float) -> Limit:
     return lambda value: value > bound, f"above {bound:g}"
+
+
+def _within(low: int, high: int) -> Limit:
+    return lambda value: low <= value <= high, f"from {low:,} to {high:,}"
 
 
 def _between(low: float, high: float) -> Limit:
@@ -83,8 +92,8 @@ _LIMITS: dict[str, Limit] = {
     "MinNormConfig.ridge": _least(0),
     "weights": (lambda weights: all(math.isfinite(weight) for weight in weights), "finite numbers"),
     "extrapolation": (math.isfinite, "a number"),
-    "nodes": _least(8),
-    "InferenceConfig.nodes": _least(9),
+    "nodes": _within(8, 2**16),
+    "InferenceConfig.nodes": _within(9, 2**16),
     "folds": _least(2),
     "base_weight": (lambda value: value is None or value > 0, "above 0, or unset"),
     **dict.fromkeys(("reward_widths", "joint_widths"), _WIDTHS),
@@ -115,9 +124,9 @@ class _Config:
             object.__setattr__(self, name, value)
             holds, expected = _LIMITS.get(f"{type(self).__name__}.{name}") or _LIMITS.get(name, _ANY)
             if not _fits(value, hint):
-                raise ConfigError(f"The setting {name} is {value!r}; it must be {_words(hint)}.")
+                raise ConfigError(f"The setting {name} is {_shown(value)}; it must be {_words(hint)}.")
             if not holds(value):
-                raise ConfigError(f"The setting {name} is {value!r}; it must be {expected}.")
+                raise ConfigError(f"The setting {name} is {_shown(value)}; it must be {expected}.")
 
 
 # -- the energy ------------------------------------------------------------------------------------------------------
@@ -622,8 +631,8 @@ class FitConfig(_Config):
 def head_config(values: Mapping[str, Any]) -> HeadConfig:
     """The config whose :meth:`HeadConfig.to_dict` these values are; an unknown kind or field is a ConfigError."""
     kind = values.get("kind")
-    if kind not in HEADS:
-        raise ConfigError(f"There is no head of kind {kind!r}; the kinds are {', '.join(HEADS)}.")
+    if not isinstance(kind, str) or kind not in HEADS:
+        raise ConfigError(f"There is no head of kind {_shown(kind)}; the kinds are {', '.join(HEADS)}.")
     return _read(HEADS[kind], values)
 
 
@@ -639,16 +648,21 @@ def _read(config: Any, values: Mapping[str, Any]) -> Any:
     unknown = set(values) - set(known) - {"kind"}
     if unknown:
         raise ConfigError(
-            f"{config.__name__} has no field {', '.join(sorted(unknown))}; it has {', '.join(known) or 'none'}."
+            f"{config.__name__} has no field {shorten_line(', '.join(sorted(unknown)), 200)}; it has "
+            f"{', '.join(known) or 'none'}."
         )
     read: dict[str, Any] = {}
     for name, value in values.items():
         if name == "kind":
             continue
         if isinstance(value, Mapping):
-            inner: Any = OBJECTIVES.get(value.get("kind", "")) if name == "objective" else type(known[name].default)
+            inner: Any = OBJECTIVES.get(str(value.get("kind"))) if name == "objective" else type(known[name].default)
             if inner is None:
-                raise ConfigError(f"There is no objective {value.get('kind')!r}; there are {', '.join(OBJECTIVES)}.")
+                raise ConfigError(
+                    f"There is no objective {_shown(value.get('kind'))}; there are {', '.join(OBJECTIVES)}."
+                )
+            if not issubclass(inner, _Config):
+                raise ConfigError(f"The setting {name} holds settings of its own; it is one value.")
             value = _read(inner, value)
         read[name] = tuple(value) if isinstance(value, list) else value
     return config(**read)

@@ -106,6 +106,9 @@ class EnergyHead(RewardHead):
     """
 
     takes = ("label", "weight")
+    positive = ("base_noise",)
+    not_negative = ("power",)
+    infinite = ("base_noise",)
 
     config: EnergyConfig
     trusted: Tensor  # [2], internal units: the range of the training rewards

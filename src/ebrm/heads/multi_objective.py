@@ -34,6 +34,7 @@ class AttributesHead(ClosedFormHead):
     noise = "normal"
     takes = ()
     rated = True
+    not_negative = ("residual",)
 
     config: AttributesConfig
     weight: Tensor  # [a, d]
@@ -47,7 +48,7 @@ class AttributesHead(ClosedFormHead):
         mix = self.config.weights or (1 / groups,) * groups
         if len(mix) != groups:
             raise ConfigError(f"There are {len(mix)} weights for {groups} attributes; give one each.")
-        self._mix = torch.tensor(mix, dtype=torch.float64)
+        self._mix = torch.tensor(mix, dtype=torch.float64, device="cpu")
 
     @classmethod
     def groups_in(cls, data: HeadData) -> int:
@@ -217,6 +218,7 @@ class MinNormHead(LinearScores):
     """
 
     grouped = True
+    not_negative = ("mixture",)
 
     config: MinNormConfig
     mixture: Tensor

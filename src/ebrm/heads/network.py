@@ -15,9 +15,15 @@ from torch import Tensor, nn
 from ebrm.heads.config import NetworkConfig
 
 
+def skip_init(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
+    """A linear layer without numbers yet, on PyTorch's default device, also where that is "meta"."""
+    layer: nn.Linear = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=bias, device=torch.empty(0).device)
+    return layer
+
+
 def _linear(inputs: int, outputs: int, generator: torch.Generator | None) -> nn.Linear:
     """A linear layer with PyTorch's default initial distribution, drawn from `generator` and from nothing global."""
-    layer = nn.utils.skip_init(nn.Linear, inputs, outputs)
+    layer = skip_init(inputs, outputs)
     bound = 1.0 / math.sqrt(inputs)
     with torch.no_grad():
         layer.weight.uniform_(-bound, bound, generator=generator)
@@ -60,8 +66,8 @@ class EnergyNetwork(nn.Module):
         self.reward_layers = nn.ModuleList(_linear(a, b, generator) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
         joined = embedding_size + reward_widths[-1]
         first = _linear(joined, joint_widths[0], generator)
-        self.from_embedding = nn.utils.skip_init(nn.Linear, embedding_size, joint_widths[0])
-        self.from_reward = nn.utils.skip_init(nn.Linear, reward_widths[-1], joint_widths[0], bias=False)
+        self.from_embedding = skip_init(embedding_size, joint_widths[0])
+        self.from_reward = skip_init(reward_widths[-1], joint_widths[0], bias=False)
         with torch.no_grad():
             self.from_embedding.weight.copy_(first.weight[:, :embedding_size])
             self.from_embedding.bias.copy_(first.bias)

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ebrm.errors import ConfigError, DataError
+from ebrm.errors import ConfigError, DataError, ModelError
 from ebrm.heads.base import ClosedFormHead, RewardHead
 from ebrm.heads.config import HEADS, EnergyConfig, HeadConfig, PairsSeen
 from ebrm.heads.data import Anchors, EmbeddingSource, Standardizer, changed_columns, head_data, with_strength
@@ -115,9 +115,27 @@ def fit_head(
 
 
 def load_head(config: HeadConfig, tensors: dict[str, Tensor]) -> RewardHead:
-    """The head whose config and state these are, in evaluation mode; KeyError or RuntimeError where they do not fit."""
-    head = _CLASSES[config.kind].empty(config, tensors)
-    head.load_state_dict(tensors)
+    """The head whose config and state these are, in evaluation mode.
+
+    Raises:
+        ModelError: a tensor that is missing, left over, of another shape or number type, or that holds numbers which
+            no fit gives (NaN, a scale that is not above 0, a support whose ends are the wrong way round); it is named.
+    """
+    # Only shapes are made here: a config must not have memory taken that the tensors do not bear out.
+    with torch.device("meta"):
+        head = _CLASSES[config.kind].empty(config, tensors)
+    wanted = head.state_dict()
+    for name in sorted(wanted.keys() ^ tensors.keys()):
+        raise ModelError(f"the tensor {name} is {'missing' if name in wanted else 'not one of this head'}")
+    for name, tensor in tensors.items():
+        expected = wanted[name]
+        if tensor.shape != expected.shape or tensor.dtype != expected.dtype:
+            raise ModelError(
+                f"the tensor {name} is {tensor.dtype} {list(tensor.shape)}; expected {expected.dtype} "
+                f"{list(expected.shape)}"
+            )
+    head.load_state_dict(tensors, assign=True)
+    head.check_numbers()
     return head.eval().requires_grad_(False)
 
 

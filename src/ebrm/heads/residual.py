@@ -49,6 +49,9 @@ class ResidualHead(ClosedFormHead):
     """
 
     noise = "gumbel"
+    positive = (*ClosedFormHead.positive, "sharpness")
+    not_negative = ("base_weight",)
+    infinite = ("gate",)
 
     config: ResidualConfig
     weight: Tensor  # [d], u over standardized embeddings
@@ -63,6 +66,12 @@ class ResidualHead(ClosedFormHead):
         gate[-1] = math.inf
         self.register_buffer("gate", gate)
         self.register_buffer("sharpness", torch.ones((), dtype=torch.float64))
+
+    def check_numbers(self) -> None:
+        """As every head; of the classifier's numbers, only the last is +infinity, where there are no anchors."""
+        super().check_numbers()
+        if not bool(self.gate[:-1].isfinite().all()) or self.gate[-1] == -math.inf:
+            raise ModelError("the numbers of gate are not finite; expected finite numbers, or +infinity for the last")
 
     def near(self, x: Tensor) -> Tensor:  # [n, d] -> [n]
         """k: 1 where a text is like the pairs', toward 0 where it is like the anchors', float64."""

@@ -25,7 +25,9 @@ from ebrm.heads.fusion import UNMEASURED, HeldOut, choose_fusion, label_losses
 from ebrm.heads.grid import Posterior
 from ebrm.heads.objective import MixtureNoise, joint_step_losses, likelihood_step_losses, nce_step_losses
 from ebrm.pairs import PreferencePairs
+from ebrm.utils.neutral import shorten_line
 from ebrm.utils.progress_bar import progress
+from ebrm.utils.stored import checked, parse_json
 from ebrm.utils.tensors import load_tensors, save_tensors
 
 logger = logging.getLogger(__name__)
@@ -65,6 +67,12 @@ class Epoch:
         values = self.to_dict()
         del values["seconds"]
         return values
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Epoch:
+        """The epoch whose :meth:`to_dict` these values are."""
+        given: dict[str, Any] = {name: math.nan if value is None else value for name, value in values.items()}
+        return cls(**given)
 
 
 @dataclass(frozen=True)
@@ -380,7 +388,7 @@ def save_checkpoint(
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{k}": torch.as_tensor(v) for k, v in state.items()}
     tensors["generator"] = generator.get_state()
-    metadata = {"run": json.dumps(run, sort_keys=True), "history": json.dumps([vars(e) for e in history])}
+    metadata = {"run": json.dumps(run, sort_keys=True), "history": json.dumps([e.to_dict() for e in history])}
     save_tensors(path, tensors, metadata)
 
 
@@ -388,18 +396,23 @@ def load_checkpoint(
     path: Path, run: dict[str, Any], head: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator
 ) -> tuple[list[Epoch], dict[str, Tensor]]:
     """Load the state of this run; the history and the best weights. Damaged or another run's: a ModelError."""
+    again = "Delete it to fit from the start."
     try:
         tensors, metadata = load_tensors(path)
-        written, history = dict(json.loads(metadata["run"])), [Epoch(**e) for e in json.loads(metadata["history"])]
-    except (KeyError, TypeError, ValueError) as error:
+        written, epochs = (parse_json(metadata.get(name, "")) for name in ("run", "history"))
+    except ValueError as error:
         raise _damaged(path, str(error)) from error
+    checked(written, "Settings", f"{path}, run", error=ModelError, do=again)
+    checked(epochs, "History", f"{path}, history", error=ModelError, do=again)
+    history = [Epoch.from_dict(values) for values in epochs]
     expected = json.loads(json.dumps(run))
     differing = [key for key in expected if written.get(key) != expected[key]]
     if differing:
         key = differing[0]
+        then, now = (shorten_line(str(value), 80) for value in (written.get(key), expected[key]))
         raise ModelError(
-            f"The checkpoint {path} is of another run: its {key} is {written.get(key)}, this run's is {expected[key]}. "
-            "Delete it to fit from the start, or give the settings and data it was made with."
+            f"The checkpoint {path} is of another run: its {key} is {then}, this run's is {now}. Delete it to fit from "
+            "the start, or give the settings and data it was made with."
         )
     best = _part(tensors, "best.")
     try:

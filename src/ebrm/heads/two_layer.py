@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, linear, logsigmoid, relu, silu
 
-from ebrm.errors import DataError
+from ebrm.errors import DataError, ModelError
 from ebrm.heads.base import ClosedFormHead, RewardHead
 from ebrm.heads.config import DirectionalConfig, HeadConfig, PrototypesConfig, SiLUConfig
 from ebrm.heads.data import HeadData
 from ebrm.heads.losses import held_out_loss, pair_loss, weighted_mean
 from ebrm.heads.minimize import early_stopping, lowest
+from ebrm.heads.network import skip_init
+from ebrm.utils.stored import parse_json, shown
 
 #: Length of the direction in lengths of the average standardized embedding, and the steps that look for it.
 _REACH, _STEPS = 0.5, 200
@@ -32,7 +34,7 @@ class TwoLayers(nn.Module):
 
     def __init__(self, inputs: int, hidden: int, outputs: int = 1, generator: torch.Generator | None = None) -> None:
         super().__init__()
-        self.first = nn.utils.skip_init(nn.Linear, inputs, hidden)
+        self.first = skip_init(inputs, hidden)
         self.last = nn.Parameter(torch.empty(outputs, hidden))
         with torch.no_grad():
             for tensor, size in ((self.first.weight, inputs), (self.first.bias, inputs), (self.last, hidden)):
@@ -149,6 +151,7 @@ class PrototypesHead(ClosedFormHead):
 
     takes = ("label", "weight")
     grouped = True
+    not_negative = ("share",)
 
     config: PrototypesConfig
     share: Tensor  # [users], each user's part of the pairs
@@ -169,8 +172,19 @@ class PrototypesHead(ClosedFormHead):
     @classmethod
     def empty(cls, config: HeadConfig, tensors: dict[str, Tensor]) -> RewardHead:
         head = super().empty(config, tensors)
-        head.names = torch.empty_like(tensors["names"])
+        if "names" in tensors:
+            head.names = torch.empty(tensors["names"].shape, dtype=torch.uint8)
         return head
+
+    def check_numbers(self) -> None:
+        super().check_numbers()
+        try:
+            names = parse_json(bytes(self.names.tolist()))
+        except (ValueError, TypeError) as error:
+            raise ModelError(f"names is no list of the users' names: {error}") from None
+        count = int(self.groups)
+        if not isinstance(names, list) or len(names) != count or not all(isinstance(one, str) for one in names):
+            raise ModelError(f"names is {shown(names)}; expected the names of {count} users")
 
     @classmethod
     def groups_in(cls, data: HeadData) -> int:

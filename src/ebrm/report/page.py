@@ -14,7 +14,8 @@ from markupsafe import Markup, escape
 
 from ebrm.metrics import Estimate
 from ebrm.report import words
-from ebrm.report.words import clean, count
+from ebrm.report.words import count
+from ebrm.utils.neutral import clean
 
 #: With fewer prompts a bootstrap interval is too narrow to rely on.
 FEW_PROMPTS = 20

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from ebrm.report.figures import write_selection_figure
 from ebrm.report.tables import Table, left_out, markdown
 from ebrm.report.words import count, decimal, interval, listing, p_number, too_few, too_few_of
 from ebrm.utils.files import TIMING, write_json, write_text
+from ebrm.utils.neutral import csv_text
 
 _CURVES = ("reward", "axis", "x", "gold", "low", "high", "gain", "gain_low", "gain_high", "prompts", "training_prompts")
 
@@ -143,17 +142,15 @@ def write_selection(
     """Write `curves.png`, all points of all curves as `curves.csv`, and `results.json` (the selection and `more`)."""
     shown = f"{gold} (training prompts)" if selection.training_prompts else gold
     write_selection_figure(folder / "curves.png", selection, shown)
-    handle = io.StringIO()
-    writer = csv.writer(handle, lineterminator="\n")
-    writer.writerow(_CURVES)
+    rows: list[Sequence[object]] = [_CURVES]
     for name, axes in selection.along.items():
         for axis, along in axes.items():
             for at, x in enumerate(along.x):
                 curves = [curve for curve in (along.gold, along.gain) if curve is not None]
                 numbers = [f"{end[at]:.6g}" for curve in curves for end in (curve.value, curve.low, curve.high)]
                 numbers += [""] * (6 - len(numbers))
-                writer.writerow([name, axis, f"{x:.6g}", *numbers, selection.prompts, selection.training_prompts])
-    write_text(folder / "curves.csv", handle.getvalue())
+                rows.append([name, axis, f"{x:.6g}", *numbers, selection.prompts, selection.training_prompts])
+    write_text(folder / "curves.csv", csv_text(rows))
     write_json(folder / "results.json", {**(more or {}), "gold": gold, **selection.to_dict()})
 
 

@@ -16,7 +16,7 @@ import matplotlib
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from ebrm.report.words import clean
+from ebrm.utils.neutral import clean
 
 #: Role to the stand-in color it is drawn with.
 COLORS = {

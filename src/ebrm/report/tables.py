@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -14,7 +11,8 @@ from ebrm.benchmarks import Score
 from ebrm.errors import ConfigError
 from ebrm.evaluation import FITTED_ON, MOST_RESAMPLES, SIGNIFICANT, BenchmarkResult, Evaluation, apart
 from ebrm.metrics import Estimate
-from ebrm.report.words import clean, count, decimal, interval, p_value, percent, too_few
+from ebrm.report.words import count, decimal, interval, p_value, percent, too_few
+from ebrm.utils.neutral import csv_text, escape_markdown
 
 Format = Literal["markdown", "csv"]
 FORMATS: tuple[Format, ...] = ("markdown", "csv")
@@ -118,12 +116,6 @@ def markdown(tables: Sequence[Table], notes: Sequence[str]) -> str:
         lines = "\n".join("| " + " | ".join(row) + " |" for row in rows)
         blocks.append(f"{escape_markdown(table.caption)}\n\n{lines}")
     return "\n\n".join([*blocks, *map(escape_markdown, notes)]) + "\n"
-
-
-def escape_markdown(text: str) -> str:
-    """The text on one line, so that Markdown, or the HTML inside it, shows it as it is."""
-    line = re.sub(r"[^\S\u00a0]+", " ", clean(text)).strip()  # white space other than the no-break space
-    return re.sub(r"([\\`*_{}\[\]<>|~#$])", r"\\\1", line).replace("&", "&amp;")
 
 
 def _cell(cell: str | Bold) -> str:
@@ -361,8 +353,4 @@ def _number(value: float | None) -> str:
 
 
 def _csv(rows: Iterator[list[str]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(rows)
-    return text.getvalue()
+    return csv_text([COLUMNS, *rows])

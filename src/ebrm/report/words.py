@@ -11,21 +11,13 @@ from typing import Any
 import numpy as np
 
 from ebrm.metrics import NO_CATEGORY, Estimate
+from ebrm.utils.neutral import clean
 
 MINUS = "\u2212"
 ELLIPSIS = "\u2026"
 NONE = "\u2013"
 NO_BREAK = "\u00a0"
 _LEFT_TO_RIGHT_MARK = "\u200e"
-
-# Characters that HTML, XML or UTF-8 cannot carry (controls but tab and newline, lone surrogates), and those that turn
-# the writing direction of what follows, by which a text can be made to look like another one.
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
-
-
-def clean(text: str) -> str:
-    """Replace characters that no page can carry, or that disguise text, by U+FFFD; make every line end a newline."""
-    return _UNPRINTABLE.sub("\ufffd", text.replace("\r\n", "\n").replace("\r", "\n"))
 
 
 def shorten(text: str, length: int) -> str:

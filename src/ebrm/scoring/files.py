@@ -23,13 +23,14 @@ from ebrm.utils.files import (
     atomic_path,
     cache_folder,
     changed,
-    read_json,
     sha256_file,
     sha256_json,
     write_json,
     write_text,
 )
+from ebrm.utils.neutral import shorten_line
 from ebrm.utils.outputs import tidy
+from ebrm.utils.stored import read_json
 
 Row = dict[str, Any]
 
@@ -175,17 +176,18 @@ class Journal:
         tidy(self.out.parent, glob.escape(self.out.name))  # of runs killed while joining
         tidy(self.done.parent, self.done.name)
         tidy(self.folder)
-        stored = _record(self.done)
+        stored = _record(self.done, "Scored")
         if stored.pop("sha256", None) != sha256_json(stored):
-            stored = {}  # damaged: not known as done
-        if stored.get("job") == self.job and not overwrite and self._is_whole(stored.get("finished") or {}):
+            stored = {}
+        if stored.get("job") == self.job and not overwrite and self._is_whole(stored["finished"]):
             self.record = stored
-            if _record(self.folder / "job.json").get("job") == self.job:  # killed at its very end, or while redoing it
+            # Killed at its very end, or while redoing it.
+            if _record(self.folder / "job.json", "ScoreJob").get("job") == self.job:
                 shutil.rmtree(self.folder, ignore_errors=True)
             return True
         if self.out.is_dir():
             raise DataError(f"out is {self.out}, a folder. Give the name of a file.")
-        begun = _record(self.folder / "job.json")
+        begun = _record(self.folder / "job.json", "ScoreJob")
         left = self._parts() and not restart
         same = begun.get("job") == self.job
         if self.out.exists() and not overwrite and not (left and same):  # what was stopped while joining goes on
@@ -222,10 +224,9 @@ class Journal:
     def finish(self, summary: dict[str, Any]) -> None:
         """Record the complete output, then let the parts go."""
         finished = {"bytes": self.out.stat().st_size, "sha256": sha256_file(self.out)}
-        record = {"job": self.job, "finished": finished, "summary": summary}
-        self.record = record | {"sha256": sha256_json(record)}
+        self.record = {"job": self.job, "finished": finished, "summary": summary}
         with suppress(OSError):  # without a place for it, the same job is refused instead of known as done
-            write_json(self.done, self.record)
+            write_json(self.done, self.record | {"sha256": sha256_json(self.record)})
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _now(self) -> dict[str, Any]:
@@ -237,32 +238,32 @@ class Journal:
         return any(path.stem.isdigit() for path in self.folder.glob("*.*"))
 
     def _is_whole(self, finished: dict[str, Any]) -> bool:
-        same_size = self.out.is_file() and self.out.stat().st_size == finished.get("bytes")
-        return same_size and sha256_file(self.out) == finished.get("sha256")
+        same_size = self.out.is_file() and self.out.stat().st_size == finished["bytes"]
+        return same_size and sha256_file(self.out) == finished["sha256"]
 
     def _difference(self, begun: dict[str, Any]) -> str:
         if not begun:
             return "its record cannot be read"
         found = [
             f"`{name.partition('.')[0]}` was {_said(then)} and is {_said(this)}"
-            for name, then, this in changed(begun.get("shown") or {}, self._now())
+            for name, then, this in changed(begun["shown"], self._now())
         ]
         what = {"input": "the contents of the rows", "model": "the model", "version": "the version of ebrm"}
-        theirs = begun.get("job") or {}
-        names = [words for name, words in what.items() if theirs.get(name) != self.job.get(name)]
+        names = [words for name, words in what.items() if begun["job"].get(name) != self.job.get(name)]
         return "; ".join(found or [f"{' and '.join(names) or 'a setting'} changed"])
 
 
-def _record(path: Path) -> dict[str, Any]:
+def _record(path: Path, schema: str) -> dict[str, Any]:
+    """A record of this schema; {} where there is none, or it cannot be read."""
     try:
-        stored = read_json(path)
-    except (OSError, ValueError):
+        stored: dict[str, Any] = read_json(path, schema, error=DataError, do="")
+    except DataError:
         return {}
-    return stored if isinstance(stored, dict) else {}
+    return stored
 
 
 def _said(value: Any) -> str:
-    return "unset" if value in (None, "", {}, []) else json.dumps(value, ensure_ascii=False)
+    return "unset" if value in (None, "", {}, []) else shorten_line(json.dumps(value, ensure_ascii=False), 200)
 
 
 def _parquet_chunks(path: Path, size: int) -> Iterator[Chunk]:
@@ -278,8 +279,15 @@ def _parquet_chunks(path: Path, size: int) -> Iterator[Chunk]:
                 yield Chunk(first, table.to_pylist(), where, table)
                 first += table.num_rows
                 del batch, table
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise DataError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}.") from None
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}, within {size:,} rows of row {first + 1}, holds text that is not UTF-8 ({error.reason}). Convert "
+            "the file."
+        ) from None
+    except (pa.ArrowException, NotImplementedError, OverflowError) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise
+        raise DataError(f"{path} cannot be read as Parquet: {shorten_line(str(error), 300)}.") from None
     except OSError as error:
         if error.errno:
             raise

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +16,8 @@ from typing import Any
 
 #: The one file with what differs from run to run: seconds. All others have the same bytes for the same input.
 TIMING = "timing.json"
+# What a full, failing or read-only disk says: the same behind another library's exception.
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG)
 
 
 @contextmanager
@@ -40,6 +44,11 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             os.fsync(handle.fileno())
         partial.chmod(mode)  # some writers make files that only their owner can read
         os.replace(partial, path)
+    except Exception as error:
+        number, place = system_error(error)
+        if number and place in ("", str(partial)):  # writers do not say which file did not fit on the disk
+            raise OSError(number, os.strerror(number), str(path)) from error
+        raise
     finally:
         if file >= 0:
             os.close(file)
@@ -71,6 +80,26 @@ def is_stale(partial: Path) -> bool:
     return True
 
 
+def system_error(error: BaseException) -> tuple[int, str]:
+    """(errno, path) of an error of the operating system, also behind another library's; (0, "") if it is none.
+
+    safetensors and some writers in Rust and C++ report a failed write as their own exception, the number in its text.
+    """
+    link: BaseException | None = error
+    seen: set[int] = set()
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        if isinstance(link, OSError) and link.errno is not None and (link is error or link.errno in _OF_THE_DISK):
+            names = [str(name) for name in (link.filename, link.filename2) if name is not None]
+            return link.errno, " -> ".join(names)
+        if not isinstance(link, OSError | ValueError | TypeError | KeyError):
+            found = re.search(r"os error (\d+)|Os \{ code: (\d+)|[Ee]rrno (\d+)", str(link))
+            if found is not None:
+                return int(next(group for group in found.groups() if group)), ""
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+    return 0, ""
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write UTF-8 text atomically."""
     with atomic_path(path) as partial:
@@ -80,11 +109,6 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, value: Any) -> None:
     """Write `value` as indented UTF-8 JSON with sorted keys, atomically; NaN and infinity are refused."""
     write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def read_json(path: str | Path) -> Any:
-    """Read a UTF-8 JSON file."""
-    return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
 def cache_folder() -> Path:

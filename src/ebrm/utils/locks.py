@@ -100,5 +100,5 @@ def _owner(path: Path) -> str:
     try:
         run = json.loads(path.read_text(encoding="utf-8"))
         return f": process {run['pid']} on {run['host']}, since {run['since']} ({run['command']})"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
         return ""

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from ebrm.errors import DataError, setting
-from ebrm.utils.files import TIMING, is_stale, read_json, sha256_file, sha256_json, write_json
+from ebrm.utils.files import TIMING, is_stale, sha256_file, sha256_json, write_json
 from ebrm.utils.locks import locked
+from ebrm.utils.stored import read_json
 
 #: What a run reads, by what people call it: "`data`" or "MODEL".
 Inputs = Mapping[str, str | Path | Sequence[str | Path] | None]
@@ -169,7 +170,8 @@ def results_folder(
                 sums = {name: None if name == TIMING else sha256_file(new / name) for name in made if name != RESULTS}
                 before = {name: sha for name, sha in _listed(out, kind).items() if _is_listed(out, kind, name)}
                 before.pop(RESULTS, None)
-                write_json(new / RESULTS, {**read_json(new / RESULTS), "format": kind, "files": before | sums})
+                results = read_json(new / RESULTS, "Results", error=DataError, do="Run the same command again.")
+                write_json(new / RESULTS, {**results, "format": kind, "files": before | sums})
         except BaseException:
             shutil.rmtree(work, ignore_errors=True)
             raise
@@ -220,8 +222,8 @@ def _finish_moving(out: Path) -> None:
     """Move complete results from the folder of work, those that an earlier run did not come to included."""
     work = out / _WORK
     try:
-        made = read_json(work / _MOVED)
-    except (OSError, ValueError):
+        made = read_json(work / _MOVED, "Moved", error=DataError, do="")
+    except DataError:
         return
     for name in sorted(made, key=lambda name: (name == RESULTS, name)):
         if (work / _NEW / name).is_file():
@@ -231,12 +233,17 @@ def _finish_moving(out: Path) -> None:
 
 def _listed(out: Path, kind: str) -> dict[str, Any]:
     """Files and their SHA-256, as the results in a folder say."""
+    found = _results(out)
+    return {**found.get("files", {}), RESULTS: None} if found.get("format") == kind else {}
+
+
+def _results(out: Path) -> dict[str, Any]:
+    """The results in a folder; {} where there are none, or they cannot be read."""
     try:
-        found = read_json(out / RESULTS)
-    except (OSError, ValueError):
+        found: dict[str, Any] = read_json(out / RESULTS, "Results", error=DataError, do="")
+    except DataError:
         return {}
-    files = found.get("files") if isinstance(found, dict) and found.get("format") == kind else None
-    return files | {RESULTS: None} if isinstance(files, dict) else {}
+    return found
 
 
 def _is_listed(out: Path, kind: str, name: str) -> bool:

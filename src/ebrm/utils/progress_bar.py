@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from ebrm.utils.neutral import printable
+
 logger = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_LINES = 10.0
@@ -50,6 +52,7 @@ def progress(what: str, total: int, unit: str) -> Iterator[Bar]:
         yield Bar(what, total, unit, None)
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     columns = (
@@ -60,4 +63,4 @@ def progress(what: str, total: int, unit: str) -> Iterator[Bar]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as live:
-        yield Bar(what, total, unit, live)
+        yield Bar(escape(printable(what)), total, unit, live)
