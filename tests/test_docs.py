@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -135,3 +136,18 @@ def test_the_tests_that_security_names_are_there():
     for file, names in named:
         for name in re.findall(r"`(\w+)`", names):
             assert f"def {name}(" in (ROOT / file).read_text(), f"{file} has no {name}"
+
+
+def test_every_row_of_the_related_systems_names_what_is_there() -> None:
+    page = (ROOT / "docs" / "related.md").read_text()
+    rows = re.findall(r"^\| (\d+) \| (.+)", page, re.M)
+    assert [int(number) for number, _ in rows] == list(range(1, 62))
+    for number, row in rows:
+        for dotted in re.findall(r"`(ebrm(?:\.\w+)+)`", row):
+            place, _, name = dotted.rpartition(".")
+            assert hasattr(importlib.import_module(place), name), f"row {number} names {dotted}"
+        tests = re.findall(r"`(tests/[\w/]+\.py)`", row)
+        assert tests or number == "30", f"row {number} names no test"
+        tested = "\n".join((ROOT / test).read_text() for test in tests)
+        for name in re.findall(r"`ebrm\.\w+\.(\w+)`", row):
+            assert re.search(rf"\b{name}\b", tested), f"row {number}: {', '.join(tests)} do not test {name}"

@@ -14,6 +14,7 @@ from ebrm.curate import (
     dual_consistency,
     filter_conflicts,
     judge_agreement,
+    principle_consensus,
     rubric_consistency,
 )
 from ebrm.errors import ConfigError, DataError
@@ -243,3 +244,20 @@ def test_rubrics_of_no_prompt_and_thresholds_out_of_range_are_refused() -> None:
         rubric_consistency(RANKED, torch.ones(5), ROWS, 1.5)
     with pytest.raises(DataError, match="from 0 to 1"):
         rubric_consistency(RANKED, [2.0, 1, 1, 1, 1], ROWS)
+
+
+def test_a_principle_is_kept_where_every_other_annotator_states_it() -> None:
+    axes = torch.eye(3)
+    assert [mask.tolist() for mask in principle_consensus([axes[:1], axes[:1]])] == [[True], [True]]
+    assert [mask.tolist() for mask in principle_consensus([axes[:1], axes[1:2]])] == [[False], [False]]
+    assert principle_consensus([axes])[0].tolist() == [True] * 3
+    two = principle_consensus([axes, 2 * axes[:2]])
+    three = principle_consensus([axes, 2 * axes[:2], axes[1:]])
+    assert (two[0].tolist(), three[0].tolist()) == ([True, True, False], [False, True, False])
+    near = torch.tensor([[0.79, (1 - 0.79**2) ** 0.5, 0.0], [0.81, (1 - 0.81**2) ** 0.5, 0.0]])
+    assert principle_consensus([near, axes[:1]])[0].tolist() == [False, True]
+    assert principle_consensus([axes[:1].int(), torch.zeros(0, 3)])[0].tolist() == [False]
+    with pytest.raises(ConfigError, match="no annotators"):
+        principle_consensus([])
+    with pytest.raises(DataError, match=r"principles of annotator 1\) are 0"):
+        principle_consensus([axes, torch.zeros(1, 3)])

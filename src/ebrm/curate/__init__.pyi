@@ -13,6 +13,7 @@ from .filters import dual_consistency as dual_consistency
 from .filters import filter_conflicts as filter_conflicts
 from .filters import hard_subset as hard_subset
 from .filters import judge_agreement as judge_agreement
+from .filters import principle_consensus as principle_consensus
 from .filters import rubric_consistency as rubric_consistency
 from .fitted_heads import Fit as Fit
 from .fitted_heads import Head as Head

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from ebrm.errors import ConfigError
 from ebrm.groups import Groups
 from ebrm.pairs import CurationReport, PreferencePairs
-from ebrm.utils.validation import ArrayLike, check_finite, check_range, check_setting, refuse
+from ebrm.utils.validation import ArrayLike, check_finite, check_range, check_setting, refuse, unit_vectors
 
 
 @dataclass(frozen=True)
@@ -209,6 +210,36 @@ def rubric_consistency(
     keep = right & (accuracy >= threshold - 1e-9)  # 0.29 · 100 is 28.999999999999996
     numbers = {"right": float(right.double().mean()) if len(pairs) else 0.0}
     return pairs.after("rubric consistency", keep=keep, numbers=numbers)
+
+
+def principle_consensus(embedding: Sequence[ArrayLike], threshold: float = 0.8) -> list[Tensor]:  # [k] of [n, d]
+    """Which principles of each annotator every other annotator states, too (RLBFF, arXiv 2509.21319).
+
+    A principle is kept where each other annotator has one whose embedding's cosine with it is above `threshold`: more
+    annotators can only keep fewer. One annotator alone keeps all; an annotator without principles leaves none to the
+    others. (The paper: 0.8; 0.7 and 0.9 were worse.)
+
+    Args:
+        embedding: one [n, d] for each annotator, n its number of principles.
+        threshold: -1 to 1.
+
+    Returns:
+        A mask [n] for each annotator.
+
+    Raises:
+        ConfigError: threshold, or no annotators. DataError: an embedding of zeros, or numbers that are not finite.
+    """
+    check_setting("threshold", threshold, at_least=-1, at_most=1)
+    if not embedding:
+        raise ConfigError("Consensus of no annotators; expected at least 1.")
+    sets = [unit_vectors(rows, f"principles of annotator {place}") for place, rows in enumerate(embedding)]
+    masks = []
+    for place, mine in enumerate(sets):
+        keep = torch.ones(len(mine), dtype=torch.bool, device=mine.device)
+        for theirs in (*sets[:place], *sets[place + 1 :]):
+            keep &= (mine @ theirs.T > threshold).any(1)
+        masks.append(keep)
+    return masks
 
 
 def hard_subset(reward: ArrayLike, count: int) -> Tensor:  # [n] -> [q]
