@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.terminal import answer_rows, ebrm, preference_rows, read_lines, refused, snapshot, write_lines
 
-from ebrm.scoring import score as scoring
+from ebrm.scoring import rows as scoring
 
 
 def score(model: Path, source: Path, out: Path, *more: object) -> Any:

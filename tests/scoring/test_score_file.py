@@ -19,6 +19,7 @@ from ebrm.backbone import Backbone
 from ebrm.errors import ConfigError, DataError
 from ebrm.model import EnergyRewardModel
 from ebrm.scoring import ScoreConfig, score
+from ebrm.scoring import rows as row_loop
 from ebrm.scoring.score import MEASURES
 from ebrm.utils.locks import lock_beside, locked
 
@@ -338,7 +339,7 @@ def test_chunk_borders(model, tmp_path, small_chunks, rows):
 def test_a_stopped_run_ends_with_the_same_bytes(model, tmp_path, monkeypatch, small_chunks, ending, stop_after):
     source, loaded = write_lines(tmp_path / "in.jsonl", answer_rows(20)), EnergyRewardModel.from_pretrained(model)
     ebrm.score_file(loaded, source, tmp_path / f"whole.{ending}")
-    out, real, calls = tmp_path / f"out.{ending}", score.write_part, []
+    out, real, calls = tmp_path / f"out.{ending}", row_loop.write_part, []
 
     def interrupted(*arguments: Any) -> None:
         if len(calls) == stop_after:
@@ -346,12 +347,12 @@ def test_a_stopped_run_ends_with_the_same_bytes(model, tmp_path, monkeypatch, sm
         calls.append(arguments[0])
         real(*arguments)
 
-    monkeypatch.setattr(score, "write_part", interrupted)
+    monkeypatch.setattr(row_loop, "write_part", interrupted)
     if stop_after < 3:
         with pytest.raises(KeyboardInterrupt):
             ebrm.score_file(loaded, source, out)
         assert not out.exists()
-    monkeypatch.setattr(score, "write_part", lambda *arguments: (calls.append(arguments[0]), real(*arguments)))
+    monkeypatch.setattr(row_loop, "write_part", lambda *arguments: (calls.append(arguments[0]), real(*arguments)))
     ebrm.score_file(loaded, source, out)
     assert out.read_bytes() == (tmp_path / f"whole.{ending}").read_bytes()
     assert [path.name for path in calls] == [f"{k:08d}.{ending}" for k in range(3)]  # nothing was done twice
@@ -370,7 +371,7 @@ def test_damaged_parts_of_a_stopped_run_are_scored_again_and_it_is_said(
     model, tmp_path, monkeypatch, small_chunks, caplog, damage
 ):
     source, loaded = write_lines(tmp_path / "in.jsonl", answer_rows(20)), EnergyRewardModel.from_pretrained(model)
-    whole, out, real = tmp_path / "whole.jsonl", tmp_path / "out.jsonl", score.write_part
+    whole, out, real = tmp_path / "whole.jsonl", tmp_path / "out.jsonl", row_loop.write_part
     ebrm.score_file(loaded, source, whole)
 
     def interrupted(path: Path, *arguments: Any) -> None:
@@ -379,7 +380,7 @@ def test_damaged_parts_of_a_stopped_run_are_scored_again_and_it_is_said(
         real(path, *arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(score, "write_part", interrupted)
+        patched.setattr(row_loop, "write_part", interrupted)
         with pytest.raises(KeyboardInterrupt):
             ebrm.score_file(loaded, source, out)
     part = tmp_path / ".out.jsonl.progress" / "00000001.jsonl"

@@ -2,42 +2,39 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from ebrm._version import __version__
 from ebrm.backbone import DROPPED, Reading
-from ebrm.data import EXAMPLES, BadRow, RowProblem, count_kinds, prompt_id
-from ebrm.errors import DataError, setting
+from ebrm.data import BadRow, prompt_id
+from ebrm.errors import DataError
 from ebrm.features import MANIFEST, is_features, open_features
 from ebrm.model import EnergyRewardModel
-from ebrm.scoring.columns import Shape, Side, find_shape
+from ebrm.scoring.columns import Side
 from ebrm.scoring.config import ScoreConfig
-from ebrm.scoring.files import (
-    Chunk,
-    Journal,
-    ParquetCheck,
-    Row,
-    drop_damaged,
-    file_kind,
-    join_parts,
-    read_chunks,
-    write_part,
+from ebrm.scoring.files import Chunk, Row, file_kind, read_chunks
+from ebrm.scoring.rows import (
+    DROPPED_ROW,
+    NOT_FINITE,
+    UNREADABLE,
+    Rows,
+    Texts,
+    numbers_in,
+    open_rows,
+    place_for,
+    reason,
+    score_rows,
+    short,
 )
-from ebrm.utils.files import sha256_file, sha256_json
+from ebrm.utils.files import sha256_json
 from ebrm.utils.locks import lock_beside, locked
-from ebrm.utils.outputs import place_of, refuse_overwriting
-from ebrm.utils.progress_bar import progress
 
 logger = logging.getLogger(__name__)
 
@@ -49,49 +46,16 @@ MEASURES = ("reward", "base_reward", "std", "interval_low", "interval_high", "lo
 # Those whose means are in the summary.
 _AVERAGED = ("reward", "base_reward", "std", "delta")
 
-_UNREADABLE = "cannot be read by the reward model"
-_DROPPED = "too long, dropped by the text rule"
 #: Texts read and refined at a time.
 _TEXTS = 2 * CHUNK_ROWS
 
-_ROWS = {
-    "response": "a prompt and a response",
-    "responses": "a prompt and its responses",
-    "messages": "a conversation",
-    "pair": "a preference pair",
-}
-
 
 @dataclass(frozen=True)
-class _Texts:
-    """What is to be scored of a chunk's n rows: t texts, in the order of the rows."""
+class _How:
+    """How texts are read, and which rows have prompts that the model was fitted on."""
 
-    what: list[Any]  # sides, or item numbers of a features folder [t]
-    row: list[int]  # of each text, its place in the chunk, rising [t]
-    number: list[int]  # of each text, its place in the row [t]
-    sizes: list[int]  # of each row, its texts and those that cannot be read [n]
-    problems: list[BadRow | None]  # of each row, the first thing wrong with it [n]
-
-
-@dataclass(frozen=True)
-class _Source:
-    """Rows to score: their texts, how these are read, and the rows without a reward."""
-
-    name: str
-    contents: str
-    fingerprint: str
-    count: int
-    columns: tuple[str, ...]
-    prefixes: tuple[str, ...]  # of the added columns, one a side
-    lists: bool  # whether a row has a list of texts, and its added columns lists
-    chunks: Callable[[], Iterator[Chunk]]
-    texts: Callable[[Chunk], _Texts]
     read: Callable[[EnergyRewardModel, Sequence[Any]], tuple[Reading, Sequence[str | None]]]
-    side: Callable[[int], str]  # what the text `number` of a row is called
-    fitted_on: Callable[[EnergyRewardModel, Chunk], Sequence[bool | None]]  # whether each row's prompt was fitted on
-    bad: tuple[BadRow, ...] = ()  # the first rows that are seen to be bad without tokenizing
-    kinds: Counter[str] = field(default_factory=Counter)
-    empty: int = 0  # empty responses
+    fitted_on: Callable[[EnergyRewardModel, Chunk], Sequence[bool | None]]
 
 
 def score_file(
@@ -135,10 +99,9 @@ def score_file(
     """
     source, out = Path(source), Path(out)
     kind = file_kind(out)
-    out = place_of(out)
     read = {"what is scored": source, "the model": None if isinstance(model, EnergyRewardModel) else model}
     read |= {f"`{name}`": (backbone or {}).get(name) for name in ("backbone", "base")}
-    refuse_overwriting([out], read)
+    out = place_for(out, read)
     if not isinstance(model, EnergyRewardModel):
         model = EnergyRewardModel.from_pretrained(model)
     with locked(lock_beside(out), str(out)):
@@ -150,136 +113,42 @@ def _score_file(
     backbone: Mapping[str, Any] | None, on_progress: Callable[[int, int], None] | None,
 ) -> dict[str, Any]:  # fmt: skip
     # The rows first: a mistake in them should not wait for a reward model to load.
-    opened = _open_pairs(source, model) if (source / MANIFEST).is_file() else _open_texts(source, config, kind)
+    if (source / MANIFEST).is_file():
+        opened, how = _open_pairs(source, model)
+    else:
+        opened = open_rows(source, config, kind, CHUNK_ROWS)
+        how = _How(_read_texts, lambda model, chunk: _texts_fitted_on(opened, model, chunk))
     logger.info("%s: %s rows, %s.", opened.name, f"{opened.count:,}", opened.contents)
     truncation = (backbone or {}).get("truncation") or (model.record.text_rule or {}).get("truncation")
     cuts = str(truncation).startswith("prompt_left") and not is_features(source)
-    added = _added_names(opened.prefixes, config.prefix, cuts)
-    clash = [name for name in added if name in opened.columns]
-    if clash:
-        raise DataError(
-            f"{opened.name} has columns named {', '.join(clash)}, which would be added. Name the added ones otherwise: "
-            f"{setting('prefix', 'refined_')}."
-        )
-    if opened.kinds and config.bad_rows == "stop":
-        raise DataError(_explain(opened, opened.kinds, opened.bad, 0))
-    # What decides the bytes of the output. Not `bad_rows`: rows scored under stop are the same under mark.
+    reader: list[EnergyRewardModel] = []  # once it is needed
+
+    def score(chunk: Chunk) -> tuple[list[Row], list[BadRow]]:
+        if not reader:
+            given = backbone and model.record.text_rule is not None
+            reader.append(model.with_backbone(**backbone) if given and backbone else model)
+        rows, bad = _score(reader[0], opened, how, chunk, config.prefix, cuts)
+        return rows, [row for row in bad if row.kind != DROPPED_ROW]
+
+    def summarize() -> dict[str, Any]:
+        summary = _summarize(out, opened, config.prefix, cuts)
+        if truncation is not None and not is_features(source):
+            summary["truncation"] = truncation
+        return summary
+
     job = {
-        "input": opened.fingerprint, "model": model.fingerprint(), "settings": sha256_json(dict(backbone or {})),
+        "model": model.fingerprint(), "settings": sha256_json(dict(backbone or {})),
         "prompts": None if model.prompts is None else sha256_json(model.prompts.fingerprints.tolist()),
-        "columns": [list(opened.columns), dict(sorted(config.columns.items())), config.prefix],
-        "label_map": dict(sorted(config.label_map.items())),
-        "chunk_rows": CHUNK_ROWS, "version": __version__,
     }  # fmt: skip
-    shown = {"input": str(source), "columns": dict(config.columns), "prefix": config.prefix}
-    shown |= vars(model.record.head.inference) | dict(backbone or {})
-    journal = Journal(out, job, shown)
-    if journal.open(config.overwrite, config.restart):
-        logger.info(
-            "%s is complete already: the same rows by the same model. %s scores them again.",
-            out, setting("overwrite", True),
-        )  # fmt: skip
-        return dict(journal.record["summary"])
-    parts = [journal.part(number, kind) for number in range(math.ceil(opened.count / CHUNK_ROWS))]
-    if damaged := drop_damaged(parts):
-        logger.warning(
-            "%d of the parts scored before are damaged (%s in %s): their rows are scored again.",
-            len(damaged), ", ".join(part.name for part in damaged[:3]), damaged[0].parent,
-        )  # fmt: skip
-    before = min(sum(part.exists() for part in parts) * CHUNK_ROWS, opened.count)
-    if before:
-        logger.info("Going on: %s of %s rows were scored before.", f"{before:,}", f"{opened.count:,}")
-    done = 0
-    if on_progress is not None:
-        on_progress(done, opened.count)
-    loaded = False
-    with journal.keeping(), progress("score", opened.count, "rows") as bar:
-        for number, chunk in enumerate(opened.chunks()):
-            if not parts[number].exists():
-                if not loaded and backbone and model.record.text_rule is not None:
-                    model = model.with_backbone(**backbone)
-                loaded = True
-                rows, bad = _score(model, opened, chunk, config.prefix, cuts)
-                bad = [row for row in bad if row.kind != _DROPPED]
-                if bad and config.bad_rows == "stop":
-                    kinds = Counter(row.kind for row in bad)
-                    raise DataError(_explain(opened, kinds, bad[:EXAMPLES], chunk.first))
-                write_part(parts[number], kind, chunk, rows, opened.columns, opened.lists)
-                del rows
-            done += len(chunk.rows)
-            bar.advance(len(chunk.rows))
-            if on_progress is not None:
-                on_progress(done, opened.count)
-            del chunk  # before the next is read
-    join_parts(parts, out, kind, [*opened.columns, *added])
-    summary = _summarize(out, opened, config.prefix, cuts)
-    if truncation is not None and not is_features(source):
-        summary["truncation"] = truncation
-    journal.finish(summary)
-    return summary
-
-
-def _open_texts(path: Path, config: ScoreConfig, kind: str) -> _Source:
-    """Read a file once: columns, shape, row count, and every row that cannot be scored or written for what it holds."""
-    seen: dict[str, Any] = {}  # columns, each with the first value that there is
-    count, empty, kinds = 0, 0, Counter[str]()
-    shape: Shape | None = None
-    bad: list[BadRow] = []
-    for chunk in read_chunks(path, CHUNK_ROWS):
-        for row in chunk.rows:
-            seen.update({name: value for name, value in row.items() if seen.get(name) is None})
-        shape = shape or find_shape(seen, config.columns, str(path), config.label_map)
-        count += len(chunk.rows)
-        texts = _texts(shape, chunk)
-        empty += sum(side.is_empty for side in texts.what)
-        for problem in texts.problems:
-            if problem is not None:
-                kinds[problem.kind] += 1
-                if len(bad) < EXAMPLES:
-                    bad.append(problem)
-        del chunk  # before the next is read
-    if shape is None:
-        raise DataError(f"{path} holds no rows. Check that it is the file meant and is complete.")
-    if shape.reader is not None and shape.reader.labels is not None:
-        shape.reader.labels.check(str(path))
-    columns = tuple(map(str, seen))
-    if kind == "parquet" and path.suffix.lower() != ".parquet":
-        check = ParquetCheck(columns)
-        for chunk in read_chunks(path, CHUNK_ROWS):
-            check.add(chunk)
-            del chunk
-        check.finish(lambda: read_chunks(path, CHUNK_ROWS))
-    return _Source(
-        str(path), f"{_ROWS[shape.kind]} a row", sha256_file(path), count, columns, shape.prefixes,
-        shape.kind == "responses", lambda: read_chunks(path, CHUNK_ROWS), partial(_texts, shape), _read_texts,
-        shape.side, partial(_texts_fitted_on, shape), tuple(bad), kinds, empty,
+    shown = vars(model.record.head.inference) | dict(backbone or {})
+    added = _added_names(opened.prefixes, config.prefix, cuts)
+    return score_rows(
+        opened, out, kind, config, added, job, shown, "model", CHUNK_ROWS, score=score, summarize=summarize,
+        on_progress=on_progress,
     )  # fmt: skip
 
 
-def _texts(shape: Shape, chunk: Chunk) -> _Texts:
-    """The texts of a chunk's rows, and what is wrong with rows."""
-    found = _Texts([], [], [], [], [])
-    for place, (row, where) in enumerate(zip(chunk.rows, chunk.where, strict=True)):
-        try:
-            sides = shape.sides(row, where)
-        except RowProblem as problem:
-            found.sizes.append(0)
-            found.problems.append(problem.at(where))
-            continue
-        wrong = None
-        for number, side in enumerate(sides):
-            if isinstance(side, RowProblem):
-                wrong = wrong or side.at(where)
-                continue
-            found.what.append(side)
-            found.row.append(place)
-            found.number.append(number)
-        found.sizes.append(len(sides))
-        found.problems.append(wrong)
-    return found
-
-
-def _open_pairs(path: Path, model: EnergyRewardModel) -> _Source:
+def _open_pairs(path: Path, model: EnergyRewardModel) -> tuple[Rows, _How]:
     """The pairs of a features folder: one row a pair, its texts known by their item numbers."""
     features = open_features(path)
     features.check(model.record.backbone, model.record.text_rule)
@@ -300,27 +169,30 @@ def _open_pairs(path: Path, model: EnergyRewardModel) -> _Source:
             rows = [dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True)]
             yield Chunk(first, rows, [f"pair {i}" for i in block])
 
-    def texts(chunk: Chunk) -> _Texts:
+    def texts(chunk: Chunk) -> Texts:
         items = [row[name] for row in chunk.rows for name in ("chosen_item", "rejected_item")]
         n = len(chunk.rows)
-        return _Texts(items, [k // 2 for k in range(2 * n)], [0, 1] * n, [2] * n, [None] * n)
+        return Texts(items, [k // 2 for k in range(2 * n)], [0, 1] * n, [2] * n, [None] * n)
 
     def read(_: EnergyRewardModel, items: Sequence[int]) -> tuple[Reading, Sequence[str | None]]:
         index = torch.tensor(items)
         return Reading(features.embedding(index), features.reward[index]), [None] * len(items)
 
-    return _Source(
+    rows = Rows(
         str(path), "the pairs of a features folder", sha256_json(features.manifest["files"]), len(pairs),
-        tuple(columns), ("chosen_", "rejected_"), False, chunks, texts, read, ("chosen", "rejected").__getitem__,
+        tuple(columns), ("chosen_", "rejected_"), False, chunks, texts, ("chosen", "rejected").__getitem__,
+    )  # fmt: skip
+    return rows, _How(
+        read,
         lambda _, chunk: (
             [None] * len(chunk.rows) if fitted is None else fitted[chunk.first : chunk.first + len(chunk.rows)].tolist()
         ),
-    )  # fmt: skip
+    )
 
 
-def _texts_fitted_on(shape: Shape, model: EnergyRewardModel, chunk: Chunk) -> list[bool | None]:
+def _texts_fitted_on(rows: Rows, model: EnergyRewardModel, chunk: Chunk) -> list[bool | None]:
     """Whether the model was fitted on the prompt of each row; None for rows that cannot be read too."""
-    texts = _texts(shape, chunk)
+    texts = rows.texts(chunk)
     ids = {row: prompt_id(side.prompt, side.tools) for row, side in zip(texts.row, texts.what, strict=True)}
     found = model.fitted_on(list(ids.values()))
     known = {} if found is None else dict(zip(ids, found.tolist(), strict=True))
@@ -338,25 +210,25 @@ def _measures(cuts: bool) -> tuple[str, ...]:
 
 
 def _score(
-    model: EnergyRewardModel, source: _Source, chunk: Chunk, prefix: str, cuts: bool
+    model: EnergyRewardModel, source: Rows, how: _How, chunk: Chunk, prefix: str, cuts: bool
 ) -> tuple[list[Row], list[BadRow]]:
     """The added columns of a chunk, one row a row, `error` last; and its rows with something that has no reward."""
     texts = source.texts(chunk)
-    problems, pairs = list(texts.problems), len(source.prefixes) == 2
+    problems, pairs = list(texts.problems), source.pairs
     measured: list[dict[str, Any] | None] = []
     wins: dict[int, float] = {}
     for start in range(0, len(texts.what), _TEXTS):  # an even number, so that the sides of a pair stay together
         block = slice(start, start + _TEXTS)
         rows, numbers = texts.row[block], texts.number[block]
-        reading, unread = source.read(model, texts.what[block])
+        reading, unread = how.read(model, texts.what[block])
         refined = model.refine(reading.embedding, reading.reward, on_error="nan")
         values = refined.to_rows()
         for k, (row, number) in enumerate(zip(rows, numbers, strict=True)):
-            error, kind = unread[k], _UNREADABLE
+            error, kind = unread[k], UNREADABLE
             if error is not None and DROPPED in error:
-                kind = _DROPPED
+                kind = DROPPED_ROW
             if error is None:
-                error, kind = refined.errors[k], "not finite"
+                error, kind = refined.errors[k], NOT_FINITE
             if error is not None and problems[row] is None:
                 problems[row] = BadRow(chunk.where[row], source.side(number), error, kind)
             cut = {"truncated": reading.truncated[k]} if cuts else {}
@@ -366,7 +238,7 @@ def _score(
             embedding, reward = reading.embedding.unflatten(0, (-1, 2))[good], reading.reward.reshape(-1, 2)[good]
             found = model.prefer_rows(tuple(embedding.unbind(1)), tuple(reward.unbind(1)))  # type: ignore[arg-type]
             wins |= zip((row for row in rows[::2] if problems[row] is None), found.tolist(), strict=True)
-    fitted = source.fitted_on(model, chunk)
+    fitted = how.fitted_on(model, chunk)
     by_row: list[dict[int, dict[str, Any]]] = [{} for _ in chunk.rows]
     for row, number, one in zip(texts.row, texts.number, measured, strict=True):
         if one is not None:
@@ -378,26 +250,19 @@ def _score(
         if source.lists and texts.sizes[row]:
             of_row = [by_row[row].get(number) for number in range(texts.sizes[row])]
             given |= {
-                f"{prefix}{name}": [None if one is None else _short(one[name]) for one in of_row]
+                f"{prefix}{name}": [None if one is None else short(one[name]) for one in of_row]
                 for name in _measures(cuts)
             }
         elif problem is None:
             for number, side in enumerate(source.prefixes):
-                given |= {f"{prefix}{side}{name}": _short(by_row[row][number][name]) for name in _measures(cuts)}
+                given |= {f"{prefix}{side}{name}": short(by_row[row][number][name]) for name in _measures(cuts)}
             if pairs:
                 p = wins[row]
-                given |= {f"{prefix}p_chosen": _short(p), f"{prefix}confidence": _short(max(p, 1 - p))}
+                given |= {f"{prefix}p_chosen": short(p), f"{prefix}confidence": short(max(p, 1 - p))}
         given[f"{prefix}fitted_on"] = fitted[row]
-        given[f"{prefix}error"] = None if problem is None else _reason(problem)
+        given[f"{prefix}error"] = None if problem is None else reason(problem)
         added.append(given)
     return added, [problem for problem in problems if problem is not None]
-
-
-def _reason(problem: BadRow) -> str:
-    """The column `error`: the sentence of what could not be read, else field and fault."""
-    if problem.kind in (_UNREADABLE, _DROPPED, "not finite"):
-        return problem.value if problem.field in ("text", "reward") else f"{problem.field}: {problem.value}"
-    return f"{problem.field}: {problem.kind}"
 
 
 def _added_names(prefixes: Sequence[str], prefix: str, cuts: bool) -> tuple[str, ...]:
@@ -406,9 +271,9 @@ def _added_names(prefixes: Sequence[str], prefix: str, cuts: bool) -> tuple[str,
     return (*names, *pair, f"{prefix}fitted_on", f"{prefix}error")
 
 
-def _summarize(out: Path, source: _Source, prefix: str, cuts: bool) -> dict[str, Any]:
+def _summarize(out: Path, source: Rows, prefix: str, cuts: bool) -> dict[str, Any]:
     """Counts and means, read back from the finished output."""
-    pair = len(source.prefixes) == 2
+    pair = source.pairs
     sums: Counter[str] = Counter()
     for chunk in read_chunks(out, CHUNK_ROWS):
         for row in chunk.rows:
@@ -422,10 +287,10 @@ def _summarize(out: Path, source: _Source, prefix: str, cuts: bool) -> dict[str,
             sums["errors"] += error
             if error and not source.lists:
                 continue
-            sums["cut"] += cuts and any(any(_numbers(row[f"{prefix}{side}truncated"])) for side in source.prefixes)
+            sums["cut"] += cuts and any(any(numbers_in(row[f"{prefix}{side}truncated"])) for side in source.prefixes)
             training = "training_" if fitted else ""
             for side in source.prefixes:
-                numbers = {name: _numbers(row[f"{prefix}{side}{name}"]) for name in _AVERAGED}
+                numbers = {name: numbers_in(row[f"{prefix}{side}{name}"]) for name in _AVERAGED}
                 sums[f"{training}texts"] += len(numbers["reward"])
                 for name, values in numbers.items():
                     total = math.fsum(abs(value) if name == "delta" else value for value in values)
@@ -463,25 +328,3 @@ def _summarize(out: Path, source: _Source, prefix: str, cuts: bool) -> dict[str,
         for name in ("base_accuracy", "accuracy"):
             summary[f"training_{name}"] = share(f"training_{shares[name]}", "training_pairs")
     return summary
-
-
-def _numbers(cell: Any) -> list[float]:
-    """The numbers in a cell of the output: one, or a list of them (as JSON in CSV) without those that are not there."""
-    if isinstance(cell, str) and cell.startswith("["):
-        cell = json.loads(cell)
-    return [float(value) for value in (cell if isinstance(cell, list) else [cell]) if value not in (None, "")]
-
-
-def _explain(source: _Source, kinds: Counter[str], bad: Iterable[BadRow], scored: int) -> str:
-    listed = "".join(f"\n  {row}" for row in bad)
-    kept = f" The {scored:,} rows before them are scored, and kept for that." if scored else ""
-    return (
-        f"{source.name}: {sum(kinds.values()):,} of {source.count:,} rows cannot be scored "
-        f"({count_kinds(dict(kinds))}). The first (row, field: what is wrong, value):{listed}\nMend them, or give "
-        f"{setting('bad_rows', 'mark')} to write them out with empty rewards and the reason.{kept}"
-    )
-
-
-def _short(value: float) -> float:
-    """A float32 as the shortest decimal that reads back as it; a count as it is."""
-    return value if isinstance(value, int) else float(str(np.float32(value)))
