@@ -19,6 +19,7 @@ from ebrm.cli.main import COMMANDS, explain, in_options
 from ebrm.cli.parser import SWITCHES, Chosen, Command, Option, options_of
 from ebrm.errors import setting
 from ebrm.heads import HEADS
+from ebrm.scoring import SCORERS
 
 SOURCE = ROOT / "src" / "ebrm"
 #: Arguments of Python functions, and columns, arrays and functions that have no option.
@@ -43,6 +44,8 @@ def every_option(command: Command) -> list[Option]:
     if "head" in command.choosers:
         choices += [dict.fromkeys(command.choosers) | {"head": head} for head in HEADS]
         choices += [dict.fromkeys(command.choosers) | {"objective": name} for name in heads.OBJECTIVES]
+    if "scorer" in command.choosers:
+        choices += [{"scorer": name} for name in SCORERS]
     if "methods" in command.choosers:
         choices += [dict.fromkeys(command.choosers) | {"methods": "all", "objective": o} for o in heads.OBJECTIVES]
     return list({o.key: o for choice in choices for o in options_of(command.parts_for(choice))}.values())

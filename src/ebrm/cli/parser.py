@@ -38,6 +38,11 @@ RENAMED = {
     ("CompareConfig", "data"): "benchmark_data",
     ("CompareConfig", "seed"): "bootstrap_seed",
     ("PoolConfig", "seed"): "bootstrap_seed",
+    **{
+        (config, field): key
+        for config in ("JudgeScorer", "YesNoScorer", "RubricScorer")
+        for field, key in (("url", "judge"), ("model", "judge_model"), ("cache", "judge_cache"), ("seed", "judge_seed"))
+    },
 }
 _CONFIG = (
     "A YAML file of settings: any option above without its dashes (`token_budget: 8192`), at the top level or under "
