@@ -896,10 +896,11 @@ MUTATIONS = [
     ),
     M("serve/scoring.py", "self.held + len(texts) > self.config.queue", "False", "the queue has no bound"),
     M(
-        "integrations/trl.py",
-        'penalty = k if mode == "pessimistic" else 0.0',
-        "penalty = 0.0",
+        "integrations/reward_sources.py",
+        'k if mode == "pessimistic" else 0.0',
+        "0.0",
         "pessimism does nothing",
+        "tests/integrations/test_trl.py",
     ),
     M(
         "integrations/transformers.py",

@@ -265,15 +265,15 @@ class TestMaking:
     @pytest.mark.parametrize(
         ("given", "kind", "said"),
         [
-            ({"mode": "best"}, ConfigError, "mode is 'best'; it must be one of mean, mode, pessimistic"),
-            ({"k": -1.0}, ConfigError, "k is -1.0"),
-            ({"k": math.nan}, ConfigError, "k is nan"),
-            ({"model": "http://127.0.0.1:1"}, ModelError, r"is an address.*Client\('http://127.0.0.1:1'\)"),
-            ({"model": "/no/such/folder"}, ModelError, "/no/such/folder"),
-            *(({"k": k}, ConfigError, f"k is {k!r}") for k in (math.inf, "2", None)),
-            *(({"model": m}, ModelError, "`model` is .*was expected") for m in (None, 5, EnergyRewardModel)),
+            ({"mode": "best"}, ConfigError, "`mode` is 'best'; it must be one of mean, mode, pessimistic"),
+            ({"k": -1.0}, ConfigError, "`k` is -1.0"),
+            ({"k": math.nan}, ConfigError, "`k` is nan"),
+            ({"source": "http://127.0.0.1:1"}, ModelError, r"is an address.*Client\('http://127.0.0.1:1'\)"),
+            ({"source": "/no/such/folder"}, ModelError, "/no/such/folder"),
+            *(({"k": k}, ConfigError, f"`k` is {k!r}") for k in (math.inf, "2", None)),
+            *(({"source": m}, ModelError, "`source` is .*was expected") for m in (None, 5, EnergyRewardModel)),
         ],
     )
     def test_mistakes(self, refined: EnergyRewardModel, given: dict[str, Any], kind: type, said: str) -> None:
         with pytest.raises(kind, match=said):
-            reward_function(**{"model": refined, **given})
+            reward_function(**{"source": refined, **given})

@@ -1,5 +1,17 @@
 from .openrlhf import reward_func as reward_func
+from .reference_rewards import ReferenceRewards as ReferenceRewards
 from .registration import register as register
+from .reward_design import RewardDesign as RewardDesign
+from .reward_shapes import BaseAndBonus as BaseAndBonus
+from .reward_shapes import Gated as Gated
+from .reward_shapes import LengthPenalty as LengthPenalty
+from .reward_shapes import LogSigmoidCentered as LogSigmoidCentered
+from .reward_shapes import PreferenceAsReward as PreferenceAsReward
+from .reward_shapes import ProcessReward as ProcessReward
+from .reward_shapes import VerifiableOrModel as VerifiableOrModel
+from .reward_shapes import WeightedSum as WeightedSum
+from .rollouts import Rollouts as Rollouts
+from .rollouts import StepScores as StepScores
 from .transformers import EBRMConfig as EBRMConfig
 from .transformers import EBRMForSequenceClassification as EBRMForSequenceClassification
 from .transformers import export as export

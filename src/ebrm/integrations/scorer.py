@@ -53,7 +53,10 @@ def open_scorer(model: Scorer | str | Path, backbone: str | Path | None = None) 
         model = model if backbone is None else model.with_backbone(backbone=str(backbone))
         _ = model.backbone
     elif isinstance(model, type) or not callable(getattr(model, "score", None)):
-        raise ModelError(f"`model` is {model!r:.60}; a model, a folder or Hub name of one, or a client was expected.")
+        raise ModelError(
+            f"`source` is {model!r:.60}; a model, a folder or Hub name of one, a client, or a function of prompts and "
+            "responses was expected."
+        )
     return model
 
 

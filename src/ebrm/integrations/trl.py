@@ -1,166 +1,128 @@
-"""Refined rewards as a reward function of TRL's trainers (GRPO, RLOO)."""
+"""Refined rewards, and rewards of any design, as a reward function of TRL's trainers (GRPO, RLOO)."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import math
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ebrm.backbone import as_list
-from ebrm.client import Client
-from ebrm.data import Prompt, Reply, RowProblem, as_reply, check_messages, check_tools
-from ebrm.errors import ConfigError, TextError
-from ebrm.integrations.scorer import Scorer, open_scorer
-from ebrm.model import EnergyRewardModel
+from ebrm.errors import ConfigError
+from ebrm.integrations.reference_rewards import ReferenceRewards
+from ebrm.integrations.reward_design import DesignedRewards, Mode, OpenedDesign, RewardDesign
+from ebrm.integrations.reward_shapes import Aggregate, Shape
+from ebrm.integrations.reward_sources import RewardSource
+from ebrm.integrations.rollouts import Rollouts, read_rollouts
 
 logger = logging.getLogger(__name__)
 
-Mode = Literal["mean", "mode", "pessimistic"]
 Rewards = list[float | None]
 RewardFunction = Callable[..., Rewards] | Callable[..., Awaitable[Rewards]]
 
 _NAMES = {"mean": "ebrm", "mode": "ebrm_mode", "pessimistic": "ebrm_pessimistic"}
+#: What TRL passes beside the columns of the data set.
+_TRAINER = {"completion_ids", "trainer_state", "environments", "log_metric", "log_extra", "tools"}
 
 
 def reward_function(
-    model: Scorer | str | Path,
+    source: RewardSource | Mapping[str, RewardSource] | RewardDesign,
     mode: Mode = "mean",
     k: float = 1.0,
     asynchronous: bool = False,
     name: str | None = None,
     tools: Sequence[Any] | None = None,
     backbone: str | Path | None = None,
+    *,
+    shape: Shape | Sequence[Shape] | Mapping[str, Shape | Sequence[Shape]] | None = None,
+    aggregate: Aggregate | None = None,
+    reference: str | ReferenceRewards | None = None,
 ) -> RewardFunction:
     """A reward function for `reward_funcs` of TRL's `GRPOTrainer` and `RLOOTrainer`.
 
-    Its rewards are those of `EnergyRewardModel.score`, in the base RM's units. A row that cannot be scored (too long, a
-    completion that does not end with an assistant's turn of text) gets None, which TRL leaves out of that row's reward;
-    the first is logged with the reason, and all are counted.
+    Of one model its rewards are those of `EnergyRewardModel.score`, in the base RM's units. A row that cannot be scored
+    (too long, a completion that does not end with an assistant's turn of text) gets None, which TRL leaves out of that
+    row's reward; so does one that a source, a shape or its references give no reward. The first is logged with the
+    reason, and all are counted.
 
     Args:
-        model: an `EnergyRewardModel`, a folder or Hub name of one, or an `ebrm.Client` of a running `ebrm serve`.
-        mode: "mean" or "mode" of the density of r given the response, or "pessimistic", the mean less `k` standard
-            deviations (a lower confidence bound).
+        source: an `EnergyRewardModel`, a folder or Hub name of one, or an `ebrm.Client` of a running `ebrm serve`; or a
+            function of prompts and responses that gives a number a response, None or NaN for none, and whose further
+            parameters are named as columns; or several of these, by name. Or a whole `RewardDesign`.
+        mode: of models, "mean" or "mode" of the density of r given the response, or "pessimistic", the mean less `k`
+            standard deviations (a lower confidence bound).
         k: standard deviations that "pessimistic" subtracts.
         asynchronous: return an `async def` function, which scores in a thread and leaves the event loop to others.
         name: the function's name in TRL's logs; by default `ebrm`, `ebrm_mode` or `ebrm_pessimistic`.
         tools: those that the trainer has (`GRPOTrainer(tools=…)`), functions or descriptions: they go to the reward
             model's chat template, as its `tools`. By default the column `tools` of the data set, if it has one.
         backbone: where the model's RM is found now, a folder or Hub name, if it has moved since the fit.
+        shape: what is done to the reward: `PreferenceAsReward`, `LogSigmoidCentered`, `LengthPenalty`, `ProcessReward`,
+            a function, or several in their order; with several sources, by name.
+        aggregate: how rewards of several sources become one: `WeightedSum`, `Gated`, `BaseAndBonus`,
+            `VerifiableOrModel`, or a function. (TRL adds up its `reward_funcs`: a gate has to be one function.)
+        reference: column with responses of the reference policy or their rewards, or `ReferenceRewards`, for shapes
+            against references.
 
     Returns:
         A function of `prompts`, `completions` and TRL's other columns that returns a list of float or None. It logs the
         metrics `{name}/base_reward`, `{name}/std` (means), `{name}/beyond_std` (share of rows whose base reward is more
         than one standard deviation from the refined one) and `{name}/unusable` (share of rows with None), and the
-        columns `{name}/base_reward` and `{name}/std` of the completions table.
+        columns `{name}/base_reward` and `{name}/std` of the completions table; with shapes also `{name}/reward` and
+        `{name}/shaped`, before and after; with several sources all of these of each, as `{name}/{source}/reward`.
 
     Raises:
-        ConfigError: a mode that is not one of the three, a negative `k`, or a server whose rewards are another mode.
+        ConfigError: a mode that is not one of the three, a negative `k`, a server whose rewards are another mode, or
+            sources, shapes, aggregate and reference that do not fit together.
         ModelError, BackboneError: the model or its reward model cannot be loaded.
     """
-    if mode not in _NAMES:
-        raise ConfigError(f"mode is {mode!r}; it must be one of {', '.join(_NAMES)}.")
-    if not isinstance(k, int | float) or not 0 <= k < math.inf:
-        raise ConfigError(f"k is {k!r}; it is a number of standard deviations, at least 0.")
-    scorer = _set_estimate(open_scorer(model, backbone), "mode" if mode == "mode" else "mean")
-    penalty = k if mode == "pessimistic" else 0.0
-    called = name or _NAMES[mode]
+    if isinstance(source, RewardDesign):
+        if (mode, k, backbone, shape, aggregate, reference) != ("mean", 1.0, None, None, None, None):
+            raise ConfigError("`source` is a whole RewardDesign. Set its fields there, not here.")
+        design = source
+    else:
+        design = RewardDesign(source, shape, aggregate, reference, mode, k, backbone)
+    opened = OpenedDesign(design)
+    called = name or _NAMES[design.mode]
+    offered = None if tools is None else [_described(tool) for tool in tools]
     warned: list[str] = []
 
-    offered = None if tools is None else [_described(tool) for tool in tools]
-
-    def score(prompts: Sequence[Any], completions: Sequence[Any], given: Sequence[Any] | None) -> _Rows:
-        rows = _score(scorer, prompts, completions, given if offered is None else [offered] * len(prompts))
-        row, why = next(((row, why) for row, why in enumerate(rows.errors) if why is not None), (0, None))
+    def score(prompts: Sequence[Any], completions: Sequence[Any], columns: dict[str, Any]) -> DesignedRewards:
+        found = opened(_read(prompts, completions, columns, offered))
+        row, why = next(((row, why) for row, why in enumerate(found.errors) if why is not None), (0, None))
         if why is not None and not warned:
             warned.append(why)
             counted = f"From here on such rows are only counted, in the metric {called}/unusable."
             logger.warning("%s: row %d of this call has no reward (None): %s %s", called, row, why, counted)
-        return rows
+        return found
 
-    def finish(rows: _Rows, columns: dict[str, Any]) -> Rewards:
-        _log(called, rows, **columns)
-        return rows.usable(rows.reward - penalty * rows.std)
+    def finish(found: DesignedRewards, columns: dict[str, Any]) -> Rewards:
+        _log(called, found, columns.get("log_metric"), columns.get("log_extra"))
+        return _or_none(found.reward)
 
     def plain(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> Rewards:
-        return finish(score(prompts, completions, columns.pop("tools", None)), columns)
+        return finish(score(prompts, completions, columns), columns)
 
     async def threaded(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> Rewards:
-        return finish(await asyncio.to_thread(score, prompts, completions, columns.pop("tools", None)), columns)
+        return finish(await asyncio.to_thread(score, prompts, completions, columns), columns)
 
     function: Any = threaded if asynchronous else plain
     function.__name__ = function.__qualname__ = called
     return function
 
 
-def _set_estimate(scorer: Scorer, estimate: Literal["mean", "mode"]) -> Scorer:
-    if isinstance(scorer, EnergyRewardModel):
-        return scorer.with_inference(estimate=estimate)
-    if isinstance(scorer, Client):
-        served = scorer.info()["inference"]["estimate"]
-        if served != estimate:
-            raise ConfigError(
-                f"The server gives the {served} of the density, and `mode` needs its {estimate}. Choose another "
-                f"`mode`, or serve the model with the estimate {estimate!r}."
-            )
-    return scorer
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """Columns [n]: NaN, with a reason in `errors`, where a row has no reward."""
-
-    reward: Tensor
-    base_reward: Tensor
-    std: Tensor
-    errors: list[str | None]
-
-    def usable(self, values: Tensor) -> Rewards:
-        return [value if error is None else None for value, error in zip(values.tolist(), self.errors, strict=True)]
-
-
-def _score(scorer: Scorer, prompts: Sequence[Any], completions: Sequence[Any], tools: Sequence[Any] | None) -> _Rows:
-    """Score completions in TRL's two forms: strings, or lists of messages; `tools` are one entry a row, or None."""
-    rows = as_list("prompts", prompts), as_list("completions", completions)
-    if len(rows[0]) != len(rows[1]):
-        raise TextError(f"There are {len(rows[0])} prompts but {len(rows[1])} completions; give one each.")
-    offered = [None] * len(rows[0]) if tools is None else as_list("tools", tools)
-    texts = [_split(*row) for row in zip(*rows, offered, strict=True)]
-    errors = [text if isinstance(text, str) else None for text in texts]
-    good = [row for row, error in enumerate(errors) if error is None]
-    pairs = [text for text in texts if not isinstance(text, str)]
-    refined = scorer.score([prompt for prompt, _ in pairs], [response for _, response in pairs], on_error="nan")
-    for row, error in zip(good, refined.errors, strict=True):
-        errors[row] = error
-    columns = torch.full((3, len(texts)), torch.nan)
-    columns[:, good] = torch.stack([refined.reward, refined.base_reward, refined.std])
-    return _Rows(columns[0], columns[1], columns[2], errors)
-
-
-def _split(prompt: Any, completion: Any, tools: Any) -> tuple[Prompt, Reply] | str:
-    """The conversation up to the last assistant's turn, and that turn; or why there is none."""
-    try:
-        if isinstance(prompt, str):
-            turns = [{"role": "user", "content": prompt}]
-        else:
-            turns = check_messages(prompt, "prompt", strict=False)
-        offered = check_tools(tools, "tools")
-        reply: Reply = completion
-        if not isinstance(completion, str):
-            *before, last = check_messages(completion, "completion", strict=False)
-            if last["role"] != "assistant":
-                return f"The completion ends with a turn of the {last['role']}, not with the assistant's."
-            turns, reply = turns + before, as_reply(last)
-    except RowProblem as problem:
-        return f"The row cannot be read: {problem.field}: {problem.kind}."
-    return ({"messages": turns, "tools": offered} if offered else turns), reply
+def _read(
+    prompts: Sequence[Any], completions: Sequence[Any], given: Mapping[str, Any], offered: list[Any] | None
+) -> Rollouts:
+    """TRL's arguments as rollouts."""
+    tools = given.get("tools") if offered is None else [offered] * len(prompts)
+    ids = given.get("completion_ids")
+    tokens = None if ids is None else torch.tensor([len(row) for row in ids], dtype=torch.int64)
+    columns = {name: column for name, column in given.items() if name not in _TRAINER}
+    return read_rollouts(prompts, completions, columns, tools, tokens)
 
 
 def _described(tool: Any) -> Any:
@@ -172,21 +134,25 @@ def _described(tool: Any) -> Any:
     return get_json_schema(tool)
 
 
+def _or_none(values: Tensor) -> Rewards:
+    return [None if value != value else value for value in values.tolist()]
+
+
 def _log(
     name: str,
-    rows: _Rows,
-    log_metric: Callable[[str, float], None] | None = None,
-    log_extra: Callable[[str, list[Any]], None] | None = None,
-    **columns: Any,
+    found: DesignedRewards,
+    log_metric: Callable[[str, float], None] | None,
+    log_extra: Callable[[str, list[Any]], None] | None,
 ) -> None:
     """Log the parts of the rewards by TRL's loggers (older releases pass neither)."""
-    good = torch.tensor([error is None for error in rows.errors], dtype=torch.bool)
+    columns = found.columns()
     if log_metric is not None:
-        log_metric(f"{name}/unusable", float((~good).sum()) / max(len(good), 1))
-        if bool(good.any()):
-            beyond = ((rows.reward - rows.base_reward).abs() > rows.std).float()
-            for metric, values in (("base_reward", rows.base_reward), ("std", rows.std), ("beyond_std", beyond)):
-                log_metric(f"{name}/{metric}", float(values[good].mean()))
+        for metric, share in found.unusable().items():
+            log_metric(f"{name}/{metric}", share)
+        for metric, values in (columns | found.beyond_std()).items():
+            known = values[values.isfinite()]
+            if len(known):
+                log_metric(f"{name}/{metric}", float(known.mean()))
     if log_extra is not None:
-        log_extra(f"{name}/base_reward", rows.usable(rows.base_reward))
-        log_extra(f"{name}/std", rows.usable(rows.std))
+        for column, values in columns.items():
+            log_extra(f"{name}/{column}", _or_none(values))
