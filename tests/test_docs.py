@@ -45,6 +45,8 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_policy(folder / "my-policy")
     prompts = [{"prompt": [{"role": "user", "content": f"Say {word}."}]} for word in WORDS]
     (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in prompts))
+    designed = [{**row, "reference": word, "answer": word.title()} for row, word in zip(prompts, WORDS, strict=True)]
+    (folder / "rl-prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in designed))
     responses = [{"prompt": f"Say {word}.", "response": word} for word in WORDS]
     (folder / "responses.jsonl").write_text("".join(json.dumps(row) + "\n" for row in responses))
     anchors = [

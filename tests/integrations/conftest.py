@@ -8,7 +8,7 @@ from tests.made import features, model, pairs, rm
 from tests.serve.live import serving
 
 from ebrm.client import Client
-from ebrm.integrations import scorer
+from ebrm.integrations import environment
 from ebrm.model import EnergyRewardModel
 
 __all__ = ["features", "model", "pairs", "rm"]
@@ -29,7 +29,8 @@ def server(model: Path) -> Iterator[str]:
 def no_shared_scorers() -> Iterator[None]:
     """Scorers opened by environment variables in a test are closed after it."""
     yield
-    for opened in scorer._shared.values():
+    for opened in environment._scorers.values():
         if isinstance(opened, Client):
             opened.close()
-    scorer._shared.clear()
+    environment._scorers.clear()
+    environment._designs.clear()

@@ -28,6 +28,21 @@ RESPONSES = ["Yes", "", "ok ok ok", "nein"]
 ENDS = ["<|end|>", "<|end|>\n", "</s>", ""]  # how a policy ends: its end of turn, or its limit
 
 
+DESIGN = """
+from ebrm.integrations import BaseAndBonus, PreferenceAsReward, RewardDesign
+
+def correct(prompts, responses, label):
+    return [float(one == known) for one, known in zip(responses, label)]
+
+def design(model):
+    shape = {"quality": lambda reward, rollouts: reward.sigmoid()}
+    return RewardDesign({"correct": correct, "quality": model}, shape, BaseAndBonus("correct", "quality"))
+
+def against_labels(model):
+    return RewardDesign(model, PreferenceAsReward(), reference="label")
+"""
+
+
 class StandInExecutor:
     """OpenRLHF 0.11.2's `SingleTurnAgentExecutor`, as far as it is about rewards."""
 
@@ -105,7 +120,7 @@ def check(found: list[dict[str, Any]], model: EnergyRewardModel) -> None:
 
 @pytest.fixture(autouse=True)
 def nothing_set(monkeypatch: pytest.MonkeyPatch, no_shared_scorers: None) -> None:
-    for name in ("MODEL", "SERVER", "TOKEN", "PESSIMISM", "UNUSABLE_REWARD"):
+    for name in ("MODEL", "SERVER", "TOKEN", "PESSIMISM", "UNUSABLE_REWARD", "REWARD"):
         monkeypatch.delenv(f"EBRM_{name}", raising=False)
 
 
@@ -167,6 +182,48 @@ class TestTheFunction:
         monkeypatch.setenv("EBRM_UNUSABLE_REWARD", "-9")
         found = openrlhf.reward_func(queries, ["Hi"] * 2, [None] * 2)
         assert found["rewards"][1] == -9 and found["rewards"][0] != -9
+
+    def test_a_reward_design_scores_texts_and_gives_functions_their_parts(
+        self, refined: EnergyRewardModel, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "r.py").write_text(DESIGN)
+        monkeypatch.setenv("EBRM_MODEL", str(model))
+        monkeypatch.setenv("EBRM_REWARD", f"{tmp_path}/r.py:design")
+        asked = "<s><|start|>user\nHi<|end|>\n<|start|>assistant\n"
+        queries = [f"{asked}Yes<|end|>\n", f"{asked}No<|end|></s>", asked]
+        found = openrlhf.reward_func(queries, [asked] * 3, ["Yes", "Yes", ""])
+        yes, _, empty = refined.score("Hi", ["Yes", "No", ""]).reward.double().sigmoid().tolist()
+        want = [0.5 + 0.5 * yes, 0.0, 0.5 + 0.5 * empty]  # wrong is 0, right is half, and up to the whole by quality
+        assert found["rewards"].tolist() == pytest.approx(want, abs=1e-5)
+        assert found["scores"].tolist() == found["rewards"].tolist()
+        logs = found["extra_logs"]
+        assert logs["correct/reward"].tolist() == [1, 0, 1] and logs["unusable"].tolist() == [0, 0, 0]
+        assert {"quality/reward", "quality/unshaped", "quality/base_reward", "quality/std"} < logs.keys()
+
+    def test_references_stand_after_the_same_prompt(
+        self, refined: EnergyRewardModel, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "r.py").write_text(DESIGN)
+        monkeypatch.setenv("EBRM_MODEL", str(model))
+        monkeypatch.setenv("EBRM_REWARD", f"{tmp_path}/r.py:against_labels")
+        asked = "<s><|start|>user\nHi<|end|>\n<|start|>assistant\n"
+        found = openrlhf.reward_func([f"{asked}Yes<|end|>\n"], [asked], ["No"])
+        yes, no = refined.score("Hi", ["Yes", "No"]).reward
+        assert float(found["rewards"]) == pytest.approx(float((yes - no).sigmoid()), abs=1e-5)
+
+    def test_a_row_without_a_reward_is_an_error_or_paid_what_is_set(
+        self, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        (tmp_path / "r.py").write_text(DESIGN)
+        monkeypatch.setenv("EBRM_MODEL", str(model))
+        monkeypatch.setenv("EBRM_REWARD", f"{tmp_path}/r.py:design")
+        given = [self.QUERY, "another text"], ["<s>", "Hi"], ["x", "x"]
+        with pytest.raises(TextError, match="Text 1 has no reward: correct: Its response is not known"):
+            openrlhf.reward_func(*given)
+        assert "No reward: Text 1" in caplog.text
+        monkeypatch.setenv("EBRM_UNUSABLE_REWARD", "-9")
+        found = openrlhf.reward_func(*given)
+        assert found["rewards"].tolist() == [0, -9] and found["extra_logs"]["unusable"].tolist() == [0, 1]
 
     def test_mistakes_are_logged_and_raised(
         self, server: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

@@ -193,11 +193,11 @@ class TestAggregates:
         assert got == [2.0, None, None, 0.5]
         assert metrics == {
             "r/unusable": 0.5, "r/x/unusable": 0.25, "r/y/unusable": 0.25,
-            "r/x/reward": pytest.approx(2 / 3), "r/y/reward": 0.5, "r/y/shaped": 1.0,
+            "r/x/reward": pytest.approx(2 / 3), "r/y/reward": 1.0, "r/y/unshaped": 0.5,
         }  # fmt: skip
         assert columns == {
-            "r/x/reward": [1.0, None, 0.5, 0.5], "r/y/reward": [0.5, 1.0, None, 0.0],
-            "r/y/shaped": [1.0, 2.0, None, 0.0],
+            "r/x/reward": [1.0, None, 0.5, 0.5], "r/y/reward": [1.0, 2.0, None, 0.0],
+            "r/y/unshaped": [0.5, 1.0, None, 0.0],
         }  # fmt: skip
         (said,) = [record.getMessage() for record in caplog.records]
         assert "row 1 of this call has no reward (None): x: The source 'x' gave no reward." in said
@@ -396,4 +396,4 @@ def test_a_policy_trains_on_a_composite_of_a_check_and_a_shaped_model(
             bonus = sum(sigmoid(mine - other) for other in others) / 2
             assert reward == pytest.approx((len(answer) % 2 == 0) * (1 + bonus) / 2, abs=1e-5)
     log = run.state.log_history[-2]
-    assert log["step"] == 2 and log["r/unusable"] == log["r/rm/unusable"] == 0.25 and 0 < log["r/rm/shaped"] < 1
+    assert log["step"] == 2 and log["r/unusable"] == log["r/rm/unusable"] == 0.25 and 0 < log["r/rm/reward"] < 1

@@ -106,7 +106,7 @@ def verl(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 @pytest.fixture(autouse=True)
 def environment(server: str, monkeypatch: pytest.MonkeyPatch, no_shared_scorers: None) -> None:
-    for name in ("MODEL", "PESSIMISM", "UNUSABLE_REWARD"):
+    for name in ("MODEL", "PESSIMISM", "UNUSABLE_REWARD", "REWARD"):
         monkeypatch.delenv(f"EBRM_{name}", raising=False)
     monkeypatch.setenv("EBRM_SERVER", server)
     monkeypatch.setenv("EBRM_TOKEN", "secret")
@@ -190,6 +190,44 @@ def test_mistakes(verl: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         asyncio.run(manager(verl).run_single(batch(verl.make, TALKS[:1], ["Yes"])))
     monkeypatch.delenv("EBRM_SERVER")
     with pytest.raises(ConfigError, match="verl's reward manager needs a server"):
+        manager(verl)
+
+
+DESIGN = """
+from ebrm.integrations import LengthPenalty, RewardDesign, WeightedSum
+
+def correct(prompts, responses, answer, ground_truth, data_source):
+    return [float(one == known == truth) for one, known, truth in zip(responses, answer, ground_truth)]
+
+def design(model):
+    shape = {"quality": LengthPenalty(free=2, rate=0.5)}
+    return RewardDesign({"correct": correct, "quality": model}, shape, WeightedSum({"correct": 10.0, "quality": 1.0}))
+"""
+
+
+def test_a_reward_design_reads_the_columns_of_a_row_and_its_tokens(
+    verl: Any, refined: EnergyRewardModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "r.py").write_text(DESIGN)
+    monkeypatch.setenv("EBRM_REWARD", f"{tmp_path}/r.py:design")
+    data = batch(verl.make, TALKS[:1], ["Yes"])
+    others = data.others if verl.kind == "stand-in" else data.non_tensor_batch
+    others |= {
+        "data_source": np.array(["set"]),
+        "reward_model": np.array([{"ground_truth": "Yes"}]),
+        "extra_info": np.array([{"answer": "Yes"}]),
+    }
+    found = asyncio.run(manager(verl).run_single(data))
+    tokens = len(POLICY("Yes<|end|></s>", add_special_tokens=False)["input_ids"])
+    want = 10 + float(refined.score(TALKS[:1], ["Yes"]).reward) - 0.5 * (tokens - 2)
+    assert found["reward_score"] == pytest.approx(want, abs=1e-5)
+    assert list(found["reward_extra_info"]) == [
+        "correct/reward", "quality/reward", "quality/unshaped", "quality/base_reward", "quality/std", "unusable",
+    ]  # fmt: skip
+    with pytest.raises(ConfigError, match="does not say how many tokens"):
+        verl.ours.compute_score("set", "Yes", "Yes", {"prompt": "Hello", "answer": "Yes"})
+    monkeypatch.setenv("EBRM_REWARD", f"{tmp_path}/r.py:none")
+    with pytest.raises(ConfigError, match="has no function none"):
         manager(verl)
 
 

@@ -165,15 +165,15 @@ class DesignedRewards:
     def columns(self) -> dict[str, Tensor]:
         """What is logged of each row, each [n], NaN where there is nothing, always under the same names.
 
-        `reward` is before its shapes and `shaped` after, `base_reward` and `std` are a model's; with several sources
-        each stands after the source's name: `judge/reward`.
+        `unshaped` is before the shapes, where there are any, `base_reward` and `std` are a model's. With several
+        sources each stands after the source's name, with `reward`, what enters the aggregate: `judge/reward`.
         """
         found = {}
         for prefix, one in self._named():
-            if isinstance(one.part.reward, Tensor) and (one.changed or len(self.parts) > 1):
-                found[f"{prefix}reward"] = one.part.reward
-            if one.changed:
-                found[f"{prefix}shaped"] = one.shaped
+            if prefix:
+                found[f"{prefix}reward"] = one.shaped
+            if one.changed and isinstance(one.part.reward, Tensor):
+                found[f"{prefix}unshaped"] = one.part.reward
             for name in ("base_reward", "std"):
                 if (column := getattr(one.part, name)) is not None:
                     found[f"{prefix}{name}"] = column

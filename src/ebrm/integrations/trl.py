@@ -71,8 +71,9 @@ def reward_function(
         A function of `prompts`, `completions` and TRL's other columns that returns a list of float or None. It logs the
         metrics `{name}/base_reward`, `{name}/std` (means), `{name}/beyond_std` (share of rows whose base reward is more
         than one standard deviation from the refined one) and `{name}/unusable` (share of rows with None), and the
-        columns `{name}/base_reward` and `{name}/std` of the completions table; with shapes also `{name}/reward` and
-        `{name}/shaped`, before and after; with several sources all of these of each, as `{name}/{source}/reward`.
+        columns `{name}/base_reward` and `{name}/std` of the completions table; with shapes also `{name}/unshaped`, the
+        reward before them; with several sources all of these of each, and what enters the aggregate, as
+        `{name}/{source}/reward`.
 
     Raises:
         ConfigError: a mode that is not one of the three, a negative `k`, a server whose rewards are another mode, or
