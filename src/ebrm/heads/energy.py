@@ -201,14 +201,23 @@ class EnergyHead(RewardHead):
     ) -> Tensor:  # [n, d] each, [n] each -> [n]
         """P(r_a > r_b), [n] float32, on the nodes around the higher of two rewards that lie beyond the support."""
         (a, up_a), (b, up_b) = (self._at(e, r, nodes) for e, r in zip(embedding, base_reward, strict=True))
-        most = torch.maximum(up_a, up_b)
+        most = self._around(torch.maximum(up_a, up_b))
         return a.moved(up_a - most).prefer(b.moved(up_b - most)).float().cpu()
 
     @torch.no_grad()
     def p_best(self, embedding: Tensor, base_reward: Tensor, nodes: int | None = None) -> Tensor:  # [n, d], [n] -> [n]
         """P(r_i is the largest), [n] float32, on the nodes around the row that lies furthest above the support."""
         at, beyond = self._at(embedding, base_reward, nodes)
-        return at.moved(beyond - beyond.amax() if len(beyond) else beyond).p_best().float().cpu()
+        most = self._around(beyond.amax()) if len(beyond) else 0.0
+        return at.moved(beyond - most).p_best().float().cpu()
+
+    def _around(self, most: Tensor) -> Tensor:
+        """Where the nodes are put for rewards of which the highest lies `most` beyond the support.
+
+        Around that one; in the middle where it lies below, or it would share the first cell with all that is lower.
+        """
+        low, high = self.support_bounds()
+        return torch.where(most < 0, most - (high - low) / 2, most)
 
     def _at(
         self, embedding: Tensor | EmbeddingSource, base_reward: Tensor, nodes: int | None
