@@ -8,6 +8,7 @@ from .client import AsyncClient as AsyncClient
 from .client import Client as Client
 from .confidence import calibrate as calibrate
 from .curate import filter_conflicts as filter_conflicts
+from .curating import curate_file as curate_file
 from .data import PreferenceConfig as PreferenceConfig
 from .data import TextConfig as TextConfig
 from .data import load_preferences as load_preferences

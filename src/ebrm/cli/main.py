@@ -22,7 +22,7 @@ from cyclopts.exceptions import MissingArgumentError, UnusedCliTokensError
 
 from ebrm._version import __version__
 from ebrm.backbone import BackboneConfig
-from ebrm.cli import best_of_n, compare, demo, eval, export, features, fit, imports, info, inspect, score, serve
+from ebrm.cli import best_of_n, compare, curate, demo, eval, export, features, fit, imports, info, inspect, score, serve
 from ebrm.cli.console import Console, logging_to_stderr, write
 from ebrm.cli.help import Page
 from ebrm.cli.parser import SWITCHES, Chosen, Option, options_of, parse
@@ -60,7 +60,7 @@ _ABOUT = "Adapt a frozen reward model to preference pairs: refined rewards, each
 #: In the order of the work.
 COMMANDS = tuple(
     module.command
-    for module in (inspect, fit, score, eval, serve, features, imports, export, info, demo, best_of_n, compare)
+    for module in (inspect, fit, score, eval, serve, features, curate, imports, export, info, demo, best_of_n, compare)
 )
 #: Fields whose names alone mean other things, too.
 _OF_ANY = ("backbone", "device", "head", "limit", "seed", "server")

@@ -38,6 +38,7 @@ RENAMED = {
     ("CompareConfig", "data"): "benchmark_data",
     ("CompareConfig", "seed"): "bootstrap_seed",
     ("PoolConfig", "seed"): "bootstrap_seed",
+    ("CurateConfig", "steps"): "step",
     **{
         (config, field): key
         for config in ("JudgeScorer", "YesNoScorer", "RubricScorer")

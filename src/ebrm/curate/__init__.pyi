@@ -6,6 +6,8 @@ from .augmentation import corruption_pairs as corruption_pairs
 from .augmentation import cross_prompt_pairs as cross_prompt_pairs
 from .augmentation import goal_conditioned_pairs as goal_conditioned_pairs
 from .augmentation import hull_vertices as hull_vertices
+from .config import STEPS as STEPS
+from .config import CurateConfig as CurateConfig
 from .filters import ConflictCount as ConflictCount
 from .filters import ConflictReport as ConflictReport
 from .filters import consensus as consensus

@@ -38,9 +38,15 @@ COLUMN_NAMES: dict[str, str] = {
     "source": "where the row comes from",
     "category": "what kind of row it is; reports are broken down by it",
     "split": "train, validation, test, …",
+    "soft_label": "the probability that the preferred reply is the better one, 0 to 1; 0.5 is a tie",
+    "pair_weight": "a factor of the pair's loss, 0 or more",
+    "reward_margin": "the difference of rewards that the loss asks for, in reward units; it may be negative",
 }
 # Columns that may be mapped to "", which leaves them unread; without a prompt it is what both sides begin with.
-OPTIONAL_COLUMNS = ("prompt", "input", "system", "tools", "strength", "source", "category", "split")
+OPTIONAL_COLUMNS = (
+    "prompt", "input", "system", "tools", "strength", "source", "category", "split", "soft_label", "pair_weight",
+    "reward_margin",
+)  # fmt: skip
 
 
 def check_columns(columns: Mapping[str, str], ours: Sequence[str], seen: Sequence[str], origin: str) -> None:
@@ -69,8 +75,8 @@ class PreferenceConfig:
             set, the local rows whose `split` column holds this name, or the files of that split.
         columns: Where a column has another name in the data: our name = its name (prompt=question, a=response_A,
             b=response_B, label=label). Our names: prompt, chosen, rejected, a, b, label, responses, scores, ranks,
-            response, ratings, input, system, tools, strength, source, category, split. The last seven and prompt may be
-            left unread (split=).
+            response, ratings, input, system, tools, strength, source, category, split, soft_label, pair_weight,
+            reward_margin. The last ten and prompt may be left unread (split=).
         label_map: What the values of a label say: value = a, b or tie (1=a, 0=b); for a scale, comparisons (<0=a,
             >0=b, 0=tie). Unset: words such as A>B and model_a, and the conventions of known layouts.
         bad_rows: Rows that cannot be used: `stop` and list them, or `skip` and count them.

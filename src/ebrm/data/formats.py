@@ -69,6 +69,9 @@ class Extras:
     source: str | None = None
     category: str | None = None
     split: str | None = None
+    soft_label: float | None = None
+    pair_weight: float | None = None
+    reward_margin: float | None = None
 
 
 def read_sides(
@@ -101,7 +104,18 @@ def read_sides(
     more = extras or Extras()
     checked = check_prompt(prompt, prompt_name)
     return Preference(
-        checked, chosen_reply, rejected_reply, more.strength, more.source, more.category, where, more.split, tools
+        checked,
+        chosen_reply,
+        rejected_reply,
+        more.strength,
+        more.source,
+        more.category,
+        where,
+        more.split,
+        tools,
+        more.soft_label,
+        more.pair_weight,
+        more.reward_margin,
     ), shape
 
 

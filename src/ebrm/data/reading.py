@@ -19,7 +19,12 @@ from ebrm.data.splits import part_of
 _FLAG = re.compile(r"^(?:is|in)[ _-]", re.IGNORECASE)
 _FEW = 8  # different values at most of a column that looks like one of splits
 # Optional columns: under which names each is looked for when it is not mapped.
-OPTIONAL = {"strength": ("strength", "margin"), "source": ("source",), "category": ("category",), "split": ("split",)}
+OPTIONAL = {
+    "strength": ("strength", "margin"),
+    **{name: (name,) for name in ("source", "category", "split", "soft_label", "pair_weight", "reward_margin")},
+}
+# Numbers of a pair's loss, with what they may be: a row with another cannot be used.
+_OF_LOSS = {"soft_label": (0.0, 1.0), "pair_weight": (0.0, math.inf), "reward_margin": (-math.inf, math.inf)}
 
 
 @dataclass(frozen=True)
@@ -66,9 +71,9 @@ class Reader:
 
     def pairs(self, row: Mapping[str, Any], where: str) -> Iterator[Pair | RowProblem]:
         """The pairs of a row, none for a tie; instead of one that cannot be used, what is wrong with it."""
-        extras = self.extras(row)
         self.count_unread(row)
         try:
+            extras = self.extras(row)
             refuse_media(row, [*self.layout.fields.values(), *self._plan(row)[0].values()])
             for sides in self._sides(row):
                 try:
@@ -79,11 +84,19 @@ class Reader:
             yield problem
 
     def extras(self, row: Mapping[str, Any]) -> Extras:
-        """Strength, source, category and split; a value that is none of these is left out and counted."""
+        """What is kept beside a pair; a strength, source, category or split that is none is left out and counted.
+
+        RowProblem for a number of the loss that is out of its range.
+        """
         found: dict[str, Any] = {}
         optional, _ = self._plan(row)
         for ours, name in optional.items():
             if is_missing(row[name]):
+                continue
+            if ours in _OF_LOSS:
+                found[ours], (low, high) = number_of(row[name], name), _OF_LOSS[ours]
+                if not low <= found[ours] <= high:
+                    raise RowProblem("not a probability" if high == 1 else "below 0", name, row[name])
                 continue
             try:
                 found[ours] = number_of(row[name], name) if ours == "strength" else name_of(row[name], name)

@@ -39,6 +39,9 @@ class Preference:
         source, category, split: None if not given.
         row: Where it was read: `file.jsonl:12` (line or row, from 1) or `rows[11]` (from 0).
         tools: Descriptions of the tools that the prompt offers; None for none.
+        soft_label: Probability that `chosen` is better; None if not given, which is 1.
+        pair_weight: Factor of the pair's loss, 0 or more; None for 1.
+        reward_margin: Difference of rewards that the loss asks for, in reward units; None for 0.
     """
 
     prompt: tuple[Message, ...]
@@ -50,6 +53,9 @@ class Preference:
     row: str
     split: str | None
     tools: tuple[dict[str, Any], ...] | None = None
+    soft_label: float | None = None
+    pair_weight: float | None = None
+    reward_margin: float | None = None
 
     @property
     def asked(self) -> Prompt:
@@ -219,6 +225,8 @@ class Preferences:
         for r in self.rows:
             content: list[Any] = [list(r.prompt), r.chosen, r.rejected, r.strength, r.source, r.category, r.split]
             content += [list(r.tools)] if r.tools else []
+            of_loss = {"soft_label": r.soft_label, "pair_weight": r.pair_weight, "reward_margin": r.reward_margin}
+            content += [of_loss] if any(value is not None for value in of_loss.values()) else []
             text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
             digest.update(text.encode("utf-8", "surrogatepass") + b"\n")
         return digest.hexdigest()

@@ -518,6 +518,13 @@ def tokenize_preferences(
     same = _same_sides(backbone, texts, renumbered, rows)
     columns = ("source", "category", "strength", "split")
     known: dict[str, Any] = {name: [getattr(pair, name) for pair in rows] for name in columns}
+    for name, ours, usual in (
+        ("label", "soft_label", 1.0),
+        ("weight", "pair_weight", 1.0),
+        ("margin", "reward_margin", 0.0),
+    ):
+        given = [getattr(pair, ours) for pair in rows]
+        known[name] = [usual if value is None else value for value in given]
     pairs = PreferencePairs.of(
         *renumbered.T, prompt_id=[texts.prompt_id[number] for number in renumbered[:, 0]], **known,
         where=[pair.row for pair in rows],

@@ -1,3 +1,5 @@
+from .columns import Shape as Shape
+from .columns import find_shape as find_shape
 from .config import SCORERS as SCORERS
 from .config import BleuScorer as BleuScorer
 from .config import DensityRatioScorer as DensityRatioScorer
@@ -15,6 +17,7 @@ from .config import ScorerConfig as ScorerConfig
 from .config import SelfAlignedScorer as SelfAlignedScorer
 from .config import YesNoScorer as YesNoScorer
 from .files import file_kind as file_kind
+from .files import write_rows as write_rows
 from .score import score_file as score_file
 from .score_with import score_file_with as score_file_with
 from .scorers import Scoring as Scoring

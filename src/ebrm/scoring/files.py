@@ -111,6 +111,28 @@ def write_part(
         write_text(_digest_file(path), sha256_file(partial))
 
 
+def write_rows(path: Path, kind: str, rows: Sequence[Row], where: Sequence[str]) -> None:
+    """Write all rows of a file at once, atomically; its columns are those of the rows, in order of appearance.
+
+    Args:
+        path: the file.
+        kind: "jsonl", "csv" or "parquet".
+        rows: at least one.
+        where: where each was read, for errors.
+
+    Raises:
+        DataError: a value that Parquet cannot hold.
+    """
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    part = path.with_name(f".{path.name}.part")
+    try:
+        write_part(part, kind, Chunk(0, list(rows), list(where)), [{}] * len(rows), columns)
+        join_parts([part], path, kind, columns)
+    finally:
+        part.unlink(missing_ok=True)
+        _digest_file(part).unlink(missing_ok=True)
+
+
 def drop_damaged(parts: Sequence[Path]) -> list[Path]:
     """Remove the parts that are not what :func:`write_part` wrote, so that they are made again; those removed."""
     damaged = [part for part in parts if part.exists() and not _is_sound(part)]
