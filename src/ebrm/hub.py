@@ -26,7 +26,7 @@ AS_IT_IS: dict[str, Any] = {
 # What transformers' Auto classes go by (ebrm.integrations).
 _FOR_TRANSFORMERS = {"model_type": "ebrm", "architectures": ["EBRMForSequenceClassification"], **AS_IT_IS}
 # What the config says of its own file, and what a model is made of; a config that transformers wrote says more.
-_OWN = ("format", "ebrm_version", "weights_sha256", "own_tokenizer")
+_OWN = ("format", "ebrm_version", "weights_sha256", "own_tokenizer", "sha256")
 _RECORD = (
     "head", "fit", "backbone", "text_rule", "data", "filter", "history", "best_epoch", "metrics", "calibration",
     "abstention", "provenance", "fusion",
@@ -50,8 +50,16 @@ def _config_of(folder: Path) -> dict[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
-def write_model(folder: Path, record: dict[str, Any], tensors: dict[str, Tensor], own_tokenizer: bool = False) -> None:
+def write_model(
+    folder: Path, record: dict[str, Any], tensors: dict[str, Tensor], tokenizer: dict[str, str] | None = None
+) -> None:
     """Write weights, card and, last, the config with the weights' SHA-256.
+
+    Args:
+        folder: where to; made if it is not there.
+        record: the model's.
+        tensors: the head's.
+        tokenizer: SHA-256 of the files of a tokenizer in the folder, which is to be used instead of the RM's.
 
     Raises:
         ModelError: the folder holds the config of another model, such as the reward model's.
@@ -63,7 +71,7 @@ def write_model(folder: Path, record: dict[str, Any], tensors: dict[str, Tensor]
         )
     header = write_energy(folder, tensors)
     write_card(folder, record)
-    more = {"own_tokenizer": True} if own_tokenizer else {}
+    more = {"own_tokenizer": True, "sha256": tokenizer} if tokenizer else {}
     write_json(folder / _CONFIG, header | _FOR_TRANSFORMERS | more | record)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,13 +16,14 @@ from safetensors.torch import load_file, save_file
 from tests.integrations.autos import FAMILIES, PROMPTS, RESPONSES, as_trl, fitted
 from tests.linear import QUICK
 from tests.terminal import preference_rows
-from tests.tiny import edit_config, save_rm
+from tests.tiny import byte_tokenizer, edit_config, save_rm
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from ebrm.errors import BackboneError, DataError, ModelError
 from ebrm.fitting import fit
 from ebrm.integrations import EBRMConfig, EBRMForSequenceClassification, export
 from ebrm.model import EnergyRewardModel
+from ebrm.utils.files import sha256_file
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +34,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def standalone(root: Path) -> Path:
     return export(fitted(root), root / "standalone", standalone=True)
+
+
+@pytest.fixture(scope="module")
+def referring(root: Path) -> Path:
+    return export(fitted(root), root / "referring")
 
 
 def scores(folder: Path, **options: Any) -> torch.Tensor:
@@ -100,7 +107,7 @@ def test_the_license_and_its_files_are_the_reward_model_s(root: Path, tmp_path: 
         assert data["license_name"] == "rm-terms" and data["base_model"] == ["o/base"], name
         assert data["base_model_relation"] == relation and data["pipeline_tag"] == "text-classification"
         text = (tmp_path / name / "README.md").read_text()
-        assert "# A head over the embeddings of my_rm\n" in text or "refinement of my_rm\n" in text
+        assert "# A head over the embeddings of my\\_rm\n" in text or "refinement of my\\_rm\n" in text
         assert "secret" not in text and str(tmp_path) not in text
         assert ("license files are copied" in text) == (name != "referring")
 
@@ -178,6 +185,10 @@ class TestRefused:
         taken = weights.pop(name)
         weights |= {} if lost else {name: taken.repeat(2, 1)}
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        edit_json(
+            folder / "config.json",
+            lambda values: values["sha256"].update({"model.safetensors": sha256_file(folder / "model.safetensors")}),
+        )
         with pytest.raises(BackboneError, match=f"lacks weights that the model needs: .*{name}"):
             AutoModelForSequenceClassification.from_pretrained(folder, ignore_mismatched_sizes=not lost)
 
@@ -219,3 +230,67 @@ class TestRefused:
         with pytest.raises(OSError, match="No space"):
             export(fitted(root), tmp_path / "m")
         assert [path.name for path in tmp_path.iterdir()] == ["x"]  # nothing half-written stays
+
+
+def edit_json(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    values = json.loads(path.read_text())
+    change(values)
+    path.write_text(json.dumps(values))
+
+
+def edit_base(**changes: Any) -> Callable[[Path], Any]:
+    return lambda folder: edit_json(folder / "config.json", lambda values: values["base"]["config"].update(changes))
+
+
+def edit_weights(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights[next(iter(weights))].mul_(1.5)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+# What is changed, words of the refusal, and whether a folder that refers to its base RM has it, too.
+EDITS: dict[str, tuple[Callable[[Path], Any], str, bool]] = {
+    "rotary base": (edit_base(rope_theta=123.0), r"describes \(`base`\) is not the one", False),
+    "activation": (edit_base(hidden_act="gelu"), r"describes \(`base`\) is not the one", False),
+    "no description": (lambda f: edit_json(f / "config.json", lambda v: v.update(base="x")), "`base`", False),
+    "no checksums": (lambda f: edit_json(f / "config.json", lambda v: v.pop("sha256")), "states no checksums", True),
+    "weights": (edit_weights, "model.safetensors of .* is damaged or was edited", False),
+    "no weights": (lambda f: (f / "model.safetensors").unlink(), "lacks model.safetensors", False),
+    "more weights": (lambda f: save_file({}, f / "model-1.safetensors"), "holds model-1.safetensors, which", False),
+    "adapter": (lambda f: (f / "adapter_config.json").write_text("{}"), "holds adapter_config.json, which", True),
+    "merges": (
+        lambda f: edit_json(f / "tokenizer.json", lambda v: v["model"]["merges"].pop()),
+        "tokenizer.json of .* was edited", True,
+    ),
+    "added tokens": (lambda f: (f / "added_tokens.json").write_text("{}"), "holds added_tokens.json, which", True),
+    "template": (lambda f: (f / "chat_template.jinja").write_text("{{ 1 }}"), "chat_template.jinja of .* edited", True),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", EDITS)
+def test_an_export_that_was_changed_is_refused_with_the_part_that_differs(
+    standalone: Path, referring: Path, tmp_path: Path, what: str
+) -> None:
+    change, said, both = EDITS[what]
+    for folder in (standalone, referring) if both else (standalone,):
+        copy = shutil.copytree(folder, tmp_path / folder.name)
+        change(copy)
+        with pytest.raises(ModelError, match=said):
+            AutoModelForSequenceClassification.from_pretrained(copy)
+
+
+def test_an_export_moved_renamed_and_written_again_is_the_same(standalone: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(standalone, tmp_path / "elsewhere")
+    edit_base(transformers_version="0", _name_or_path="x", id2label={"0": "good"}, dtype=None)(copy)
+    edit_config(copy, transformers_version="0", _name_or_path="x")
+    edit_json(copy / "tokenizer_config.json", lambda values: values.update(name_or_path="x"))
+    (copy / "README.md").write_text("Mine.")
+    (copy / "pytorch_model.bin").write_bytes(b"no pickle is read")
+    model = EBRMForSequenceClassification.from_pretrained(copy, use_safetensors=False)
+    ids = torch.tensor([[5, 6, 7]])
+    assert torch.equal(model(ids).logits, EBRMForSequenceClassification.from_pretrained(standalone)(ids).logits)
+    tokenizer = byte_tokenizer()
+    model.save_pretrained(tmp_path / "again")
+    tokenizer.save_pretrained(tmp_path / "again")  # whichever the user puts beside it
+    again = EBRMForSequenceClassification.from_pretrained(tmp_path / "again")
+    assert torch.equal(again(ids).logits, model(ids).logits)

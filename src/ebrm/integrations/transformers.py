@@ -33,6 +33,7 @@ from ebrm.backbone.provenance import license_files, provenance
 from ebrm.data import TextRule
 from ebrm.errors import BackboneError, DataError, ModelError, TextTooLongError
 from ebrm.hub import AS_IT_IS, write_card, write_energy, write_model
+from ebrm.integrations.checksums import check_checksums, folder_checksums
 from ebrm.integrations.tokenizer import first_difference, make_tokenizer
 from ebrm.model import EnergyRewardModel, ModelRecord
 from ebrm.utils.locks import lock_beside, locked
@@ -57,17 +58,24 @@ class EBRMConfig(PretrainedConfig):
         base: how to build the base RM whose weights are in the same folder (:func:`describe_base`); None where the
             folder refers to the base RM by name, revision and fingerprint.
         own_tokenizer: the folder's tokenizer is to be used instead of that of the base RM it refers to.
+        sha256: checksums of `base` and of the folder's weights and tokenizer; {} where they are not in the folder.
     """
 
     model_type = "ebrm"
 
-    def __init__(self, base: dict[str, Any] | None = None, own_tokenizer: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        base: dict[str, Any] | None = None,
+        own_tokenizer: bool = False,
+        sha256: dict[str, str] | None = None,
+        **kwargs: Any,
+    ) -> None:
         if kwargs.get("id2label") is None:
             kwargs.setdefault("num_labels", 1)
         for name, value in AS_IT_IS.items():
             kwargs[name] = kwargs.get(name) or copy.deepcopy(value)
         super().__init__(**kwargs)
-        self.base, self.own_tokenizer = base, own_tokenizer
+        self.base, self.own_tokenizer, self.sha256 = base, own_tokenizer, sha256 or {}
 
     def record(self) -> dict[str, Any]:
         """The fields of :class:`ebrm.model.ModelRecord` among the attributes, and `fusion`."""
@@ -284,16 +292,19 @@ class EBRMForSequenceClassification(PreTrainedModel):
                 lacks: nothing is ever left random.
         """
         hub = {key: kwargs[key] for key in _HUB if key in kwargs}
-        if config is None:
-            config = EBRMConfig.from_pretrained(name, **hub)
         if kwargs.get("subfolder"):
             raise ModelError("subfolder is not supported: give the folder or repository that holds config.json.")
         with_info = kwargs.pop("output_loading_info", False)
         energy = EnergyRewardModel.from_pretrained(name, **hub)
+        if config is None:
+            config = EBRMConfig.from_pretrained(name, **hub)
+        if config.base is not None or config.own_tokenizer:
+            check_checksums(str(name), config.sha256, config.base, hub)
         if config.base is None:
             model: Any = cls._refer(energy, name, config, kwargs)
             info: dict[str, Any] = {}
         else:
+            kwargs["use_safetensors"] = True  # a pickle beside them was never exported
             loaded: Any = super().from_pretrained(name, *args, config=config, output_loading_info=True, **kwargs)
             model, info = loaded
             refuse_missing(str(name), [*info["missing_keys"], *(str(key) for key in info["mismatched_keys"])])
@@ -346,6 +357,9 @@ class EBRMForSequenceClassification(PreTrainedModel):
                 shutil.copyfile(path, folder / name)
             write_card(folder, record, standalone=True)
         super().save_pretrained(save_directory, **kwargs)
+        if kwargs.get("is_main_process", True):
+            self.config.sha256 = folder_checksums(folder, self.config.base, tokenizer=False)
+            self.config.save_pretrained(folder)
         if push_to_hub:
             self.push_to_hub(hub.pop("repo_id", folder.name), **hub)
 
@@ -476,9 +490,12 @@ def _export(model: EnergyRewardModel, out: Path, standalone: bool) -> None:
             wrapped = EBRMForSequenceClassification.wrap(model)
             with quiet():
                 wrapped.save_pretrained(partial)
+                tokenizer.save_pretrained(partial)
+            wrapped.config.sha256 = folder_checksums(partial, wrapped.config.base, tokenizer=True)
+            wrapped.config.save_pretrained(partial)
         else:
-            write_model(partial, model.written(), model.tensors(), own_tokenizer=True)
-        tokenizer.save_pretrained(partial)
+            tokenizer.save_pretrained(partial)
+            write_model(partial, model.written(), model.tensors(), folder_checksums(partial, None, tokenizer=True))
         for path in partial.iterdir():
             with open(path, "rb") as handle:
                 os.fsync(handle.fileno())

@@ -197,6 +197,7 @@ class ModelConfig(Stored):
     ebrm_version: str
     weights_sha256: Sha256
     own_tokenizer: bool = False
+    sha256: dict[str, Sha256] = {}
     architectures: list[str] = []
     model_type: str = ""
     problem_type: str = ""
