@@ -28,6 +28,7 @@ from ebrm.serve.app import create_app
 from ebrm.serve.config import ServeConfig, host_name
 from ebrm.serve.middleware import Connection, connection_class
 from ebrm.serve.scoring import Scoring
+from ebrm.utils.memory import return_memory
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ def serve(
         ConfigError: the address cannot be listened on.
         ModelError, BackboneError: the reward model cannot be loaded.
     """
+    return_memory()
     with bind(config.host, config.port) as listener:
         if config.token is None and not is_loopback(listener):
             logger.warning(
