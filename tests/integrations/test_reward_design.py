@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import pytest
 import torch
 from tests.integrations.policies import LONG, prompts, save_policy
 
-from ebrm.errors import ConfigError, DataError
+from ebrm.errors import ConfigError, DataError, TextError
 from ebrm.integrations import (
     BaseAndBonus,
     Gated,
@@ -28,7 +30,10 @@ from ebrm.integrations import (
     WeightedSum,
     reward_function,
 )
+from ebrm.judges import JudgeAnswer, judge_scorer
+from ebrm.logprobs import TokenLogprobs
 from ebrm.model import EnergyRewardModel
+from ebrm.references import smoothed_bleu
 
 ASKED = ["Hi", "Hi", "Ho", "Ho"]
 SAID = ["a", "bb", "ccc", "dddd"]
@@ -42,6 +47,10 @@ def size(prompts: Any, responses: Any) -> list[float]:
 def column(values: list[Any]) -> Any:
     """A source that gives these rewards, one for each of `SAID`."""
     return lambda prompts, responses: [values[SAID.index(response)] for response in responses]
+
+
+def summed(*names: str) -> WeightedSum:
+    return WeightedSum(dict.fromkeys(names, 1.0))
 
 
 def sigmoid(x: float) -> float:
@@ -109,13 +118,13 @@ class TestShapes:
         assert call(words, ["Hi"], ["a b c"], completion_ids=[[1]]) == [5 - 2]
 
     def test_process_clip_and_delta_of_lists_of_steps(self) -> None:
-        steps = column([[0.2, 0.8, 0.5], [0.9], [], None])
+        steps = column([[0.2, 0.8, 0.5], None, [0.9, 0.1], []])
         clipped = reward_function(steps, shape=ProcessReward(threshold=0.6, delta=False))
-        assert call(clipped) == [pytest.approx(-0.5), 0.0, 0.0, None]  # -0.4 - 0.1; none above 0
-        # Differences telescope to the first score less the last but one's successor: 0.2 - 0.8 + 0.8.
-        assert call(reward_function(steps, shape=ProcessReward())) == [pytest.approx(0.2), 0.0, 0.0, None]
-        # -0.4 + 0 and then the last step left out.
-        assert call(reward_function(steps, shape=ProcessReward(threshold=0.6)))[0] == pytest.approx(-0.4)
+        assert call(clipped) == [pytest.approx(-0.5), None, -0.5, 0.0]  # -0.4 - 0.1, and -0.5; none above 0
+        # Differences telescope: the last step is left out, and a response keeps its first score.
+        assert call(reward_function(steps, shape=ProcessReward())) == [pytest.approx(0.2), None, 0.9, 0.0]
+        both = call(reward_function(steps, shape=ProcessReward(threshold=0.6)))
+        assert both == [pytest.approx(-0.4), None, 0.0, 0.0]
 
     def test_a_shape_of_ones_own_sees_groups_lengths_and_columns(self) -> None:
         talks = [[{"role": "user", "content": text, "tool_calls": None}] for text in ASKED]
@@ -182,12 +191,26 @@ class TestAggregates:
         with pytest.raises(ConfigError, match="The column 'sure' holds 1; true or false"):
             call(by_column, sure=[True, 1, False, False])
 
+    def test_a_base_without_a_bonus_is_paid_in_full(self) -> None:
+        sources = {"x": column([1.0, 1.0, 0.5, None]), "y": column([0.5, None, None, 1.0])}
+        function = reward_function(sources, aggregate=BaseAndBonus("x", "y", has_bonus="judged"))
+        assert call(function, judged=[True, False, True, False]) == [0.75, 1.0, None, None]
+
+    def test_the_order_of_rows_does_not_matter(self) -> None:
+        shape = {"x": lambda reward, rollouts: rollouts.groups.centered(reward), "y": PreferenceAsReward()}
+        function = reward_function({"x": size, "y": size}, shape=shape, reference="ref", aggregate=summed("x", "y"))
+        ref = [["z"], ["zz", "z"], ["z"], ["zzz"]]
+        want = call(function, ref=ref)
+        for order in itertools.permutations(range(4)):
+            got = call(function, *([row[i] for i in order] for row in (ASKED, SAID)), ref=[ref[i] for i in order])
+            assert got == pytest.approx([want[i] for i in order], abs=1e-12)
+
     def test_a_row_that_any_part_leaves_out_has_none_and_is_counted(self, caplog: pytest.LogCaptureFixture) -> None:
         metrics: dict[str, float] = {}
         columns: dict[str, list[Any]] = {}
         sources = {"x": column([1.0, None, 0.5, 0.5]), "y": column([0.5, 1.0, math.nan, 0.0])}
         twice = {"y": lambda reward, rollouts: reward * 2}
-        function = reward_function(sources, aggregate=WeightedSum({"x": 1.0, "y": 1.0}), shape=twice, name="r")
+        function = reward_function(sources, aggregate=summed("x", "y"), shape=twice, name="r")
         with caplog.at_level(logging.WARNING):
             got = call(function, log_metric=metrics.__setitem__, log_extra=columns.__setitem__)
         assert got == [2.0, None, None, 0.5]
@@ -231,6 +254,54 @@ class TestSources:
         assert seen == [(["Hi", talk + turns[:2]], ["3", "4"], ["4", "4"], [1, 2], 3)]
         everything = reward_function(lambda prompts, responses, **columns: [len(columns)] * len(prompts))
         assert call(everything, ["Hi"], ["3"], answer=["4"], topic=["t"], trainer_state=None) == [2.0]
+
+    def test_a_text_that_a_function_cannot_read_has_no_reward_and_the_others_do(self) -> None:
+        def strict(prompts: Any, responses: Any) -> list[float]:
+            for row, response in enumerate(responses):
+                if len(response) > 3:
+                    raise TextError(f"Text {row} has {len(response)} letters.")
+            return [float(len(responses))] * len(responses)
+
+        assert call(reward_function(strict)) == [3.0, 3.0, 3.0, None]
+        assert call(reward_function(strict), ["Hi"], ["four"]) == [None]
+
+    def test_a_judge_sees_the_responses_to_one_conversation_side_by_side(self) -> None:
+        asked: list[Any] = []
+
+        def judge(requests: Any) -> list[JudgeAnswer]:
+            asked.extend(requests)
+            found = [re.findall(r'<answer name="([^"]+)">\n(.*?)\n</answer>', one.prompt) for one in requests]
+            said = [{"scores": {name: len(text) for name, text in one}} for one in found]
+            texts = [
+                "no idea" if "Ho" in one.prompt else json.dumps(scores)
+                for one, scores in zip(requests, said, strict=True)
+            ]
+            return [JudgeAnswer(text) for text in texts]
+
+        talks = [[{"role": "user", "content": text}] for text in ASKED]
+        answers = [[{"role": "assistant", "content": text}] for text in SAID]
+        function = reward_function(
+            {"judge": judge_scorer(judge, "It is long."), "size": size}, aggregate=summed("judge", "size")
+        )
+        assert call(function, talks, answers) == [2.0, 4.0, None, None]  # what could not be read is no 0
+        assert len(asked) == 4  # two conversations, each in two orders
+
+    def test_a_comparison_with_the_text_in_a_column(self) -> None:
+        function = reward_function(lambda p, r, answer: smoothed_bleu(r, answer, tokenizer="whitespace"))
+        texts = ["a b c d e", "a b c d e", "x"]
+        got = call(function, ["Hi"] * 3, texts, answer=["a b c d e", ["a b", "a b c d e"], "a b c d e"])
+        assert got[:2] == [1.0, 1.0] and 0 < got[2] < 0.1
+
+    def test_log_probabilities_of_a_language_model(self) -> None:
+        def logprobs(prompts: Any, responses: Any) -> Any:
+            logp = torch.tensor([[-1.0 * len(one), -2.0] for one in responses])
+            return TokenLogprobs(logp, torch.tensor([[len(one) > 0] * 2 for one in responses]))
+
+        function = reward_function(lambda p, r: logprobs(p, r).mean())
+        assert call(function) == [-1.5, -2.0, -2.5, -3.0]
+        assert call(function, completions=["a", "", "ccc", "dddd"]) == [-1.5, None, -2.5, -3.0]  # no token, no mean
+        with pytest.raises(DataError, match="The source gave TokenLogprobs; a list, array or tensor of rewards"):
+            call(reward_function(logprobs))
 
     def test_a_missing_column_names_those_that_there_are(self) -> None:
         with pytest.raises(ConfigError, match="The source needs the column 'answer', and .* 'a', 'topic'. Name one"):
@@ -292,7 +363,7 @@ async def later(prompts: Any, responses: Any) -> list[float]:
 
 
 TWO = {"a": size, "b": size}
-SUM = WeightedSum({"a": 1.0, "b": 1.0})
+SUM = summed("a", "b")
 
 
 @pytest.mark.parametrize(

@@ -210,11 +210,14 @@ class BaseAndBonus:
         base: the reward that is a must; where it is 0 the bonus gains nothing.
         bonus: the reward that comes on top.
         weights: of base and bonus: with (1, 1) a base without its bonus is worth half.
+        has_bonus: column of true and false, whether a row has a bonus: where not, the base is paid in full and the
+            bonus is not looked at. None: every row has one.
     """
 
     base: str
     bonus: str
     weights: tuple[float, float] = (1.0, 1.0)
+    has_bonus: str | None = None
 
     def __post_init__(self) -> None:
         base_and_bonus([0.0], [0.0], self.weights)
@@ -224,9 +227,17 @@ class BaseAndBonus:
         """Names of the rewards it takes."""
         return (self.base, self.bonus)
 
+    def usable(self, rewards: Mapping[str, Tensor], rollouts: Rollouts) -> Tensor:
+        """Rows whose base, and bonus if they have one, is there, bool [n]."""
+        there = rewards[self.bonus].isfinite()
+        if self.has_bonus is not None:
+            there = there | ~_flags(rollouts, self.has_bonus, "`has_bonus`")
+        return rewards[self.base].isfinite() & there
+
     def __call__(self, rewards: Mapping[str, Tensor], rollouts: Rollouts) -> Tensor:
         """Base · (w_1 + w_2 · bonus) / (w_1 + w_2) [n]."""
-        return base_and_bonus(rewards[self.base], rewards[self.bonus], self.weights)
+        has_bonus = None if self.has_bonus is None else _flags(rollouts, self.has_bonus, "`has_bonus`")
+        return base_and_bonus(rewards[self.base], rewards[self.bonus], self.weights, has_bonus)
 
 
 @dataclass(frozen=True)
@@ -263,13 +274,16 @@ class VerifiableOrModel:
     def _verifiable(self, rewards: Mapping[str, Tensor], rollouts: Rollouts) -> Tensor:
         if self.verifiable is None:
             return rewards[self.check].isfinite()
-        cells = rollouts.column(self.verifiable, "`verifiable`")
-        wrong = next((cell for cell in cells if not isinstance(cell, bool)), None)
-        if wrong is not None or None in cells:
-            raise ConfigError(
-                f"The column {self.verifiable!r} holds {wrong!r:.40}; true or false was expected in every row."
-            )
-        return torch.tensor(list(cells), dtype=torch.bool)
+        return _flags(rollouts, self.verifiable, "`verifiable`")
+
+
+def _flags(rollouts: Rollouts, name: str, what: str) -> Tensor:  # bool [n]
+    """A column of true and false."""
+    cells = rollouts.column(name, what)
+    wrong = [cell for cell in cells if not isinstance(cell, bool)]
+    if wrong:
+        raise ConfigError(f"The column {name!r} holds {wrong[0]!r:.40}; true or false was expected in every row.")
+    return torch.tensor(list(cells), dtype=torch.bool)
 
 
 def _references(rollouts: Rollouts) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ebrm.client import Client
-from ebrm.errors import ConfigError, DataError, ModelError
+from ebrm.errors import ConfigError, DataError, ModelError, TextError
 from ebrm.groups import Groups
 from ebrm.integrations.rollouts import Rollouts, StepScores, as_turns
 from ebrm.integrations.scorer import Scorer, open_scorer
@@ -88,6 +88,9 @@ class ModelSource:
 class FunctionSource:
     """Rewards of a function of prompts and responses, and of columns that its further parameters name.
 
+    Where it raises a `TextError` or `DataError` (a text that it cannot read, an empty response), each row is tried
+    alone to find those without a reward.
+
     Attributes:
         function: called with two lists, and a list a column; gives one entry a row: a number, None or NaN where there
             is no reward, or a list of numbers, the scores of the response's steps.
@@ -118,12 +121,24 @@ class FunctionSource:
         columns |= {name: rollouts.columns[name] for name in self.optional if name in rollouts.columns}
         if self.everything:
             columns = {**rollouts.columns, **columns}
-        values: Any = []
-        if rows:
-            taken = rollouts.take(rows)
-            given = {name: [column[row] for row in rows] for name, column in columns.items()}
-            values = self.function(list(taken.contexts), list(taken.responses), **given)
+        taken = replace(rollouts, columns=columns)
+        try:
+            values = self._call(taken, rows)
+        except (TextError, DataError):  # one text that cannot be read, or is empty, would stop all
+            for row in rows:
+                try:
+                    self._call(taken, [row])
+                except (TextError, DataError) as error:
+                    errors[row] = str(error)
+            rows = [row for row in rows if errors[row] is None]
+            values = self._call(taken, rows)
         return self._read(values, rows, errors)
+
+    def _call(self, rollouts: Rollouts, rows: list[int]) -> Any:
+        if not rows:
+            return []
+        taken = rollouts.take(rows)
+        return self.function(list(taken.contexts), list(taken.responses), **taken.columns)
 
     def _read(self, values: Any, rows: list[int], errors: list[str | None]) -> Part:
         entries = self._entries(values, len(rows))
