@@ -134,7 +134,8 @@ def load_head(config: HeadConfig, tensors: dict[str, Tensor]) -> RewardHead:
                 f"the tensor {name} is {tensor.dtype} {list(tensor.shape)}; expected {expected.dtype} "
                 f"{list(expected.shape)}"
             )
-    head.load_state_dict(tensors, assign=True)
+    # Copies: tensors as a file's bytes hold them are aligned otherwise, and sums of them end in another last bit.
+    head.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, assign=True)
     head.check_numbers()
     return head.eval().requires_grad_(False)
 
