@@ -932,7 +932,7 @@ MUTATIONS = [
     ),
     M(
         "integrations/environment.py",
-        "if self.unusable is None and bool(unusable.any()):",
+        "if row is not None and self.unusable is None:",
         "if False:",
         "a row without a reward is paid 0",
         "tests/integrations/test_openrlhf.py",

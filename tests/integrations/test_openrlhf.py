@@ -218,9 +218,12 @@ class TestTheFunction:
         monkeypatch.setenv("EBRM_MODEL", str(model))
         monkeypatch.setenv("EBRM_REWARD", f"{tmp_path}/r.py:design")
         given = [self.QUERY, "another text"], ["<s>", "Hi"], ["x", "x"]
-        with pytest.raises(TextError, match="Text 1 has no reward: correct: Its response is not known"):
+        with (
+            caplog.at_level(logging.INFO, "ebrm"),
+            pytest.raises(TextError, match="Text 1 has no reward: correct: Its response is not known"),
+        ):
             openrlhf.reward_func(*given)
-        assert "No reward: Text 1" in caplog.text
+        assert "No reward: Text 1" in caplog.text and "EBRM_UNUSABLE_REWARD" not in caplog.text
         monkeypatch.setenv("EBRM_UNUSABLE_REWARD", "-9")
         found = openrlhf.reward_func(*given)
         assert found["rewards"].tolist() == [0, -9] and found["extra_logs"]["unusable"].tolist() == [0, 1]

@@ -77,10 +77,10 @@ class Environment:
         Raises:
             TextError: a row without a reward, unless `unusable` is paid.
         """
-        unusable = self._unusable(found.errors)
-        if self.unusable is None and bool(unusable.any()):
-            row = int(unusable.nonzero()[0, 0])
+        row = next((row for row, error in enumerate(found.errors) if error is not None), None)
+        if row is not None and self.unusable is None:
             raise TextError(f"Text {row} has no reward: {found.errors[row]}")
+        unusable = self._unusable(found.errors)
         return {
             "reward": found.reward.float().masked_fill(unusable, self.unusable or 0.0),
             **{name: column.float().nan_to_num(0.0) for name, column in found.columns().items()},
