@@ -80,6 +80,7 @@ WHEN: Mapping[str, Mapping[str, str]] = {
         "thumbs down come from other prompts than thumbs up": "density_ratio_weights odds_weights",
         "labels can still be bought": "retrieval_budget error_driven_retrieval ucb_pairs",
         "rubrics were written from ranked responses, and a judge applies them": "rubric_consistency",
+        "several annotators named principles": "principle_consensus",
     },
     "optimize": {
         "a policy is trained by group-relative policy gradient": (
@@ -128,7 +129,7 @@ WHEN: Mapping[str, Mapping[str, str]] = {
 PARTS: Mapping[str, str] = {
     "aggregate": "BilevelWeights Majority",
     "shape": "",
-    "curate": "ConflictCount ConflictReport Corrupted Peers Strength head_difference",
+    "curate": "ConflictCount ConflictReport Corrupted CurateConfig Peers Strength head_difference",
     "optimize": "Selection Tilted pool_tables pools_by_size tie_groups",
     "heads": (
         "Anchors ClosedFormHead EmbeddingSource EnergyHead EnergyNetwork Epoch EstimateConfig FiniteRows "
