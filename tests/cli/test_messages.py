@@ -24,9 +24,9 @@ from ebrm.scoring import SCORERS
 SOURCE = ROOT / "src" / "ebrm"
 #: Arguments of Python functions, and columns, arrays and functions that have no option.
 NO_OPTION = {
-    "api_key", "asynchronous", "base_reward", "from_pretrained", "group_id", "head_bias", "head_weight", "is_chosen", "least_prompts",
-    "log_z", "max_texts", "merge_and_unload", "mode", "negative_dimension", "no_ids", "on_error", "pair_id",
-    "positive_dimension", "save_pretrained", "tie_square", "unit", "yes_ids",
+    "api_key", "asynchronous", "base_reward", "from_pretrained", "group_id", "head_bias", "head_weight", "is_chosen",
+    "least_prompts", "log_z", "max_texts", "merge_and_unload", "mode", "negative_dimension", "no_ids", "on_error",
+    "pair_id", "positive_dimension", "save_pretrained", "tie_square", "unit", "yes_ids",
 }  # fmt: skip
 #: Packages whose sentences reach these commands only.
 SHOWN_BY = {
