@@ -184,6 +184,12 @@ def test_pairs_without_a_reward_stop_the_run_or_are_counted(tmp_path: Path) -> N
         curated(tmp_path, rows, "filter-conflicts", column_rewards=("rewrad",))
 
 
+def test_a_row_with_several_pairs_is_refused(tmp_path: Path) -> None:
+    rows = [{"prompt": "q", "chosen": "a", "rejected": ["b", "c"], "chosen_reward": 1, "rejected_reward": 0}]
+    with pytest.raises(DataError, match="in.jsonl:1 is where 2 pairs were read, and a curated file has one pair a row"):
+        curated(tmp_path, rows, "flip")
+
+
 def test_a_step_that_leaves_no_pair_writes_nothing(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="No pair is left after filter-conflicts: Conflict filter: kept 0 of 2"):
         curated(tmp_path, pair_rows((-1.0, 0.0)), "filter-conflicts")

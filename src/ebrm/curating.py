@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -177,12 +178,12 @@ class _Reader:
 
 def _read_pairs(source: Any, config: CurateConfig, data: PreferenceConfig, features: Any, reader: _Reader) -> _Given:
     preferences = load_preferences(source, data)
-    wanted = {pair.row for pair in preferences}
-    if len(wanted) < len(preferences):
-        twice = next(pair.row for i, pair in enumerate(preferences) if i and preferences[i - 1].row == pair.row)
+    wanted = Counter(pair.row for pair in preferences)
+    where, most = wanted.most_common(1)[0]
+    if most > 1:
         raise DataError(
-            f"{twice} holds several pairs, and a curated file has one a row. Write a row for each pair; of scored "
-            "responses the step best-worst makes pairs."
+            f"{where} is where {most} pairs were read, and a curated file has one pair a row. Write a row for each, "
+            "and give files names of their own; of scored responses the step best-worst makes pairs."
         )
     found = {where: row for where, row in read_rows(source, data) if where in wanted}
     rows = [found[pair.row] for pair in preferences]

@@ -12,9 +12,10 @@ import torch
 from tests.integrations.policies import save_policy
 from tests.terminal import answer_rows, preference_rows, read_lines, snapshot, write_lines
 
+from ebrm.backbone import load_backbone
 from ebrm.errors import ConfigError, DataError
 from ebrm.logprobs import CausalLogprobs, endogenous_reward, self_aligned
-from ebrm.references import max_similarity, ot_alignment, smoothed_bleu
+from ebrm.references import max_similarity, ot_alignment, smoothed_bleu, token_embedder
 from ebrm.scoring import (
     BleuScorer,
     DensityRatioScorer,
@@ -125,7 +126,15 @@ def test_references_come_from_a_column_as_a_text_or_a_list(tmp_path: Path) -> No
 
 def test_token_scorers_find_a_text_nearest_to_itself(rm: Path, tmp_path: Path) -> None:
     rows = [{"prompt": "q", "response": text, "gold": ["alpha beta", "gamma"]} for text in ("alpha beta", "zeta!", "")]
-    source = write_lines(tmp_path / "in.jsonl", rows)
+    source, embed = write_lines(tmp_path / "in.jsonl", rows), token_embedder(load_backbone(str(rm)))
+
+    def meant(config: Any, response: str, reference: str) -> float:
+        (one, other), masks = embed([response, reference])
+        one, other = one[masks[0]], other[masks[1]]
+        if isinstance(config, OTScorer):
+            return ot_alignment(other, one, regularization=0.05).reward
+        return float(max_similarity(one[None], other[None]))
+
     for config, best in (
         (MaxSimilarityScorer(reference="gold", embedder=str(rm)), 1.0),
         (OTScorer(reference="gold", embedder=str(rm), regularization=0.05), None),
@@ -134,8 +143,8 @@ def test_token_scorers_find_a_text_nearest_to_itself(rm: Path, tmp_path: Path) -
         found = score_file_with(text_scorer(config), source, out, MARK)
         same, other, none = (row["reward"] for row in read_lines(out))
         assert same > other and none is None and found["errors"] == 1
+        assert other == pytest.approx(max(meant(config, "zeta!", known) for known in ("alpha beta", "gamma")), abs=1e-6)
         assert best is None or same == pytest.approx(best)
-    assert callable(max_similarity) and callable(ot_alignment)
 
 
 def test_log_probabilities_score_as_their_functions_do(policy: str, tmp_path: Path) -> None:
@@ -196,6 +205,8 @@ def test_settings_that_contradict_each_other_are_refused_before_anything_is_read
 
 def test_what_a_scorer_reads_is_never_overwritten(policy: str, tmp_path: Path) -> None:
     source = write_lines(tmp_path / "in.jsonl", answer_rows(2))
+    with pytest.raises(DataError, match="is a folder. A scorer reads texts"):
+        score_file_with(lengths, tmp_path, tmp_path / "out.jsonl")
     inside = Path(policy) / "notes.jsonl"
     inside.write_text("{}")
     with pytest.raises(DataError, match="`policy` is .* what is read is not overwritten"):

@@ -125,6 +125,7 @@ class Command:
 
     The parts may depend on options such as the head: `choosers` names these and their groups, and `parts` is a function
     of their values, None where one is not given. `refuse(key, choice)` may tell why a choice does not have an option.
+    `usage` is how it is called, where its arguments do not say it.
     """
 
     name: str
@@ -132,6 +133,7 @@ class Command:
     parts: Mapping[str, Part] | Callable[[Mapping[str, Any]], Mapping[str, Part]]
     choosers: Mapping[str, str] = field(default_factory=dict)
     refuse: Callable[[str, Mapping[str, Any]], str | None] = lambda key, choice: None
+    usage: str | None = None
 
     def parts_for(self, choice: Mapping[str, Any] | None = None) -> Mapping[str, Part]:
         """The parts under a choice, by default where nothing is chosen."""
@@ -291,7 +293,7 @@ def parse(app: App, commands: Sequence[Command], argv: Sequence[str]) -> tuple[C
     parts = command.parts_for(choice)
     options = options_of(parts)
     stub = _stub(command, options)
-    app.command(stub, name=command.name)
+    app.command(stub, name=command.name, usage=command.usage)
     try:
         function, bound, _ = app.parse_args(argv)
     except UnknownOptionError as error:

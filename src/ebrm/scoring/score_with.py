@@ -67,6 +67,8 @@ def score_file_with(
     kind = file_kind(out)
     out = place_for(out, {"what is scored": source, **scorer.reads})
     known = scorer
+    if source.is_dir():
+        raise DataError(f"{source} is a folder. A scorer reads texts: give a .jsonl, .csv or .parquet file of them.")
     with locked(lock_beside(out), str(out)):
         rows = open_rows(source, config, kind, CHUNK_ROWS)
         logger.info("%s: %s rows, %s.", rows.name, f"{rows.count:,}", rows.contents)
