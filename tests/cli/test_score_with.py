@@ -53,14 +53,14 @@ def test_a_judge_scores_pairs_and_what_it_cost_is_said(tmp_path: Path, monkeypat
 
 
 def test_a_judge_that_refuses_is_one_paragraph_with_the_options(tmp_path: Path) -> None:
-    source = write_lines(tmp_path / "in.jsonl", answer_rows(2))
+    source = write_lines(tmp_path / "in.jsonl", answer_rows(1))
     before = snapshot(tmp_path)
     with serving(lambda *_: (401, {"error": {"message": "no such key"}})) as fake:
         ran = ebrm(
             "score", source, "--scorer", "yes-no", "--judge", fake.url, "--judge-model", "j", "--principle", "Kind.",
             "--out", tmp_path / "out.jsonl",
         )  # fmt: skip
-    refused(ran, "refuses: 401", "`--judge`", "`--judge-model`")
+    refused(ran, "refuses: 401", "`--judge`", "`--judge-model` and the key (EBRM_JUDGE_TOKEN)")
     assert snapshot(tmp_path) == before
 
 

@@ -82,7 +82,7 @@ def test_a_question_without_an_answer_is_counted_and_the_others_are_answered(cap
 def test_a_judge_that_cannot_be_asked_stops_the_run(status: int) -> None:
     with (
         serving(lambda body, before: (status, {"error": {"message": "no such thing"}})) as fake,
-        pytest.raises(ServerError, match=f"refuses: {status} no such thing. Check `url`, `model` and `api_key`"),
+        pytest.raises(ServerError, match=f"refuses: {status} no such thing. Check `url`, `model` and the key"),
     ):
         OpenAIJudge(fake.url, "m")(QUESTIONS)
 

@@ -220,8 +220,8 @@ class OpenAIJudge:
                     reason = f"{status} {_message(content)}"
                     if status in _FATAL:
                         raise ServerError(
-                            f"The judge {self.model} at {self.url} refuses: {reason} Check `url`, `model` and "
-                            "`api_key`."
+                            f"The judge {self.model} at {self.url} refuses: {reason} Check `url`, `model` and the "
+                            "key (EBRM_JUDGE_TOKEN)."
                         )
                     if status not in _RETRIED:
                         break
