@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -189,3 +190,13 @@ def test_mistakes_are_refused_before_anything_is_read(
     refused(evaluate(model, "--benchmark", "rmb", out=out), "RMB")
     refused(evaluate(model, "--benchmark", "all", out=out), "`all` means")
     assert not out.exists()
+
+
+def test_features_are_not_overwritten_by_results(
+    model: Path, mine: Path, features: Path, no_report: None, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(features, tmp_path / "f"))
+    before = snapshot(copy)
+    ran = evaluate(model, "--benchmark", mine, "--overwrite", out=copy)
+    refused(ran, "holds features (manifest.json); its items.parquet would be replaced")
+    assert {name: data for name, data in snapshot(copy).items() if name != ".lock"} == before

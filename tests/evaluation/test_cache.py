@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save
 from tests.features.fakes import FakeBackbone, ask, some_preferences
 
@@ -195,13 +197,45 @@ def test_damaged_refined_rewards_are_not_taken(energy, read_texts, tmp_path, cap
     first = refine(energy, read_texts, tmp_path)
     (kept,) = tmp_path.rglob("*.safetensors")
     data, tensors = kept.read_bytes(), load_file(kept)
+    with safe_open(kept, framework="pt") as handle:
+        of = {name: value for name, value in handle.metadata().items() if name != "sha256"}
     some = {name: tensor[:3] for name, tensor in tensors.items()}
-    damaged = [b"", data[:100], data[:-1] + bytes([data[-1] ^ 64]), save(tensors), save(some, sealed(some)), save({})]
+    infinite, whole = tensors | {"std": tensors["std"] / 0}, tensors | {"reward": tensors["reward"].long()}
+    damaged = [
+        b"",
+        data[:100],
+        data[:-1] + bytes([data[-1] ^ 64]),
+        save(tensors),
+        save(some, sealed(some, of)),
+        save({}),
+    ]
+    damaged += [save(made, sealed(made, of)) for made in (infinite, whole)]
+    # Whole, but of other texts or another model.
+    damaged += [save(tensors, sealed(tensors, of | {name: "0" * 64})) for name in ("texts", "model")]
     for times, content in enumerate(damaged, 1):
         kept.write_bytes(content)
         assert np.array_equal(refine(energy, read_texts, tmp_path).reward, first.reward)
         assert caplog.text.count("texts are refined again") == times
         assert torch.equal(load_file(kept)["reward"].double(), torch.from_numpy(first.reward))
+
+
+def test_texts_that_lost_their_manifest_are_read_again_and_it_is_said(tmp_path, caplog):
+    backbone, asked = FakeBackbone(), texts(("p", "a"), ("p", "b"))
+    cache_of(backbone, tmp_path).read(asked, lambda: backbone)
+    (manifest,) = tmp_path.rglob("manifest.json")
+    manifest.unlink()
+    again = cache_of(backbone, tmp_path)
+    assert again.read(asked, lambda: backbone) == 2 and "its texts are read again" in caplog.text
+    assert list(again.rows([text.id for text in asked])) == [0, 1]
+
+
+def test_unfinished_texts_of_other_settings_are_not_in_the_way(tmp_path):
+    backbone, asked = FakeBackbone(), texts(*((f"p{n}", "a" * n) for n in range(1, 9)))
+    for dtype in ("float16", "float32"):
+        cache = cache_of(backbone, tmp_path)
+        assert cache.read(asked, lambda: backbone, FeatureConfig(shard_rows=2, embedding_dtype=dtype)) == 8
+        (manifest,) = [path for part in cache.parts if part.path for path in part.path.glob("manifest.json")]
+        manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"complete": False}))
 
 
 def test_no_texts_at_all(energy):

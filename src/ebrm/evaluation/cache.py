@@ -128,9 +128,21 @@ class TextCache(ReadTexts):
         """Read the texts that are not here yet, by what `load` returns, and count them; a stopped run is continued."""
         new = self.unread(texts)
         if new:
-            folder = self.path / "texts" / sha256_json([text.id for text in new])[:16]
-            self._add(extract_texts(load(), new, folder, settings or FeatureConfig(shard_rows=_SHARD_ROWS)))
+            settings = settings or FeatureConfig(shard_rows=_SHARD_ROWS)
+            made_of = [[text.id for text in new], settings.embedding_dtype, settings.shard_rows]
+            folder = self.path / "texts" / sha256_json(made_of)[:16]
+            _clear(folder)
+            self._add(extract_texts(load(), new, folder, settings))
         return len(new)
+
+
+def _clear(folder: Path) -> None:
+    """Remove a folder that lost its manifest: nobody can say what its files hold."""
+    if folder.is_dir() and not (folder / MANIFEST).exists():
+        if not any(not path.name.startswith(".") for path in folder.iterdir()):
+            return  # of a run that is only beginning
+        logger.warning("%s has lost its %s: its texts are read again.", folder, MANIFEST)
+        shutil.rmtree(folder)
 
 
 # What identities of one reward model may differ in: names, and rewards that are compared up to rounding.
@@ -159,7 +171,8 @@ class RefinedTexts:
 
     def __init__(self, model: EnergyRewardModel, texts: ReadTexts, folder: Path | None, name: str) -> None:
         self._model, self._parts, self._name = model, texts.parts, name
-        self._folder = None if folder is None else folder / model.fingerprint()[:16]
+        self._fingerprint = model.fingerprint()
+        self._folder = None if folder is None else folder / self._fingerprint[:16]
         self._ends = np.cumsum([0, *(len(part) for part in texts.parts)])
         count = int(self._ends[-1])
         self.reward: Floats = np.full(count, np.nan)
@@ -196,12 +209,15 @@ class RefinedTexts:
 
     def _kept(self, part: Features, advance: Callable[[int], None]) -> dict[str, Tensor]:
         path = None
+        of = {"model": self._fingerprint, "texts": sha256_json(part.manifest["files"])}
         if self._folder is not None:
-            path = self._folder / f"{sha256_json(part.manifest['files'])[:16]}.safetensors"
+            path = self._folder / f"{of['texts'][:16]}.safetensors"
             if path.exists():
                 try:
-                    found, _ = load_tensors(path)
-                    self._check(found, len(part))
+                    found, stated = load_tensors(path)
+                    if stated != of:
+                        raise ValueError("it is that of another model or of other texts")
+                    self._check(found, part)
                 except ValueError as error:
                     logger.warning("%s is damaged (%s): its %d texts are refined again.", path, error, len(part))
                 else:
@@ -210,13 +226,19 @@ class RefinedTexts:
         found = _refine(self._model, part, advance)
         if path is not None:
             tidy(path.parent)  # of runs that were killed
-            save_tensors(path, found)
+            save_tensors(path, found, of)
         return found
 
-    def _check(self, found: dict[str, Tensor], rows: int) -> None:
+    def _check(self, found: dict[str, Tensor], part: Features) -> None:
+        rows = len(part)
         shapes = {"reward": [rows], "std": [rows], "interval": [rows, 2], "log_density": [rows, len(self._nodes)]}
         if {name: list(tensor.shape) for name, tensor in found.items()} != shapes:
             raise ValueError(f"it holds {', '.join(sorted(found)) or 'nothing'} of other shapes")
+        if wrong := sorted({str(tensor.dtype) for tensor in found.values()} - {"torch.float32"}):
+            raise ValueError(f"it holds numbers of the type {wrong[0]}")
+        read = part.reward.isfinite()
+        if not all(bool(found[name][read].isfinite().all()) for name in ("reward", "std", "interval")):
+            raise ValueError("it holds numbers that are not finite")
 
 
 def _refine(model: EnergyRewardModel, part: Features, advance: Callable[[int], None]) -> dict[str, Tensor]:

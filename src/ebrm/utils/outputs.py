@@ -26,6 +26,8 @@ from ebrm.utils.stored import read_json
 Inputs = Mapping[str, str | Path | Sequence[str | Path] | None]
 
 RESULTS = "results.json"
+#: What a folder of features is known by.
+_FEATURES = "manifest.json"
 _WORK, _NEW, _MOVED = ".work", "new", "files.json"
 _OF_RUNS = re.compile(r"\.(.+\.)?(work|progress)|\..+\.partial")
 #: Files of an input's folder that are looked at.
@@ -114,7 +116,13 @@ def check_files(out: Path, names: Iterable[str], ours: Callable[[str], bool], ov
     """
     there = [name for name in names if os.path.lexists(out / name)]
     folders = [name for name in there if (out / name).is_dir()]
-    taken = folders or ([] if overwrite else [name for name in there if not ours(name)])
+    others = [name for name in there if not ours(name)]
+    if others and (out / _FEATURES).is_file():
+        raise DataError(
+            f"out is {out}, which holds features ({_FEATURES}); its {' and '.join(others)} would be replaced, and is "
+            "kept. Choose another name."
+        )
+    taken = folders or ([] if overwrite else others)
     if taken:
         changed = (
             "" if folders else f", or {setting('overwrite', True)} to replace {'it' if len(taken) == 1 else 'them'}"
