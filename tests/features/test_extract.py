@@ -529,7 +529,14 @@ def unsealed(data: bytes) -> bytes:
     return save({name: tensor.clone() for name, tensor in load(data).items()})
 
 
-@pytest.mark.parametrize("damage", [flipped, other_numbers, unsealed, lambda data: data[:100], lambda data: b""])
+def of_another_place(data: bytes) -> bytes:
+    tensors = load(data)
+    return shard_bytes(tensors["embedding"], tensors["reward"], 1)
+
+
+@pytest.mark.parametrize(
+    "damage", [flipped, other_numbers, of_another_place, unsealed, lambda data: data[:100], lambda data: b""]
+)
 def test_damaged_shards_of_an_unfinished_folder_are_made_again_and_never_sealed(tmp_path, caplog, damage):
     whole, out = tmp_path / "whole", tmp_path / "f"
     extract_features(FakeBackbone(), some_preferences(), whole, SMALL)

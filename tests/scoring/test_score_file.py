@@ -394,6 +394,29 @@ def test_damaged_parts_of_a_stopped_run_are_scored_again_and_it_is_said(
     assert not part.parent.exists()
 
 
+def test_a_part_of_a_stopped_run_stands_for_no_other(model, tmp_path, monkeypatch, small_chunks):
+    source, loaded = write_lines(tmp_path / "in.jsonl", answer_rows(20)), EnergyRewardModel.from_pretrained(model)
+    whole, out, real = tmp_path / "whole.jsonl", tmp_path / "out.jsonl", row_loop.write_part
+    ebrm.score_file(loaded, source, whole)
+
+    def interrupted(path: Path, *arguments: Any) -> None:
+        if path.stem == "00000002":
+            raise KeyboardInterrupt
+        real(path, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(row_loop, "write_part", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            ebrm.score_file(loaded, source, out)
+    for name in ("0000000{}.jsonl", "0000000{}.jsonl.sha256"):
+        one, other = (tmp_path / ".out.jsonl.progress" / name.format(number) for number in (0, 1))
+        data = one.read_bytes()
+        one.write_bytes(other.read_bytes())
+        other.write_bytes(data)
+    ebrm.score_file(loaded, source, out)
+    assert out.read_bytes() == whole.read_bytes()
+
+
 class TestTooLong:
     ROWS = [
         {"prompt": "Question 1", "response": "alpha"},

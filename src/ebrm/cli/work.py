@@ -80,10 +80,8 @@ def check_out(out: Path, overwrite: bool, unlike: Sequence[str] = ()) -> None:
     if out.is_dir() and any(out.iterdir()):
         if not overwrite:
             other = f" and was fitted with other settings ({'; '.join(unlike)})" if unlike else " and is not empty"
-            raise DataError(
-                f"--out {out} exists already{other}; it was left as it is. Choose another name, or --overwrite to "
-                "replace it."
-            )
+            also = ", or --overwrite to replace it" if is_model(out) else ""
+            raise DataError(f"--out {out} exists already{other}; it was left as it is. Choose another name{also}.")
         if not is_model(out):
             raise DataError(
                 f"--out {out} does not hold a model of `ebrm fit`, so --overwrite does not replace it. Choose another "

@@ -32,10 +32,15 @@ _MAPPED_BYTES = 32 * 2**20
 _OPEN_FILES = 256
 
 
-def shard_bytes(embedding: Tensor, reward: Tensor) -> bytes:
-    """A shard's file content, sealed by its SHA-256; equal tensors give equal bytes."""
+def _place(number: int) -> dict[str, str]:
+    return {"shard": str(number)}
+
+
+def shard_bytes(embedding: Tensor, reward: Tensor, number: int = 0) -> bytes:
+    """Content of the file of shard `number`, sealed by its SHA-256; equal tensors give equal bytes."""
     tensors = {"embedding": embedding.contiguous(), "reward": reward.contiguous()}
-    return save(tensors, sealed(tensors))
+    # The number is in the checksum alone: several texts in a header stand in any order, which differs from run to run.
+    return save(tensors, {"sha256": sealed(tensors, _place(number))["sha256"]})
 
 
 def shard_size(rows: int, embedding_size: int, dtype: str) -> int:
@@ -81,9 +86,9 @@ class Shard:
     def __len__(self) -> int:
         return self.rows
 
-    def verify(self) -> None:
-        """ValueError where the tensors are not those that were written."""
-        load_tensors(self.path)
+    def verify(self, number: int) -> None:
+        """ValueError where the tensors are not those that were written for the shard of this number."""
+        load_tensors(self.path, _place(number))
 
     def reward(self) -> Tensor:
         """Rewards of all rows, float32 [m]."""

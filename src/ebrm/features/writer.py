@@ -225,7 +225,7 @@ def _fault(path: Path, manifest: dict[str, Any], number: int) -> str | None:
     """What is wrong with a shard that no manifest vouches for, None if nothing."""
     try:
         rows = manifests.rows_of_shard(manifest, number)
-        Shard(path, rows, manifest["embedding_size"], manifest["embedding_dtype"]).verify()
+        Shard(path, rows, manifest["embedding_size"], manifest["embedding_dtype"]).verify(number)
     except (OSError, ValueError) as error:
         return str(error)
     return None
@@ -275,7 +275,7 @@ def write_shard(
             f"{name} can hold ({torch.finfo(DTYPES[name]).max:.5g}). Choose another folder and "
             f"{setting('embedding_dtype', 'float32')}{' or bfloat16' if name == 'float16' else ''}."
         )
-    _put(out, manifest, manifests.shard_name(number), shard_bytes(stored, reward))
+    _put(out, manifest, manifests.shard_name(number), shard_bytes(stored, reward, number))
 
 
 def _finish(out: Path, manifest: dict[str, Any], measured: dict[str, Any]) -> None:

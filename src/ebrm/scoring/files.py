@@ -108,7 +108,7 @@ def write_part(
             with open(partial, "wb") as handle:
                 for row, more in zip(chunk.rows, added, strict=True):
                     handle.write(_json_line({**row, **more}))
-        write_text(_digest_file(path), sha256_file(partial))
+        write_text(_digest_file(path), _digest(path.name, partial))
 
 
 def write_rows(path: Path, kind: str, rows: Sequence[Row], where: Sequence[str]) -> None:
@@ -145,9 +145,14 @@ def _digest_file(part: Path) -> Path:
     return part.with_name(part.name + ".sha256")
 
 
+def _digest(name: str, file: Path) -> str:
+    """Of a part's name and its file, so that it stands for no other part's."""
+    return sha256_json([name, sha256_file(file)])
+
+
 def _is_sound(part: Path) -> bool:
     try:
-        return _digest_file(part).read_bytes() == sha256_file(part).encode()
+        return _digest_file(part).read_bytes() == _digest(part.name, part).encode()
     except OSError:
         return False
 

@@ -22,8 +22,11 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
         save_file(kept, partial, metadata=sealed(kept, metadata))
 
 
-def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """What :func:`save_tensors` wrote; ValueError with the reason where it is not that, or cannot be read."""
+def load_tensors(path: Path, of: Mapping[str, str] | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """What :func:`save_tensors` wrote; ValueError with the reason where it is not that, or cannot be read.
+
+    `of` are texts that count in the SHA-256 and do not stand in the file.
+    """
     try:
         with safe_open(path, framework="pt") as handle:
             metadata = dict(handle.metadata() or {})
@@ -31,7 +34,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"it cannot be read: {' '.join(str(error).split())[:200]}") from error
     found = metadata.pop("sha256", None)
-    if found != sealed(tensors, metadata)["sha256"]:
+    if found != sealed(tensors, {**metadata, **(of or {})})["sha256"]:
         raise ValueError("its contents do not have the SHA-256 written with them")
     return tensors, metadata
 
