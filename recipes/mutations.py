@@ -622,7 +622,7 @@ MUTATIONS = [
         "return min(history, key=lambda e: e.validation_nll).epoch",
         "best epoch of joint: by the base reward",
     ),
-    M("heads/training.py", "    head.load_state_dict(best)", "    pass", "last weights returned"),
+    M("heads/training.py", "    head.load_state_dict(best)\n    if joint", "    if joint", "last weights returned"),
     M(
         "heads/data.py",
         "chosen > rejected, chosen < rejected",
@@ -725,7 +725,12 @@ MUTATIONS = [
         "scale for scale",
         "noise widths not in internal units",
     ),
-    M("heads/training.py", "training.clip_norm)\n", "1e9)\n", "gradient not clipped"),
+    M(
+        "heads/training.py",
+        "math.inf if training.clip_norm is None else training.clip_norm",
+        "1e9",
+        "gradient not clipped",
+    ),
     M(
         "heads/training.py",
         "torch.unique(torch.cat([train.chosen, train.rejected]))",
@@ -757,14 +762,14 @@ MUTATIONS = [
     ),
     M(
         "heads/training.py",
-        'return history, _part(tensors, "best.")',
-        'return history, _part(tensors, "now.")',
+        "return history, best\n\n\ndef _damaged",
+        'return history, _part(tensors, "now.")\n\n\ndef _damaged',
         "best weights lost",
         "tests/heads/test_checkpoint.py",
     ),
     M(
-        "heads/training.py",
-        "!= _sha256(metadata, tensors):",
+        "utils/tensors.py",
+        '!= sealed(tensors, {**metadata, **(of or {})})["sha256"]:',
         "is None:",
         "checksum not looked at",
         "tests/heads/test_checkpoint.py",
@@ -808,7 +813,7 @@ MUTATIONS = [
     ),
     M(
         "backbone/read.py",
-        "    if one and isinstance(responses, str):",
+        "    if one and isinstance(responses, str | Mapping):",
         "    if False:",
         "one response refused",
         "tests/test_model.py",
@@ -894,7 +899,7 @@ MUTATIONS = [
         'scheme.lower() != "bearer"',
         "any token will do",
     ),
-    M("serve/scoring.py", "self.held + len(texts) > self.config.queue", "False", "the queue has no bound"),
+    M("serve/scoring.py", "self.held + count > self.config.queue", "False", "the queue has no bound"),
     M(
         "integrations/reward_design.py",
         "taken = replace(taken, references=references[rows])",
@@ -953,7 +958,12 @@ MUTATIONS = [
     ),
     M("metrics/significance.py", "(1 + reached) / (1 + permutations)", "reached / permutations", "p may be 0"),
     M("evaluation/comparison.py", 'for field in ("p", "p_gain")', 'for field in ("p",)', "gains not corrected"),
-    M("evaluation/cache.py", "self._row.setdefault(text, row)", "self._row[text] = row + 1", "texts off by one"),
+    M(
+        "evaluation/cache.py",
+        "self._row.setdefault(text, len(self.reward) + row)",
+        "self._row[text] = len(self.reward) + row + 1",
+        "texts off by one",
+    ),
     M(
         "evaluation/score_models.py",
         "if rows[place] < 0), None)",
@@ -1002,8 +1012,8 @@ MUTATIONS = [
         "strict=True) if math.isfinite(c.penalty))",
         "share of moving called none",
     ),
-    M("heads/ridge.py", "> float(gain.std()) / math.sqrt(len(gain))", "> 0", "any gain is clear"),
-    M("heads/ridge.py", "return len(gain) > 1 and", "return", "one pair has a standard error"),
+    M("heads/ridge.py", "float(gain.mean()) > error", "float(gain.mean()) > 0", "any gain is clear"),
+    M("heads/ridge.py", "return len(sums) > 1 and", "return", "one pair has a standard error"),
     M(
         "heads/residual.py",
         "return base + near * ((self.base_weight - 1) * base",
@@ -1025,7 +1035,12 @@ MUTATIONS = [
         "fitted as if all pairs were near",
     ),
     M("heads/residual.py", "(1 - near) * data.reward\n", "0 * near\n", "the rest of the base reward forgotten"),
-    M("heads/residual.py", "and not clear_gain(found)", "and False", "pairs known by heart: moved without a gain"),
+    M(
+        "heads/residual.py",
+        "and not clear_gain(found, pairs.blocks)",
+        "and False",
+        "pairs known by heart: moved without a gain",
+    ),
     M("heads/residual.py", "alpha = SEEN_SHARE * float(", "alpha = float(", "base weight of seen pairs"),
     M(
         "heads/residual.py",
