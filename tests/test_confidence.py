@@ -194,7 +194,7 @@ def test_a_damaged_calibration_is_refused(calibrated, tmp_path):
     config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     config["calibration"] = {"temperature": -1.0}
     (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    with pytest.raises(ModelError, match="`temperature` is -1"):
+    with pytest.raises(ModelError, match=r"calibration.temperature is -1.0; expected a number greater than 0"):
         EnergyRewardModel.from_pretrained(tmp_path)
 
 

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -21,6 +22,7 @@ from tests.serve.live import command_serving
 from tests.tiny import save_rm
 
 from ebrm.cli.main import main
+from ebrm.heads import EnergyConfig
 from ebrm.serve.run import bind
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -100,6 +102,9 @@ def test_snippets_run(
     page: Path, desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(desk)
+    paper = EnergyConfig.paper  # trained for minutes
+    quick = lambda size="small": replace(paper(size), training=replace(paper(size).training, epochs=1))  # noqa: E731
+    monkeypatch.setattr(EnergyConfig, "paper", staticmethod(quick))
     for left in [*desk.glob("scored*"), *desk.glob(".scored*")]:  # made by the model of another page
         shutil.rmtree(left) if left.is_dir() else left.unlink()
     monkeypatch.setenv("EBRM_CACHE", str(desk / "cache"))

@@ -111,7 +111,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any], st
     "heads that do not divide": ("llama", {}, {}, {"num_attention_heads": 5}, "edited or damaged, get it again"),
     "unknown type": (
         "llama", {}, {}, {"model_type": "llama99"},
-        r"cannot read the configuration of .* \(model_type 'llama99'\).*register_family",
+        r"cannot read .*config.json \(model_type 'llama99'\).*register_family",
     ),
     "code of its own": (
         "llama", {}, {},

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(find_spec(ENCODER_PACKAGE) is None, reason="the 
 def test_real_pairs_to_a_model_that_scores_real_responses(data_folder: Path, tmp_path: Path) -> None:
     data = data_folder / "hh_harmless_test.parquet"
     # The file holds a benchmark's test split, all of it; the column is left out, so that the pairs are divided here.
-    quick = ("--limit", 60, "--column", "split=", "--max-length", 128, "--truncation", "prompt_left_or_drop")
+    quick = ("--limit", 40, "--column", "split=", "--max-length", 128, "--truncation", "prompt_left_or_drop")
     head = ("--head", "energy", "--joint-widths", "24,12", "--epochs", 4)
     fitted = ebrm_process("fit", "--backbone", "demo", "--data", data, "--out", tmp_path / "m", *quick, *head, "--json")
     assert fitted.code == 0, fitted.err

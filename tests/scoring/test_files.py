@@ -102,7 +102,7 @@ def test_mixed_types_cannot_be_parquet(tmp_path):
         write_part(tmp_path / str(number), "parquet", Chunk(0, [{"a": value}], ["f:1"]), ADDED[:1], ["a"])
     with pytest.raises(DataError, match=r"one\s+type.*jsonl"):
         join_parts([tmp_path / "0", tmp_path / "1"], tmp_path / "out.parquet", "parquet", [])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "0.sha256", "1", "1.sha256"]
 
 
 def test_a_lone_surrogate_is_kept_in_json(tmp_path):

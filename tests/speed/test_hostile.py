@@ -51,6 +51,6 @@ def test_bodies_keep_to_the_limit_of_bytes_and_the_legal_ones_to_all():
 def test_what_a_body_costs_is_watched(url):
     assert hostile.post(url, "/v1/score", b"{}") == 200 and hostile.post(url, "/hang", b"") == 0
     assert hostile.in_chunks(url, b"  ", 1) == 200
-    assert hostile._limits(url) == {"max_texts": 3}
+    assert hostile.limits_of(url) == {"max_texts": 3}
     cost = hostile.measure(url, os.getpid(), lambda: 200, 1.0)
     assert cost.status == 200 and cost.most_mib > 1 and cost.cpu_seconds >= 0

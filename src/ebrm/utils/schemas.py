@@ -274,6 +274,7 @@ class Manifest(Stored):
     truncated: Count
     dropped: Count
     dropped_texts: Count
+    unrated: Count = 0
     content: str | None
     batch_drift: float | None
     files: dict[str, FileEntry]
