@@ -194,7 +194,7 @@ def soak(model: Path, texts: Sequence[Text], seconds: float) -> dict[str, Any]:
     phases = {
         "alone": alone.summary(), "beside hostile clients": mixed.summary(),
         "hostile": {str(status): count for status, count in sorted(statuses.items())},
-        "replicas": asdict(killed) | {"failed": killed.failed[:5]},
+        "replicas": vars(killed) | {"failed": killed.failed[:5], "kills": dict(killed.kills)},
     }  # fmt: skip
     for name, phase in phases.items():
         print(f"{name}: {phase}", flush=True)

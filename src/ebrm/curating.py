@@ -133,6 +133,9 @@ def curate_file(
         raise ConfigError(
             "No rewards are given: name `features`, a `backbone`, or columns of the file (`column_rewards`)."
         )
+    rewards = len(config.column_rewards) + (features is not None) + (backbone is not None)
+    if "dual-consistency" in config.steps:
+        _refuse_not_two(rewards)
     out = Path(out)
     name = f"pairs.{format}"
     reads: dict[str, Any] = {"the data": source, "`features`": None if isinstance(features, Features) else features}
@@ -471,12 +474,16 @@ def _hard(pairs: PreferencePairs, rewards: Sequence[Tensor], config: CurateConfi
     return _told(pairs.after("hard subset", keep=hard[prompts.index], numbers={"prompts": float(hard.sum())}))
 
 
-def _dual(pairs: PreferencePairs, rewards: Sequence[Tensor], config: CurateConfig) -> Stepped:
-    if len(rewards) != 2:
+def _refuse_not_two(count: int) -> None:
+    if count != 2:
         raise ConfigError(
-            f"`steps` has dual-consistency, which takes the rewards of two models, and there are {len(rewards)}. Name "
-            "two columns (`column_rewards`), or one beside a reward model."
+            f"`steps` has dual-consistency, which takes the rewards of two models, and there are {count}. Name two "
+            "columns (`column_rewards`), or one beside a reward model."
         )
+
+
+def _dual(pairs: PreferencePairs, rewards: Sequence[Tensor], config: CurateConfig) -> Stepped:
+    _refuse_not_two(len(rewards))
     best, gold = (pairs.difference(reward).sigmoid() for reward in rewards)
     agreed, disputed, report = dual_consistency(pairs, best, gold, config.dual_threshold)
     return _told((agreed, report), disputed)

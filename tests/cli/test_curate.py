@@ -41,6 +41,12 @@ def test_what_is_missing_is_said_in_options(pairs: Path, features: Path, rm: Pat
     refused(ebrm("curate", pairs, *out, "--step", "flip", *both), "`--features` and `--backbone` are both given")
     refused(ebrm("curate", pairs, *out, "--step", "soft-labels", "--column-rewards", "x"), "`--soft-smoothing 0.1`")
     refused(ebrm("curate", pairs, *out, "--step", "best-worst", "--column-rewards", "x"), "holds no single responses")
+    two = "takes the rewards of two models, and there are 1"
+    refused(ebrm("curate", pairs, *out, "--step", "dual-consistency", "--backbone", rm), two)  # before it reads
+    unused = ("--column-rewards", "x", "--flip-fraction", 0.1)
+    refused(
+        ebrm("curate", pairs, *out, "--step", "margin", *unused), "`--flip-fraction` belongs to the step flip", "margin"
+    )
     other = write_lines(tmp_path / "other.jsonl", [{"prompt": "q", "chosen": "a", "rejected": "b"}])
     refused(ebrm("curate", other, *out, "--step", "flip", "--features", features), "have none of these pairs")
     assert set(snapshot(tmp_path)) == {"other.jsonl"}
@@ -54,4 +60,4 @@ def test_a_scored_file_is_curated_by_what_it_was_scored_with(tmp_path: Path) -> 
     ran = ebrm("curate", scored, "--step", "best-worst", "--column-rewards", "reward", "--out", tmp_path / "o")
     assert ran.code == 0, ran.err
     assert [(row["chosen"], row["rejected"]) for row in read_lines(tmp_path / "o/pairs.jsonl")] == [("a b c", "x")] * 2
-    assert "best-worst" in ran.out and "ebrm fit --data" in ran.out
+    assert "best-worst" in ran.out and "ebrm fit --backbone RM --data" in ran.out

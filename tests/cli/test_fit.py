@@ -265,6 +265,7 @@ def test_anchors_are_kept_to_and_the_drift_is_measured(rm: Path, pairs: Path, tm
     assert ebrm("features", "--backbone", rm, "--data", keep["pairs"], "--out", keep["features"], "-q").code == 0
     for name, source in keep.items():
         ran = residual(rm, pairs, tmp_path / name, "--keep", source)
+        assert "What else moves: " in ran.out
         assert ran.code == 0, ran.err
         drift = json.loads((tmp_path / name / "metrics.json").read_text())["anchors"]
         rows = {"texts": 60}.get(name, 120)

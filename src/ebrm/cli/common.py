@@ -61,6 +61,8 @@ def show_accuracy(console: Console, metrics: dict[str, Any]) -> None:
         behind = f"{count(metrics['pairs'], 'pair')}, {count(metrics['prompts'], 'prompt')}"
         title = f"Held-out pairs ranked correctly ({behind})"
         console.table(("", "accuracy", "95% interval"), accuracy_rows(metrics), title)
+        if metrics.get("anchors"):
+            console.print(f"What else moves: {metrics['what_else_moves']}")
         console.print(metrics["recommendation"]["sentence"])
 
 

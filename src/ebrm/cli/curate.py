@@ -14,6 +14,13 @@ from ebrm.cli.console import Console
 from ebrm.cli.parser import Chosen, Command, Part
 from ebrm.curate import CurateConfig
 from ebrm.data import PreferenceConfig, TextConfig
+from ebrm.errors import ConfigError
+
+#: How the names of a step's options begin.
+_STEP_OF = {
+    "flip_": "flip", "soft_": "soft-labels", "consensus_": "consensus", "dual_": "dual-consistency",
+    "hard_": "hard-subset", "least_gap": "best-worst",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,13 @@ def curate(
     belongs to them. What the reward model read is kept in the folder, and a run that was stopped goes on there.
     """
     job, config = chosen.of(CurateJob), chosen.of(CurateConfig)
+    for name in chosen.given(CurateConfig):
+        step = next((step for prefix, step in _STEP_OF.items() if name.startswith(prefix)), None)
+        if step is not None and step not in config.steps:
+            raise ConfigError(
+                f"`{name}` belongs to the step {step}, which is not among `steps` ({', '.join(config.steps)}). Leave "
+                "it out, or add the step."
+            )
     data, given = chosen.of(PreferenceConfig), chosen.given(BackboneConfig)
     out = out_folder(job.out)
     backbone = chosen.of(BackboneConfig) if "backbone" in given else None
@@ -71,9 +85,10 @@ def curate(
     if found["disputed"]:
         facts.append(("disputed", f"{found['disputed']:,} pairs, in {out / f'disputed.{job.format}'}"))
     columns = "".join(f" --column {shlex.quote(f'{ours}={theirs}')}" for ours, theirs in found["columns"].items())
+    named = "RM" if backbone is None else shlex.quote(backbone.backbone)
     facts += [
         ("report", str(out / "report.txt")),
-        ("fitted with", f"ebrm fit --data {shlex.quote(str(pairs))}{columns}"),
+        ("to fit", f"ebrm fit --backbone {named} --data {shlex.quote(str(pairs))}{columns} --out MODEL"),
     ]
     console.facts(facts)
     console.result({"out": str(out), **found})

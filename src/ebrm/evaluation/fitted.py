@@ -62,7 +62,7 @@ class FitEvaluation:
         recommendation: deploy it, do not, or bring more pairs (:func:`recommend`).
         metrics: all numbers as JSON values: base.accuracy, refined.accuracy, difference.{value, low, high}, pairs,
             kept_fraction, contradicted_fraction (of training pairs: fitted on, contradicted by the base reward),
-            fusion (`RewardHead.goes_by()`), recommendation.{action, pairs, sentence}, power.{smallest,
+            fusion (`RewardHead.goes_by()`), recommendation.{action, pairs, sentence}, what_else_moves, power.{smallest,
             needed}, anchors, memorization, learning_curve (None: not measured), pairs_seen, versions, and more.
         report: everything the page shows.
         answers: to three questions: better for me, what else moves, deploy it.
@@ -205,6 +205,7 @@ def measure_fit(
             "mean_absolute": float(usual.abs().mean()),
         },
         "recommendation": recommendation.to_dict(),
+        "what_else_moves": answers[1].answer,
         "power": power.to_dict(),
         **common,
     }
