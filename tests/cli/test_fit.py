@@ -185,7 +185,7 @@ def test_what_is_there_is_left_alone(features: Path, model: Path, tmp_path: Path
     (full / "thesis.tex").write_text("years of work")
     file.write_text("x")
     before = snapshot(tmp_path)
-    refused(fitted(features, full), "exists already", "--overwrite")
+    refused(fitted(features, full), "exists already", "Choose another name")
     refused(fitted(features, full, "--overwrite"), "does not hold a model")
     for more in ((), ("--overwrite",)):
         refused(fitted(features, file, *more), "is a file")

@@ -234,5 +234,5 @@ def _refuse(key: str, choice: Mapping[str, Any]) -> str | None:
     return f"{flag} is an option of the scorers {', '.join(has)}; {now} (--scorer)."
 
 
-_USAGE = "ebrm score MODEL IN --out OUT [OPTIONS], or ebrm score IN --scorer NAME --out OUT [OPTIONS]"
+_USAGE = "ebrm score [MODEL] IN [OPTIONS]"
 command = Command("score", score, _parts, {"scorer": "scorer"}, _refuse, _USAGE)
