@@ -6,7 +6,6 @@ import asyncio
 import functools
 import inspect
 import json
-import random
 import sys
 import time
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, TypeV
 import httpx
 
 from ebrm.errors import ConfigError, ServerError, TextError
+from ebrm.utils.backoff import backoff
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,8 +29,6 @@ P = ParamSpec("P")
 
 #: Statuses after which the same request may succeed: the server's own 503, and a balancer's for a server that is down.
 _RETRIED = (429, 502, 503, 504)
-#: Seconds of back-off: the first, doubled each time up to the longest; and the longest Retry-After that is followed.
-_FIRST, _LONGEST, _RETRY_AFTER = 0.5, 30.0, 120.0
 _JSON = {"Content-Type": "application/json"}
 
 
@@ -194,7 +192,8 @@ class Requests:
             reasons.append(f"{url}: {_reason(answer)}")
             # No pause while there are other servers to try.
             if attempt + 1 < self._tries and (attempt + 1) % len(self._urls) == 0:
-                yield _backoff(attempt // len(self._urls), answer)
+                after = answer.headers.get("retry-after", "") if isinstance(answer, httpx.Response) else ""
+                yield backoff(attempt // len(self._urls), after)
         seconds = time.monotonic() - started
         raise ServerError(
             f"No answer to {method} {path} after {self._tries} {'tries' if self._tries > 1 else 'try'} in "
@@ -377,15 +376,6 @@ def _reason(answer: Answer) -> str:
     fault = _content(answer).get("error")
     message = fault.get("message") if isinstance(fault, dict) else None
     return f"{answer.status_code} {message or answer.reason_phrase or 'without a reason'}"
-
-
-def _backoff(round_: int, answer: Answer) -> float:
-    """Seconds until the next try: exponential back-off with up to a fifth of jitter, at least Retry-After."""
-    pause = min(_LONGEST, _FIRST * 2.0**round_) * random.uniform(0.8, 1.0)
-    if isinstance(answer, httpx.Response):
-        after = answer.headers.get("retry-after", "")
-        pause = max(pause, min(_RETRY_AFTER, float(after[:9]))) if after.isdecimal() else pause
-    return pause
 
 
 def _split(sizes: Sequence[tuple[int, ...]], limits: tuple[int, ...]) -> list[range]:

@@ -12,14 +12,14 @@ import pytest
 from tests.judges.fake import completion, serving
 
 from ebrm.errors import ConfigError, ServerError
-from ebrm.judges import JudgeRequest, OpenAIJudge, client
+from ebrm.judges import JudgeRequest, OpenAIJudge
 
 QUESTIONS = [JudgeRequest(f"question {number}", "be fair") for number in range(4)]
 
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "_FIRST", 0.0)
+    monkeypatch.setattr("ebrm.utils.backoff._FIRST", 0.0)
     monkeypatch.delenv("EBRM_JUDGE_TOKEN", raising=False)
 
 

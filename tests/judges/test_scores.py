@@ -176,6 +176,9 @@ def test_texts_are_values_and_no_templates() -> None:
     prompt = judge.requests[0].prompt
     assert "user: {{ principle }}\n\nassistant: {% x %}\n\nuser: go on" in prompt and "{{ 7 * 7 }}" in prompt
     assert conversation_text("plain") == "plain"
+    tool = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object", "properties": {}}}}
+    offered = conversation_text({"messages": [{"role": "user", "content": "go"}], "tools": [tool]})
+    assert offered.startswith('tools: [{"type": "function"') and offered.endswith("\n\ngo") and "look_up" in offered
     own = JudgePrompts(principle='{{ answers | length }} {{ conversation }} {"scores": {}}', system="")
     principle_scores(judge, ["p"], ["a"], "x", generator=drawn(), orders=1, templates=own)
     assert judge.requests[-1] == JudgeRequest('1 p {"scores": {}}')

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from tests.tiny import save_rm, word_tokenizer
+from transformers import BertConfig, BertModel
 
 from ebrm import load_backbone
 from ebrm.backbone import Backbone
-from ebrm.errors import ConfigError
+from ebrm.data import TextConfig
+from ebrm.errors import ConfigError, DataError
 from ebrm.references import backbone_embedder, max_similarity, sentence_embedder, token_embedder
 
 TEXTS = ["alpha beta", "gamma", "alpha alpha beta delta"]
@@ -54,3 +56,25 @@ def test_a_sentence_encoder_is_loaded_from_a_folder(tmp_path: Path, monkeypatch:
     monkeypatch.setitem(sys.modules, sentence_transformers.__name__, None)
     with pytest.raises(ConfigError, match="need sentence-transformers"):
         sentence_embedder("x")
+
+
+def test_no_embedder_cuts_a_text_in_silence(tmp_path: Path) -> None:
+    long = " ".join(["alpha"] * 60)
+    cutting = load_backbone(str(save_rm(tmp_path / "rm", "llama")), TextConfig(truncation="prompt_left", max_length=64))
+    with pytest.raises(DataError, match=r"texts\[1\] is [\d,]+ tokens longer than the text rule allows"):
+        backbone_embedder(cutting)(["alpha", long])
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    modules = importlib.import_module("sentence_transformers.sentence_transformer.modules")
+    tokenizer = word_tokenizer()
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8
+    )
+    BertModel(config).save_pretrained(tmp_path / "bert")
+    tokenizer.save_pretrained(tmp_path / "bert")
+    reading = modules.Transformer(str(tmp_path / "bert"), max_seq_length=32)
+    encoder = sentence_transformers.SentenceTransformer(modules=[reading, modules.Pooling(8)], device="cpu")
+    encoder.save(str(tmp_path / "encoder"))
+    embed = sentence_embedder(str(tmp_path / "encoder"), device="cpu")
+    assert embed(TEXTS).shape == (3, 8)
+    with pytest.raises(DataError, match=r"texts\[1\] is [\d,]+ tokens long, and .* reads 32"):
+        embed(["alpha", long])

@@ -65,7 +65,7 @@ def test_wrong_answers_of_a_replica_are_counted() -> None:
 
 
 def test_a_connection_that_ends_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ebrm.client._backoff", lambda *_: 0.0)
+    monkeypatch.setattr("ebrm.client.backoff", lambda *_: 0.0)
     with Scores(drops=4) as server:
         found = asked([server.port])
     assert (found.right, found.failed) == (12, []) and server.asked > 13

@@ -6,7 +6,6 @@ import asyncio
 import json
 import logging
 import os
-import random
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from typing import Any, TypeVar
 import httpx
 
 from ebrm.errors import ConfigError, ServerError
+from ebrm.utils.backoff import backoff
 from ebrm.utils.files import sha256_json, write_json
 from ebrm.utils.validation import check_setting
 
@@ -27,8 +27,6 @@ T = TypeVar("T")
 _RETRIED = (408, 409, 429, 500, 502, 503, 504)
 #: Statuses of a judge that cannot be asked at all: wrong key, wrong address, no such model.
 _FATAL = (401, 402, 403, 404, 405)
-#: Seconds of back-off: the first, doubled each time up to the longest; and the longest Retry-After that is followed.
-_FIRST, _LONGEST, _RETRY_AFTER = 0.5, 30.0, 120.0
 #: Most bytes of an answer.
 _LARGEST = 4 * 2**20
 _FORMAT = "ebrm-judge-answer-1"
@@ -203,7 +201,7 @@ class OpenAIJudge:
         for attempt in range(self.tries):
             with self._lock:
                 self.usage.calls += 1
-            pause = min(_LONGEST, _FIRST * 2.0**attempt) * random.uniform(0.8, 1.0)  # jitter; decides no number
+            after = ""
             try:
                 async with asyncio.timeout(self.timeout):
                     status, headers, content = await self._post(client, body)
@@ -226,9 +224,8 @@ class OpenAIJudge:
                     if status not in _RETRIED:
                         break
                     after = headers.get("retry-after", "")
-                    pause = max(pause, min(_RETRY_AFTER, float(after[:9]))) if after.isdecimal() else pause
             if attempt + 1 < self.tries:
-                await asyncio.sleep(pause)
+                await asyncio.sleep(backoff(attempt, after))
         with self._lock:
             self.usage.failed += 1
         return JudgeAnswer(None, error=reason)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -102,7 +103,9 @@ def named(names: Sequence[str], texts: Sequence[Reply]) -> list[dict[str, str]]:
 
 
 def conversation_text(prompt: Prompt) -> str:
-    """A prompt as plain text for a judge: the string itself, or its messages by role."""
+    """A prompt as plain text for a judge: the string itself, or its messages by role, after its tools (JSON) if any."""
     if isinstance(prompt, str):
         return prompt
-    return conversation(read_prompt(prompt)[0])
+    messages, tools = read_prompt(prompt)
+    offered = f"tools: {json.dumps(tools, ensure_ascii=False)}\n\n" if tools else ""
+    return offered + conversation(messages)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ def backbone_embedder(backbone: Backbone) -> Embedder:
     """Embeddings [n, d] by a reward model: what its head reads of each text as a prompt with an empty response.
 
     A reward model is made to tell good from bad, not near from far; a sentence encoder is the better embedder of
-    meaning. The embedder raises TextError for empty texts and those over the model's limit.
+    meaning. The embedder raises TextError or DataError for empty texts and those over the model's limit: none is cut.
     """
 
     def embed(texts: Sequence[str]) -> Tensor:
@@ -30,7 +31,12 @@ def backbone_embedder(backbone: Backbone) -> Embedder:
         for row, text in enumerate(texts):
             tokenized = backbone.tokenize(text, "", where=f"texts[{row}]")
             if tokenized is None:
-                raise DataError(f"texts[{row}] was dropped by the text rule; truncate or leave it out.")
+                raise DataError(f"texts[{row}] is longer than the text rule allows. Shorten it, or leave the row out.")
+            if tokenized.truncated:
+                raise DataError(
+                    f"texts[{row}] is {tokenized.truncated:,} tokens longer than the text rule allows, which would cut "
+                    "its beginning. Shorten it, or leave the row out."
+                )
             token_ids.append(tokenized.ids)
         return backbone.read(token_ids).embedding
 
@@ -46,7 +52,7 @@ def sentence_embedder(model: str, device: str | None = None, normalize: bool = F
         normalize: bring embeddings to length 1, so that dot products are cosines.
 
     Raises:
-        ConfigError: the extra is not installed.
+        ConfigError: the extra is not installed. The embedder raises DataError for a text over the encoder's limit.
     """
     try:
         from sentence_transformers import SentenceTransformer
@@ -55,6 +61,15 @@ def sentence_embedder(model: str, device: str | None = None, normalize: bool = F
     encoder = SentenceTransformer(model, device=device, trust_remote_code=False, model_kwargs={"use_safetensors": True})
 
     def embed(texts: Sequence[str]) -> Tensor:
+        limit = encoder.get_max_seq_length()
+        if limit is not None and limit < math.inf:  # the library cuts longer ones without a word
+            for row, text in enumerate(texts):
+                length = len(encoder.tokenizer(text, truncation=False, verbose=False)["input_ids"])
+                if length > limit:
+                    raise DataError(
+                        f"texts[{row}] is {length:,} tokens long, and {model} reads {limit:,}. Shorten it, leave the "
+                        "row out, or take an encoder of longer texts."
+                    )
         found = encoder.encode(
             list(texts), convert_to_tensor=True, normalize_embeddings=normalize, show_progress_bar=False
         )
